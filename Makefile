@@ -1,0 +1,42 @@
+# The commands of this project; `make` or `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install paper demo test bench lint clean
+
+help: ## List the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+install: $(VENV)/installed ## Make .venv and install ireg with what running and testing it needs (once)
+
+# The stamp is written last: a broken installation is taken up again, a finished one is not repeated.
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; use make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[parallel,test]'
+	@touch $@
+
+paper: install ## Run the seed paper's experiment (300 epochs) and draw its figures in multirun/paper
+	$(RUN) train.py experiment=paper
+
+demo: install ## The same experiment for 10 epochs, in multirun/demo
+	$(RUN) train.py experiment=demo
+
+test: install ## Run the tests
+	$(RUN) -m pytest
+
+bench: install ## Measure the time of an epoch against a hand-written loop
+	$(RUN) -m benchmarks.epoch
+
+lint: install ## Check style and types (installs ruff and mypy)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean: ## Remove .venv and caches; results in multirun stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,3 @@
+"""Measure the implicit regularization of stochastic optimizers."""
+
+__version__ = "0.1.0"
