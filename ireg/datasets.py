@@ -1,0 +1,167 @@
+"""Image data sets in MNIST's IDX format, verified before every reading.
+
+torchvision compares a file with its md5 only when it downloads it, so later damage loads silently. Here the md5 of what
+is about to be read is compared every time, and a file comes under its final name only when it is whole and right.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock
+from torch import Tensor
+from torchvision.datasets import KMNIST, MNIST, FashionMNIST
+
+from ireg.errors import UserError
+
+DATASETS: dict[str, type[MNIST]] = {reader.__name__: reader for reader in (MNIST, FashionMNIST, KMNIST)}
+PACKAGED = Path(__file__).parent / "assets"
+# An md5 finds damage here and guards no secret; the flag lets it run where security policy forbids md5.
+_md5 = partial(hashlib.md5, usedforsecurity=False)
+
+
+def idx(*, dataset: str, root: str | Path | None, md5: Mapping[str, str] | None, train: bool) -> tuple[Tensor, Tensor]:
+    """Read one split: images, uint8 (N, 28, 28), and labels, int64 (N,).
+
+    Args:
+        dataset: ``MNIST``, ``FashionMNIST`` or ``KMNIST``.
+        root: The files are in ``root/<dataset>/raw``; what is missing is unpacked from ``<name>.gz`` there, else
+            downloaded. None: the copy in this package, which is never written to.
+        md5: The md5 of each raw (unpacked) file by its name. None: each raw file must equal the content of the ``.gz``
+            beside it, and that must have the md5 that torchvision knows.
+        train: The training split, else the test split.
+
+    Raises:
+        UserError: Unknown data set, names in ``md5`` that are not its files, a file that is missing and cannot be
+            had, a file that is not what it should be, or a folder that cannot be read or written.
+
+    Source: http://yann.lecun.com/exdb/mnist (the format).
+    """
+    if dataset not in DATASETS:
+        raise UserError(f"dataset={dataset!r} is unknown: choose one of {', '.join(sorted(DATASETS))}")
+    home = PACKAGED if root is None else Path(root).expanduser().absolute()
+    files = _Files(reader=DATASETS[dataset], root=home, md5=md5)
+    if md5 is not None and set(md5) != set(files.gz_md5):
+        raise UserError(f"md5 names {', '.join(sorted(md5))}: give one for each of {', '.join(files.gz_md5)}, or null")
+    try:
+        verified = _complete(files) if files.missing() else []
+        for name in files.gz_md5:
+            if name.startswith("train" if train else "t10k") and name not in verified:
+                _verify(files, name)
+        _refuse_legacy(files)
+        source = files.reader(files.root, train=train, download=False)
+    except OSError as error:
+        raise UserError(f"{files.root} cannot be used ({error}): mend it or set another data.root") from error
+    return source.data, source.targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """The four files of a data set: where they are and what tells that they are right."""
+
+    reader: type[MNIST]
+    root: Path
+    md5: Mapping[str, str] | None
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.reader.__name__ / "raw"
+
+    @property
+    def gz_md5(self) -> dict[str, str]:
+        return {Path(file).stem: md5 for file, md5 in self.reader.resources}
+
+    @property
+    def remedy(self) -> str:
+        if self.root == PACKAGED:
+            return "reinstall ireg, whose own copy this is"
+        return "delete it and run again, or set data.root to another folder if it belongs to another data set"
+
+    def missing(self) -> list[str]:
+        # All four, because torchvision opens neither split before all are there.
+        return [name for name in self.gz_md5 if not (self.folder / name).is_file()]
+
+
+def _complete(files: _Files) -> list[str]:
+    """Put the missing files there, once for all processes; return the names of those verified on the way."""
+    dataset = files.reader.__name__
+    if files.root == PACKAGED:
+        raise UserError(f"{files.folder} lacks {', '.join(files.missing())}: reinstall ireg, or set data.root")
+    files.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(files.root / f"{dataset}.lock"):
+        # What is missing is asked again under the lock: another process may just have brought it.
+        unpacked = [name for name in files.missing() if (files.folder / f"{name}.gz").is_file()]
+        for name in unpacked:
+            # Renamed when whole, so that an interrupted run leaves no half file; a fixed name, for we hold the lock.
+            part = files.folder / f"{name}.part"
+            part.write_bytes(_content(files, name))
+            os.replace(part, files.folder / name)
+        if files.missing():
+            _download(files)
+    return unpacked
+
+
+def _download(files: _Files) -> None:
+    """Let torchvision download into a folder of its own, and move over what was not there."""
+    dataset = files.reader.__name__
+    with tempfile.TemporaryDirectory(dir=files.root, prefix=f"{dataset}-download-") as scratch:
+        try:
+            files.reader(scratch, download=True)
+        except (RuntimeError, OSError) as error:  # torchvision's, and (URLError is an OSError) the network's
+            reason = " ".join(str(error).split())
+            form = "gzipped" if files.md5 is None else "gzipped or not"
+            raise UserError(
+                f"{dataset} could not be downloaded: put {', '.join(f'{name}.gz' for name in files.gz_md5)} ({form}) "
+                f"into {files.folder}, or use data=mnist10k, which needs no download (reason: {reason})"
+            ) from error
+        # The .gz first: whoever sees a raw file must find the .gz that may be needed to verify it.
+        for path in sorted(Path(scratch, dataset, "raw").iterdir(), key=lambda path: path.suffix != ".gz"):
+            if not (files.folder / path.name).exists():
+                os.replace(path, files.folder / path.name)
+
+
+def _verify(files: _Files, name: str) -> None:
+    """Compare a raw file with its md5 or, where that is not known, with its verified ``.gz``."""
+    path, gz = files.folder / name, files.folder / f"{name}.gz"
+    if files.md5 is not None:
+        with path.open("rb") as file:
+            _require(str(path), hashlib.file_digest(file, _md5).hexdigest(), files.md5[name], files.remedy)
+    elif not gz.is_file():
+        raise UserError(f"{path} cannot be verified without {gz}: put the original .gz there")
+    elif path.read_bytes() != _content(files, name):
+        raise UserError(f"{path} is not the content of {gz}: {files.remedy}")
+
+
+def _refuse_legacy(files: _Files) -> None:
+    # torchvision prefers such a file (of its versions before 0.9) to the raw files that were just verified.
+    legacy = files.folder.with_name("processed") / "training.pt"
+    if legacy.exists():
+        raise UserError(f"{legacy} would be read unverified in place of the raw files: delete it and run again")
+
+
+def _content(files: _Files, name: str) -> bytes:
+    """Unpack a ``.gz`` and return its content, verified."""
+    gz = files.folder / f"{name}.gz"
+    packed = gz.read_bytes()
+    if files.md5 is None:
+        _require(str(gz), _md5(packed).hexdigest(), files.gz_md5[name], files.remedy)
+    try:
+        content = gzip.decompress(packed)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{gz} is truncated or damaged ({error}): {files.remedy}") from error
+    if files.md5 is not None:
+        _require(f"the content of {gz}", _md5(content).hexdigest(), files.md5[name], files.remedy)
+    return content
+
+
+def _require(what: str, found: str, expected: str, remedy: str) -> None:
+    if found != expected:
+        raise UserError(f"{what} has md5 {found}, expected {expected}: {remedy}")
