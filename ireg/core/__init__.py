@@ -1,0 +1,1 @@
+"""Pure numerics: torch and the standard library, nothing else."""
