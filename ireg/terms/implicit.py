@@ -1,0 +1,66 @@
+"""The implicit regularization terms of the backward error analysis of SGD.
+
+Notation: g_k = ∇Ĉ_k(ω) is the gradient of the mean loss of minibatch k of m, ḡ = (1/m) Σ g_k = ∇C(ω) with
+C = (1/m) Σ Ĉ_k, η the learning rate. All are measured at fixed ω.
+"""
+
+from torch import Tensor
+
+from ireg.core.moments import inner_product, squared_norm
+from ireg.core.snapshot import Snapshot
+
+
+def _quarter_rate(snapshot: Snapshot) -> float:
+    """η/4, the constant of all terms here (Barrett & Dherin 2021; Smith et al. 2021)."""
+    return snapshot.optimizer.lr / 4
+
+
+def sgd(snapshot: Snapshot) -> Tensor:
+    """The implicit regularizer of SGD: η/(4m) Σ_k ‖g_k‖².
+
+    The mean of SGD's iterates over the orders of an epoch's minibatches follows the gradient flow of
+    C̃ = C + η/(4m) Σ_k ‖∇Ĉ_k‖². Logged for every optimizer, so that they can be compared; it is the optimizer's own
+    regularizer for plain SGD only.
+
+    Source: Smith, Dherin, Barrett & De 2021, arXiv:2101.12176; valid for small finite η.
+    """
+    return _quarter_rate(snapshot) * snapshot.moments.sq_norm_mean
+
+
+def full_batch(snapshot: Snapshot) -> Tensor:
+    """The part of `sgd` that full-batch gradient descent has too: (η/4) ‖ḡ‖².
+
+    Source: Barrett & Dherin 2021, arXiv:2009.11162, equation (1) with λ = η/4.
+    """
+    return _quarter_rate(snapshot) * squared_norm(snapshot.moments.mean)
+
+
+def minibatch_variance(snapshot: Snapshot) -> Tensor:
+    """The part of `sgd` that minibatches add: η/(4m) Σ_k ‖g_k − ḡ‖².
+
+    Computed as η/4 · ((1/m) Σ ‖g_k‖² − ‖ḡ‖²), the same by algebra; 0 for a single minibatch. `full_batch` and this
+    add up to `sgd` for minibatches of any sizes, since each minibatch has weight 1/m.
+
+    Source: Smith et al. 2021, arXiv:2101.12176.
+    """
+    moments = snapshot.moments
+    return _quarter_rate(snapshot) * (moments.sq_norm_mean - squared_norm(moments.mean))
+
+
+def rmsprop(snapshot: Snapshot) -> Tensor | None:
+    """The adaptive term that Singh proposes, as printed: η/(4m) Σ_k ‖s_t ⊙ g_k‖² = (η/4) ⟨s_t ⊙ s_t, (1/m) Σ g_k ⊙ g_k⟩.
+
+    s_t = γ s_{t−1} + (1 − γ) g_t ⊙ g_t is the optimizer's running mean of squared gradients, before bias correction
+    (for Adagrad the plain mean over all steps). None for optimizers that keep none.
+
+    Since s_t ≈ g², the term is of order g⁶: it is tiny for that reason alone, and its size says nothing about whether
+    adaptive methods regularize.
+
+    Source: Singh, "Implicit Regularization in Deep Neural Networks: An Optimization Perspective", section 2; no
+    derivation is given there.
+    """
+    second = snapshot.optimizer.second_moment
+    if second is None:
+        return None
+    squares = {name: value.square() for name, value in second.items()}
+    return _quarter_rate(snapshot) * inner_product(squares, snapshot.moments.square)
