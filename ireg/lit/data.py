@@ -1,0 +1,211 @@
+"""Images in memory, labels with noise, and minibatches without a loop over examples."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ireg.core.labels import NoisyLabels, corrupt
+from ireg.core.random import named_generator
+from ireg.errors import UserError
+
+
+class Source(Protocol):
+    """Reads one split of a data set: images uint8 (N, H, W) or (N, C, H, W), labels int64 (N,)."""
+
+    def __call__(self, *, train: bool) -> tuple[Tensor, Tensor]:
+        """Read the training or the test examples."""
+
+
+class Batches:
+    """Iterable over `(inputs, labels, indices)` of all examples as they lie; the batches are views, nothing is copied.
+
+    Args:
+        inputs: all inputs, examples along the first dimension.
+        labels: their labels.
+        batch_size: examples in a batch; the last may be smaller.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor, *, batch_size: int) -> None:
+        self.inputs = inputs
+        self.labels = labels
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        indices = torch.arange(len(self.labels), device=self.labels.device)
+        columns = (self.inputs, self.labels, indices)
+        return zip(*(column.split(self.batch_size) for column in columns), strict=True)
+
+
+class ShuffledBatches(Batches):
+    """Iterable over `(inputs, labels, indices)` of all examples, in a fresh order each epoch.
+
+    The order is a function of seed and epoch alone, so a run can go on from any epoch as if it had never stopped, and
+    looking at the order of an epoch moves no random stream.
+
+    Args:
+        inputs: all inputs, examples along the first dimension.
+        labels: their labels.
+        batch_size: examples in a batch; the last may be smaller.
+        seed: of the order.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor, *, batch_size: int, seed: int) -> None:
+        super().__init__(inputs, labels, batch_size=batch_size)
+        self.seed = seed
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> "ShuffledBatches":
+        """Itself: Lightning sets the epoch through this attribute."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0, whose order the next iteration takes."""
+        self.epoch = epoch
+
+    def indices(self, epoch: int) -> Sequence[Tensor]:
+        """The examples' indices of each batch of an epoch."""
+        order = torch.randperm(len(self.labels), generator=named_generator("order of examples", self.seed, epoch))
+        return order.to(self.labels.device).split(self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return ((self.inputs[indices], self.labels[indices], indices) for indices in self.indices(self.epoch))
+
+
+class NoisyImages(L.LightningDataModule):
+    """Images as one float32 tensor, labels with noise of its own seed, batches as tensors.
+
+    Everything is a function of the arguments: the noise is made from the clean labels, so `setup` may be called
+    again and changes nothing.
+
+    Args:
+        source: reads the images and clean labels.
+        num_train: number of training examples the source is to have.
+        num_test: number of test examples the source is to have.
+        num_classes: number of classes C.
+        batch_size: examples in a training minibatch; None for all of them.
+        seed: of the order of the training examples.
+        noise_kind: see `ireg.core.labels.corrupt`.
+        noise_rate: share of the training labels that are redrawn.
+        noise_seed: of the noise.
+        test_noise_rate: share of the test labels that are redrawn.
+        train_size: size of a random subset of the training examples; None for all.
+        test_size: the same of the test examples.
+        subset_seed: of the subsets.
+        mean: mean of a pixel in [0, 1], over the data set.
+        std: its standard deviation.
+        standardize: subtract `mean` and divide by `std`; otherwise pixels are in [0, 1].
+        eval_batch_size: examples in an evaluation batch.
+
+    Attributes:
+        train_inputs: float32 (N, 1, H, W).
+        train_labels: observed, clean, corrupted, each (N,).
+        train_indices: which of the source's examples these are.
+        test_inputs: as `train_inputs`.
+        test_labels: as `train_labels`.
+        test_indices: as `train_indices`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        num_train: int,
+        num_test: int,
+        num_classes: int,
+        batch_size: int | None,
+        seed: int,
+        noise_kind: str,
+        noise_rate: float,
+        noise_seed: int,
+        test_noise_rate: float = 0.0,
+        train_size: int | None = None,
+        test_size: int | None = None,
+        subset_seed: int = 0,
+        mean: float = 0.0,
+        std: float = 1.0,
+        standardize: bool = False,
+        eval_batch_size: int = 1000,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.num_examples = {"train": num_train, "test": num_test}
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+        self.seed = seed
+        self.noise_kind = noise_kind
+        self.noise_rates = {"train": noise_rate, "test": test_noise_rate}
+        self.noise_seed = noise_seed
+        self.sizes = {"train": train_size, "test": test_size}
+        self.subset_seed = subset_seed
+        self.shift, self.scale = (mean, std) if standardize else (0.0, 1.0)
+        self.eval_batch_size = eval_batch_size
+        self._loaded = False
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data and make the noise; a second call finds the work done.
+
+        Raises:
+            UserError: the source holds another number of examples than it should.
+        """
+        if self._loaded:
+            return
+        self.train_inputs, self.train_labels, self.train_indices = self._split("train")
+        self.test_inputs, self.test_labels, self.test_indices = self._split("test")
+        self._loaded = True
+
+    def _split(self, split: str) -> tuple[Tensor, NoisyLabels, Tensor]:
+        images, clean = self.source(train=split == "train")
+        if len(images) != self.num_examples[split]:
+            raise UserError(
+                f"data.num_{split}={self.num_examples[split]}: the source holds {len(images)} {split} examples; "
+                "set this key of the data set's configuration to that number"
+            )
+        indices = torch.arange(len(images))
+        if self.sizes[split] is not None:
+            subset = torch.randperm(len(images), generator=named_generator(f"{split} subset", self.subset_seed))
+            indices = subset[: self.sizes[split]].sort().values
+        labels = corrupt(
+            clean[indices],
+            rate=self.noise_rates[split],
+            num_classes=self.num_classes,
+            kind=self.noise_kind,
+            generator=named_generator(f"{split} label noise", self.noise_seed),
+        )
+        inputs = images[indices].to(torch.float32).div_(255)
+        if inputs.ndim == 3:
+            inputs = inputs[:, None]
+        return inputs.sub_(self.shift).div_(self.scale), labels, indices
+
+    def train_dataloader(self) -> ShuffledBatches:
+        """The training minibatches, with observed labels."""
+        self._to_device()
+        return ShuffledBatches(
+            self.train_inputs,
+            self.train_labels.observed,
+            batch_size=self.batch_size or len(self.train_inputs),
+            seed=self.seed,
+        )
+
+    def val_dataloader(self) -> list[Batches]:
+        """What is evaluated after each epoch: first the test examples, then the training examples."""
+        self._to_device()
+        return [
+            Batches(inputs, labels.observed, batch_size=self.eval_batch_size)
+            for inputs, labels in ((self.test_inputs, self.test_labels), (self.train_inputs, self.train_labels))
+        ]
+
+    def _to_device(self) -> None:
+        """Move the data to the trainer's device once, instead of each batch."""
+        if self.trainer is None:
+            return
+        device = self.trainer.strategy.root_device
+        self.train_inputs, self.test_inputs = self.train_inputs.to(device), self.test_inputs.to(device)
+        self.train_labels = NoisyLabels(*(labels.to(device) for labels in self.train_labels))
+        self.test_labels = NoisyLabels(*(labels.to(device) for labels in self.test_labels))

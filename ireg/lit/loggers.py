@@ -1,0 +1,113 @@
+"""Where the rows go: metrics.csv, TensorBoard, and whoever listens."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from ireg.files import replacing, write_text
+
+Row = Mapping[str, float]
+
+
+class MetricsFile(Logger):
+    """`metrics.csv`: a row an epoch, a column a tag; an empty cell was not measured.
+
+    The file is written anew with each row, under a temporary name: it is whole at any moment, and new tags may come
+    at any time. 300 rows of 20 numbers are 100 kB.
+
+    Args:
+        path: the file.
+        listener: called with epoch and row after each row is written.
+    """
+
+    def __init__(self, path: Path, listener: Callable[[int, Row], None]) -> None:
+        super().__init__()
+        self.path = path
+        self.listener = listener
+        self.rows: dict[int, Row] = {}
+
+    def log_metrics(self, metrics: Row, step: int | None = None) -> None:
+        """Add the row of epoch `step`.
+
+        Raises:
+            ValueError: no epoch is given.
+        """
+        if step is None:
+            raise ValueError("metrics.csv has a row an epoch: step must be the number of completed epochs, got None")
+        self.rows[step] = dict(metrics)
+        tags = list(dict.fromkeys(tag for row in self.rows.values() for tag in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["epoch", *tags], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"epoch": epoch, **row} for epoch, row in sorted(self.rows.items()))
+        write_text(self.path, text.getvalue())
+        self.listener(step, metrics)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: status.json holds the configuration."""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def version(self) -> str:
+        """There is one version."""
+        return ""
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard event files in the run folder: scalars by epoch, hyperparameters, and overlaid charts.
+
+    The first row registers its tags as the metrics of the HPARAMS tab, which then shows their latest values.
+
+    Args:
+        folder: the run folder.
+        hyperparameters: the columns of the HPARAMS tab.
+    """
+
+    def __init__(self, folder: Path, hyperparameters: Mapping[str, Any]) -> None:
+        super().__init__(folder, name="", version="", default_hp_metric=False, flush_secs=10)
+        self._unregistered: dict[str, Any] | None = dict(hyperparameters)
+
+    def log_metrics(self, metrics: Row, step: int | None = None) -> None:
+        """Add the row of epoch `step`."""
+        if self._unregistered is None:
+            super().log_metrics(metrics, step)
+            return
+        hyperparameters, self._unregistered = self._unregistered, None
+        self.log_hyperparams(hyperparameters, dict(metrics), step)  # logs the metrics, too
+        self.experiment.add_custom_scalars(_CHARTS)
+
+    def save(self) -> None:
+        """Flush; hyperparameters need no file of their own beside `.hydra/`."""
+        self.experiment.flush()
+
+
+# Charts of TensorBoard's CUSTOM SCALARS tab: each lays several tags over one another.
+_CHARTS = {
+    "ireg": {
+        "equation 2: whole and parts": ["Multiline", ["ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance"]],
+        "training and test error": ["Multiline", ["train/error", "test/error"]],
+        "what became of the labels": ["Multiline", ["fit/memorized", "fit/recovered", "fit/clean_error"]],
+    }
+}
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or absent: written beside their place, then renamed.
+
+    Lightning's own way goes through the system's temporary folder, and a move between file systems is no rename.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write `checkpoint` to `path` in one step."""
+        with replacing(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
