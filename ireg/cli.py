@@ -1,0 +1,84 @@
+"""From exceptions to one line on the terminal."""
+
+import dataclasses
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+from ireg.config import Config
+from ireg.errors import UserError
+
+# Read at import: below, the variable is set to make Hydra hand over its exceptions instead of printing them.
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+@contextmanager
+def hydra_errors_raised() -> Iterator[None]:
+    """Let Hydra raise its errors, so that they can be told in one line."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if not WANTS_TRACEBACK:
+            del os.environ["HYDRA_FULL_ERROR"]
+
+
+@contextmanager
+def end_with_one_line() -> Iterator[None]:
+    """End the process with one line and exit code 1 if the block raises an error that the user can mend.
+
+    Other errors are raised as they are, with their traceback; HYDRA_FULL_ERROR=1 shows that of the former too.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        if WANTS_TRACEBACK:
+            traceback.print_exc()
+        sys.exit(f"error: {line}")
+
+
+def explain(error: Exception) -> str | None:
+    """What to tell the user in one line; None for an error that is not theirs."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; choose one of {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read; write key=value, and quote what the shell or Hydra would read otherwise"
+    if not isinstance(error, CompactHydraException):
+        return None
+    cause = error.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        key = str(cause.full_key or cause.key)
+        return f"{key}: no such key{_nearest(key, _keys())}; python train.py --help lists the keys"
+    if str(error).startswith("Ambiguous value for argument"):
+        override = str(error).splitlines()[0].split("'")[1]
+        return f"{override}: several values; add -m to sweep over them, or write a list as key=[a,b]"
+    # Hydra's text says what was overridden, the cause's first line why that fails; the rest is about internals.
+    lines = [str(error).splitlines()[0], *(str(cause).splitlines()[:1] if cause else [])]
+    return ": ".join(line.strip() for line in lines).removeprefix("Error merging override ")
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+    return f", did you mean {nearest[0]}?" if nearest else ""
+
+
+def _keys(kind: type = Config, prefix: str = "") -> list[str]:
+    """All keys of the schema, dotted."""
+    keys = []
+    for field in dataclasses.fields(kind):
+        keys.append(f"{prefix}{field.name}")
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            keys += _keys(field.type, f"{prefix}{field.name}.")
+    return keys

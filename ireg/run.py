@@ -1,0 +1,223 @@
+"""One run: from a configuration to a folder with its results."""
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from ireg.config import Config, read
+from ireg.errors import UserError
+from ireg.sweep.status import Status, finished, locked
+
+if TYPE_CHECKING:
+    import lightning as L
+    from torch import nn
+
+    from ireg.lit.data import NoisyImages
+    from ireg.lit.module import Classifier
+
+log = logging.getLogger(__name__)
+
+OBJECTIVE = "test/error"
+"""What a run returns to a sweeper: the last value of this tag; infinity if the run diverged."""
+
+
+def run(config: DictConfig) -> float:
+    """Do the run of a composed configuration in Hydra's output folder, unless it is done already.
+
+    Returns:
+        The final test error, a share; infinity for a run that diverged.
+
+    Raises:
+        UserError: a value is out of its range, data are missing or damaged, or the folder belongs to another run.
+    """
+    settings = read(config)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with locked(folder):
+        status = finished(folder, asdict(settings))
+        if status is not None:
+            log.warning("%s: %s already, kept as it is; to run it again, delete the folder", folder, status["state"])
+            return _objective(status["state"], status["final"])
+        _clear(folder)
+        current = Status(folder, asdict(settings))
+        with current.recorded():
+            state = _train(settings, folder, current)
+            current.end(state)
+        return _objective(state, current.fields["final"])
+
+
+def _objective(state: str, final: Mapping[str, Any]) -> float:
+    return float(final[OBJECTIVE]) if state == "done" else math.inf
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an unfinished run of the same configuration left, so that no row is there twice."""
+    for pattern in ("events.out.tfevents.*", "metrics.csv", "labels.npz", "checkpoints/*.ckpt"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _train(settings: Config, folder: Path, status: Status) -> str:
+    """Build everything, train, and say how it ended: `done` or `diverged`."""
+    # Imported here: together they take seconds, which a mistyped command should not.
+    import lightning as L
+    import torch
+
+    # Lightning prints each of its messages beside those that go to the log.
+    logging.getLogger("lightning").handlers.clear()
+    # A notice of torch to Lightning's authors, on every run.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+    torch.set_num_threads(settings.threads)
+    L.seed_everything(settings.seed, verbose=False)
+    data = _data(settings)
+    data.setup()
+    _save_labels(data, folder / "labels.npz")
+    wrong = float(data.train_labels.corrupted.float().mean())
+    model = _model(settings, data)
+    log.info(
+        "%s: %d parameters, %d training examples, %.2f %% of their labels wrong",
+        settings.data.name,
+        sum(parameter.numel() for parameter in model.parameters()),
+        len(data.train_inputs),
+        100 * wrong,
+    )
+    classifier = _classifier(settings, model)
+    trainer = _trainer(settings, folder, status)
+    status.update(wrong_labels=wrong, batch_size=data.batch_size or len(data.train_inputs), device=str(trainer.strategy.root_device))
+    trainer.fit(classifier, datamodule=data)
+    state = "diverged" if classifier.diverged else "done"
+    if classifier.diverged:
+        log.warning("%s: loss not finite after %d epochs: diverged; a smaller lr may help", folder, trainer.current_epoch)
+    return state
+
+
+def _data(settings: Config) -> "NoisyImages":
+    from ireg.lit.data import NoisyImages
+
+    data, noise = settings.data, settings.data.noise
+    return NoisyImages(
+        instantiate(data.source),
+        num_train=data.num_train,
+        num_test=data.num_test,
+        num_classes=data.num_classes,
+        batch_size=None if settings.optimizer.get("full_batch", False) else settings.batch_size,
+        seed=settings.seed,
+        noise_kind=noise.kind,
+        noise_rate=noise.rate,
+        noise_seed=noise.seed,
+        test_noise_rate=noise.test_rate,
+        train_size=data.train_size,
+        test_size=data.test_size,
+        subset_seed=data.subset_seed,
+        mean=data.mean,
+        std=data.std,
+        standardize=data.standardize,
+        eval_batch_size=data.eval_batch_size,
+    )
+
+
+def _save_labels(data: "NoisyImages", path: Path) -> None:
+    """What was corrupted, of the training labels and, under names with `test_`, of the test labels."""
+    import numpy as np
+
+    from ireg.files import replacing
+
+    arrays = {**data.train_labels._asdict(), "indices": data.train_indices}
+    arrays |= {f"test_{name}": values for name, values in data.test_labels._asdict().items()}
+    arrays["test_indices"] = data.test_indices
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **{name: values.numpy() for name, values in arrays.items()})
+
+
+def _model(settings: Config, data: "NoisyImages") -> "nn.Module":
+    with _user_errors("model"):
+        model: nn.Module = instantiate(
+            settings.model, in_features=data.train_inputs[0].numel(), num_classes=settings.data.num_classes
+        )
+    return model
+
+
+def _classifier(settings: Config, model: "nn.Module") -> "Classifier":
+    from ireg.lit.module import Classifier
+
+    # `name` and `full_batch` are ours; the rest are the arguments of the optimizer's class.
+    arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
+    with _user_errors(f"optimizer={settings.optimizer['name']}"):
+        optimizer: Callable[..., Any] = instantiate(arguments)
+        optimizer(model.parameters())  # made and dropped: wrong arguments are found here, not amid the training
+    with _user_errors("terms"):
+        terms = {
+            f"{group}/{name}": instantiate(function)
+            for group, functions in settings.terms.items()
+            if isinstance(functions, dict)
+            for name, function in functions.items()
+        }
+    return Classifier(
+        model,
+        optimizer,
+        terms,
+        terms_every=settings.terms["every"],
+        method=settings.terms["method"],
+        seed=settings.seed,
+    )
+
+
+def _trainer(settings: Config, folder: Path, status: Status) -> "L.Trainer":
+    import lightning as L
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
+    from ireg.lit.loggers import AtomicCheckpointIO, MetricsFile, TensorBoard
+
+    hyperparameters = {
+        "optimizer": settings.optimizer["name"],
+        "lr": settings.lr,
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "data": settings.data.name,
+        "noise": f"{settings.data.noise.kind} {settings.data.noise.rate:g}",
+    }
+    ours: dict[str, Any] = {
+        "max_epochs": settings.epochs,
+        "num_sanity_val_steps": -1,  # all batches: the evaluation of the row before training
+        "logger": [MetricsFile(folder / "metrics.csv", status.row), TensorBoard(folder, hyperparameters)],
+        "callbacks": [
+            ModelCheckpoint(
+                dirpath=folder / "checkpoints",
+                filename="last",
+                enable_version_counter=False,
+                save_on_train_epoch_end=True,
+            )
+        ],
+        # Under srun Lightning would take over the job's tasks; a run is one process wherever it runs.
+        "plugins": [AtomicCheckpointIO(), LightningEnvironment()],
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    taken = sorted(ours.keys() & settings.trainer.keys())
+    if taken:
+        raise UserError(f"trainer.{taken[0]}: set by ireg itself; remove it (epochs=… sets the number of epochs)")
+    with _user_errors("trainer"):
+        trainer = L.Trainer(**settings.trainer, **ours)
+    if trainer.world_size != 1:
+        raise UserError(f"trainer.devices={settings.trainer['devices']}: a run uses one device; use a sweep for several")
+    return trainer
+
+
+@contextmanager
+def _user_errors(what: str) -> Iterator[None]:
+    """Tell errors of values that only their receiver can check as the user's."""
+    try:
+        yield
+    except (InstantiationException, TypeError, ValueError) as error:
+        reason = error.__cause__ or error
+        raise UserError(f"{what}: {' '.join(str(reason).split())}") from error

@@ -1,0 +1,1 @@
+"""Runs and sweeps as folders: their names, their status, and what is shown of them."""

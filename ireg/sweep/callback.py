@@ -1,0 +1,122 @@
+"""What happens around runs and sweeps: checks before, progress meanwhile, tables and figures after."""
+
+import atexit
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from hydra.utils import get_class
+from omegaconf import DictConfig, open_dict
+from rich.console import Console
+from rich.table import Table
+
+from ireg import config as configuration
+from ireg.cli import end_with_one_line
+from ireg.errors import UserError
+from ireg.sweep import names
+from ireg.sweep.progress import ProgressDisplay
+from ireg.sweep.status import finished, read_status
+
+configuration.register()
+names.register()
+
+
+class RunsCallback(Callback):
+    """Checks every run of a command before the first one starts, shows progress, and sums up at the end.
+
+    A sweep's summary is made from the run folders, whatever happened to the runs: Hydra does not call
+    `on_multirun_end` when one fails, so it is also made at exit.
+    """
+
+    def __init__(self) -> None:
+        self.display: ProgressDisplay | None = None
+        self.sweep: Path | None = None
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the run and show its progress."""
+        with end_with_one_line():
+            folder = Path(config.hydra.run.dir)
+            finished(folder, asdict(configuration.read(config)))
+            self._show([folder])
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Show the final values."""
+        assert self.display is not None
+        self.display.stop()
+        _print_final_values(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Compose and check every run of the sweep, and show their progress."""
+        with end_with_one_line():
+            self.sweep = Path(config.hydra.sweep.dir)
+            folders = _checked_folders(config, self.sweep)
+            atexit.register(self.on_multirun_end, config)
+            self._show(folders)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write and show the summary, once."""
+        if self.sweep is None:
+            return
+        sweep, self.sweep = self.sweep, None
+        assert self.display is not None
+        self.display.stop()
+        from ireg.analysis import report
+
+        report(sweep)
+
+    def _show(self, folders: list[Path]) -> None:
+        self.display = ProgressDisplay(folders)
+        self.display.start()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Other processes of a sweep get a callback that does nothing: only the first one shows and sums up."""
+        return {"display": None, "sweep": None}
+
+
+def _checked_folders(config: DictConfig, sweep: Path) -> list[Path]:
+    """The folders of all runs of a sweep, each composed and checked.
+
+    Raises:
+        UserError: a run has a value out of range, or two runs have the same folder.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    folders: dict[Path, list[str]] = {}
+    for overrides in _jobs(config):
+        job = loader.load_sweep_config(config, overrides)
+        with open_dict(job):
+            job.hydra.job.num, job.hydra.job.id = len(folders), str(len(folders))
+        folder = sweep / str(job.hydra.sweep.subdir)
+        finished(folder, asdict(configuration.read(job)))
+        if folder in folders:
+            raise UserError(f"{folder}: two runs of the sweep would share it ({overrides} and {folders[folder]})")
+        folders[folder] = overrides
+    return list(folders)
+
+
+def _jobs(config: DictConfig) -> list[list[str]]:
+    """The overrides of each run; none for a sweeper that chooses them as it goes, unlike Hydra's basic one."""
+    sweeper = get_class(config.hydra.sweeper._target_)
+    if not hasattr(sweeper, "split_arguments"):
+        return []
+    arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    arguments += list(config.hydra.overrides.task)
+    parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(arguments)
+    (jobs,) = sweeper.split_arguments(parsed, max_batch_size=None)
+    return [list(job) for job in jobs]
+
+
+def _print_final_values(folder: Path) -> None:
+    status = read_status(folder)
+    if status is None or not status["final"]:
+        return
+    console = Console()
+    console.print(f"{folder}: {status['state']} after {status['epochs_done']} epochs", soft_wrap=True, highlight=False)
+    table = Table()
+    table.add_column("tag")
+    table.add_column("value", justify="right")
+    for tag, value in status["final"].items():
+        table.add_row(tag, f"{float(value):.6g}")
+    console.print(table)

@@ -1,0 +1,135 @@
+"""What the user sees while runs go on, read from their folders alone."""
+
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from ireg.sweep.status import FINISHED, read_status
+
+LINE_SECONDS = 10.0
+"""Seconds between two lines where the output is no terminal."""
+
+
+class ProgressDisplay:
+    """Shows the progress of runs until it is stopped: bars on a terminal, a line every some seconds elsewhere.
+
+    It reads `status.json` of each folder from a thread of its own, so it works alike for a run in this process, in
+    others, or on another machine, and never touches the training.
+
+    Args:
+        folders: the run folders; they need not exist yet.
+        console: where to write; by default standard error.
+        poll_seconds: between two looks at the folders.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], *, console: Console | None = None, poll_seconds: float = 1.0
+    ) -> None:
+        self.folders = list(folders)
+        self.console = console or Console(file=sys.stderr)
+        self.poll_seconds = poll_seconds
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+        self._busiest = 1
+
+    def start(self) -> None:
+        """Begin to show."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Show the last state and end; a second call does nothing."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        if self.console.is_terminal:
+            self._bars()
+        else:
+            self._lines()
+
+    def _lines(self) -> None:
+        last = time.monotonic() - LINE_SECONDS / 2  # the first line comes early
+        while not self._stopping.wait(self.poll_seconds):
+            if time.monotonic() - last >= LINE_SECONDS:
+                last = time.monotonic()
+                self.console.print(self.line(), soft_wrap=True, highlight=False, markup=False)
+
+    def _bars(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            total = progress.add_task("runs", total=len(self.folders), text="")
+            tasks: dict[Path, Any] = {}
+            while True:
+                stopping = self._stopping.wait(self.poll_seconds)
+                statuses = self._statuses()
+                for folder, status in statuses.items():
+                    if folder not in tasks and status["state"] == "running":
+                        tasks[folder] = progress.add_task(folder.name, total=status["epochs"], text="")
+                    if folder in tasks:
+                        progress.update(
+                            tasks[folder],
+                            completed=status["epochs_done"],
+                            text=_figures(status),
+                            visible=status["state"] == "running",
+                        )
+                done = sum(status["state"] != "running" for status in statuses.values())
+                progress.update(total, completed=done, text=self._eta(statuses))
+                if stopping:
+                    return
+
+    def line(self) -> str:
+        """One line: runs ended, those that go on with their epochs and errors, and the time left."""
+        statuses = self._statuses()
+        running = {folder: status for folder, status in statuses.items() if status["state"] == "running"}
+        parts = [f"{len(statuses) - len(running)} of {len(self.folders)} runs ended"] if len(self.folders) > 1 else []
+        parts += [
+            f"{folder.name}: epoch {status['epochs_done']}/{status['epochs']} {_figures(status)}".rstrip()
+            for folder, status in running.items()
+        ]
+        if not running:
+            parts.append("starting")
+        return " | ".join([time.strftime("%H:%M:%S"), *parts, self._eta(statuses)])
+
+    def _statuses(self) -> dict[Path, dict[str, Any]]:
+        """The statuses of the runs that have one, in their order."""
+        found = {folder: read_status(folder) for folder in self.folders}
+        return {folder: status for folder, status in found.items() if status is not None}
+
+    def _eta(self, statuses: Mapping[Path, Mapping[str, Any]]) -> str:
+        """Time left, from the mean seconds of an epoch of the runs so far and how many went on at once."""
+        seconds = [status["epoch_seconds"] for status in statuses.values() if status["epoch_seconds"]]
+        if not seconds:
+            return "time left: unknown yet"
+        mean = sum(seconds) / len(seconds)
+        running = [status for status in statuses.values() if status["state"] == "running"]
+        self._busiest = max(self._busiest, len(running))
+        left = [
+            (status["epochs"] - status["epochs_done"]) * (status["epoch_seconds"] or mean) for status in running
+        ]
+        epochs = max(status["epochs"] for status in statuses.values())
+        waiting = (len(self.folders) - len(statuses)) * epochs * mean
+        # Runs side by side end with the slowest; what waits is shared out among as many as have been seen at once.
+        return f"time left: {_duration(max([*left, (sum(left) + waiting) / self._busiest]))}"
+
+
+def _figures(status: Mapping[str, Any]) -> str:
+    """Training and test error of the last row, and whether the run has come to an end."""
+    errors = [
+        f"{name} error {100 * float(status['final'][tag]):.1f} %"
+        for name, tag in (("train", "train/error"), ("test", "test/error"))
+        if tag in status["final"]
+    ]
+    return ", ".join([*errors, *([status["state"]] if status["state"] in FINISHED else [])])
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

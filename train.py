@@ -1,0 +1,20 @@
+"""Train and measure: `python train.py optimizer=rmsprop lr=1e-3`; sweep with -m; `--help` lists the keys."""
+
+import hydra
+from omegaconf import DictConfig
+
+from ireg.cli import end_with_one_line, hydra_errors_raised
+from ireg.sweep import callback as _registers_schema_and_resolvers  # noqa: F401
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> float:
+    """One run; torch is imported only when the configuration has been found to be right."""
+    from ireg.run import run
+
+    return run(config)
+
+
+if __name__ == "__main__":
+    with end_with_one_line(), hydra_errors_raised():
+        main()
