@@ -41,7 +41,7 @@ class Data:
     train_size: int | None = None
     test_size: int | None = None
     subset_seed: int = 0
-    eval_batch_size: int = 1000
+    eval_batch_size: int = 2000
     noise: Noise = field(default_factory=Noise)
 
 

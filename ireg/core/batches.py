@@ -35,4 +35,4 @@ class IndexedBatches(Sequence[Batch]):
         if isinstance(position, slice):
             return IndexedBatches(self.inputs, self.targets, self.indices[position])
         index = self.indices[position]
-        return self.inputs[index], self.targets[index]
+        return self.inputs.index_select(0, index), self.targets.index_select(0, index)

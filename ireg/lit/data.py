@@ -1,7 +1,7 @@
 """Images in memory, labels with noise, and minibatches without a loop over examples."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import lightning as L
 import torch
@@ -75,7 +75,8 @@ class ShuffledBatches(Batches):
         return order.to(self.labels.device).split(self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return ((self.inputs[indices], self.labels[indices], indices) for indices in self.indices(self.epoch))
+        for indices in self.indices(self.epoch):
+            yield self.inputs.index_select(0, indices), self.labels.index_select(0, indices), indices
 
 
 class NoisyImages(L.LightningDataModule):
@@ -131,7 +132,7 @@ class NoisyImages(L.LightningDataModule):
         mean: float = 0.0,
         std: float = 1.0,
         standardize: bool = False,
-        eval_batch_size: int = 1000,
+        eval_batch_size: int = 2000,
     ) -> None:
         super().__init__()
         self.source = source
@@ -200,6 +201,10 @@ class NoisyImages(L.LightningDataModule):
             Batches(inputs, labels.observed, batch_size=self.eval_batch_size)
             for inputs, labels in ((self.test_inputs, self.test_labels), (self.train_inputs, self.train_labels))
         ]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The batch as it is: the data lie on the device, and looking through every batch takes time."""
+        return batch
 
     def _to_device(self) -> None:
         """Move the data to the trainer's device once, instead of each batch."""

@@ -1,0 +1,1 @@
+"""What an epoch costs, against code written by hand."""
