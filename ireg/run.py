@@ -2,7 +2,6 @@
 
 import logging
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -69,19 +68,14 @@ def _clear(folder: Path) -> None:
 def _train(settings: Config, folder: Path, status: Status) -> str:
     """Build everything, train, and say how it ended: `done` or `diverged`."""
     # Imported here: together they take seconds, which a mistyped command should not.
-    import lightning as L
     import torch
 
-    # Lightning prints each of its messages beside those that go to the log.
-    logging.getLogger("lightning").handlers.clear()
-    # A notice of torch to Lightning's authors, on every run.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
     torch.set_num_threads(settings.threads)
-    L.seed_everything(settings.seed, verbose=False)
+    torch.manual_seed(settings.seed)
     data = _data(settings)
     data.setup()
     _save_labels(data, folder / "labels.npz")
-    wrong = float(data.train_labels.corrupted.float().mean())
+    wrong = float(data.train_labels.corrupted.double().mean())
     model = _model(settings, data)
     log.info(
         "%s: %d parameters, %d training examples, %.2f %% of their labels wrong",
@@ -91,12 +85,13 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
         100 * wrong,
     )
     classifier = _classifier(settings, model)
+    status.update(wrong_labels=wrong, batch_size=data.batch_size or len(data.train_inputs))
     trainer = _trainer(settings, folder, status)
-    status.update(wrong_labels=wrong, batch_size=data.batch_size or len(data.train_inputs), device=str(trainer.strategy.root_device))
+    status.update(device=str(trainer.strategy.root_device))
     trainer.fit(classifier, datamodule=data)
     state = "diverged" if classifier.diverged else "done"
     if classifier.diverged:
-        log.warning("%s: loss not finite after %d epochs: diverged; a smaller lr may help", folder, trainer.current_epoch)
+        log.warning("%s: diverged, its loss is not finite after epoch %d", folder, status.fields["epochs_done"])
     return state
 
 
@@ -172,45 +167,20 @@ def _classifier(settings: Config, model: "nn.Module") -> "Classifier":
 
 
 def _trainer(settings: Config, folder: Path, status: Status) -> "L.Trainer":
-    import lightning as L
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.plugins.environments import LightningEnvironment
-
-    from ireg.lit.loggers import AtomicCheckpointIO, MetricsFile, TensorBoard
+    from ireg.lit.trainer import make_trainer
 
     hyperparameters = {
         "optimizer": settings.optimizer["name"],
         "lr": settings.lr,
-        "batch_size": settings.batch_size,
+        "batch_size": status.fields["batch_size"],
         "seed": settings.seed,
         "data": settings.data.name,
         "noise": f"{settings.data.noise.kind} {settings.data.noise.rate:g}",
     }
-    ours: dict[str, Any] = {
-        "max_epochs": settings.epochs,
-        "num_sanity_val_steps": -1,  # all batches: the evaluation of the row before training
-        "logger": [MetricsFile(folder / "metrics.csv", status.row), TensorBoard(folder, hyperparameters)],
-        "callbacks": [
-            ModelCheckpoint(
-                dirpath=folder / "checkpoints",
-                filename="last",
-                enable_version_counter=False,
-                save_on_train_epoch_end=True,
-            )
-        ],
-        # Under srun Lightning would take over the job's tasks; a run is one process wherever it runs.
-        "plugins": [AtomicCheckpointIO(), LightningEnvironment()],
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    taken = sorted(ours.keys() & settings.trainer.keys())
-    if taken:
-        raise UserError(f"trainer.{taken[0]}: set by ireg itself; remove it (epochs=… sets the number of epochs)")
     with _user_errors("trainer"):
-        trainer = L.Trainer(**settings.trainer, **ours)
-    if trainer.world_size != 1:
-        raise UserError(f"trainer.devices={settings.trainer['devices']}: a run uses one device; use a sweep for several")
-    return trainer
+        return make_trainer(
+            folder, settings.trainer, epochs=settings.epochs, listener=status.row, hyperparameters=hyperparameters
+        )
 
 
 @contextmanager
@@ -218,6 +188,8 @@ def _user_errors(what: str) -> Iterator[None]:
     """Tell errors of values that only their receiver can check as the user's."""
     try:
         yield
+    except UserError:
+        raise
     except (InstantiationException, TypeError, ValueError) as error:
         reason = error.__cause__ or error
         raise UserError(f"{what}: {' '.join(str(reason).split())}") from error

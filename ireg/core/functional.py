@@ -17,14 +17,29 @@ def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Ten
         criterion: `(outputs, targets) -> 0-d tensor`, the mean over the examples, as `nn.functional.cross_entropy`.
     """
 
-    # Looking for shared weights takes a tenth of a small model's pass, so it is done only where there are some.
-    shared = len(list(module.named_parameters(remove_duplicate=False))) > len(list(module.named_parameters()))
+    places = _places(module)
 
     def loss(params: Params, batch: Batch) -> Tensor:
         inputs, targets = batch
-        return criterion(functional_call(module, params, (inputs,), tie_weights=shared), targets)
+        weights = {place: params[name] for place, name in places.items()}
+        return criterion(functional_call(module, weights, (inputs,), tie_weights=False), targets)
 
     return loss
+
+
+def _places(module: nn.Module) -> dict[str, str]:
+    """Every place a parameter sits in, once, and its name in `named_parameters()`.
+
+    A shared parameter sits in several places, and all must be filled. A shared *submodule* is one place with several
+    names: torch's own handling of ties fills it once for each name and then fails to restore it, which would leave
+    the module without its parameters.
+    """
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {
+        f"{prefix}.{attribute}" if prefix else attribute: names[id(parameter)]
+        for prefix, owner in module.named_modules()
+        for attribute, parameter in owner.named_parameters(recurse=False, remove_duplicate=False)
+    }
 
 
 def detached_parameters(module: nn.Module) -> Params:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from ireg.files import replacing, write_text
+from ireg.files import write_text
 
 Row = Mapping[str, float]
 
@@ -99,15 +97,3 @@ _CHARTS = {
         "what became of the labels": ["Multiline", ["fit/memorized", "fit/recovered", "fit/clean_error"]],
     }
 }
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent: written beside their place, then renamed.
-
-    Lightning's own way goes through the system's temporary folder, and a move between file systems is no rename.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path` in one step."""
-        with replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)

@@ -1,6 +1,10 @@
 """What happens around runs and sweeps: checks before, progress meanwhile, tables and figures after."""
 
 import atexit
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,20 +41,21 @@ class RunsCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the run and show its progress."""
-        with end_with_one_line():
+        with _errors_end_the_process():
             folder = Path(config.hydra.run.dir)
             finished(folder, asdict(configuration.read(config)))
             self._show([folder])
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Show the final values."""
-        assert self.display is not None
-        self.display.stop()
-        _print_final_values(Path(config.hydra.run.dir))
+        with _errors_end_the_process():
+            if self.display is not None:
+                self.display.stop()
+            _print_final_values(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Compose and check every run of the sweep, and show their progress."""
-        with end_with_one_line():
+        with _errors_end_the_process():
             self.sweep = Path(config.hydra.sweep.dir)
             folders = _checked_folders(config, self.sweep)
             atexit.register(self.on_multirun_end, config)
@@ -61,11 +66,13 @@ class RunsCallback(Callback):
         if self.sweep is None:
             return
         sweep, self.sweep = self.sweep, None
-        assert self.display is not None
-        self.display.stop()
-        from ireg.analysis import report
+        with _errors_end_the_process():
+            if self.display is not None:
+                self.display.stop()
+            # Imported here: pandas and matplotlib take seconds, which nothing before needs to wait for.
+            from ireg.analysis import report
 
-        report(sweep)
+            report(sweep)
 
     def _show(self, folders: list[Path]) -> None:
         self.display = ProgressDisplay(folders)
@@ -74,6 +81,17 @@ class RunsCallback(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Other processes of a sweep get a callback that does nothing: only the first one shows and sums up."""
         return {"display": None, "sweep": None}
+
+
+@contextmanager
+def _errors_end_the_process() -> Iterator[None]:
+    """End the process with the error's text: Hydra would make a warning of what a callback raises, and go on."""
+    try:
+        with end_with_one_line():
+            yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
 
 
 def _checked_folders(config: DictConfig, sweep: Path) -> list[Path]:

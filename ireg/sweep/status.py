@@ -113,6 +113,7 @@ class Status:
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.path = folder / FILE_NAME
+        self.seconds = 0.0
         self.fields: dict[str, Any] = {
             "state": "running",
             "epochs": config["epochs"],
@@ -140,7 +141,8 @@ class Status:
     def row(self, epoch: int, row: Mapping[str, float]) -> None:
         """Note a completed epoch and its values; values that are not finite become text, as JSON knows none."""
         values = {tag: value if math.isfinite(value) else str(value) for tag, value in row.items()}
-        self.update(epochs_done=epoch, final=values, epoch_seconds=row["time/epoch"] if epoch else None)
+        self.seconds += row["time/epoch"] if epoch else 0.0
+        self.update(epochs_done=epoch, final=values, epoch_seconds=self.seconds / epoch if epoch else None)
 
     @contextmanager
     def recorded(self) -> Iterator[None]:

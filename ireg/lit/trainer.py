@@ -1,0 +1,83 @@
+"""Lightning's Trainer as a run needs it."""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment
+
+from ireg.errors import UserError
+from ireg.files import replacing
+from ireg.lit.loggers import MetricsFile, Row, TensorBoard
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or absent: written beside their place, then renamed.
+
+    Lightning's own way goes through the system's temporary folder, and a move between file systems is no rename.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write `checkpoint` to `path` in one step."""
+        with replacing(Path(path)) as temporary:
+            super().save_checkpoint(checkpoint, temporary, storage_options)
+
+
+def make_trainer(
+    folder: Path,
+    arguments: Mapping[str, Any],
+    *,
+    epochs: int,
+    listener: Callable[[int, Row], None],
+    hyperparameters: Mapping[str, Any],
+) -> L.Trainer:
+    """A trainer that writes its results into a run folder.
+
+    Args:
+        folder: where metrics.csv, TensorBoard's events and checkpoints/last.ckpt go.
+        arguments: further arguments of `lightning.Trainer`.
+        epochs: number of epochs.
+        listener: called with epoch and row after each row is in metrics.csv.
+        hyperparameters: columns of TensorBoard's HPARAMS tab.
+
+    Raises:
+        UserError: `arguments` sets what is set here, or asks for several devices.
+    """
+    _hush()
+    ours: dict[str, Any] = {
+        "max_epochs": epochs,
+        "num_sanity_val_steps": -1,  # all batches: the evaluation of the row before training
+        "logger": [MetricsFile(folder / "metrics.csv", listener), TensorBoard(folder, hyperparameters)],
+        "callbacks": [
+            ModelCheckpoint(
+                dirpath=folder / "checkpoints",
+                filename="last",
+                enable_version_counter=False,
+                save_on_train_epoch_end=True,
+            )
+        ],
+        # Under srun Lightning would take over the job's tasks; a run is one process wherever it runs.
+        "plugins": [AtomicCheckpointIO(), LightningEnvironment()],
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    taken = sorted(ours.keys() & arguments.keys())
+    if taken:
+        raise UserError(f"trainer.{taken[0]}: set by ireg itself; remove it (epochs=… sets the number of epochs)")
+    trainer = L.Trainer(**arguments, **ours)
+    if trainer.world_size != 1:
+        raise UserError(f"trainer.devices={arguments['devices']}: a run uses one device; use a sweep for several")
+    return trainer
+
+
+def _hush() -> None:
+    """Keep Lightning's messages in the log alone, and leave out notices that are on every run and mean nothing."""
+    logging.getLogger("lightning").handlers.clear()  # prints each message beside those that go to the log
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # torch's notice to Lightning's authors
+    warnings.filterwarnings("ignore", message=".*log_every_n_steps.*")  # rows are logged by epoch
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

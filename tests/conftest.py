@@ -1,0 +1,75 @@
+"""What several test files need: configurations composed as on the command line, and small runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from ireg.run import run
+from ireg.sweep import callback as _registers_schema_and_resolvers  # noqa: F401
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("epochs=2", "data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batch_size=32")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def composed():
+    """Compose a configuration from overrides, as `train.py` does."""
+
+    def make(*overrides, hydra=False):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("config", list(overrides), return_hydra_config=hydra)
+
+    return make
+
+
+@pytest.fixture
+def small_run(composed):
+    """Do a small run in a folder and return what it returns."""
+
+    def do(folder, *overrides):
+        folder.mkdir(parents=True, exist_ok=True)
+        config = composed(*SMALL, *overrides, hydra=True)
+        with open_dict(config):
+            config.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        try:
+            return run(OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
+        finally:
+            HydraConfig.instance().cfg = None
+
+    return do
+
+
+@pytest.fixture
+def train():
+    """Call `train.py` with arguments in a process of its own."""
+
+    def call(*arguments, cwd, **environment):
+        clean = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+        return subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), *arguments],
+            cwd=cwd,
+            env=clean | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return call

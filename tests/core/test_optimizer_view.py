@@ -1,0 +1,127 @@
+"""What the view reads must be what the update rule says, by a recursion written here by hand."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from ireg.core.optimizer_view import view
+from tests.cases import EXACT
+
+STEPS = 4
+GRADIENTS = [torch.tensor([[1.0, -2.0]], dtype=torch.float64) * (step + 1) ** 0.5 for step in range(STEPS)]
+
+
+def make(optimizer_class, **arguments):
+    module = nn.Linear(2, 1, bias=False).double()
+    return optimizer_class(module.parameters(), **arguments), dict(module.named_parameters())
+
+
+def stepped(optimizer, names):
+    for gradient in GRADIENTS:
+        names["weight"].grad = gradient.clone()
+        optimizer.step()
+    return view(optimizer, names)
+
+
+def running_mean(decay, power):
+    value = torch.zeros(1, 2, dtype=torch.float64)
+    for gradient in GRADIENTS:
+        value = decay * value + (1 - decay) * gradient**power
+    return value
+
+
+def buffer(decay, gradients=GRADIENTS):
+    value = torch.zeros(1, 2, dtype=torch.float64)
+    for gradient in gradients:
+        value = decay * value + gradient
+    return value
+
+
+def test_sgd():
+    seen = stepped(*make(torch.optim.SGD, lr=0.1, weight_decay=0.0))
+    assert (seen.kind, seen.lr, seen.momentum, seen.weight_decay) == ("sgd", 0.1, 0.0, 0.0)
+    assert (seen.first_moment, seen.second_moment, seen.betas, seen.alpha, seen.eps) == (None,) * 5
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum(nesterov):
+    seen = stepped(*make(torch.optim.SGD, lr=0.1, momentum=0.8, nesterov=nesterov))
+    assert (seen.kind, seen.momentum, seen.second_moment) == ("sgd", 0.8, None)
+    assert_close(seen.first_moment["weight"], buffer(0.8), **EXACT)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_rmsprop(centered):
+    seen = stepped(*make(torch.optim.RMSprop, lr=0.1, alpha=0.7, eps=1e-3, weight_decay=0.0, centered=centered))
+    assert (seen.kind, seen.alpha, seen.eps, seen.step, seen.momentum) == ("rmsprop", 0.7, 1e-3, STEPS, 0.0)
+    assert seen.first_moment is None
+    assert_close(seen.second_moment["weight"], running_mean(0.7, 2), **EXACT)
+
+
+def test_rmsprop_with_momentum():
+    seen = stepped(*make(torch.optim.RMSprop, lr=0.1, alpha=0.0, eps=1.0, momentum=0.5))
+    scaled = [gradient / (gradient.abs() + 1.0) for gradient in GRADIENTS]  # alpha = 0: the root is |g|
+    assert_close(seen.first_moment["weight"], buffer(0.5, scaled), **EXACT)
+
+
+def test_adagrad_holds_the_mean_over_its_steps():
+    seen = stepped(*make(torch.optim.Adagrad, lr=0.1, eps=1e-4))
+    assert (seen.kind, seen.eps, seen.step) == ("adagrad", 1e-4, STEPS)
+    assert_close(seen.second_moment["weight"], sum(gradient**2 for gradient in GRADIENTS) / STEPS, **EXACT)
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_adam(kind):
+    seen = stepped(*make(getattr(torch.optim, kind), lr=0.1, betas=(0.6, 0.9), eps=1e-5, weight_decay=0.25))
+    assert (seen.kind, seen.betas, seen.eps, seen.step) == (kind.lower(), (0.6, 0.9), 1e-5, STEPS)
+    assert seen.weight_decay == 0.25
+    if kind == "AdamW":  # decoupled: the moments see the bare gradient
+        assert_close(seen.first_moment["weight"], running_mean(0.6, 1), **EXACT)
+        assert_close(seen.second_moment["weight"], running_mean(0.9, 2), **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "arguments"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9}),
+        (torch.optim.RMSprop, {"momentum": 0.9}),
+        (torch.optim.Adagrad, {}),
+        (torch.optim.Adam, {}),
+        (torch.optim.AdamW, {}),
+    ],
+)
+def test_before_the_first_step_there_are_zeros_and_reading_adds_nothing(optimizer_class, arguments):
+    optimizer, names = make(optimizer_class, lr=0.1, **arguments)
+    entries = len(optimizer.state)
+    seen = view(optimizer, names)
+    assert seen.step == 0
+    for moment in (seen.first_moment, seen.second_moment):
+        if moment is not None:
+            assert torch.equal(moment["weight"], torch.zeros(1, 2, dtype=torch.float64))
+    assert (seen.first_moment, seen.second_moment) != (None, None)
+    assert len(optimizer.state) == entries
+
+
+def test_several_groups_are_refused():
+    module = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD([{"params": [module.weight]}, {"params": [module.bias], "lr": 1.0}], lr=0.1)
+    with pytest.raises(ValueError, match="SGD has 2 parameter groups.*give the optimizer all parameters in one group"):
+        view(optimizer, dict(module.named_parameters()))
+
+
+def test_unknown_optimizers_are_refused_subclasses_too():
+    class Mine(torch.optim.SGD):
+        pass
+
+    for unknown in (torch.optim.Rprop, Mine):
+        optimizer, names = make(unknown, lr=0.1)
+        with pytest.raises(ValueError, match=f"{unknown.__name__}: unknown optimizer; known are Adagrad, Adam, AdamW"):
+            view(optimizer, names)
+
+
+def test_other_parameters_are_refused():
+    module = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD([module.weight], lr=0.1)
+    with pytest.raises(ValueError, match="holds 1 parameters that are not the 2 named ones"):
+        view(optimizer, dict(module.named_parameters()))

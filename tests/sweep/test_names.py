@@ -1,0 +1,43 @@
+import pytest
+from omegaconf import OmegaConf
+
+from ireg.sweep.names import MAX_LENGTH, register, run_name
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "overrides", "expected"),
+    [
+        ("sgd", [], "sgd"),
+        ("adam", ["optimizer=adam", "experiment=paper", "name=x"], "adam"),
+        ("sgd", ["lr=1e-3"], "sgd_lr=0.001"),
+        ("sgd", ["lr=0.0010"], "sgd_lr=0.001"),
+        ("sgd", ["seed=1", "lr=0.1"], "sgd_lr=0.1_seed=1"),
+        ("sgd", ["seed=007"], "sgd_seed=007"),
+        ("sgd", ["model.hidden=[64, 64]"], "sgd_model.hidden=64,64"),
+        ("sgd", ["+trainer.gradient_clip_val=1.5"], "sgd_trainer.gradient_clip_val=1.5"),
+        ("sgd", ["data.noise.kind=none"], "sgd_data.noise.kind=none"),
+    ],
+)
+def test_name(optimizer, overrides, expected):
+    assert run_name(optimizer, overrides) == expected
+
+
+def test_what_is_lost_is_kept_apart_by_a_hash():
+    first, second = run_name("sgd", ["data.root=/a/b"]), run_name("sgd", ["data.root=/a-b"])
+    assert first != second
+    assert first.startswith("sgd_data.root=-a-b-")
+    assert "/" not in first
+
+
+def test_long_names_are_cut_and_differ():
+    long = [f"model.hidden=[{','.join(['256'] * 100)}]"]
+    longer = [f"model.hidden=[{','.join(['256'] * 101)}]"]
+    names = {run_name("sgd", long), run_name("sgd", longer)}
+    assert len(names) == 2
+    assert all(len(name) <= MAX_LENGTH for name in names)
+
+
+def test_the_configuration_can_use_it():
+    register()
+    config = OmegaConf.create({"overrides": ["lr=1e-2"], "name": "${ireg_run_name:sgd,${overrides}}"})
+    assert config.name == "sgd_lr=0.01"

@@ -1,0 +1,89 @@
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from ireg.errors import UserError
+from ireg.sweep.status import Status, config_hash, finished, locked, read_status
+
+CONFIG = {"name": "a", "lr": 0.1, "epochs": 3, "threads": 1, "data": {"root": "here", "source": {"root": "here"}}}
+
+
+def test_the_hash_knows_what_changes_the_result():
+    elsewhere = CONFIG | {"name": "b", "data": {"root": "there", "source": {"root": "there"}}}
+    assert config_hash(CONFIG) == config_hash(elsewhere)
+    assert config_hash(CONFIG) != config_hash(CONFIG | {"lr": 0.2})
+    assert config_hash(CONFIG) == config_hash(dict(reversed(CONFIG.items())))
+    assert CONFIG["data"] == {"root": "here", "source": {"root": "here"}}
+
+
+def test_a_status_follows_a_run(tmp_path):
+    status = Status(tmp_path, CONFIG)
+    first = read_status(tmp_path)
+    assert (first["state"], first["epochs"], first["epochs_done"], first["error"]) == ("running", 3, 0, None)
+    assert first["config"] == CONFIG
+    assert {"python", "torch", "lightning", "ireg"} == set(first["versions"])
+    status.row(0, {"time/epoch": 9.0, "test/error": 0.9})
+    assert read_status(tmp_path)["epoch_seconds"] is None
+    status.row(1, {"time/epoch": 2.0, "test/error": 0.5})
+    status.row(2, {"time/epoch": 4.0, "test/error": math.nan, "train/loss": math.inf})
+    later = read_status(tmp_path)
+    assert (later["epochs_done"], later["epoch_seconds"]) == (2, 3.0)
+    assert later["final"] == {"time/epoch": 4.0, "test/error": "nan", "train/loss": "inf"}
+    status.end("done")
+    last = read_status(tmp_path)
+    assert last["state"] == "done"
+    assert last["started"] <= last["ended"]
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(RuntimeError("out of luck"), "failed"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_how_a_run_ended_is_recorded_and_raised(tmp_path, error, state):
+    status = Status(tmp_path, CONFIG)
+    with pytest.raises(type(error)), status.recorded():
+        raise error
+    last = read_status(tmp_path)
+    assert last["state"] == state
+    assert type(error).__name__ in last["error"]
+    assert last["ended"] is not None
+
+
+@pytest.mark.parametrize(("state", "is_finished"), [("done", True), ("diverged", True), ("running", False), ("failed", False)])
+def test_finished_runs_are_told_from_others(tmp_path, state, is_finished):
+    assert finished(tmp_path, CONFIG) is None
+    Status(tmp_path, CONFIG).update(state=state)
+    assert (finished(tmp_path, CONFIG) is not None) == is_finished
+
+
+def test_another_configuration_is_refused_and_named(tmp_path):
+    Status(tmp_path, CONFIG).end("done")
+    other = CONFIG | {"lr": 0.2, "name": "b"}
+    with pytest.raises(UserError, match=r"another configuration \(lr: 0.1 there, 0.2 here\); choose another folder"):
+        finished(tmp_path, other)
+
+
+def test_a_damaged_status_is_named(tmp_path):
+    (tmp_path / "status.json").write_text("{")
+    with pytest.raises(UserError, match=r"status.json: not readable as JSON \(.*\); delete the run folder"):
+        read_status(tmp_path)
+
+
+def test_a_folder_is_held_by_one_process(tmp_path):
+    code = f"from pathlib import Path; from ireg.sweep.status import locked\nwith locked(Path({str(tmp_path)!r})): pass"
+    with locked(tmp_path):
+        inside = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    after = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"{tmp_path} is in use by another process; wait for it" in inside.stderr
+    assert inside.returncode == 1
+    assert after.returncode == 0
+
+
+def test_git_is_told_or_null(tmp_path, monkeypatch):
+    git = Status(tmp_path, CONFIG).fields["git"]
+    assert git is None or (len(git["commit"]) == 40 and git["dirty"] in (True, False))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert Status(tmp_path, CONFIG).fields["git"] is None
+    json.loads((tmp_path / "status.json").read_text())

@@ -1,0 +1,140 @@
+"""Each term against its definition, computed over a plain list of gradients."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from ireg.core.functional import detached_parameters, functional_loss
+from ireg.core.optimizer_view import view
+from ireg.core.random import named_generator
+from ireg.core.snapshot import Snapshot
+from ireg.terms import implicit, norm
+from tests import reference
+from tests.cases import EXACT, IDS, problems
+
+LR = 0.25
+
+
+def snapshot(problem, optimizer_class=torch.optim.SGD, steps=0, method="auto", **arguments):
+    """A snapshot after `steps` steps on the first minibatch."""
+    module = problem.module
+    initial = {name: value.clone() for name, value in detached_parameters(module).items()}
+    optimizer = optimizer_class(module.parameters(), lr=LR, **arguments)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        problem.criterion(module(problem.batches[0][0]), problem.batches[0][1]).backward()
+        optimizer.step()
+    return Snapshot(
+        params=detached_parameters(module),
+        initial=initial,
+        loss=functional_loss(module, problem.criterion),
+        batches=problem.batches,
+        optimizer=view(optimizer, dict(module.named_parameters())),
+        generator=named_generator("terms", 0),
+        method=method,
+    )
+
+
+# Term, and its value from the gradients of the minibatches and the snapshot. A new term needs a line here.
+REFERENCES = {
+    "ireg/sgd": (implicit.sgd, lambda gradients, seen: reference.sgd(gradients, LR)),
+    "ireg/full_batch": (implicit.full_batch, lambda gradients, seen: reference.full_batch(gradients, LR)),
+    "ireg/minibatch_variance": (
+        implicit.minibatch_variance,
+        lambda gradients, seen: reference.minibatch_variance(gradients, LR),
+    ),
+    "ireg/rmsprop": (
+        implicit.rmsprop,
+        lambda gradients, seen: reference.rmsprop(gradients, LR, seen.optimizer.second_moment),
+    ),
+    "norm/l2": (norm.l2, lambda gradients, seen: reference.l2(seen.params)),
+    "norm/distance": (norm.distance, lambda gradients, seen: reference.distance(seen.params, seen.initial)),
+}
+
+
+@pytest.mark.parametrize("method", ["loop", "vmap"])
+@pytest.mark.parametrize("tag", REFERENCES)
+@pytest.mark.parametrize("problem", problems(), ids=IDS)
+def test_term_equals_its_definition(problem, tag, method):
+    problem = replace(problem, module=copy.deepcopy(problem.module))  # the steps must not reach the next test
+    seen = snapshot(problem, torch.optim.RMSprop, steps=2, method=method)
+    gradients = reference.minibatch_gradients(problem.module, problem.criterion, problem.batches)
+    term, expected = REFERENCES[tag]
+    actual = term(seen)
+    assert actual.ndim == 0
+    assert_close(float(actual), expected(gradients, seen), **EXACT)
+    if tag != "ireg/minibatch_variance" or len(problem.batches) > 1:
+        assert float(actual) > 0  # no two empty sums that agree
+
+
+@pytest.mark.parametrize("problem", problems(), ids=IDS)
+def test_equation_1_is_the_sum_of_the_parts_of_equation_2(problem):
+    seen = snapshot(problem)
+    assert_close(implicit.sgd(seen), implicit.full_batch(seen) + implicit.minibatch_variance(seen), **EXACT)
+
+
+def test_the_full_batch_has_no_variance():
+    (problem,) = (problem for problem in problems() if len(problem.batches) == 1)
+    seen = snapshot(problem)
+    assert float(implicit.minibatch_variance(seen)) == 0.0
+    assert float(implicit.sgd(seen)) == float(implicit.full_batch(seen)) > 0
+
+
+def test_equal_minibatches_have_no_variance():
+    problem = problems()[1]
+    problem.batches[:] = [problem.batches[0]] * 4
+    seen = snapshot(problem)
+    assert float(implicit.minibatch_variance(seen)) == pytest.approx(0.0, abs=1e-15)
+    assert float(implicit.full_batch(seen)) > 1e-4
+
+
+def test_scaling_the_loss_scales_the_terms_by_its_square():
+    problem = problems()[1]
+    plain = snapshot(problem)
+    scaled = Snapshot(**{**vars(plain), "loss": lambda params, batch: 3.0 * plain.loss(params, batch)})
+    for term in (implicit.sgd, implicit.full_batch, implicit.minibatch_variance):
+        assert_close(term(scaled), 9.0 * term(plain), **EXACT)
+
+
+def test_closed_form_of_linear_regression():
+    # One weight, C_k = (x_k w − y_k)²/2: g_k = x_k (x_k w − y_k).
+    module = nn.Linear(1, 1, bias=False).double()
+    module.weight.data.fill_(2.0)
+    batches = [(torch.tensor([[x]]).double(), torch.tensor([[y]]).double()) for x, y in ((1.0, 1.0), (3.0, 5.0))]
+    problem = problems()[0].__class__("line", module, lambda out, y: ((out - y) ** 2).mean() / 2, batches)
+    seen = snapshot(problem)  # gradients 1·(2 − 1) = 1 and 3·(6 − 5) = 3
+    assert float(implicit.sgd(seen)) == pytest.approx(LR / 4 * (1 + 9) / 2)
+    assert float(implicit.full_batch(seen)) == pytest.approx(LR / 4 * 2**2)
+    assert float(implicit.minibatch_variance(seen)) == pytest.approx(LR / 4 * 1.0)
+    assert float(norm.l2(seen)) == 2.0
+    assert float(norm.distance(seen)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "arguments"), [(torch.optim.SGD, {}), (torch.optim.SGD, {"momentum": 0.9})]
+)
+def test_the_adaptive_term_exists_for_adaptive_optimizers_only(optimizer_class, arguments):
+    assert implicit.rmsprop(snapshot(problems()[1], optimizer_class, steps=2, **arguments)) is None
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "Adagrad", "Adam", "AdamW"])
+def test_the_adaptive_term_is_zero_before_the_first_step(name):
+    optimizer_class = getattr(torch.optim, name)
+    assert float(implicit.rmsprop(snapshot(problems()[1], optimizer_class))) == 0.0
+    assert float(implicit.rmsprop(snapshot(problems()[1], optimizer_class, steps=1))) > 0
+
+
+def test_ten_terms_share_one_pass(monkeypatch):
+    passes = []
+    from ireg.core import snapshot as module
+
+    original = module.gradient_moments
+    monkeypatch.setattr(module, "gradient_moments", lambda *a, **k: passes.append(1) or original(*a, **k))
+    seen = snapshot(problems()[1], torch.optim.Adam, steps=1)
+    for term, _ in REFERENCES.values():
+        term(seen)
+    assert passes == [1]

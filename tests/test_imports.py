@@ -1,0 +1,97 @@
+"""Who may import whom."""
+
+import ast
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# Room -> rooms it may import. `errors` and `files` are plain names that any room may use.
+ARROWS = {
+    "core": set(),
+    "terms": {"core"},
+    "models": set(),
+    "datasets": set(),
+    "assets": set(),
+    "lit": {"core"},
+    "config": set(),
+    "cli": {"config"},
+    "sweep": {"config", "cli", "analysis"},
+    "analysis": set(),
+    "run": {"config", "sweep", "lit", "core"},
+    "train": {"cli", "sweep", "run"},
+    "errors": set(),
+    "files": set(),
+}
+PLAIN = {"errors", "files"}
+# Library -> the only rooms that may import it.
+ONLY_IN = {
+    "lightning": {"lit"},
+    "torchmetrics": {"lit"},
+    "pandas": {"analysis"},
+    "matplotlib": {"analysis"},
+    "torchvision": {"datasets"},
+    "hydra": {"config", "cli", "sweep", "run", "train"},
+    "omegaconf": {"config", "cli", "sweep", "run", "train"},
+}
+CORE_MAY_USE = {"torch", "scipy"} | set(sys.stdlib_module_names)
+
+
+def _room(path):
+    relative = path.relative_to(ROOT)
+    return relative.stem if len(relative.parts) < 3 else relative.parts[1]
+
+
+def _imports(path):
+    """Full names of the modules a file imports, those for type checking alone left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def violations(files):
+    for path in files:
+        room = _room(path)
+        for name in _imports(path):
+            top, _, rest = name.partition(".")
+            if top == "ireg" and rest and (target := rest.split(".")[0]) in ARROWS:
+                if target != room and target not in ARROWS[room] | PLAIN:
+                    yield f"{path.relative_to(ROOT)}: {room} may not import {target}"
+            elif top in ONLY_IN and room not in ONLY_IN[top]:
+                yield f"{path.relative_to(ROOT)}: {room} may not import {top}"
+            elif room in ("core", "terms") and top not in CORE_MAY_USE | {"ireg"}:
+                yield f"{path.relative_to(ROOT)}: {room} may not import {top}"
+
+
+def _sources():
+    return [path for path in [*(ROOT / "ireg").rglob("*.py"), ROOT / "train.py"] if path.name != "__init__.py" or path.parent.name != "ireg"]
+
+
+def test_every_import_follows_an_arrow():
+    assert len(_sources()) > 20
+    assert {_room(path) for path in _sources()} == set(ARROWS)
+    assert list(violations(_sources())) == []
+
+
+def test_a_forbidden_import_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    bad = tmp_path / "ireg" / "core" / "bad.py"
+    bad.parent.mkdir(parents=True)
+    bad.write_text("import lightning\nfrom ireg.lit import data\nimport numpy\nfrom ireg.errors import UserError\n")
+    assert [line.split(": ")[1] for line in violations([bad])] == [
+        "core may not import lightning",
+        "core may not import lit",
+        "core may not import numpy",
+    ]
