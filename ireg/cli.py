@@ -52,9 +52,12 @@ def explain(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; choose one of {', '.join(error.options)}"
+        known = ", ".join(error.options)
+        return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; choose one of {known}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read; write key=value, and quote what the shell or Hydra would read otherwise"
+        return (
+            f"{error.override}: cannot be read; write key=value, and quote what the shell or Hydra would read otherwise"
+        )
     if not isinstance(error, CompactHydraException):
         return None
     cause = error.__cause__

@@ -73,7 +73,7 @@ def read(config: DictConfig) -> Config:
     Raises:
         UserError: a value is missing, cannot be resolved, or is out of its range.
     """
-    tree = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    tree = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
@@ -101,22 +101,31 @@ def _ranges(settings: Config) -> Iterator[tuple[str, Any, bool, str]]:
     """(key, value, whether it is allowed, what is allowed and what to do) of every checked value."""
     data, noise = settings.data, settings.data.noise
     yield "lr", settings.lr, 0 < settings.lr < math.inf, "must be a finite number > 0; set it like lr=1e-3"
-    yield "optimizer.lr", settings.optimizer.get("lr"), settings.optimizer.get("lr") == settings.lr, (
-        f"the learning rate is set at the top level only (lr={settings.lr:g} there); use lr=…"
+    yield (
+        "optimizer.lr",
+        settings.optimizer.get("lr"),
+        settings.optimizer.get("lr") == settings.lr,
+        (f"the learning rate is set at the top level only (lr={settings.lr:g} there); use lr=…"),
     )
     yield "batch_size", settings.batch_size, settings.batch_size >= 1, "must be an integer of at least 1"
     yield "epochs", settings.epochs, settings.epochs >= 1, "must be an integer of at least 1"
     yield "seed", settings.seed, 0 <= settings.seed < 2**32, "must be an integer in [0, 4294967295]"
     yield "threads", settings.threads, settings.threads >= 1, "must be an integer of at least 1"
-    yield "name", repr(settings.name), _is_folder_name(settings.name), (
-        "must be a folder name: not empty, without leading dots and without the characters / \\ : * ? \" < > |"
+    yield (
+        "name",
+        repr(settings.name),
+        _is_folder_name(settings.name),
+        ('must be a folder name: not empty, without leading dots and without the characters / \\ : * ? " < > |'),
     )
     for split, size, available in (
         ("train", data.train_size, data.num_train),
         ("test", data.test_size, data.num_test),
     ):
-        yield f"data.{split}_size", size, size is None or 1 <= size <= available, (
-            f"must be an integer in [1, {available}], the number of {split} examples of {data.name}, or null for all"
+        yield (
+            f"data.{split}_size",
+            size,
+            size is None or 1 <= size <= available,
+            (f"must be an integer in [1, {available}], the number of {split} examples of {data.name}, or null for all"),
         )
     yield "data.eval_batch_size", data.eval_batch_size, data.eval_batch_size >= 1, "must be an integer of at least 1"
     for key, number in (("data.subset_seed", data.subset_seed), ("data.noise.seed", noise.seed)):
@@ -125,8 +134,11 @@ def _ranges(settings: Config) -> Iterator[tuple[str, Any, bool, str]]:
     for key, rate in (("data.noise.rate", noise.rate), ("data.noise.test_rate", noise.test_rate)):
         yield key, rate, 0 <= rate <= 1, "must be a share in [0, 1]; 0.3 corrupts 30 % of the labels"
     examples = data.train_size or data.num_train
-    yield "batch_size", settings.batch_size, settings.batch_size <= examples, (
-        f"must be at most {examples}, the number of training examples; use optimizer=gd for the full batch"
+    yield (
+        "batch_size",
+        settings.batch_size,
+        settings.batch_size <= examples,
+        (f"must be at most {examples}, the number of training examples; use optimizer=gd for the full batch"),
     )
     every, method = settings.terms.get("every"), settings.terms.get("method")
     yield "terms.every", every, isinstance(every, int) and every >= 1, "must be an integer of at least 1"

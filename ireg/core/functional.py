@@ -16,7 +16,6 @@ def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Ten
         module: called as `module(inputs)`; its own parameters are not used and not changed.
         criterion: `(outputs, targets) -> 0-d tensor`, the mean over the examples, as `nn.functional.cross_entropy`.
     """
-
     places = _places(module)
 
     def loss(params: Params, batch: Batch) -> Tensor:

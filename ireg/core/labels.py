@@ -49,7 +49,7 @@ def corrupt(labels: Tensor, *, rate: float, num_classes: int, kind: str, generat
         raise ValueError(f"num_classes={num_classes}: must be at least 2")
     if kind not in NOISE_KINDS:
         raise ValueError(f"kind={kind!r}: unknown; choose one of {', '.join(NOISE_KINDS)}")
-    if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < num_classes):
+    if labels.numel() and not (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
         raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())}: must be in [0, {num_classes})")
     chosen = torch.randperm(len(labels), generator=generator)[: round(rate * len(labels))]
     observed = labels.clone()

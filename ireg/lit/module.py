@@ -16,7 +16,7 @@ from ireg.core.functional import detached_parameters, evaluating, functional_los
 from ireg.core.optimizer_view import view
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot
-from ireg.lit.data import NoisyImages
+from ireg.lit.data import NoisyImages, ShuffledBatches
 
 Term = Callable[[Snapshot], Tensor | None]
 
@@ -66,7 +66,8 @@ class Classifier(L.LightningModule):
         self.diverged = False
         self.evaluation: dict[str, float] = {}
         # A loss that is not finite must be seen, not left out of the mean.
-        self.means = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in _EVALUATED})
+        self.means = {name: MeanMetric(nan_strategy="disable") for name in _EVALUATED}
+        self._metrics = nn.ModuleList(self.means.values())  # so that they move with the module
         self._clock = time.perf_counter()
 
     def configure_optimizers(self) -> Optimizer:
@@ -104,9 +105,7 @@ class Classifier(L.LightningModule):
         for mean in self.means.values():
             mean.reset()
 
-    def validation_step(
-        self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int, dataloader_idx: int = 0
-    ) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
         """Add one batch of the test examples (first loader) or of the training examples (second)."""
         inputs, labels, indices = batch
         logits = self(inputs)
@@ -146,6 +145,7 @@ class Classifier(L.LightningModule):
         """Record row 0."""
         if self.current_epoch == 0:
             loader = self.trainer.train_dataloader
+            assert isinstance(loader, ShuffledBatches)
             row = {"train/loss": self.evaluation["train_loss"], "train/error": self.evaluation["train_error"]}
             self._record(0, row, loader.indices(0))
 

@@ -28,9 +28,7 @@ class ProgressDisplay:
         poll_seconds: between two looks at the folders.
     """
 
-    def __init__(
-        self, folders: Sequence[Path], *, console: Console | None = None, poll_seconds: float = 1.0
-    ) -> None:
+    def __init__(self, folders: Sequence[Path], *, console: Console | None = None, poll_seconds: float = 1.0) -> None:
         self.folders = list(folders)
         self.console = console or Console(file=sys.stderr)
         self.poll_seconds = poll_seconds
@@ -62,7 +60,12 @@ class ProgressDisplay:
                 self.console.print(self.line(), soft_wrap=True, highlight=False, markup=False)
 
     def _bars(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
         with Progress(*columns, console=self.console, transient=True) as progress:
             total = progress.add_task("runs", total=len(self.folders), text="")
             tasks: dict[Path, Any] = {}
@@ -110,9 +113,7 @@ class ProgressDisplay:
         mean = sum(seconds) / len(seconds)
         running = [status for status in statuses.values() if status["state"] == "running"]
         self._busiest = max(self._busiest, len(running))
-        left = [
-            (status["epochs"] - status["epochs_done"]) * (status["epoch_seconds"] or mean) for status in running
-        ]
+        left = [(status["epochs"] - status["epochs_done"]) * (status["epoch_seconds"] or mean) for status in running]
         epochs = max(status["epochs"] for status in statuses.values())
         waiting = (len(self.folders) - len(statuses)) * epochs * mean
         # Runs side by side end with the slowest; what waits is shared out among as many as have been seen at once.

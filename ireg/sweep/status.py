@@ -96,7 +96,9 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError(f"{folder} is in use by another process; wait for it, or choose another folder with name=…") from error
+        raise UserError(
+            f"{folder} is in use by another process; wait for it, or choose another folder with name=…"
+        ) from error
     try:
         yield
     finally:
@@ -146,7 +148,7 @@ class Status:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Note how the block ends: `failed` or `interrupted` with the error's text; a good end is noted by the block."""
+        """Note an error that ends the block, as `failed` or `interrupted`; a good end is the block's to note."""
         try:
             yield
         except BaseException as error:
@@ -169,7 +171,9 @@ def _git() -> dict[str, Any] | None:
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}

@@ -48,8 +48,9 @@ def minibatch_variance(snapshot: Snapshot) -> Tensor:
 
 
 def rmsprop(snapshot: Snapshot) -> Tensor | None:
-    """The adaptive term that Singh proposes, as printed: η/(4m) Σ_k ‖s_t ⊙ g_k‖² = (η/4) ⟨s_t ⊙ s_t, (1/m) Σ g_k ⊙ g_k⟩.
+    """The adaptive term of the seed paper, as printed: η/(4m) Σ_k ‖s_t ⊙ g_k‖².
 
+    Computed as (η/4) ⟨s_t ⊙ s_t, (1/m) Σ g_k ⊙ g_k⟩, the same by algebra.
     s_t = γ s_{t−1} + (1 − γ) g_t ⊙ g_t is the optimizer's running mean of squared gradients, before bias correction
     (for Adagrad the plain mean over all steps). None for optimizers that keep none.
 

@@ -6,7 +6,9 @@ from ireg.core.random import named_generator, named_seed
 
 def test_streams_are_fixed_and_apart():
     assert named_seed("order", 0, 1) == named_seed("order", 0, 1)
-    seeds = {named_seed(purpose, *key) for purpose in ("order", "noise") for key in ((0, 1), (1, 0), (0, 0), (0,), (1,))}
+    seeds = {
+        named_seed(purpose, *key) for purpose in ("order", "noise") for key in ((0, 1), (1, 0), (0, 0), (0,), (1,))
+    }
     assert len(seeds) == 10
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert named_seed("a", 12) != named_seed("a", 1, 2)

@@ -51,7 +51,9 @@ def test_how_a_run_ended_is_recorded_and_raised(tmp_path, error, state):
     assert last["ended"] is not None
 
 
-@pytest.mark.parametrize(("state", "is_finished"), [("done", True), ("diverged", True), ("running", False), ("failed", False)])
+@pytest.mark.parametrize(
+    ("state", "is_finished"), [("done", True), ("diverged", True), ("running", False), ("failed", False)]
+)
 def test_finished_runs_are_told_from_others(tmp_path, state, is_finished):
     assert finished(tmp_path, CONFIG) is None
     Status(tmp_path, CONFIG).update(state=state)

@@ -84,9 +84,7 @@ def descent_slope(factor_of_rate):
 
 
 def epoch_slope(factor_of_rate):
-    return slope(
-        [np.linalg.norm(epoch_mean(rate) - flow(BATCHES, factor_of_rate(rate), 3 * rate)) for rate in RATES]
-    )
+    return slope([np.linalg.norm(epoch_mean(rate) - flow(BATCHES, factor_of_rate(rate), 3 * rate)) for rate in RATES])
 
 
 @pytest.mark.parametrize(

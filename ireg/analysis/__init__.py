@@ -1,0 +1,27 @@
+"""Tables and figures from run folders: `load`, `runs`, `summarize`, `write`, `report`; without torch or lightning."""
+
+from typing import TYPE_CHECKING, Any
+
+# These two have the names of their modules, so the functions are bound here, once the modules are: a later import of
+# a module no longer replaces them. Both modules import pandas and matplotlib only when they are called.
+from ireg.analysis.load import load, runs
+from ireg.analysis.write import report, write
+
+if TYPE_CHECKING:
+    from ireg.analysis.figures import FIGURES
+    from ireg.analysis.summary import summarize, summarize_settings
+
+__all__ = ["FIGURES", "load", "report", "runs", "summarize", "summarize_settings", "write"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs pandas or matplotlib at its first use, so that `--help` and typos are answered at once."""
+    if name == "FIGURES":
+        from ireg.analysis import figures
+
+        return figures.FIGURES
+    if name in ("summarize", "summarize_settings"):
+        from ireg.analysis import summary
+
+        return getattr(summary, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,31 @@
+"""`python -m ireg.analysis FOLDER`: print the summary of a sweep and write its tables and figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ireg.analysis import report
+from ireg.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, or 2 after an error that the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ireg.analysis",
+        description="Print a table of the runs in FOLDER, and write summary.csv and figures/ (PNG and PDF) there. "
+        "Runs may be unfinished: what they have measured so far is shown.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="a sweep's folder, like multirun/NAME, or one run's folder")
+    folder = parser.parse_args(arguments).folder
+    try:
+        report(folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

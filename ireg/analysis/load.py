@@ -1,0 +1,200 @@
+"""Read run folders into tables: one row an epoch (`load`) or one row a run (`runs`).
+
+Columns: a tag such as `train/error` is the only name with a slash. A number that a run wrote as nan, inf or -inf and
+one that was not measured are told apart by the column `nonfinite`, which lists the former's tags, separated by spaces.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ireg.errors import UserError
+
+if TYPE_CHECKING:  # pandas takes a while to import and is imported where it is called
+    import pandas as pd
+
+# Columns that always stand first, whether they differ between runs or not: column -> key in the configuration.
+ALWAYS = {"optimizer": "optimizer.name", "lr": "lr", "batch_size": "batch_size", "seed": "seed"}
+NOT_CONFIG = {"run", "state", "epoch", "epochs_done", "nonfinite", "error", "best_test_error", "best_epoch", "seconds"}
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class _Run:
+    name: str
+    folder: Path
+    status: dict[str, Any]
+    config: dict[str, Any]  # flat: dotted keys, lists as compact text
+
+
+def load(folder: str | Path) -> pd.DataFrame:
+    """Read a sweep (runs at any depth below `folder`) or a single run: one row per run and epoch.
+
+    Columns: `run` (the folder's name, or its path below `folder`), `state`, `optimizer`, `lr`, `batch_size`, `seed`,
+    every other configuration value that differs between the runs (dotted keys), `epoch`, `nonfinite`, then the tags.
+    A run that has measured nothing has no rows here; `runs` shows it.
+
+    Raises:
+        UserError: there are no runs, or a file of a run cannot be read.
+    """
+    found = _find(Path(folder))
+    import pandas as pd  # after the look at the folder: a wrong name is answered at once
+
+    measured = {run.name: _read_metrics(run) for run in found}
+    metrics = pd.concat(
+        [frame.assign(run=name) for name, frame in measured.items() if frame is not None]
+        or [pd.DataFrame({"run": [], "epoch": [], "nonfinite": []}).astype({"run": str, "epoch": int})]
+    )
+    return _describe(found).merge(metrics, on="run", how="inner")
+
+
+def runs(folder: str | Path) -> pd.DataFrame:
+    """Read a sweep or a single run: one row a run, failed ones included.
+
+    Columns: those of `load` up to `seed` and the configuration, `epochs_done`, `epochs`, `nonfinite`, the last value
+    of every tag (the status file's final ones; of an unfinished run the last measured ones), `error`.
+
+    Raises:
+        UserError: there are no runs, or a file of a run cannot be read.
+    """
+    found = _find(Path(folder))
+    import pandas as pd
+
+    table = _describe(found)
+    table["epochs_done"] = [int(run.status.get("epochs_done") or 0) for run in found]
+    table["epochs"] = [int(run.status.get("epochs") or run.config.get("epochs") or 0) for run in found]
+    finals = [_finals(run) for run in found]
+    table["nonfinite"] = [
+        " ".join(tag for tag, value in final.items() if value is not None and not math.isfinite(value))
+        for final in finals
+    ]
+    values = pd.DataFrame(finals, index=table.index).astype(float)
+    return pd.concat([table, values], axis=1).assign(error=[run.status.get("error") for run in found])
+
+
+def setting_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns that tell one setting from another: `optimizer`, `lr`, `batch_size` and what else does.
+
+    A further column counts if it separates runs that the chosen ones of its own group do not: an optimizer's betas
+    say nothing beside its name, nor a data set's size beside the data set's. Never among them: seeds, whose runs
+    repeat one setting, and the terms, which observe the training and leave it as it is.
+    """
+    chosen = ["optimizer", "lr", "batch_size"]
+    config = [column for column in table.columns if "/" not in column and column not in {*NOT_CONFIG, *ALWAYS}]
+    others = [column for column in config if not is_seed(column) and not column.startswith("terms.")]
+    # A class path is the least readable name of a setting: it is tried last.
+    for column in sorted(others, key=lambda column: column.rpartition(".")[2].startswith("_")):
+        group = column.partition(".")[0]
+        beside = chosen[:3] if group == "optimizer" else []
+        beside = [*beside, *(other for other in chosen[3:] if other.partition(".")[0] == group)]
+        known = len(table[beside].drop_duplicates()) if beside else 1
+        if len(table[[*beside, column]].drop_duplicates()) > known:
+            chosen.append(column)
+    return chosen
+
+
+def is_seed(column: str) -> bool:
+    """Whether a column holds seeds: `seed`, `data.noise.seed`, `data.subset_seed`."""
+    return re.fullmatch(r"(.*[._])?seed", column) is not None
+
+
+def is_measured(rows: pd.DataFrame, tag: str) -> pd.Series:
+    """In which rows `tag` was measured, be it as nan or inf."""
+    odd = rows["nonfinite"].map(lambda tags: tag in tags.split()).astype(bool)
+    return rows[tag].notna() | odd
+
+
+def _find(folder: Path) -> list[_Run]:
+    """All runs in `folder`, in the natural order of their names (2 before 10, 1e-3 before 0.01)."""
+    files = sorted(folder.rglob("status.json"), key=lambda path: _natural(path.parent.relative_to(folder).as_posix()))
+    if not files:
+        what = "holds no runs (no status.json at any depth)" if folder.is_dir() else "is not a folder"
+        raise UserError(f"{str(folder)!r} {what}; name the folder of a run or of a sweep, like multirun/NAME")
+    return [_read_status(path, folder) for path in files]
+
+
+def _natural(name: str) -> list[tuple[int, float, str]]:
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", name)  # every second part is a number
+    return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts) if part]
+
+
+def _read_status(path: Path, folder: Path) -> _Run:
+    try:
+        status = json.loads(path.read_text(encoding="utf-8"))
+        state, config = status["state"], status["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a run's status ({error!r}); delete that folder, run it again") from error
+    below = path.parent.relative_to(folder).as_posix()
+    name = folder.resolve().name if below == "." else below
+    return _Run(name, path.parent, {**status, "state": state}, dict(_leaves(config or {})))
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves += _leaves(value, f"{prefix}{key}.")
+        else:
+            text = json.dumps(value, separators=(",", ":")) if isinstance(value, list) else value
+            leaves.append((f"{prefix}{key}", text))
+    return leaves
+
+
+def _describe(found: list[_Run]) -> pd.DataFrame:
+    """One row a run: name, state and the configuration as far as it matters."""
+    import pandas as pd
+
+    keys = dict.fromkeys(key for run in found for key in run.config if key not in {"name", *ALWAYS.values()})
+    differing = [key for key in keys if len({_identity(run.config.get(key, _ABSENT)) for run in found}) > 1]
+    columns = {"run": [run.name for run in found], "state": [run.status["state"] for run in found]}
+    for column, key in {**ALWAYS, **{key: key for key in differing}}.items():
+        columns[column] = [run.config.get(key) for run in found]
+    return pd.DataFrame(columns)
+
+
+def _identity(value: Any) -> tuple[bool, Any]:
+    return isinstance(value, bool), value  # True == 1, but `nesterov=true` and `nesterov=1` are two values
+
+
+def _read_metrics(run: _Run) -> pd.DataFrame | None:
+    """Read the run's metrics.csv as numbers, with the column `nonfinite`; None if it has no rows."""
+    import numpy as np
+    import pandas as pd
+
+    path = run.folder / "metrics.csv"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if run.status["state"] == "running":
+        text = text[: text.rfind("\n") + 1]  # the last line may still be half written
+    if not text.strip():
+        return None
+    try:
+        # As text first: pandas' own conversion would make one NaN of an empty cell and of a measured nan.
+        cells = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False).fillna("")
+        if not isinstance(cells.index, pd.RangeIndex):  # pandas took surplus cells for row names
+            raise ValueError("rows are longer than the header")
+        values = cells.replace("", "nan").astype(float)
+        epochs = values.pop("epoch").astype(int)
+    except (ValueError, KeyError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} is not a table of numbers by epoch ({why}); delete that run, run it again") from error
+    odd = (cells[values.columns] != "").to_numpy() & ~np.isfinite(values.to_numpy())
+    nonfinite = [" ".join(values.columns[row]) for row in odd]
+    return pd.concat([epochs, pd.Series(nonfinite, name="nonfinite", dtype=str), values], axis=1) if odd.size else None
+
+
+def _finals(run: _Run) -> dict[str, float | None]:
+    """Return the last value of every tag; None is "not measured"."""
+    finals: dict[str, float | None] = {}
+    metrics = _read_metrics(run)
+    if metrics is not None:
+        for tag in metrics.columns.drop(["epoch", "nonfinite"]):
+            measured = metrics.loc[is_measured(metrics, tag), tag]
+            finals[tag] = float(measured.iloc[-1]) if len(measured) else None
+    given = run.status.get("final") or {}
+    return finals | {tag: None if value is None else float(value) for tag, value in given.items()}

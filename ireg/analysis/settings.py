@@ -1,0 +1,98 @@
+"""Which curves a figure has, and how they look: one a setting, the same in every figure."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_rgb
+
+from ireg.analysis.load import setting_columns
+from ireg.analysis.summary import plain
+
+# Okabe and Ito's palette, told apart by the colour-blind; wine stands for its yellow, which is too light for lines.
+COLOURS = {
+    "sgd": "#0072B2", "momentum": "#56B4E9", "nesterov": "#009E73", "gd": "#000000",
+    "rmsprop": "#D55E00", "adagrad": "#E69F00", "adam": "#882255", "adamw": "#CC79A7",
+}  # fmt: skip
+FURTHER_COLOURS = ("#332288", "#999933", "#44AA99", "#AA4499", "#666666")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One curve of every figure: its name, its look, and its rows of the tidy table."""
+
+    label: str
+    optimizer: str
+    colour: tuple[float, float, float]
+    dash: Any
+    rows: pd.DataFrame
+
+
+def settings_of(table: pd.DataFrame) -> list[Setting]:
+    """List the curves in the order of the legend: by optimizer, then by the values of what else differs."""
+    columns = setting_columns(table)
+    varied = [column for column in columns[1:] if len(table[column].drop_duplicates()) > 1]
+    names = _short_names(varied)
+    groups = [(dict(zip(columns, key, strict=True)), rows) for key, rows in table.groupby(columns, dropna=False)]
+    groups.sort(key=lambda group: [_order(column, value) for column, value in group[0].items()])
+    settings: list[Setting] = []
+    for values, rows in groups:
+        optimizer = plain(values["optimizer"])
+        siblings = sum(plain(other["optimizer"]) == optimizer for other, _ in groups)
+        rank = sum(setting.optimizer == optimizer for setting in settings)
+        parts = [optimizer, *(f"{names[column]}={plain(values[column])}" for column in varied if plain(values[column]))]
+        label = ", ".join(parts) + _repeats(rows)
+        colour = _shade(optimizer, min(0.15, 0.6 / siblings) * rank)
+        settings.append(Setting(label, optimizer, colour, DASHES[rank % len(DASHES)], rows))
+    return settings
+
+
+def _short_names(columns: Sequence[str]) -> dict[str, str]:
+    """`data.noise.rate` -> `rate`, `data.name` -> `data`; the whole name where that is ambiguous."""
+    short = {}
+    for column in columns:
+        *above, last = column.split(".")
+        short[column] = above[-1] if above and last in ("name", "_target_") else last
+    return {column: name if list(short.values()).count(name) == 1 else column for column, name in short.items()}
+
+
+def _order(column: str, value: Any) -> tuple[int, float, str]:
+    if column == "optimizer":
+        return list(COLOURS).index(value) if value in COLOURS else len(COLOURS), 0.0, plain(value)
+    number = isinstance(value, (int, float, np.number)) and not pd.isna(value)
+    return (0, float(value), "") if number else (1, 0.0, plain(value))
+
+
+def _repeats(rows: pd.DataFrame) -> str:
+    """Say in the legend how many seeds a setting has and how many of its runs diverged."""
+    states = rows.groupby("run")["state"].first()
+    diverged = int((states == "diverged").sum())
+    if len(states) == 1:
+        return " (diverged)" if diverged else ""
+    if diverged == len(states):
+        return f" ({len(states)} seeds, diverged)"
+    return f" ({len(states) - diverged} seeds" + (f"; {diverged} more diverged ×)" if diverged else ")")
+
+
+def _shade(optimizer: str, pale: float) -> tuple[float, float, float]:
+    """Return the optimizer's colour, the same whatever else is in the table, mixed with so much white."""
+    fallback = FURTHER_COLOURS[zlib.crc32(optimizer.encode()) % len(FURTHER_COLOURS)]
+    red, green, blue = to_rgb(COLOURS.get(optimizer, fallback))
+    return red + (1 - red) * pale, green + (1 - green) * pale, blue + (1 - blue) * pale
+
+
+def legend_title(settings: Sequence[Setting]) -> str | None:
+    """Say what line and band are, where there are several seeds."""
+    repeated = [setting.rows for setting in settings if setting.rows["run"].nunique() > 1]
+    if not repeated:
+        return None
+    ends = [rows[rows["state"] != "diverged"].groupby("run")["epoch"].max().nunique() for rows in repeated]
+    return "line: mean over seeds; band: smallest to largest" + (
+        "; after a run's last epoch, of the other seeds" if max(ends) > 1 else ""
+    )

@@ -1,0 +1,98 @@
+"""`write` and `python -m ireg.analysis`: files, output, exit codes, and what is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ireg.analysis import write
+
+ROOT = Path(__file__).parents[2]
+TAGS = {"train/error": [0.9, 0.5], "test/error": [0.9, 0.25], "norm/l2": [1.0, 2.0]}
+
+
+def python(*arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_write_names_every_file_it_wrote(make_run, capsys):
+    make_run("a-0", TAGS)
+    sweep = make_run("a-1", TAGS, {"seed": 1})
+    names = [f"figures/{name}.{suffix}" for name in ("training_error", "test_error", "parameter_norm")
+             for suffix in ("png", "pdf")]  # fmt: skip
+    assert write(str(sweep)) == [sweep / name for name in ("summary.csv", "summary_settings.csv", *names)]
+    files = {path.relative_to(sweep).as_posix() for path in sweep.rglob("*") if path.is_file()}
+    assert files == {"summary.csv", "summary_settings.csv", *names} | {
+        f"a-{seed}/{name}" for seed in (0, 1) for name in ("status.json", "metrics.csv")
+    }
+    out = capsys.readouterr().out
+    assert "figure implicit_regularization is left out: no run has measured ireg/sgd" in out
+    assert "figure memorization is left out" in out
+    assert (sweep / "figures/test_error.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_runs_make_the_same_files(make_run):
+    sweep = make_run("a", {"norm/l2": [1.0, 2.0]})
+    first, second = ({path: path.read_bytes() for path in write(sweep)} for _ in range(2))
+    assert first == second
+    # The two may have been written within one second.
+    assert b"CreationDate" not in first[sweep / "figures/parameter_norm.pdf"]
+
+
+def test_write_of_a_sweep_without_metrics_is_the_summary(make_run):
+    sweep = make_run("a", None, state="failed", error="no data")
+    assert write(sweep) == [sweep / "summary.csv"]
+    assert "no data" in (sweep / "summary.csv").read_text()
+
+
+def test_the_command_prints_tables_and_files_in_a_pipe(make_run):
+    make_run("a-name-that-is-long-enough-to-need-more-than-eighty-columns,lr=0.1", TAGS)
+    sweep = make_run(
+        "failed", None, {"lr": 0.5}, state="failed", error="data.root='x' does not exist; " + "put it " * 20
+    )
+    done = python("-m", "ireg.analysis", str(sweep))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "…" not in done.stdout
+    (row,) = [line for line in done.stdout.splitlines() if "eighty-columns,lr=0.1" in line and "25.00 %" in line]
+    assert row.split()[1:] == ["done", "1/2", "0.1", "50.00", "%", "25.00", "%", "25.00", "%", "@", "1"]
+    assert "put it " * 19 in done.stdout
+    assert f"wrote {sweep / 'figures/test_error.pdf'}" in done.stdout
+
+
+def test_user_errors_are_one_line_and_exit_code_2(tmp_path):
+    done = python("-m", "ireg.analysis", str(tmp_path / "nowhere"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "nowhere' is not a folder" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 2)])
+def test_usage(arguments, code):
+    done = python("-m", "ireg.analysis", *arguments)
+    assert done.returncode == code
+    assert "usage: python -m ireg.analysis" in done.stdout + done.stderr
+
+
+def test_importing_the_analysis_is_cheap_and_needs_no_torch():
+    code = """
+import sys
+import ireg.analysis
+assert not {"pandas", "matplotlib", "rich"} & set(sys.modules)
+from ireg.analysis import FIGURES, load, runs, summarize, summarize_settings, write
+import ireg.analysis.load, ireg.analysis.write
+assert callable(ireg.analysis.load) and callable(ireg.analysis.write)
+print(sorted({"torch", "lightning", "hydra", "omegaconf", "matplotlib.pyplot"} & set(sys.modules)))
+print(sorted(name for name in sys.modules if name.startswith("ireg.") and not name.startswith("ireg.analysis")))
+"""
+    done = python("-c", code)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["[]", "['ireg.errors', 'ireg.files']"]
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import ireg.analysis
+
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = ireg.analysis.nothing

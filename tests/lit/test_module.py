@@ -1,0 +1,206 @@
+import csv
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from torch.testing import assert_close
+
+from ireg.config import read
+from ireg.core.random import named_generator
+from ireg.lit.data import NoisyImages
+from ireg.lit.module import Classifier
+from ireg.models import MLP
+from tests import reference
+
+TERM_TAGS = {"ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance", "norm/l2", "norm/distance"}
+TAGS = TERM_TAGS | {
+    "train/loss",
+    "train/error",
+    "test/loss",
+    "test/error",
+    "fit/clean_error",
+    "fit/memorized",
+    "fit/recovered",
+    "time/epoch",
+    "time/terms",
+}
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{tag: float(value) for tag, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def checkpoint(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def weights(folder):
+    return checkpoint(folder)["state_dict"]
+
+
+def test_a_row_an_epoch_with_every_tag(tmp_path, small_run):
+    small_run(tmp_path, "optimizer=sgd")
+    table = rows(tmp_path)
+    assert [row["epoch"] for row in table] == [0, 1, 2]
+    assert all(set(row) == TAGS | {"epoch"} for row in table)
+    assert table[0]["norm/distance"] == 0 < table[1]["norm/distance"] < table[2]["norm/distance"]
+    for row in table:
+        assert row["ireg/sgd"] == pytest.approx(row["ireg/full_batch"] + row["ireg/minibatch_variance"], rel=1e-6)
+        assert 0 < row["time/terms"] < row["time/epoch"]
+
+
+@pytest.mark.parametrize(("optimizer", "adaptive"), [("momentum", False), ("rmsprop", True), ("adam", True)])
+def test_the_adaptive_term_is_logged_for_adaptive_optimizers(tmp_path, small_run, optimizer, adaptive):
+    small_run(tmp_path, f"optimizer={optimizer}")
+    table = rows(tmp_path)
+    assert all(("ireg/rmsprop" in row) == adaptive for row in table)
+    if adaptive:
+        assert table[0]["ireg/rmsprop"] == 0 < table[1]["ireg/rmsprop"]
+
+
+def test_values_of_a_run_against_an_independent_computation(tmp_path, small_run, composed):
+    """The last row from the checkpoint's weights, the labels on disk and the order of the batches, in float64."""
+    small_run(tmp_path, "optimizer=rmsprop", "lr=1e-2", "epochs=3", "data.train_size=90")
+    row = rows(tmp_path)[-1]
+    labels = np.load(tmp_path / "labels.npz")
+    model = MLP(in_features=784, num_classes=10, hidden=[16]).double()
+    state = checkpoint(tmp_path)
+    model.load_state_dict({name.removeprefix("model."): value for name, value in state["state_dict"].items()})
+    images, clean = instantiate(read(composed()).data.source)(train=True)
+    assert (clean[labels["indices"]].numpy() == labels["clean"]).all()
+    inputs = images[labels["indices"]].double()[:, None] / 255
+    observed, truth = torch.tensor(labels["observed"]), torch.tensor(labels["clean"])
+    corrupted = torch.tensor(labels["corrupted"])
+    assert int(corrupted.sum()) == 27
+
+    order = torch.randperm(90, generator=named_generator("order of examples", 0, 2)).split(32)
+    batches = [(inputs[part], observed[part]) for part in order]
+    assert [len(part) for part in order] == [32, 32, 26]
+    gradients = reference.minibatch_gradients(model, torch.nn.functional.cross_entropy, batches)
+    slots = state["optimizer_states"][0]["state"]
+    second = {name: slots[k]["square_avg"].double() for k, name in enumerate(gradients[0])}
+    expected = {
+        "ireg/sgd": reference.sgd(gradients, 1e-2),
+        "ireg/full_batch": reference.full_batch(gradients, 1e-2),
+        "ireg/minibatch_variance": reference.minibatch_variance(gradients, 1e-2),
+        "ireg/rmsprop": reference.rmsprop(gradients, 1e-2, second),
+        "norm/l2": reference.l2({name: value.detach() for name, value in model.named_parameters()}),
+    }
+    predicted = model(inputs).argmax(1)
+    expected |= {
+        "fit/clean_error": float((predicted != truth)[~corrupted].double().mean()),
+        "fit/memorized": float((predicted == observed)[corrupted].double().mean()),
+        "fit/recovered": float((predicted == truth)[corrupted].double().mean()),
+    }
+    for tag, value in expected.items():
+        assert row[tag] == pytest.approx(value, rel=2e-5, abs=1e-12), tag
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_measuring_does_not_change_the_training(tmp_path, small_run, optimizer):
+    small_run(tmp_path / "all", f"optimizer={optimizer}", "lr=1e-2")
+    small_run(tmp_path / "none", f"optimizer={optimizer}", "lr=1e-2", "terms=[]")
+    small_run(tmp_path / "other", f"optimizer={optimizer}", "lr=1e-2", "seed=1")
+    with_terms, without, other = (weights(tmp_path / name) for name in ("all", "none", "other"))
+    assert set(rows(tmp_path / "none")[1]) == TAGS - TERM_TAGS | {"epoch"}
+    assert all(torch.equal(value, without[name]) for name, value in with_terms.items())
+    assert not all(torch.equal(value, other[name]) for name, value in with_terms.items())
+
+
+def test_a_run_is_repeated_bit_for_bit_in_one_process(tmp_path, small_run):
+    for name, optimizer in (("first", "sgd"), ("between", "adam"), ("second", "sgd")):
+        small_run(tmp_path / name, f"optimizer={optimizer}")
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+    def without_times(table):
+        return [{tag: value for tag, value in row.items() if not tag.startswith("time/")} for row in table]
+
+    assert without_times(rows(tmp_path / "first")) == without_times(rows(tmp_path / "second"))
+
+
+def test_terms_every_n_epochs_and_after_the_last(tmp_path, small_run):
+    small_run(tmp_path, "epochs=5", "terms.every=2")
+    measured = [row["epoch"] for row in rows(tmp_path) if "ireg/sgd" in row]
+    assert measured == [0, 2, 4, 5]
+    assert all("test/error" in row for row in rows(tmp_path))
+    assert [row["epoch"] for row in rows(tmp_path) if "time/terms" in row] == measured
+
+
+def test_methods_agree_in_a_run(tmp_path, small_run):
+    for method in ("loop", "vmap"):
+        small_run(tmp_path / method, f"terms.method={method}")
+    loop, vmap = rows(tmp_path / "loop"), rows(tmp_path / "vmap")
+    for one, other in zip(loop, vmap, strict=True):
+        assert one["ireg/sgd"] == pytest.approx(other["ireg/sgd"], rel=1e-4)
+
+
+def test_gd_takes_the_full_batch_and_has_no_variance(tmp_path, small_run):
+    small_run(tmp_path, "optimizer=gd", "batch_size=32")
+    for row in rows(tmp_path):
+        assert row["ireg/minibatch_variance"] == 0
+        assert row["ireg/sgd"] == row["ireg/full_batch"] > 0
+    assert checkpoint(tmp_path)["global_step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "missing"),
+    [
+        (["data.noise.kind=none"], {"fit/memorized", "fit/recovered"}),
+        (["data.noise.rate=1"], {"fit/clean_error"}),
+    ],
+)
+def test_shares_of_nothing_are_not_logged(tmp_path, small_run, overrides, missing):
+    small_run(tmp_path, *overrides)
+    assert all(TAGS - set(row) == missing for row in rows(tmp_path))
+
+
+def test_a_run_that_diverges_keeps_its_curves(tmp_path, small_run):
+    assert small_run(tmp_path, "lr=1e30", "epochs=5") == float("inf")
+    table = rows(tmp_path)
+    assert len(table) == 2  # before training, and the epoch in which it happened
+    assert np.isfinite(table[0]["train/loss"])
+    assert not np.isfinite(table[1]["train/loss"])
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def plain_trainer():
+    return L.Trainer(
+        max_epochs=2,
+        num_sanity_val_steps=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+
+
+def test_without_ireg_around_it():
+    """The module and the data module with a trainer of the user's own."""
+
+    def source(*, train):
+        return torch.zeros(8, 2, 2, dtype=torch.uint8), torch.arange(8) % 2
+
+    data = NoisyImages(
+        source,
+        num_train=8,
+        num_test=8,
+        num_classes=2,
+        batch_size=3,
+        seed=0,
+        noise_kind="none",
+        noise_rate=0.0,
+        noise_seed=0,
+    )
+    module = Classifier(MLP(in_features=4, num_classes=2, hidden=[]), lambda p: torch.optim.SGD(p, lr=0.1), {})
+    trainer = plain_trainer()
+    trainer.fit(module, datamodule=data)
+    assert [len(indices) for indices in module.minibatches] == [3, 3, 2]
+    assert torch.equal(torch.cat(module.minibatches).sort().values, torch.arange(8))
+    assert_close(trainer.callback_metrics["test/error"], torch.tensor(0.5))
+    with pytest.raises(TypeError, match="needs a NoisyImages as the trainer's datamodule, got NoneType"):
+        plain_trainer().fit(module, train_dataloaders=data.train_dataloader(), val_dataloaders=data.val_dataloader())

@@ -1,0 +1,163 @@
+"""Every file of conf/ composes, is used, and is refused out of its range."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra.utils import instantiate
+
+from ireg.config import METHODS, NOISE_KINDS, read
+from ireg.core import labels, moments
+from ireg.errors import UserError
+from tests.terms.test_terms import REFERENCES
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def options(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def test_the_fixed_defaults(composed):
+    settings = read(composed())
+    assert (settings.lr, settings.batch_size, settings.epochs, settings.seed, settings.threads) == (1e-3, 64, 300, 0, 1)
+    assert (settings.optimizer["name"], settings.data.name) == ("sgd", "mnist10k")
+    assert (settings.data.noise.kind, settings.data.noise.rate) == ("symmetric", 0.3)
+    assert settings.model["hidden"] == [256] * 4
+
+
+# What each optimizer must be, from its documentation: class, and arguments beside lr.
+OPTIMIZERS = {
+    "sgd": (torch.optim.SGD, {"momentum": 0, "nesterov": False, "weight_decay": 0}),
+    "gd": (torch.optim.SGD, {"momentum": 0, "nesterov": False}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9, "nesterov": False, "dampening": 0}),
+    "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "rmsprop": (torch.optim.RMSprop, {"alpha": 0.99, "eps": 1e-8, "momentum": 0, "centered": False}),
+    "adagrad": (torch.optim.Adagrad, {"eps": 1e-10}),
+    "adam": (torch.optim.Adam, {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0}),
+    "adamw": (torch.optim.AdamW, {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}),
+}
+
+
+@pytest.mark.parametrize("name", options("optimizer"))
+def test_optimizer(composed, name):
+    settings = read(composed(f"optimizer={name}", "lr=0.125"))
+    assert settings.optimizer["name"] == name
+    assert settings.optimizer.get("full_batch", False) == (name == "gd")
+    arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
+    optimizer = instantiate(arguments)([torch.nn.Parameter(torch.zeros(1))])
+    expected_class, expected = OPTIMIZERS[name]
+    assert type(optimizer) is expected_class
+    group = optimizer.param_groups[0]
+    assert group["lr"] == 0.125
+    assert {key: list(group[key]) if key == "betas" else group[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", options("data"))
+def test_data_set(composed, name):
+    data = read(composed(f"data={name}")).data
+    assert data.name == name
+    assert data.num_classes == 10
+    assert (data.root is None) == (name == "mnist10k")
+    assert data.source["root"] == data.root
+    assert read(composed(f"data={name}", "data.root=elsewhere")).data.source["root"] == "elsewhere"
+    assert (data.num_train, data.num_test) == (10_000 if name == "mnist10k" else 60_000, 10_000)
+
+
+def test_every_term_has_a_file_and_a_reference(composed):
+    configured = {}
+    for path in (CONF / "terms").glob("*.yaml"):
+        for group, functions in yaml.safe_load(path.read_text()).items():
+            if group != "defaults":
+                configured |= {f"{group}/{name}": function for name, function in functions.items()}
+    assert configured.keys() == REFERENCES.keys()
+    for tag, function in configured.items():
+        assert instantiate(function).func is REFERENCES[tag][0]
+    terms = read(composed()).terms
+    assert {f"{group}/{name}" for group in ("ireg", "norm") for name in terms[group]} == REFERENCES.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in options("terms") if name != "default"])
+def test_a_single_term_can_be_chosen(composed, name):
+    terms = read(composed(f"terms=[{name}]")).terms
+    assert [list(functions) for functions in terms.values() if isinstance(functions, dict)] == [[name]]
+
+
+@pytest.mark.parametrize(("experiment", "epochs"), [("paper", 300), ("demo", 10)])
+def test_experiment(composed, experiment, epochs):
+    config = composed(f"experiment={experiment}", hydra=True)
+    settings = read(config)
+    assert (settings.name, settings.epochs, settings.lr, settings.batch_size) == (experiment, epochs, 1e-3, 64)
+    assert config.hydra.mode.name == "MULTIRUN"
+    assert sorted(config.hydra.sweeper.params.optimizer.split(",")) == ["adam", "rmsprop", "sgd"]
+    assert "joblib" in config.hydra.launcher._target_
+
+
+def test_no_file_is_untested():
+    groups = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
+    assert groups == {
+        ".",
+        "data",
+        "experiment",
+        "hydra/hydra_logging",
+        "hydra/job_logging",
+        "model",
+        "optimizer",
+        "terms",
+        "trainer",
+    }
+    assert options("optimizer") == sorted(OPTIMIZERS)
+    assert options("experiment") == ["demo", "paper"]
+    assert options("model") == ["mlp"]
+    assert options("trainer") == ["default"]
+
+
+def test_lists_of_choices_are_those_of_the_core():
+    """They stand twice, because the configuration is checked before torch is imported."""
+    assert set(NOISE_KINDS) == set(labels.NOISE_KINDS)
+    assert set(METHODS) == {"auto", *moments.METHODS}
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("lr=-1", r"lr=-1.0: must be a finite number > 0; set it like lr=1e-3"),
+        ("lr=0", "lr=0.0: must be"),
+        ("lr=nan", "lr=nan: must be"),
+        ("lr=inf", "lr=inf: must be"),
+        ("optimizer.lr=0.1", r"optimizer.lr=0.1: the learning rate is set at the top level only \(lr=0.001 there\)"),
+        ("batch_size=0", "batch_size=0: must be an integer of at least 1"),
+        ("batch_size=10001", "batch_size=10001: must be at most 10000, the number of training examples"),
+        ("epochs=-1", "epochs=-1: must be an integer of at least 1"),
+        ("epochs=0", "epochs=0: must be"),
+        ("seed=-1", r"seed=-1: must be an integer in \[0, 4294967295\]"),
+        ("threads=0", "threads=0: must be"),
+        ("name=a/b", "name='a/b': must be a folder name"),
+        ("name=..", "name='..': must be a folder name"),
+        ("name=''", "name='': must be a folder name"),
+        ("data.train_size=10001", r"data.train_size=10001: must be an integer in \[1, 10000\], the number of train"),
+        ("data.test_size=0", r"data.test_size=0: must be an integer in \[1, 10000\]"),
+        ("data.eval_batch_size=0", "data.eval_batch_size=0: must be"),
+        ("data.subset_seed=-1", "data.subset_seed=-1: must be"),
+        ("data.noise.seed=-1", "data.noise.seed=-1: must be"),
+        ("data.noise.kind=salt", "data.noise.kind=salt: choose one of symmetric, uniform, pairflip, none"),
+        ("data.noise.rate=1.5", r"data.noise.rate=1.5: must be a share in \[0, 1\]"),
+        ("data.noise.test_rate=-0.1", r"data.noise.test_rate=-0.1: must be a share in \[0, 1\]"),
+        ("terms.every=0", "terms.every=0: must be an integer of at least 1"),
+        ("terms.every=often", "terms.every=often: must be an integer"),
+        ("terms.method=magic", "terms.method=magic: choose one of auto, loop, vmap"),
+        ("+typo=1", "typo: no such key; python train.py --help lists the keys"),
+        ("name=${nothing}", "nothing"),
+    ],
+)
+def test_values_out_of_range(composed, override, match):
+    with pytest.raises(UserError, match=match) as error:
+        read(composed(override))
+    assert "\n" not in str(error.value)
+
+
+def test_the_batch_size_is_held_against_the_subset(composed):
+    with pytest.raises(UserError, match="batch_size=64: must be at most 50"):
+        read(composed("data.train_size=50"))
+    assert read(composed("data.train_size=50", "batch_size=50")).batch_size == 50

@@ -1,0 +1,164 @@
+"""`train.py` as a user calls it: errors in one line, and a real sweep read back."""
+
+import csv
+import json
+import time
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batch_size=32"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["lr=-1"], "error: lr=-1.0: must be a finite number > 0; set it like lr=1e-3"),
+        (["lr=abc"], "error: lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
+        (["optimizer=foo"], "error: optimizer=foo: no such choice; choose one of adagrad, adam, adamw, gd, momentum,"),
+        (["optimizer=rmspro"], "error: optimizer=rmspro: no such choice, did you mean rmsprop?; choose one of"),
+        (["terms=foo"], "error: terms=foo: no such choice; choose one of default, distance, full_batch, l2,"),
+        (["data=foo"], "error: data=foo: no such choice; choose one of fashion_mnist, kmnist, mnist, mnist10k"),
+        (["lrr=1"], "error: lrr: no such key, did you mean lr?; python train.py --help lists the keys"),
+        (["lr=1e-3,1e-2"], "error: lr=1e-3,1e-2: several values; add -m to sweep over them"),
+        (["lr=[1"], "error: lr=[1: cannot be read; write key=value"),
+        (["-m", "lr=1e-3,-1"], "error: lr=-1.0: must be a finite number > 0; set it like lr=1e-3"),
+        (["-m", "lr=1e-3,0.001"], "two runs of the sweep would share it"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line_before_torch_is_imported(train, tmp_path, arguments, line):
+    started = time.monotonic()
+    result = train(*arguments, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="")
+    assert result.returncode == 1
+    assert line in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+    assert time.monotonic() - started < 60  # a hang, not a slow machine
+
+
+def test_torch_is_not_imported_for_a_wrong_configuration(train, tmp_path):
+    result = train("lr=-1", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    assert "hydra" in result.stderr
+    assert " torch" not in result.stderr
+    assert "lightning" not in result.stderr
+
+
+def test_the_traceback_is_there_if_asked_for(train, tmp_path):
+    result = train("lr=-1", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "error: lr=-1.0" in result.stderr
+
+
+def test_help_names_groups_and_keys(train, tmp_path):
+    result = train("--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "optimizer: adagrad, adam, adamw, gd, momentum, nesterov, rmsprop, sgd" in result.stdout
+    assert "batch_size: 64" in result.stdout
+
+
+def test_damaged_data_are_one_line(train, tmp_path):
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ):
+        (raw / name).write_bytes(b"not an image")
+    result = train("data=mnist", "epochs=1", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "train-images-idx3-ubyte has md5" in result.stderr
+    assert "expected 6bbc9ace898e44ae57da46a324031adb" in result.stderr
+
+
+def test_a_single_run_shows_its_final_values(train, tmp_path):
+    result = train("epochs=1", "lr=1e-2", *SMALL, "hydra.run.dir=here", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "here: done after 1 epochs" in result.stdout
+    assert "test/error" in result.stdout
+    assert (tmp_path / "here" / ".hydra" / "config.yaml").exists()
+    assert "wrong" in (tmp_path / "here" / "train.log").read_text()
+    again = train("epochs=1", "lr=1e-2", *SMALL, "hydra.run.dir=here", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "here: done already, kept as it is" in again.stderr
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Two optimizers and a rate that fails to train, for two epochs on the embedded data."""
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    folder = tmp_path_factory.mktemp("sweep")
+    script = Path(__file__).parents[1] / "train.py"
+    arguments = ["-m", "optimizer=sgd,rmsprop", "lr=1e-3,1e30", "epochs=2", "model.hidden=[32]", "name=test"]
+    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    result = subprocess.run(
+        [sys.executable, str(script), *arguments, "batch_size=250"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return result, folder / "multirun" / "test"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in ("figures",))
+
+
+def test_a_sweep_goes_on_over_a_run_that_diverges(sweep):
+    result, folder = sweep
+    assert result.returncode == 0, result.stderr
+    states = {name: json.loads((folder / name / "status.json").read_text())["state"] for name in names(folder)}
+    assert {name.split("_")[0] for name in states} == {"sgd", "rmsprop"}
+    diverged = {name for name, state in states.items() if state == "diverged"}
+    assert "sgd_batch_size=250_epochs=2_lr=1e+30_model.hidden=32" in diverged
+    assert all("lr=0.001" in name for name, state in states.items() if state == "done")
+    assert len(states) == 4
+
+
+def test_event_files_hold_what_metrics_csv_holds(sweep):
+    _, folder = sweep
+    for optimizer in ("sgd", "rmsprop"):
+        run = folder / f"{optimizer}_batch_size=250_epochs=2_lr=0.001_model.hidden=32"
+        events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+        with (run / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        tags = set(rows[0]) - {"epoch"}
+        assert set(events.Tags()["scalars"]) == tags
+        assert ("ireg/rmsprop" in tags) == (optimizer == "rmsprop")
+        for tag in tags:
+            seen = [(event.step, event.value) for event in events.Scalars(tag)]
+            expected = [(int(row["epoch"]), float(row[tag])) for row in rows]
+            assert [step for step, _ in seen] == [0, 1, 2]
+            assert [value for _, value in seen] == pytest.approx([value for _, value in expected], rel=1e-6)
+
+
+def test_a_sweep_ends_with_table_and_figures(sweep):
+    result, folder = sweep
+    assert "rmsprop" in result.stdout
+    assert "diverged" in result.stdout
+    with (folder / "summary.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+    figures = {path.name for path in (folder / "figures").iterdir()}
+    stems = ("training_error", "test_error", "implicit_regularization", "parameter_norm", "memorization")
+    assert figures == {f"{stem}.{suffix}" for stem in stems for suffix in ("png", "pdf")}
+
+
+def test_a_failing_run_harms_no_other_and_the_sweep_says_so(train, tmp_path):
+    result = train("-m", "+trainer.gradient_clip_val=1,abc", "epochs=1", *SMALL, cwd=tmp_path)
+    assert result.returncode == 1
+    states = [json.loads(path.read_text())["state"] for path in sorted(tmp_path.glob("multirun/runs/*/status.json"))]
+    assert sorted(states) == ["done", "failed"]
+    assert "error: trainer" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "multirun" / "runs" / "summary.csv").exists()
+    assert "failed" in result.stdout
