@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from ireg.cli import end_with_one_line, hydra_errors_raised
-from ireg.sweep import callback as _registers_schema_and_resolvers  # noqa: F401
+from ireg.sweep.callback import summary_at_the_end
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -16,5 +16,5 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    with end_with_one_line(), hydra_errors_raised():
+    with end_with_one_line(), summary_at_the_end(), hydra_errors_raised():
         main()

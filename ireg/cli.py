@@ -33,10 +33,14 @@ def hydra_errors_raised() -> Iterator[None]:
 def end_with_one_line() -> Iterator[None]:
     """End the process with one line and exit code 1 if the block raises an error that the user can mend.
 
+    Ctrl-C ends it with one line and exit code 130, as in a shell.
     Other errors are raised as they are, with their traceback; HYDRA_FULL_ERROR=1 shows that of the former too.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         line = explain(error)
         if line is None:

@@ -88,7 +88,10 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     status.update(wrong_labels=wrong, batch_size=data.batch_size or len(data.train_inputs))
     trainer = _trainer(settings, folder, status)
     status.update(device=str(trainer.strategy.root_device))
-    trainer.fit(classifier, datamodule=data)
+    try:
+        trainer.fit(classifier, datamodule=data)
+    except SystemExit as error:
+        raise KeyboardInterrupt from error  # which is what Lightning makes an exit of
     state = "diverged" if classifier.diverged else "done"
     if classifier.diverged:
         log.warning("%s: diverged, its loss is not finite after epoch %d", folder, status.fields["epochs_done"])

@@ -1,9 +1,8 @@
 """What happens around runs and sweeps: checks before, progress meanwhile, tables and figures after."""
 
-import atexit
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -31,56 +30,66 @@ names.register()
 class RunsCallback(Callback):
     """Checks every run of a command before the first one starts, shows progress, and sums up at the end.
 
-    A sweep's summary is made from the run folders, whatever happened to the runs: Hydra does not call
-    `on_multirun_end` when one fails, so it is also made at exit.
+    The summary is made from the run folders, whatever happened to the runs. Hydra calls `on_run_end` and
+    `on_multirun_end` only if all went well; `summary_at_the_end` around the command sums up in any case.
     """
 
     def __init__(self) -> None:
-        self.display: ProgressDisplay | None = None
-        self.sweep: Path | None = None
+        self._display: ProgressDisplay | None = None
+        self._summary: Callable[[], None] | None = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the run and show its progress."""
         with _errors_end_the_process():
             folder = Path(config.hydra.run.dir)
             finished(folder, asdict(configuration.read(config)))
-            self._show([folder])
-
-    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Show the final values."""
-        with _errors_end_the_process():
-            if self.display is not None:
-                self.display.stop()
-            _print_final_values(Path(config.hydra.run.dir))
+            self._begin([folder], lambda: _print_final_values(folder))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Compose and check every run of the sweep, and show their progress."""
         with _errors_end_the_process():
-            self.sweep = Path(config.hydra.sweep.dir)
-            folders = _checked_folders(config, self.sweep)
-            atexit.register(self.on_multirun_end, config)
-            self._show(folders)
+            sweep = Path(config.hydra.sweep.dir)
+            self._begin(_checked_folders(config, sweep), lambda: _report(sweep))
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Show the final values."""
+        self.sum_up()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write and show the summary, once."""
-        if self.sweep is None:
+        """Write and show the summary."""
+        self.sum_up()
+
+    def _begin(self, folders: list[Path], summary: Callable[[], None]) -> None:
+        self._summary = summary
+        _unfinished.append(self)
+        self._display = ProgressDisplay(folders)
+        self._display.start()
+
+    def sum_up(self) -> None:
+        """End the progress display and show what came out, once."""
+        if self._display is None or self._summary is None:
             return
-        sweep, self.sweep = self.sweep, None
+        summary, self._summary = self._summary, None
         with _errors_end_the_process():
-            if self.display is not None:
-                self.display.stop()
-            # Imported here: pandas and matplotlib take seconds, which nothing before needs to wait for.
-            from ireg.analysis import report
-
-            report(sweep)
-
-    def _show(self, folders: list[Path]) -> None:
-        self.display = ProgressDisplay(folders)
-        self.display.start()
+            self._display.stop()
+            summary()
 
     def __getstate__(self) -> dict[str, Any]:
         """Other processes of a sweep get a callback that does nothing: only the first one shows and sums up."""
-        return {"display": None, "sweep": None}
+        return {"_display": None, "_summary": None}
+
+
+_unfinished: list[RunsCallback] = []
+
+
+@contextmanager
+def summary_at_the_end() -> Iterator[None]:
+    """Sum up what the block starts, however it ends."""
+    try:
+        yield
+    finally:
+        while _unfinished:
+            _unfinished.pop().sum_up()
 
 
 @contextmanager
@@ -124,6 +133,13 @@ def _jobs(config: DictConfig) -> list[list[str]]:
     parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(arguments)
     (jobs,) = sweeper.split_arguments(parsed, max_batch_size=None)
     return [list(job) for job in jobs]
+
+
+def _report(sweep: Path) -> None:
+    # Imported here: pandas and matplotlib take seconds, which nothing before needs to wait for.
+    from ireg.analysis import report
+
+    report(sweep)
 
 
 def _print_final_values(folder: Path) -> None:
