@@ -186,7 +186,7 @@ class NoisyImages(L.LightningDataModule):
 
     def train_dataloader(self) -> ShuffledBatches:
         """The training minibatches, with observed labels."""
-        self._to_device()
+        self._prepare()
         return ShuffledBatches(
             self.train_inputs,
             self.train_labels.observed,
@@ -196,21 +196,22 @@ class NoisyImages(L.LightningDataModule):
 
     def val_dataloader(self) -> list[Batches]:
         """What is evaluated after each epoch: first the test examples, then the training examples."""
-        self._to_device()
+        self._prepare()
         return [
             Batches(inputs, labels.observed, batch_size=self.eval_batch_size)
             for inputs, labels in ((self.test_inputs, self.test_labels), (self.train_inputs, self.train_labels))
         ]
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_prepare(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The batch as it is: the data lie on the device, and looking through every batch takes time."""
         return batch
 
-    def _to_device(self) -> None:
-        """Move the data to the trainer's device once, instead of each batch."""
+    def _prepare(self) -> None:
+        """Move the data to the trainer's device and precision once, instead of each batch."""
         if self.trainer is None:
             return
-        device = self.trainer.strategy.root_device
-        self.train_inputs, self.test_inputs = self.train_inputs.to(device), self.test_inputs.to(device)
+        device, convert = self.trainer.strategy.root_device, self.trainer.precision_plugin.convert_input
+        self.train_inputs = convert(self.train_inputs.to(device))
+        self.test_inputs = convert(self.test_inputs.to(device))
         self.train_labels = NoisyLabels(*(labels.to(device) for labels in self.train_labels))
         self.test_labels = NoisyLabels(*(labels.to(device) for labels in self.test_labels))

@@ -138,6 +138,16 @@ def test_methods_agree_in_a_run(tmp_path, small_run):
         assert one["ireg/sgd"] == pytest.approx(other["ireg/sgd"], rel=1e-4)
 
 
+def test_double_precision_gives_the_same_values_to_single_precision(tmp_path, small_run):
+    small_run(tmp_path / "single")
+    small_run(tmp_path / "double", "trainer.precision=64-true")
+    assert weights(tmp_path / "double")["model.1.weight"].dtype == torch.float64
+    for single, double in zip(rows(tmp_path / "single"), rows(tmp_path / "double"), strict=True):
+        for tag in ("train/loss", "ireg/sgd", "ireg/minibatch_variance", "norm/l2"):
+            assert single[tag] == pytest.approx(double[tag], rel=1e-4)
+        assert single["ireg/sgd"] != double["ireg/sgd"]
+
+
 def test_gd_takes_the_full_batch_and_has_no_variance(tmp_path, small_run):
     small_run(tmp_path, "optimizer=gd", "batch_size=32")
     for row in rows(tmp_path):
