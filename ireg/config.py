@@ -12,7 +12,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from ireg.errors import UserError
 
 NOISE_KINDS = ("symmetric", "uniform", "pairflip", "none")
-METHODS = ("auto", "loop", "vmap")
+METHODS = ("auto", "loop", "vmap", "ghost", "layers")
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 
 class MLP(nn.Sequential):
@@ -32,8 +32,3 @@ class MLP(nn.Sequential):
         for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         super().__init__(*layers[:-1])
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (N, num_classes) of inputs (N, …)."""
-        logits: Tensor = super().forward(inputs)
-        return logits

@@ -146,7 +146,7 @@ def test_lists_of_choices_are_those_of_the_core():
         ("data.noise.test_rate=-0.1", r"data.noise.test_rate=-0.1: must be a share in \[0, 1\]"),
         ("terms.every=0", "terms.every=0: must be an integer of at least 1"),
         ("terms.every=often", "terms.every=often: must be an integer"),
-        ("terms.method=magic", "terms.method=magic: choose one of auto, loop, vmap"),
+        ("terms.method=magic", "terms.method=magic: choose one of auto, loop, vmap, ghost, layers"),
         ("+typo=1", "typo: no such key; python train.py --help lists the keys"),
         ("name=${nothing}", "nothing"),
     ],

@@ -1,8 +1,10 @@
-"""Minibatches remembered as index tensors."""
+"""Minibatches remembered as index tensors, and several of them stacked."""
 
-from collections.abc import Sequence
-from typing import overload
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from typing import TypeVar, overload
 
+import torch
 from torch import Tensor
 
 from ireg.core.types import Batch
@@ -36,3 +38,36 @@ class IndexedBatches(Sequence[Batch]):
             return IndexedBatches(self.inputs, self.targets, self.indices[position])
         index = self.indices[position]
         return self.inputs.index_select(0, index), self.targets.index_select(0, index)
+
+
+def stacks(batches: Sequence[Batch], size: int) -> Iterator[Batch]:
+    """Up to `size` neighbouring minibatches of equal shape at a time: inputs (c, examples, …), targets (c, examples).
+
+    All minibatches come once, in their order; a smaller one among them ends a stack.
+    """
+    if isinstance(batches, IndexedBatches):  # gathered at once, not each by itself and then copied
+        for indices in _runs(batches.indices, size):
+            index = torch.cat(indices)
+            shape = (len(indices), len(indices[0]))
+            yield (
+                batches.inputs.index_select(0, index).unflatten(0, shape),
+                batches.targets.index_select(0, index).unflatten(0, shape),
+            )
+        return
+    for same in _runs(batches, size):
+        inputs, targets = zip(*same, strict=True)
+        yield torch.stack(inputs), torch.stack(targets)
+
+
+Item = TypeVar("Item", Tensor, Batch)
+
+
+def _runs(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Up to `size` neighbours of equal shape at a time."""
+
+    def shape(item: Tensor | Batch) -> torch.Size:
+        return item.shape if isinstance(item, Tensor) else item[0].shape
+
+    for _, same in groupby(items, key=shape):
+        while run := list(islice(same, size)):
+            yield run

@@ -6,24 +6,37 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ireg.core.types import Batch, LossFn, Params
+from ireg.core.types import Batch, Params
 
 
-def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> LossFn:
-    """Turn a module and a criterion into `(params, (inputs, targets)) -> mean loss`.
+class ModuleLoss:
+    """The mean loss of a minibatch as a function `(params, (inputs, targets)) -> 0-d tensor`.
 
     Args:
         module: called as `module(inputs)`; its own parameters are not used and not changed.
         criterion: `(outputs, targets) -> 0-d tensor`, the mean over the examples, as `nn.functional.cross_entropy`.
     """
-    places = _places(module)
 
-    def loss(params: Params, batch: Batch) -> Tensor:
+    def __init__(self, module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.module = module
+        self.criterion = criterion
+        self._places = _places(module)
+
+    def __call__(self, params: Params, batch: Batch) -> Tensor:
+        """The mean loss."""
+        return self.with_outputs(params, batch)[0]
+
+    def with_outputs(self, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The mean loss, and the outputs it is the loss of."""
         inputs, targets = batch
-        weights = {place: params[name] for place, name in places.items()}
-        return criterion(functional_call(module, weights, (inputs,), tie_weights=False), targets)
+        weights = {place: params[name] for place, name in self._places.items()}
+        outputs = functional_call(self.module, weights, (inputs,), tie_weights=False)
+        return self.criterion(outputs, targets), outputs
 
-    return loss
+
+def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> ModuleLoss:
+    """Turn a module and a criterion into a `LossFn`, see `ModuleLoss`."""
+    return ModuleLoss(module, criterion)
 
 
 def _places(module: nn.Module) -> dict[str, str]:

@@ -194,15 +194,16 @@ class NoisyImages(L.LightningDataModule):
             seed=self.seed,
         )
 
-    def val_dataloader(self) -> list[Batches]:
-        """What is evaluated after each epoch: first the test examples, then the training examples."""
+    def val_dataloader(self) -> Batches:
+        """The test examples."""
         self._prepare()
-        return [
-            Batches(inputs, labels.observed, batch_size=self.eval_batch_size)
-            for inputs, labels in ((self.test_inputs, self.test_labels), (self.train_inputs, self.train_labels))
-        ]
+        return Batches(self.test_inputs, self.test_labels.observed, batch_size=self.eval_batch_size)
 
-    def transfer_batch_prepare(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def train_batches(self) -> Batches:
+        """The training examples as they lie, in evaluation batches."""
+        return Batches(self.train_inputs, self.train_labels.observed, batch_size=self.eval_batch_size)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The batch as it is: the data lie on the device, and looking through every batch takes time."""
         return batch
 

@@ -1,5 +1,6 @@
 """Training a classifier, and measuring it after each epoch."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +17,11 @@ from ireg.core.functional import detached_parameters, evaluating, functional_los
 from ireg.core.optimizer_view import view
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot
+from ireg.core.sums import GradientMoments, Observer, union_of_needs
 from ireg.lit.data import NoisyImages, ShuffledBatches
+from ireg.lit.fit import TrainingFit
+
+log = logging.getLogger(__name__)
 
 Term = Callable[[Snapshot], Tensor | None]
 
@@ -64,10 +69,10 @@ class Classifier(L.LightningModule):
         self.loss_function = functional_loss(model, cross_entropy)
         self.minibatches: list[Tensor] = []
         self.diverged = False
-        self.evaluation: dict[str, float] = {}
         # A loss that is not finite must be seen, not left out of the mean.
-        self.means = {name: MeanMetric(nan_strategy="disable") for name in _EVALUATED}
-        self._metrics = nn.ModuleList(self.means.values())  # so that they move with the module
+        self.test_loss = MeanMetric(nan_strategy="disable")
+        self.test_error = MeanMetric(nan_strategy="disable")
+        self._said = False
         self._clock = time.perf_counter()
 
     def configure_optimizers(self) -> Optimizer:
@@ -92,40 +97,26 @@ class Classifier(L.LightningModule):
         inputs, labels, indices = batch
         logits = self(inputs)
         loss = cross_entropy(logits, labels)
-        with torch.no_grad():
-            self.loss_sum += loss
-            self.wrong_sum += (logits.argmax(1) != labels).sum()
+        # In place: assigning to an attribute of a module is slow, and this is done at every step.
+        self.loss_sum.add_(loss.detach())
+        self.wrong_sum.add_((logits.detach().argmax(1) != labels).sum())
         self.minibatches.append(indices)
         return loss
 
-    # Evaluation: Lightning runs it after each epoch, before `on_train_epoch_end`, and as its sanity check at the start.
+    # The test examples: Lightning evaluates them after each epoch, before `on_train_epoch_end`, and as its sanity check
+    # before training.
 
     def on_validation_epoch_start(self) -> None:
         """Begin the means anew."""
-        for mean in self.means.values():
-            mean.reset()
+        self.test_loss.reset()
+        self.test_error.reset()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
-        """Add one batch of the test examples (first loader) or of the training examples (second)."""
-        inputs, labels, indices = batch
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
+        """Add one batch of test examples."""
+        inputs, labels, _ = batch
         logits = self(inputs)
-        predicted = logits.argmax(1)
-        split = ("test", "train")[dataloader_idx]
-        self.means[f"{split}_loss"].update(cross_entropy(logits, labels), len(labels))
-        self.means[f"{split}_error"].update((predicted != labels).float())
-        if split == "train":
-            truth = self.data.train_labels
-            clean, corrupted = truth.clean[indices], truth.corrupted[indices]
-            self.means["clean_error"].update((predicted != clean)[~corrupted].float())
-            self.means["memorized"].update((predicted == labels)[corrupted].float())
-            self.means["recovered"].update((predicted == clean)[corrupted].float())
-
-    def on_validation_epoch_end(self) -> None:
-        """Read the means; a share of no examples (no label corrupted, or all) is left out."""
-        # Divided here, in double precision: a share of 10,000 examples is then the number one expects.
-        self.evaluation = {
-            name: float(mean.mean_value) / float(mean.weight) for name, mean in self.means.items() if mean.weight > 0
-        }
+        self.test_loss.update(cross_entropy(logits, labels), len(labels))
+        self.test_error.update((logits.argmax(1) != labels).float())
 
     # Measuring.
 
@@ -146,29 +137,35 @@ class Classifier(L.LightningModule):
         if self.current_epoch == 0:
             loader = self.trainer.train_dataloader
             assert isinstance(loader, ShuffledBatches)
-            row = {"train/loss": self.evaluation["train_loss"], "train/error": self.evaluation["train_error"]}
-            self._record(0, row, loader.indices(0))
+            self._record(0, {}, loader.indices(0))
 
     def on_train_epoch_end(self) -> None:
         """Record the epoch's row, and stop if the loss is not finite any more."""
         num_examples = sum(len(indices) for indices in self.minibatches)
         row = {
             "train/loss": float(self.loss_sum) / len(self.minibatches),
-            "train/error": float(self.wrong_sum) / num_examples,
+            "train/error": int(self.wrong_sum) / num_examples,
         }
-        if not (math.isfinite(row["train/loss"]) and math.isfinite(self.evaluation["test_loss"])):
+        if not (math.isfinite(row["train/loss"]) and math.isfinite(float(self.test_loss.compute()))):
             self.diverged = True
             self.trainer.should_stop = True
         self._record(self.current_epoch + 1, row, self.minibatches)
 
     def _record(self, epoch: int, row: dict[str, float], minibatches: Sequence[Tensor]) -> None:
         """Complete the row with evaluation, terms and times, and give it to the loggers."""
-        row |= {tag: self.evaluation[name] for name, tag in _EVALUATED.items() if tag and name in self.evaluation}
+        # Divided in double precision: a share of 10,000 examples is then the number one expects.
+        test = {
+            tag: float(mean.mean_value) / float(mean.weight)
+            for tag, mean in (("test/loss", self.test_loss), ("test/error", self.test_error))
+        }
         last = self.trainer.should_stop or epoch == self.trainer.max_epochs
-        if epoch % self.terms_every == 0 or last:
-            start = time.perf_counter()
-            row |= self.measure(epoch, minibatches)
-            row["time/terms"] = time.perf_counter() - start
+        terms = self.terms if epoch % self.terms_every == 0 or last else {}
+        start = time.perf_counter()
+        values, fit = self.measure(epoch, minibatches, terms)
+        times = {"time/terms": time.perf_counter() - start} if terms else {}
+        if epoch == 0:
+            row = {"train/loss": fit.loss(), "train/error": fit.error()}
+        row = row | test | fit.shares() | values | times
         now = time.perf_counter()
         row["time/epoch"], self._clock = now - self._clock, now
         if epoch > 0:  # row 0 comes from a hook that cannot log
@@ -176,36 +173,55 @@ class Classifier(L.LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step=epoch)
 
-    def measure(self, epoch: int, minibatches: Sequence[Tensor]) -> dict[str, float]:
-        """The terms by tag, at the present weights over the given minibatches (index tensors)."""
-        with evaluating(self.model):
-            snapshot = self.snapshot(epoch, minibatches)
-            values = {tag: term(snapshot) for tag, term in self.terms.items()}
-        return {tag: float(value) for tag, value in values.items() if value is not None}
+    def measure(
+        self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term]
+    ) -> tuple[dict[str, float], TrainingFit]:
+        """The terms by tag and the fit of the training examples, at the present weights, in eval mode.
 
-    def snapshot(self, epoch: int, minibatches: Sequence[Tensor]) -> Snapshot:
-        """What the terms may look at, at the present weights."""
+        The pass that the terms need sees every training example, so it gives the fit, too; if none needs a pass, the
+        examples are evaluated by themselves.
+
+        Args:
+            epoch: number of completed epochs.
+            minibatches: index tensors; the terms are computed over these minibatches.
+            terms: function by tag.
+        """
+        fit = TrainingFit(self.data.train_labels)
+
+        def observe(first: int, outputs: Tensor) -> None:
+            fit.add(torch.cat(list(minibatches[first : first + len(outputs)])), outputs.flatten(0, 1))
+
+        with evaluating(self.model):
+            snapshot = self.snapshot(epoch, minibatches, terms, observe)
+            if snapshot.needs:
+                self._say_once(snapshot.moments)
+            else:
+                with torch.inference_mode():
+                    for inputs, _, indices in self.data.train_batches():
+                        fit.add(indices, self(inputs))
+            values = {tag: term(snapshot) for tag, term in terms.items()}
+        return {tag: float(value) for tag, value in values.items() if value is not None}, fit
+
+    def _say_once(self, moments: GradientMoments) -> None:
+        if not self._said:
+            self._said = True
+            log.info("moments of the minibatch gradients: %s by %s", moments.needs, moments.method)
+
+    def snapshot(
+        self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term], observer: Observer | None = None
+    ) -> Snapshot:
+        """What the terms may look at, at the present weights; see `measure`."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
+        seen = view(optimizer, dict(self.model.named_parameters()))
         return Snapshot(
             params=detached_parameters(self.model),
             initial={name: value.to(self.device) for name, value in self.initial.items()},
             loss=self.loss_function,
             batches=IndexedBatches(self.data.train_inputs, self.data.train_labels.observed, minibatches),
-            optimizer=view(optimizer, dict(self.model.named_parameters())),
+            optimizer=seen,
             generator=named_generator("terms", self.seed, epoch),
+            needs=union_of_needs(terms.values(), seen),
             method=self.method,
+            observer=observer,
         )
-
-
-# What the evaluation passes measure, and the tag it is logged under; the training examples' loss and error on the
-# observed labels are logged for row 0 only, under the tags of the training epoch.
-_EVALUATED = {
-    "test_loss": "test/loss",
-    "test_error": "test/error",
-    "train_loss": "",
-    "train_error": "",
-    "clean_error": "fit/clean_error",
-    "memorized": "fit/memorized",
-    "recovered": "fit/recovered",
-}

@@ -6,8 +6,9 @@ C = (1/m) Σ Ĉ_k, η the learning rate. All are measured at fixed ω.
 
 from torch import Tensor
 
-from ireg.core.moments import inner_product, squared_norm
+from ireg.core.params import inner_product, squared_norm
 from ireg.core.snapshot import Snapshot
+from ireg.core.sums import Need, needs
 
 
 def _quarter_rate(snapshot: Snapshot) -> float:
@@ -15,6 +16,7 @@ def _quarter_rate(snapshot: Snapshot) -> float:
     return snapshot.optimizer.lr / 4
 
 
+@needs(Need.SQ_NORMS)
 def sgd(snapshot: Snapshot) -> Tensor:
     """The implicit regularizer of SGD: η/(4m) Σ_k ‖g_k‖².
 
@@ -27,6 +29,7 @@ def sgd(snapshot: Snapshot) -> Tensor:
     return _quarter_rate(snapshot) * snapshot.moments.sq_norm_mean
 
 
+@needs(Need.MEAN)
 def full_batch(snapshot: Snapshot) -> Tensor:
     """The part of `sgd` that full-batch gradient descent has too: (η/4) ‖ḡ‖².
 
@@ -35,6 +38,7 @@ def full_batch(snapshot: Snapshot) -> Tensor:
     return _quarter_rate(snapshot) * squared_norm(snapshot.moments.mean)
 
 
+@needs(Need.SQ_NORMS | Need.MEAN)
 def minibatch_variance(snapshot: Snapshot) -> Tensor:
     """The part of `sgd` that minibatches add: η/(4m) Σ_k ‖g_k − ḡ‖².
 
@@ -47,6 +51,7 @@ def minibatch_variance(snapshot: Snapshot) -> Tensor:
     return _quarter_rate(snapshot) * (moments.sq_norm_mean - squared_norm(moments.mean))
 
 
+@needs(Need.SQUARE, unless=lambda optimizer: optimizer.second_moment is None)
 def rmsprop(snapshot: Snapshot) -> Tensor | None:
     """The adaptive term of the seed paper, as printed: η/(4m) Σ_k ‖s_t ⊙ g_k‖².
 

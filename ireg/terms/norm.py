@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ireg.core.moments import squared_norm
+from ireg.core.params import squared_norm
 from ireg.core.snapshot import Snapshot
 
 

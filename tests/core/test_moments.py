@@ -4,17 +4,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from ireg.core import linear_stack
 from ireg.core import moments as moments_module
+from ireg.core.batches import stacks
 from ireg.core.functional import detached_parameters, functional_loss
-from ireg.core.moments import METHODS, gradient_moments, inner_product, squared_norm
+from ireg.core.moments import METHODS, gradient_moments
+from ireg.core.params import inner_product, squared_norm
+from ireg.core.sums import EVERYTHING, NOTHING, MomentSums, Need, add_up
 from tests import reference
-from tests.cases import EXACT, IDS, SINGLE, problems
+from tests.cases import EXACT, SINGLE, problems
 
 METHOD_NAMES = [*METHODS, "auto"]
+LAYERWISE = ("ghost", "layers")
+NO_STACKS = ("cnn", "shared weights", "unused parameter")  # what the layerwise ways cannot serve
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
-@pytest.mark.parametrize("problem", problems(), ids=IDS)
+def pairs():
+    """Problems and the methods that can serve them."""
+    return [
+        pytest.param(problem, method, id=f"{problem.name}-{method}")
+        for problem in problems()
+        for method in METHOD_NAMES
+        if not (method in LAYERWISE and problem.name in NO_STACKS)
+    ]
+
+
+def moments_of(problem, **arguments):
+    loss = functional_loss(problem.module, problem.criterion)
+    return gradient_moments(loss, detached_parameters(problem.module), problem.batches, **arguments)
+
+
+@pytest.mark.parametrize(("problem", "method"), pairs())
 def test_moments_agree_with_a_loop_over_backward(problem, method):
     expected = reference.minibatch_gradients(problem.module, problem.criterion, problem.batches)
     loss = functional_loss(problem.module, problem.criterion)
@@ -45,25 +65,109 @@ def _mean_norm(gradients):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 100])
-def test_chunk_size_does_not_matter(chunk_size):
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "loop"])
+def test_chunk_size_does_not_matter(method, chunk_size):
     problem = problems()[1]
-    loss, params = functional_loss(problem.module, problem.criterion), detached_parameters(problem.module)
-    expected = gradient_moments(loss, params, problem.batches, method="loop")
-    actual = gradient_moments(loss, params, problem.batches, method="vmap", chunk_size=chunk_size)
+    expected = moments_of(problem, method="loop")
+    actual = moments_of(problem, method=method, chunk_size=chunk_size)
     assert_close(actual.square, expected.square, **EXACT)
     assert_close(actual.sq_norms, expected.sq_norms, **EXACT)
 
 
 def test_vmap_holds_as_many_minibatches_as_fit_into_its_memory(monkeypatch):
     problem = problems()[2]
-    loss, params = functional_loss(problem.module, problem.criterion), detached_parameters(problem.module)
-    bytes_each = sum(value.numel() * value.element_size() for value in params.values())
+    bytes_each = sum(value.numel() * value.element_size() for value in problem.module.parameters())
     sizes = []
+    original = moments_module.stacks
+    monkeypatch.setattr(moments_module, "stacks", lambda batches, size: sizes.append(size) or original(batches, size))
     for room in (0, 2, 100):
         monkeypatch.setattr(moments_module, "VMAP_MEMORY", room * bytes_each)
-        chunks = moments_module._vmap(loss, params, problem.batches, None)
-        sizes.append([len(next(iter(chunk.values()))) for chunk in chunks])
-    assert sizes == [[1, 1, 1], [2, 1], [3]]
+        moments_of(problem, method="vmap")
+    assert sizes == [1, 2, 100]
+
+
+@pytest.mark.parametrize("examples", [0, 8, 1000])
+@pytest.mark.parametrize("method", LAYERWISE)
+def test_examples_at_once_do_not_matter(monkeypatch, method, examples):
+    problem = problems()[1]
+    expected = moments_of(problem, method="loop")
+    monkeypatch.setattr(linear_stack, "EXAMPLES_AT_ONCE", examples)
+    assert_close(moments_of(problem, method=method).mean, expected.mean, **EXACT)
+
+
+@pytest.mark.parametrize("memory", [0, 200, 2**20])
+def test_gradients_formed_at_once_do_not_matter(memory):
+    """On an accelerator several minibatches' gradients are formed at once: the same sums."""
+    problem = problems()[2]
+    loss, params = functional_loss(problem.module, problem.criterion), detached_parameters(problem.module)
+    sums = MomentSums(params=params, needs=EVERYTHING)
+    ((inputs, targets),) = stacks(problem.batches, 3)
+    leaves = linear_stack._leaves(problem.module)
+    losses, outputs, layers = linear_stack._sensitivities(loss, leaves, params, inputs, targets)
+    norms = [part for layer in layers for part in linear_stack._add_layer(layer, sums, memory)]
+    sums.add_minibatches(losses, outputs, add_up(norms))
+    actual, expected = sums.moments("layers"), moments_of(problem, method="loop")
+    assert_close(actual.square, expected.square, **EXACT)
+    assert_close(actual.mean, expected.mean, **EXACT)
+    assert_close(actual.sq_norms, expected.sq_norms, **EXACT)
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        Need.SQ_NORMS,
+        Need.MEAN,
+        Need.SQUARE,
+        Need.SQ_NORMS | Need.MEAN,
+        Need.SQ_NORMS | Need.SQUARE,
+        Need.MEAN | Need.SQUARE,
+        NOTHING,
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_only_what_is_needed_is_computed(method, needs):
+    problem = problems()[1]
+    everything, actual = moments_of(problem, method="loop"), moments_of(problem, method=method, needs=needs)
+    assert_close(actual.losses, everything.losses, **EXACT)
+    assert (actual.needs, actual.method, actual.num_batches) == (needs, method, 4)
+    for need, name in ((Need.SQ_NORMS, "sq_norms"), (Need.MEAN, "mean"), (Need.SQUARE, "square")):
+        if need in needs:
+            assert_close(getattr(actual, name), getattr(everything, name), **EXACT)
+        else:
+            with pytest.raises(ValueError, match=rf"{need.name} was not computed: .* by @needs\(Need.{need.name}\)"):
+                getattr(actual, name)
+
+
+@pytest.mark.parametrize(("problem", "method"), pairs())
+def test_an_observer_sees_the_outputs_of_each_minibatch_in_their_order(problem, method):
+    seen = []
+
+    def observe(first, outputs):
+        assert first == len(seen)
+        assert not outputs.requires_grad
+        seen.extend(outputs)
+
+    moments_of(problem, method=method, observer=observe)
+    with torch.no_grad():
+        for outputs, (inputs, _) in zip(seen, problem.batches, strict=True):
+            assert_close(outputs, problem.module(inputs), **EXACT)
+
+
+def test_a_bare_function_is_served_too_but_has_no_outputs():
+    problem = problems()[1]
+    loss, params = functional_loss(problem.module, problem.criterion), detached_parameters(problem.module)
+    expected = moments_of(problem)
+
+    def bare(params, batch):
+        return loss(params, batch)
+
+    for method in ("loop", "vmap", "auto"):
+        assert_close(gradient_moments(bare, params, problem.batches, method=method).mean, expected.mean, **EXACT)
+        with pytest.raises(ValueError, match="the loss gives no outputs to observe: make it with functional_loss"):
+            gradient_moments(bare, params, problem.batches, method=method, observer=lambda first, outputs: None)
+    for method in LAYERWISE:
+        with pytest.raises(ValueError, match="ghost and layers need a loss made by functional_loss"):
+            gradient_moments(bare, params, problem.batches, method=method)
 
 
 @settings(max_examples=20, deadline=None)
@@ -78,8 +182,7 @@ def test_order_of_minibatches_does_not_matter(order):
     assert_close(actual.sq_norms, expected.sq_norms[list(order)], **EXACT)
 
 
-@pytest.mark.parametrize("problem", problems(), ids=IDS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("problem", "method"), pairs())
 def test_measuring_leaves_everything_as_it_is(problem, method):
     parameters = list(problem.module.parameters())
     for parameter in problem.module.parameters():
@@ -111,7 +214,7 @@ def test_gradients_are_taken_even_where_autograd_is_off():
     ("arguments", "match"),
     [
         ({"batches": []}, "at least one minibatch, got none"),
-        ({"method": "magic"}, "method='magic': unknown; choose one of auto, loop, vmap"),
+        ({"method": "magic"}, "method='magic': unknown; choose one of auto, loop, vmap, ghost, layers"),
         ({"chunk_size": 0}, "chunk_size=0: must be at least 1"),
     ],
 )

@@ -134,9 +134,11 @@ def test_no_batch_size_means_the_full_batch():
     assert [len(indices) for _, _, indices in make(batch_size=None).train_dataloader()] == [30]
 
 
-def test_evaluation_takes_test_and_training_examples_in_order():
-    test, train = make(eval_batch_size=16).val_dataloader()
-    assert isinstance(test, Batches)
+def test_evaluation_takes_the_examples_in_order():
+    data = make(eval_batch_size=16)
+    test, train = data.val_dataloader(), data.train_batches()
+    assert [type(loader) for loader in (test, train)] == [Batches, Batches]
     assert [len(labels) for _, labels, _ in test] == [16, 4]
     assert torch.equal(torch.cat([indices for _, _, indices in train]), torch.arange(30))
+    assert torch.equal(torch.cat([labels for _, labels, _ in train]), data.train_labels.observed)
     assert (len(test), len(train)) == (2, 2)

@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from torch.testing import assert_close
 
 from ireg.config import read
+from ireg.core.moments import METHODS
 from ireg.core.random import named_generator
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
@@ -105,7 +106,7 @@ def test_measuring_does_not_change_the_training(tmp_path, small_run, optimizer):
     small_run(tmp_path / "none", f"optimizer={optimizer}", "lr=1e-2", "terms=[]")
     small_run(tmp_path / "other", f"optimizer={optimizer}", "lr=1e-2", "seed=1")
     with_terms, without, other = (weights(tmp_path / name) for name in ("all", "none", "other"))
-    assert set(rows(tmp_path / "none")[1]) == TAGS - TERM_TAGS | {"epoch"}
+    assert set(rows(tmp_path / "none")[1]) == TAGS - TERM_TAGS - {"time/terms"} | {"epoch"}
     assert all(torch.equal(value, without[name]) for name, value in with_terms.items())
     assert not all(torch.equal(value, other[name]) for name, value in with_terms.items())
 
@@ -131,11 +132,29 @@ def test_terms_every_n_epochs_and_after_the_last(tmp_path, small_run):
 
 
 def test_methods_agree_in_a_run(tmp_path, small_run):
-    for method in ("loop", "vmap"):
-        small_run(tmp_path / method, f"terms.method={method}")
-    loop, vmap = rows(tmp_path / "loop"), rows(tmp_path / "vmap")
-    for one, other in zip(loop, vmap, strict=True):
-        assert one["ireg/sgd"] == pytest.approx(other["ireg/sgd"], rel=1e-4)
+    tags = TERM_TAGS | {"ireg/rmsprop", "fit/memorized", "fit/recovered", "fit/clean_error"}
+    tables = {}
+    for method in ("auto", *METHODS):
+        small_run(tmp_path / method, "optimizer=rmsprop", f"terms.method={method}")
+        tables[method] = rows(tmp_path / method)
+    for method in METHODS:
+        for one, other in zip(tables["auto"], tables[method], strict=True):
+            assert {tag: one[tag] for tag in tags} == pytest.approx({tag: other[tag] for tag in tags}, rel=1e-4)
+
+
+def test_the_fit_is_the_same_from_the_terms_pass_and_by_itself(tmp_path, small_run):
+    """Norms alone need no pass over the minibatches: the training examples are then evaluated by themselves."""
+    tables = {}
+    for name, terms in (("with", "[sgd,l2]"), ("norms", "[l2]"), ("without", "[]")):
+        small_run(tmp_path / name, f"terms={terms}", "optimizer=adam", "lr=1e-2")
+        tables[name] = [
+            {tag: value for tag, value in row.items() if tag.startswith(("train/", "test/", "fit/"))}
+            for row in rows(tmp_path / name)
+        ]
+    assert set(tables["with"][0]) == TAGS - TERM_TAGS - {"time/epoch", "time/terms"}
+    for name in ("norms", "without"):
+        for one, other in zip(tables["with"], tables[name], strict=True):
+            assert one == pytest.approx(other, rel=1e-5)
 
 
 def test_double_precision_gives_the_same_values_to_single_precision(tmp_path, small_run):

@@ -1,0 +1,190 @@
+"""Gradient moments of stacks of Linear layers, layer by layer, without a backward pass for each minibatch.
+
+With a_i the input and δ_i = ∂(Σ_k Ĉ_k)/∂z_i the sensitivity of a Linear layer z = W a + b at example i, the gradient
+of minibatch k with respect to W is g_k = Σ_{i∈k} δ_i a_iᵀ and to b Σ_{i∈k} δ_i. One forward and one backward pass
+over many minibatches at once give all a and δ, because no example's output depends on another's. Then
+
+- *ghost*: ‖g_k‖² = Σ_{i,j∈k} (a_i·a_j) (δ_i·δ_j) for the weight: two products of the size of a minibatch, and no g_k is
+  formed (the "ghost norm" of per-example gradients: Goodfellow 2015, arXiv:1510.01799; here of minibatches);
+  Σ_k g_k is one large product over all examples;
+- *layers*: g_k is formed layer by layer, as a product of the minibatch's δ and a; so Σ_k g_k ⊙ g_k can be had, too.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from ireg.core.batches import stacks
+from ireg.core.functional import ModuleLoss
+from ireg.core.sums import MomentSums, Need, add_up
+from ireg.core.types import Batch, LossFn, Params
+
+# Functions that treat every number, or every example, by itself in eval mode.
+_EXAMPLEWISE = (
+    nn.Flatten,
+    nn.Identity,
+    nn.Dropout,
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Softplus,
+)
+
+EXAMPLES_AT_ONCE = 512
+"""Examples in one pass on a CPU: few enough for its caches."""
+EXAMPLES_ON_ACCELERATOR = 2**15
+"""The same on an accelerator, which is busy only with more."""
+GRADIENT_MEMORY = 2**28
+"""Bytes of one layer's minibatch gradients formed at once on an accelerator; a CPU is fastest with one at a time."""
+OPERATIONS_PER_PASS = 16
+"""Multiplications in the time of one number's way through memory; from measurements with 256-wide layers on a CPU."""
+
+
+def serves(module: nn.Module, input_dimensions: int) -> bool:
+    """Whether the moments of a module's gradients can be computed this way.
+
+    It must be a Sequential (of Sequentials) of Linear layers, each used once and sharing no parameter, and of functions
+    from a list that treat every example by itself, without hooks, in-place work, or dropout in train mode; and every
+    Linear layer must get inputs of shape (examples, features).
+
+    Args:
+        module: the module.
+        input_dimensions: number of dimensions of its inputs, that of the examples included.
+    """
+    leaves = _leaves(module)
+    if leaves is None or len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False))):
+        return False
+    for _, leaf in leaves:
+        if isinstance(leaf, nn.Flatten):
+            input_dimensions = 2
+        elif isinstance(leaf, nn.Linear) and input_dimensions != 2:
+            return False
+    return any(isinstance(leaf, nn.Linear) for _, leaf in leaves)
+
+
+def _leaves(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]] | None:
+    """Linear layers and functions in the order of their use, with their names; None if there is anything else."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return None
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        parts = [_leaves(child, f"{prefix}{name}.") for name, child in module._modules.items() if child is not None]
+        return None if None in parts else [leaf for part in parts for leaf in part or []]
+    # By exact type: a subclass may do anything in its forward.
+    usable = type(module) is nn.Linear or type(module) in _EXAMPLEWISE
+    mixing = isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1)
+    random = isinstance(module, nn.Dropout) and module.training
+    return None if not usable or mixing or random or getattr(module, "inplace", False) else [(prefix, module)]
+
+
+def products_pay(module: nn.Module, examples: int, needs: Need) -> bool:
+    """Whether ghost norms are less work than forming the gradients of minibatches of so many examples.
+
+    For B examples, and summed over layers: the products take B² (in + out) multiplications, forming g_k takes
+    B · in · out. But the mean takes as many, unless g_k has been formed; then forming costs only some passes over
+    in · out numbers.
+    """
+    sizes = [(leaf.in_features, leaf.out_features) for leaf in module.modules() if isinstance(leaf, nn.Linear)]
+    products = sum(examples**2 * (inputs + outputs) for inputs, outputs in sizes)
+    formed = sum(inputs * outputs for inputs, outputs in sizes)
+    return products < formed * (OPERATIONS_PER_PASS if Need.MEAN in needs else examples)
+
+
+def add_by_ghost_norms(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums) -> None:
+    """Add the moments of all minibatches to `sums`, without forming any g_k unless Σ g_k ⊙ g_k is needed."""
+    _add(loss, batches, chunk_size, sums, form=Need.SQUARE in sums.needs)
+
+
+def add_by_layers(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums) -> None:
+    """Add the moments of all minibatches to `sums`, forming the gradients layer by layer."""
+    _add(loss, batches, chunk_size, sums, form=True)
+
+
+def _add(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums, *, form: bool) -> None:
+    if not isinstance(loss, ModuleLoss):
+        raise ValueError("ghost and layers need a loss made by functional_loss; choose auto, loop or vmap")
+    leaves = _leaves(loss.module)
+    if leaves is None or not serves(loss.module, batches[0][0].ndim):
+        raise ValueError(
+            f"{type(loss.module).__name__} is no stack of Linear layers and examplewise functions, which ghost and "
+            "layers need; choose auto, loop or vmap"
+        )
+    on_cpu = next(iter(sums.params.values())).device.type == "cpu"
+    at_once = EXAMPLES_AT_ONCE if on_cpu else EXAMPLES_ON_ACCELERATOR
+    for inputs, targets in stacks(batches, chunk_size or max(1, at_once // len(batches[0][1]))):
+        losses, outputs, layers = _sensitivities(loss, leaves, sums.params, inputs, targets)
+        memory = 0 if on_cpu else GRADIENT_MEMORY
+        norms = [part for layer in layers for part in _add_layer(layer, sums, memory if form else None)]
+        sums.add_minibatches(losses, outputs, add_up(norms))
+
+
+class _Layer(NamedTuple):
+    """One Linear layer: its name with a dot, inputs (c, examples, in) and sensitivities (c, examples, out)."""
+
+    prefix: str
+    has_bias: bool
+    inputs: Tensor
+    sensitivities: Tensor
+
+
+def _sensitivities(
+    loss: ModuleLoss, leaves: list[tuple[str, nn.Module]], params: Params, inputs: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor, list[_Layer]]:
+    """One pass forward and one backward over c minibatches: losses (c,), outputs (c, examples, …), the layers."""
+    shape = inputs.shape[:2]
+    linears: list[tuple[str, bool]] = []
+    taken: list[Tensor] = []
+    given: list[Tensor] = []
+    values = inputs.flatten(0, 1)
+    with torch.enable_grad():
+        for prefix, leaf in leaves:
+            if isinstance(leaf, nn.Linear):
+                linears.append((prefix, leaf.bias is not None))
+                taken.append(values.detach())
+                bias = params[f"{prefix}bias"].detach() if leaf.bias is not None else None
+                values = linear(values, params[f"{prefix}weight"].detach(), bias)
+                if not given:  # from here on autograd follows; the weights' gradients are not its business
+                    values.requires_grad_()
+                given.append(values)
+            else:
+                values = leaf(values)
+        outputs = values.unflatten(0, shape)
+        losses = torch.stack([loss.criterion(*batch) for batch in zip(outputs, targets, strict=True)])
+        slopes = torch.autograd.grad(losses.sum(), given)
+    layers = [
+        _Layer(prefix, has_bias, before.unflatten(0, shape), slope.unflatten(0, shape))
+        for (prefix, has_bias), before, slope in zip(linears, taken, slopes, strict=True)
+    ]
+    return losses, outputs, layers
+
+
+def _add_layer(layer: _Layer, sums: MomentSums, memory: int | None) -> list[Tensor | None]:
+    """Add one layer's gradients of c minibatches; the parts of ‖g_k‖², (c,), of its weight and its bias.
+
+    Up to `memory` bytes of gradients are formed at once, but at least one minibatch's; none with `memory=None`.
+    """
+    name, (inputs, slopes) = f"{layer.prefix}weight", layer[2:]
+    parts: list[Tensor | None] = []
+    if memory is not None:
+        bytes_each = inputs.shape[2] * slopes.shape[2] * inputs.element_size()
+        at_once = max(1, memory // bytes_each)
+        pairs = zip(slopes.split(at_once), inputs.split(at_once), strict=True)
+        formed = [sums.add_gradients(name, torch.bmm(some_slopes.mT, some)) for some_slopes, some in pairs]
+        parts.append(torch.cat([part for part in formed if part is not None]) if formed[0] is not None else None)
+    else:
+        if Need.SQ_NORMS in sums.needs:
+            between_inputs = torch.bmm(inputs, inputs.mT)  # (c, examples, examples)
+            between_slopes = torch.bmm(slopes, slopes.mT)
+            parts.append(between_inputs.mul_(between_slopes).flatten(1).sum(1))
+        if Need.MEAN in sums.needs:
+            sums.mean[name].addmm_(slopes.flatten(0, 1).mT, inputs.flatten(0, 1))
+    if layer.has_bias:
+        parts.append(sums.add_gradients(f"{layer.prefix}bias", slopes.sum(1)))
+    return parts

@@ -1,0 +1,25 @@
+"""Algebra of parameters by name."""
+
+import torch
+from torch import Tensor
+
+from ireg.core.types import Params
+
+
+def squared_norm(params: Params) -> Tensor:
+    """‖v‖² = Σ v_i² over all entries of all tensors, 0-d.
+
+    Example:
+        >>> squared_norm({"a": torch.tensor([3.0]), "b": torch.tensor([[0.0, 4.0]])})
+        tensor(25.)
+    """
+    return inner_product(params, params)
+
+
+def inner_product(left: Params, right: Params) -> Tensor:
+    """⟨v, w⟩ = Σ v_i w_i over all entries of all tensors, 0-d.
+
+    Raises:
+        KeyError: `right` lacks a name of `left`.
+    """
+    return torch.stack([torch.dot(value.flatten(), right[name].flatten()) for name, value in left.items()]).sum()

@@ -1,0 +1,178 @@
+"""Moments of the minibatch gradients, and the sums they are made of."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Flag, auto
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ireg.core.optimizer_view import OptimizerView
+from ireg.core.types import Params
+
+
+class Need(Flag):
+    """What can be asked of a pass; each costs something, so ask for what is used."""
+
+    SQ_NORMS = auto()
+    """‖g_k‖² of each minibatch."""
+    MEAN = auto()
+    """ḡ = (1/m) Σ g_k."""
+    SQUARE = auto()
+    """(1/m) Σ g_k ⊙ g_k: no way around forming every g_k."""
+
+
+NOTHING = Need(0)
+EVERYTHING = Need.SQ_NORMS | Need.MEAN | Need.SQUARE
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def needs(need: Need, *, unless: Callable[[OptimizerView], bool] | None = None) -> Callable[[Function], Function]:
+    """Decorator of a term: say what it uses of the moments, so that no pass computes less or more.
+
+    Args:
+        need: what the term uses.
+        unless: for which optimizers it uses nothing, because the term does not exist for them.
+    """
+
+    def mark(function: Function) -> Function:
+        function.needs = lambda view: NOTHING if unless is not None and unless(view) else need  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def union_of_needs(functions: Iterable[Callable[..., Any]], view: OptimizerView) -> Need:
+    """What functions marked by `needs`, or `functools.partial` of such, use together; unmarked ones use nothing."""
+    total = NOTHING
+    for function in functions:
+        inner = function.func if isinstance(function, partial) else function
+        total |= inner.needs(view) if hasattr(inner, "needs") else NOTHING
+    return total
+
+
+Observer = Callable[[int, Tensor], None]
+"""Called with the position of a minibatch and the outputs of c minibatches from there on, (c, examples, …)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMoments:
+    """Moments of the m minibatch gradients g_k = ∇Ĉ_k(ω); what was not asked for raises a `ValueError`.
+
+    Attributes:
+        needs: what was computed.
+        method: how.
+        losses: Ĉ_k(ω), shape (m,).
+    """
+
+    needs: Need
+    method: str
+    losses: Tensor
+    _sq_norms: Tensor | None
+    _mean: Params | None
+    _square: Params | None
+
+    @property
+    def num_batches(self) -> int:
+        """The number m of minibatches."""
+        return len(self.losses)
+
+    @property
+    def mean(self) -> Params:
+        """ḡ = (1/m) Σ g_k = ∇C(ω), by parameter name."""
+        return _computed(self._mean, Need.MEAN)
+
+    @property
+    def square(self) -> Params:
+        """(1/m) Σ g_k ⊙ g_k, by parameter name."""
+        return _computed(self._square, Need.SQUARE)
+
+    @property
+    def sq_norms(self) -> Tensor:
+        """‖g_k‖², shape (m,), in the order of the minibatches."""
+        return _computed(self._sq_norms, Need.SQ_NORMS)
+
+    @property
+    def sq_norm_mean(self) -> Tensor:
+        """(1/m) Σ ‖g_k‖², 0-d."""
+        return self.sq_norms.mean()
+
+
+Value = TypeVar("Value")
+
+
+def _computed(value: Value | None, need: Need) -> Value:
+    if value is None:
+        raise ValueError(f"{need.name} was not computed: a term that uses it must say so by @needs(Need.{need.name})")
+    return value
+
+
+@dataclass(kw_only=True)
+class MomentSums:
+    """Running sums over the minibatches, of what is needed only; the ways to compute gradients add to them."""
+
+    params: Params
+    needs: Need
+    observer: Observer | None = None
+    mean: Params = field(init=False)
+    square: Params = field(init=False)
+    sq_norms: list[Tensor] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    num_batches: int = 0
+
+    def __post_init__(self) -> None:
+        self.mean = _zeros(self.params) if Need.MEAN in self.needs else {}
+        self.square = _zeros(self.params) if Need.SQUARE in self.needs else {}
+
+    def add_minibatches(self, losses: Tensor, outputs: Tensor | None, sq_norms: Tensor | None) -> None:
+        """Add c minibatches: losses (c,), outputs (c, examples, …), ‖g_k‖² (c,) where needed."""
+        if self.observer is not None:
+            if outputs is None:
+                raise ValueError("the loss gives no outputs to observe: make it with functional_loss")
+            self.observer(self.num_batches, outputs.detach())
+        self.losses.append(losses.detach())
+        self.num_batches += len(losses)
+        if sq_norms is not None:
+            self.sq_norms.append(sq_norms)
+
+    def add_gradients(self, name: str, gradients: Tensor) -> Tensor | None:
+        """Add one parameter's gradients of c minibatches, (c, *shape); their part of ‖g_k‖², (c,), where needed."""
+        if len(gradients) == 1:  # in place: fewer passes over memory
+            gradient = gradients[0]
+            if Need.MEAN in self.needs:
+                self.mean[name].add_(gradient)
+            if Need.SQUARE in self.needs:
+                self.square[name].addcmul_(gradient, gradient)
+            return torch.dot(gradient.flatten(), gradient.flatten())[None] if Need.SQ_NORMS in self.needs else None
+        if Need.MEAN in self.needs:
+            self.mean[name].add_(gradients.sum(0))
+        squares = gradients.square() if self.needs & (Need.SQUARE | Need.SQ_NORMS) else None
+        if squares is not None and Need.SQUARE in self.needs:
+            self.square[name].add_(squares.sum(0))
+        return squares.flatten(1).sum(1) if squares is not None and Need.SQ_NORMS in self.needs else None
+
+    def moments(self, method: str) -> GradientMoments:
+        """The moments: sums divided by the number of minibatches, in place."""
+        for total in (*self.mean.values(), *self.square.values()):
+            total.div_(self.num_batches)
+        return GradientMoments(
+            needs=self.needs,
+            method=method,
+            losses=torch.cat(self.losses),
+            _sq_norms=torch.cat(self.sq_norms) if Need.SQ_NORMS in self.needs else None,
+            _mean=self.mean if Need.MEAN in self.needs else None,
+            _square=self.square if Need.SQUARE in self.needs else None,
+        )
+
+
+def add_up(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Sum of the parameters' parts of ‖g_k‖²; None where they are not needed."""
+    present = [part for part in parts if part is not None]
+    return torch.stack(present).sum(0) if present else None
+
+
+def _zeros(params: Params) -> Params:
+    return {name: torch.zeros_like(value) for name, value in params.items()}

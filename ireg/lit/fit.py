@@ -1,0 +1,50 @@
+"""What became of the training examples: fitted, memorized, recovered."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ireg.core.labels import NoisyLabels
+
+
+class TrainingFit:
+    """Predictions for the training examples at fixed weights, held against their labels.
+
+    Args:
+        labels: observed, clean and corrupted, each (N,).
+    """
+
+    def __init__(self, labels: NoisyLabels) -> None:
+        self.labels = labels
+        self._predicted = torch.full_like(labels.observed, -1)
+        self._loss_sum = torch.zeros((), device=labels.observed.device)
+
+    def add(self, indices: Tensor, logits: Tensor) -> None:
+        """Take the logits (n, C) of the examples with these indices (n,); each example is to come once."""
+        self._predicted[indices] = logits.argmax(1)
+        self._loss_sum += cross_entropy(logits, self.labels.observed[indices], reduction="sum")
+
+    def loss(self) -> float:
+        """Mean loss on the observed labels of the examples seen."""
+        return float(self._loss_sum) / int(self._seen.sum())
+
+    def error(self) -> float:
+        """Share of the examples seen whose observed label is not predicted."""
+        return int((self._seen & (self._predicted != self.labels.observed)).sum()) / int(self._seen.sum())
+
+    @property
+    def _seen(self) -> Tensor:
+        return self._predicted >= 0
+
+    def shares(self) -> dict[str, float]:
+        """The `fit/` tags, shares of the examples seen; one of no examples (no label corrupted, or all) is left out."""
+        observed, clean, corrupted = self.labels
+        shares = {
+            "fit/clean_error": (self._predicted != clean, self._seen & ~corrupted),
+            "fit/memorized": (self._predicted == observed, self._seen & corrupted),
+            "fit/recovered": (self._predicted == clean, self._seen & corrupted),
+        }
+        # Divided in double precision: a share of 10,000 examples is then the number one expects.
+        return {
+            tag: int((found & among).sum()) / int(among.sum()) for tag, (found, among) in shares.items() if among.any()
+        }
