@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[parallel,test]'
 	@touch $@
 
-paper: install ## Run the seed paper's experiment (300 epochs) and draw its figures in multirun/paper
+paper: install ## Run Singh's experiment (300 epochs) and draw its figures in multirun/paper
 	$(RUN) train.py experiment=paper
 
 demo: install ## The same experiment for 10 epochs, in multirun/demo

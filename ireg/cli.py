@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
+from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from ireg.config import Config
+from ireg.config import Config, no_such_key
 from ireg.errors import UserError
 
 # Read at import: below, the variable is set to make Hydra hand over its exceptions instead of printing them.
@@ -57,20 +57,26 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         known = ", ".join(error.options)
+        if group == "hydra/launcher":
+            known += "; for joblib, pip install 'ireg[parallel]'"
         return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; choose one of {known}"
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: cannot be read; write key=value, and quote what the shell or Hydra would read otherwise"
         )
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; choose another place, or mend this one"
+    if isinstance(error, HydraException) and not isinstance(error, CompactHydraException):
+        return " ".join(str(error).split())
     if not isinstance(error, CompactHydraException):
         return None
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         key = str(cause.full_key or cause.key)
-        return f"{key}: no such key{_nearest(key, _keys())}; python train.py --help lists the keys"
+        return no_such_key(key, _nearest(key, _keys()))
     if str(error).startswith("Ambiguous value for argument"):
         override = str(error).splitlines()[0].split("'")[1]
-        return f"{override}: several values; add -m to sweep over them, or write a list as key=[a,b]"
+        return f"{override}: several values; add -m to sweep over them (a value that is a list is written key=[a,b])"
     # Hydra's text says what was overridden, the cause's first line why that fails; the rest is about internals.
     lines = [str(error).splitlines()[0], *(str(cause).splitlines()[:1] if cause else [])]
     return ": ".join(line.strip() for line in lines).removeprefix("Error merging override ")

@@ -1,7 +1,7 @@
 """The shape of the configuration, and the ranges of its values: checked before anything heavy is imported."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,21 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from ireg.errors import UserError
 
 NOISE_KINDS = ("symmetric", "uniform", "pairflip", "none")
+PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
+# Arguments of Lightning's Trainer that leave a row what it is: one epoch over all minibatches, all evaluated after it.
+# (`fused` is ours, for the optimizer.)
+TRAINER = (
+    "accelerator",
+    "benchmark",
+    "detect_anomaly",
+    "deterministic",
+    "devices",
+    "fused",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "precision",
+    "profiler",
+)
 METHODS = ("auto", "loop", "vmap", "ghost", "layers")
 
 
@@ -78,12 +93,20 @@ def read(config: DictConfig) -> Config:
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     except ConfigKeyError as error:
-        raise UserError(f"{error.full_key}: no such key; python train.py --help lists the keys") from error
+        raise UserError(no_such_key(str(error.full_key))) from error
     except OmegaConfBaseException as error:
         raise UserError(" ".join(str(error).split())) from error
     assert isinstance(settings, Config)
     check(settings)
     return settings
+
+
+def no_such_key(key: str, hint: str = "") -> str:
+    """What to say of an unknown key; in groups that hold another's arguments it may be added."""
+    group, _, argument = key.partition(".")
+    if argument and group in ("optimizer", "model", "trainer"):
+        return f"{key}: no such key; if it is an argument of the {group}, add it with a plus: +{key}=…"
+    return f"{key}: no such key{hint}; python train.py --help lists the keys"
 
 
 def check(settings: Config) -> None:
@@ -97,52 +120,67 @@ def check(settings: Config) -> None:
             raise UserError(f"{key}={value}: {allowed}")
 
 
-def _ranges(settings: Config) -> Iterator[tuple[str, Any, bool, str]]:
-    """(key, value, whether it is allowed, what is allowed and what to do) of every checked value."""
-    data, noise = settings.data, settings.data.noise
+Check = tuple[str, Any, bool, str]
+"""Key, value, whether it is allowed, what is allowed and what to do."""
+
+
+def _ranges(settings: Config) -> Iterator[Check]:
     yield "lr", settings.lr, 0 < settings.lr < math.inf, "must be a finite number > 0; set it like lr=1e-3"
-    yield (
-        "optimizer.lr",
-        settings.optimizer.get("lr"),
-        settings.optimizer.get("lr") == settings.lr,
-        (f"the learning rate is set at the top level only (lr={settings.lr:g} there); use lr=…"),
-    )
-    yield "batch_size", settings.batch_size, settings.batch_size >= 1, "must be an integer of at least 1"
-    yield "epochs", settings.epochs, settings.epochs >= 1, "must be an integer of at least 1"
+    for key in ("batch_size", "epochs", "threads"):
+        yield _positive(key, getattr(settings, key))
     yield "seed", settings.seed, 0 <= settings.seed < 2**32, "must be an integer in [0, 4294967295]"
-    yield "threads", settings.threads, settings.threads >= 1, "must be an integer of at least 1"
-    yield (
-        "name",
-        repr(settings.name),
-        _is_folder_name(settings.name),
-        ('must be a folder name: not empty, without leading dots and without the characters / \\ : * ? " < > |'),
-    )
-    for split, size, available in (
-        ("train", data.train_size, data.num_train),
-        ("test", data.test_size, data.num_test),
-    ):
-        yield (
-            f"data.{split}_size",
-            size,
-            size is None or 1 <= size <= available,
-            (f"must be an integer in [1, {available}], the number of {split} examples of {data.name}, or null for all"),
-        )
-    yield "data.eval_batch_size", data.eval_batch_size, data.eval_batch_size >= 1, "must be an integer of at least 1"
-    for key, number in (("data.subset_seed", data.subset_seed), ("data.noise.seed", noise.seed)):
+    what = 'must be a folder name: not empty, without leading dots and without the characters / \\ : * ? " < > |'
+    yield "name", repr(settings.name), _is_folder_name(settings.name), what
+    yield from _optimizer_ranges(settings)
+    yield from _data_ranges(settings.data)
+    examples = settings.data.train_size or settings.data.num_train
+    fits = settings.batch_size <= examples or settings.optimizer.get("full_batch", False)
+    what = f"must be at most {examples}, the number of training examples; use optimizer=gd for the full batch"
+    yield "batch_size", settings.batch_size, fits, what
+    yield _positive("terms.every", settings.terms.get("every"))
+    yield _choice("terms.method", settings.terms.get("method"), METHODS)
+    hidden = settings.model.get("hidden", [])
+    widths = isinstance(hidden, list) and all(isinstance(width, int) and width >= 1 for width in hidden)
+    yield "model.hidden", hidden, widths, "must be a list of integers of at least 1, like [256,256]"
+    yield from _trainer_ranges(settings.trainer)
+
+
+def _optimizer_ranges(settings: Config) -> Iterator[Check]:
+    name, lr = settings.optimizer.get("name"), settings.optimizer.get("lr")
+    yield "optimizer.name", name, isinstance(name, str), "must be a word, which tables and figures take"
+    what = f"the learning rate is set at the top level only (lr={settings.lr:g} there); use lr=…"
+    yield "optimizer.lr", lr, lr == settings.lr, what
+
+
+def _data_ranges(data: Data) -> Iterator[Check]:
+    for split, size, available in (("train", data.train_size, data.num_train), ("test", data.test_size, data.num_test)):
+        what = f"must be an integer in [1, {available}], the number of {split} examples of {data.name}, or null for all"
+        yield f"data.{split}_size", size, size is None or 1 <= size <= available, what
+    yield _positive("data.eval_batch_size", data.eval_batch_size)
+    yield "data.std", data.std, data.std > 0, "must be > 0"
+    for key, number in (("data.subset_seed", data.subset_seed), ("data.noise.seed", data.noise.seed)):
         yield key, number, 0 <= number < 2**63, "must be an integer of at least 0"
-    yield "data.noise.kind", noise.kind, noise.kind in NOISE_KINDS, f"choose one of {', '.join(NOISE_KINDS)}"
-    for key, rate in (("data.noise.rate", noise.rate), ("data.noise.test_rate", noise.test_rate)):
+    yield _choice("data.noise.kind", data.noise.kind, NOISE_KINDS)
+    for key, rate in (("data.noise.rate", data.noise.rate), ("data.noise.test_rate", data.noise.test_rate)):
         yield key, rate, 0 <= rate <= 1, "must be a share in [0, 1]; 0.3 corrupts 30 % of the labels"
-    examples = data.train_size or data.num_train
-    yield (
-        "batch_size",
-        settings.batch_size,
-        settings.batch_size <= examples,
-        (f"must be at most {examples}, the number of training examples; use optimizer=gd for the full batch"),
-    )
-    every, method = settings.terms.get("every"), settings.terms.get("method")
-    yield "terms.every", every, isinstance(every, int) and every >= 1, "must be an integer of at least 1"
-    yield "terms.method", method, method in METHODS, f"choose one of {', '.join(METHODS)}"
+
+
+def _trainer_ranges(trainer: dict[str, Any]) -> Iterator[Check]:
+    for key, value in trainer.items():
+        yield f"trainer.{key}", value, key in TRAINER, f"not supported; supported are {', '.join(TRAINER)}"
+    yield _choice("trainer.precision", trainer.get("precision", PRECISIONS[0]), PRECISIONS)
+    devices = trainer.get("devices", 1)
+    yield "trainer.devices", devices, devices == 1, "must be 1: a run uses one device; use a sweep for several"
+    fused = trainer.get("fused", False)
+    yield "trainer.fused", fused, isinstance(fused, bool), "must be true or false"
+
+
+def _positive(key: str, value: Any) -> Check:
+    return key, value, isinstance(value, int) and value >= 1, "must be an integer of at least 1"
+
+
+def _choice(key: str, value: Any, allowed: Sequence[str]) -> Check:
+    return key, value, value in allowed, f"choose one of {', '.join(allowed)}"
 
 
 def _is_folder_name(name: str) -> bool:

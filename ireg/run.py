@@ -1,10 +1,12 @@
 """One run: from a configuration to a folder with its results."""
 
+import inspect
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +75,8 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     data = _data(settings)
-    data.setup()
+    with _user_errors("data"):
+        data.setup()
     _save_labels(data, folder / "labels.npz")
     wrong = float(data.train_labels.corrupted.double().mean())
     model = _model(settings, data)
@@ -92,10 +95,13 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
         trainer.fit(classifier, datamodule=data)
     except SystemExit as error:
         raise KeyboardInterrupt from error  # which is what Lightning makes an exit of
-    state = "diverged" if classifier.diverged else "done"
+    epochs_done = status.fields["epochs_done"]
     if classifier.diverged:
-        log.warning("%s: diverged, its loss is not finite after epoch %d", folder, status.fields["epochs_done"])
-    return state
+        log.warning("%s: diverged, its loss is not finite after epoch %d", folder, epochs_done)
+        return "diverged"
+    if epochs_done != settings.epochs:
+        raise RuntimeError(f"training ended after {epochs_done} of {settings.epochs} epochs")
+    return "done"
 
 
 def _data(settings: Config) -> "NoisyImages":
@@ -145,13 +151,16 @@ def _model(settings: Config, data: "NoisyImages") -> "nn.Module":
 
 
 def _classifier(settings: Config, model: "nn.Module") -> "Classifier":
+    from ireg.core.optimizer_view import view
     from ireg.lit.module import Classifier
 
     # `name` and `full_batch` are ours; the rest are the arguments of the optimizer's class.
     arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
     with _user_errors(f"optimizer={settings.optimizer['name']}"):
         optimizer: Callable[..., Any] = instantiate(arguments)
-        optimizer(model.parameters())  # made and dropped: wrong arguments are found here, not amid the training
+        if settings.trainer.get("fused", False):
+            optimizer = _fused(optimizer)
+        made = optimizer(model.parameters())  # and dropped: wrong arguments are found here, not amid the training
     with _user_errors("terms"):
         terms = {
             f"{group}/{name}": instantiate(function)
@@ -159,6 +168,9 @@ def _classifier(settings: Config, model: "nn.Module") -> "Classifier":
             if isinstance(functions, dict)
             for name, function in functions.items()
         }
+    if terms:
+        with _user_errors(f"optimizer={settings.optimizer['name']}"):
+            view(made, dict(model.named_parameters()))
     return Classifier(
         model,
         optimizer,
@@ -167,6 +179,14 @@ def _classifier(settings: Config, model: "nn.Module") -> "Classifier":
         method=settings.terms["method"],
         seed=settings.seed,
     )
+
+
+def _fused(optimizer: Callable[..., Any]) -> Callable[..., Any]:
+    """The optimizer with torch's fused kernel, or as it is where there is none, as for RMSprop."""
+    if "fused" in inspect.signature(optimizer).parameters:
+        return partial(optimizer, fused=True)
+    log.warning("trainer.fused=true: %s has no fused kernel; its ordinary one is used", optimizer)
+    return optimizer
 
 
 def _trainer(settings: Config, folder: Path, status: Status) -> "L.Trainer":
@@ -180,19 +200,22 @@ def _trainer(settings: Config, folder: Path, status: Status) -> "L.Trainer":
         "data": settings.data.name,
         "noise": f"{settings.data.noise.kind} {settings.data.noise.rate:g}",
     }
+    arguments = {key: value for key, value in settings.trainer.items() if key != "fused"}  # the optimizer's
     with _user_errors("trainer"):
         return make_trainer(
-            folder, settings.trainer, epochs=settings.epochs, listener=status.row, hyperparameters=hyperparameters
+            folder, arguments, epochs=settings.epochs, listener=status.row, hyperparameters=hyperparameters
         )
 
 
 @contextmanager
 def _user_errors(what: str) -> Iterator[None]:
     """Tell errors of values that only their receiver can check as the user's."""
+    from ireg.lit.trainer import MisconfigurationException
+
     try:
         yield
     except UserError:
         raise
-    except (InstantiationException, TypeError, ValueError) as error:
+    except (InstantiationException, MisconfigurationException, ImportError, IndexError, TypeError, ValueError) as error:
         reason = error.__cause__ or error
         raise UserError(f"{what}: {' '.join(str(reason).split())}") from error

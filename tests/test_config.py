@@ -54,15 +54,22 @@ def test_optimizer(composed, name):
     assert {key: list(group[key]) if key == "betas" else group[key] for key in expected} == expected
 
 
+# Training examples, test examples, classes, and whether the package holds it.
+DATA = {
+    "mnist10k": (10_000, 10_000, 10, True),
+    "mnist": (60_000, 10_000, 10, False),
+    "fashion_mnist": (60_000, 10_000, 10, False),
+    "kmnist": (60_000, 10_000, 10, False),
+}
+
+
 @pytest.mark.parametrize("name", options("data"))
 def test_data_set(composed, name):
     data = read(composed(f"data={name}")).data
     assert data.name == name
-    assert data.num_classes == 10
-    assert (data.root is None) == (name == "mnist10k")
+    assert (data.num_train, data.num_test, data.num_classes, data.root is None) == DATA[name]
     assert data.source["root"] == data.root
     assert read(composed(f"data={name}", "data.root=elsewhere")).data.source["root"] == "elsewhere"
-    assert (data.num_train, data.num_test) == (10_000 if name == "mnist10k" else 60_000, 10_000)
 
 
 def test_every_term_has_a_file_and_a_reference(composed):
@@ -75,10 +82,27 @@ def test_every_term_has_a_file_and_a_reference(composed):
     for tag, function in configured.items():
         assert instantiate(function).func is REFERENCES[tag][0]
     terms = read(composed()).terms
-    assert {f"{group}/{name}" for group in ("ireg", "norm") for name in terms[group]} == REFERENCES.keys()
+    default = {
+        f"{group}/{name}" for group, functions in terms.items() if isinstance(functions, dict) for name in functions
+    }
+    assert default <= REFERENCES.keys()
+    assert {
+        "ireg/sgd",
+        "ireg/full_batch",
+        "ireg/minibatch_variance",
+        "ireg/rmsprop",
+        "norm/l2",
+        "norm/distance",
+    } <= default
 
 
-@pytest.mark.parametrize("name", [name for name in options("terms") if name != "default"])
+def single_terms():
+    return [
+        name for name in options("terms") if "defaults" not in yaml.safe_load((CONF / f"terms/{name}.yaml").read_text())
+    ]
+
+
+@pytest.mark.parametrize("name", single_terms())
 def test_a_single_term_can_be_chosen(composed, name):
     terms = read(composed(f"terms=[{name}]")).terms
     assert [list(functions) for functions in terms.values() if isinstance(functions, dict)] == [[name]]
@@ -108,6 +132,7 @@ def test_no_file_is_untested():
         "trainer",
     }
     assert options("optimizer") == sorted(OPTIMIZERS)
+    assert options("data") == sorted(DATA)
     assert options("experiment") == ["demo", "paper"]
     assert options("model") == ["mlp"]
     assert options("trainer") == ["default"]
@@ -147,6 +172,17 @@ def test_lists_of_choices_are_those_of_the_core():
         ("terms.every=0", "terms.every=0: must be an integer of at least 1"),
         ("terms.every=often", "terms.every=often: must be an integer"),
         ("terms.method=magic", "terms.method=magic: choose one of auto, loop, vmap, ghost, layers"),
+        ("model.hidden=256", r"model.hidden=256: must be a list of integers of at least 1, like \[256,256\]"),
+        ("model.hidden=[0]", r"model.hidden=\[0\]: must be a list"),
+        ("data.std=0", "data.std=0.0: must be > 0"),
+        ("+trainer.max_steps=3", "trainer.max_steps=3: not supported; supported are accelerator, "),
+        (
+            "trainer.precision=16-true",
+            "trainer.precision=16-true: choose one of 32-true, 64-true, 16-mixed, bf16-mixed",
+        ),
+        ("trainer.devices=2", "trainer.devices=2: must be 1: a run uses one device"),
+        ("trainer.fused=maybe", "trainer.fused=maybe: must be true or false"),
+        ("~optimizer.name", "optimizer.name=None: must be a word"),
         ("+typo=1", "typo: no such key; python train.py --help lists the keys"),
         ("name=${nothing}", "nothing"),
     ],
@@ -161,3 +197,4 @@ def test_the_batch_size_is_held_against_the_subset(composed):
     with pytest.raises(UserError, match="batch_size=64: must be at most 50"):
         read(composed("data.train_size=50"))
     assert read(composed("data.train_size=50", "batch_size=50")).batch_size == 50
+    assert read(composed("data.train_size=50", "optimizer=gd")).batch_size == 64  # which takes the full batch

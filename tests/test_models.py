@@ -5,7 +5,7 @@ from torch import nn
 from ireg.models import MLP
 
 
-def test_the_seed_papers_network():
+def test_the_singhs_network():
     model = MLP(in_features=784, num_classes=10, hidden=[256] * 4)
     layers = [layer for layer in model if isinstance(layer, nn.Linear)]
     assert len(layers) == 5

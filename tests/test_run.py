@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from ireg import run as run_module
+from ireg.config import read
 from ireg.errors import UserError
 from ireg.sweep.status import read_status
 
@@ -61,13 +63,14 @@ def test_a_folder_of_another_run_is_refused(tmp_path, small_run):
     [
         (["optimizer=momentum", "optimizer.momentum=-1"], "optimizer=momentum: Invalid momentum value: -1"),
         (["+optimizer.speed=9"], "optimizer=sgd: .*unexpected keyword argument 'speed'"),
-        (["model.hidden=[0]"], r"model: widths \[784, 0, 10\]: each must be at least 1"),
+        (["+optimizer.momentum=fast"], "optimizer=sgd: .*not supported between instances of 'str'"),
+        (["optimizer=adam", "optimizer.betas=[0.9]"], "optimizer=adam: list index out of range"),
+        (["optimizer._target_=torch.optim.NAdam"], "NAdam: unknown optimizer; known are Adagrad, Adam, AdamW, RMSprop"),
+        (["data.num_classes=5"], r"data: labels from 0 to 9: must be in \[0, 5\)"),
+        (["trainer.accelerator=tpu"], "trainer: "),
         (["model._target_=ireg.models.Nothing"], "model: .*ireg.models.Nothing"),
         (["terms.ireg.sgd._target_=ireg.terms.implicit.nothing"], "terms: .*ireg.terms.implicit.nothing"),
         (["trainer.accelerator=abacus"], "trainer: .*abacus"),
-        (["+trainer.max_epochs=3"], "trainer.max_epochs: set by ireg itself; remove it"),
-        (["+trainer.speed=3"], "trainer: .*unexpected keyword argument 'speed'"),
-        (["trainer.devices=2", "trainer.accelerator=cpu"], "trainer.devices=2: a run uses one device"),
         (["data.num_train=9999"], "data.num_train=9999: the source holds 10000 train examples"),
     ],
 )
@@ -96,3 +99,80 @@ def test_a_failure_amid_training_is_recorded_and_raised(tmp_path, small_run, mon
 def test_threads_are_set_by_each_run(tmp_path, small_run):
     small_run(tmp_path, "threads=2")
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "attribute", "value"),
+    [
+        ("batch_size=48", "batch_size", 48),
+        ("optimizer=gd", "batch_size", None),
+        ("seed=3", "seed", 3),
+        ("data.num_classes=11", "num_classes", 11),
+        ("data.noise.kind=pairflip", "noise_kind", "pairflip"),
+        ("data.noise.rate=0.125", "noise_rates", {"train": 0.125, "test": 0.0}),
+        ("data.noise.test_rate=0.5", "noise_rates", {"train": 0.3, "test": 0.5}),
+        ("data.noise.seed=4", "noise_seed", 4),
+        ("data.train_size=70", "sizes", {"train": 70, "test": None}),
+        ("data.test_size=70", "sizes", {"train": None, "test": 70}),
+        ("data.subset_seed=5", "subset_seed", 5),
+        ("data.eval_batch_size=6", "eval_batch_size", 6),
+        ("data.standardize=false", "shift", 0.0),
+        ("data.standardize=true", "shift", 0.1307),
+        ("data.standardize=true", "scale", 0.3081),
+        ("data.num_train=10001", "num_examples", {"train": 10001, "test": 10000}),
+    ],
+)
+def test_every_key_of_the_data_reaches_the_data_module(composed, override, attribute, value):
+    assert getattr(run_module._data(read(composed(override))), attribute) == value
+
+
+def test_every_key_of_the_terms_reaches_the_classifier(composed):
+    settings = read(composed("terms.every=7", "terms.method=vmap", "seed=9", "terms=[l2,sgd]"))
+    classifier = run_module._classifier(settings, torch.nn.Linear(2, 2))
+    assert (classifier.terms_every, classifier.method, classifier.seed) == (7, "vmap", 9)
+    assert set(classifier.terms) == {"norm/l2", "ireg/sgd"}
+
+
+@pytest.mark.parametrize(("optimizer", "fused"), [("sgd", True), ("adam", True), ("adamw", True), ("rmsprop", None)])
+def test_fused_optimizers_where_they_exist(composed, caplog, optimizer, fused):
+    def made(*overrides):
+        settings = read(composed(f"optimizer={optimizer}", *overrides))
+        return run_module._classifier(settings, torch.nn.Linear(2, 2)).configure_optimizers().param_groups[0]
+
+    assert not made().get("fused")
+    assert made("trainer.fused=true").get("fused") == fused
+    assert ("has no fused kernel" in caplog.text) == (fused is None)
+
+
+def test_a_fused_run_goes_through(tmp_path, small_run):
+    assert 0 < small_run(tmp_path, "optimizer=adam", "trainer.fused=true") < 1
+
+
+def test_an_optimizer_without_a_reader_trains_without_terms(tmp_path, small_run):
+    assert 0 < small_run(tmp_path, "optimizer._target_=torch.optim.NAdam", "terms=[]") < 1
+
+
+def test_training_cut_short_is_a_failure(tmp_path, small_run, monkeypatch):
+    from ireg.lit.module import Classifier
+
+    original = Classifier.on_train_epoch_end
+
+    def stop(self):
+        self.trainer.should_stop = True
+        original(self)
+
+    monkeypatch.setattr(Classifier, "on_train_epoch_end", stop)
+    with pytest.raises(RuntimeError, match="training ended after 1 of 2 epochs"):
+        small_run(tmp_path)
+    assert read_status(tmp_path)["state"] == "failed"
+
+
+def test_checkpoints_are_written_beside_their_place(tmp_path, monkeypatch):
+    from ireg.lit.trainer import AtomicCheckpointIO
+
+    monkeypatch.setattr(torch, "save", lambda *arguments, **options: (_ for _ in ()).throw(OSError("disk full")))
+    (tmp_path / "last.ckpt").write_text("the one before")
+    with pytest.raises(OSError, match="disk full"):
+        AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "last.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert (tmp_path / "last.ckpt").read_text() == "the one before"

@@ -104,6 +104,18 @@ def is_seed(column: str) -> bool:
     return re.fullmatch(r"(.*[._])?seed", column) is not None
 
 
+def one_run_a_seed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Drop the rows of runs that repeat another's setting and seeds: they are no further sample of it.
+
+    Such runs differ in what is measured only (the terms), or were started under two names; the first one stays, a
+    finished one before others.
+    """
+    seeds = [column for column in rows.columns if is_seed(column)]
+    of_runs = rows.drop_duplicates("run").sort_values("state", key=lambda state: state != "done", kind="stable")
+    kept = of_runs.drop_duplicates(seeds)["run"]
+    return rows[rows["run"].isin(kept)]
+
+
 def is_measured(rows: pd.DataFrame, tag: str) -> pd.Series:
     """In which rows `tag` was measured, be it as nan or inf."""
     odd = rows["nonfinite"].map(lambda tags: tag in tags.split()).astype(bool)

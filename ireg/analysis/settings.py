@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
 
-from ireg.analysis.load import setting_columns
+from ireg.analysis.load import one_run_a_seed, setting_columns
 from ireg.analysis.summary import plain
 
 # Okabe and Ito's palette, told apart by the colour-blind; wine stands for its yellow, which is too light for lines.
@@ -39,7 +39,10 @@ def settings_of(table: pd.DataFrame) -> list[Setting]:
     columns = setting_columns(table)
     varied = [column for column in columns[1:] if len(table[column].drop_duplicates()) > 1]
     names = _short_names(varied)
-    groups = [(dict(zip(columns, key, strict=True)), rows) for key, rows in table.groupby(columns, dropna=False)]
+    groups = [
+        (dict(zip(columns, key, strict=True)), one_run_a_seed(rows))
+        for key, rows in table.groupby(columns, dropna=False)
+    ]
     groups.sort(key=lambda group: [_order(column, value) for column, value in group[0].items()])
     settings: list[Setting] = []
     for values, rows in groups:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ireg.analysis.load import NOT_CONFIG, is_seed, setting_columns
+from ireg.analysis.load import NOT_CONFIG, is_seed, one_run_a_seed, setting_columns
 
 STATE_COLOURS = {"done": "green", "running": "cyan", "diverged": "red", "failed": "red", "interrupted": "yellow"}
 
@@ -49,13 +49,13 @@ def summarize_settings(summary: pd.DataFrame) -> pd.DataFrame | None:
     """
     columns = setting_columns(summary)
     groups = list(summary.groupby(columns, dropna=False, sort=False))
-    if all(len(rows) == 1 for _, rows in groups):
+    if all(len(one_run_a_seed(rows)) == 1 for _, rows in groups):
         return None
     return pd.DataFrame([dict(zip(columns, key, strict=True)) | _statistics(rows) for key, rows in groups])
 
 
 def _statistics(rows: pd.DataFrame) -> dict[str, float]:
-    done = rows[rows["state"] == "done"]
+    done = one_run_a_seed(rows[rows["state"] == "done"])
     statistics: dict[str, float] = {"runs": len(rows), "n": len(done)}
     for column in _values(rows):
         values = done[column].astype(float)

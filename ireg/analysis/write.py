@@ -23,7 +23,11 @@ def write(folder: str | Path) -> list[Path]:
     Raises:
         UserError: there are no runs in `folder`, or a file of a run cannot be read.
     """
-    folder = Path(folder)
+    return _write(Path(folder))[1]
+
+
+def _write(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """Write everything; the table of the runs, and the paths."""
     table = load(folder)
     # Imported late: matplotlib takes most of a second, which a wrong folder name need not wait for.
     from ireg.analysis.figures import FIGURES
@@ -41,7 +45,7 @@ def write(folder: str | Path) -> list[Path]:
             print(f"figure {name} is left out: {error}")
             continue
         paths += _write_figure(figure, folder / "figures" / name)
-    return paths
+    return summary, paths
 
 
 def report(folder: str | Path) -> None:
@@ -50,10 +54,10 @@ def report(folder: str | Path) -> None:
     Raises:
         UserError: as `write`.
     """
-    paths = write(folder)  # before anything is printed, so that `| head` does not lose the files
-    from ireg.analysis.summary import print_summary, summarize
+    summary, paths = _write(Path(folder))  # before anything is printed, so that `| head` does not lose the files
+    from ireg.analysis.summary import print_summary
 
-    print_summary(summarize(runs(folder), load(folder)))
+    print_summary(summary)
     for path in paths:
         print(f"wrote {path}")
 

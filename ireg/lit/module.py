@@ -115,7 +115,8 @@ class Classifier(L.LightningModule):
         """Add one batch of test examples."""
         inputs, labels, _ = batch
         logits = self(inputs)
-        self.test_loss.update(cross_entropy(logits, labels), len(labels))
+        # A value an example, not a mean and its weight: a metric that keeps nan leaves weights out (torchmetrics 1.9).
+        self.test_loss.update(cross_entropy(logits, labels, reduction="none"))
         self.test_error.update((logits.argmax(1) != labels).float())
 
     # Measuring.
@@ -191,15 +192,17 @@ class Classifier(L.LightningModule):
         def observe(first: int, outputs: Tensor) -> None:
             fit.add(torch.cat(list(minibatches[first : first + len(outputs)])), outputs.flatten(0, 1))
 
+        values: dict[str, Tensor | None] = {}
         with evaluating(self.model):
-            snapshot = self.snapshot(epoch, minibatches, terms, observe)
-            if snapshot.needs:
+            snapshot = self.snapshot(epoch, minibatches, terms, observe) if terms else None
+            if snapshot is not None and snapshot.needs:
                 self._say_once(snapshot.moments)
             else:
                 with torch.inference_mode():
                     for inputs, _, indices in self.data.train_batches():
                         fit.add(indices, self(inputs))
-            values = {tag: term(snapshot) for tag, term in terms.items()}
+            if snapshot is not None:
+                values = {tag: term(snapshot) for tag, term in terms.items()}
         return {tag: float(value) for tag, value in values.items() if value is not None}, fit
 
     def _say_once(self, moments: GradientMoments) -> None:

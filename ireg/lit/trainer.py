@@ -8,10 +8,10 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException as MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
-from ireg.errors import UserError
 from ireg.files import replacing
 from ireg.lit.loggers import MetricsFile, Row, TensorBoard
 
@@ -44,9 +44,6 @@ def make_trainer(
         epochs: number of epochs.
         listener: called with epoch and row after each row is in metrics.csv.
         hyperparameters: columns of TensorBoard's HPARAMS tab.
-
-    Raises:
-        UserError: `arguments` sets what is set here, or asks for several devices.
     """
     _hush()
     ours: dict[str, Any] = {
@@ -66,13 +63,7 @@ def make_trainer(
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    taken = sorted(ours.keys() & arguments.keys())
-    if taken:
-        raise UserError(f"trainer.{taken[0]}: set by ireg itself; remove it (epochs=… sets the number of epochs)")
-    trainer = L.Trainer(**arguments, **ours)
-    if trainer.world_size != 1:
-        raise UserError(f"trainer.devices={arguments['devices']}: a run uses one device; use a sweep for several")
-    return trainer
+    return L.Trainer(**arguments, **ours)
 
 
 def _hush() -> None:

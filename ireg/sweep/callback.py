@@ -3,7 +3,7 @@
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,14 @@ class RunsCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the run and show its progress."""
         with _errors_end_the_process():
-            folder = Path(config.hydra.run.dir)
-            finished(folder, asdict(configuration.read(config)))
+            folder = Path(config.hydra.run.dir).absolute()
+            _check(config, folder)
             self._begin([folder], lambda: _print_final_values(folder))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Compose and check every run of the sweep, and show their progress."""
         with _errors_end_the_process():
-            sweep = Path(config.hydra.sweep.dir)
+            sweep = Path(config.hydra.sweep.dir).absolute()
             self._begin(_checked_folders(config, sweep), lambda: _report(sweep))
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -87,9 +87,17 @@ def summary_at_the_end() -> Iterator[None]:
     """Sum up what the block starts, however it ends."""
     try:
         yield
-    finally:
-        while _unfinished:
-            _unfinished.pop().sum_up()
+    except BaseException:
+        with suppress(SystemExit):  # the error that ends the block says more than that there is nothing to sum up
+            _sum_up()
+        raise
+    else:
+        _sum_up()
+
+
+def _sum_up() -> None:
+    while _unfinished:
+        _unfinished.pop().sum_up()
 
 
 @contextmanager
@@ -101,6 +109,19 @@ def _errors_end_the_process() -> Iterator[None]:
     except Exception:
         traceback.print_exc()
         sys.exit(1)
+
+
+def _check(config: DictConfig, folder: Path) -> None:
+    """Check the configuration of a run, and that its folder is its own.
+
+    Raises:
+        UserError: a value is out of range, a list was given for a group of which one is chosen, or the folder belongs
+            to another run.
+    """
+    for group in ("data", "model", "optimizer", "trainer"):
+        if group not in config.hydra.runtime.choices:  # as where a list was given, whose files Hydra then merges
+            raise UserError(f"{group}: choose one, not a list; to sweep over several, use -m {group}=a,b")
+    finished(folder, asdict(configuration.read(config)))
 
 
 def _checked_folders(config: DictConfig, sweep: Path) -> list[Path]:
@@ -116,7 +137,7 @@ def _checked_folders(config: DictConfig, sweep: Path) -> list[Path]:
         with open_dict(job):
             job.hydra.job.num, job.hydra.job.id = len(folders), str(len(folders))
         folder = sweep / str(job.hydra.sweep.subdir)
-        finished(folder, asdict(configuration.read(job)))
+        _check(job, folder)
         if folder in folders:
             raise UserError(f"{folder}: two runs of the sweep would share it ({overrides} and {folders[folder]})")
         folders[folder] = overrides

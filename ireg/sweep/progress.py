@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ireg.sweep.status import FINISHED, read_status
+from ireg.sweep.status import FINISHED, now, read_status
 
 LINE_SECONDS = 10.0
 """Seconds between two lines where the output is no terminal."""
@@ -35,6 +35,7 @@ class ProgressDisplay:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
         self._busiest = 1
+        self._since = now()
 
     def start(self) -> None:
         """Begin to show."""
@@ -101,9 +102,13 @@ class ProgressDisplay:
         return " | ".join([time.strftime("%H:%M:%S"), *parts, self._eta(statuses)])
 
     def _statuses(self) -> dict[Path, dict[str, Any]]:
-        """The statuses of the runs that have one, in their order."""
+        """The statuses of the runs that have one, in their order, but for what an earlier command left unfinished."""
         found = {folder: read_status(folder) for folder in self.folders}
-        return {folder: status for folder, status in found.items() if status is not None}
+        return {
+            folder: status
+            for folder, status in found.items()
+            if status is not None and (status["state"] in FINISHED or status["started"] >= self._since)
+        }
 
     def _eta(self, statuses: Mapping[Path, Mapping[str, Any]]) -> str:
         """Time left, from the mean seconds of an epoch of the runs so far and how many went on at once."""

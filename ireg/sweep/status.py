@@ -123,7 +123,7 @@ class Status:
             "epoch_seconds": None,
             "final": {},
             "error": None,
-            "started": _now(),
+            "started": now(),
             "ended": None,
             "threads": config["threads"],
             "host": socket.gethostname(),
@@ -154,21 +154,22 @@ class Status:
         except BaseException as error:
             text = "".join(traceback.format_exception_only(error)).strip()
             state = "failed" if isinstance(error, Exception) else "interrupted"
-            self.update(state=state, error=text, ended=_now())
+            self.update(state=state, error=text, ended=now())
             raise
 
     def end(self, state: str, **fields: Any) -> None:
         """Note a good end: `done` or `diverged`."""
-        self.update(state=state, ended=_now(), **fields)
+        self.update(state=state, ended=now(), **fields)
 
 
-def _now() -> str:
+def now() -> str:
+    """The present moment, as statuses hold it: UTC, to the second, in ISO 8601, so that texts compare as times."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _git() -> dict[str, Any] | None:
     """Commit of the source tree and whether it has changes; None outside a git checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -176,6 +177,8 @@ def _git() -> dict[str, Any] | None:
         ).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")) != here:
+            return None  # some other project's checkout that the installed package happens to lie in
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.CalledProcessError):
         return None

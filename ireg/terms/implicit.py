@@ -53,7 +53,7 @@ def minibatch_variance(snapshot: Snapshot) -> Tensor:
 
 @needs(Need.SQUARE, unless=lambda optimizer: optimizer.second_moment is None)
 def rmsprop(snapshot: Snapshot) -> Tensor | None:
-    """The adaptive term of the seed paper, as printed: η/(4m) Σ_k ‖s_t ⊙ g_k‖².
+    """The adaptive term of Singh's paper, as printed: η/(4m) Σ_k ‖s_t ⊙ g_k‖².
 
     Computed as (η/4) ⟨s_t ⊙ s_t, (1/m) Σ g_k ⊙ g_k⟩, the same by algebra.
     s_t = γ s_{t−1} + (1 − γ) g_t ⊙ g_t is the optimizer's running mean of squared gradients, before bias correction

@@ -7,7 +7,7 @@ import statistics
 import pytest
 from rich.console import Console
 
-from ireg.analysis import load, runs, write
+from ireg.analysis import figures, load, runs, write
 from ireg.analysis.summary import plain, print_summary, summarize, summarize_settings
 
 
@@ -149,3 +149,18 @@ def test_a_setting_without_one_of_the_columns_has_a_row(make_run):
     settings = summarize_settings(summary_of(sweep))
     assert settings["test/error.mean"].tolist() == [0.25, 0.5]
     assert settings["optimizer.momentum"].isna().tolist() == [False, True]
+
+
+def test_a_seed_counts_once(make_run):
+    """Runs that differ in what they measure only, or in their folder's name, are no further samples."""
+    values = {"test/error": [0.9, 0.25]}
+    sweep = make_run("a", values, {"seed": 0, "terms.every": 1})
+    make_run("b", values, {"seed": 0, "terms.every": 2})
+    make_run("c", {"test/error": [0.9, 0.75]}, {"seed": 1, "terms.every": 1})
+    summary = summarize(runs(sweep), load(sweep))
+    (setting,) = summarize_settings(summary).to_dict("records")
+    assert len(summary) == setting["runs"] == 3
+    assert setting["n"] == 2
+    assert setting["test/error.mean"] == 0.5
+    (label,) = figures.test_error(load(sweep)).axes[0].get_legend_handles_labels()[1]
+    assert label == "sgd (2 seeds)"

@@ -100,6 +100,84 @@ def test_values_of_a_run_against_an_independent_computation(tmp_path, small_run,
         assert row[tag] == pytest.approx(value, rel=2e-5, abs=1e-12), tag
 
 
+def test_rows_0_and_1_against_a_replay_of_the_training(tmp_path, small_run, composed):
+    """Losses, errors and the first rows' terms, from a plain loop with the same seed and the same order."""
+    small_run(tmp_path, "epochs=1", "lr=0.1", "data.train_size=90", "data.eval_batch_size=64")
+    first, second = rows(tmp_path)
+    labels = np.load(tmp_path / "labels.npz")
+    source = instantiate(read(composed()).data.source)
+    inputs = source(train=True)[0][labels["indices"]].float()[:, None] / 255
+    test_inputs = source(train=False)[0][labels["test_indices"]].float()[:, None] / 255
+    observed, test_labels = torch.tensor(labels["observed"]), torch.tensor(labels["test_observed"])
+    order = torch.randperm(90, generator=named_generator("order of examples", 0, 0)).split(32)
+    torch.manual_seed(0)
+    model = MLP(in_features=784, num_classes=10, hidden=[16])
+    criterion = torch.nn.functional.cross_entropy
+
+    def evaluated(inputs, labels):
+        with torch.no_grad():
+            logits = model(inputs)
+            return float(criterion(logits, labels)), float((logits.argmax(1) != labels).double().mean())
+
+    def terms():
+        batches = [(inputs[part], observed[part]) for part in order]
+        gradients = reference.minibatch_gradients(model, criterion, batches)
+        return {"ireg/sgd": reference.sgd(gradients, 0.1), "ireg/full_batch": reference.full_batch(gradients, 0.1)}
+
+    expected_first = dict(zip(("train/loss", "train/error"), evaluated(inputs, observed), strict=True)) | terms()
+    expected_first |= dict(zip(("test/loss", "test/error"), evaluated(test_inputs, test_labels), strict=True))
+    losses, wrong = [], 0
+    for part in order:
+        logits = model(inputs[part])
+        loss = criterion(logits, observed[part])
+        losses.append(float(loss.detach()))
+        wrong += int((logits.argmax(1) != observed[part]).sum())
+        slopes = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for parameter, slope in zip(model.parameters(), slopes, strict=True):
+                parameter -= 0.1 * slope
+    # The loss is the mean over minibatches, the last of which is smaller; the error is the mean over examples.
+    expected_second = {"train/loss": sum(losses) / 3, "train/error": wrong / 90} | terms()
+    expected_second |= dict(zip(("test/loss", "test/error"), evaluated(test_inputs, test_labels), strict=True))
+    for row, expected in ((first, expected_first), (second, expected_second)):
+        assert {tag: row[tag] for tag in expected} == pytest.approx(expected, rel=1e-5)
+
+
+class WithDropout(MLP):
+    """Dropout after each layer; its outputs differ from pass to pass unless it is in eval mode."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.append(torch.nn.Dropout(0.5))
+
+
+def test_terms_and_fit_are_measured_in_eval_mode(tmp_path, small_run):
+    target = f"model._target_={WithDropout.__module__}.WithDropout"
+    small_run(tmp_path, target, "epochs=1", "terms.method=loop")
+    row, labels = rows(tmp_path)[1], np.load(tmp_path / "labels.npz")
+    model = WithDropout(in_features=784, num_classes=10, hidden=[16]).eval()
+    state = weights(tmp_path)
+    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    from ireg.datasets import MNIST, PACKAGED
+
+    images = MNIST(PACKAGED, train=True).data[labels["indices"]].float()[:, None] / 255
+    observed, corrupted = torch.tensor(labels["observed"]), torch.tensor(labels["corrupted"])
+    order = torch.randperm(200, generator=named_generator("order of examples", 0, 0)).split(32)
+    batches = [(images[part], observed[part]) for part in order]
+    gradients = reference.minibatch_gradients(model, torch.nn.functional.cross_entropy, batches)
+    assert row["ireg/sgd"] == pytest.approx(reference.sgd(gradients, 1e-3), rel=1e-4)
+    memorized = (model(images).argmax(1) == observed)[corrupted].double().mean()
+    assert row["fit/memorized"] == pytest.approx(float(memorized))
+
+
+def test_a_batch_is_not_moved_again():
+    # Lightning calls the hook by its name; under another one every batch would be walked through for its device.
+    assert "transfer_batch_to_device" in vars(NoisyImages)
+    assert hasattr(L.LightningDataModule, "transfer_batch_to_device")
+    batch = (torch.zeros(1),)
+    assert NoisyImages.transfer_batch_to_device(None, batch, torch.device("cpu"), 0) is batch
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_measuring_does_not_change_the_training(tmp_path, small_run, optimizer):
     small_run(tmp_path / "all", f"optimizer={optimizer}", "lr=1e-2")

@@ -1,11 +1,24 @@
 import io
 import time
 
+import pytest
 from rich.console import Console
 
 from ireg.sweep import progress
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.status import Status
+
+
+@pytest.fixture(autouse=True)
+def begun_long_ago(monkeypatch):
+    """Displays begin before the statuses that the tests make."""
+    monkeypatch.setattr(progress, "now", lambda: "2000-01-01T00:00:00+00:00")
+
+
+def test_what_an_earlier_command_left_unfinished_does_not_count(tmp_path, monkeypatch):
+    folders = [run(tmp_path / "a", done=3, state="interrupted"), run(tmp_path / "b", done=10, state="done")]
+    monkeypatch.setattr(progress, "now", lambda: "2999-01-01T00:00:00+00:00")
+    assert "1 of 2 runs ended | starting" in ProgressDisplay(folders).line()
 
 
 def run(folder, epochs=10, done=0, seconds=2.0, state="running"):

@@ -84,6 +84,7 @@ def test_a_folder_is_held_by_one_process(tmp_path):
 
 
 def test_git_is_told_or_null(tmp_path, monkeypatch):
+    monkeypatch.delenv("GIT_DIR", raising=False)
     git = Status(tmp_path, CONFIG).fields["git"]
     assert git is None or (len(git["commit"]) == 40 and git["dirty"] in (True, False))
     monkeypatch.setenv("PATH", str(tmp_path))
