@@ -1,91 +1,95 @@
-"""`python -m benchmarks.epoch`: seconds of an epoch of the project and of the loop written by hand, side by side.
+"""`python -m benchmarks.epoch`: what an epoch of the project costs, side by side with other ways to write it.
 
-Both run in this process in turns of a few epochs, so that whatever else the machine does hits both; the ratio is that
-of the medians. The project's epoch is the whole one: training, evaluation, terms, log files and checkpoint.
+Prints tables of ratios and writes docs/benchmarks.md; see there for what is measured. All of it takes about twelve
+minutes on one core; --quick measures width 256 and batch size 64 only, in two or three, and writes no page.
 """
 
 import argparse
-import csv
-import logging
-import statistics
 import sys
-import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
-from omegaconf import OmegaConf, open_dict
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.loop import epochs_by_hand
-from ireg import run as project
-from ireg.config import read
-from ireg.sweep import callback as _registers_schema_and_resolvers  # noqa: F401
+from benchmarks import growth, page, tables
+from benchmarks.case import ROOT, Case
+from benchmarks.floor import Peak
+from benchmarks.pairs import Effort, measured
+from benchmarks.sides import quietly
 
-CONF = Path(__file__).parents[1] / "conf"
+OPTIMIZERS = ("sgd", "rmsprop", "adam")
+WIDTHS = (256, 512)
+BATCH_SIZES = (16, 64, 256)
+HEADLINE = (256, 64)
+MAIN = Effort(epochs=3, skipped=1, min_turns=5, max_turns=5, seconds=0, ordinary_turns=3)
+OTHERS = Effort(epochs=2, skipped=0, min_turns=2, max_turns=4, seconds=10, ordinary_turns=1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--optimizers", nargs="+", default=["sgd", "rmsprop", "adam"])
-    parser.add_argument("--turns", type=int, default=5, help="turns of each side (default 5)")
-    parser.add_argument("--epochs", type=int, default=4, help="epochs in a turn; the first is not counted (default 4)")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("overrides", nargs="*", help="configuration, like batch_size=16")
-    arguments = parser.parse_args()
-    logging.disable(logging.WARNING)
-    table = Table(title=f"seconds of an epoch (median), threads={arguments.threads} {' '.join(arguments.overrides)}")
-    for column in ("optimizer", "project", "loop by hand", "ratio", "ratios of the turns"):
-        table.add_column(column, justify="left" if column == "optimizer" else "right")
-    for optimizer in arguments.optimizers:
-        overrides = [f"optimizer={optimizer}", f"epochs={arguments.epochs}", f"threads={arguments.threads}"]
-        ours, theirs, ratios = [], [], []
-        for turn in range(arguments.turns):
-            print(f"{optimizer}: turn {turn + 1} of {arguments.turns}", file=sys.stderr)
-            by_project, by_hand = _turn([*overrides, *arguments.overrides])
-            ours += by_project
-            theirs += by_hand
-            ratios.append(statistics.median(by_project) / statistics.median(by_hand))
-        medians = statistics.median(ours), statistics.median(theirs)
-        table.add_row(
-            optimizer,
-            *(f"{median:.3f}" for median in medians),
-            f"{medians[0] / medians[1]:.2f}",
-            f"{min(ratios):.2f} to {max(ratios):.2f}",
-        )
-    Console(width=120).print(table)
-
-
-def _turn(overrides: list[str]) -> tuple[list[float], list[float]]:
-    """Seconds of each epoch but the first, by the project and by hand, for one configuration."""
-    with initialize_config_dir(str(CONF), version_base="1.3"), tempfile.TemporaryDirectory() as folder:
-        config = compose("config", overrides, return_hydra_config=True)
-        with open_dict(config):
-            config.hydra.runtime.output_dir = folder
-        HydraConfig.instance().set_config(config)
-        settings = read(config)
-        with open_dict(config):
-            del config["hydra"]
-        project.run(OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
-        with (Path(folder) / "metrics.csv").open() as file:
-            by_project = [float(row["time/epoch"]) for row in csv.DictReader(file)][2:]
-    data = project._data(settings)
-    data.setup()
-    arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
-    by_hand, _ = epochs_by_hand(
-        project._model(settings, data),
-        instantiate(arguments),
-        (data.train_inputs, data.train_labels.observed, data.train_labels.clean),
-        (data.test_inputs, data.test_labels.observed),
-        batch_size=data.batch_size or len(data.train_inputs),
-        num_epochs=settings.epochs,
+    arguments = _arguments()
+    quietly()
+    torch.set_num_interop_threads(1)
+    torch.set_num_threads(arguments.threads)
+    start = time.perf_counter()
+    base = Case(optimizer="sgd", threads=arguments.threads, extra=tuple(arguments.overrides))
+    peak, results = Peak(), []
+    for case in _cases(base, arguments.optimizers, quick=arguments.quick):
+        peak.look()
+        results.append(measured(case, MAIN if (case.width, case.batch_size) == HEADLINE else OTHERS))
+    seconds, memory = (None, []) if arguments.quick else (growth.seconds(base), growth.memory(base))
+    peak.look()
+    findings = page.Findings(
+        results=results,
+        peak=peak.flops_per_second,
+        threads=arguments.threads,
+        command=_command(),
+        growth=seconds,
+        memory=memory,
     )
-    return by_project, by_hand[1:]
+    _show(findings)
+    output = arguments.output or (None if arguments.quick else ROOT / "docs" / "benchmarks.md")
+    for path in page.write(findings, output) if output else []:
+        print(f"wrote {path}", file=sys.stderr)
+    print(f"{time.perf_counter() - start:.0f} s in all", file=sys.stderr)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="width 256 and batch size 64 only, no growth, no memory")
+    parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS)
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
+    parser.add_argument("--output", type=Path, help="the page (default docs/benchmarks.md; with --quick none)")
+    parser.add_argument("overrides", nargs="*", help="further configuration, like terms.method=loop")
+    return parser.parse_args()
+
+
+def _command() -> str:
+    """What was typed."""
+    return " ".join(["python -m benchmarks.epoch", *sys.argv[1:]]) if sys.argv[1:] else "make bench"
+
+
+def _cases(base: Case, optimizers: Sequence[str], *, quick: bool) -> list[Case]:
+    """The headline first: it matters most."""
+    shapes = sorted(product(WIDTHS, BATCH_SIZES), key=lambda shape: shape != HEADLINE)
+    return [
+        replace(base, optimizer=optimizer, width=width, batch_size=batch_size)
+        for width, batch_size in (shapes[:1] if quick else shapes)
+        for optimizer in optimizers
+    ]
+
+
+def _show(findings: page.Findings) -> None:
+    console = Console(width=160)
+    console.print(tables.epochs(findings.results, findings.peak).rich())
+    console.print(tables.passes(findings.results, findings.peak).rich())
+    if findings.memory:
+        console.print(tables.memory(findings.memory).rich())
+    console.print(page.machine(findings.threads, findings.peak))
 
 
 if __name__ == "__main__":
-    torch.set_num_interop_threads(1)
     main()
