@@ -1,0 +1,62 @@
+"""How the terms' pass grows: its seconds and its memory."""
+
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.case import Case, pass_flops
+from benchmarks.memory import Memory, in_fresh_process
+from benchmarks.sides import by_project, prepared
+from ireg import run as project
+
+GRID: dict[str, Sequence[int]] = {
+    "num_examples": (1250, 2500, 5000, 10_000),
+    "width": (64, 128, 256, 512),
+    "batch_size": (16, 32, 64, 128, 256),
+}
+OPTIMIZERS = ("sgd", "rmsprop")
+EPOCHS = 3
+
+
+@dataclass(frozen=True)
+class Point:
+    """Median seconds of the terms' pass of one case, and the operations of its matrix products."""
+
+    case: Case
+    seconds: float
+    flops: int
+
+
+def seconds(base: Case, grid: dict[str, Sequence[int]] = GRID) -> dict[str, list[Point]]:
+    """The terms' pass by axis: one field of the case varies, the others are those of `base`."""
+    known: dict[Case, Point] = {}
+    points: dict[str, list[Point]] = {}
+    for axis, values in grid.items():
+        for optimizer in OPTIMIZERS:
+            for value in values:
+                changes: dict[str, Any] = {"num_examples": max(grid["num_examples"]), axis: value}
+                case = replace(base, optimizer=optimizer, **changes)
+                if case not in known:  # the axes cross
+                    known[case] = _point(case)
+                points.setdefault(axis, []).append(known[case])
+    return points
+
+
+def memory(base: Case, sizes: Sequence[int] = GRID["num_examples"]) -> list[tuple[Case, Memory]]:
+    """Peak memory of the terms' pass for more and more minibatches, each in a process of its own."""
+    cases = [replace(base, optimizer=optimizer, num_examples=size) for optimizer in OPTIMIZERS for size in sizes]
+    found = []
+    for case in cases:
+        print(f"memory: {case}", file=sys.stderr, flush=True)
+        found.append((case, in_fresh_process(case)))
+    return found
+
+
+def _point(case: Case) -> Point:
+    print(f"growth: {case}", file=sys.stderr, flush=True)
+    settings, data = prepared(case)
+    flops = pass_flops(project._model(settings, data), len(data.train_inputs))
+    values = [epoch.terms for epoch in by_project(case, EPOCHS) if epoch.terms is not None]
+    return Point(case, statistics.median(values), flops)

@@ -1,0 +1,162 @@
+"""The page `docs/benchmarks.md`."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import torch
+
+from benchmarks import figure, tables
+from benchmarks.case import HIDDEN_LAYERS, Case
+from benchmarks.growth import Point
+from benchmarks.memory import Memory
+from benchmarks.sides import ORDINARY
+from benchmarks.times import Result
+from ireg.files import replacing, write_text
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All that one run of the benchmark found; `peak` in floating-point operations per second."""
+
+    results: Sequence[Result]
+    peak: float
+    threads: int
+    command: str
+    memory: Sequence[tuple[Case, Memory]] = ()
+    growth: Mapping[str, Sequence[Point]] | None = None
+
+
+def machine(threads: int, peak: float) -> str:
+    """The machine in words."""
+    versions = f"torch {torch.__version__}, lightning {lightning.__version__}, Python {platform.python_version()}"
+    return (
+        f"{_cpu()}, {threads} of {os.cpu_count()} cores used, float32 matrix products at {peak / 1e9:.0f} GFLOP/s at "
+        f"best (measured in the same run); {versions}"
+    )
+
+
+def write(findings: Findings, path: Path) -> list[Path]:
+    """Write the page and, beside it in `figures/`, its figure; return what was written."""
+    written = []
+    if findings.growth is not None:
+        picture = path.parent / "figures" / f"{path.stem}.png"
+        with replacing(picture) as temporary:
+            figure.draw(findings.growth, findings.peak).savefig(temporary, dpi=150)
+        written.append(picture)
+    write_text(path, _text(findings, f"figures/{path.stem}.png"))
+    return [*written, path]
+
+
+def _text(findings: Findings, picture: str) -> str:
+    parts = [
+        _introduction(findings),
+        tables.epochs(findings.results, findings.peak).markdown(),
+        _EPOCHS.format(ordinary=_ordinary(findings.results)),
+        tables.passes(findings.results, findings.peak).markdown(),
+        _PASSES,
+    ]
+    if findings.memory:
+        case, _ = findings.memory[0]
+        parts.append(_MEMORY.format(width=case.width, batch_size=case.batch_size))
+        parts.append(tables.memory(findings.memory).markdown())
+    if findings.growth is not None:
+        parts.append(_GROWTH.format(picture=picture))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _introduction(findings: Findings) -> str:
+    train, test = findings.results[0].num_examples
+    return _INTRODUCTION.format(
+        command=findings.command,
+        machine=machine(findings.threads, findings.peak),
+        train=train,
+        test=test,
+        layers=HIDDEN_LAYERS,
+    )
+
+
+def _ordinary(results: Sequence[Result]) -> str:
+    """How many epochs of the ordinary way were counted, and where."""
+    counts: dict[int, list[str]] = {}
+    for result in results:
+        count = sum(len(turn) for turn in result.turns.get(ORDINARY, []))
+        shape = f"{result.case.width}/{result.case.batch_size}"
+        if shape not in counts.setdefault(count, []):
+            counts[count].append(shape)
+    parts = [f"{count} at width/batch {', '.join(shapes)}" for count, shapes in counts.items()]
+    return "; ".join(parts)
+
+
+def _cpu() -> str:
+    """The processor's name as the system tells it."""
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+_INTRODUCTION = """
+# Benchmarks
+
+What an epoch of the experiment costs, and what the terms cost of it. Every number here is from one run of this command:
+
+    {command}
+
+The machine: {machine}.
+
+The data are {train:,} training and {test:,} test images of MNIST, the networks have {layers} hidden layers.
+All sides run in one process and take turns, so that whatever else the machine does hits all of them.
+
+## An epoch
+"""
+
+_EPOCHS = """
+Seconds of a whole epoch, medians over the turns' epochs:
+
+- **project**: a run as `train.py` does it, with the default terms: training, terms, evaluation, log files, checkpoint
+  (`time/epoch` in metrics.csv).
+- **terms off**: the same with `terms=[]`; the training examples, otherwise evaluated by the terms' pass, then have an
+  evaluation of their own.
+- **by hand**: a loop in plain PyTorch, tuned by hand, that trains, evaluates and computes the same terms, without
+  framework and files (`benchmarks/loop.py`), with the same optimizer of `torch.optim`.
+- **ordinary**: the ordinary Lightning way (`benchmarks/ordinary.py`): a torchvision data set with `ToTensor` in a
+  shuffling DataLoader, `self.log` and torchmetrics in each step, the same terms; what became of the training examples
+  (`fit/*`) is left out. It has fewer epochs: {ordinary}.
+- **floor**: the matrix products of the training pass and of a terms' pass that forms all minibatch gradients, at the
+  machine's best rate named above. Small minibatches cannot reach that rate, and evaluation is not in it.
+
+A ratio is the median of those of the turns, since within a turn the sides run one right after the other;
+**lowest to highest** are the ratios project / by hand of single turns, which tell how far to trust it. Below 1 the
+project is faster.
+
+## The two passes
+"""
+
+_PASSES = """
+**training** is the project's training pass alone, from the start of the epoch to the evaluation of the test examples;
+**terms** is `time/terms` of metrics.csv, and the loop's includes, as that does, the evaluation of the training examples
+by the pass's outputs. Both are of the epochs above. SGD's terms need the minibatch gradients' norms and mean, RMSProp's
+and Adam's also second moments. **floor of a pass** is half of the floor above.
+"""
+
+_MEMORY = """
+## Memory of the terms' pass
+
+Peak above what is in use when the pass begins (data, weights and optimizer are by then), at width {width} and batch
+size {batch_size}, each line in a process of its own. *Tensors* are bytes held by torch's allocator, from its log of
+every allocation: exact. *Resident* is the high-water mark of the process's resident set (Linux), with the buffers of
+all libraries: to within some MB.
+"""
+
+_GROWTH = """
+## Growth
+
+![Seconds of the terms' pass against examples, width and batch size]({picture})
+
+Median seconds of the terms' pass. The dashed line is the floor of a pass.
+"""

@@ -1,0 +1,59 @@
+"""Sides in turns: what else the machine does hits all of them, and ratios are taken within one process."""
+
+import gc
+import sys
+import time
+from dataclasses import dataclass
+
+from benchmarks.case import Case, pass_flops
+from benchmarks.sides import ORDINARY, SIDES, prepared
+from benchmarks.times import Result
+from ireg import run as project
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How long a case is measured.
+
+    Attributes:
+        epochs: of each side in a turn.
+        skipped: of these, the first ones that are not counted.
+        min_turns: turns taken in any case.
+        max_turns: turns taken at most.
+        seconds: no further turn begins after so many.
+        ordinary_turns: of the first turns, those in which the ordinary way takes part, with one epoch counted.
+    """
+
+    epochs: int
+    skipped: int
+    min_turns: int
+    max_turns: int
+    seconds: float
+    ordinary_turns: int
+
+
+def measured(case: Case, effort: Effort) -> Result:
+    """Measure one case, and tell the progress on stderr."""
+    settings, data = prepared(case)
+    sizes = len(data.train_inputs), len(data.test_inputs)
+    result = Result(case, sizes, pass_flops(project._model(settings, data), sizes[0]))
+    del data
+    start = time.perf_counter()
+    for turn in range(effort.max_turns):
+        if turn >= effort.min_turns and time.perf_counter() - start > effort.seconds:
+            break
+        print(f"{case}: turn {turn + 1}", file=sys.stderr, flush=True)
+        for side in _order(turn):
+            if side == ORDINARY and turn >= effort.ordinary_turns:
+                continue
+            gc.collect()
+            epochs = effort.skipped + 1 if side == ORDINARY else effort.epochs
+            result.turns.setdefault(side, []).append(SIDES[side](case, epochs)[effort.skipped :])
+    return result
+
+
+def _order(turn: int) -> list[str]:
+    """Each turn begins with another side, so that none always follows the same."""
+    names = list(SIDES)
+    shift = turn % len(names)
+    return names[shift:] + names[:shift]

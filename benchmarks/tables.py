@@ -1,0 +1,118 @@
+"""The tables: once made, printed with rich and written in Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from benchmarks.case import Case
+from benchmarks.memory import Memory
+from benchmarks.sides import BY_HAND, ORDINARY, PROJECT, TERMS_OFF
+from benchmarks.times import Measure, Result, quotient
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: the first column is text, the others are numbers."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def rich(self) -> Table:
+        """For the terminal."""
+        table = Table(title=self.title)
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if number else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """For a page."""
+        rules = ["---", *["---:"] * (len(self.columns) - 1)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (self.columns, rules, *self.rows))
+
+
+def epochs(results: Sequence[Result], peak: float) -> Grid:
+    """Seconds of an epoch by side, and their ratios; `peak` in operations per second."""
+    sides = (PROJECT, TERMS_OFF, BY_HAND, ORDINARY)
+    columns = [*_CASE, *sides, "floor", "project / by hand", "lowest to highest"]
+    columns += ["project / terms off", "ordinary / project", "project / floor"]
+    project: Measure = (PROJECT, "whole")
+    by_hand: Measure = (BY_HAND, "whole")
+    rows = []
+    for result in results:
+        floor = 2 * result.flops / peak
+        spread = result.ratios(project, by_hand)
+        rows.append(
+            [
+                *_case(result.case),
+                *(_seconds(result.median(side)) for side in sides),
+                _seconds(floor),
+                _ratio(result.ratio(project, by_hand)),
+                f"{min(spread):.2f} to {max(spread):.2f}",
+                _ratio(result.ratio(project, (TERMS_OFF, "whole"))),
+                _ratio(result.ratio((ORDINARY, "whole"), project), digits=1),
+                _ratio(quotient(result.median(PROJECT), floor), digits=1),
+            ]
+        )
+    return Grid("An epoch: median seconds and ratios", columns, rows)
+
+
+def passes(results: Sequence[Result], peak: float) -> Grid:
+    """The training pass and the terms' pass of the project, against each other and those of the loop by hand."""
+    columns = [*_CASE, "training", "terms", "terms / training", "training by hand", "terms by hand"]
+    columns += ["training / by hand", "terms / by hand", "floor of a pass"]
+    training: Measure = (PROJECT, "training")
+    terms: Measure = (PROJECT, "terms")
+    training_by_hand: Measure = (BY_HAND, "training")
+    terms_by_hand: Measure = (BY_HAND, "terms")
+    rows = [
+        [
+            *_case(result.case),
+            _seconds(result.median(*training)),
+            _seconds(result.median(*terms)),
+            _ratio(result.ratio(terms, training)),
+            _seconds(result.median(*training_by_hand)),
+            _seconds(result.median(*terms_by_hand)),
+            _ratio(result.ratio(training, training_by_hand)),
+            _ratio(result.ratio(terms, terms_by_hand)),
+            _seconds(result.flops / peak),
+        ]
+        for result in results
+    ]
+    return Grid("The two passes of an epoch: median seconds and ratios", columns, rows)
+
+
+def memory(found: Sequence[tuple[Case, Memory]]) -> Grid:
+    """Peak memory of the terms' pass by number of minibatches."""
+    columns = ["optimizer", "training examples", "minibatches m", "tensors, MB", "resident, MB"]
+    rows = [
+        [
+            case.optimizer,
+            f"{case.num_examples:,}",
+            str(peak.num_batches),
+            f"{peak.tensors / 1e6:.1f}",
+            MISSING if peak.resident is None else f"{peak.resident / 1e6:.1f}",
+        ]
+        for case, peak in found
+    ]
+    return Grid("Peak memory of the terms' pass above what was in use before it", columns, rows)
+
+
+_CASE = ("optimizer", "width", "batch")
+
+
+def _case(case: Case) -> list[str]:
+    return [case.optimizer, str(case.width), str(case.batch_size)]
+
+
+def _seconds(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3f}"
+
+
+def _ratio(value: float | None, digits: int = 2) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,49 @@
+"""The loop by hand must do what the project does, or its time compares nothing."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from benchmarks import loop
+from ireg import run as run_module
+from ireg.config import read
+from ireg.core.random import named_generator
+from tests.conftest import SMALL
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adam"])
+def test_the_loop_by_hand_gives_the_projects_values(tmp_path, small_run, composed, monkeypatch, optimizer):
+    overrides = (f"optimizer={optimizer}", "lr=1e-2")
+    small_run(tmp_path, *overrides)
+    with (tmp_path / "metrics.csv").open() as file:
+        expected = [{tag: float(value) for tag, value in row.items()} for row in csv.DictReader(file)][1:]
+    settings = read(composed(*SMALL, *overrides))
+    data = run_module._data(settings)
+    data.setup()
+    torch.manual_seed(settings.seed)
+    model = run_module._model(settings, data)
+    epochs = iter(range(settings.epochs))
+    ours = torch.randperm
+
+    def same_order(num_examples):
+        return ours(num_examples, generator=named_generator("order of examples", settings.seed, next(epochs)))
+
+    monkeypatch.setattr(loop.torch, "randperm", same_order)
+    arguments = {key: value for key, value in settings.optimizer.items() if key != "name"}
+    times, rows = loop.epochs_by_hand(
+        model,
+        instantiate(arguments),
+        (data.train_inputs, data.train_labels.observed, data.train_labels.clean),
+        (data.test_inputs, data.test_labels.observed),
+        batch_size=settings.batch_size,
+        num_epochs=settings.epochs,
+    )
+    assert len(times) == len(rows) == len(expected) == 2
+    for row, wanted in zip(rows, expected, strict=True):
+        tags = {tag for tag in wanted if tag != "epoch" and not tag.startswith("time/")}
+        assert set(row) == tags
+        assert row == pytest.approx({tag: wanted[tag] for tag in tags}, rel=1e-4)
+        assert all(np.isfinite(value) for value in row.values())
