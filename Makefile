@@ -28,7 +28,7 @@ demo: install ## The same experiment for 10 epochs, in multirun/demo
 test: install ## Run the tests
 	$(RUN) -m pytest
 
-bench: install ## Measure an epoch against other ways to write it; writes docs/benchmarks.md (12 minutes)
+bench: install ## Measure an epoch against other ways to write it; writes docs/benchmarks.md (14 minutes)
 	$(RUN) -m benchmarks.epoch
 
 lint: install ## Check style and types (installs ruff and mypy)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
 from ireg.errors import UserError
+from ireg.files import replacing
 
 DATASETS: dict[str, type[MNIST]] = {reader.__name__: reader for reader in (MNIST, FashionMNIST, KMNIST)}
 PACKAGED = Path(__file__).parent / "assets"
@@ -100,10 +101,9 @@ def _complete(files: _Files) -> list[str]:
         # What is missing is asked again under the lock: another process may just have brought it.
         unpacked = [name for name in files.missing() if (files.folder / f"{name}.gz").is_file()]
         for name in unpacked:
-            # Renamed when whole, so that an interrupted run leaves no half file; a fixed name, for we hold the lock.
-            part = files.folder / f"{name}.part"
-            part.write_bytes(_content(files, name))
-            os.replace(part, files.folder / name)
+            content = _content(files, name)
+            with replacing(files.folder / name) as temporary:
+                temporary.write_bytes(content)
         if files.missing():
             _download(files)
     return unpacked

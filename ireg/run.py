@@ -154,13 +154,6 @@ def _classifier(settings: Config, model: "nn.Module") -> "Classifier":
     from ireg.core.optimizer_view import view
     from ireg.lit.module import Classifier
 
-    # `name` and `full_batch` are ours; the rest are the arguments of the optimizer's class.
-    arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
-    with _user_errors(f"optimizer={settings.optimizer['name']}"):
-        optimizer: Callable[..., Any] = instantiate(arguments)
-        if settings.trainer.get("fused", False):
-            optimizer = _fused(optimizer)
-        made = optimizer(model.parameters())  # and dropped: wrong arguments are found here, not amid the training
     with _user_errors("terms"):
         terms = {
             f"{group}/{name}": instantiate(function)
@@ -168,8 +161,15 @@ def _classifier(settings: Config, model: "nn.Module") -> "Classifier":
             if isinstance(functions, dict)
             for name, function in functions.items()
         }
-    if terms:
-        with _user_errors(f"optimizer={settings.optimizer['name']}"):
+    # `name` and `full_batch` are ours; the rest are the arguments of the optimizer's class.
+    arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
+    with _user_errors(f"optimizer={settings.optimizer['name']}"):
+        optimizer: Callable[..., Any] = instantiate(arguments)
+        if settings.trainer.get("fused", False):
+            optimizer = _fused(optimizer)
+        # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not amid the training.
+        made = optimizer(model.parameters())
+        if terms:
             view(made, dict(model.named_parameters()))
     return Classifier(
         model,

@@ -57,19 +57,20 @@ def small_run(composed):
     return do
 
 
+def command(*arguments):
+    """The command line of `train.py` with arguments."""
+    return [sys.executable, str(ROOT / "train.py"), *arguments]
+
+
+def call_train(*arguments, cwd, **environment):
+    """Call `train.py` with arguments in a process of its own, and wait for it."""
+    clean = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=clean | environment, capture_output=True, text=True, timeout=300
+    )
+
+
 @pytest.fixture
 def train():
-    """Call `train.py` with arguments in a process of its own."""
-
-    def call(*arguments, cwd, **environment):
-        clean = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
-        return subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *arguments],
-            cwd=cwd,
-            env=clean | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    return call
+    """`call_train`."""
+    return call_train

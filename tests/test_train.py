@@ -2,10 +2,15 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
 import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.conftest import call_train, command
 
 SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batch_size=32"]
 
@@ -100,31 +105,9 @@ def test_a_single_run_shows_its_final_values(train, tmp_path):
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     """Two optimizers and a rate that fails to train, for two epochs on the embedded data, in several processes."""
-    import os
-    import subprocess
-    import sys
-    from pathlib import Path
-
     folder = tmp_path_factory.mktemp("sweep")
-    script = Path(__file__).parents[1] / "train.py"
-    arguments = [
-        "-m",
-        "hydra/launcher=joblib",
-        "optimizer=sgd,rmsprop",
-        "lr=1e-3,1e30",
-        "epochs=2",
-        "model.hidden=[32]",
-        "name=test",
-    ]
-    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
-    result = subprocess.run(
-        [sys.executable, str(script), *arguments, "batch_size=250"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    grid = ["optimizer=sgd,rmsprop", "lr=1e-3,1e30", "epochs=2", "model.hidden=[32]", "batch_size=250"]
+    result = call_train("-m", "hydra/launcher=joblib", *grid, "name=test", cwd=folder)
     return result, folder / "multirun" / "test"
 
 
@@ -183,27 +166,15 @@ def test_a_failing_run_harms_no_other_and_the_sweep_says_so(train, tmp_path):
 
 
 def test_ctrl_c_ends_a_sweep_with_its_summary(tmp_path):
-    import os
-    import signal
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    script = Path(__file__).parents[1] / "train.py"
     process = subprocess.Popen(
-        [sys.executable, str(script), "-m", "seed=0,1", "epochs=100000", *SMALL],
+        command("-m", "seed=0,1", "epochs=100000", "hydra.sweep.subdir=${seed}", *SMALL),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    first = (
-        tmp_path
-        / "multirun"
-        / "runs"
-        / "sgd_batch_size=32_data.test_size=100_data.train_size=200_epochs=100000_model.hidden=16_seed=0"
-    )
+    first = tmp_path / "multirun" / "runs" / "0"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (first / "checkpoints" / "last.ckpt").exists():
         time.sleep(0.2)

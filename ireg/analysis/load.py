@@ -10,6 +10,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,18 +145,28 @@ def _read_status(path: Path, folder: Path) -> _Run:
         raise UserError(f"{path} is not a run's status ({error!r}); delete that folder, run it again") from error
     below = path.parent.relative_to(folder).as_posix()
     name = folder.resolve().name if below == "." else below
-    return _Run(name, path.parent, {**status, "state": state}, dict(_leaves(config or {})))
+    return _Run(name, path.parent, {**status, "state": state}, _leaves(config or {}))
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by dotted key, in their order.
+
+    Example:
+        >>> flat({"lr": 0.1, "data": {"noise": {"rate": 0.3}}})
+        {'lr': 0.1, 'data.noise.rate': 0.3}
+    """
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves += _leaves(value, f"{prefix}{key}.")
-        else:
-            text = json.dumps(value, separators=(",", ":")) if isinstance(value, list) else value
-            leaves.append((f"{prefix}{key}", text))
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return leaves
+
+
+def _leaves(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration by dotted keys, lists as compact text."""
+    return {
+        key: json.dumps(value, separators=(",", ":")) if isinstance(value, list) else value
+        for key, value in flat(config).items()
+    }
 
 
 def _describe(found: list[_Run]) -> pd.DataFrame:

@@ -6,12 +6,12 @@ they are read like the full set. Running it again writes the same bytes.
 
 import gzip
 import hashlib
-import os
 import sys
 import zlib
 from pathlib import Path
 
 from ireg.errors import UserError
+from ireg.files import replacing
 
 RAW = Path(__file__).parent / "MNIST" / "raw"
 NUM_EXAMPLES = 10_000
@@ -31,11 +31,9 @@ def make(originals: Path, out: Path) -> dict[str, str]:
         UserError: An original is missing, cannot be unpacked or has another md5; nothing is written then.
     """
     subset = {name: cut(read_original(originals, name)) for name in ORIGINAL_MD5}
-    out.mkdir(parents=True, exist_ok=True)
     for name, content in subset.items():
-        part = out / f"{name}.part"
-        part.write_bytes(content)
-        os.replace(part, out / name)
+        with replacing(out / name) as temporary:
+            temporary.write_bytes(content)
     return {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in subset.items()}
 
 

@@ -59,15 +59,20 @@ def serves(module: nn.Module, input_dimensions: int) -> bool:
         module: the module.
         input_dimensions: number of dimensions of its inputs, that of the examples included.
     """
+    return _served(module, input_dimensions) is not None
+
+
+def _served(module: nn.Module, input_dimensions: int) -> list[tuple[str, nn.Module]] | None:
+    """Linear layers and functions in the order of their use, with their names; None if this way does not serve."""
     leaves = _leaves(module)
     if leaves is None or len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False))):
-        return False
+        return None
     for _, leaf in leaves:
         if isinstance(leaf, nn.Flatten):
             input_dimensions = 2
         elif isinstance(leaf, nn.Linear) and input_dimensions != 2:
-            return False
-    return any(isinstance(leaf, nn.Linear) for _, leaf in leaves)
+            return None
+    return leaves if any(isinstance(leaf, nn.Linear) for _, leaf in leaves) else None
 
 
 def _leaves(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]] | None:
@@ -110,8 +115,8 @@ def add_by_layers(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None
 def _add(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums, *, form: bool) -> None:
     if not isinstance(loss, ModuleLoss):
         raise ValueError("ghost and layers need a loss made by functional_loss; choose auto, loop or vmap")
-    leaves = _leaves(loss.module)
-    if leaves is None or not serves(loss.module, batches[0][0].ndim):
+    leaves = _served(loss.module, batches[0][0].ndim)
+    if leaves is None:
         raise ValueError(
             f"{type(loss.module).__name__} is no stack of Linear layers and examplewise functions, which ghost and "
             "layers need; choose auto, loop or vmap"

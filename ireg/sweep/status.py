@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ireg.analysis.load import flat
 from ireg.errors import UserError
 from ireg.files import write_text
 
@@ -73,16 +74,9 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The keys whose values differ, as `key: old there, new here`."""
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key) and key != "name"]
     return "; ".join(f"{key}: {before.get(key)} there, {after.get(key)} here" for key in keys[:3])
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 @contextmanager
@@ -157,9 +151,9 @@ class Status:
             self.update(state=state, error=text, ended=now())
             raise
 
-    def end(self, state: str, **fields: Any) -> None:
+    def end(self, state: str) -> None:
         """Note a good end: `done` or `diverged`."""
-        self.update(state=state, ended=now(), **fields)
+        self.update(state=state, ended=now())
 
 
 def now() -> str:
