@@ -1,7 +1,7 @@
 """Images in memory, labels with noise, and minibatches without a loop over examples."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import lightning as L
 import torch
@@ -202,10 +202,6 @@ class NoisyImages(L.LightningDataModule):
     def train_batches(self) -> Batches:
         """The training examples as they lie, in evaluation batches."""
         return Batches(self.train_inputs, self.train_labels.observed, batch_size=self.eval_batch_size)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch as it is: the data lie on the device, and looking through every batch takes time."""
-        return batch
 
     def _prepare(self) -> None:
         """Move the data to the trainer's device and precision once, instead of each batch."""

@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import lightning as L
 import torch
@@ -75,6 +76,13 @@ class Classifier(L.LightningModule):
         self._said = False
         self._clock = time.perf_counter()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of any module; but Lightning notes the running hook some forty times a step, which need not be slow."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def configure_optimizers(self) -> Optimizer:
         """The optimizer of all parameters of the model."""
         return self.make_optimizer(self.model.parameters())
@@ -92,10 +100,14 @@ class Classifier(L.LightningModule):
         self.loss_sum = torch.zeros((), device=self.device)
         self.wrong_sum = torch.zeros((), device=self.device, dtype=torch.long)
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> Tensor:
-        """Mean cross-entropy of one minibatch; its indices are remembered for the terms."""
-        inputs, labels, indices = batch
-        logits = self(inputs)
+    def training_step(self, dataloader_iter: Iterator[tuple[tuple[Tensor, Tensor, Tensor], int, int]]) -> Tensor:
+        """Mean cross-entropy of the next minibatch; its indices are remembered for the terms.
+
+        By the name of its argument Lightning hands over the iterator: the data lie on the device in the trainer's
+        precision, and no step need spend time on bringing them there.
+        """
+        (inputs, labels, indices), _, _ = next(dataloader_iter)
+        logits = self.model(inputs)
         loss = cross_entropy(logits, labels)
         # In place: assigning to an attribute of a module is slow, and this is done at every step.
         self.loss_sum.add_(loss.detach())
@@ -170,7 +182,7 @@ class Classifier(L.LightningModule):
         now = time.perf_counter()
         row["time/epoch"], self._clock = now - self._clock, now
         if epoch > 0:  # row 0 comes from a hook that cannot log
-            self.log_dict(row, logger=False)
+            self.log_dict(row, logger=False, batch_size=1)  # a size is asked for, and is nothing's weight here
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step=epoch)
 

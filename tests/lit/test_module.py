@@ -170,12 +170,22 @@ def test_terms_and_fit_are_measured_in_eval_mode(tmp_path, small_run):
     assert row["fit/memorized"] == pytest.approx(float(memorized))
 
 
-def test_a_batch_is_not_moved_again():
-    # Lightning calls the hook by its name; under another one every batch would be walked through for its device.
-    assert "transfer_batch_to_device" in vars(NoisyImages)
-    assert hasattr(L.LightningDataModule, "transfer_batch_to_device")
-    batch = (torch.zeros(1),)
-    assert NoisyImages.transfer_batch_to_device(None, batch, torch.device("cpu"), 0) is batch
+def test_no_step_looks_for_the_device_of_its_batch(tmp_path, small_run, monkeypatch):
+    moved = []
+    move = L.LightningDataModule.transfer_batch_to_device
+    monkeypatch.setattr(
+        L.LightningDataModule, "transfer_batch_to_device", lambda *args: moved.append(args) or move(*args)
+    )
+    small_run(tmp_path)
+    assert len(moved) == 3  # the one batch of test examples in each row, none of the 14 of training
+
+
+def test_the_running_hook_is_known_and_attributes_are_registered():
+    module = Classifier(MLP(in_features=2, num_classes=2, hidden=[]), torch.optim.SGD, {})
+    module._current_fx_name = "training_step"
+    module.another = torch.nn.Linear(1, 1)
+    assert module._current_fx_name == "training_step"
+    assert "another" in dict(module.named_children())
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

@@ -1,0 +1,12 @@
+import pytest
+from lightning.pytorch.profilers import SimpleProfiler
+
+from ireg.lit.trainer import NoProfiler, make_trainer
+
+
+@pytest.mark.parametrize(("arguments", "kind"), [({}, NoProfiler), ({"profiler": "simple"}, SimpleProfiler)])
+def test_steps_are_profiled_only_if_asked(tmp_path, arguments, kind):
+    trainer = make_trainer(tmp_path, arguments, epochs=1, listener=lambda *_: None, hyperparameters={})
+    assert type(trainer.profiler) is kind
+    with trainer.profiler.profile("outer"), trainer.profiler.profile("inner"):
+        pass
