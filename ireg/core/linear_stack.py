@@ -177,19 +177,29 @@ def _add_layer(layer: _Layer, sums: MomentSums, memory: int | None) -> list[Tens
     """
     name, (inputs, slopes) = f"{layer.prefix}weight", layer[2:]
     parts: list[Tensor | None] = []
-    if memory is not None:
-        bytes_each = inputs.shape[2] * slopes.shape[2] * inputs.element_size()
-        at_once = max(1, memory // bytes_each)
-        pairs = zip(slopes.split(at_once), inputs.split(at_once), strict=True)
-        formed = [sums.add_gradients(name, torch.bmm(some_slopes.mT, some)) for some_slopes, some in pairs]
-        parts.append(torch.cat([part for part in formed if part is not None]) if formed[0] is not None else None)
-    else:
+    if memory is None:
         if Need.SQ_NORMS in sums.needs:
             between_inputs = torch.bmm(inputs, inputs.mT)  # (c, examples, examples)
             between_slopes = torch.bmm(slopes, slopes.mT)
             parts.append(between_inputs.mul_(between_slopes).flatten(1).sum(1))
         if Need.MEAN in sums.needs:
             sums.mean[name].addmm_(slopes.flatten(0, 1).mT, inputs.flatten(0, 1))
+    else:
+        at_once = memory // (sums.params[name].numel() * inputs.element_size())
+        parts.append(_form(name, inputs, slopes, sums, at_once))
     if layer.has_bias:
         parts.append(sums.add_gradients(f"{layer.prefix}bias", slopes.sum(1)))
     return parts
+
+
+def _form(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, at_once: int) -> Tensor | None:
+    """Form and add a weight's gradients, `at_once` minibatches at a time; their ‖g_k‖², (c,), where needed."""
+    found: list[Tensor | None]
+    if at_once > 1:
+        pairs = zip(slopes.split(at_once), inputs.split(at_once), strict=True)
+        found = [sums.add_gradients(name, torch.bmm(some_slopes.mT, some)) for some_slopes, some in pairs]
+    else:  # in one buffer, which stays in a CPU's cache
+        gradient = torch.empty_like(sums.params[name])
+        pairs = zip(slopes.unbind(), inputs.unbind(), strict=True)
+        found = [sums.add_gradient(name, torch.mm(slope.mT, values, out=gradient)) for slope, values in pairs]
+    return torch.hstack([part for part in found if part is not None]) if Need.SQ_NORMS in sums.needs else None

@@ -88,8 +88,9 @@ def _loop(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: 
             value, outputs = _evaluate(loss, weights, batch)
         # A parameter that the loss does not use has gradient zero, not none.
         gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
-        norms = [sums.add_gradients(name, gradient[None]) for name, gradient in zip(weights, gradients, strict=True)]
-        sums.add_minibatches(value[None], None if outputs is None else outputs[None], add_up(norms))
+        norm = add_up([sums.add_gradient(name, gradient) for name, gradient in zip(weights, gradients, strict=True)])
+        outputs, norm = (None if tensor is None else tensor[None] for tensor in (outputs, norm))
+        sums.add_minibatches(value[None], outputs, norm)
 
 
 def _vmap(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums) -> None:

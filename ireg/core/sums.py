@@ -138,15 +138,22 @@ class MomentSums:
         if sq_norms is not None:
             self.sq_norms.append(sq_norms)
 
+    def add_gradient(self, name: str, gradient: Tensor) -> Tensor | None:
+        """Add one parameter's gradient of one minibatch; its part of ‖g_k‖², 0-d, where needed.
+
+        The tensor is not kept: it may be a buffer that the next gradient overwrites.
+        """
+        if Need.MEAN in self.needs:
+            self.mean[name].add_(gradient)
+        if Need.SQUARE in self.needs:
+            self.square[name].addcmul_(gradient, gradient)
+        if Need.SQ_NORMS not in self.needs:
+            return None
+        flat = gradient.flatten()
+        return torch.dot(flat, flat)
+
     def add_gradients(self, name: str, gradients: Tensor) -> Tensor | None:
         """Add one parameter's gradients of c minibatches, (c, *shape); their part of ‖g_k‖², (c,), where needed."""
-        if len(gradients) == 1:  # in place: fewer passes over memory
-            gradient = gradients[0]
-            if Need.MEAN in self.needs:
-                self.mean[name].add_(gradient)
-            if Need.SQUARE in self.needs:
-                self.square[name].addcmul_(gradient, gradient)
-            return torch.dot(gradient.flatten(), gradient.flatten())[None] if Need.SQ_NORMS in self.needs else None
         if Need.MEAN in self.needs:
             self.mean[name].add_(gradients.sum(0))
         squares = gradients.square() if self.needs & (Need.SQUARE | Need.SQ_NORMS) else None
@@ -169,7 +176,7 @@ class MomentSums:
 
 
 def add_up(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Sum of the parameters' parts of ‖g_k‖²; None where they are not needed."""
+    """Sum of the parts of ‖g_k‖²; None where they are not needed."""
     present = [part for part in parts if part is not None]
     return torch.stack(present).sum(0) if present else None
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.core.hooks import DataHooks
 from torch.testing import assert_close
 
 from ireg.config import read
@@ -172,10 +173,8 @@ def test_terms_and_fit_are_measured_in_eval_mode(tmp_path, small_run):
 
 def test_no_step_looks_for_the_device_of_its_batch(tmp_path, small_run, monkeypatch):
     moved = []
-    move = L.LightningDataModule.transfer_batch_to_device
-    monkeypatch.setattr(
-        L.LightningDataModule, "transfer_batch_to_device", lambda *args: moved.append(args) or move(*args)
-    )
+    move = DataHooks.transfer_batch_to_device
+    monkeypatch.setattr(DataHooks, "transfer_batch_to_device", lambda *args: moved.append(args) or move(*args))
     small_run(tmp_path)
     assert len(moved) == 3  # the one batch of test examples in each row, none of the 14 of training
 
