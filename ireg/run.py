@@ -152,6 +152,7 @@ def _model(settings: Config, data: "NoisyImages") -> "nn.Module":
 
 def _classifier(settings: Config, model: "nn.Module") -> "Classifier":
     from ireg.core.optimizer_view import view
+    from ireg.core.sums import union_of_needs
     from ireg.lit.module import Classifier
 
     with _user_errors("terms"):
@@ -170,7 +171,7 @@ def _classifier(settings: Config, model: "nn.Module") -> "Classifier":
         # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not amid the training.
         made = optimizer(model.parameters())
         if terms:
-            view(made, dict(model.named_parameters()))
+            union_of_needs(terms.values(), view(made, dict(model.named_parameters())))
     return Classifier(
         model,
         optimizer,

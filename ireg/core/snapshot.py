@@ -6,6 +6,8 @@ from functools import cached_property
 
 import torch
 
+from ireg.core.mean_flow import MeanFlow, mean_flow
+from ireg.core.memory import Memory, memory, preconditioner
 from ireg.core.moments import gradient_moments
 from ireg.core.optimizer_view import OptimizerView
 from ireg.core.sums import EVERYTHING, GradientMoments, Need, Observer
@@ -44,3 +46,18 @@ class Snapshot:
         return gradient_moments(
             self.loss, self.params, self.batches, needs=self.needs, method=self.method, observer=self.observer
         )
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What the optimizer remembers of past gradients."""
+        return memory(self.optimizer)
+
+    @cached_property
+    def preconditioner(self) -> Params | None:
+        """P of the optimizer's last step; None for the identity, and before the first step."""
+        return preconditioner(self.optimizer)
+
+    @cached_property
+    def mean_flow(self) -> MeanFlow:
+        """The optimizer's mean flow at `params`: a second pass over the data, with double backward."""
+        return mean_flow(self.loss, self.params, self.batches, self.optimizer, self.moments)

@@ -30,23 +30,27 @@ EVERYTHING = Need.SQ_NORMS | Need.MEAN | Need.SQUARE
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def needs(need: Need, *, unless: Callable[[OptimizerView], bool] | None = None) -> Callable[[Function], Function]:
+def needs(need: Need | Callable[[OptimizerView], Need]) -> Callable[[Function], Function]:
     """Decorator of a term: say what it uses of the moments, so that no pass computes less or more.
 
     Args:
-        need: what the term uses.
-        unless: for which optimizers it uses nothing, because the term does not exist for them.
+        need: what the term uses, or a function that tells it for an optimizer and raises a `ValueError` for one that
+            the term is not made for.
     """
 
     def mark(function: Function) -> Function:
-        function.needs = lambda view: NOTHING if unless is not None and unless(view) else need  # type: ignore[attr-defined]
+        function.needs = need if callable(need) else lambda view: need  # type: ignore[attr-defined]
         return function
 
     return mark
 
 
 def union_of_needs(functions: Iterable[Callable[..., Any]], view: OptimizerView) -> Need:
-    """What functions marked by `needs`, or `functools.partial` of such, use together; unmarked ones use nothing."""
+    """What functions marked by `needs`, or `functools.partial` of such, use together; unmarked ones use nothing.
+
+    Raises:
+        ValueError: a function is not made for this optimizer.
+    """
     total = NOTHING
     for function in functions:
         inner = function.func if isinstance(function, partial) else function

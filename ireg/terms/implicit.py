@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ireg.core.params import inner_product, squared_norm
 from ireg.core.snapshot import Snapshot
-from ireg.core.sums import Need, needs
+from ireg.core.sums import NOTHING, Need, needs
 
 
 def _quarter_rate(snapshot: Snapshot) -> float:
@@ -51,7 +51,7 @@ def minibatch_variance(snapshot: Snapshot) -> Tensor:
     return _quarter_rate(snapshot) * (moments.sq_norm_mean - squared_norm(moments.mean))
 
 
-@needs(Need.SQUARE, unless=lambda optimizer: optimizer.second_moment is None)
+@needs(lambda optimizer: NOTHING if optimizer.second_moment is None else Need.SQUARE)
 def rmsprop(snapshot: Snapshot) -> Tensor | None:
     """The adaptive term of Singh's paper, as printed: η/(4m) Σ_k ‖s_t ⊙ g_k‖².
 

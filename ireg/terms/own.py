@@ -1,0 +1,82 @@
+"""The implicit regularizer of the run's own optimizer, its memory and its preconditioner included.
+
+Let the update be a linear filter of the minibatch gradients seen so far, ω_{t+1} = ω_t − η P Σ_{n≥0} a_n g_{t−n}, P a
+fixed diagonal, each epoch all m minibatches in a fresh random order. To first order in η, past the transient of the
+first steps, the mean over the orders follows the P-gradient flow of
+
+    C + (η_e/4) [ (1 + 2L) ‖ḡ‖²_P + (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P ],  ‖v‖²_P = vᵀPv,
+
+with η_e, L, τ as `ireg.core.memory` has them: a past gradient lies uphill by its age, which lengthens the step along
+the mean gradient, but two minibatches of an epoch are never equal, which takes off the variance's share. For SGD it is
+equation 1 (Smith et al. 2021, arXiv:2101.12176); for momentum on full batches the factor is (1 + β)/(1 − β) (Kovachki &
+Stuart 2021; Ghosh et al. 2023, arXiv:2302.00849); the split for minibatches is derived in docs/theory.md, section 6.
+
+Adaptive optimizers: P = 1/(√v̂ + ε) frozen as the last step had it. That is the whole of it where P changes little
+within its own memory; what its changes add is in `ireg.terms.theory`. Before the first step P does not exist, nor do
+these terms. Weight decay λ makes ḡ + λω of ḡ, decoupled weight decay ḡ + λP⁻¹ω: of the loss that is descended then.
+"""
+
+from torch import Tensor
+
+from ireg.core.memory import decayed
+from ireg.core.optimizer_view import OptimizerView
+from ireg.core.params import inner_product, squared_norm
+from ireg.core.snapshot import Snapshot
+from ireg.core.sums import NOTHING, Need, needs
+from ireg.core.types import Params
+
+
+def _moments(optimizer: OptimizerView) -> Need:
+    if optimizer.second_moment is None:
+        return Need.SQ_NORMS | Need.MEAN
+    return NOTHING if optimizer.step == 0 else Need.SQUARE | Need.MEAN
+
+
+def _undefined(snapshot: Snapshot) -> bool:
+    return snapshot.optimizer.second_moment is not None and snapshot.preconditioner is None
+
+
+@needs(_moments)
+def own_full_batch(snapshot: Snapshot) -> Tensor | None:
+    """The part of `own` that full batches have too: (η_e/4) (1 + 2L) ‖ḡ‖²_P; of ḡ with weight decay, if there is any.
+
+    Source and validity: see `ireg.terms.own`.
+    """
+    if _undefined(snapshot):
+        return None
+    scale, memory = snapshot.preconditioner, snapshot.memory
+    mean = decayed(snapshot.moments.mean, snapshot.params, snapshot.optimizer, scale)
+    return memory.effective_rate / 4 * (1 + 2 * memory.lag) * _squared_norm(mean, scale)
+
+
+@needs(_moments)
+def own_variance(snapshot: Snapshot) -> Tensor | None:
+    """The part of `own` that minibatches add: (η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P; 0 for a single minibatch.
+
+    Computed as the difference of (1/m) Σ ‖g_k‖²_P and ‖ḡ‖²_P, the same by algebra.
+
+    Source and validity: see `ireg.terms.own`.
+    """
+    if _undefined(snapshot):
+        return None
+    scale, memory, moments = snapshot.preconditioner, snapshot.memory, snapshot.moments
+    squares = moments.sq_norm_mean if scale is None else inner_product(scale, moments.square)
+    unlike = 1 - memory.overlap(moments.num_batches)
+    return memory.effective_rate / 4 * unlike * (squares - _squared_norm(moments.mean, scale))
+
+
+@needs(_moments)
+def own(snapshot: Snapshot) -> Tensor | None:
+    """The implicit regularizer of the run's own optimizer, `own_full_batch` + `own_variance`; that of SGD is `sgd`.
+
+    Source and validity: see `ireg.terms.own`.
+    """
+    full_batch, variance = own_full_batch(snapshot), own_variance(snapshot)
+    return None if full_batch is None or variance is None else full_batch + variance
+
+
+def _squared_norm(vector: Params, scale: Params | None) -> Tensor:
+    """‖v‖²_P."""
+    if scale is None:
+        return squared_norm(vector)
+    return inner_product(scale, {name: value.square() for name, value in vector.items()})

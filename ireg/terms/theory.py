@@ -1,0 +1,81 @@
+"""How much, and in which direction, an optimizer's finite step and memory bend its mean path: its mean flow in numbers.
+
+With the mean flow ω̇ = −(u + M + V + F) of `ireg.core.mean_flow`, u the leading velocity, X = M + V + F, and
+Q = (1/m) Σ ‖g_k‖², the quantity that SGD's regularizer penalizes. For SGD X = (η/4) ∇Q, so its alignment is 1; for
+others the two numbers say what the correction is against the leading flow, and whether it pushes Q down or up, in one
+unit for all optimizers. Weight decay, if there is any, is in the loss and its gradients.
+
+They are measured at the point alone, from the optimizer's hyperparameters and not from its state, past the transient
+of the first steps. The expansion holds while the strength is small: from about 0.3 on it says nothing.
+
+Source: docs/theory.md, section 7, where it is derived and certified; for full batches Cattaneo, Klusowski & Shigida
+2024, arXiv:2309.00079.
+"""
+
+from torch import Tensor
+
+from ireg.core.mean_flow import MeanFlow, second_moment
+from ireg.core.optimizer_view import OptimizerView
+from ireg.core.params import inner_product, squared_norm
+from ireg.core.snapshot import Snapshot
+from ireg.core.sums import Need, needs
+from ireg.core.types import Params
+
+PARTS = ("whole", "memory", "lag", "fluctuation")
+
+
+def _moments(optimizer: OptimizerView) -> Need:
+    return Need.MEAN if second_moment(optimizer) is None else Need.MEAN | Need.SQUARE
+
+
+def _part(flow: MeanFlow, part: str) -> Params | None:
+    """X or one of its parts.
+
+    Raises:
+        ValueError: an unknown part.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part={part!r}: unknown; choose one of {', '.join(PARTS)}")
+    vectors = {"whole": flow.correction, "memory": flow.memory, "lag": flow.lag, "fluctuation": flow.fluctuation}
+    return vectors[part]
+
+
+@needs(_moments)
+def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
+    """The size of the correction against the leading velocity: ‖X‖/‖u‖, or ‖M‖/‖u‖, ‖V‖/‖u‖, ‖F‖/‖u‖.
+
+    None for a part that the optimizer does not have (V and F of SGD).
+
+    Args:
+        snapshot: where.
+        part: `whole` (X), `memory` (M), `lag` (V) or `fluctuation` (F).
+
+    Source and validity: see `ireg.terms.theory`.
+
+    Raises:
+        ValueError: an unknown part, or an optimizer whose mean flow is not known.
+    """
+    vector = _part(snapshot.mean_flow, part)
+    return None if vector is None else (squared_norm(vector) / squared_norm(snapshot.mean_flow.leading)).sqrt()
+
+
+@needs(_moments)
+def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
+    """The cosine of the correction and ∇Q: ⟨X, ∇Q⟩/(‖X‖ ‖∇Q‖), or of M, V, F.
+
+    Above 0 the correction pushes Q = (1/m) Σ ‖g_k‖² down, which is implicit regularization; below 0 up. None for a part
+    that the optimizer does not have (V and F of SGD).
+
+    Args:
+        snapshot: where.
+        part: `whole` (X), `memory` (M), `lag` (V) or `fluctuation` (F).
+
+    Source and validity: see `ireg.terms.theory`.
+
+    Raises:
+        ValueError: an unknown part, or an optimizer whose mean flow is not known.
+    """
+    vector, slope = _part(snapshot.mean_flow, part), snapshot.mean_flow.squares_gradient
+    if vector is None:
+        return None
+    return inner_product(vector, slope) / (squared_norm(vector) * squared_norm(slope)).sqrt()
