@@ -62,7 +62,8 @@ def memory(optimizer: OptimizerView) -> Memory:
     | RMSProp and Adagrad; momentum β as above, of g/(√v + ε) | βⁿ | η/(1−β) | β/(1−β) | βᵈ |
     | Adam, AdamW: m ← βm + (1−β)g | (1−β)βⁿ | η | β/(1−β) | βᵈ |
 
-    Decoupled weight decay λ is not remembered. That multiplies the whole loss by 1 − ηLλ: a slower clock, the same path.
+    Decoupled weight decay λ is not remembered. That multiplies the whole loss by 1 − ηLλ: a slower clock, the same path
+    otherwise.
 
     Raises:
         ValueError: an optimizer without a rule here, or one that remembers for ever (β = 1).
