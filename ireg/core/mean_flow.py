@@ -115,19 +115,10 @@ def mean_flow(
     remembered, dividing = memory(optimizer), second_moment(optimizer)
     point = _Point(params, moments, dividing, optimizer)
     sums = _second_pass(loss, params, batches, point)
-    rate, unlike = remembered.effective_rate, 1 - remembered.overlap(len(batches))
     return MeanFlow(
         leading=point.velocity,
-        memory={
-            name: rate
-            / 2
-            * (
-                point.scaled(name, (1 + 2 * remembered.lag) * sums.along_velocity[name] + unlike * sums.spread[name])
-                + point.decoupled_decay * point.velocity[name]
-            )
-            for name in params
-        },
-        lag=None if dividing is None else _lag(point, sums, dividing, rate),
+        memory=_memory(point, sums, remembered, len(batches)),
+        lag=None if dividing is None else _lag(point, sums, dividing, remembered),
         fluctuation=None if dividing is None else _fluctuation(point, sums, dividing, remembered, len(batches)),
         squares_gradient={name: 2 * value for name, value in sums.along_gradients.items()},
     )
@@ -142,8 +133,10 @@ class _Point:
         decay = optimizer.weight_decay
         self.decay = 0.0 if optimizer.decoupled else decay
         self.decoupled_decay = decay if optimizer.decoupled else 0.0
-        self.mean = {name: value + self.decay * params[name] for name, value in moments.mean.items()}
+        self.params = params
+        self.mean = self.decayed(moments.mean)
         self.root: Params | None = None
+        self.inverse_root: Params | None = None
         self.scale: Params | None = None
         if dividing is not None:
             # Of g_k + λω: the square of the sum, from the moments of g_k alone.
@@ -151,9 +144,15 @@ class _Point:
                 name: (value + self.decay * params[name] * (moments.mean[name] + self.mean[name])).clamp_(min=0).sqrt_()
                 for name, value in moments.square.items()
             }
+            # 0 where the root is: such coordinates count for nothing, and 0 · ∞ cannot arise.
+            self.inverse_root = {
+                name: torch.where(root > 0, root, torch.inf).reciprocal_() for name, root in self.root.items()
+            }
             self.scale = {name: 1 / (root + dividing.eps) for name, root in self.root.items()}
+        self.scaled_mean = {name: self.scaled(name, value) for name, value in self.mean.items()}
         self.velocity = {
-            name: self.scaled(name, value) + self.decoupled_decay * params[name] for name, value in self.mean.items()
+            name: value + self.decoupled_decay * params[name] if self.decoupled_decay else value
+            for name, value in self.scaled_mean.items()
         }
 
     def scaled(self, name: str, value: Tensor) -> Tensor:
@@ -162,9 +161,14 @@ class _Point:
 
     def relative(self, name: str, value: Tensor) -> Tensor:
         """The value over √s̄, 0 where that is 0: numbers of order 1, whose powers neither vanish nor overflow."""
-        assert self.root is not None
-        root = self.root[name]
-        return torch.where(root > 0, value / torch.where(root > 0, root, 1.0), 0.0)
+        assert self.inverse_root is not None
+        return self.inverse_root[name] * value
+
+    def decayed(self, gradient: Params) -> Params:
+        """The gradient with weight decay, where the optimizer adds that to the gradient."""
+        if self.decay == 0.0:
+            return gradient
+        return {name: torch.add(value, self.params[name], alpha=self.decay) for name, value in gradient.items()}
 
 
 class _Sums:
@@ -173,7 +177,7 @@ class _Sums:
     Attributes:
         along_velocity: (1/m) Σ H_k u.
         along_gradients: (1/m) Σ H_k g_k.
-        spread: (1/m) Σ H_k P (g_k − ḡ).
+        along_spread: (1/m) Σ H_k P (g_k − ḡ).
         weighed: (1/m) Σ z_k ⊙ H_k u.
         cubes: (1/m) Σ z_k³.
         fourths: (1/m) Σ z_k⁴.
@@ -183,7 +187,7 @@ class _Sums:
         def zeros() -> Params:
             return {name: torch.zeros_like(value) for name, value in params.items()}
 
-        self.along_velocity, self.along_gradients, self.spread = zeros(), zeros(), zeros()
+        self.along_velocity, self.along_gradients, self.along_spread = zeros(), zeros(), zeros()
         self.weighed, self.cubes, self.fourths = zeros(), zeros(), zeros()
 
     def divide(self, num_batches: int) -> None:
@@ -203,14 +207,14 @@ def _second_pass(loss: LossFn, params: Params, batches: Sequence[Batch], point: 
             slopes = torch.autograd.grad(
                 value, list(weights.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )
-        gradient = {
-            name: slope.detach() + point.decay * params[name] for name, slope in zip(params, slopes, strict=True)
-        }
+        gradient = point.decayed({name: slope.detach() for name, slope in zip(params, slopes, strict=True)})
         product = _HessianProduct(weights, slopes, point.decay)
         along_velocity = product(point.velocity)
         _add(sums.along_velocity, along_velocity)
         _add(sums.along_gradients, product(gradient))
-        _add(sums.spread, product({name: point.scaled(name, gradient[name] - point.mean[name]) for name in params}))
+        if point.scale is not None:
+            means, scales = point.scaled_mean, point.scale
+            _add(sums.along_spread, product({name: scales[name] * gradient[name] - means[name] for name in params}))
         if point.root is not None:
             for name in params:
                 relative = point.relative(name, gradient[name])
@@ -219,6 +223,8 @@ def _second_pass(loss: LossFn, params: Params, batches: Sequence[Batch], point: 
                 sums.cubes[name].addcmul_(squares, relative)
                 sums.fourths[name].addcmul_(squares, squares)
     sums.divide(len(batches))
+    if point.scale is None:  # the same by algebra, and a product less
+        sums.along_spread = {name: value - sums.along_velocity[name] for name, value in sums.along_gradients.items()}
     return sums
 
 
@@ -243,7 +249,10 @@ class _HessianProduct:
             )
         else:
             products = tuple(torch.zeros_like(weight) for weight in self.weights.values())
-        return {name: product + self.decay * vector[name] for name, product in zip(self.weights, products, strict=True)}
+        named = dict(zip(self.weights, products, strict=True))
+        if self.decay == 0.0:
+            return named
+        return {name: torch.add(product, vector[name], alpha=self.decay) for name, product in named.items()}
 
 
 def _add(total: Params, values: Params) -> None:
@@ -251,13 +260,24 @@ def _add(total: Params, values: Params) -> None:
         total[name].add_(value)
 
 
-def _lag(point: _Point, sums: _Sums, dividing: SecondMoment, rate: float) -> Params:
+def _memory(point: _Point, sums: _Sums, remembered: Memory, num_batches: int) -> Params:
+    """M."""
+    unlike = 1 - remembered.overlap(num_batches)
+    result = {}
+    for name, along in sums.along_velocity.items():
+        bent = point.scaled(name, (1 + 2 * remembered.lag) * along + unlike * sums.along_spread[name])
+        result[name] = remembered.effective_rate / 2 * (bent + point.decoupled_decay * point.velocity[name])
+    return result
+
+
+def _lag(point: _Point, sums: _Sums, dividing: SecondMoment, remembered: Memory) -> Params:
     """V. With x = √s̄/(√s̄ + ε), φ' s̄ = −½ φ x."""
-    steps = dividing.decay / (1 - dividing.decay) + 0.5 + dividing.lag_after
-    return {
-        name: -rate * steps * share * point.scaled(name, point.relative(name, point.mean[name]) * sums.weighed[name])
-        for name, share in _shares(point).items()
-    }
+    rate = remembered.effective_rate * (dividing.decay / (1 - dividing.decay) + 0.5 + dividing.lag_after)
+    result = {}
+    for name, share in _shares(point).items():
+        weighed = point.relative(name, point.mean[name]) * sums.weighed[name]
+        result[name] = -rate * share * point.scaled(name, weighed)
+    return result
 
 
 def _fluctuation(point: _Point, sums: _Sums, dividing: SecondMoment, remembered: Memory, num_batches: int) -> Params:
