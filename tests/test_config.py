@@ -80,20 +80,16 @@ def test_every_term_has_a_file_and_a_reference(composed):
                 configured |= {f"{group}/{name}": function for name, function in functions.items()}
     assert configured.keys() == REFERENCES.keys()
     for tag, function in configured.items():
-        assert instantiate(function).func is REFERENCES[tag][0]
+        made, term = instantiate(function), REFERENCES[tag][0]
+        assert (made.func, made.keywords) == (getattr(term, "func", term), getattr(term, "keywords", {}))
     terms = read(composed()).terms
     default = {
         f"{group}/{name}" for group, functions in terms.items() if isinstance(functions, dict) for name in functions
     }
     assert default <= REFERENCES.keys()
-    assert {
-        "ireg/sgd",
-        "ireg/full_batch",
-        "ireg/minibatch_variance",
-        "ireg/rmsprop",
-        "norm/l2",
-        "norm/distance",
-    } <= default
+    theory = {tag for tag in REFERENCES if "strength" in tag or "alignment" in tag}
+    assert default == REFERENCES.keys() - theory
+    assert {f"ireg/{name}" for name in read(composed("terms=theory")).terms["ireg"]} >= theory
 
 
 def single_terms():
@@ -106,6 +102,15 @@ def single_terms():
 def test_a_single_term_can_be_chosen(composed, name):
     terms = read(composed(f"terms=[{name}]")).terms
     assert [list(functions) for functions in terms.values() if isinstance(functions, dict)] == [[name]]
+
+
+def test_the_experiment_on_theory(composed):
+    config = composed("experiment=theory", hydra=True)
+    settings = read(config)
+    assert (settings.name, settings.epochs, settings.terms["every"]) == ("theory", 300, 10)
+    assert "strength" in settings.terms["ireg"]
+    assert config.hydra.mode.name == "MULTIRUN"
+    assert config.hydra.sweeper.params == {"optimizer": "adam,rmsprop,momentum,sgd", "lr": "1e-3,1e-6"}
 
 
 @pytest.mark.parametrize(("experiment", "epochs"), [("paper", 300), ("demo", 10)])
@@ -133,7 +138,7 @@ def test_no_file_is_untested():
     }
     assert options("optimizer") == sorted(OPTIMIZERS)
     assert options("data") == sorted(DATA)
-    assert options("experiment") == ["demo", "paper"]
+    assert options("experiment") == ["demo", "paper", "theory"]
     assert options("model") == ["mlp"]
     assert options("trainer") == ["default"]
 

@@ -133,6 +133,12 @@ def test_every_key_of_the_terms_reaches_the_classifier(composed):
     assert set(classifier.terms) == {"norm/l2", "ireg/sgd"}
 
 
+def test_a_term_that_is_not_made_for_the_optimizer_is_refused_at_the_start(composed):
+    settings = read(composed("optimizer=adagrad", "terms=theory"))
+    with pytest.raises(UserError, match="optimizer=adagrad: adagrad: its mean flow is known only where .* leave out"):
+        run_module._classifier(settings, torch.nn.Linear(2, 2))
+
+
 @pytest.mark.parametrize(("optimizer", "fused"), [("sgd", True), ("adam", True), ("adamw", True), ("rmsprop", None)])
 def test_fused_optimizers_where_they_exist(composed, caplog, optimizer, fused):
     def made(*overrides):

@@ -41,7 +41,7 @@ class MeanFlow:
         leading: u.
         memory: M.
         lag: V; None for optimizers without second moment.
-        fluctuation: F; None for optimizers without second moment.
+        fluctuation: F; None for optimizers without second moment, and with a single minibatch: nothing fluctuates.
         squares_gradient: ∇Q, Q = (1/m) Σ ‖g_k‖², the quantity of Smith et al.'s regularizer.
     """
 
@@ -119,7 +119,7 @@ def mean_flow(
         leading=point.velocity,
         memory=_memory(point, sums, remembered, len(batches)),
         lag=None if dividing is None else _lag(point, sums, dividing, remembered),
-        fluctuation=None if dividing is None else _fluctuation(point, sums, dividing, remembered, len(batches)),
+        fluctuation=_fluctuation(point, sums, dividing, len(batches)) if dividing and len(batches) > 1 else None,
         squares_gradient={name: 2 * value for name, value in sums.along_gradients.items()},
     )
 
@@ -280,7 +280,7 @@ def _lag(point: _Point, sums: _Sums, dividing: SecondMoment, remembered: Memory)
     return result
 
 
-def _fluctuation(point: _Point, sums: _Sums, dividing: SecondMoment, remembered: Memory, num_batches: int) -> Params:
+def _fluctuation(point: _Point, sums: _Sums, dividing: SecondMoment, num_batches: int) -> Params:
     """F. With x as in `_lag`, φ'' s̄² = φ (x/4 + x²/2)."""
     assert point.root is not None
     rho, beta = dividing.decay, dividing.numerator_decay
@@ -290,9 +290,8 @@ def _fluctuation(point: _Point, sums: _Sums, dividing: SecondMoment, remembered:
     result = {}
     for name, share in _shares(point).items():
         mean = point.relative(name, point.mean[name])
-        seen = (point.root[name] > 0).to(mean.dtype)
         covariance = -share / 2 * (sums.cubes[name] - mean)
-        variance = (share / 4 + share.square() / 2) * mean * (sums.fourths[name] - seen)
+        variance = (share / 4 + share.square() / 2) * mean * (sums.fourths[name] - 1)
         result[name] = point.scaled(name, point.root[name] * (of_covariance * covariance + of_variance * variance))
     return result
 

@@ -1,6 +1,7 @@
 """The mean flow against its formulas as printed, from dense Hessians; what it means is certified in tests/certify."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from torch.testing import assert_close
 
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.mean_flow import mean_flow, second_moment
-from ireg.core.memory import overlap
 from ireg.core.moments import gradient_moments
 from ireg.core.optimizer_view import view
+from tests import reference
 from tests.cases import EXACT, SINGLE, problems
+from tests.reference import flat
 
 ETA, DECAY = 0.05, 0.3
 OPTIMIZERS = {
@@ -28,18 +30,20 @@ OPTIMIZERS = {
     "adam with decay": (torch.optim.Adam, {"betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": DECAY}),
     "adamw": (torch.optim.AdamW, {"betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": DECAY}),
 }
-# As the update rules say: (η_e, L, β of the memory's overlap, its scale; ρ, β of F, lag of V, ε), see docs/theory.md.
+# As the update rules say, see docs/theory.md.
+ADAM = reference.Rule(rate=ETA, lag=4.0, tail=(1.0, 0.8), rho=0.95, eps=1e-3, beta=0.8, steps=19.5)
+RMSPROP = reference.Rule(rate=ETA, rho=0.9, eps=1e-2, steps=9.5)
 RULES = {
-    "sgd": (ETA, 0.0, 0.0, 1.0, None),
-    "momentum": (ETA * 0.75 / 0.2, 4.0, 0.8, 1.0, None),
-    "nesterov": (ETA / 0.2, 0.64 / 0.2, 0.8, 0.8, None),
-    "sgd with decay": (ETA, 0.0, 0.0, 1.0, None),
-    "rmsprop": (ETA, 0.0, 0.0, 1.0, (0.9, 0.0, 9.5, 1e-2)),
-    "rmsprop with momentum": (2 * ETA, 1.0, 0.5, 1.0, (0.9, 0.0, 10.5, 1e-2)),
-    "rmsprop with decay": (ETA, 0.0, 0.0, 1.0, (0.9, 0.0, 9.5, 1e-2)),
-    "adam": (ETA, 4.0, 0.8, 1.0, (0.95, 0.8, 19.5, 1e-3)),
-    "adam with decay": (ETA, 4.0, 0.8, 1.0, (0.95, 0.8, 19.5, 1e-3)),
-    "adamw": (ETA, 4.0, 0.8, 1.0, (0.95, 0.8, 19.5, 1e-3)),
+    "sgd": reference.Rule(rate=ETA),
+    "momentum": reference.Rule(rate=ETA * 0.75 / 0.2, lag=4.0, tail=(1.0, 0.8)),
+    "nesterov": reference.Rule(rate=ETA / 0.2, lag=0.64 / 0.2, tail=(0.8, 0.8)),
+    "sgd with decay": reference.Rule(rate=ETA, decay=DECAY),
+    "rmsprop": RMSPROP,
+    "rmsprop with momentum": replace(RMSPROP, rate=2 * ETA, lag=1.0, tail=(1.0, 0.5), steps=10.5),
+    "rmsprop with decay": replace(RMSPROP, decay=DECAY),
+    "adam": ADAM,
+    "adam with decay": replace(ADAM, decay=DECAY),
+    "adamw": replace(ADAM, decoupled=DECAY),
 }
 
 
@@ -63,74 +67,18 @@ def flow_of(module, criterion, batches, optimizer_class, arguments, **moment_arg
     return mean_flow(loss, params, batches, seen, moments)
 
 
-def flat(params):
-    return torch.cat([value.flatten() for value in params.values()])
-
-
-def dense(module, criterion, batches, decay):
-    """Gradient and Hessian of each minibatch's loss with (decay/2) ‖ω‖² added, over the flattened parameters."""
-    shapes = {name: value.shape for name, value in module.named_parameters()}
-    point = flat(detached_parameters(module))
-    gradients, hessians = [], []
-    for inputs, targets in batches:
-
-        def value(vector, inputs=inputs, targets=targets):
-            parts = vector.split([shape.numel() for shape in shapes.values()])
-            params = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-            outputs = torch.func.functional_call(module, params, (inputs,))
-            return criterion(outputs, targets) + decay / 2 * vector.square().sum()
-
-        gradients.append(torch.autograd.functional.jacobian(value, point))
-        hessians.append(torch.autograd.functional.hessian(value, point))
-    return point, torch.stack(gradients), torch.stack(hessians)
-
-
-def printed(name, point, g, hessians, decay):
-    """u, M, V, F, ∇Q as docs/theory.md prints them."""
-    rate, lag, beta, scale, dividing = RULES[name]
-    m, mean, hessian = len(g), g.mean(0), hessians.mean(0)
-    tau = scale * overlap(beta, m)
-    s = g.square().mean(0)
-    p = torch.ones_like(s) if dividing is None else 1 / (s.sqrt() + dividing[3])
-    u = p * mean + decay * point
-    pairs = torch.stack([h @ (p * gk) for h, gk in zip(hessians, g, strict=True)]).mean(0) - hessian @ (p * mean)
-    memory = rate / 2 * (p * ((1 + 2 * lag) * hessian @ u + (1 - tau) * pairs) + decay * u)
-    squares = 2 * torch.stack([h @ gk for h, gk in zip(hessians, g, strict=True)]).mean(0)
-    if dividing is None:
-        return u, memory, None, None, squares
-    rho, beta_f, steps, eps = dividing
-    first = -0.5 / (s.sqrt() * (s.sqrt() + eps) ** 2)
-    second = 0.25 * s**-1.5 * (s.sqrt() + eps) ** -2 + 0.5 / s * (s.sqrt() + eps) ** -3
-    slope = 2 * torch.stack([gk * (h @ u) for h, gk in zip(hessians, g, strict=True)]).mean(0)
-    covariance = (g**3).mean(0) - mean * s
-    variance = (g**4).mean(0) - s**2
-    tau_rho, tau_beta = overlap(rho, m), overlap(beta_f, m)
-    fluctuation = (1 - rho) * (1 - beta_f) / (1 - beta_f * rho) * first * covariance * (1 - (tau_rho + tau_beta) / 2)
-    fluctuation = fluctuation + (1 - rho) / (2 * (1 + rho)) * second * mean * variance * (1 - tau_rho)
-    return u, memory, rate * steps * mean * first * slope, fluctuation, squares
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_against_the_printed_formulas(name):
     module, batches = smooth_problem()
-    optimizer_class, arguments = OPTIMIZERS[name]
-    decay = arguments.get("weight_decay", 0.0)
-    decoupled = optimizer_class is torch.optim.AdamW
-    flow = flow_of(module, cross_entropy, batches, optimizer_class, arguments)
-    point, g, hessians = dense(module, cross_entropy, batches, 0.0 if decoupled else decay)
-    u, memory, lag, fluctuation, squares = printed(name, point, g, hessians, decay if decoupled else 0.0)
-    for actual, expected in (
-        (flow.leading, u),
-        (flow.memory, memory),
-        (flow.lag, lag),
-        (flow.fluctuation, fluctuation),
-        (flow.squares_gradient, squares),
-    ):
+    flow = flow_of(module, cross_entropy, batches, *OPTIMIZERS[name])
+    printed = reference.mean_flow(*reference.dense(module, cross_entropy, batches, RULES[name].decay), RULES[name])
+    computed = (flow.leading, flow.memory, flow.lag, flow.fluctuation, flow.squares_gradient)
+    for actual, expected in zip(computed, printed.values(), strict=True):
         assert (actual is None) == (expected is None)
         if expected is not None:
             assert_close(flat(actual), expected, **EXACT)
             assert float(expected.abs().max()) > 1e-6  # no two zeros that agree
-    whole = sum(part for part in (memory, lag, fluctuation) if part is not None)
+    whole = sum(part for part in (printed["M"], printed["V"], printed["F"]) if part is not None)
     assert_close(flat(flow.correction), whole, **EXACT)
 
 
@@ -169,13 +117,13 @@ def test_single_precision_survives_small_and_large_gradients(scale):
 def test_every_kind_of_model(problem):
     # Linear layers alone, convolutions, shared and unused parameters, one minibatch.
     flow = flow_of(problem.module, problem.criterion, problem.batches, *OPTIMIZERS["rmsprop"])
-    _, g, hessians = dense(problem.module, problem.criterion, problem.batches, 0.0)
-    expected = 2 * torch.stack([h @ gk for h, gk in zip(hessians, g, strict=True)]).mean(0)
-    assert_close(flat(flow.squares_gradient), expected, **EXACT)
-    for part in (flow.leading, flow.memory, flow.lag, flow.fluctuation):
+    printed = reference.mean_flow(*reference.dense(problem.module, problem.criterion, problem.batches), RMSPROP)
+    assert_close(flat(flow.squares_gradient), printed["∇Q"], **EXACT)
+    parts = [part for part in (flow.leading, flow.memory, flow.lag, flow.fluctuation) if part is not None]
+    for part in parts:
         assert all(value.isfinite().all() for value in part.values())
     if problem.name == "unused parameter":
-        assert not any(part["unused"].any() for part in (flow.leading, flow.memory, flow.lag, flow.fluctuation))
+        assert not any(part["unused"].any() for part in parts)
 
 
 def test_a_loss_linear_in_its_parameters_has_no_correction_of_the_step():
@@ -187,10 +135,13 @@ def test_a_loss_linear_in_its_parameters_has_no_correction_of_the_step():
     assert flat(flow.fluctuation).abs().min() > 0
 
 
-def test_full_batches_do_not_fluctuate():
+def test_a_single_minibatch_does_not_fluctuate():
     module, batches = smooth_problem()
     flow = flow_of(module, cross_entropy, batches[:1], *OPTIMIZERS["adam"])
-    assert float(flat(flow.fluctuation).abs().max()) < 1e-16 < float(flat(flow.lag).abs().max())
+    assert flow.fluctuation is None
+    printed = reference.mean_flow(*reference.dense(module, cross_entropy, batches[:1]), ADAM)
+    assert float(printed["F"].abs().max()) < 1e-15
+    assert_close(flat(flow.correction), printed["M"] + printed["V"], **EXACT)
 
 
 def test_nothing_is_changed():

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from ireg.core.memory import Memory, decayed, memory, overlap, preconditioner
 from ireg.core.optimizer_view import OptimizerView, view
+from tests import reference
 from tests.cases import EXACT
 
 LR = 0.25
@@ -70,8 +71,7 @@ def test_against_torchs_own_steps(name):
 
 @pytest.mark.parametrize(("decay", "num_batches"), list(itertools.product([0.0, 0.5, 0.9, 0.999], [2, 3, 157])))
 def test_overlap_by_its_closed_form(decay, num_batches):
-    m, r = num_batches, decay
-    closed = 2 / (m * (m - 1)) * r * (m * (1 - r) - (1 - r**m)) / (1 - r) ** 2
+    closed = reference.overlap(decay, num_batches)
     assert overlap(decay, num_batches) == pytest.approx(closed, rel=1e-8)
     scaled = Memory(effective_rate=1.0, lag=0.0, decay=decay, tail_scale=0.5)
     assert scaled.overlap(num_batches) == pytest.approx(closed / 2, rel=1e-8)

@@ -16,7 +16,8 @@ from ireg.lit.module import Classifier
 from ireg.models import MLP
 from tests import reference
 
-TERM_TAGS = {"ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance", "norm/l2", "norm/distance"}
+OWN_TAGS = {"ireg/own", "ireg/own_full_batch", "ireg/own_variance"}
+TERM_TAGS = {"ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance", "norm/l2", "norm/distance"} | OWN_TAGS
 TAGS = TERM_TAGS | {
     "train/loss",
     "train/error",
@@ -33,6 +34,33 @@ TAGS = TERM_TAGS | {
 def rows(folder):
     with (folder / "metrics.csv").open() as file:
         return [{tag: float(value) for tag, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "nesterov"])
+def test_own_is_the_theorems_coefficients_times_the_logged_parts(tmp_path, small_run, optimizer):
+    small_run(tmp_path, f"optimizer={optimizer}", "lr=1e-2")
+    beta, m = 0.9, 7  # minibatches of 32 in 200
+    overlap = 2 / (m * (m - 1)) * sum((m - d) * beta**d for d in range(1, m))
+    nesterov = optimizer == "nesterov"
+    of_mean = (1 - beta + 2 * beta**2 if nesterov else 1 + beta) / (1 - beta) / (1 - beta)
+    of_variance = (1 - overlap * (beta if nesterov else 1)) / (1 - beta)
+    for row in rows(tmp_path):
+        assert row["ireg/own_full_batch"] == pytest.approx(of_mean * row["ireg/full_batch"], rel=1e-5)
+        assert row["ireg/own_variance"] == pytest.approx(of_variance * row["ireg/minibatch_variance"], rel=1e-5)
+        assert row["ireg/own"] == pytest.approx(row["ireg/own_full_batch"] + row["ireg/own_variance"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("optimizer", "parts"), [("sgd", 2), ("adam", 4)])
+def test_the_mean_flow_is_measured_if_asked(tmp_path, small_run, optimizer, parts):
+    small_run(tmp_path / "with", f"optimizer={optimizer}", "terms=theory")
+    for row in rows(tmp_path / "with"):
+        assert len([tag for tag in row if "strength" in tag]) == parts
+        assert len([tag for tag in row if "alignment" in tag]) == parts
+        if optimizer == "sgd":
+            assert row["ireg/alignment"] == pytest.approx(1, abs=1e-6)
+    small_run(tmp_path / "without", f"optimizer={optimizer}")
+    for name, value in weights(tmp_path / "with").items():
+        assert torch.equal(value, weights(tmp_path / "without")[name])
 
 
 def checkpoint(folder):
@@ -226,7 +254,9 @@ def test_methods_agree_in_a_run(tmp_path, small_run):
         tables[method] = rows(tmp_path / method)
     for method in METHODS:
         for one, other in zip(tables["auto"], tables[method], strict=True):
-            assert {tag: one[tag] for tag in tags} == pytest.approx({tag: other[tag] for tag in tags}, rel=1e-4)
+            shared = tags & one.keys()  # own terms begin with the first step
+            assert shared | OWN_TAGS == tags
+            assert {tag: one[tag] for tag in shared} == pytest.approx({tag: other[tag] for tag in shared}, rel=1e-4)
 
 
 def test_the_fit_is_the_same_from_the_terms_pass_and_by_itself(tmp_path, small_run):

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.optimizer_view import view
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot
-from ireg.terms import implicit, norm
+from ireg.core.sums import Need
+from ireg.terms import implicit, norm, theory
+from ireg.terms import own as own_terms
 from tests import reference
 from tests.cases import EXACT, IDS, problems
 
@@ -39,6 +42,29 @@ def snapshot(problem, optimizer_class=torch.optim.SGD, steps=0, method="auto", *
     )
 
 
+# The rule of the optimizer in the test below: RMSprop as torch makes it, with its ε not to be overlooked.
+ARGUMENTS = {"alpha": 0.9, "eps": 0.1, "momentum": 0.5, "weight_decay": 0.2}
+RULE = reference.Rule(rate=2 * LR, lag=1.0, tail=(1.0, 0.5), rho=0.9, eps=0.1, steps=10.5, decay=0.2)
+
+
+def own(gradients, seen):
+    scale = {name: 1 / (value.sqrt() + RULE.eps) for name, value in seen.optimizer.second_moment.items()}
+    return reference.own(gradients, RULE, seen.params, scale)
+
+
+def flow_number(number, *parts):
+    """A number of the mean flow, of the sum of some of its parts."""
+
+    def value(gradients, seen):
+        module, criterion = seen.loss.module, seen.loss.criterion
+        flow = reference.mean_flow(*reference.dense(module, criterion, seen.batches, RULE.decay), RULE)
+        # What no minibatch depends on is out of it: 0/0 in the formulas as printed.
+        flow = {name: vector.nan_to_num(0.0, 0.0, 0.0) for name, vector in flow.items()}
+        return number(flow, sum(flow[part] for part in parts))
+
+    return value
+
+
 # Term, and its value from the gradients of the minibatches and the snapshot. A new term needs a line here.
 REFERENCES = {
     "ireg/sgd": (implicit.sgd, lambda gradients, seen: reference.sgd(gradients, LR)),
@@ -51,6 +77,20 @@ REFERENCES = {
         implicit.rmsprop,
         lambda gradients, seen: reference.rmsprop(gradients, LR, seen.optimizer.second_moment),
     ),
+    "ireg/own": (own_terms.own, lambda gradients, seen: sum(own(gradients, seen))),
+    "ireg/own_full_batch": (own_terms.own_full_batch, lambda gradients, seen: own(gradients, seen)[0]),
+    "ireg/own_variance": (own_terms.own_variance, lambda gradients, seen: own(gradients, seen)[1]),
+    "ireg/strength": (partial(theory.strength, part="whole"), flow_number(reference.strength, "M", "V", "F")),
+    "ireg/strength_memory": (partial(theory.strength, part="memory"), flow_number(reference.strength, "M")),
+    "ireg/strength_lag": (partial(theory.strength, part="lag"), flow_number(reference.strength, "V")),
+    "ireg/strength_fluctuation": (partial(theory.strength, part="fluctuation"), flow_number(reference.strength, "F")),
+    "ireg/alignment": (partial(theory.alignment, part="whole"), flow_number(reference.alignment, "M", "V", "F")),
+    "ireg/alignment_memory": (partial(theory.alignment, part="memory"), flow_number(reference.alignment, "M")),
+    "ireg/alignment_lag": (partial(theory.alignment, part="lag"), flow_number(reference.alignment, "V")),
+    "ireg/alignment_fluctuation": (
+        partial(theory.alignment, part="fluctuation"),
+        flow_number(reference.alignment, "F"),
+    ),
     "norm/l2": (norm.l2, lambda gradients, seen: reference.l2(seen.params)),
     "norm/distance": (norm.distance, lambda gradients, seen: reference.distance(seen.params, seen.initial)),
 }
@@ -61,14 +101,17 @@ REFERENCES = {
 @pytest.mark.parametrize("problem", problems(), ids=IDS)
 def test_term_equals_its_definition(problem, tag, method):
     problem = replace(problem, module=copy.deepcopy(problem.module))  # the steps must not reach the next test
-    seen = snapshot(problem, torch.optim.RMSprop, steps=2, method=method)
+    seen = snapshot(problem, torch.optim.RMSprop, steps=2, method=method, **ARGUMENTS)
     gradients = reference.minibatch_gradients(problem.module, problem.criterion, problem.batches)
     term, expected = REFERENCES[tag]
     actual = term(seen)
+    if tag.endswith("_fluctuation") and len(problem.batches) == 1:
+        assert actual is None  # a single minibatch does not fluctuate
+        return
     assert actual.ndim == 0
     assert_close(float(actual), expected(gradients, seen), **EXACT)
-    if tag != "ireg/minibatch_variance" or len(problem.batches) > 1:
-        assert float(actual) > 0  # no two empty sums that agree
+    if tag not in ("ireg/minibatch_variance", "ireg/own_variance") or len(problem.batches) > 1:
+        assert float(actual) != 0  # no two empty sums that agree
 
 
 @pytest.mark.parametrize("problem", problems(), ids=IDS)
@@ -138,3 +181,46 @@ def test_ten_terms_share_one_pass(monkeypatch):
     for term, _ in REFERENCES.values():
         term(seen)
     assert passes == [1]
+
+
+@pytest.mark.parametrize("problem", problems(), ids=IDS)
+def test_own_of_sgd_is_equation_1(problem):
+    seen = snapshot(problem)
+    assert float(own_terms.own(seen)) == pytest.approx(float(implicit.sgd(seen)), rel=4e-16)
+    assert float(own_terms.own_full_batch(seen)) == float(implicit.full_batch(seen))
+    assert float(own_terms.own_variance(seen)) == float(implicit.minibatch_variance(seen))
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "Adagrad", "Adam", "AdamW"])
+def test_own_of_an_adaptive_optimizer_begins_with_its_first_step(name):
+    optimizer_class = getattr(torch.optim, name)
+    for term in (own_terms.own, own_terms.own_full_batch, own_terms.own_variance):
+        before, after = (snapshot(problems()[1], optimizer_class, steps=steps) for steps in (0, 1))
+        assert term(before) is None
+        assert float(term(after)) > 0
+        assert not term.needs(before.optimizer)  # nothing is computed for nothing
+        assert term.needs(after.optimizer) == Need.SQUARE | Need.MEAN
+
+
+def test_sgd_has_no_lag_and_no_fluctuation_and_its_alignment_is_1():
+    seen = snapshot(problems()[1])
+    for part in ("lag", "fluctuation"):
+        assert theory.strength(seen, part=part) is None
+        assert theory.alignment(seen, part=part) is None
+    for part in ("whole", "memory"):
+        assert float(theory.alignment(seen, part=part)) == pytest.approx(1, abs=1e-14)
+
+
+def test_memory_alone_leaves_the_direction_of_sgd():
+    assert 0 < float(theory.alignment(snapshot(problems()[1], momentum=0.9))) < 0.999
+
+
+def test_unknown_parts_are_refused():
+    for term in (theory.strength, theory.alignment):
+        with pytest.raises(ValueError, match="part='all': unknown; choose one of whole, memory, lag, fluctuation"):
+            term(snapshot(problems()[1]), part="all")
+
+
+def test_strength_needs_second_moments_for_adaptive_optimizers_only():
+    assert theory.strength.needs(snapshot(problems()[1]).optimizer) == Need.MEAN
+    assert theory.strength.needs(snapshot(problems()[1], torch.optim.Adam).optimizer) == Need.MEAN | Need.SQUARE
