@@ -25,8 +25,8 @@ OPTIMIZERS = ("sgd", "rmsprop", "adam")
 WIDTHS = (256, 512)
 BATCH_SIZES = (16, 64, 256)
 HEADLINE = (256, 64)
-MAIN = Effort(epochs=3, skipped=1, min_turns=5, max_turns=5, seconds=0, ordinary_turns=3)
-OTHERS = Effort(epochs=2, skipped=0, min_turns=2, max_turns=4, seconds=10, ordinary_turns=1)
+MAIN = Effort(epochs=3, skipped=1, min_turns=5, max_turns=5, seconds=0, ordinary_turns=3, theory_turns=3)
+OTHERS = Effort(epochs=2, skipped=0, min_turns=2, max_turns=4, seconds=10, ordinary_turns=1, theory_turns=0)
 
 
 def main() -> None:
@@ -86,6 +86,7 @@ def _show(findings: page.Findings) -> None:
     console = Console(width=160)
     console.print(tables.epochs(findings.results, findings.peak).rich())
     console.print(tables.passes(findings.results, findings.peak).rich())
+    console.print(tables.theory(findings.results).rich())
     if findings.memory:
         console.print(tables.memory(findings.memory).rich())
     console.print(page.machine(findings.threads, findings.peak))

@@ -124,7 +124,26 @@ def terms_pass(
     if adaptive:
         weighted = sum((s.square() * squares).sum() for s, squares in zip(second, square, strict=True))
         values["ireg/rmsprop"] = float(weighted) / num_batches
+        beta, scales = _preconditioner(optimizer, parameters, second)
+        whole = float(sum((s * squares).sum() for s, squares in zip(scales, square, strict=True))) / num_batches
+        full = float(sum((s * total.square()).sum() for s, total in zip(scales, mean, strict=True))) / num_batches**2
+        distances = range(1, num_batches)
+        tails = 2 * sum((num_batches - d) * beta**d for d in distances) / (num_batches * (num_batches - 1))
+        full, variance = (1 + beta) / (1 - beta) * full, (1 - tails) * (whole - full)
+    else:
+        variance = whole - full
+    values |= {"ireg/own": full + variance, "ireg/own_full_batch": full, "ireg/own_variance": variance}
     return {tag: lr / 4 * value for tag, value in values.items()} | _norms(parameters, initial), outputs
+
+
+def _preconditioner(
+    optimizer: Optimizer, parameters: Sequence[Tensor], second: Sequence[Tensor]
+) -> tuple[float, list[Tensor]]:
+    """β of Adam's first moment (0 of RMSprop), and 1/(√v̂ + ε)."""
+    group = optimizer.param_groups[0]
+    beta, rho = group.get("betas", (0.0, 0.0))
+    correction = 1 - rho ** float(optimizer.state[parameters[0]]["step"])
+    return beta, [1 / ((square / correction).sqrt() + group["eps"]) for square in second]
 
 
 @torch.no_grad()

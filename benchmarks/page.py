@@ -60,6 +60,8 @@ def _text(findings: Findings, picture: str) -> str:
         _EPOCHS.format(ordinary=_ordinary(findings.results)),
         tables.passes(findings.results, findings.peak).markdown(),
         _PASSES,
+        tables.theory(findings.results).markdown(),
+        _THEORY,
     ]
     if findings.memory:
         case, _ = findings.memory[0]
@@ -142,6 +144,14 @@ _PASSES = """
 **terms** is `time/terms` of metrics.csv, and the loop's includes, as that does, the evaluation of the training examples
 by the pass's outputs. Both are of the epochs above. SGD's terms need the minibatch gradients' norms and mean, RMSProp's
 and Adam's also second moments. **floor of a pass** is half of the floor above.
+
+## The mean flow: `terms=theory`
+"""
+
+_THEORY = """
+Seconds of `time/terms` with the default terms, and with the mean flow's strength and alignment besides: a second pass
+with double backward, of two products with the Hessian for each minibatch (SGD) or three (RMSProp, Adam). With
+`terms.every=10` a tenth of it falls on an epoch. `ireg/own` is among the default terms.
 """
 
 _MEMORY = """

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.case import Case, pass_flops
-from benchmarks.sides import ORDINARY, SIDES, prepared
+from benchmarks.sides import ORDINARY, SIDES, THEORY, prepared
 from benchmarks.times import Result
 from ireg import run as project
 
@@ -22,6 +22,7 @@ class Effort:
         max_turns: turns taken at most.
         seconds: no further turn begins after so many.
         ordinary_turns: of the first turns, those in which the ordinary way takes part, with one epoch counted.
+        theory_turns: the same of `terms=theory`.
     """
 
     epochs: int
@@ -30,6 +31,7 @@ class Effort:
     max_turns: int
     seconds: float
     ordinary_turns: int
+    theory_turns: int
 
 
 def measured(case: Case, effort: Effort) -> Result:
@@ -38,16 +40,17 @@ def measured(case: Case, effort: Effort) -> Result:
     sizes = len(data.train_inputs), len(data.test_inputs)
     result = Result(case, sizes, pass_flops(project._model(settings, data), sizes[0]))
     del data
+    rare = {ORDINARY: effort.ordinary_turns, THEORY: effort.theory_turns}
     start = time.perf_counter()
     for turn in range(effort.max_turns):
         if turn >= effort.min_turns and time.perf_counter() - start > effort.seconds:
             break
         print(f"{case}: turn {turn + 1}", file=sys.stderr, flush=True)
         for side in _order(turn):
-            if side == ORDINARY and turn >= effort.ordinary_turns:
+            if turn >= rare.get(side, effort.max_turns):
                 continue
             gc.collect()
-            epochs = effort.skipped + 1 if side == ORDINARY else effort.epochs
+            epochs = effort.skipped + 1 if side in rare else effort.epochs
             result.turns.setdefault(side, []).append(SIDES[side](case, epochs)[effort.skipped :])
     return result
 

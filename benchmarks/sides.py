@@ -45,6 +45,11 @@ def without_terms(case: Case, epochs: int) -> list[EpochTime]:
     return by_project(case, epochs, ["terms=[]"])
 
 
+def with_theory(case: Case, epochs: int) -> list[EpochTime]:
+    """The same run with the mean flow's terms besides, which take a pass with double backward."""
+    return by_project(case, epochs, ["terms=theory"])
+
+
 def by_hand(case: Case, epochs: int) -> list[EpochTime]:
     """The loop written by hand."""
     settings, data = prepared(case, epochs)
@@ -76,10 +81,11 @@ def ordinarily(case: Case, epochs: int) -> list[EpochTime]:
         )
 
 
-PROJECT, TERMS_OFF, BY_HAND, ORDINARY = "project", "terms off", "by hand", "ordinary"
+PROJECT, TERMS_OFF, THEORY, BY_HAND, ORDINARY = "project", "terms off", "terms=theory", "by hand", "ordinary"
 SIDES: dict[str, Callable[[Case, int], list[EpochTime]]] = {
     PROJECT: by_project,
     TERMS_OFF: without_terms,
+    THEORY: with_theory,
     BY_HAND: by_hand,
     ORDINARY: ordinarily,
 }

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from benchmarks.case import Case
 from benchmarks.memory import Memory
-from benchmarks.sides import BY_HAND, ORDINARY, PROJECT, TERMS_OFF
+from benchmarks.sides import BY_HAND, ORDINARY, PROJECT, TERMS_OFF, THEORY
 from benchmarks.times import Measure, Result, quotient
 
 MISSING = "–"
@@ -85,6 +85,23 @@ def passes(results: Sequence[Result], peak: float) -> Grid:
         for result in results
     ]
     return Grid("The two passes of an epoch: median seconds and ratios", columns, rows)
+
+
+def theory(results: Sequence[Result]) -> Grid:
+    """What `terms=theory` costs, where it was measured."""
+    columns = [*_CASE, "default terms", "terms=theory", "theory / default", "epoch with theory / project"]
+    rows = [
+        [
+            *_case(result.case),
+            _seconds(result.median(PROJECT, "terms")),
+            _seconds(result.median(THEORY, "terms")),
+            _ratio(result.ratio((THEORY, "terms"), (PROJECT, "terms")), digits=1),
+            _ratio(result.ratio((THEORY, "whole"), (PROJECT, "whole")), digits=1),
+        ]
+        for result in results
+        if THEORY in result.turns
+    ]
+    return Grid("terms=theory: median seconds and ratios", columns, rows)
 
 
 def memory(found: Sequence[tuple[Case, Memory]]) -> Grid:
