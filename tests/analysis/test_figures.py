@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from ireg.analysis import FIGURES, figures, load, settings
+from ireg.analysis import FIGURES, figures, load, panels, settings
 from ireg.errors import UserError
 
 
@@ -150,7 +150,7 @@ def test_a_value_that_was_not_measured_is_bridged_and_a_nan_breaks_the_curve(mak
      ([1, np.inf, np.nan, 2], False), ([], False)],
 )  # fmt: skip
 def test_decades_make_a_logarithmic_axis(values, log):
-    assert figures.spans_decades(np.array(values, dtype=float)) is log
+    assert panels.spans_decades(np.array(values, dtype=float)) is log
 
 
 def test_the_norms_axis_follows_the_rule(make_run):

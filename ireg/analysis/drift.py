@@ -1,0 +1,93 @@
+"""The figure of `python -m ireg.drift`: from its plain numbers, as `drift.json` holds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+from ireg.analysis.settings import COLOURS, FURTHER_COLOURS
+
+EFFECTS = {"mean/equal C/squares": ("o", "at equal C"), "mean/time/squares": ("s", "at equal time")}
+COEFFICIENTS = {
+    "k_full_batch": ("o", r"$k_1$, of $\nabla\Vert\bar{g}\Vert^2$"),
+    "k_variance": ("^", r"$k_2$, of $\nabla$Var"),
+}
+
+
+def drift_figure(results: Sequence[Mapping[str, Any]]) -> Figure:
+    """What finite steps do to Q, run by run, and the fitted coefficients against the predicted strength.
+
+    Bars are two standard errors to each side. The right panel is left out where no run was compared with its leading
+    flow.
+    """
+    fitted = [result for result in results if result["leading_flow"] is not None]
+    figure = Figure(figsize=(8.5 if fitted else 5.5, 2.2 + 0.28 * len(results)), layout="constrained")
+    panels = list(figure.subplots(1, 2 if fitted else 1, squeeze=False)[0])
+    _effects(panels[0], results)
+    if fitted:
+        _coefficients(panels[1], fitted)
+    for panel in panels:
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _effects(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
+    values = []
+    for name, (marker, label) in EFFECTS.items():
+        for row, result in enumerate(results):
+            value, error = result["small_steps"][name]
+            if value is None or error is None:
+                continue
+            values.append(abs(100 * value))
+            place = row + (0.15 if marker == "s" else -0.15)
+            _point(axis, 100 * value, place, 200 * error, None, result["optimizer"], marker, filled=marker == "o")
+        axis.plot([], [], marker, color="0.4", markerfacecolor="0.4" if marker == "o" else "white", label=label)
+    axis.axvline(0, color="0.3", linewidth=0.8)
+    axis.set_yticks(range(len(results)), [f"{result['optimizer']}, lr={result['lr']:g}" for result in results])
+    axis.set_ylim(len(results) - 0.5, -0.5)
+    if values and max(values) > 30 * (min(values) or 1e-3):
+        axis.set_xscale("symlog", linthresh=1)
+    axis.set_xlabel("100 Δ ln Q, finite steps less small steps")
+    axis.set_title("What finite steps do to Q,\nat the mean of the ends", fontsize="medium")
+    axis.legend(fontsize="small", frameon=False)
+
+
+def _coefficients(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
+    for name, (marker, label) in COEFFICIENTS.items():
+        for result in results:
+            value, error = result["leading_flow"]["estimates"].get(name, (None, None))
+            if value is None or error is None:
+                continue
+            strength = result["predicted"]["strength"]
+            _point(axis, strength, value, None, 2 * error, result["optimizer"], marker, filled=marker == "o")
+        axis.plot([], [], marker, color="0.4", markerfacecolor="0.4" if marker == "o" else "white", label=label)
+    axis.axhline(1, color="0.3", linewidth=0.8)
+    axis.set_xscale("log")
+    axis.set_xlabel("predicted strength")
+    axis.set_title("Fitted coefficients,\nin units of the theorem's", fontsize="medium")
+    axis.legend(fontsize="small", frameon=False)
+
+
+def _point(
+    axis: Axes,
+    x: float,
+    y: float,
+    x_bar: float | None,
+    y_bar: float | None,
+    optimizer: str,
+    marker: str,
+    *,
+    filled: bool,
+) -> None:
+    colour = to_rgba(COLOURS.get(optimizer, FURTHER_COLOURS[0]))
+    face = colour if filled else (1.0, 1.0, 1.0, 1.0)
+    if all(bar is None or math.isfinite(bar) for bar in (x_bar, y_bar)):
+        axis.errorbar(
+            [x], [y], xerr=x_bar, yerr=y_bar, fmt=marker, color=colour, markerfacecolor=face, capsize=2, markersize=5
+        )

@@ -1,0 +1,90 @@
+"""Figures of what theory says of the optimizers' own implicit regularization."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ireg.analysis.load import is_measured
+from ireg.analysis.panels import always, empty_figure, finish, measured, panel, require
+from ireg.analysis.settings import Setting, settings_of
+
+VALID_STRENGTH = 0.3
+"""The mean flow is the first order of an expansion in the strength; above this it says nothing."""
+
+TERMS = {
+    "ireg/sgd": "Eq. 1 for every optimizer",
+    "ireg/rmsprop": "the adaptive term,\nas printed in the paper",
+    "ireg/own": "its own, with memory\nand preconditioner",
+}
+PARTS = {
+    "": "whole: X = M + V + F",
+    "_memory": "M: step and memory",
+    "_lag": "V: lag of the second moment",
+    "_fluctuation": "F: its fluctuation",
+}
+
+
+def own_regularization(table: pd.DataFrame) -> Figure:
+    """Figure 3 anew: Eq. 1, the adaptive term as printed, and each optimizer's own regularizer."""
+    require(table, "ireg/own")
+    settings = settings_of(table)
+    shown = {tag: title for tag, title in TERMS.items() if measured(table, tag)}
+    # They differ by many orders of magnitude: the panels share no axis.
+    figure, axes = empty_figure(len(shown))
+    for axis, (tag, title) in zip(axes, shown.items(), strict=True):
+        panel(axis, settings, partial(always, tag), "log")
+        axis.set_title(f"{tag}:\n{title}", fontsize="medium")
+    axes[0].set_ylabel("implicit regularization term")
+    return finish(figure, settings)
+
+
+def mean_flow(table: pd.DataFrame) -> Figure:
+    """Strength and alignment of the mean flow's correction and its parts; dots where the expansion can hold."""
+    require(table, "ireg/strength")
+    settings = settings_of(table)
+    shown = {part: title for part, title in PARTS.items() if measured(table, f"ireg/strength{part}")}
+    figure = Figure(figsize=(3 * len(shown) + 1, 6), layout="constrained")
+    grid = figure.subplots(2, len(shown), sharex=True, sharey="row", squeeze=False)
+    for column, (part, title) in enumerate(shown.items()):
+        strength, alignment = grid[:, column]
+        panel(strength, settings, partial(always, f"ireg/strength{part}"), "log")
+        strength.axhspan(VALID_STRENGTH, 1e9, color="0.5", alpha=0.12, linewidth=0)
+        panel(alignment, settings, partial(always, f"ireg/alignment{part}"), "linear")
+        alignment.axhline(0, color="0.4", linewidth=0.8)
+        alignment.set_ylim(-1.05, 1.05)
+        for setting in settings:
+            _mark_valid(strength, setting, f"ireg/strength{part}")
+            _mark_valid(alignment, setting, f"ireg/alignment{part}")
+        strength.set_xlabel("")
+        strength.set_title(title, fontsize="medium")
+    low, high = _range(table, [f"ireg/strength{part}" for part in shown])
+    grid[0, 0].set_ylim(low, high)
+    grid[0, 0].set_ylabel("strength: ‖part‖ / ‖u‖")
+    grid[1, 0].set_ylabel("alignment with ∇Q\n(above 0: pushes Q down)")
+    figure.suptitle(
+        f"Dots: strength of the whole up to {VALID_STRENGTH:g}. A line alone, or in grey: outside of the expansion, "
+        "where it says nothing",
+        fontsize="small",
+    )
+    return finish(figure, settings)
+
+
+def _mark_valid(axis: Axes, setting: Setting, tag: str) -> None:
+    """Put dots where the whole correction is weak enough in every seed."""
+    rows = setting.rows
+    if not (measured(rows, tag) and measured(rows, "ireg/strength")):
+        return
+    by_epoch = rows[is_measured(rows, tag) & (rows["state"] != "diverged")].groupby("epoch")
+    mean = by_epoch[tag].mean()[by_epoch["ireg/strength"].max() <= VALID_STRENGTH]
+    axis.plot(mean.index, mean, linestyle="none", marker="o", markersize=2.5, color=setting.colour)
+
+
+def _range(table: pd.DataFrame, tags: list[str]) -> tuple[float, float]:
+    """The decades that hold all positive values."""
+    values = table[tags].to_numpy().ravel()
+    positive = values[(values > 0) & (values < float("inf"))]
+    return 0.5 * float(positive.min(initial=VALID_STRENGTH)), 2 * float(positive.max(initial=VALID_STRENGTH))

@@ -1,0 +1,117 @@
+"""What all figures are made of: panels with one curve a setting, and one legend below them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from ireg.analysis.load import is_measured
+from ireg.analysis.settings import Setting, legend_title
+from ireg.errors import UserError
+
+Scale = Literal["share", "log", "linear", "auto"]
+
+
+def spans_decades(values: np.ndarray) -> bool:
+    """Whether a logarithmic axis is due: the positive finite values differ by a factor of more than 30."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    return positive.size > 0 and bool(positive.max() / positive.min() > 30)
+
+
+def require(table: pd.DataFrame, *tags: str) -> None:
+    """Raise a `UserError` unless one of the tags has been measured."""
+    if not any(measured(table, tag) for tag in tags):
+        raise UserError(f"no run has measured {' or '.join(tags)}; it can be drawn once one has")
+
+
+def measured(rows: pd.DataFrame, tag: str) -> bool:
+    """Whether some row has a value of the tag."""
+    return tag in rows and bool(rows[tag].notna().any())
+
+
+def panel(axis: Axes, settings: Sequence[Setting], tag_of: Callable[[pd.DataFrame], str], scale: Scale) -> None:
+    """Draw one curve a setting, of the tag that `tag_of` names for its rows."""
+    curves = [(setting, *_curves(setting.rows, tag_of(setting.rows))) for setting in settings]
+    values = np.concatenate([frame.to_numpy().ravel() for _, *frames in curves for frame in frames])
+    log = bool((values > 0).any()) if scale == "log" else scale == "auto" and spans_decades(values)
+    for setting, repeats, diverged in curves:
+        _draw(axis, setting, repeats, diverged, log)
+    if log:
+        axis.set_yscale("log")
+    if scale == "share":
+        # Linear even over decades, and from a little below 0: an error of exactly 0, everything fitted, is to be seen.
+        axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        top = max(axis.get_ylim()[1], 1.05 * np.nanmax(values, initial=0))  # panels may share their axis
+        axis.set_ylim(-0.02 * top, top)
+    axis.set_xlabel("epochs")
+    axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    axis.margins(x=0.02)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _curves(rows: pd.DataFrame, tag: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return epochs by runs, of the runs that make mean and band and of the diverged ones; nan breaks a curve."""
+    measured = rows[is_measured(rows, tag)].replace([np.inf, -np.inf], np.nan)
+    wide = measured.pivot(index="epoch", columns="run", values=tag)
+    diverged = rows.groupby("run")["state"].first().reindex(wide.columns) == "diverged"
+    return wide.loc[:, ~diverged], wide.loc[:, diverged]
+
+
+def _draw(axis: Axes, setting: Setting, repeats: pd.DataFrame, diverged: pd.DataFrame, log: bool) -> None:
+    def visible(values: pd.Series) -> pd.Series:
+        return values.where(values > 0) if log else values  # the term with s_t is exactly 0 before the first step
+
+    look: dict[str, Any] = {"color": setting.colour, "label": setting.label, "linewidth": 1.2}
+    if repeats.shape[1]:
+        mean = visible(repeats.mean(axis=1))
+        axis.plot(mean.index, mean, linestyle=setting.dash, **look)
+    if repeats.shape[1] > 1:
+        low, high = visible(repeats.min(axis=1)), visible(repeats.max(axis=1))
+        axis.fill_between(low.index, low, high, color=setting.colour, alpha=0.2, linewidth=0)
+    look["linewidth"] = 0.8 if repeats.shape[1] else look["linewidth"]
+    for run in diverged:
+        curve = visible(diverged[run])
+        curve = curve.loc[: curve.last_valid_index()]
+        axis.plot(curve.index, curve, linestyle=setting.dash, marker="x", markevery=[-1], markersize=8, **look)
+
+
+def empty_figure(panels: int, *, share: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of panels side by side, which may share their vertical axis."""
+    # Not pyplot: its global state would keep every figure alive, and is not safe in threads.
+    figure = Figure(figsize=(8, 4.2 if panels < 3 else 3.4), layout="constrained")
+    return figure, list(figure.subplots(1, panels, sharey=share, squeeze=False)[0])
+
+
+def finish(figure: Figure, settings: Sequence[Setting]) -> Figure:
+    """Put one legend for all panels below them, as high as it needs to be."""
+    handles: dict[str, Any] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    labels = [setting.label for setting in settings if setting.label in handles]
+    columns = max(1, min(len(labels), 105 // (max(map(len, labels)) + 8)))
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(labels) // columns))
+    figure.legend(
+        [handles[label] for label in labels],
+        labels,
+        title=legend_title(settings),
+        loc="outside lower center",
+        ncols=columns,
+        fontsize="small",
+        title_fontsize="small",
+        frameon=False,
+        handlelength=3,
+    )
+    return figure
+
+
+def always(tag: str, rows: pd.DataFrame) -> str:
+    """The tag, whatever the rows: with `functools.partial` the choice of a panel with one tag."""
+    return tag
