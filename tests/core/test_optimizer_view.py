@@ -125,3 +125,36 @@ def test_other_parameters_are_refused():
     optimizer = torch.optim.SGD([module.weight], lr=0.1)
     with pytest.raises(ValueError, match="holds 1 parameters that are not the 2 named ones"):
         view(optimizer, dict(module.named_parameters()))
+
+
+def test_maximizing_is_refused():
+    optimizer, names = make(torch.optim.Adam, lr=0.1, maximize=True)
+    with pytest.raises(ValueError, match="maximize=True: the terms are those of descent; minimize the negative loss"):
+        view(optimizer, names)
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "arguments", "field"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, "nesterov"),
+        (torch.optim.RMSprop, {"centered": True}, "centered"),
+        (torch.optim.Adam, {"amsgrad": True}, "amsgrad"),
+        (torch.optim.Adam, {"decoupled_weight_decay": True}, "decoupled"),
+        (torch.optim.AdamW, {}, "decoupled"),
+    ],
+)
+def test_variants_of_the_update_rule(optimizer_class, arguments, field):
+    flags = ("nesterov", "centered", "amsgrad", "decoupled")
+    seen = view(*make(optimizer_class, lr=0.1, **arguments))
+    assert [flag for flag in flags if getattr(seen, flag)] == [field]
+
+
+def test_dampening_is_that_of_a_buffer():
+    assert view(*make(torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.25)).dampening == 0.25
+    assert view(*make(torch.optim.SGD, lr=0.1, dampening=0.25)).dampening == 0.0
+
+
+def test_the_rate_of_adagrad_is_that_of_its_last_step():
+    optimizer, names = make(torch.optim.Adagrad, lr=0.1, lr_decay=0.5)
+    assert view(optimizer, names).lr == 0.1
+    assert stepped(optimizer, names).lr == pytest.approx(0.1 / (1 + 0.5 * (STEPS - 1)))
