@@ -22,7 +22,7 @@ SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batc
         (["lr=abc"], "error: lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
         (["optimizer=foo"], "error: optimizer=foo: no such choice; choose one of adagrad, adam, adamw, gd, momentum,"),
         (["optimizer=rmspro"], "error: optimizer=rmspro: no such choice, did you mean rmsprop?; choose one of"),
-        (["terms=foo"], "error: terms=foo: no such choice; choose one of default, distance, full_batch, l2,"),
+        (["terms=foo"], "error: terms=foo: no such choice; choose one of alignment, alignment_fluctuation,"),
         (["data=foo"], "error: data=foo: no such choice; choose one of fashion_mnist, kmnist, mnist, mnist10k"),
         (["lrr=1"], "error: lrr: no such key, did you mean lr?; python train.py --help lists the keys"),
         (["lr=1e-3,1e-2"], "error: lr=1e-3,1e-2: several values; add -m to sweep over them"),
@@ -139,8 +139,9 @@ def test_event_files_hold_what_metrics_csv_holds(sweep):
         assert ("ireg/rmsprop" in tags) == (optimizer == "rmsprop")
         for tag in tags:
             seen = [(event.step, event.value) for event in events.Scalars(tag)]
-            expected = [(int(row["epoch"]), float(row[tag])) for row in rows]
-            assert [step for step, _ in seen] == [0, 1, 2]
+            expected = [(int(row["epoch"]), float(row[tag])) for row in rows if row[tag]]
+            assert [step for step, _ in seen] == [epoch for epoch, _ in expected]
+            assert len(expected) == (2 if optimizer == "rmsprop" and "ireg/own" in tag else 3)  # own: after a step
             assert [value for _, value in seen] == pytest.approx([value for _, value in expected], rel=1e-6)
 
 
@@ -151,7 +152,14 @@ def test_a_sweep_ends_with_table_and_figures(sweep):
     with (folder / "summary.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4
     figures = {path.name for path in (folder / "figures").iterdir()}
-    stems = ("training_error", "test_error", "implicit_regularization", "parameter_norm", "memorization")
+    stems = (
+        "training_error",
+        "test_error",
+        "implicit_regularization",
+        "parameter_norm",
+        "memorization",
+        "own_regularization",
+    )
     assert figures == {f"{stem}.{suffix}" for stem in stems for suffix in ("png", "pdf")}
 
 

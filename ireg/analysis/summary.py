@@ -18,6 +18,9 @@ from ireg.analysis.load import NOT_CONFIG, is_seed, one_run_a_seed, setting_colu
 
 STATE_COLOURS = {"done": "green", "running": "cyan", "diverged": "red", "failed": "red", "interrupted": "yellow"}
 
+COLUMNS_AT_ONCE = 5
+"""Values in one table of the terminal, beside the run's name."""
+
 
 def summarize(runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Return one row a run, from the tables that `load.runs` and `load.load` read of the same folder.
@@ -73,7 +76,7 @@ def _without(columns: list[str], *names: str) -> list[str]:
 
 
 def print_summary(summary: pd.DataFrame, console: Console | None = None) -> None:
-    """Print the summary as tables: errors and fit, terms and norms, the same by setting, and the errors of failed runs.
+    """Print the summary as tables: errors and fit, losses and norms, terms, the same by setting, and the errors of failed runs.
 
     Configuration columns with the same value in every run are said once, above. Without a terminal (a pipe, a file)
     the tables are as wide as they need to be; on one, long cells are folded and nothing is cut off.
@@ -121,8 +124,8 @@ def _tables(summary: pd.DataFrame) -> Iterator[Table]:
     others = [column for column in _values(summary) if "/" in column and not _is_share(column)]
     timed = ["seconds"] if "seconds" in summary else []
     yield _table("Runs: errors and fit at the end", shown, [*who[:2], "epochs", *who[2:], *shares, *timed])
-    if others:
-        yield _table("Runs: losses, terms and norms at the end", shown, ["run", *others])
+    for title, columns in _grouped(others):
+        yield _table(f"Runs: {title} at the end", shown, ["run", *columns])
     settings = summarize_settings(summary)
     if settings is not None:
         names = [column for column in [*setting_columns(summary), "runs", "n"] if column not in same]
@@ -132,6 +135,14 @@ def _tables(summary: pd.DataFrame) -> Iterator[Table]:
     failed = summary[summary["error"].notna()]
     if len(failed):
         yield _table("Errors", failed, ["run", "state", "error"])
+
+
+def _grouped(columns: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Losses and norms, then terms, no more in a table than a terminal holds."""
+    terms = [column for column in columns if column.startswith("ireg/")]
+    for title, group in (("losses and norms", [column for column in columns if column not in terms]), ("terms", terms)):
+        for start in range(0, len(group), COLUMNS_AT_ONCE):
+            yield title, group[start : start + COLUMNS_AT_ONCE]
 
 
 def _with_spread(settings: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
