@@ -76,7 +76,7 @@ def _without(columns: list[str], *names: str) -> list[str]:
 
 
 def print_summary(summary: pd.DataFrame, console: Console | None = None) -> None:
-    """Print the summary as tables: errors and fit, losses and norms, terms, the same by setting, and the errors of failed runs.
+    """Print the summary as tables: fit, losses and norms, terms, the same by setting, and the errors of failed runs.
 
     Configuration columns with the same value in every run are said once, above. Without a terminal (a pipe, a file)
     the tables are as wide as they need to be; on one, long cells are folded and nothing is cut off.
