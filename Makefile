@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install paper demo test bench lint clean
+.PHONY: help install paper demo verify test bench lint clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -24,6 +24,9 @@ paper: install ## Run Singh's experiment (300 epochs) and draw its figures in mu
 
 demo: install ## The same experiment for 10 epochs, in multirun/demo
 	$(RUN) train.py experiment=demo
+
+verify: install ## Certify every optimizer's theory on this machine (2 minutes)
+	$(RUN) -m ireg.verify
 
 test: install ## Run the tests
 	$(RUN) -m pytest

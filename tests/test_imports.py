@@ -10,6 +10,8 @@ ROOT = Path(__file__).parents[1]
 ARROWS = {
     "core": set(),
     "terms": {"core"},
+    "certify": {"core", "terms"},
+    "verify": {"certify", "analysis"},
     "models": set(),
     "datasets": set(),
     "assets": set(),

@@ -1,0 +1,161 @@
+"""What a certificate is, and when it holds: orders of accuracy, their tolerances, the verdict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isnan
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """Where the fitted slopes have to lie.
+
+    Attributes:
+        plain: lowest and highest slope of the plain flow's error.
+        modified: of the modified flow's error.
+    """
+
+    plain: tuple[float, float]
+    modified: tuple[float, float]
+
+
+REJECTED_BELOW = 1.5
+"""A control is rejected if its slope lies below, nearer to order 1 than to order 2."""
+
+EXACT = Criterion(plain=(0.85, 1.15), modified=(1.85, 2.15))
+"""Without sampling, one small parameter: order 1 and order 2 within 0.15."""
+
+TWO_PARAMETERS = Criterion(plain=(-inf, REJECTED_BELOW), modified=(1.7, inf))
+"""η and 1 − ρ shrink together: parts of different sign make slopes approach their order from far, above and below."""
+
+STANDARD_ERRORS = 2.0
+"""A slope has to be where it should by so many of its standard errors, where means are over a sample of orders."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Errors of a flow at a fixed time, against the rates, and the order fitted to them.
+
+    Attributes:
+        errors: ‖mean of the optimizer − flow‖ at each rate.
+        slope: of the straight line through log error against log rate; nan where an error is none.
+        uncertainty: standard error of the slope that comes from sampling; 0 without sampling.
+    """
+
+    errors: tuple[float, ...]
+    slope: float
+    uncertainty: float
+
+    def within(self, low: float, high: float) -> bool:
+        """Whether the slope lies there, sampling considered."""
+        margin = STANDARD_ERRORS * self.uncertainty
+        return low <= self.slope - margin and self.slope + margin <= high
+
+
+def fit(rates: Sequence[float], errors: Sequence[float], standard_errors: Sequence[float]) -> Curve:
+    """The curve of these errors, by least squares in the logarithms.
+
+    A standard error counts in full as if it lay along the error, where only its component there would.
+    """
+    values = np.array(errors)
+    usable = bool(np.all(np.isfinite(values)) and np.all(values > 0))
+    deviations = np.log(rates) - np.mean(np.log(rates))
+    weights = deviations / (deviations @ deviations)
+    return Curve(
+        errors=tuple(float(error) for error in values),
+        slope=float(weights @ np.log(values)) if usable else float("nan"),
+        uncertainty=float(np.linalg.norm(weights * np.array(standard_errors) / values)) if usable else 0.0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a certificate found.
+
+    Attributes:
+        rates: the abscissas.
+        plain: the error of the plain flow, without the terms of first order.
+        modified: the error of the modified flow.
+        controls: errors of modified flows with a constant or a place that is wrong, by name.
+        standard_errors: of the mean of the optimizer, at each rate; zeros where the mean is exact.
+        criterion: what the slopes are held to.
+    """
+
+    rates: tuple[float, ...]
+    plain: Curve
+    modified: Curve
+    controls: Mapping[str, Curve]
+    standard_errors: tuple[float, ...]
+    criterion: Criterion
+
+    @property
+    def holds(self) -> bool:
+        """Whether plain and modified flow are of the orders claimed."""
+        return self.plain.within(*self.criterion.plain) and self.modified.within(*self.criterion.modified)
+
+    @property
+    def rejected(self) -> list[str]:
+        """The controls that are rejected, as they should be."""
+        return [
+            name for name, curve in self.controls.items() if isnan(curve.slope) or curve.within(-inf, REJECTED_BELOW)
+        ]
+
+    @property
+    def passes(self) -> bool:
+        """Whether the certificate holds and rejects every control: else it could not have failed."""
+        return self.holds and len(self.rejected) == len(self.controls)
+
+
+class Experiment(Protocol):
+    """Runs an optimizer and its flows at some rates."""
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The abscissas, unless others are given."""
+
+    @property
+    def abscissa(self) -> str:
+        """What they are."""
+
+    @property
+    def free(self) -> bool:
+        """Whether others can be given."""
+
+    def outcome(self, rates: Sequence[float]) -> Outcome:
+        """What comes out at these rates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """A claim of theory about one optimizer, and the experiment that could refute it.
+
+    Attributes:
+        optimizer: a name of conf/optimizer.
+        setting: its hyperparameters, as far as they matter, and the data.
+        theory: the modified flow in short.
+        source: who derived it.
+        experiment: what is run.
+    """
+
+    optimizer: str
+    setting: str
+    theory: str
+    source: str
+    experiment: Experiment
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others."""
+        return f"{self.optimizer}, {self.setting}"
+
+    def run(self, rates: Sequence[float] | None = None) -> Outcome:
+        """Run it, at other rates than its own if they are free.
+
+        Raises:
+            ValueError: rates for a certificate whose rates are tied to other parameters.
+        """
+        if rates is not None and not self.experiment.free:
+            raise ValueError(f"{self.name}: its rates are tied to {self.experiment.abscissa}")
+        return self.experiment.outcome(self.experiment.rates if rates is None else rates)

@@ -1,0 +1,109 @@
+"""Flows that are wrong in one place each: a certificate that accepts one of them certifies nothing."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ireg.certify.flows import MeanFlowParts, ModifiedLoss, modified_loss
+from ireg.certify.problems import NAME
+from ireg.core.memory import memory
+
+
+def twice(flow: ModifiedLoss) -> ModifiedLoss:
+    """η_e/2 instead of η_e/4."""
+    return replace(flow, of_mean=2 * flow.of_mean, of_variance=2 * flow.of_variance)
+
+
+def no_lag(flow: ModifiedLoss) -> ModifiedLoss:
+    """L = 0."""
+    return replace(flow, of_mean=memory(flow.optimizer).effective_rate / 4)
+
+
+def no_overlap(flow: ModifiedLoss) -> ModifiedLoss:
+    """τ = 0."""
+    return replace(flow, of_variance=memory(flow.optimizer).effective_rate / 4)
+
+
+def one_factor(flow: ModifiedLoss) -> ModifiedLoss:
+    """The factor of the mean part, (1 + β)/(1 − β), on the variance too."""
+    return replace(flow, of_variance=flow.of_mean)
+
+
+def mean_part_alone(flow: ModifiedLoss) -> ModifiedLoss:
+    """No variance."""
+    return replace(flow, of_variance=0.0)
+
+
+def no_dampening(flow: ModifiedLoss) -> ModifiedLoss:
+    """The rate without dampening."""
+    return modified_loss(flow.problem, replace(flow.optimizer, dampening=0.0))
+
+
+def heavy_ball(flow: ModifiedLoss) -> ModifiedLoss:
+    """Momentum's memory for Nesterov's."""
+    return modified_loss(flow.problem, replace(flow.optimizer, nesterov=False))
+
+
+def same_clock(flow: ModifiedLoss) -> ModifiedLoss:
+    """Decoupled weight decay without its slower clock."""
+    return replace(flow, clock=1.0)
+
+
+def decay_in_gradient(flow: ModifiedLoss) -> ModifiedLoss:
+    """Weight decay taken for the other kind: L2 for decoupled, and the other way round."""
+    return modified_loss(flow.problem, replace(flow.optimizer, decoupled=not flow.optimizer.decoupled))
+
+
+def eps_inside(flow: ModifiedLoss) -> ModifiedLoss:
+    """1/√(v + ε) instead of 1/(√v + ε)."""
+    squares, eps = flow.optimizer.corrected_second_moment, flow.optimizer.eps
+    assert squares is not None
+    assert eps is not None
+    moved = {NAME: squares[NAME] + eps}
+    return modified_loss(flow.problem, replace(flow.optimizer, corrected_second_moment=moved, eps=0.0))
+
+
+def uncorrected_squares(flow: ModifiedLoss) -> ModifiedLoss:
+    """The second moment without what is done to it: AMSGrad without its maximum, RMSProp without its centre."""
+    return modified_loss(flow.problem, replace(flow.optimizer, corrected_second_moment=flow.optimizer.second_moment))
+
+
+def swapped(flow: MeanFlowParts) -> MeanFlowParts:
+    """β and ρ exchanged."""
+    betas = flow.optimizer.betas
+    assert betas is not None
+    return replace(flow, optimizer=replace(flow.optimizer, betas=(betas[1], betas[0])))
+
+
+def heavy_ball_parts(flow: MeanFlowParts) -> MeanFlowParts:
+    """Momentum's memory for Nesterov's."""
+    return replace(flow, optimizer=replace(flow.optimizer, nesterov=False))
+
+
+def squares_of_mean(flow: MeanFlowParts) -> MeanFlowParts:
+    """ḡ² for s̄ in u, the other parts left out: they do not exist where ḡ² is 0 and s̄ is not."""
+    return replace(flow, squares_of_mean=True, parts=np.zeros_like(flow.parts))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EpsInside(MeanFlowParts):
+    """Cattaneo, Klusowski & Shigida's flow for ε inside the root, full batches, without weight decay.
+
+    With r = g² + ε, u = g/√r: ω̇ = −[g + η (Hu) (L − (ρ/(1−ρ)) g²/r + ½ ε/r)] / √r.
+    """
+
+    def velocity(self, points: np.ndarray) -> np.ndarray:
+        """ω̇ for one point."""
+        optimizer = self.optimizer
+        decay = optimizer.betas[1] if optimizer.betas is not None else optimizer.alpha
+        assert decay is not None
+        assert optimizer.eps is not None
+        gradient, hessian = self.problem.gradients(points).mean(0), self.problem.hessians(points).mean(0)
+        squares = gradient**2 + optimizer.eps
+        bent = memory(optimizer).lag - decay / (1 - decay) * gradient**2 / squares + optimizer.eps / squares / 2
+        return -(gradient + optimizer.lr * (hessian @ (gradient / np.sqrt(squares))) * bent) / np.sqrt(squares)
+
+
+def eps_inside_of_mean_flow(flow: MeanFlowParts) -> MeanFlowParts:
+    """1/√(v + ε) instead of 1/(√v + ε)."""
+    return EpsInside(problem=flow.problem, optimizer=flow.optimizer, parts=flow.parts)

@@ -1,0 +1,167 @@
+"""The experiments: run the optimizer for a fixed time of the flow, and compare its mean with the flows' ends."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ireg.certify.certificate import EXACT, TWO_PARAMETERS, Outcome, fit
+from ireg.certify.ends import SampledMean, on_full_batches, over_all_orders, over_sampled_orders
+from ireg.certify.flows import MeanFlowParts, ModifiedLoss, integrate, modified_loss
+from ireg.certify.optimizers import Recipe, Start, start
+from ireg.certify.problems import Problem
+from ireg.core.memory import memory
+
+PLAIN, MODIFIED = "plain", "modified"
+
+PRECISION = 1e-12
+"""Relative tolerance of the integrator, where the flow is in closed form."""
+
+PRECISION_BY_AUTOGRAD = 1e-9
+"""Where each velocity is a pass of `ireg.core.mean_flow`: far below the smallest error, 2e-7."""
+
+PRECISION_IF_SAMPLED = 1e-8
+"""The same, where means are over a sample of orders: the smallest error is 1e-6."""
+
+PRECISION_OF_CONTROLS = 1e-7
+"""The same, for flows that are wrong: some are not smooth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The sample of orders that a mean is taken over.
+
+    Attributes:
+        columns: how many.
+        seed: of the random orders.
+    """
+
+    columns: int
+    seed: int = 0
+
+
+def mean_end(
+    recipe: Recipe, problem: Problem, begin: Start, rate: float, steps: int, sample: Sample | None
+) -> SampledMean:
+    """The mean of ω after some steps, whole epochs: exact, unless a sample of orders is asked for."""
+    if sample is not None:
+        epochs, seed = steps // problem.num_batches, sample.seed + steps
+        return over_sampled_orders(recipe, problem, begin, rate, epochs, sample.columns, seed)
+    if problem.num_batches == 1:
+        mean = on_full_batches(recipe, problem, begin, rate, steps)
+    else:
+        mean = over_all_orders(recipe, problem, begin, rate, steps // problem.num_batches)
+    return SampledMean(mean=mean, standard_error=0.0)
+
+
+def whole_epochs(time: float, step_time: float, num_batches: int) -> int:
+    """The number of steps that is nearest to the time."""
+    return max(1, round(time / step_time / num_batches)) * num_batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfModifiedLoss:
+    """Filters of the gradient under a fixed P, against the flow of `ireg.terms.own`'s modified loss.
+
+    Attributes:
+        recipe: the optimizer.
+        problem: one minibatch, or several quadratic ones, for the exact mean over all orders.
+        rates: learning rates.
+        controls: what to make of the modified flow so that it is wrong.
+        time: of the flow.
+        abscissa: what the rates are.
+    """
+
+    recipe: Recipe
+    problem: Problem
+    rates: tuple[float, ...]
+    controls: Mapping[str, Callable[[ModifiedLoss], ModifiedLoss]]
+    time: float = 1.0
+    abscissa: str = "η"
+    free: bool = True
+
+    def outcome(self, rates: Sequence[float]) -> Outcome:
+        """What comes out at these rates."""
+        variants = {PLAIN: without_terms, MODIFIED: lambda flow: flow, **self.controls}
+        errors: dict[str, list[float]] = {name: [] for name in variants}
+        for rate in rates:
+            begin = start(self.recipe, self.problem, rate)
+            flow = modified_loss(self.problem, begin.optimizer)
+            steps = whole_epochs(self.time, flow.step_time, self.problem.num_batches)
+            end = mean_end(self.recipe, self.problem, begin, rate, steps, None).mean
+            for name, variant in variants.items():
+                other = variant(flow)
+                reached = integrate(other.velocity, self.problem.start.numpy(), steps * other.step_time, PRECISION)
+                errors[name].append(float(np.linalg.norm(end - reached)))
+        return _outcome(rates, errors, [0.0] * len(rates), self.free)
+
+
+def without_terms(flow: ModifiedLoss) -> ModifiedLoss:
+    """The plain flow."""
+    return replace(flow, of_mean=0.0, of_variance=0.0, clock=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfMeanFlow:
+    """Any optimizer against the mean flow of `ireg.core.mean_flow`.
+
+    Attributes:
+        recipe: the optimizer.
+        problem: the loss, at each abscissa.
+        rates: learning rates, or values of 1 − ρ.
+        parts: factors of M, V, F that are wrong, by name.
+        controls: other flows that are wrong: what to make of the right one.
+        sample: the orders to take, None for the exact mean.
+        time: of the flow.
+        abscissa: what the rates are.
+        free: whether they are learning rates, with nothing else tied to them.
+    """
+
+    recipe: Recipe
+    problem: Callable[[float], Problem]
+    rates: tuple[float, ...]
+    parts: Mapping[str, tuple[float, float, float]]
+    controls: Mapping[str, Callable[[MeanFlowParts], MeanFlowParts]] = field(default_factory=dict)
+    sample: Sample | None = None
+    time: float = 1.0
+    abscissa: str = "η"
+    free: bool = True
+
+    def outcome(self, rates: Sequence[float]) -> Outcome:
+        """What comes out at these rates."""
+        parts = {PLAIN: (0.0, 0.0, 0.0), MODIFIED: (1.0, 1.0, 1.0), **self.parts}
+        errors: dict[str, list[float]] = {name: [] for name in (*parts, *self.controls)}
+        standard_errors = []
+        for rate in rates:
+            problem = self.problem(rate)
+            begin = start(self.recipe, problem, rate)
+            step_time = memory(begin.optimizer).effective_rate
+            steps = whole_epochs(self.time, step_time, problem.num_batches)
+            end = mean_end(self.recipe, problem, begin, rate, steps, self.sample)
+            flow = MeanFlowParts(problem=problem, optimizer=begin.optimizer, parts=np.array(list(parts.values())))
+            reached = dict(zip(parts, flow.ends(steps * step_time, self._precision), strict=True))
+            right = replace(flow, parts=np.ones((1, 3)))
+            for name, variant in self.controls.items():
+                reached[name] = variant(right).ends(steps * step_time, PRECISION_OF_CONTROLS)[0]
+            for name, point in reached.items():
+                errors[name].append(float(np.linalg.norm(end.mean - point)))
+            standard_errors.append(end.standard_error)
+        return _outcome(rates, errors, standard_errors, self.free)
+
+    @property
+    def _precision(self) -> float:
+        return PRECISION_BY_AUTOGRAD if self.sample is None else PRECISION_IF_SAMPLED
+
+
+def _outcome(
+    rates: Sequence[float], errors: Mapping[str, Sequence[float]], standard_errors: Sequence[float], free: bool
+) -> Outcome:
+    curves = {name: fit(rates, values, standard_errors) for name, values in errors.items()}
+    return Outcome(
+        rates=tuple(rates),
+        plain=curves.pop(PLAIN),
+        modified=curves.pop(MODIFIED),
+        controls=curves,
+        standard_errors=tuple(standard_errors),
+        criterion=EXACT if free else TWO_PARAMETERS,
+    )

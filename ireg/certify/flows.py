@@ -1,0 +1,130 @@
+"""The modified flows, their constants taken from the product: `ireg.terms.own` and `ireg.core.mean_flow`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+
+from ireg.certify.problems import NAME, Problem
+from ireg.core.mean_flow import mean_flow
+from ireg.core.memory import memory, preconditioner
+from ireg.core.moments import gradient_moments
+from ireg.core.optimizer_view import OptimizerView
+from ireg.core.snapshot import Snapshot
+from ireg.core.sums import GradientMoments, Need
+from ireg.terms.own import own_full_batch, own_variance
+
+
+def integrate(velocity: Callable[[np.ndarray], np.ndarray], start: np.ndarray, time: float, rtol: float) -> np.ndarray:
+    """The end of the flow ω̇ = velocity(ω), by an integrator of order 8."""
+    solution = solve_ivp(
+        lambda _, point: velocity(point), (0.0, time), start, method="DOP853", rtol=rtol, atol=rtol / 100
+    )
+    return solution.y[:, -1] if solution.success else np.full_like(start, np.nan)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModifiedLoss:
+    """The P-gradient flow of C′ + a ‖ḡ′‖²_P + b (1/m) Σ ‖g_k − ḡ‖²_P, P fixed.
+
+    C′ is C with weight decay: C + (λ/2) ‖ω‖², decoupled C + (λ/2) ωᵀP⁻¹ω.
+
+    Attributes:
+        problem: the loss.
+        optimizer: whose flow.
+        scale: P, shape (p,).
+        of_mean: a.
+        of_variance: b.
+        clock: factor of the time.
+    """
+
+    problem: Problem
+    optimizer: OptimizerView
+    scale: np.ndarray
+    of_mean: float
+    of_variance: float
+    clock: float
+
+    @property
+    def step_time(self) -> float:
+        """The time of one step, η_e."""
+        return memory(self.optimizer).effective_rate
+
+    def velocity(self, point: np.ndarray) -> np.ndarray:
+        """ω̇."""
+        gradients, hessians = self.problem.gradients(point), self.problem.hessians(point)
+        mean, spread = gradients.mean(0), gradients - gradients.mean(0)
+        shift = self.optimizer.weight_decay / (self.scale if self.optimizer.decoupled else np.ones_like(self.scale))
+        mean, hessian = mean + shift * point, hessians.mean(0) + np.diag(shift)
+        bent = self.of_mean * hessian @ (self.scale * mean)
+        bent += self.of_variance * np.einsum("kij,kj->i", hessians, self.scale * spread) / len(spread)
+        return -self.clock * self.scale * (mean + 2 * bent)
+
+
+def modified_loss(problem: Problem, optimizer: OptimizerView) -> ModifiedLoss:
+    """The modified loss of an optimizer, its factors read off the values of `own_full_batch` and `own_variance`."""
+    params = {NAME: problem.start[:, None]}
+    snapshot = Snapshot(
+        params=params, initial=params, loss=problem.loss, batches=problem.batches, optimizer=optimizer,
+        generator=torch.Generator(), needs=Need.MEAN | Need.SQUARE | Need.SQ_NORMS,
+    )  # fmt: skip
+    point = problem.start.numpy()
+    held = preconditioner(optimizer)
+    scale = np.ones_like(point) if held is None else held[NAME][:, 0].numpy()
+    gradients, decay = problem.gradients(point), optimizer.weight_decay
+    mean = gradients.mean(0) + decay * point / (scale if optimizer.decoupled else 1.0)
+    variance = (scale * (gradients - gradients.mean(0)) ** 2).sum(1).mean()
+    of_mean, of_variance = own_full_batch(snapshot), own_variance(snapshot)
+    assert of_mean is not None
+    assert of_variance is not None
+    remembered = memory(optimizer)
+    return ModifiedLoss(
+        problem=problem,
+        optimizer=optimizer,
+        scale=scale,
+        of_mean=float(of_mean) / float(scale @ mean**2),
+        of_variance=float(of_variance) / variance if problem.num_batches > 1 else 0.0,
+        clock=1 - remembered.effective_rate * remembered.lag * decay if optimizer.decoupled else 1.0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeanFlowParts:
+    """The flow ω̇ = −(u + a M + b V + c F) of `ireg.core.mean_flow`, for several (a, b, c) at once.
+
+    Attributes:
+        problem: the loss.
+        optimizer: whose flow.
+        parts: (a, b, c), a row each.
+        squares_of_mean: put ḡ² for s̄ (to see that it matters).
+    """
+
+    problem: Problem
+    optimizer: OptimizerView
+    parts: np.ndarray
+    squares_of_mean: bool = False
+
+    def velocity(self, points: np.ndarray) -> np.ndarray:
+        """ω̇ for points (p · rows,)."""
+        params = {NAME: torch.from_numpy(points.reshape(-1, len(self.parts)))}
+        batches, loss = self.problem.batches, self.problem.loss
+        moments = gradient_moments(loss, params, batches, needs=Need.MEAN | Need.SQUARE, method="loop")
+        if self.squares_of_mean:
+            moments = _with_squares_of_mean(moments)
+        flow = mean_flow(loss, params, batches, self.optimizer, moments)
+        total = flow.leading[NAME].clone()
+        for part, weights in zip((flow.memory, flow.lag, flow.fluctuation), self.parts.T, strict=True):
+            if part is not None:
+                total += torch.from_numpy(weights.copy()) * part[NAME]
+        return -total.numpy().ravel()
+
+    def ends(self, time: float, rtol: float) -> np.ndarray:
+        """The ends of the flows, shape (rows, p)."""
+        start = np.repeat(self.problem.start.numpy(), len(self.parts))
+        return integrate(self.velocity, start, time, rtol).reshape(-1, len(self.parts)).T
+
+
+def _with_squares_of_mean(moments: GradientMoments) -> GradientMoments:
+    return replace(moments, _square={name: value.square() for name, value in moments.mean.items()})

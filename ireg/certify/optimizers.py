@@ -1,0 +1,127 @@
+"""torch's own optimizers on stacks of points, their state put onto the slow manifold.
+
+They work element by element, so one optimizer on a parameter (p, R) is R independent optimizers on its columns.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adagrad, Adam, Optimizer, RMSprop
+
+from ireg.certify.problems import NAME, Problem
+from ireg.core.memory import memory, preconditioner
+from ireg.core.optimizer_view import OptimizerView, view
+
+LONG_AGO = 1e20
+"""Adam's step count, so that its bias correction is past."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to build one of torch's optimizers at each rate of a certificate.
+
+    Attributes:
+        make: its class.
+        arguments: from the abscissa of the certificate (the learning rate, or 1 − ρ) to the class's arguments.
+        held: state that is to stay as it is, by torch's name of the slot: a frozen second moment, for one. The
+            arguments must see to it that it does (ρ = 1, or a sum that dwarfs what is added).
+    """
+
+    make: type[Optimizer]
+    arguments: Callable[[float], dict[str, Any]]
+    held: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The state at time 0 that has no transient, to first order.
+
+    Attributes:
+        optimizer: the view of it.
+        first: what the momentum buffer holds before the first step, shape (p,); None without one.
+        second: the running mean of squares; None where there is none, or it is held.
+    """
+
+    optimizer: OptimizerView
+    first: Tensor | None
+    second: Tensor | None
+
+
+def start(recipe: Recipe, problem: Problem, abscissa: float) -> Start:
+    """The slow manifold at the start of a problem: what the optimizer would hold had it come along the leading flow.
+
+    One step ago the point was ω + η_e u, so a mean of x with decay r is x̄ + η_e/(1 − r) (∇x̄)u, on time for the next
+    step to be taken at ω. What minibatches of the last epochs have left on average is of higher order.
+    """
+    optimizer = build(recipe, problem.start[:, None], abscissa, first=None, second=None)
+    seen = view(optimizer, {NAME: _weights(optimizer)})
+    point, rate = problem.start.numpy(), memory(seen).effective_rate
+    decay = 0.0 if seen.decoupled else seen.weight_decay
+    gradients = problem.gradients(point) + decay * point
+    hessians = problem.hessians(point) + decay * np.eye(len(point))
+    scale, second = np.ones_like(point), None
+    if recipe.held:
+        held = preconditioner(seen)
+        assert held is not None
+        scale = held[NAME][:, 0].numpy()
+    elif seen.eps is not None:
+        scale = 1 / (np.sqrt((gradients**2).mean(0)) + seen.eps)
+    velocity = scale * gradients.mean(0) + (seen.weight_decay * point if seen.decoupled else 0.0)
+    uphill = hessians @ velocity
+    if not recipe.held and seen.eps is not None:
+        keep = seen.betas[1] if seen.betas is not None else seen.alpha
+        assert keep is not None
+        second = torch.from_numpy((gradients * (gradients + 2 * rate / (1 - keep) * uphill)).mean(0))
+    beta = seen.betas[0] if seen.betas is not None else seen.momentum
+    if beta == 0.0:
+        return Start(optimizer=seen, first=None, second=second)
+    gain = 1.0 if seen.betas is not None else (1 - seen.dampening) / (1 - beta)
+    divided = scale if seen.kind == "rmsprop" else 1.0
+    first = gain * divided * (gradients.mean(0) + rate / (1 - beta) * uphill.mean(0))
+    return Start(optimizer=seen, first=torch.from_numpy(first), second=second)
+
+
+def build(recipe: Recipe, points: Tensor, abscissa: float, *, first: Tensor | None, second: Tensor | None) -> Optimizer:
+    """The optimizer of copies of the points (p, R), with this state: (p,) or (p, R), zeros for None."""
+    weights = points.detach().clone().requires_grad_()
+    optimizer = recipe.make([weights], **recipe.arguments(abscissa))
+    zeros = torch.zeros_like(points)
+
+    def filled(value: Tensor | None) -> Tensor:
+        return zeros.clone() if value is None else (value if value.ndim == 2 else value[:, None]) + zeros
+
+    state: dict[str, Tensor]
+    if recipe.make is SGD:
+        state = {"momentum_buffer": filled(first)}
+    elif recipe.make is RMSprop:
+        state = {"step": torch.tensor(1.0), "square_avg": filled(second), "momentum_buffer": filled(first)}
+    elif recipe.make is Adagrad:
+        state = {"step": torch.tensor(1.0), "sum": filled(second)}
+    elif issubclass(recipe.make, Adam):
+        state = {"step": torch.tensor(LONG_AGO), "exp_avg": filled(first), "exp_avg_sq": filled(second)}
+    else:
+        raise ValueError(f"{recipe.make.__name__}: its state is not known here; add it")
+    state |= {slot: filled(torch.tensor(values, dtype=points.dtype)) for slot, values in recipe.held.items()}
+    optimizer.state[weights] = state
+    return optimizer
+
+
+def step(problem: Problem, optimizer: Optimizer, which: Tensor) -> None:
+    """One step of every column, on the minibatches that `which` (R,) says."""
+    weights = _weights(optimizer)
+    with torch.no_grad():
+        weights.grad = problem.column_gradients(weights, which)
+    optimizer.step()
+
+
+def points_of(optimizer: Optimizer) -> Tensor:
+    """The points as they are now, (p, R)."""
+    return _weights(optimizer).detach()
+
+
+def _weights(optimizer: Optimizer) -> Tensor:
+    return optimizer.param_groups[0]["params"][0]

@@ -1,0 +1,211 @@
+"""`python -m ireg.verify`: certify every optimizer's theory on this machine, in a table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
+from ireg.errors import UserError
+from ireg.files import replacing
+
+SLOWEST, FASTEST = 1e-4, 1.0
+"""Rates that can be asked for: below, rounding shows and the runs are long."""
+
+NUM_RATES = 5
+"""Rates in a range that is asked for, in equal ratios."""
+
+WIDTH = 160
+"""Columns of the table where there is no terminal to fit it to."""
+
+Outcomes = Mapping[int, Outcome]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code.
+
+    That is 0 if every certificate holds and rejects its controls, 1 if not, 2 after an error that the user can mend.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        chosen = _chosen(options.optimizer)
+        rates = None if options.lr_range is None else _rates(options.lr_range)
+        plot = None if options.plot is None else _plot_path(options.plot)
+        outcomes = run(chosen, rates, jobs=_jobs(options.jobs))
+        if plot is not None:
+            _draw(outcomes, plot)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    show(outcomes, Console() if sys.stdout.isatty() else Console(width=WIDTH))
+    return 0 if all(outcome.passes for outcome in outcomes.values()) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ireg.verify",
+        description="Certify the theory of every optimizer: torch's own optimizers, in float64 on small smooth "
+        "problems, against their modified flows, and against flows that are wrong in one place.",
+    )
+    parser.add_argument("--optimizer", metavar="NAME", nargs="+", help="certify these only")
+    parser.add_argument(
+        "--lr-range", metavar=("LOW", "HIGH"), nargs=2, help="learning rates of the certificates whose rate is free"
+    )
+    parser.add_argument("--plot", metavar="PATH", help="draw error against rate, as .png, .pdf or .svg")
+    parser.add_argument("--jobs", metavar="N", help="certificates at a time (default: one a core)")
+    return parser
+
+
+def _chosen(names: Sequence[str] | None) -> list[int]:
+    """Positions of the certificates of these optimizers."""
+    known = list(dict.fromkeys(certificate.optimizer for certificate in CERTIFICATES))
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"--optimizer {name}: no certificate for it; choose among {', '.join(known)}")
+    wanted = known if names is None else names
+    return [position for position, certificate in enumerate(CERTIFICATES) if certificate.optimizer in wanted]
+
+
+def _rates(given: Sequence[str]) -> tuple[float, ...]:
+    text = f"--lr-range {' '.join(given)}"
+    try:
+        low, high = (float(value) for value in given)
+    except ValueError:
+        raise UserError(f"{text}: must be two numbers, like 0.001 0.01") from None
+    if not SLOWEST <= low < high <= FASTEST:
+        raise UserError(f"{text}: must rise, between {SLOWEST:g} and {FASTEST:g}, like 0.001 0.01")
+    return tuple(np.geomspace(high, low, NUM_RATES).tolist())
+
+
+def _jobs(given: str | None) -> int:
+    if given is None:
+        return os.cpu_count() or 1
+    if not given.isdecimal() or int(given) == 0:
+        raise UserError(f"--jobs {given}: must be a whole number, at least 1")
+    return int(given)
+
+
+def _plot_path(given: str) -> Path:
+    """The path, refused before the work and not after it."""
+    path = Path(given)
+    if path.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--plot {given}: must end in .png, .pdf or .svg")
+    if path.is_dir() or (path.parent.exists() and not os.access(path.parent, os.W_OK)):
+        raise UserError(f"--plot {given}: cannot be written; choose another place")
+    return path
+
+
+def run(chosen: Sequence[int], rates: Sequence[float] | None, *, jobs: int) -> dict[int, Outcome]:
+    """Run the certificates at these positions, several at a time; a progress bar on a terminal."""
+    console = Console(file=sys.stderr)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("certificates", total=len(chosen))
+        outcomes = {}
+        for position, outcome in _finished(chosen, rates, min(jobs, len(chosen))):
+            outcomes[position] = outcome
+            progress.advance(task)
+    return dict(sorted(outcomes.items()))
+
+
+def _finished(chosen: Sequence[int], rates: Sequence[float] | None, jobs: int) -> Iterator[tuple[int, Outcome]]:
+    if jobs == 1:
+        yield from (_run(position, rates) for position in chosen)
+        return
+    # Fresh processes: a fork of one that has used torch's threads can hang.
+    with _stopped_at_once(ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,))) as pool:
+        # The last ones take longest: they first, so that no process ends alone.
+        futures = [pool.submit(_run, position, rates) for position in reversed(chosen)]
+        yield from (future.result() for future in as_completed(futures))
+
+
+@contextmanager
+def _stopped_at_once(pool: Executor) -> Iterator[Executor]:
+    """On an error or Ctrl-C nothing new is begun."""
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run(position: int, rates: Sequence[float] | None) -> tuple[int, Outcome]:
+    """One certificate, by its position: certificates hold functions and do not travel between processes."""
+    certificate = CERTIFICATES[position]
+    return position, certificate.run(rates if certificate.experiment.free else None)
+
+
+def show(outcomes: Outcomes, console: Console) -> None:
+    """Print the table, and what failed."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("optimizer", "setting", "flow", "source"):
+        table.add_column(column)
+    for column in ("slope\nplain", "slope\nmodified", "controls\nrejected", "verdict"):
+        table.add_column(column, justify="right")
+    for position, outcome in outcomes.items():
+        certificate = CERTIFICATES[position]
+        table.add_row(
+            certificate.optimizer, certificate.setting, certificate.theory, certificate.source, _slope(outcome.plain),
+            _slope(outcome.modified), f"{len(outcome.rejected)}/{len(outcome.controls)}",
+            "[green]holds[/]" if outcome.passes else "[bold red]FAILS[/]",
+        )  # fmt: skip
+    console.print(table)
+    for position, outcome in outcomes.items():
+        for line in _failures(CERTIFICATES[position], outcome):
+            console.print(line, markup=False)
+    passed = sum(outcome.passes for outcome in outcomes.values())
+    console.print(f"{passed} of {len(outcomes)} certificates hold", markup=False)
+
+
+def _slope(curve: Curve) -> str:
+    return f"{curve.slope:.2f}" + (f" ± {curve.uncertainty:.2f}" if curve.uncertainty else "")
+
+
+def _failures(certificate: Certificate, outcome: Outcome) -> Iterator[str]:
+    """What to say of a certificate that fails, a line each."""
+    criterion = outcome.criterion
+    for kind, curve, (low, high) in (
+        ("plain", outcome.plain, criterion.plain),
+        ("modified", outcome.modified, criterion.modified),
+    ):
+        if not curve.within(low, high):
+            errors = ", ".join(f"{error:.1e}" for error in curve.errors)
+            yield f"{certificate.name}: the slope of the {kind} flow is not within {low:g} to {high:g}; errors {errors}"
+    for name, curve in outcome.controls.items():
+        if name not in outcome.rejected:
+            yield f"{certificate.name}: not rejected: {name} (slope {_slope(curve)})"
+
+
+def _draw(outcomes: Outcomes, path: Path) -> None:
+    from ireg.analysis.certificates import ErrorCurves, errors_against_rate  # matplotlib only where it is wanted
+
+    curves = [
+        ErrorCurves(
+            CERTIFICATES[position].optimizer, CERTIFICATES[position].experiment.abscissa, outcome.rates,
+            outcome.plain.errors, outcome.modified.errors,
+        )
+        for position, outcome in outcomes.items()
+    ]  # fmt: skip
+    try:
+        with replacing(path) as temporary:
+            errors_against_rate(curves).savefig(temporary, dpi=150)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; choose another place") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
