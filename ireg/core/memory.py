@@ -82,6 +82,42 @@ def memory(optimizer: OptimizerView) -> Memory:
     return Memory(effective_rate=rate, lag=lag, decay=beta)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SecondMoment:
+    """How an optimizer divides by the root of its running mean of squared gradients.
+
+    Attributes:
+        decay: ρ.
+        eps: ε, outside of the root.
+        numerator_decay: β of what is divided, 0 where the bare gradient is.
+        lag_after: mean age in steps that a filter adds after the division.
+    """
+
+    decay: float
+    eps: float
+    numerator_decay: float
+    lag_after: float
+
+
+def second_moment(optimizer: OptimizerView) -> SecondMoment | None:
+    """How the optimizer divides; None for SGD.
+
+    Raises:
+        ValueError: its second moment is no running mean (Adagrad, AMSGrad, centered RMSProp, ρ = 1).
+    """
+    if optimizer.eps is None:
+        return None
+    decay = optimizer.betas[1] if optimizer.betas is not None else optimizer.alpha
+    if decay is None or optimizer.amsgrad or optimizer.centered or not 0.0 <= decay < 1.0:
+        raise ValueError(
+            f"{optimizer.kind}: its mean flow is known only where it divides by the root of a fading mean of squared "
+            "gradients (rmsprop, adam, adamw; not amsgrad, not centered); leave out terms=theory"
+        )
+    if optimizer.betas is not None:
+        return SecondMoment(decay=decay, eps=optimizer.eps, numerator_decay=optimizer.betas[0], lag_after=0.0)
+    return SecondMoment(decay=decay, eps=optimizer.eps, numerator_decay=0.0, lag_after=memory(optimizer).lag)
+
+
 def preconditioner(optimizer: OptimizerView) -> Params | None:
     """P of the update, by name: 1/(√v̂ + ε) with v̂ as the last step had it; None for the identity (SGD).
 

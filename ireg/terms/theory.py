@@ -14,7 +14,8 @@ Source: docs/theory.md, section 7, where it is derived and certified; for full b
 
 from torch import Tensor
 
-from ireg.core.mean_flow import MeanFlow, second_moment
+from ireg.core.mean_flow import MeanFlow
+from ireg.core.memory import second_moment
 from ireg.core.optimizer_view import OptimizerView
 from ireg.core.params import inner_product, squared_norm
 from ireg.core.snapshot import Snapshot

@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from ireg.core.functional import detached_parameters, functional_loss
-from ireg.core.mean_flow import mean_flow, second_moment
+from ireg.core.mean_flow import mean_flow
+from ireg.core.memory import second_moment
 from ireg.core.moments import gradient_moments
 from ireg.core.optimizer_view import view
 from tests import reference

@@ -1,0 +1,155 @@
+"""What the mean flow needs of every minibatch's gradient and Hessian, in one pass with double backward."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ireg.core.memory import SecondMoment
+from ireg.core.optimizer_view import OptimizerView
+from ireg.core.sums import GradientMoments
+from ireg.core.types import Batch, LossFn, Params
+
+
+class Point:
+    """What is known at ω before the pass: mean gradient, P, u, and the root of s̄.
+
+    Args:
+        params: ω.
+        moments: of the minibatch gradients at ω: mean and, for adaptive optimizers, square.
+        dividing: how the optimizer divides by its second moment; None if it does not.
+        optimizer: holds the weight decay.
+    """
+
+    def __init__(
+        self, params: Params, moments: GradientMoments, dividing: SecondMoment | None, optimizer: OptimizerView
+    ) -> None:
+        decay = optimizer.weight_decay
+        self.decay = 0.0 if optimizer.decoupled else decay
+        self.decoupled_decay = decay if optimizer.decoupled else 0.0
+        self.params = params
+        self.mean = self.decayed(moments.mean)
+        self.root: Params | None = None
+        self.inverse_root: Params | None = None
+        self.scale: Params | None = None
+        if dividing is not None:
+            # Of g_k + λω: the square of the sum, from the moments of g_k alone.
+            self.root = {
+                name: (value + self.decay * params[name] * (moments.mean[name] + self.mean[name])).clamp_(min=0).sqrt_()
+                for name, value in moments.square.items()
+            }
+            # 0 where the root is: such coordinates count for nothing, and 0 · ∞ cannot arise.
+            self.inverse_root = {
+                name: torch.where(root > 0, root, torch.inf).reciprocal_() for name, root in self.root.items()
+            }
+            self.scale = {name: 1 / (root + dividing.eps) for name, root in self.root.items()}
+        self.scaled_mean = {name: self.scaled(name, value) for name, value in self.mean.items()}
+        self.velocity = {
+            name: value + self.decoupled_decay * params[name] if self.decoupled_decay else value
+            for name, value in self.scaled_mean.items()
+        }
+
+    def scaled(self, name: str, value: Tensor) -> Tensor:
+        """P times the value."""
+        return value if self.scale is None else self.scale[name] * value
+
+    def relative(self, name: str, value: Tensor) -> Tensor:
+        """The value over √s̄, 0 where that is 0: numbers of order 1, whose powers neither vanish nor overflow."""
+        assert self.inverse_root is not None
+        return self.inverse_root[name] * value
+
+    def decayed(self, gradient: Params) -> Params:
+        """The gradient with weight decay, where the optimizer adds that to the gradient."""
+        if self.decay == 0.0:
+            return gradient
+        return {name: torch.add(value, self.params[name], alpha=self.decay) for name, value in gradient.items()}
+
+
+class Sums:
+    """Sums over the minibatches, and in the end means, by name; z_k = g_k/√s̄.
+
+    Attributes:
+        along_velocity: (1/m) Σ H_k u.
+        along_gradients: (1/m) Σ H_k g_k.
+        along_spread: (1/m) Σ H_k P (g_k − ḡ).
+        weighed: (1/m) Σ z_k ⊙ H_k u.
+        cubes: (1/m) Σ z_k³.
+        fourths: (1/m) Σ z_k⁴.
+    """
+
+    def __init__(self, params: Params) -> None:
+        def zeros() -> Params:
+            return {name: torch.zeros_like(value) for name, value in params.items()}
+
+        self.along_velocity, self.along_gradients, self.along_spread = zeros(), zeros(), zeros()
+        self.weighed, self.cubes, self.fourths = zeros(), zeros(), zeros()
+
+    def divide(self, num_batches: int) -> None:
+        """Make means of the sums."""
+        for total in vars(self).values():
+            for tensor in total.values():
+                tensor.div_(num_batches)
+
+
+def hessian_sums(loss: LossFn, params: Params, batches: Sequence[Batch], point: Point) -> Sums:
+    """What needs every minibatch's gradient and Hessian at once, minibatch by minibatch."""
+    sums = Sums(params)
+    for batch in batches:
+        weights = {name: value.detach().requires_grad_() for name, value in params.items()}
+        with torch.enable_grad():
+            value = loss(weights, batch)
+            slopes = torch.autograd.grad(
+                value, list(weights.values()), create_graph=True, allow_unused=True, materialize_grads=True
+            )
+        gradient = point.decayed({name: slope.detach() for name, slope in zip(params, slopes, strict=True)})
+        product = HessianProduct(weights, slopes, point.decay)
+        along_velocity = product(point.velocity)
+        _add(sums.along_velocity, along_velocity)
+        _add(sums.along_gradients, product(gradient))
+        if point.scale is not None:
+            means, scales = point.scaled_mean, point.scale
+            _add(sums.along_spread, product({name: scales[name] * gradient[name] - means[name] for name in params}))
+        if point.root is not None:
+            for name in params:
+                relative = point.relative(name, gradient[name])
+                squares = relative.square()
+                sums.weighed[name].addcmul_(relative, along_velocity[name])
+                sums.cubes[name].addcmul_(squares, relative)
+                sums.fourths[name].addcmul_(squares, squares)
+    sums.divide(len(batches))
+    if point.scale is None:  # the same by algebra, and a product less
+        sums.along_spread = {name: value - sums.along_velocity[name] for name, value in sums.along_gradients.items()}
+    return sums
+
+
+class HessianProduct:
+    """Products of one minibatch's Hessian, weight decay included, with vectors, by double backward."""
+
+    def __init__(self, weights: Params, slopes: Sequence[Tensor], decay: float) -> None:
+        self.weights = weights
+        self.decay = decay
+        # The gradient of a parameter that enters linearly, or not at all, is constant and has no graph.
+        self.slopes = {name: slope for name, slope in zip(weights, slopes, strict=True) if slope.requires_grad}
+
+    def __call__(self, vector: Params) -> Params:
+        """H_k v."""
+        if self.slopes:
+            products = torch.autograd.grad(
+                list(self.slopes.values()),
+                list(self.weights.values()),
+                [vector[name] for name in self.slopes],
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        else:
+            products = tuple(torch.zeros_like(weight) for weight in self.weights.values())
+        named = dict(zip(self.weights, products, strict=True))
+        if self.decay == 0.0:
+            return named
+        return {name: torch.add(product, vector[name], alpha=self.decay) for name, product in named.items()}
+
+
+def _add(total: Params, values: Params) -> None:
+    for name, value in values.items():
+        total[name].add_(value)
