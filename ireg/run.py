@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ireg.config import Config, read
 from ireg.errors import UserError
@@ -102,6 +102,22 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     if epochs_done != settings.epochs:
         raise RuntimeError(f"training ended after {epochs_done} of {settings.epochs} epochs")
     return "done"
+
+
+def rebuild(config: Mapping[str, Any]) -> tuple[Config, "NoisyImages", "Classifier"]:
+    """What a run was made of, made again: its settings, its data, set up, and its network before training.
+
+    Args:
+        config: the configuration as `status.json` holds it.
+
+    Raises:
+        UserError: a value is out of its range, or data are missing or damaged.
+    """
+    settings = read(OmegaConf.create(dict(config)))
+    data = _data(settings)
+    with _user_errors("data"):
+        data.setup()
+    return settings, data, _classifier(settings, _model(settings, data))
 
 
 def _data(settings: Config) -> "NoisyImages":
