@@ -21,6 +21,8 @@ ARROWS = {
     "sweep": {"config", "cli", "analysis"},
     "analysis": set(),
     "run": {"config", "sweep", "lit", "core"},
+    # A run is taken up where it ended: made again by what made it, found by its status.
+    "drift": {"core", "run", "config", "sweep", "analysis"},
     "train": {"cli", "sweep", "run"},
     "errors": set(),
     "files": set(),

@@ -1,0 +1,91 @@
+"""Epochs from one moment of training, in one random order of the minibatches after the other, and what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ireg.core.moments import gradient_moments
+from ireg.core.params import squared_norm
+from ireg.core.random import named_generator, named_seed
+from ireg.core.sums import Need
+from ireg.drift.equal_time import refine
+from ireg.drift.problem import Problem, vector
+
+QUANTITIES = ("loss", "full_batch", "squares")
+"""C, ‖ḡ‖² and Q = (1/m) Σ ‖g_k‖²."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Where an order stood at a time.
+
+    Attributes:
+        time: in epochs of the plain optimizer.
+        weights: as one vector.
+        values: the quantities there, in the order of `QUANTITIES`.
+    """
+
+    time: float
+    weights: Tensor
+    values: tuple[float, ...]
+
+
+def order_of(problem: Problem, refinement: int, order: int, epoch: int) -> list[Tensor]:
+    """The examples' indices of each minibatch: a fresh partition and order for each pair of orders and each epoch.
+
+    Orders come in pairs, 2i and 2i + 1, the second with the first's minibatches backwards (but for a smaller last one,
+    which stays last). Each by itself is as random as any, and in the mean of the two the sum over ordered pairs
+    Σ_{j<k} H_k g_j is that over all pairs: at second order in η a pair of SGD's orders has no noise but its
+    partition's. It is the pairing by which Smith et al. 2021 (arXiv:2101.12176) take the mean over the orders.
+    """
+    pair, backwards = divmod(order, 2)
+    generator = named_generator("drift: orders", problem.seed, refinement, pair, epoch)
+    indices = list(torch.randperm(len(problem.targets), generator=generator).split(problem.batch_size))
+    whole = len(problem.targets) // problem.batch_size
+    return [*reversed(indices[:whole]), *indices[whole:]] if backwards else indices
+
+
+def train_epoch(module: nn.Module, optimizer: Optimizer, problem: Problem, indices: Sequence[Tensor]) -> None:
+    """One epoch over these minibatches."""
+    for inputs, targets in problem.batches(indices):
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            problem.criterion(module(inputs), targets).backward()
+        optimizer.step()
+
+
+def follow(problem: Problem, refinement: int, order: int) -> list[Stop]:
+    """One order of the optimizer with r times as many, r times smaller steps, for the time of an epoch.
+
+    Returns:
+        The stops at about half of the time and at its end; for r = 1 the end alone.
+    """
+    module, optimizer = problem.begin()
+    refine(optimizer, refinement)
+    stops = []
+    with torch.random.fork_rng(devices=[]):  # of networks that draw, as dropout does
+        torch.manual_seed(named_seed("drift: network", problem.seed, refinement, order))
+        for epoch in range(refinement):
+            train_epoch(module, optimizer, problem, order_of(problem, refinement, order, epoch))
+            if epoch + 1 in (refinement // 2, refinement):
+                weights = vector(module)
+                time = (epoch + 1) / refinement
+                stops.append(Stop(time=time, weights=weights, values=measure(problem, weights)))
+    return stops
+
+
+def measure(problem: Problem, weights: Tensor) -> tuple[float, ...]:
+    """The quantities at these weights, over one random partition that is the same for all weights."""
+    with problem.evaluating():
+        moments = gradient_moments(
+            problem.loss,
+            problem.params(weights),
+            problem.partition("measured minibatches"),
+            needs=Need.MEAN | Need.SQ_NORMS,
+        )
+    return float(moments.losses.mean()), float(squared_norm(moments.mean)), float(moments.sq_norm_mean)

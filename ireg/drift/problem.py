@@ -1,0 +1,109 @@
+"""What is studied: a network, its data and its optimizer at one moment of training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
+from torch.optim import Optimizer
+
+from ireg.core.batches import IndexedBatches
+from ireg.core.functional import ModuleLoss, evaluating, functional_loss
+from ireg.core.optimizer_view import OptimizerView, view
+from ireg.core.random import named_generator
+from ireg.core.types import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A moment of training from which epochs can be started again and again; it is never changed.
+
+    Attributes:
+        module: the network with the weights of that moment.
+        criterion: `(outputs, targets) -> 0-d tensor`, the mean over the examples.
+        inputs: all training inputs, examples along the first dimension.
+        targets: their targets.
+        batch_size: examples in a minibatch; the last of an epoch may be smaller.
+        make_optimizer: makes the optimizer of parameters.
+        optimizer_state: its `state_dict()` of that moment.
+        seed: of the orders.
+    """
+
+    module: nn.Module
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    inputs: Tensor
+    targets: Tensor
+    batch_size: int
+    make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    optimizer_state: dict[str, Any]
+    seed: int
+
+    def begin(self) -> tuple[nn.Module, Optimizer]:
+        """A copy of the network, in training mode, and its optimizer with the state of that moment."""
+        module = copy.deepcopy(self.module).train()
+        optimizer = self.make_optimizer(module.parameters())
+        optimizer.load_state_dict(copy.deepcopy(self.optimizer_state))
+        return module, optimizer
+
+    @cached_property
+    def optimizer(self) -> OptimizerView:
+        """The optimizer in the words of its update rule.
+
+        Raises:
+            ValueError: see `ireg.core.optimizer_view.view`.
+        """
+        module, optimizer = self.begin()
+        return view(optimizer, dict(module.named_parameters()))
+
+    @property
+    def num_batches(self) -> int:
+        """The number m of minibatches in an epoch."""
+        return -(-len(self.targets) // self.batch_size)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The weights of that moment as one vector, in double precision."""
+        return vector(self.module)
+
+    @cached_property
+    def loss(self) -> ModuleLoss:
+        """The mean loss of a minibatch as a function of the parameters."""
+        return functional_loss(self.module, self.criterion)
+
+    def params(self, weights: Tensor) -> Params:
+        """A vector of weights by name, in the network's own precision."""
+        parameters = dict(self.module.named_parameters())
+        parts = weights.split([parameter.numel() for parameter in parameters.values()])
+        return {
+            name: part.view_as(parameter).to(parameter.dtype)
+            for (name, parameter), part in zip(parameters.items(), parts, strict=True)
+        }
+
+    def batches(self, indices: Sequence[Tensor]) -> IndexedBatches:
+        """The minibatches of these examples."""
+        return IndexedBatches(self.inputs, self.targets, indices)
+
+    def partition(self, purpose: str, *numbers: int) -> IndexedBatches:
+        """The minibatches of a random epoch from a stream of its own."""
+        generator = named_generator(f"drift: {purpose}", self.seed, *numbers)
+        return self.batches(torch.randperm(len(self.targets), generator=generator).split(self.batch_size))
+
+    def evaluating(self) -> Any:
+        """Context in which the network is in eval mode, as it is wherever something is measured."""
+        return evaluating(self.module)
+
+
+def vector(module: nn.Module) -> Tensor:
+    """All weights of a network as one vector, detached, in double precision."""
+    return parameters_to_vector(module.parameters()).detach().double()
+
+
+def flattened(params: Params) -> Tensor:
+    """Tensors by name as one vector, in double precision."""
+    return torch.cat([value.flatten() for value in params.values()]).double()
