@@ -113,6 +113,16 @@ def test_the_experiment_on_theory(composed):
     assert config.hydra.sweeper.params == {"optimizer": "adam,rmsprop,momentum,sgd", "lr": "1e-3,1e-6"}
 
 
+def test_the_experiment_on_the_drift(composed):
+    config = composed("experiment=drift", hydra=True)
+    settings = read(config)
+    assert (settings.name, settings.epochs, settings.batch_size) == ("drift", 10, 64)
+    assert config.hydra.mode.name == "MULTIRUN"
+    assert sorted(config.hydra.sweeper.params.optimizer.split(",")) == ["adam", "momentum", "rmsprop", "sgd"]
+    assert [float(rate) for rate in config.hydra.sweeper.params.lr.split(",")] == [1e-4, 1e-3, 1e-2, 1e-1]
+    assert "joblib" in config.hydra.launcher._target_
+
+
 @pytest.mark.parametrize(("experiment", "epochs"), [("paper", 300), ("demo", 10)])
 def test_experiment(composed, experiment, epochs):
     config = composed(f"experiment={experiment}", hydra=True)
@@ -138,7 +148,7 @@ def test_no_file_is_untested():
     }
     assert options("optimizer") == sorted(OPTIMIZERS)
     assert options("data") == sorted(DATA)
-    assert options("experiment") == ["demo", "paper", "theory"]
+    assert options("experiment") == ["demo", "drift", "paper", "theory"]
     assert options("model") == ["mlp"]
     assert options("trainer") == ["default"]
 

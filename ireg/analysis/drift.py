@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from ireg.analysis.settings import COLOURS, FURTHER_COLOURS
@@ -46,7 +44,7 @@ def _effects(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
                 continue
             values.append(abs(100 * value))
             place = row + (0.15 if marker == "s" else -0.15)
-            _point(axis, 100 * value, place, 200 * error, None, result["optimizer"], marker, filled=marker == "o")
+            _point(axis, 100 * value, place, result["optimizer"], marker, xerr=200 * error)
         axis.plot([], [], marker, color="0.4", markerfacecolor="0.4" if marker == "o" else "white", label=label)
     axis.axvline(0, color="0.3", linewidth=0.8)
     axis.set_yticks(range(len(results)), [f"{result['optimizer']}, lr={result['lr']:g}" for result in results])
@@ -65,7 +63,7 @@ def _coefficients(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
             if value is None or error is None:
                 continue
             strength = result["predicted"]["strength"]
-            _point(axis, strength, value, None, 2 * error, result["optimizer"], marker, filled=marker == "o")
+            _point(axis, strength, value, result["optimizer"], marker, yerr=2 * error)
         axis.plot([], [], marker, color="0.4", markerfacecolor="0.4" if marker == "o" else "white", label=label)
     axis.axhline(1, color="0.3", linewidth=0.8)
     axis.set_xscale("log")
@@ -74,20 +72,7 @@ def _coefficients(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
     axis.legend(fontsize="small", frameon=False)
 
 
-def _point(
-    axis: Axes,
-    x: float,
-    y: float,
-    x_bar: float | None,
-    y_bar: float | None,
-    optimizer: str,
-    marker: str,
-    *,
-    filled: bool,
-) -> None:
-    colour = to_rgba(COLOURS.get(optimizer, FURTHER_COLOURS[0]))
-    face = colour if filled else (1.0, 1.0, 1.0, 1.0)
-    if all(bar is None or math.isfinite(bar) for bar in (x_bar, y_bar)):
-        axis.errorbar(
-            [x], [y], xerr=x_bar, yerr=y_bar, fmt=marker, color=colour, markerfacecolor=face, capsize=2, markersize=5
-        )
+def _point(axis: Axes, x: float, y: float, optimizer: str, marker: str, **bars: float) -> None:
+    colour = COLOURS.get(optimizer, FURTHER_COLOURS[0])
+    face = colour if marker == "o" else "white"
+    axis.errorbar([x], [y], fmt=marker, color=colour, markerfacecolor=face, capsize=2, markersize=5, **bars)  # type: ignore[arg-type]

@@ -1,0 +1,117 @@
+"""`python -m ireg.drift RUN`: measure the mean drift of runs over one epoch, print tables, write numbers and figure."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ireg.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, or 2 after an error that the user can mend."""
+    options = _parser().parse_args(arguments)
+    try:
+        _measure(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ireg.drift",
+        description="From a run's checkpoint take one epoch in many random orders, and compare the mean of its ends "
+        "with the same optimizer with small steps, and with the leading flow. Writes drift.json, .csv and .png.",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder, or a sweep's: all its runs")
+    parser.add_argument("--orders", type=int, default=16, metavar="N", help="orders of the minibatches (default: 16)")
+    parser.add_argument(
+        "--refinements",
+        type=int,
+        nargs="+",
+        default=[2, 4, 8],
+        metavar="R",
+        help="how many times smaller the references' steps are (default: 2 4 8)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: RUN/drift); of several runs DIR/RUN, and all together in DIR",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the orders (default: 0)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument(
+        "--processes", type=int, default=cores, metavar="N", help=f"how many orders at once (default: {cores})"
+    )
+    return parser
+
+
+def _measure(options: argparse.Namespace) -> None:
+    """Measure all runs, write the files, and print the tables.
+
+    Raises:
+        UserError: an option or a run that cannot be measured; of several runs those are passed over.
+    """
+    # Imported late: torch and lightning take seconds, which `--help` need not wait for.
+    from ireg.drift.report import text, write
+    from ireg.drift.start import find_runs
+    from ireg.drift.study import check
+
+    check(options.orders, options.refinements, options.processes, options.seed)
+    folders = find_runs(options.runs)
+    results = []
+    for folder in folders:
+        output = folder / "drift" if options.output is None else options.output
+        if options.output is not None and len(folders) > 1:
+            output = options.output / folder.name
+        try:
+            results.append(_result(folder, output, options))
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            print(f"passed over: {error}", file=sys.stderr)
+    if not results:
+        raise UserError("none of the runs can be measured")
+    paths = write(results, options.output) if options.output is not None and len(results) > 1 else []
+    print(text(results))
+    for path in paths:
+        print(f"wrote {path}")
+
+
+def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What is measured of a run, or was, with the same options, and lies in its output folder."""
+    from ireg.drift.report import write
+    from ireg.drift.start import load
+    from ireg.drift.study import options as of_result
+    from ireg.drift.study import study
+
+    start = load(folder, seed=options.seed)
+    numbers = {"orders": options.orders, "refinements": options.refinements, "seed": options.seed}
+    known = _known(output / "drift.json")
+    if known is not None and known["options"] == of_result(start, **numbers):
+        print(f"{output}: measured already, kept as it is; to measure again, delete the folder", file=sys.stderr)
+        return known
+    result = study(start, **numbers, processes=options.processes)
+    for path in write([result], output):
+        print(f"wrote {path}", file=sys.stderr)
+    return result
+
+
+def _known(path: Path) -> dict[str, Any] | None:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return known if isinstance(known, dict) and "options" in known else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""The leading flow ω̇ = −u, with or without a further force, by Runge and Kutta's method of fourth order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ireg.core.mean_flow import MeanFlow, mean_flow, second_moment
+from ireg.core.memory import memory, overlap
+from ireg.core.moments import gradient_moments
+from ireg.core.optimizer_view import OptimizerView
+from ireg.core.sums import Need
+from ireg.drift.problem import Problem, flattened
+
+PARTS = 4
+"""A path is kept at its start, its end, and between at equal times, so many parts."""
+CHUNK = 1000
+"""Examples at once where no minibatch gradients are needed."""
+
+
+def velocity(problem: Problem, weights: Tensor) -> Tensor:
+    """The leading velocity u of optimizers without second moment: ḡ of all examples, weight decay included.
+
+    C is here the mean over the examples: that is C's mean over the partitions, whose last minibatch may be smaller.
+    """
+    leaves = {name: value.requires_grad_() for name, value in problem.params(weights.clone()).items()}
+    total = problem.optimizer.weight_decay * weights
+    for inputs, targets in zip(problem.inputs.split(CHUNK), problem.targets.split(CHUNK), strict=True):
+        with problem.evaluating(), torch.enable_grad():
+            loss = problem.loss(leaves, (inputs, targets))
+        slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        total += len(targets) / len(problem.targets) * torch.cat([slope.flatten() for slope in slopes]).double()
+    return total
+
+
+def follow_flow(
+    problem: Problem, weights: Tensor, time: float, steps: int, forces: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """The path of ω̇ = −(u + f(t)) at `PARTS` + 1 equal times, from these weights on.
+
+    Args:
+        problem: whose u.
+        weights: where it begins.
+        time: for how long.
+        steps: of the method; a multiple of `PARTS`.
+        forces: f at those times, straight lines between; None for 0.
+
+    Raises:
+        ValueError: steps that are no multiple.
+    """
+    if steps % PARTS or steps < 1:
+        raise ValueError(f"steps={steps}: must be a multiple of {PARTS}")
+    path, step, each = [weights], time / steps, steps // PARTS
+    nodes = list(pairwise(forces)) if forces is not None else [None] * PARTS
+    for ends in nodes:
+        for count in range(each):
+            path_force = _line(ends, count / each, 1 / each)
+            weights = _step(problem, weights, step, path_force)
+        path.append(weights)
+    return path
+
+
+def _line(ends: tuple[Tensor, Tensor] | None, share: float, width: float) -> Callable[[float], Tensor | float]:
+    """The force within a step, as a function of the share of the step."""
+    if ends is None:
+        return lambda _: 0.0
+    return lambda within: torch.lerp(ends[0], ends[1], share + within * width)
+
+
+def _step(problem: Problem, weights: Tensor, step: float, force: Callable[[float], Tensor | float]) -> Tensor:
+    """One step of the classical method of fourth order."""
+    first = -(velocity(problem, weights) + force(0.0))
+    second = -(velocity(problem, weights + step / 2 * first) + force(0.5))
+    third = -(velocity(problem, weights + step / 2 * second) + force(0.5))
+    fourth = -(velocity(problem, weights + step * third) + force(1.0))
+    return weights + step / 6 * (first + 2 * second + 2 * third + fourth)
+
+
+def forces_at(problem: Problem, weights: Tensor, number: int) -> dict[str, Tensor]:
+    """The parts of the correction, for optimizers without second moment: ∇‖ḡ‖² and ∇Var where the weights are.
+
+    Args:
+        problem: whose.
+        weights: where.
+        number: of the random partition they are taken over.
+
+    Returns:
+        `full_batch` and `variance`.
+    """
+    # Heavy ball with β = ½ and η = 1 has M = 3Hu + (1 − τ)(½∇Q − Hu), from which the two parts can be told; plain SGD
+    # has the same coefficient for both.
+    probe = replace(problem.optimizer, momentum=0.5, dampening=0.0, nesterov=False, lr=1.0)
+    flow = mean_flow_at(problem, weights, number, probe)
+    squares, unlike = flattened(flow.squares_gradient), 1 - overlap(0.5, problem.num_batches)
+    full_batch = 2 * (flattened(flow.correction) - unlike / 2 * squares) / (3 - unlike)
+    return {"full_batch": full_batch, "variance": squares - full_batch}
+
+
+def mean_flow_at(problem: Problem, weights: Tensor, number: int, seen: OptimizerView) -> MeanFlow:
+    """The mean flow of an optimizer at these weights, over one random partition.
+
+    Raises:
+        ValueError: an optimizer whose mean flow is not known.
+    """
+    needs = Need.MEAN if second_moment(seen) is None else Need.MEAN | Need.SQUARE
+    batches, params = problem.partition("forces", number), problem.params(weights)
+    with problem.evaluating():
+        moments = gradient_moments(problem.loss, params, batches, needs=needs)
+        return mean_flow(problem.loss, params, batches, seen, moments)
+
+
+def coefficients(problem: Problem) -> dict[str, float]:
+    """The theorem's coefficients of ∇‖ḡ‖² and ∇Var: (η_e/4)(1 + 2L) and (η_e/4)(1 − τ)."""
+    remembered = memory(problem.optimizer)
+    return {
+        "full_batch": remembered.effective_rate / 4 * (1 + 2 * remembered.lag),
+        "variance": remembered.effective_rate / 4 * (1 - remembered.overlap(problem.num_batches)),
+    }

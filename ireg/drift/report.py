@@ -1,0 +1,105 @@
+"""The numbers of a drift as files and as text."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ireg.analysis.drift import drift_figure
+from ireg.files import replacing, write_text
+
+HEADER = ("run", "optimizer", "lr", "part", "place", "what", "quantity", "value", "error")
+Result = Mapping[str, Any]
+
+
+def write(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Write `drift.json`, `drift.csv` and `drift.png` of these runs into the folder; return the paths."""
+    data, table, picture = (folder / f"drift.{suffix}" for suffix in ("json", "csv", "png"))
+    with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(HEADER)
+        lines.writerows(row for result in results for row in rows(result))
+    with replacing(picture) as temporary:
+        drift_figure(results).savefig(temporary, dpi=150)
+    # The last: where it is, the others are, and the run is not measured again.
+    write_text(data, json.dumps(results[0] if len(results) == 1 else results, indent=1) + "\n")
+    return [data, table, picture]
+
+
+def rows(result: Result) -> Iterator[list[Any]]:
+    """The tidy table's rows: a number each, `value` and `error` empty where there is none."""
+    of_run = [result["run"], result["optimizer"], result["lr"]]
+    for quantity, value in result["predicted"].items():
+        yield [*of_run, "mean flow", "start", "predicted", quantity, value, None]
+    for name, estimate in result["small_steps"].items():
+        yield [*of_run, "small steps", *name.split("/"), *estimate]
+    flow = result["leading_flow"]
+    if flow is not None:
+        for quantity, value in flow["theory"].items():
+            yield [*of_run, "leading flow", "theorem", "coefficient", quantity, value, None]
+        for quantity, estimate in flow["estimates"].items():
+            yield [*of_run, "leading flow", "path", "measured", quantity, *estimate]
+
+
+def text(results: Sequence[Result]) -> str:
+    """Both tables, and what is left out."""
+    first = [["run", "at", "C", "C, equal time", "Q, equal time", "‖ḡ‖², equal C", "Q, equal C", "Q is", "position"]]
+    second = [["run", "strength", "predicted", "alignment", "predicted", "k", "k₁ (‖ḡ‖²)", "k₂ (Var)", "residual"]]
+    sentences = []
+    for result in results:
+        steps = result["small_steps"]
+        for place in ("mean", "ends"):
+            names = ("time/loss", "time/squares", "equal C/full_batch", "equal C/squares")
+            changes = [_measured(*_numbers(steps[f"{place}/{name}"])) for name in names]
+            told = verdict(steps[f"{place}/equal C/squares"])
+            loss = math.exp(steps[f"{place}/plain/loss"][0])
+            position = _measured(*_numbers(steps[f"{place}/position/loss"]))
+            first.append([result["run"], place, f"{loss:.4g}", *changes, told, position])
+        flow = result["leading_flow"]
+        strength, alignment = result["predicted"].values()
+        if flow is None:
+            told = "" if strength is None else f"strength {strength:.2g} and alignment {alignment:.2g} are predicted; "
+            sentences.append(f"{result['run']}: {told}no leading flow: {result['leading_flow_left_out']}")
+            continue
+        found = {name: _measured(*_numbers(estimate)) for name, estimate in flow["estimates"].items()}
+        names = ("strength", "strength predicted", "alignment", "alignment predicted")
+        fits = [found.get(name, "") for name in ("k", "k_full_batch", "k_variance")]
+        second.append([result["run"], *(found[name] for name in names), *fits, found["residual"]])
+    parts = ["Finite steps less small steps: changes of the logarithm ± standard error", _table(first)]
+    if len(second) > 1:
+        parts += ["", "Mean drift against the leading flow: k₁ = k₂ = 1 is the theorem", _table(second)]
+    return "\n".join([*parts, *sentences])
+
+
+def verdict(estimate: Sequence[float | None]) -> str:
+    """What finite steps do to Q, if it is more than two standard errors."""
+    value, error = _numbers(estimate)
+    if abs(value) > 2 * error:
+        return "lower" if value < 0 else "higher"
+    return "not told"
+
+
+def _numbers(estimate: Sequence[float | None]) -> tuple[float, float]:
+    value, error = (math.nan if number is None else number for number in estimate)
+    return value, error
+
+
+def _measured(value: float, error: float) -> str:
+    """With as many digits as the standard error allows."""
+    if not math.isfinite(value):
+        return "–"
+    if not error > 0:
+        return f"{value:.3g}"
+    digits = min(max(0, 1 - math.floor(math.log10(error))), 8) if math.isfinite(error) else 2
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,83 @@
+"""Momentum's buffer past the transient of its first steps, and the weights once it has run out.
+
+The mean flow holds for an optimizer whose memory is that of a path along the flow. What a checkpoint holds is that and
+the noise of the last minibatches before it, which would push every order the same way. So where the mean flow is
+measured, the buffer is made anew: b = u (1−δ)/(1−β), u uphill, where the flow was one mean age of the buffer ago.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ireg.core.memory import memory
+from ireg.core.moments import gradient_moments
+from ireg.core.sums import Need
+from ireg.drift.epochs import order_of, train_epoch
+from ireg.drift.flow import velocity
+from ireg.drift.problem import Problem, flattened, vector
+
+
+def slow_buffer(problem: Problem) -> Tensor | None:
+    """The buffer on the slow manifold, to first order; None for plain SGD.
+
+    Before the next step the gradients in b ← βb + (1−δ)g have a mean age of 1/(1−β) steps.
+    """
+    seen = problem.optimizer
+    if not seen.momentum:
+        return None
+    uphill = memory(seen).effective_rate * velocity(problem, problem.weights)
+    then = problem.weights + uphill / (1 - seen.momentum)
+    return (1 - seen.dampening) / (1 - seen.momentum) * velocity(problem, then)
+
+
+def settled(problem: Problem, weights: Tensor, buffer: Tensor | None) -> Tensor:
+    """The weights once the buffer has run out: y = ω − ηβ/(1−β) b, Nesterov's ω − ηβ²/(1−β) b; without buffer ω.
+
+    y_{t+1} = y_t − η_e g_{k(t)}(ω_t) exactly: no step is left half done at the end of an epoch,
+    and a pair of minibatches d apart counts 1 − T_d, as in the theorem. To first order y lies on the same flow as ω, a
+    little ahead.
+    """
+    seen = problem.optimizer
+    if buffer is None:
+        return weights
+    ahead = seen.lr * seen.momentum ** (2 if seen.nesterov else 1) / (1 - seen.momentum)
+    return weights - ahead * buffer
+
+
+def follow_slowly(problem: Problem, order: int, buffer: Tensor | None) -> Tensor:
+    """The settled weights after one epoch in one order, from this buffer.
+
+    Networks that draw random numbers draw those of the global stream.
+    """
+    module, optimizer = problem.begin()
+    weights = optimizer.param_groups[0]["params"]
+    if buffer is not None:
+        for weight, part in zip(weights, buffer.split([weight.numel() for weight in weights]), strict=True):
+            optimizer.state[weight]["momentum_buffer"] = part.view_as(weight).to(weight.dtype).clone()
+    train_epoch(module, optimizer, problem, order_of(problem, 1, order, 0))
+    if buffer is None:
+        return vector(module)
+    left = torch.cat([optimizer.state[weight]["momentum_buffer"].flatten() for weight in weights])
+    return settled(problem, vector(module), left.double())
+
+
+def ragged_noise(problem: Problem, order: int, weights: Tensor, mean: Tensor) -> Tensor:
+    """The part of an order's end that a smaller last minibatch makes at first order, of mean 0 over the partitions.
+
+    Σ_k g_k weighs the last minibatch's examples more: by (1 − B'/B)(g_last − ḡ) more than m ḡ, B' and B the sizes.
+    It is taken at fixed weights, so that its mean is 0 exactly, and to be subtracted from the order's end.
+
+    Args:
+        problem: of the order.
+        order: which.
+        weights: where.
+        mean: u there, ḡ with weight decay.
+    """
+    seen, last = problem.optimizer, order_of(problem, 1, order, 0)[-1]
+    if len(last) == problem.batch_size:
+        return torch.zeros_like(weights)
+    share = memory(seen).effective_rate * (1 - len(last) / problem.batch_size)
+    with problem.evaluating():
+        one = gradient_moments(problem.loss, problem.params(weights), problem.batches([last]), needs=Need.MEAN)
+    return -share * (flattened(one.mean) + seen.weight_decay * weights - mean)

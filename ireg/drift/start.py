@@ -1,0 +1,113 @@
+"""From a run's folder to the problem that its drift is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from ireg.config import Config
+from ireg.core.memory import memory
+from ireg.drift.problem import Problem
+from ireg.errors import UserError
+from ireg.run import rebuild
+from ireg.sweep.status import FILE_NAME, read_status
+
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A run whose drift can be measured.
+
+    Attributes:
+        folder: of the run.
+        epoch: epochs it was trained for.
+        ended: when, as its status has it.
+        config: its configuration.
+        problem: its network, data and optimizer after its last epoch.
+    """
+
+    folder: Path
+    epoch: int
+    ended: str
+    config: Config
+    problem: Problem
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """The run folders at or below these paths, each once; what is beside runs in a sweep's folder is passed over.
+
+    Raises:
+        UserError: there is no run at all.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        found |= dict.fromkeys(sorted(file.parent for file in path.rglob(FILE_NAME)))
+    if not found:
+        names = ", ".join(map(str, paths))
+        raise UserError(f"{names}: no run there (no {FILE_NAME}); name a run's folder, like multirun/NAME/RUN")
+    return list(found)
+
+
+def load(folder: Path, *, seed: int) -> Start:
+    """A finished run as it stood after its last epoch.
+
+    Args:
+        folder: of the run.
+        seed: of the orders.
+
+    Raises:
+        UserError: no run, one that is not finished or diverged, no or a damaged checkpoint, an optimizer that no drift
+            is defined for, or training that is not repeated here.
+    """
+    status = read_status(folder)
+    if status is None:
+        raise UserError(f"{folder}: no run there (no {FILE_NAME}); name a run's folder, like multirun/NAME/RUN")
+    if status["state"] != "done":
+        raise UserError(f"{folder}: the run is {status['state']}; its drift can be measured once a run is done")
+    checkpoint = _checkpoint(folder / CHECKPOINT)
+    settings, data, classifier = rebuild(status["config"])
+    for key in ("gradient_clip_val", "precision"):
+        value = settings.trainer.get(key)
+        if value not in (None, "32-true", "64-true"):
+            raise UserError(f"{folder}: trainer.{key}={value} is not repeated here; measure a run without it")
+    double = settings.trainer.get("precision") == "64-true"
+    try:
+        classifier.load_state_dict(checkpoint["state_dict"])
+        problem = Problem(
+            module=classifier.model.double() if double else classifier.model,
+            criterion=cross_entropy,
+            inputs=data.train_inputs.double() if double else data.train_inputs,
+            targets=data.train_labels.observed,
+            batch_size=data.batch_size or len(data.train_inputs),
+            make_optimizer=classifier.make_optimizer,
+            optimizer_state=_ordinary(checkpoint["optimizer_states"][0]),
+            seed=seed,
+        )
+        memory(problem.optimizer)
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+        raise UserError(f"{folder / CHECKPOINT}: {' '.join(str(error).split())}") from error
+    return Start(
+        folder=folder, epoch=int(status["epochs_done"]), ended=status["ended"], config=settings, problem=problem
+    )
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such checkpoint; run the training again")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no error of its own for a damaged file
+        raise UserError(f"{path}: not readable as a checkpoint ({str(error).splitlines()[0]})") from error
+    return checkpoint
+
+
+def _ordinary(state: dict[str, Any]) -> dict[str, Any]:
+    """The state for torch's ordinary kernels, also of a run with fused ones: they compute the same."""
+    groups = [{**group, "fused": None} if "fused" in group else group for group in state["param_groups"]]
+    return {**state, "param_groups": groups}

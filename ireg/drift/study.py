@@ -1,0 +1,94 @@
+"""Everything that is measured of one run, as plain numbers."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ireg.drift.mean_path import FORCES, GRADIENT, LeftOut, mean_path, predicted
+from ireg.drift.small_steps import cost, follow_all, orders_of, small_steps
+from ireg.drift.start import Start
+from ireg.drift.statistics import Estimate
+from ireg.drift.workers import Progress, workers
+from ireg.errors import UserError
+
+SMALLEST = 6
+"""Orders: three pairs, so that two are left when one is left out."""
+FLOW_COST = 5 * FORCES + 28 * GRADIENT
+"""Epochs that the leading flow costs at least."""
+
+
+def check(orders: int, refinements: Sequence[int], processes: int, seed: int) -> None:
+    """Check the options.
+
+    Raises:
+        UserError: one is out of its range.
+    """
+    if orders < SMALLEST or orders % 2:
+        raise UserError(f"--orders {orders}: must be even and at least {SMALLEST}; orders come in pairs")
+    if not refinements or min(refinements) < 2 or len(set(refinements)) != len(refinements):
+        given = " ".join(map(str, refinements))
+        raise UserError(f"--refinements {given}: must be different integers of at least 2, like 2 4 8")
+    if processes < 1:
+        raise UserError(f"--processes {processes}: must be at least 1")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: must be at least 0")
+
+
+def options(start: Start, orders: int, refinements: Sequence[int], seed: int) -> dict[str, Any]:
+    """What the numbers depend on."""
+    return {"orders": orders, "refinements": sorted(refinements), "seed": seed, "checkpoint": start.ended}
+
+
+def study(start: Start, *, orders: int, refinements: Sequence[int], seed: int, processes: int) -> dict[str, Any]:
+    """Measure a run's drift; says on standard error what it costs, and how far it is.
+
+    Returns:
+        What `drift.json` holds: numbers are pairs of value and standard error, null where there is none.
+
+    Raises:
+        UserError: weights that are not finite.
+    """
+    refinements = sorted(refinements)
+    whole = cost(refinements, orders)
+    epochs = sum(refinement * orders_of(refinement, orders) for refinement in (1, *refinements))
+    print(
+        f"{start.folder}: {epochs} epochs of training, and measurements as long as {whole - epochs:.0f} more; "
+        f"{FLOW_COST:.0f} or more for the leading flow if it is close; {processes} at once",
+        file=sys.stderr,
+    )
+    with workers(start.problem, processes, Progress(whole)) as team:
+        found = follow_all(team, refinements, orders)
+        effects = small_steps(team, found)
+        strength = alignment = path = None
+        try:
+            strength, alignment = predicted(start.problem)
+            team.progress.expect(FLOW_COST)
+            path = mean_path(team, [stops[-1].weights for stops in found[1]], strength)
+            left_out = None
+        except LeftOut as reason:
+            left_out = str(reason)
+    settings = start.config
+    return {
+        "run": start.folder.resolve().name,
+        "optimizer": settings.optimizer["name"],
+        "lr": settings.lr,
+        "batch_size": start.problem.batch_size,
+        "epoch": start.epoch,
+        "options": options(start, orders, refinements, seed),
+        "predicted": {"strength": strength, "alignment": alignment},
+        "small_steps": _plain(effects),
+        "leading_flow": None
+        if path is None
+        else {"theory": path.theory, "steps": path.steps, "estimates": _plain(path.estimates)},
+        "leading_flow_left_out": left_out,
+    }
+
+
+def _plain(estimates: Mapping[str, Estimate]) -> dict[str, list[float | None]]:
+    """Estimates as JSON has them, which knows no nan."""
+    return {
+        name: [number if math.isfinite(number) else None for number in estimate] for name, estimate in estimates.items()
+    }

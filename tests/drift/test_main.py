@@ -1,0 +1,159 @@
+"""`python -m ireg.drift` as a user calls it: files, tables, errors in one line."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ireg.drift.__main__ import main
+from ireg.drift.report import HEADER, text, verdict, write
+from tests.conftest import ROOT
+
+FAST = ("--orders", "6", "--refinements", "2", "3", "--processes", "1")
+
+
+@pytest.fixture
+def sweep(tmp_path, small_run):
+    for name, overrides in {
+        "sgd": ("optimizer=sgd", "lr=0.05", "trainer.precision=64-true"),
+        "adam": ("optimizer=adam", "lr=1e-3"),
+        "adagrad": ("optimizer=adagrad", "lr=1e-3"),
+    }.items():
+        small_run(tmp_path / name, "terms=[]", *overrides)
+    return tmp_path
+
+
+def test_one_run_from_the_command_line(sweep, capsys):
+    assert main([str(sweep / "sgd"), *FAST]) == 0
+    out, err = capsys.readouterr()
+    assert "sgd: 26 epochs of training, and measurements as long as" in err  # 6 + 2 · 4 + 3 · 4
+    assert "time left: " in err
+    folder = sweep / "sgd" / "drift"
+    assert {path.name for path in folder.iterdir()} == {"drift.json", "drift.csv", "drift.png"}
+    assert (folder / "drift.png").read_bytes().startswith(b"\x89PNG")
+    result = json.loads((folder / "drift.json").read_text())
+    assert (result["run"], result["optimizer"], result["lr"], result["epoch"]) == ("sgd", "sgd", 0.05, 2)
+    assert result["options"] | {"checkpoint": None} == {
+        "orders": 6, "refinements": [2, 3], "seed": 0, "checkpoint": None,
+    }  # fmt: skip
+    assert result["leading_flow_left_out"] is None
+    assert result["leading_flow"]["estimates"]["k"][0] == pytest.approx(1, abs=0.5)
+    with (folder / "drift.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == HEADER
+    value, error = result["small_steps"]["mean/equal C/squares"]
+    (row,) = [row for row in rows if (row["place"], row["what"], row["quantity"]) == ("mean", "equal C", "squares")]
+    assert (float(row["value"]), float(row["error"])) == (value, error)
+    assert "Finite steps less small steps" in out
+    assert "k₁ = k₂ = 1 is the theorem" in out
+
+
+def test_a_run_is_not_measured_twice_with_the_same_options(sweep, capsys):
+    assert main([str(sweep / "sgd"), *FAST]) == 0
+    first = capsys.readouterr().out
+    assert main([str(sweep / "sgd"), "--orders", "6", "--refinements", "3", "2"]) == 0
+    again = capsys.readouterr()
+    assert "measured already, kept as it is; to measure again, delete the folder" in again.err
+    assert again.out == first
+    assert main([str(sweep / "sgd"), *FAST, "--seed", "1"]) == 0
+    other = capsys.readouterr()
+    assert "measured already" not in other.err
+    assert other.out != first
+
+
+def test_a_whole_sweep_with_what_cannot_be_measured_passed_over(sweep, tmp_path_factory, capsys):
+    status = json.loads((sweep / "sgd" / "status.json").read_text())
+    (sweep / "sgd" / "status.json").write_text(json.dumps(status | {"state": "diverged"}))
+    output = tmp_path_factory.mktemp("out")
+    assert main([str(sweep), "--output", str(output), *FAST]) == 0
+    out, err = capsys.readouterr()
+    assert f"passed over: {sweep / 'sgd'}: the run is diverged" in err
+    assert "adam: strength " in out
+    assert "no leading flow: the predicted strength is" in out
+    assert "adagrad: no leading flow: adagrad: its mean flow is known only where" in out
+    assert {path.name for path in output.iterdir()} == {"adam", "adagrad", "drift.json", "drift.csv", "drift.png"}
+    results = json.loads((output / "drift.json").read_text())
+    assert [result["run"] for result in results] == ["adagrad", "adam"]
+    assert results[1] == json.loads((output / "adam" / "drift.json").read_text())
+    assert f"wrote {output / 'drift.png'}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--orders", "4"], "--orders 4: must be even and at least 6; orders come in pairs"),
+        (["--orders", "7"], "--orders 7: must be even"),
+        (["--refinements", "1", "2"], "--refinements 1 2: must be different integers of at least 2, like 2 4 8"),
+        (["--refinements", "2", "2"], "--refinements 2 2: must be different"),
+        (["--processes", "0"], "--processes 0: must be at least 1"),
+        (["--seed", "-1"], "--seed -1: must be at least 0"),
+        ([], "no run there (no status.json); name a run's folder, like multirun/NAME/RUN"),
+    ],
+)
+def test_errors_are_one_line(tmp_path, capsys, arguments, message):
+    assert main([str(tmp_path), *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_sweep_of_which_nothing_can_be_measured(tmp_path, capsys):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "status.json").write_text('{"state": "failed"}')
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: none of the runs can be measured"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_result_is_measured_again(sweep, content):
+    folder = sweep / "sgd" / "drift"
+    folder.mkdir()
+    (folder / "drift.json").write_text(content)
+    assert main([str(sweep / "sgd"), *FAST]) == 0
+    assert json.loads((folder / "drift.json").read_text())["run"] == "sgd"
+
+
+def test_help_is_answered_without_torch():
+    environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "ireg.drift", "--help"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: python -m ireg.drift")
+    assert " torch" not in done.stderr
+
+
+def test_verdicts():
+    assert verdict([-0.5, 0.1]) == "lower"
+    assert verdict([0.5, 0.1]) == "higher"
+    assert verdict([0.15, 0.1]) == "not told"
+    assert verdict([None, None]) == "not told"
+
+
+def made_up(run, **estimates):
+    names = ("time/loss", "time/squares", "equal C/full_batch", "equal C/squares", "position/loss", "plain/loss")
+    return {
+        "run": run, "optimizer": "sgd", "lr": 0.1, "predicted": {"strength": 0.01, "alignment": 1.0},
+        "small_steps": {f"{place}/{name}": [0.5, 0.01] for place in ("mean", "ends") for name in names} | estimates,
+        "leading_flow": None, "leading_flow_left_out": "made up",
+    }  # fmt: skip
+
+
+def test_digits_follow_the_standard_error_and_nan_is_a_dash(tmp_path):
+    result = made_up("a", **{"mean/equal C/squares": [None, None], "mean/time/loss": [0.123456, 0.0021],
+                             "mean/time/squares": [0.1234567, 0.0]})  # fmt: skip
+    lines = text([result]).splitlines()
+    assert lines[2].split("  ")[0] == "a"
+    assert "0.1235 ± 0.0021" in lines[2]
+    assert " 0.123 " in lines[2]
+    assert "–" in lines[2]
+    assert lines[2].split()[2] == f"{math.exp(0.5):.4g}"
+    assert "a: strength 0.01 and alignment 1 are predicted; no leading flow: made up" in lines
+    assert {path.name for path in write([result], tmp_path)} == {"drift.json", "drift.csv", "drift.png"}

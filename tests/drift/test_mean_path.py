@@ -1,0 +1,133 @@
+"""The measured drift is the theorem's where that holds, and left out where it does not."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from ireg.drift.mean_path import LeftOut, compare, mean_path, numbers, predicted
+from ireg.drift.slow_start import follow_slowly
+from tests.drift.small import OPTIMIZERS, SGD, alone, quadratic
+
+
+def measured(optimizer, orders=200, **arguments):
+    problem = quadratic(optimizer, **arguments)
+    plain = [follow_slowly(problem, order, None) for order in range(orders)] if not problem.optimizer.momentum else []
+    strength, alignment = predicted(problem)
+    return mean_path(alone(problem), plain or [problem.weights] * orders, strength), strength, alignment
+
+
+def test_the_coefficients_of_sgd():
+    found, strength, alignment = measured(partial(SGD, lr=2.5e-4))
+    assert found.theory == {"full_batch": 2.5e-4 / 4, "variance": 2.5e-4 / 4}
+    assert alignment == pytest.approx(1, abs=1e-12)
+    for name in ("k", "k_full_batch", "k_variance"):
+        value, error = found.estimates[name]
+        assert error < 0.03
+        assert value == pytest.approx(1, abs=3 * error + 10 * strength)
+    assert found.estimates["alignment"].value == pytest.approx(1, abs=1e-4)
+    assert found.estimates["residual"].value < 1e-4
+    assert found.estimates["strength"].value == pytest.approx(found.estimates["strength predicted"].value, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["momentum", "nesterov"])
+def test_the_coefficients_of_momentum_and_nesterov(name):
+    optimizer = partial(OPTIMIZERS[name], lr=5e-4, momentum=0.5)
+    found, strength, _ = measured(optimizer, orders=240)
+    for part in ("k_full_batch", "k_variance"):
+        value, error = found.estimates[part]
+        assert error < 0.25
+        assert value == pytest.approx(1, abs=3 * error + 10 * strength)
+    assert found.theory["full_batch"] > 1.9 * found.theory["variance"]
+    assert found.estimates["residual of theory"].value < 1e-2
+
+
+def test_what_is_missed_vanishes_with_the_rate():
+    missed = [abs(measured(partial(SGD, lr=rate), orders=40)[0].estimates["k"].value - 1) for rate in (4e-3, 5e-4)]
+    assert missed[1] < missed[0] / 3
+
+
+def test_a_single_minibatch_has_the_mean_part_alone():
+    found, _, _ = measured(partial(SGD, lr=1e-3), orders=6, batch_size=24)
+    assert "k_variance" not in found.estimates
+    assert found.estimates["k_full_batch"].value == pytest.approx(1, abs=0.01)
+
+
+def test_optimizers_with_second_moment_are_left_out_with_their_prediction():
+    problem = quadratic(partial(torch.optim.RMSprop, lr=1e-6, alpha=0.9, eps=1.0))
+    strength, alignment = predicted(problem)
+    assert 0 < strength < 0.3
+    assert -1 <= alignment <= 1
+    with pytest.raises(LeftOut, match="the transient of its second moment takes most of an epoch or more"):
+        mean_path(alone(problem), [], strength)
+
+
+@pytest.mark.parametrize("name", ["adagrad", "rmsprop", "adam"])
+def test_an_unknown_mean_flow_is_left_out(name):
+    # The sum, the centered one, and AMSGrad.
+    with pytest.raises(LeftOut, match=f"^{name}: its mean flow is known only where it divides by the root of a fading"):
+        predicted(quadratic(OPTIMIZERS[name], steps=1))
+
+
+@pytest.mark.parametrize("strength", [0.3, 5.0, float("nan")])
+def test_a_strong_correction_is_left_out(strength):
+    with pytest.raises(LeftOut, match="from 0.3 on the expansion does not hold"):
+        mean_path(alone(quadratic(OPTIMIZERS["sgd"])), [], strength)
+
+
+def test_a_flow_that_is_too_stiff_is_left_out():
+    with pytest.raises(LeftOut, match="the leading flow over an epoch is too stiff to integrate in 64 steps"):
+        mean_path(alone(quadratic(partial(SGD, lr=100.0))), [], 0.1)
+
+
+def test_a_drift_below_rounding_is_left_out():
+    problem = quadratic(partial(SGD, lr=1e-4))
+    single = replace(
+        problem, module=problem.module.float(), inputs=problem.inputs.float(), targets=problem.targets.float()
+    )
+    with pytest.raises(LeftOut, match="too close to the rounding of the leading flow; see trainer.precision=64-true"):
+        mean_path(alone(single), [], 1e-9)
+
+
+def test_numbers_from_inner_products():
+    vectors = {
+        "d_full_batch": torch.tensor([1.0, 0.0, 0.0]),
+        "d_variance": torch.tensor([1.0, 1.0, 0.0]),
+        "downhill": torch.tensor([0.0, 2.0, 0.0]),
+        "leading": torch.tensor([0.0, 0.0, 10.0]),
+    }
+    drift = torch.tensor([3.0, 2.0, 1.0])  # 1 · d₁ + 2 · d₂, and 1 beside them
+    stacked = torch.stack([drift, *vectors.values()]).double()
+    found = numbers((stacked @ stacked.T).numpy(), list(vectors))
+    assert found["k_full_batch"] == pytest.approx(1)
+    assert found["k_variance"] == pytest.approx(2)
+    assert found["k"] == pytest.approx(8 / 5)
+    assert found["residual"] == pytest.approx(1 / 14)
+    assert found["residual of theory"] == pytest.approx((14 - 2 * 8 + 5) / 14)
+    assert found["strength"] == pytest.approx(14**0.5 / 10)
+    assert found["strength predicted"] == pytest.approx(5**0.5 / 10)
+    assert found["alignment"] == pytest.approx(2 / 14**0.5)
+    assert found["alignment predicted"] == pytest.approx(1 / 5**0.5)
+    assert found["cosine"] == pytest.approx(8 / (14 * 5) ** 0.5)
+
+
+def test_noise_does_not_add_to_the_size_of_the_drift():
+    generator = torch.Generator().manual_seed(0)
+    true = torch.zeros(50, dtype=torch.float64)
+    true[0] = 1.0
+    drifts = [true + torch.randn(50, generator=generator, dtype=torch.float64) for _ in range(400)]
+    found = compare(drifts, {"d_full_batch": true, "downhill": true, "leading": true})
+    assert found["strength"].value == pytest.approx(1, abs=4 * found["strength"].error)
+    assert found["residual"].value == pytest.approx(0, abs=4 * found["residual"].error)
+    assert 0 < found["residual"].error < 0.1
+
+
+def test_a_drift_of_nothing_but_noise_has_no_direction():
+    drifts = [torch.tensor([sign * 1.0, 0.0]).double() for sign in (1, -1, 1, -1)]
+    one = torch.tensor([1.0, 0.0]).double()
+    found = compare(drifts, {"d_full_batch": one, "downhill": one, "leading": one})
+    assert np.isnan(found["alignment"].value)
+    assert np.isnan(found["residual"].value)
+    assert found["k"].value == pytest.approx(0)
