@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -125,25 +125,22 @@ def run(chosen: Sequence[int], rates: Sequence[float] | None, *, jobs: int) -> d
 
 def _finished(chosen: Sequence[int], rates: Sequence[float] | None, jobs: int) -> Iterator[tuple[int, Outcome]]:
     if jobs == 1:
-        yield from (_run(position, rates) for position in chosen)
+        yield from (_run(position, rates=rates) for position in chosen)
         return
-    # Fresh processes: a fork of one that has used torch's threads can hang.
-    with _stopped_at_once(ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,))) as pool:
-        # The last ones take longest: they first, so that no process ends alone.
-        futures = [pool.submit(_run, position, rates) for position in reversed(chosen)]
-        yield from (future.result() for future in as_completed(futures))
+    # Those over samples of orders take longest: they first, so that no process ends alone.
+    longest_first = sorted(chosen, key=lambda position: CERTIFICATES[position].experiment.free)
+    # Fresh processes: a fork of one that has used torch's threads can hang. Leaving the block ends them, Ctrl-C too.
+    with get_context("spawn").Pool(jobs, _begin) as pool:
+        yield from pool.imap_unordered(partial(_run, rates=rates), longest_first)
 
 
-@contextmanager
-def _stopped_at_once(pool: Executor) -> Iterator[Executor]:
-    """On an error or Ctrl-C nothing new is begun."""
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _begin() -> None:
+    """Begin a process: one thread, and Ctrl-C is the parent's."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _run(position: int, rates: Sequence[float] | None) -> tuple[int, Outcome]:
+def _run(position: int, *, rates: Sequence[float] | None) -> tuple[int, Outcome]:
     """One certificate, by its position: certificates hold functions and do not travel between processes."""
     certificate = CERTIFICATES[position]
     return position, certificate.run(rates if certificate.experiment.free else None)

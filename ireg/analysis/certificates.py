@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from ireg.analysis.settings import COLOURS
 
@@ -56,5 +57,9 @@ def _panel(axis: Axes, members: Sequence[ErrorCurves], colour: str) -> None:
     for order, errors, dash in ((1, first.plain, ":"), (2, first.modified, "-.")):
         guide = [0.6 * errors[-1] * (rate / first.rates[-1]) ** order for rate in first.rates]
         axis.loglog(first.rates, guide, dash, color="black", linewidth=0.8, label=f"slope {order}")
+    rates = sorted({rate for curve in members for rate in curve.rates})
+    if rates[-1] < 20 * rates[0]:  # too few decades for ticks at powers of ten
+        axis.set_xticks(rates, [f"{rate:.2g}" for rate in rates])
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)

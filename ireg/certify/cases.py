@@ -4,4 +4,8 @@ from ireg.certify.cases_mean_flow import MEAN_FLOW
 from ireg.certify.cases_modified_loss import ALL_ORDERS, FULL_BATCH
 from ireg.certify.certificate import Certificate
 
-CERTIFICATES: tuple[Certificate, ...] = (*FULL_BATCH, *ALL_ORDERS, *MEAN_FLOW)
+OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw")
+
+CERTIFICATES: tuple[Certificate, ...] = tuple(
+    sorted((*FULL_BATCH, *ALL_ORDERS, *MEAN_FLOW), key=lambda certificate: OPTIMIZERS.index(certificate.optimizer))
+)

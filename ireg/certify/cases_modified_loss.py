@@ -14,10 +14,11 @@ from ireg.certify.problems import Problem, log_cosh, quadratics
 
 Controls = dict[str, Callable[[ModifiedLoss], ModifiedLoss]]
 
-MEMORY = "Ghosh et al. 2023 (arXiv:2302.00849)"
+# A fixed P is a change of variables, and adds nothing to who derived what. arXiv: 2009.11162, 2101.12176, 2302.00849.
+BARRETT = "Barrett & Dherin 2021"
+SMITH = "Smith et al. 2021"
+MEMORY = "Ghosh et al. 2023"
 OURS = "docs/theory.md, section 6"
-BARRETT = "Barrett & Dherin 2021 (arXiv:2009.11162)"
-SMITH = "Smith et al. 2021 (arXiv:2101.12176)"
 
 LONG = 1 - 2**-53
 """ρ of a second moment that does not change: torch wants it below 1."""

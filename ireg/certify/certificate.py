@@ -148,7 +148,7 @@ class Certificate:
     @property
     def name(self) -> str:
         """What tells it from the others."""
-        return f"{self.optimizer}, {self.setting}"
+        return f"{self.optimizer}, {self.setting}: {self.theory}"
 
     def run(self, rates: Sequence[float] | None = None) -> Outcome:
         """Run it, at other rates than its own if they are free.
