@@ -12,28 +12,25 @@ units of the theorem's: k₁ = k₂ = 1 is the theorem.
 
 RMSProp and Adam are left out, with a sentence: their mean flow holds past the transient of the second moment, 1/(1−ρ)
 steps, which take most of an epoch or more than one. Their strength and alignment are predicted all the same.
-
-Every number is a function of the inner products of the pairs' drifts, the predictions, −∇Q and the leading flow's own
-displacement. Squared norms of D are taken over products of different pairs, so that noise does not add to them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ireg.core.mean_flow import second_moment
 from ireg.core.memory import memory
+from ireg.drift.comparison import compare
 from ireg.drift.flow import PARTS, coefficients, follow_flow, forces_at, mean_flow_at, velocity
 from ireg.drift.problem import Problem, flattened
 from ireg.drift.slow_start import follow_slowly, ragged_noise, settled, slow_buffer
-from ireg.drift.statistics import Estimate, Sample, jackknife
+from ireg.drift.statistics import Estimate
 from ireg.drift.workers import Workers
 
 VALID = 0.3
@@ -48,6 +45,10 @@ FORCES = 4.0
 """Epochs of training that a step of a flow and the forces at one point cost, about."""
 
 
+FLOW_COST = (PARTS + 1) * FORCES + 7 * PARTS * GRADIENT
+"""The same of all there is to do, at least."""
+
+
 class LeftOut(Exception):
     """Why there is no leading flow to compare with, in half a sentence."""
 
@@ -59,7 +60,7 @@ class MeanPath:
     Attributes:
         theory: the theorem's coefficients, (η_e/4)(1 + 2L) of ∇‖ḡ‖² and (η_e/4)(1 − τ) of ∇Var.
         steps: of the leading flow's integration.
-        estimates: see `numbers`.
+        estimates: see `ireg.drift.comparison.numbers`.
     """
 
     theory: dict[str, float]
@@ -99,12 +100,12 @@ def mean_path(workers: Workers, plain: Sequence[Tensor], strength: float) -> Mea
         raise LeftOut(f"the predicted strength is {strength:.2g}, and from {VALID:g} on the expansion does not hold")
     if second_moment(problem.optimizer) is not None:
         raise LeftOut("the transient of its second moment takes most of an epoch or more")
+    workers.progress.expect(FLOW_COST)
     buffer = slow_buffer(problem)
     start = settled(problem, problem.weights, buffer)
     time = problem.num_batches * memory(problem.optimizer).effective_rate
     path, steps = _leading_flow(workers, start, time, strength)
-    places = [(weights, 1 + node) for node, weights in enumerate(path)]
-    forces = workers.map(forces_at, places, epochs=[FORCES] * len(places))
+    forces = workers.map(forces_at, [(path[i], 1 + i) for i in range(len(path))], epochs=[FORCES] * len(path))
     theory = coefficients(problem)
     # The variance of a single minibatch is 0.
     parts = {name: value for name, value in theory.items() if name != "variance" or problem.num_batches > 1}
@@ -144,67 +145,3 @@ def _leading_flow(workers: Workers, start: Tensor, time: float, strength: float)
             raise LeftOut(f"the leading flow over an epoch is too stiff to integrate in {MOST_STEPS} steps")
         previous, steps = error, 2 * steps
         before, (path,) = path, workers.map(follow_flow, [(start, time, steps)], epochs=[GRADIENT * steps])
-
-
-def compare(drifts: Sequence[Tensor], vectors: Mapping[str, Tensor]) -> dict[str, Estimate]:
-    """The numbers of `numbers` with standard errors.
-
-    Args:
-        drifts: D of each pair of orders.
-        vectors: the predictions `d_…`, `downhill` (−∇Q) and `leading` (the leading flow's displacement).
-    """
-    names = list(vectors)
-    stacked = torch.stack([*drifts, *vectors.values()])
-    products = (stacked @ stacked.T).numpy()
-    pairs = list(range(len(drifts)))
-
-    def record(chosen: Sequence[int]) -> np.ndarray:
-        """Products of the mean drift and the vectors; the drift's with itself over different pairs."""
-        rows = products[np.ix_(chosen, chosen)]
-        count = len(chosen)
-        own = (rows.sum() - np.trace(rows)) / (count * (count - 1))
-        cross = products[np.ix_(chosen, range(len(pairs), len(products)))].mean(0)
-        rest = products[len(pairs) :, len(pairs) :]
-        return np.block([[np.array([[own]]), cross[None]], [cross[:, None], rest]])
-
-    sample = Sample(record(pairs), [record([other for other in pairs if other != pair]) for pair in pairs])
-    return jackknife(lambda records: numbers(records["orders"], names), {"orders": sample})
-
-
-def numbers(products: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """What the inner products say.
-
-    Args:
-        products: of D and the vectors with each other, D first.
-        names: of the vectors.
-
-    Returns:
-        `strength`: ‖D‖ over the leading flow's displacement, and `strength predicted`, of Σ d. `alignment`: cosine of D
-        and −∇Q at half of the time, and `alignment predicted`. `cosine`: of D and Σ d. `k`: the coefficient of D ≈ kΣd,
-        and `k_…` those of the fit of each part. `residual`: share of ‖D‖² that the fit leaves;
-        `residual of theory`: what k = 1 leaves.
-    """
-    parts = [1 + index for index, name in enumerate(names) if name.startswith("d_")]
-    downhill, leading = 1 + names.index("downhill"), 1 + names.index("leading")
-    size = max(float(products[0, 0]), 0.0)
-    inner, cross = products[np.ix_(parts, parts)], products[0, parts]
-    fit = np.linalg.lstsq(inner, cross, rcond=1e-12)[0]
-    sum_size = float(inner.sum())
-
-    def left(factors: np.ndarray) -> float:
-        return float(products[0, 0] - 2 * factors @ cross + factors @ inner @ factors) / size if size else math.nan
-
-    def cosine(product: float, square: float, other: float) -> float:
-        return float(product) / math.sqrt(square * other) if square * other > 0 else math.nan
-
-    return {
-        "strength": math.sqrt(size / products[leading, leading]),
-        "strength predicted": math.sqrt(sum_size / products[leading, leading]),
-        "alignment": cosine(products[0, downhill], size, products[downhill, downhill]),
-        "alignment predicted": cosine(products[parts, downhill].sum(), sum_size, products[downhill, downhill]),
-        "cosine": cosine(cross.sum(), size, sum_size),
-        "k": float(cross.sum()) / sum_size if sum_size else math.nan,
-        **{f"k_{names[part - 1].removeprefix('d_')}": float(k) for part, k in zip(parts, fit, strict=True)},
-        "residual": left(fit),
-        "residual of theory": left(np.ones(len(parts))),
-    }

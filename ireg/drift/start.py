@@ -72,10 +72,7 @@ def load(folder: Path, *, seed: int) -> Start:
         raise UserError(f"{folder}: the run is {status['state']}; its drift can be measured once a run is done")
     checkpoint = _checkpoint(folder / CHECKPOINT)
     settings, data, classifier = rebuild(status["config"])
-    for key in ("gradient_clip_val", "precision"):
-        value = settings.trainer.get(key)
-        if value not in (None, "32-true", "64-true"):
-            raise UserError(f"{folder}: trainer.{key}={value} is not repeated here; measure a run without it")
+    _check_repeatable(folder, settings)
     double = settings.trainer.get("precision") == "64-true"
     try:
         classifier.load_state_dict(checkpoint["state_dict"])
@@ -95,6 +92,14 @@ def load(folder: Path, *, seed: int) -> Start:
     return Start(
         folder=folder, epoch=int(status["epochs_done"]), ended=status["ended"], config=settings, problem=problem
     )
+
+
+def _check_repeatable(folder: Path, settings: Config) -> None:
+    """Refuse what the trainer does beside the optimizer's steps."""
+    for key in ("gradient_clip_val", "precision"):
+        value = settings.trainer.get(key)
+        if value not in (None, "32-true", "64-true"):
+            raise UserError(f"{folder}: trainer.{key}={value} is not repeated here; measure a run without it")
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -7,17 +7,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ireg.drift.mean_path import FORCES, GRADIENT, LeftOut, mean_path, predicted
+from torch import Tensor
+
+from ireg.drift.mean_path import FLOW_COST, LeftOut, mean_path, predicted
 from ireg.drift.small_steps import cost, follow_all, orders_of, small_steps
 from ireg.drift.start import Start
 from ireg.drift.statistics import Estimate
-from ireg.drift.workers import Progress, workers
+from ireg.drift.workers import Progress, Workers, workers
 from ireg.errors import UserError
 
 SMALLEST = 6
 """Orders: three pairs, so that two are left when one is left out."""
-FLOW_COST = 5 * FORCES + 28 * GRADIENT
-"""Epochs that the leading flow costs at least."""
 
 
 def check(orders: int, refinements: Sequence[int], processes: int, seed: int) -> None:
@@ -56,20 +56,13 @@ def study(start: Start, *, orders: int, refinements: Sequence[int], seed: int, p
     epochs = sum(refinement * orders_of(refinement, orders) for refinement in (1, *refinements))
     print(
         f"{start.folder}: {epochs} epochs of training, and measurements as long as {whole - epochs:.0f} more; "
-        f"{FLOW_COST:.0f} or more for the leading flow if it is close; {processes} at once",
+        f"{FLOW_COST:.0f} or more for the leading flow where the expansion holds; {processes} at once",
         file=sys.stderr,
     )
     with workers(start.problem, processes, Progress(whole)) as team:
         found = follow_all(team, refinements, orders)
         effects = small_steps(team, found)
-        strength = alignment = path = None
-        try:
-            strength, alignment = predicted(start.problem)
-            team.progress.expect(FLOW_COST)
-            path = mean_path(team, [stops[-1].weights for stops in found[1]], strength)
-            left_out = None
-        except LeftOut as reason:
-            left_out = str(reason)
+        flow = _leading_flow(team, [stops[-1].weights for stops in found[1]])
     settings = start.config
     return {
         "run": start.folder.resolve().name,
@@ -78,13 +71,26 @@ def study(start: Start, *, orders: int, refinements: Sequence[int], seed: int, p
         "batch_size": start.problem.batch_size,
         "epoch": start.epoch,
         "options": options(start, orders, refinements, seed),
-        "predicted": {"strength": strength, "alignment": alignment},
         "small_steps": _plain(effects),
-        "leading_flow": None
-        if path is None
-        else {"theory": path.theory, "steps": path.steps, "estimates": _plain(path.estimates)},
-        "leading_flow_left_out": left_out,
+        **flow,
     }
+
+
+def _leading_flow(team: Workers, plain: Sequence[Tensor]) -> dict[str, Any]:
+    """What is predicted, and what was measured against the leading flow or why nothing was."""
+    flow: dict[str, Any] = {
+        "predicted": {"strength": None, "alignment": None},
+        "leading_flow": None,
+        "leading_flow_left_out": None,
+    }
+    try:
+        strength, alignment = predicted(team.problem)
+        flow["predicted"] = {"strength": strength, "alignment": alignment}
+        path = mean_path(team, plain, strength)
+        flow["leading_flow"] = {"theory": path.theory, "steps": path.steps, "estimates": _plain(path.estimates)}
+    except LeftOut as reason:
+        flow["leading_flow_left_out"] = str(reason)
+    return flow
 
 
 def _plain(estimates: Mapping[str, Estimate]) -> dict[str, list[float | None]]:
