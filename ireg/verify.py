@@ -31,8 +31,6 @@ NUM_RATES = 5
 WIDTH = 160
 """Columns of the table where there is no terminal to fit it to."""
 
-Outcomes = Mapping[int, Outcome]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code.
@@ -65,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--optimizer", metavar="NAME", nargs="+", help="certify these only")
     parser.add_argument(
-        "--lr-range", metavar=("LOW", "HIGH"), nargs=2, help="learning rates of the certificates whose rate is free"
+        "--lr-range", metavar=("LOW", "HIGH"), nargs=2, help="learning rates, where nothing else is tied to them"
     )
     parser.add_argument("--plot", metavar="PATH", help="draw error against rate, as .png, .pdf or .svg")
     parser.add_argument("--jobs", metavar="N", help="certificates at a time (default: one a core)")
@@ -146,7 +144,7 @@ def _run(position: int, *, rates: Sequence[float] | None) -> tuple[int, Outcome]
     return position, certificate.run(rates if certificate.experiment.free else None)
 
 
-def show(outcomes: Outcomes, console: Console) -> None:
+def show(outcomes: Mapping[int, Outcome], console: Console) -> None:
     """Print the table, and what failed."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("optimizer", "setting", "flow", "source"):
@@ -187,16 +185,13 @@ def _failures(certificate: Certificate, outcome: Outcome) -> Iterator[str]:
             yield f"{certificate.name}: not rejected: {name} (slope {_slope(curve)})"
 
 
-def _draw(outcomes: Outcomes, path: Path) -> None:
+def _draw(outcomes: Mapping[int, Outcome], path: Path) -> None:
     from ireg.analysis.certificates import ErrorCurves, errors_against_rate  # matplotlib only where it is wanted
 
-    curves = [
-        ErrorCurves(
-            CERTIFICATES[position].optimizer, CERTIFICATES[position].experiment.abscissa, outcome.rates,
-            outcome.plain.errors, outcome.modified.errors,
-        )
-        for position, outcome in outcomes.items()
-    ]  # fmt: skip
+    curves = []
+    for position, found in outcomes.items():
+        certificate, errors = CERTIFICATES[position], (found.plain.errors, found.modified.errors)
+        curves.append(ErrorCurves(certificate.optimizer, certificate.experiment.abscissa, found.rates, *errors))
     try:
         with replacing(path) as temporary:
             errors_against_rate(curves).savefig(temporary, dpi=150)
