@@ -33,10 +33,7 @@ WIDTH = 160
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code.
-
-    That is 0 if every certificate holds and rejects its controls, 1 if not, 2 after an error that the user can mend.
-    """
+    """Run the command line; return the exit code: 0 if all certificates pass, 1 if not, 2 after an error to mend."""
     options = _parser().parse_args(arguments)
     try:
         chosen = _chosen(options.optimizer)
