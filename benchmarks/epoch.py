@@ -26,7 +26,7 @@ WIDTHS = (256, 512)
 BATCH_SIZES = (16, 64, 256)
 HEADLINE = (256, 64)
 MAIN = Effort(epochs=3, skipped=1, min_turns=5, max_turns=5, seconds=0, ordinary_turns=3, theory_turns=3)
-OTHERS = Effort(epochs=2, skipped=0, min_turns=2, max_turns=4, seconds=10, ordinary_turns=1, theory_turns=0)
+OTHERS = Effort(epochs=1, skipped=0, min_turns=2, max_turns=4, seconds=10, ordinary_turns=1, theory_turns=0)
 
 
 def main() -> None:
