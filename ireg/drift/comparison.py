@@ -21,7 +21,8 @@ def compare(drifts: Sequence[Tensor], vectors: Mapping[str, Tensor]) -> dict[str
 
     Args:
         drifts: D of each pair of orders.
-        vectors: the predictions `d_…`, `downhill` (−∇Q) and `leading` (the leading flow's displacement).
+        vectors: the predictions `d_…`, `downhill` (−∇Q), `leading` (the leading flow's displacement) and `halving` (how
+            far half as many steps leave its end away).
     """
     names = list(vectors)
     stacked = torch.stack([*drifts, *vectors.values()])
@@ -52,13 +53,14 @@ def numbers(products: np.ndarray, names: Sequence[str]) -> dict[str, float]:
         `strength`: ‖D‖ over the leading flow's displacement, and `strength predicted`, of Σ d. `alignment`: cosine of D
         and −∇Q at half of the time, and `alignment predicted`. `cosine`: of D and Σ d. `k`: the coefficient of D ≈ kΣd,
         and `k_…` those of the fit of each part. `residual`: share of ‖D‖² that the fit leaves;
-        `residual of theory`: what k = 1 leaves.
+        `residual of theory`: what k = 1 leaves. `halving`: the share of ‖D‖² that the leading flow's own error may be,
+        from half as many steps, and `halving k_…` by how much it moves the coefficients.
     """
     parts = [1 + index for index, name in enumerate(names) if name.startswith("d_")]
-    downhill, leading = 1 + names.index("downhill"), 1 + names.index("leading")
+    downhill, leading, halving = (1 + names.index(name) for name in ("downhill", "leading", "halving"))
     size = max(float(products[0, 0]), 0.0)
     inner, cross = products[np.ix_(parts, parts)], products[0, parts]
-    fit = np.linalg.lstsq(inner, cross, rcond=1e-12)[0]
+    fit, moved = np.linalg.lstsq(inner, np.stack([cross, products[halving, parts]], axis=1), rcond=1e-12)[0].T
     sum_size = float(inner.sum())
 
     def left(factors: np.ndarray) -> float:
@@ -75,6 +77,8 @@ def numbers(products: np.ndarray, names: Sequence[str]) -> dict[str, float]:
         "cosine": cosine(cross.sum(), size, sum_size),
         "k": float(cross.sum()) / sum_size if sum_size else math.nan,
         **{f"k_{names[part - 1].removeprefix('d_')}": float(k) for part, k in zip(parts, fit, strict=True)},
+        **{f"halving k_{names[part - 1].removeprefix('d_')}": float(k) for part, k in zip(parts, moved, strict=True)},
+        "halving": float(products[halving, halving]) / size if size else math.nan,
         "residual": left(fit),
         "residual of theory": left(np.ones(len(parts))),
     }
