@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from ireg.analysis.settings import COLOURS, FURTHER_COLOURS
 
@@ -42,16 +43,16 @@ def _effects(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
             value, error = result["small_steps"][name]
             if value is None or error is None:
                 continue
-            values.append(abs(100 * value))
+            values.append(abs(value))
             place = row + (0.15 if marker == "s" else -0.15)
-            _point(axis, 100 * value, place, result["optimizer"], marker, xerr=200 * error)
+            _point(axis, value, place, result["optimizer"], marker, xerr=2 * error)
         axis.plot([], [], marker, color="0.4", markerfacecolor="0.4" if marker == "o" else "white", label=label)
     axis.axvline(0, color="0.3", linewidth=0.8)
     axis.set_yticks(range(len(results)), [f"{result['optimizer']}, lr={result['lr']:g}" for result in results])
     axis.set_ylim(len(results) - 0.5, -0.5)
-    if values and max(values) > 30 * (min(values) or 1e-3):
-        axis.set_xscale("symlog", linthresh=1)
-    axis.set_xlabel("100 Δ ln Q, finite steps less small steps")
+    if values and max(values) > 30 * max(min(values), 1e-3):
+        axis.set_xscale("symlog", linthresh=0.01)
+    axis.set_xlabel("Δ ln Q, finite steps less small steps")
     axis.set_title("What finite steps do to Q,\nat the mean of the ends", fontsize="medium")
     axis.legend(fontsize="small", frameon=False)
 
@@ -67,6 +68,7 @@ def _coefficients(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
         axis.plot([], [], marker, color="0.4", markerfacecolor="0.4" if marker == "o" else "white", label=label)
     axis.axhline(1, color="0.3", linewidth=0.8)
     axis.set_xscale("log")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("predicted strength")
     axis.set_title("Fitted coefficients,\nin units of the theorem's", fontsize="medium")
     axis.legend(fontsize="small", frameon=False)

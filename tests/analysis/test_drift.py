@@ -22,8 +22,8 @@ def test_one_row_a_run_and_the_coefficients_beside():
     assert [label.get_text() for label in effects.get_yticklabels()] == ["sgd, lr=0.001", "gd, lr=0.001"]
     assert [len(effects.containers), len(coefficients.containers)] == [3, 3]
     line, _, (bar,) = effects.containers[0]
-    assert line.get_xdata() == pytest.approx([-1.0])
-    assert bar.get_segments()[0][:, 0] == pytest.approx([-2.0, 0.0])  # two standard errors
+    assert line.get_xdata() == pytest.approx([-0.01])
+    assert bar.get_segments()[0][:, 0] == pytest.approx([-0.02, 0.0])  # two standard errors
     line, _, (bar,) = coefficients.containers[0]
     assert line.get_xdata() == pytest.approx([0.01])
     assert bar.get_segments()[0][:, 1] == pytest.approx([0.9, 1.3])
