@@ -35,7 +35,7 @@ def test_the_coefficients_of_sgd():
 @pytest.mark.parametrize("name", ["momentum", "nesterov"])
 def test_the_coefficients_of_momentum_and_nesterov(name):
     optimizer = partial(OPTIMIZERS[name], lr=5e-4, momentum=0.5)
-    found, strength, _ = measured(optimizer, orders=240)
+    found, strength, _ = measured(optimizer, orders=160)
     for part in ("k_full_batch", "k_variance"):
         value, error = found.estimates[part]
         assert error < 0.25

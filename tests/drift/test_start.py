@@ -10,11 +10,10 @@ from ireg.drift.epochs import follow, measure
 from ireg.drift.equal_time import refine
 from ireg.drift.start import find_runs, load
 from ireg.errors import UserError
-from tests.test_config import OPTIMIZERS
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_goes_on_from_its_checkpoint(tmp_path, small_run, name):
+@pytest.mark.parametrize("name", ["gd", "nesterov", "rmsprop", "adagrad", "adamw"])
+def test_an_optimizer_goes_on_from_its_checkpoint(tmp_path, small_run, name):
     small_run(tmp_path, f"optimizer={name}", "lr=1e-3", "terms=[]")
     start = load(tmp_path, seed=3)
     checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
