@@ -31,7 +31,7 @@ verify: install ## Certify every optimizer's theory on this machine (2 minutes)
 test: install ## Run the tests
 	$(RUN) -m pytest
 
-bench: install ## Measure an epoch against other ways to write it; writes docs/benchmarks.md (14 minutes)
+bench: install ## Measure an epoch against other ways to write it; writes docs/benchmarks.md (15 to 25 minutes)
 	$(RUN) -m benchmarks.epoch
 
 lint: install ## Check style and types (installs ruff and mypy)

@@ -1,7 +1,7 @@
 """`python -m benchmarks.epoch`: what an epoch of the project costs, side by side with other ways to write it.
 
-Prints tables of ratios and writes docs/benchmarks.md; see there for what is measured. All of it takes about twelve
-minutes on one core; --quick measures width 256 and batch size 64 only, in two or three, and writes no page.
+Prints tables of ratios and writes docs/benchmarks.md; see there for what is measured. All of it takes 15 to 25
+minutes on one core; --quick measures width 256 and batch size 64 only, in three to six, and writes no page.
 """
 
 import argparse
