@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ireg.core.memory import SecondMoment
 from ireg.core.optimizer_view import OptimizerView
+from ireg.core.params import add_scaled
 from ireg.core.sums import GradientMoments
 from ireg.core.types import Batch, LossFn, Params
 
@@ -44,10 +45,7 @@ class Point:
             }
             self.scale = {name: 1 / (root + dividing.eps) for name, root in self.root.items()}
         self.scaled_mean = {name: self.scaled(name, value) for name, value in self.mean.items()}
-        self.velocity = {
-            name: value + self.decoupled_decay * params[name] if self.decoupled_decay else value
-            for name, value in self.scaled_mean.items()
-        }
+        self.velocity = add_scaled(self.scaled_mean, params, self.decoupled_decay)
 
     def scaled(self, name: str, value: Tensor) -> Tensor:
         """P times the value."""
@@ -60,9 +58,7 @@ class Point:
 
     def decayed(self, gradient: Params) -> Params:
         """The gradient with weight decay, where the optimizer adds that to the gradient."""
-        if self.decay == 0.0:
-            return gradient
-        return {name: torch.add(value, self.params[name], alpha=self.decay) for name, value in gradient.items()}
+        return add_scaled(gradient, self.params, self.decay)
 
 
 class Sums:
@@ -144,10 +140,7 @@ class HessianProduct:
             )
         else:
             products = tuple(torch.zeros_like(weight) for weight in self.weights.values())
-        named = dict(zip(self.weights, products, strict=True))
-        if self.decay == 0.0:
-            return named
-        return {name: torch.add(product, vector[name], alpha=self.decay) for name, product in named.items()}
+        return add_scaled(dict(zip(self.weights, products, strict=True)), vector, self.decay)
 
 
 def _add(total: Params, values: Params) -> None:

@@ -29,7 +29,7 @@ import torch
 from ireg.core.hessian_sums import Point, Sums, hessian_sums
 from ireg.core.memory import Memory, SecondMoment, memory, overlap, second_moment
 from ireg.core.optimizer_view import OptimizerView
-from ireg.core.sums import GradientMoments
+from ireg.core.sums import GradientMoments, Need
 from ireg.core.types import Batch, LossFn, Params
 
 
@@ -56,6 +56,15 @@ class MeanFlow:
         """X = M + V + F."""
         parts = [part for part in (self.memory, self.lag, self.fluctuation) if part is not None]
         return {name: torch.stack([part[name] for part in parts]).sum(0) for name in self.memory}
+
+
+def moments_needed(optimizer: OptimizerView) -> Need:
+    """What `mean_flow` needs of the moments.
+
+    Raises:
+        ValueError: an optimizer whose mean flow is not known.
+    """
+    return Need.MEAN if second_moment(optimizer) is None else Need.MEAN | Need.SQUARE
 
 
 def mean_flow(

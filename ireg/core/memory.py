@@ -9,9 +9,8 @@ and to first order in η its mean depends on three properties of the weights a_n
 
 from dataclasses import dataclass
 
-import torch
-
 from ireg.core.optimizer_view import OptimizerView
+from ireg.core.params import add_scaled
 from ireg.core.types import Params
 
 
@@ -143,8 +142,6 @@ def decayed(gradient: Params, params: Params, optimizer: OptimizerView, scale: P
         scale: P; None for the identity.
     """
     decay = optimizer.weight_decay
-    if decay == 0.0:
-        return gradient
-    if optimizer.decoupled and scale is not None:
-        return {name: value + decay * params[name] / scale[name] for name, value in gradient.items()}
-    return {name: torch.add(value, params[name], alpha=decay) for name, value in gradient.items()}
+    if decay and optimizer.decoupled and scale is not None:
+        params = {name: value / scale[name] for name, value in params.items()}
+    return add_scaled(gradient, params, decay)

@@ -16,6 +16,13 @@ def squared_norm(params: Params) -> Tensor:
     return inner_product(params, params)
 
 
+def add_scaled(params: Params, other: Params, factor: float) -> Params:
+    """The sum v + c w by name; v itself where c is 0, as a weight decay mostly is."""
+    if factor == 0.0:
+        return params
+    return {name: torch.add(value, other[name], alpha=factor) for name, value in params.items()}
+
+
 def inner_product(left: Params, right: Params) -> Tensor:
     """⟨v, w⟩ = Σ v_i w_i over all entries of all tensors, 0-d.
 

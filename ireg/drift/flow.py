@@ -9,11 +9,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ireg.core.mean_flow import MeanFlow, mean_flow, second_moment
+from ireg.core.mean_flow import MeanFlow, mean_flow, moments_needed
 from ireg.core.memory import memory, overlap
 from ireg.core.moments import gradient_moments
 from ireg.core.optimizer_view import OptimizerView
-from ireg.core.sums import Need
 from ireg.drift.problem import Problem, flattened
 
 PARTS = 4
@@ -106,10 +105,9 @@ def mean_flow_at(problem: Problem, weights: Tensor, number: int, seen: Optimizer
     Raises:
         ValueError: an optimizer whose mean flow is not known.
     """
-    needs = Need.MEAN if second_moment(seen) is None else Need.MEAN | Need.SQUARE
     batches, params = problem.partition("forces", number), problem.params(weights)
     with problem.evaluating():
-        moments = gradient_moments(problem.loss, params, batches, needs=needs)
+        moments = gradient_moments(problem.loss, params, batches, needs=moments_needed(seen))
         return mean_flow(problem.loss, params, batches, seen, moments)
 
 

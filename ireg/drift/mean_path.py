@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ireg.core.mean_flow import second_moment
-from ireg.core.memory import memory
+from ireg.core.memory import memory, second_moment
 from ireg.drift.comparison import compare
 from ireg.drift.flow import PARTS, coefficients, follow_flow, forces_at, mean_flow_at, velocity
 from ireg.drift.problem import Problem, flattened

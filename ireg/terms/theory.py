@@ -14,19 +14,13 @@ Source: docs/theory.md, section 7, where it is derived and certified; for full b
 
 from torch import Tensor
 
-from ireg.core.mean_flow import MeanFlow
-from ireg.core.memory import second_moment
-from ireg.core.optimizer_view import OptimizerView
+from ireg.core.mean_flow import MeanFlow, moments_needed
 from ireg.core.params import inner_product, squared_norm
 from ireg.core.snapshot import Snapshot
-from ireg.core.sums import Need, needs
+from ireg.core.sums import needs
 from ireg.core.types import Params
 
 PARTS = ("whole", "memory", "lag", "fluctuation")
-
-
-def _moments(optimizer: OptimizerView) -> Need:
-    return Need.MEAN if second_moment(optimizer) is None else Need.MEAN | Need.SQUARE
 
 
 def _part(flow: MeanFlow, part: str) -> Params | None:
@@ -41,7 +35,7 @@ def _part(flow: MeanFlow, part: str) -> Params | None:
     return vectors[part]
 
 
-@needs(_moments)
+@needs(moments_needed)
 def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
     """The size of the correction against the leading velocity: ‖X‖/‖u‖, or ‖M‖/‖u‖, ‖V‖/‖u‖, ‖F‖/‖u‖.
 
@@ -60,7 +54,7 @@ def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
     return None if vector is None else (squared_norm(vector) / squared_norm(snapshot.mean_flow.leading)).sqrt()
 
 
-@needs(_moments)
+@needs(moments_needed)
 def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
     """The cosine of the correction and ∇Q: ⟨X, ∇Q⟩/(‖X‖ ‖∇Q‖), or of M, V, F.
 
