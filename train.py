@@ -5,6 +5,7 @@ from omegaconf import DictConfig
 
 from ireg.cli import end_with_one_line, hydra_errors_raised
 from ireg.sweep.callback import summary_at_the_end
+from ireg.termination import sigterm_raises
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -16,5 +17,5 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    with end_with_one_line(), summary_at_the_end(), hydra_errors_raised():
+    with end_with_one_line(), sigterm_raises(), summary_at_the_end(), hydra_errors_raised():
         main()

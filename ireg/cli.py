@@ -13,6 +13,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from ireg.config import Config, no_such_key
 from ireg.errors import UserError
+from ireg.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 
 # Read at import: below, the variable is set to make Hydra hand over its exceptions instead of printing them.
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -33,14 +34,17 @@ def hydra_errors_raised() -> Iterator[None]:
 def end_with_one_line() -> Iterator[None]:
     """End the process with one line and exit code 1 if the block raises an error that the user can mend.
 
-    Ctrl-C ends it with one line and exit code 130, as in a shell.
+    Ctrl-C and SIGTERM end it with one line and the exit codes 130 and 143, as in a shell.
     Other errors are raised as they are, with their traceback; HYDRA_FULL_ERROR=1 shows that of the former too.
     """
     try:
         yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        sys.exit(EXIT_TERMINATED)
     except Exception as error:
         line = explain(error)
         if line is None:

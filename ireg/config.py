@@ -27,6 +27,17 @@ TRAINER = (
     "precision",
     "profiler",
 )
+# What every row holds, whatever the terms are.
+ALWAYS_MEASURED = (
+    "train/loss",
+    "train/error",
+    "test/loss",
+    "test/error",
+    "fit/clean_error",
+    "fit/memorized",
+    "fit/recovered",
+    "time/epoch",
+)
 METHODS = ("auto", "loop", "vmap", "ghost", "layers")
 
 
@@ -61,6 +72,13 @@ class Data:
 
 
 @dataclass
+class Checkpoints:
+    """When the state of training is written; the result is the same."""
+
+    every: int = 1
+
+
+@dataclass
 class Config:
     """The whole configuration; `conf/config.yaml` holds the defaults and says what each key means."""
 
@@ -75,6 +93,8 @@ class Config:
     model: dict[str, Any] = MISSING
     terms: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
+    checkpoint: Checkpoints = field(default_factory=Checkpoints)
+    objective: str = "test/error"
 
 
 def register() -> None:
@@ -139,10 +159,17 @@ def _ranges(settings: Config) -> Iterator[Check]:
     yield "batch_size", settings.batch_size, fits, what
     yield _positive("terms.every", settings.terms.get("every"))
     yield _choice("terms.method", settings.terms.get("method"), METHODS)
+    yield _positive("checkpoint.every", settings.checkpoint.every)
+    yield _choice("objective", settings.objective, [*ALWAYS_MEASURED, *_terms(settings.terms)])
     hidden = settings.model.get("hidden", [])
     widths = isinstance(hidden, list) and all(isinstance(width, int) and width >= 1 for width in hidden)
     yield "model.hidden", hidden, widths, "must be a list of integers of at least 1, like [256,256]"
     yield from _trainer_ranges(settings.trainer)
+
+
+def _terms(terms: dict[str, Any]) -> list[str]:
+    groups = {group: functions for group, functions in terms.items() if isinstance(functions, dict)}
+    return [f"{group}/{name}" for group, functions in groups.items() for name in functions]
 
 
 def _optimizer_ranges(settings: Config) -> Iterator[Check]:

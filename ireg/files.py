@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_MARK = ".tmp-"
+"""In the name of every temporary file, so that what a killed process left can be told from anything else."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -13,11 +16,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix (writers choose a format by it) and lies in the same folder (a rename
     is atomic only within one file system). Missing folders are made. After an error `path` is as it was and
-    the temporary file is gone.
+    the temporary file is gone; an `OSError` that names no file, as of a full disk, is made to name this one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}{_MARK}", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -27,6 +30,10 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -35,3 +42,9 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, in UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder; nobody may be writing there meanwhile."""
+    for path in folder.glob(f".*{_MARK}*"):
+        path.unlink()

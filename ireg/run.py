@@ -1,85 +1,83 @@
 """One run: from a configuration to a folder with its results."""
 
-import inspect
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ireg.config import Config, read
-from ireg.errors import UserError
-from ireg.sweep.status import Status, finished, locked
+from ireg.files import remove_leftovers
+from ireg.sweep.lock import locked
+from ireg.sweep.status import Status, finished
+from ireg.termination import Terminated, ends_with_its_parent, sigterm_raises
 
 if TYPE_CHECKING:
     import lightning as L
-    from torch import nn
 
+    from ireg.lit.checkpoints import Resumption
     from ireg.lit.data import NoisyImages
     from ireg.lit.module import Classifier
 
 log = logging.getLogger(__name__)
 
-OBJECTIVE = "test/error"
-"""What a run returns to a sweeper: the last value of this tag; infinity if the run diverged."""
-
 
 def run(config: DictConfig) -> float:
-    """Do the run of a composed configuration in Hydra's output folder, unless it is done already.
-
-    Returns:
-        The final test error, a share; infinity for a run that diverged.
+    """Do the run of a composed configuration in Hydra's output folder, see `run_in`.
 
     Raises:
-        UserError: a value is out of its range, data are missing or damaged, or the folder belongs to another run.
+        UserError: as `run_in`, or a value is out of its range.
     """
-    settings = read(config)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    with locked(folder):
-        status = finished(folder, asdict(settings))
+    return run_in(Path(HydraConfig.get().runtime.output_dir), read(config))
+
+
+def run_in(folder: Path, settings: Config) -> float:
+    """Do a run in a folder, unless it is done there already; go on with it if it was broken off.
+
+    Returns:
+        The final value of the settings' objective; infinity for a run that diverged.
+
+    Raises:
+        UserError: data are missing or damaged, a value is not one that its receiver takes, the folder belongs to
+            another run, or another process is at work in it.
+        Terminated: SIGTERM was received, or the process that started this one has ended.
+    """
+    config = asdict(settings)
+    with sigterm_raises(), ends_with_its_parent(), locked(folder):
+        status = finished(folder, config)
         if status is not None:
             log.warning("%s: %s already, kept as it is; to run it again, delete the folder", folder, status["state"])
-            return _objective(status["state"], status["final"])
-        _clear(folder)
-        current = Status(folder, asdict(settings))
+            return _objective(settings, status["state"], status["final"])
+        current = Status(folder, config)
         with current.recorded():
             state = _train(settings, folder, current)
             current.end(state)
-        return _objective(state, current.fields["final"])
+        return _objective(settings, state, current.fields["final"])
 
 
-def _objective(state: str, final: Mapping[str, Any]) -> float:
-    return float(final[OBJECTIVE]) if state == "done" else math.inf
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an unfinished run of the same configuration left, so that no row is there twice."""
-    for pattern in ("events.out.tfevents.*", "metrics.csv", "labels.npz", "checkpoints/*.ckpt"):
-        for path in folder.glob(pattern):
-            path.unlink()
+def _objective(settings: Config, state: str, final: Mapping[str, Any]) -> float:
+    return float(final[settings.objective]) if state == "done" else math.inf
 
 
 def _train(settings: Config, folder: Path, status: Status) -> str:
-    """Build everything, train, and say how it ended: `done` or `diverged`."""
+    """Build everything, train from where the run stands, and say how it ended: `done` or `diverged`."""
     # Imported here: together they take seconds, which a mistyped command should not.
     import torch
 
+    from ireg.build import make_classifier, make_data, make_model
+    from ireg.lit.checkpoints import PREVIOUS, find_resumption
+    from ireg.lit.module import is_finite
+
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    data = _data(settings)
-    with _user_errors("data"):
-        data.setup()
-    _save_labels(data, folder / "labels.npz")
+    data = make_data(settings)
+    model = make_model(settings, data)
+    classifier = make_classifier(settings, model)
     wrong = float(data.train_labels.corrupted.double().mean())
-    model = _model(settings, data)
     log.info(
         "%s: %d parameters, %d training examples, %.2f %% of their labels wrong",
         settings.data.name,
@@ -87,16 +85,22 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
         len(data.train_inputs),
         100 * wrong,
     )
-    classifier = _classifier(settings, model)
-    status.update(wrong_labels=wrong, batch_size=data.batch_size or len(data.train_inputs))
-    trainer = _trainer(settings, folder, status)
-    status.update(device=str(trainer.strategy.root_device))
-    try:
-        trainer.fit(classifier, datamodule=data)
-    except SystemExit as error:
-        raise KeyboardInterrupt from error  # which is what Lightning makes an exit of
+    for place in (folder, folder / "checkpoints"):
+        remove_leftovers(place)
+    start = find_resumption(folder, run=status.fields["config_hash"], model=classifier.state_dict())
+    if start.checkpoint is None:
+        _clear(folder)
+    else:
+        _say_that_it_goes_on(status, start)
+    status.begin(start.rows, wrong_labels=wrong, batch_size=data.batch_size or len(data.train_inputs))
+    _save_labels(data, folder / "labels.npz")
+    # The last row of a run that was killed between its end and the note of it says that nothing is left to do.
+    diverged = not is_finite(start.rows.get(status.fields["epochs_done"], {}))
+    if not diverged and status.fields["epochs_done"] < settings.epochs:
+        diverged = _fit(settings, folder, status, start, data, classifier)
+    (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
     epochs_done = status.fields["epochs_done"]
-    if classifier.diverged:
+    if diverged:
         log.warning("%s: diverged, its loss is not finite after epoch %d", folder, epochs_done)
         return "diverged"
     if epochs_done != settings.epochs:
@@ -104,45 +108,32 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     return "done"
 
 
-def rebuild(config: Mapping[str, Any]) -> tuple[Config, "NoisyImages", "Classifier"]:
-    """What a run was made of, made again: its settings, its data, set up, and its network before training.
-
-    Args:
-        config: the configuration as `status.json` holds it.
-
-    Raises:
-        UserError: a value is out of its range, or data are missing or damaged.
-    """
-    settings = read(OmegaConf.create(dict(config)))
-    data = _data(settings)
-    with _user_errors("data"):
-        data.setup()
-    return settings, data, _classifier(settings, _model(settings, data))
+def _fit(
+    settings: Config, folder: Path, status: Status, start: "Resumption", data: "NoisyImages", classifier: "Classifier"
+) -> bool:
+    """Train to the end, and say whether the loss ceased to be finite."""
+    trainer = _trainer(settings, folder, status, start)
+    status.update(device=str(trainer.strategy.root_device))
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
+    except SystemExit as error:  # which is what Lightning makes of Ctrl-C, and of a SIGTERM that it saw alone
+        raise (Terminated if trainer.received_sigterm else KeyboardInterrupt) from error
+    return classifier.diverged
 
 
-def _data(settings: Config) -> "NoisyImages":
-    from ireg.lit.data import NoisyImages
+def _say_that_it_goes_on(status: Status, start: "Resumption") -> None:
+    log.info("goes on after epoch %d, from %s", max(start.rows), start.checkpoint)
+    for what, before, now in status.changed_software():
+        log.warning(
+            "%s: begun with %s %s, goes on with %s: the last bits may differ", status.path.parent, what, before, now
+        )
 
-    data, noise = settings.data, settings.data.noise
-    return NoisyImages(
-        instantiate(data.source),
-        num_train=data.num_train,
-        num_test=data.num_test,
-        num_classes=data.num_classes,
-        batch_size=None if settings.optimizer.get("full_batch", False) else settings.batch_size,
-        seed=settings.seed,
-        noise_kind=noise.kind,
-        noise_rate=noise.rate,
-        noise_seed=noise.seed,
-        test_noise_rate=noise.test_rate,
-        train_size=data.train_size,
-        test_size=data.test_size,
-        subset_seed=data.subset_seed,
-        mean=data.mean,
-        std=data.std,
-        standardize=data.standardize,
-        eval_batch_size=data.eval_batch_size,
-    )
+
+def _clear(folder: Path) -> None:
+    """Remove what an unfinished run of the same configuration left that cannot be taken up."""
+    for pattern in ("events.out.tfevents.*", "metrics.csv", "labels.npz", "checkpoints/*.ckpt"):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _save_labels(data: "NoisyImages", path: Path) -> None:
@@ -158,55 +149,26 @@ def _save_labels(data: "NoisyImages", path: Path) -> None:
         np.savez_compressed(temporary, **{name: values.numpy() for name, values in arrays.items()})
 
 
-def _model(settings: Config, data: "NoisyImages") -> "nn.Module":
-    with _user_errors("model"):
-        model: nn.Module = instantiate(
-            settings.model, in_features=data.train_inputs[0].numel(), num_classes=settings.data.num_classes
-        )
-    return model
+def rebuild(config: Mapping[str, Any]) -> tuple[Config, "NoisyImages", "Classifier"]:
+    """What a run was made of, made again: its settings, its data, and its network before training.
+
+    Args:
+        config: the configuration as `status.json` holds it.
+
+    Raises:
+        UserError: a value is out of its range, or data are missing or damaged.
+    """
+    from ireg.build import make_classifier, make_data, make_model
+
+    settings = read(OmegaConf.create(dict(config)))
+    data = make_data(settings)
+    return settings, data, make_classifier(settings, make_model(settings, data))
 
 
-def _classifier(settings: Config, model: "nn.Module") -> "Classifier":
-    from ireg.core.optimizer_view import view
-    from ireg.core.sums import union_of_needs
-    from ireg.lit.module import Classifier
-
-    with _user_errors("terms"):
-        terms = {
-            f"{group}/{name}": instantiate(function)
-            for group, functions in settings.terms.items()
-            if isinstance(functions, dict)
-            for name, function in functions.items()
-        }
-    # `name` and `full_batch` are ours; the rest are the arguments of the optimizer's class.
-    arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
-    with _user_errors(f"optimizer={settings.optimizer['name']}"):
-        optimizer: Callable[..., Any] = instantiate(arguments)
-        if settings.trainer.get("fused", False):
-            optimizer = _fused(optimizer)
-        # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not amid the training.
-        made = optimizer(model.parameters())
-        if terms:
-            union_of_needs(terms.values(), view(made, dict(model.named_parameters())))
-    return Classifier(
-        model,
-        optimizer,
-        terms,
-        terms_every=settings.terms["every"],
-        method=settings.terms["method"],
-        seed=settings.seed,
-    )
-
-
-def _fused(optimizer: Callable[..., Any]) -> Callable[..., Any]:
-    """The optimizer with torch's fused kernel, or as it is where there is none, as for RMSprop."""
-    if "fused" in inspect.signature(optimizer).parameters:
-        return partial(optimizer, fused=True)
-    log.warning("trainer.fused=true: %s has no fused kernel; its ordinary one is used", optimizer)
-    return optimizer
-
-
-def _trainer(settings: Config, folder: Path, status: Status) -> "L.Trainer":
+def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption") -> "L.Trainer":
+    from ireg.build import user_errors
+    from ireg.lit.checkpoints import LastCheckpoint
+    from ireg.lit.loggers import MetricsFile, TensorBoard
     from ireg.lit.trainer import make_trainer
 
     hyperparameters = {
@@ -218,21 +180,15 @@ def _trainer(settings: Config, folder: Path, status: Status) -> "L.Trainer":
         "noise": f"{settings.data.noise.kind} {settings.data.noise.rate:g}",
     }
     arguments = {key: value for key, value in settings.trainer.items() if key != "fused"}  # the optimizer's
-    with _user_errors("trainer"):
+    with user_errors("trainer"):
         return make_trainer(
-            folder, arguments, epochs=settings.epochs, listener=status.row, hyperparameters=hyperparameters
+            arguments,
+            epochs=settings.epochs,
+            loggers=[
+                MetricsFile(folder / "metrics.csv", status.row, start.rows),
+                TensorBoard(folder, hyperparameters, start.rows),
+            ],
+            checkpoint=LastCheckpoint(
+                folder / "checkpoints", run=status.fields["config_hash"], every=settings.checkpoint.every
+            ),
         )
-
-
-@contextmanager
-def _user_errors(what: str) -> Iterator[None]:
-    """Tell errors of values that only their receiver can check as the user's."""
-    from ireg.lit.trainer import MisconfigurationException
-
-    try:
-        yield
-    except UserError:
-        raise
-    except (InstantiationException, MisconfigurationException, ImportError, IndexError, TypeError, ValueError) as error:
-        reason = error.__cause__ or error
-        raise UserError(f"{what}: {' '.join(str(reason).split())}") from error

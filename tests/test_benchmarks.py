@@ -8,7 +8,7 @@ import torch
 from hydra.utils import instantiate
 
 from benchmarks import loop
-from ireg import run as run_module
+from ireg.build import make_data, make_model
 from ireg.config import read
 from ireg.core.random import named_generator
 from tests.conftest import SMALL
@@ -21,10 +21,9 @@ def test_the_loop_by_hand_gives_the_projects_values(tmp_path, small_run, compose
     with (tmp_path / "metrics.csv").open() as file:
         expected = [{tag: float(value) for tag, value in row.items() if value} for row in csv.DictReader(file)][1:]
     settings = read(composed(*SMALL, *overrides))
-    data = run_module._data(settings)
-    data.setup()
+    data = make_data(settings)
     torch.manual_seed(settings.seed)
-    model = run_module._model(settings, data)
+    model = make_model(settings, data)
     epochs = iter(range(settings.epochs))
     ours = torch.randperm
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Room -> rooms it may import. `errors` and `files` are plain names that any room may use.
+# Room -> rooms it may import. `errors`, `files` and `termination` are plain names that any room may use.
 ARROWS = {
     "core": set(),
     "terms": {"core"},
@@ -20,14 +20,16 @@ ARROWS = {
     "cli": {"config"},
     "sweep": {"config", "cli", "analysis"},
     "analysis": set(),
-    "run": {"config", "sweep", "lit", "core"},
+    "build": {"config", "lit", "core"},
+    "run": {"build", "config", "sweep", "lit"},
     # A run is taken up where it ended: made again by what made it, found by its status.
     "drift": {"core", "run", "config", "sweep", "analysis"},
     "train": {"cli", "sweep", "run"},
     "errors": set(),
     "files": set(),
+    "termination": set(),
 }
-PLAIN = {"errors", "files"}
+PLAIN = {"errors", "files", "termination"}
 # Library -> the only rooms that may import it.
 ONLY_IN = {
     "lightning": {"lit"},
@@ -35,7 +37,7 @@ ONLY_IN = {
     "pandas": {"analysis"},
     "matplotlib": {"analysis"},
     "torchvision": {"datasets"},
-    "hydra": {"config", "cli", "sweep", "run", "train"},
+    "hydra": {"build", "config", "cli", "sweep", "run", "train"},
     "omegaconf": {"config", "cli", "sweep", "run", "train"},
 }
 PURE = {"core", "terms"}

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from ireg import run as run_module
+from ireg.build import make_classifier, make_data
 from ireg.config import read
 from ireg.errors import UserError
+from ireg.lit.data import NoisyImages
 from ireg.sweep.status import read_status
 
 
@@ -122,13 +123,14 @@ def test_threads_are_set_by_each_run(tmp_path, small_run):
         ("data.num_train=10001", "num_examples", {"train": 10001, "test": 10000}),
     ],
 )
-def test_every_key_of_the_data_reaches_the_data_module(composed, override, attribute, value):
-    assert getattr(run_module._data(read(composed(override))), attribute) == value
+def test_every_key_of_the_data_reaches_the_data_module(composed, monkeypatch, override, attribute, value):
+    monkeypatch.setattr(NoisyImages, "setup", lambda self: None)
+    assert getattr(make_data(read(composed(override))), attribute) == value
 
 
 def test_every_key_of_the_terms_reaches_the_classifier(composed):
     settings = read(composed("terms.every=7", "terms.method=vmap", "seed=9", "terms=[l2,sgd]"))
-    classifier = run_module._classifier(settings, torch.nn.Linear(2, 2))
+    classifier = make_classifier(settings, torch.nn.Linear(2, 2))
     assert (classifier.terms_every, classifier.method, classifier.seed) == (7, "vmap", 9)
     assert set(classifier.terms) == {"norm/l2", "ireg/sgd"}
 
@@ -136,14 +138,14 @@ def test_every_key_of_the_terms_reaches_the_classifier(composed):
 def test_a_term_that_is_not_made_for_the_optimizer_is_refused_at_the_start(composed):
     settings = read(composed("optimizer=adagrad", "terms=theory"))
     with pytest.raises(UserError, match="optimizer=adagrad: adagrad: its mean flow is known only where .* leave out"):
-        run_module._classifier(settings, torch.nn.Linear(2, 2))
+        make_classifier(settings, torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize(("optimizer", "fused"), [("sgd", True), ("adam", True), ("adamw", True), ("rmsprop", None)])
 def test_fused_optimizers_where_they_exist(composed, caplog, optimizer, fused):
     def made(*overrides):
         settings = read(composed(f"optimizer={optimizer}", *overrides))
-        return run_module._classifier(settings, torch.nn.Linear(2, 2)).configure_optimizers().param_groups[0]
+        return make_classifier(settings, torch.nn.Linear(2, 2)).configure_optimizers().param_groups[0]
 
     assert not made().get("fused")
     assert made("trainer.fused=true").get("fused") == fused

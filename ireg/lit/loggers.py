@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,22 @@ from ireg.files import write_text
 Row = Mapping[str, float]
 
 
+def read_rows(path: Path) -> dict[int, Row]:
+    """The rows of a `metrics.csv` by epoch, to the last digit; cells that were not measured are left out.
+
+    Raises:
+        ValueError: the file is not such a table.
+    """
+    rows: dict[int, Row] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for cells in csv.DictReader(file, strict=True):
+            if None in cells or None in cells.values():
+                raise ValueError(f"row {len(rows)} has another number of cells than the header")
+            epoch = int(cells.pop("epoch", ""))
+            rows[epoch] = {tag: float(text) for tag, text in cells.items() if text}
+    return rows
+
+
 class MetricsFile(Logger):
     """`metrics.csv`: a row an epoch, a column a tag; an empty cell was not measured.
 
@@ -22,13 +39,16 @@ class MetricsFile(Logger):
     Args:
         path: the file.
         listener: called with epoch and row after each row is written.
+        earlier: the rows of a run that goes on, by epoch; others that the file holds are dropped with the next row.
     """
 
-    def __init__(self, path: Path, listener: Callable[[int, Row], None]) -> None:
+    def __init__(
+        self, path: Path, listener: Callable[[int, Row], None], earlier: Mapping[int, Row] | None = None
+    ) -> None:
         super().__init__()
         self.path = path
         self.listener = listener
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, Row] = dict(earlier or {})
 
     def log_metrics(self, metrics: Row, step: int | None = None) -> None:
         """Add the row of epoch `step`.
@@ -66,14 +86,39 @@ class TensorBoard(TensorBoardLogger):
 
     The first row registers its tags as the metrics of the HPARAMS tab, which then shows their latest values.
 
+    A run that goes on gets a new file that begins with its earlier rows and takes the place of the files before it:
+    whether these were cut off amid a record, or have rows that the run has lost or will write again, is then no
+    matter. A TensorBoard that has read the old files drops what it knows (`purge_step`).
+
     Args:
         folder: the run folder.
         hyperparameters: the columns of the HPARAMS tab.
+        earlier: the rows of a run that goes on, by epoch.
     """
 
-    def __init__(self, folder: Path, hyperparameters: Mapping[str, Any]) -> None:
-        super().__init__(folder, name="", version="", default_hp_metric=False, flush_secs=10)
+    def __init__(
+        self, folder: Path, hyperparameters: Mapping[str, Any], earlier: Mapping[int, Row] | None = None
+    ) -> None:
+        super().__init__(
+            folder, name="", version="", default_hp_metric=False, flush_secs=10, purge_step=0 if earlier else None
+        )
         self._unregistered: dict[str, Any] | None = dict(hyperparameters)
+        if earlier:
+            before = list(folder.glob("events.out.tfevents.*"))
+            self._write_earlier(earlier)
+            for path in before:
+                path.unlink()
+
+    def _write_earlier(self, rows: Mapping[int, Row]) -> None:
+        """Write rows as if the run had gone on without a break: its wall times are that of training."""
+        first, *others = sorted(rows)
+        self.log_metrics(rows[first], first)
+        at = time.time() - sum(rows[epoch].get("time/epoch", 0.0) for epoch in others)
+        for epoch in others:
+            at += rows[epoch].get("time/epoch", 0.0)
+            for tag, value in rows[epoch].items():
+                self.experiment.add_scalar(tag, value, epoch, at)
+        self.save()
 
     def log_metrics(self, metrics: Row, step: int | None = None) -> None:
         """Add the row of epoch `step`."""

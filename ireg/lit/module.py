@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 Term = Callable[[Snapshot], Tensor | None]
 
 
+def is_finite(row: Mapping[str, float]) -> bool:
+    """Whether the losses of an epoch's row are finite, as far as it has them; if not, training stops."""
+    return all(math.isfinite(row.get(tag, 0.0)) for tag in ("train/loss", "test/loss"))
+
+
 class Classifier(L.LightningModule):
     """A classifier trained with cross-entropy, and what is measured of it, one row of numbers an epoch.
 
@@ -146,8 +151,10 @@ class Classifier(L.LightningModule):
         return data
 
     def on_train_start(self) -> None:
-        """Record row 0."""
-        if self.current_epoch == 0:
+        """Record row 0, or go on after the rows there are."""
+        if self.current_epoch > 0:
+            self._clock = time.perf_counter()
+        else:
             loader = self.trainer.train_dataloader
             assert isinstance(loader, ShuffledBatches)
             self._record(0, {}, loader.indices(0))
@@ -159,7 +166,7 @@ class Classifier(L.LightningModule):
             "train/loss": float(self.loss_sum) / len(self.minibatches),
             "train/error": int(self.wrong_sum) / num_examples,
         }
-        if not (math.isfinite(row["train/loss"]) and math.isfinite(float(self.test_loss.compute()))):
+        if not is_finite({**row, "test/loss": float(self.test_loss.compute())}):
             self.diverged = True
             self.trainer.should_stop = True
         self._record(self.current_epoch + 1, row, self.minibatches)

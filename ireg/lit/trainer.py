@@ -2,49 +2,17 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException as MisconfigurationException
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from ireg.files import replacing
-from ireg.lit.loggers import MetricsFile, Row, TensorBoard
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent: written beside their place, then renamed.
-
-    Lightning's own way goes through the system's temporary folder, and a move between file systems is no rename.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path` in one step."""
-        with replacing(Path(path)) as temporary:
-            super().save_checkpoint(checkpoint, temporary, storage_options)
-
-
-class LastCheckpoint(Checkpoint):
-    """The state of training after the last epoch, in `last.ckpt`.
-
-    Lightning's own `ModelCheckpoint` can do more, and looks at every step whether it should.
-
-    Args:
-        folder: where the file goes.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the file; the epoch's row has been recorded by then."""
-        trainer.save_checkpoint(self.folder / "last.ckpt")
+from ireg.lit.checkpoints import AtomicCheckpointIO, LastCheckpoint
 
 
 class NoProfiler(PassThroughProfiler):
@@ -58,28 +26,22 @@ class NoProfiler(PassThroughProfiler):
 
 
 def make_trainer(
-    folder: Path,
-    arguments: Mapping[str, Any],
-    *,
-    epochs: int,
-    listener: Callable[[int, Row], None],
-    hyperparameters: Mapping[str, Any],
+    arguments: Mapping[str, Any], *, epochs: int, loggers: Sequence[Logger], checkpoint: LastCheckpoint
 ) -> L.Trainer:
-    """A trainer that writes its results into a run folder.
+    """A trainer that gives each epoch's row to the loggers, and then writes the checkpoint.
 
     Args:
-        folder: where metrics.csv, TensorBoard's events and checkpoints/last.ckpt go.
         arguments: further arguments of `lightning.Trainer`.
         epochs: number of epochs.
-        listener: called with epoch and row after each row is in metrics.csv.
-        hyperparameters: columns of TensorBoard's HPARAMS tab.
+        loggers: where the rows go.
+        checkpoint: writes the checkpoints.
     """
     _hush()
     ours: dict[str, Any] = {
         "max_epochs": epochs,
         "num_sanity_val_steps": -1,  # all batches: the evaluation of the row before training
-        "logger": [MetricsFile(folder / "metrics.csv", listener), TensorBoard(folder, hyperparameters)],
-        "callbacks": [LastCheckpoint(folder / "checkpoints")],
+        "logger": list(loggers),
+        "callbacks": [checkpoint],
         # Under srun Lightning would take over the job's tasks; a run is one process wherever it runs.
         "plugins": [AtomicCheckpointIO(), LightningEnvironment()],
         "enable_progress_bar": False,

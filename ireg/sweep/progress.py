@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ireg.sweep.status import FINISHED, now, read_status
+from ireg.sweep.status import FINISHED, read_status
 
 LINE_SECONDS = 10.0
 """Seconds between two lines where the output is no terminal."""
@@ -35,7 +35,8 @@ class ProgressDisplay:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
         self._busiest = 1
-        self._since = now()
+        # What an earlier command left unfinished, by how often it was begun: a clock may be set back.
+        self._stale = {folder: _times_begun(status) for folder, status in self._read().items()}
 
     def start(self) -> None:
         """Begin to show."""
@@ -103,12 +104,15 @@ class ProgressDisplay:
 
     def _statuses(self) -> dict[Path, dict[str, Any]]:
         """The statuses of the runs that have one, in their order, but for what an earlier command left unfinished."""
-        found = {folder: read_status(folder) for folder in self.folders}
         return {
             folder: status
-            for folder, status in found.items()
-            if status is not None and (status["state"] in FINISHED or status["started"] >= self._since)
+            for folder, status in self._read().items()
+            if status["state"] in FINISHED or _times_begun(status) > self._stale.get(folder, 0)
         }
+
+    def _read(self) -> dict[Path, dict[str, Any]]:
+        found = {folder: read_status(folder) for folder in self.folders}
+        return {folder: status for folder, status in found.items() if status is not None}
 
     def _eta(self, statuses: Mapping[Path, Mapping[str, Any]]) -> str:
         """Time left, from the mean seconds of an epoch of the runs so far and how many went on at once."""
@@ -123,6 +127,10 @@ class ProgressDisplay:
         waiting = (len(self.folders) - len(statuses)) * epochs * mean
         # Runs side by side end with the slowest; what waits is shared out among as many as have been seen at once.
         return f"time left: {_duration(max([*left, (sum(left) + waiting) / self._busiest]))}"
+
+
+def _times_begun(status: Mapping[str, Any]) -> int:
+    return len(status.get("starts", [None]))
 
 
 def _figures(status: Mapping[str, Any]) -> str:

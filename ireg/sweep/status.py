@@ -2,30 +2,39 @@
 
 import hashlib
 import json
+import logging
 import math
-import platform
+import os
 import socket
-import subprocess
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from ireg.analysis.load import flat
 from ireg.errors import UserError
 from ireg.files import write_text
+from ireg.sweep.lock import locked
+from ireg.sweep.software import git, versions
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = "status.json"
 FINISHED = ("done", "diverged")
 """States in which a run has nothing left to do."""
 
-# Where a run lies and where its data are does not change its result.
-_NOT_IN_HASH = (("name",), ("data", "root"), ("data", "source", "root"))
+# What leaves the result as it is: where a run and its data lie, what it gives back, how it is watched over.
+_NOT_IN_HASH = (
+    ("name",),
+    ("data", "root"),
+    ("data", "source", "root"),
+    ("checkpoint",),
+    ("objective",),
+    ("trainer", "detect_anomaly"),
+    ("trainer", "profiler"),
+)
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
@@ -79,26 +88,6 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(f"{key}: {before.get(key)} there, {after.get(key)} here" for key in keys[:3])
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process; the lock goes with the process, however it ends.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"{folder} is in use by another process; wait for it, or choose another folder with name=…"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 class Status:
     """The status of one run, written to its folder at every change.
 
@@ -110,20 +99,23 @@ class Status:
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.path = folder / FILE_NAME
         self.seconds = 0.0
+        self.earlier = read_status(folder) or {}
+        start = {"at": now(), "host": socket.gethostname(), "pid": os.getpid(), "versions": versions(), "git": git()}
         self.fields: dict[str, Any] = {
             "state": "running",
             "epochs": config["epochs"],
-            "epochs_done": 0,
-            "epoch_seconds": None,
-            "final": {},
+            "epochs_done": self.earlier.get("epochs_done", 0),
+            "epoch_seconds": self.earlier.get("epoch_seconds"),
+            "final": self.earlier.get("final", {}),
             "error": None,
-            "started": now(),
+            "started": self.earlier.get("started", start["at"]),
             "ended": None,
             "threads": config["threads"],
-            "host": socket.gethostname(),
-            "versions": {"python": platform.python_version()}
-            | {package: version(package) for package in ("torch", "lightning", "ireg")},
-            "git": _git(),
+            "device": self.earlier.get("device"),
+            "host": start["host"],
+            "versions": start["versions"],
+            "git": start["git"],
+            "starts": [*self.earlier.get("starts", []), start],
             "config_hash": config_hash(config),
             "config": config,
         }
@@ -132,7 +124,25 @@ class Status:
     def update(self, **fields: Any) -> None:
         """Set fields and write the file."""
         self.fields |= fields
-        write_text(self.path, json.dumps(self.fields, indent=1) + "\n")
+        _write(self.path, self.fields)
+
+    def begin(self, rows: Mapping[int, Mapping[str, float]], **fields: Any) -> None:
+        """Note where the run begins, after these rows or, without any, before training, and set further fields."""
+        last = max(rows, default=0)
+        self.fields["starts"][-1]["epoch"] = last
+        self.seconds = sum(row["time/epoch"] for epoch, row in rows.items() if epoch not in (0, last))
+        self.fields |= {"epochs_done": 0, "final": {}, "epoch_seconds": None, **fields}
+        if rows:
+            self.row(last, rows[last])
+        else:
+            self.update()
+
+    def changed_software(self) -> list[tuple[str, Any, Any]]:
+        """What differs from the start before: its name, then, and now."""
+        before, now_ = self.earlier.get("versions", {}), self.fields["versions"]
+        changed = [(name, before.get(name), now_[name]) for name in now_ if before.get(name) != now_[name]]
+        commits = [(of or {}).get("commit") for of in (self.earlier.get("git"), self.fields["git"])]
+        return [*changed, *([("commit", *commits)] if commits[0] != commits[1] else [])]
 
     def row(self, epoch: int, row: Mapping[str, float]) -> None:
         """Note a completed epoch and its values; values that are not finite become text, as JSON knows none."""
@@ -148,7 +158,12 @@ class Status:
         except BaseException as error:
             text = "".join(traceback.format_exception_only(error)).strip()
             state = "failed" if isinstance(error, Exception) else "interrupted"
-            self.update(state=state, error=text, ended=now())
+            # With its traceback to the run's log file; on the terminal the error appears by being raised.
+            log.info("%s", state, exc_info=state == "failed")
+            try:
+                self.update(state=state, error=text, ended=now())
+            except OSError as unwritable:  # as on a full disk, which may be the error itself
+                log.error("%s: the run %s, which cannot be noted there (%s)", self.path, state, unwritable.strerror)
             raise
 
     def end(self, state: str) -> None:
@@ -156,23 +171,19 @@ class Status:
         self.update(state=state, ended=now())
 
 
+def note_killed(folder: Path) -> None:
+    """Note that a run that is said to go on has ended, if no process holds its folder: it was killed."""
+    with suppress(UserError), locked(folder, seconds=0):  # an error: it does go on
+        status = read_status(folder)
+        if status is not None and status["state"] == "running":
+            error = "killed: its process ended without a word; the same command goes on with it"
+            _write(folder / FILE_NAME, {**status, "state": "interrupted", "error": error, "ended": now()})
+
+
+def _write(path: Path, fields: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(fields, indent=1) + "\n")
+
+
 def now() -> str:
     """The present moment, as statuses hold it: UTC, to the second, in ISO 8601, so that texts compare as times."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit of the source tree and whether it has changes; None outside a git checkout."""
-    here = Path(__file__).resolve().parents[2]
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) != here:
-            return None  # some other project's checkout that the installed package happens to lie in
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None

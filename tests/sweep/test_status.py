@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from ireg.errors import UserError
-from ireg.sweep.status import Status, config_hash, finished, locked, read_status
+from ireg.sweep.lock import locked
+from ireg.sweep.status import Status, config_hash, finished, read_status
 
 CONFIG = {"name": "a", "lr": 0.1, "epochs": 3, "threads": 1, "data": {"root": "here", "source": {"root": "here"}}}
 
@@ -74,7 +75,7 @@ def test_a_damaged_status_is_named(tmp_path):
 
 
 def test_a_folder_is_held_by_one_process(tmp_path):
-    code = f"from pathlib import Path; from ireg.sweep.status import locked\nwith locked(Path({str(tmp_path)!r})): pass"
+    code = f"from pathlib import Path; from ireg.sweep.lock import locked\nwith locked(Path({str(tmp_path)!r})): pass"
     with locked(tmp_path):
         inside = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     after = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

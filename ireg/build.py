@@ -1,0 +1,119 @@
+"""From settings to what a run is made of: its data, its network, and the module that trains and measures it."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+
+from ireg.config import Config
+from ireg.core.optimizer_view import view
+from ireg.core.sums import union_of_needs
+from ireg.errors import UserError
+from ireg.lit.data import NoisyImages
+from ireg.lit.module import Classifier
+from ireg.lit.trainer import MisconfigurationException
+
+log = logging.getLogger(__name__)
+
+
+def make_data(settings: Config) -> NoisyImages:
+    """The data, read and with their noise.
+
+    Raises:
+        UserError: they are missing or damaged, or a value does not fit them.
+    """
+    data, noise = settings.data, settings.data.noise
+    made = NoisyImages(
+        instantiate(data.source),
+        num_train=data.num_train,
+        num_test=data.num_test,
+        num_classes=data.num_classes,
+        batch_size=None if settings.optimizer.get("full_batch", False) else settings.batch_size,
+        seed=settings.seed,
+        noise_kind=noise.kind,
+        noise_rate=noise.rate,
+        noise_seed=noise.seed,
+        test_noise_rate=noise.test_rate,
+        train_size=data.train_size,
+        test_size=data.test_size,
+        subset_seed=data.subset_seed,
+        mean=data.mean,
+        std=data.std,
+        standardize=data.standardize,
+        eval_batch_size=data.eval_batch_size,
+    )
+    with user_errors("data"):
+        made.setup()
+    return made
+
+
+def make_model(settings: Config, data: NoisyImages) -> nn.Module:
+    """The network for these data, with initial weights from torch's random stream.
+
+    Raises:
+        UserError: it cannot be made from these values.
+    """
+    with user_errors("model"):
+        model: nn.Module = instantiate(
+            settings.model, in_features=data.train_inputs[0].numel(), num_classes=settings.data.num_classes
+        )
+    return model
+
+
+def make_classifier(settings: Config, model: nn.Module) -> Classifier:
+    """What trains and measures the network.
+
+    Raises:
+        UserError: an optimizer or a term cannot be made from these values, or the two do not go together.
+    """
+    with user_errors("terms"):
+        terms = {
+            f"{group}/{name}": instantiate(function)
+            for group, functions in settings.terms.items()
+            if isinstance(functions, dict)
+            for name, function in functions.items()
+        }
+    # `name` and `full_batch` are ours; the rest are the arguments of the optimizer's class.
+    arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
+    with user_errors(f"optimizer={settings.optimizer['name']}"):
+        optimizer: Callable[..., Any] = instantiate(arguments)
+        if settings.trainer.get("fused", False):
+            optimizer = _fused(optimizer)
+        # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not amid the training.
+        made = optimizer(model.parameters())
+        if terms:
+            union_of_needs(terms.values(), view(made, dict(model.named_parameters())))
+    return Classifier(
+        model,
+        optimizer,
+        terms,
+        terms_every=settings.terms["every"],
+        method=settings.terms["method"],
+        seed=settings.seed,
+    )
+
+
+def _fused(optimizer: Callable[..., Any]) -> Callable[..., Any]:
+    """The optimizer with torch's fused kernel, or as it is where there is none, as for RMSprop."""
+    if "fused" in inspect.signature(optimizer).parameters:
+        return partial(optimizer, fused=True)
+    log.warning("trainer.fused=true: %s has no fused kernel; its ordinary one is used", optimizer)
+    return optimizer
+
+
+@contextmanager
+def user_errors(what: str) -> Iterator[None]:
+    """Tell errors of values that only their receiver can check as the user's."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (InstantiationException, MisconfigurationException, ImportError, IndexError, TypeError, ValueError) as error:
+        reason = error.__cause__ or error
+        raise UserError(f"{what}: {' '.join(str(reason).split())}") from error

@@ -1,0 +1,32 @@
+"""Which software a run was done with."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result may depend on."""
+    return {"python": platform.python_version()} | {
+        package: version(package) for package in ("torch", "lightning", "ireg")
+    }
+
+
+def git() -> dict[str, Any] | None:
+    """Commit of the source tree and whether it has changes; None outside a git checkout."""
+    here = Path(__file__).resolve().parents[2]
+
+    def call(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        if Path(call("rev-parse", "--show-toplevel")) != here:
+            return None  # some other project's checkout that the installed package happens to lie in
+        changes = call("status", "--porcelain", "--untracked-files=no")
+        return {"commit": call("rev-parse", "HEAD"), "dirty": bool(changes)}
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,75 @@
+"""Being told to end: SIGTERM becomes an exception, and a process whose parent is gone ends, too."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+"""Exit codes as a shell has them for processes that a signal ended: 130 and 143."""
+
+PARENT_SECONDS = 1.0
+"""Between two looks at whether the parent process is still there."""
+
+GRACE_SECONDS = 20.0
+"""For noting the end of a run after its parent has gone; then the process ends, whatever it does."""
+
+
+class Terminated(BaseException):
+    """SIGTERM was received; like KeyboardInterrupt no `Exception`, so that nothing takes it for a failure."""
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Raise `Terminated` in the block when SIGTERM comes.
+
+    A handler that is there already stays, as that of Slurm's launcher, which has a job go on until it is preempted.
+    Outside the main thread, where Python allows no handlers, nothing is done.
+    """
+    free = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not free or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+@contextmanager
+def ends_with_its_parent() -> Iterator[None]:
+    """Send SIGTERM to this process if it is a worker whose parent ends while the block runs; end it after the block.
+
+    A worker is a process that Python's multiprocessing made, as joblib's are: nobody waits any more for what one gives
+    back when the process that started it was killed. Any other process may outlive its parent, as under nohup.
+    """
+    if multiprocessing.parent_process() is None:
+        yield
+        return
+    parent, left, gone = os.getppid(), threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not left.wait(PARENT_SECONDS):
+            if os.getppid() != parent:
+                gone.set()
+                os.kill(os.getpid(), signal.SIGTERM)
+                if not left.wait(GRACE_SECONDS):
+                    os._exit(EXIT_TERMINATED)
+                return
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()
+        if gone.is_set():
+            os._exit(EXIT_TERMINATED)

@@ -1,0 +1,321 @@
+"""A run that was broken off goes on, and ends as if it had not been."""
+
+import functools
+import json
+import logging
+import os
+import shutil
+
+import pytest
+import torch
+
+from ireg.lit import checkpoints, loggers
+from ireg.lit.module import Classifier
+from ireg.sweep.status import read_status
+from tests.content import run_content
+
+ARGUMENTS = ("epochs=6", "optimizer=adam", "lr=1e-2")
+
+
+class Broken(BaseException):
+    """Stands for any end of a process that Python still gets to see."""
+
+
+class Dropout(torch.nn.Sequential):
+    def __init__(self, in_features, num_classes, **_):
+        super().__init__(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(in_features, num_classes))
+
+
+def break_at(monkeypatch, target, name, call, *, after=False):
+    """Replace a function by one that ends everything at its call of this number, before or after doing its work."""
+    original, calls = getattr(target, name), [0]
+
+    @functools.wraps(original)  # Lightning looks at the arguments' names
+    def counting(*arguments, **options):
+        calls[0] += 1
+        if calls[0] == call and not after:
+            raise Broken
+        result = original(*arguments, **options)
+        if calls[0] == call:
+            raise Broken
+        return result
+
+    monkeypatch.setattr(target, name, counting)
+
+
+def break_off(folder, small_run, *arguments):
+    """Begin a run that is broken off, and leave its status as a killed one's."""
+    with pytest.raises(Broken):
+        small_run(folder, *arguments)
+    status = read_status(folder)
+    assert status["state"] == "interrupted"
+    (folder / "status.json").write_text(json.dumps(status | {"state": "running"}))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The content of an unbroken run with further overrides; each is made once."""
+    made = {}
+
+    def get(small_run, *overrides):
+        if overrides not in made:
+            folder = tmp_path_factory.mktemp("unbroken")
+            small_run(folder, *ARGUMENTS, *overrides)
+            made[overrides] = run_content(folder)
+        return made[overrides]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "call", "after", "goes_on_after"),
+    [
+        (Classifier, "training_step", 3, False, 0),  # in the first epoch
+        (Classifier, "training_step", 17, False, 2),  # 7 steps an epoch: amid the third
+        (Classifier, "measure", 5, False, 3),
+        (loggers, "write_text", 5, False, 3),  # metrics.csv: row 0 is the first call
+        (loggers, "write_text", 5, True, 3),  # the row is there, the checkpoint is not
+        (torch, "save", 3, False, 2),
+        (torch, "save", 3, True, 2),
+        (checkpoints.AtomicCheckpointIO, "save_checkpoint", 3, True, 3),
+        (checkpoints.AtomicCheckpointIO, "save_checkpoint", 6, True, 6),  # all is done but the note of it
+    ],
+)
+def test_a_run_broken_off_anywhere_ends_as_an_unbroken_one(
+    tmp_path, small_run, unbroken, monkeypatch, target, name, call, after, goes_on_after
+):
+    expected = unbroken(small_run)
+    with monkeypatch.context() as patch:
+        break_at(patch, target, name, call, after=after)
+        break_off(tmp_path, small_run, *ARGUMENTS)
+    small_run(tmp_path, *ARGUMENTS)
+    assert run_content(tmp_path) == expected
+    assert [start["epoch"] for start in read_status(tmp_path)["starts"]] == [0, goes_on_after]
+
+
+@pytest.mark.parametrize("call", range(15, 21))
+def test_a_run_broken_off_between_any_two_renames_ends_as_an_unbroken_one(
+    tmp_path, small_run, unbroken, monkeypatch, call
+):
+    """An epoch renames its row, its status, the last checkpoint and the new one: all places are tried."""
+    expected = unbroken(small_run)
+    renamed = []
+    replace = os.replace
+
+    def counting(source, target):
+        replace(source, target)
+        renamed.append(os.path.basename(target))
+        if len(renamed) == call:
+            raise Broken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", counting)
+        break_off(tmp_path, small_run, *ARGUMENTS)
+    assert {"metrics.csv", "status.json", "last.ckpt", "previous.ckpt"} <= set(renamed)
+    small_run(tmp_path, *ARGUMENTS)
+    assert run_content(tmp_path) == expected
+
+
+def test_a_run_broken_off_again_and_again(tmp_path, small_run, unbroken, monkeypatch):
+    expected = unbroken(small_run)
+    for _ in range(6):
+        with monkeypatch.context() as patch:
+            break_at(patch, loggers, "write_text", 2)
+            break_off(tmp_path, small_run, *ARGUMENTS)
+    small_run(tmp_path, *ARGUMENTS)
+    assert run_content(tmp_path) == expected
+    assert len(read_status(tmp_path)["starts"]) == 7
+
+
+def test_a_comparison_can_fail(tmp_path, small_run, unbroken):
+    """Negative control of the tests above: another seed is another content, in every file but the labels."""
+    small_run(tmp_path, *ARGUMENTS, "seed=1")
+    other, expected = run_content(tmp_path), unbroken(small_run)
+    assert set(other) == set(expected)
+    assert {name for name in other if other[name] != expected[name]} == set(expected) - {"labels.npz"}
+
+
+@pytest.mark.parametrize(("every", "epochs", "written"), [(1, 3, [1, 2, 3]), (3, 7, [3, 6, 7]), (9, 2, [2])])
+def test_checkpoints_are_written_as_often_as_asked(tmp_path, small_run, monkeypatch, every, epochs, written):
+    seen = []
+    save = checkpoints.AtomicCheckpointIO.save_checkpoint
+
+    def noting(self, checkpoint, path, storage_options=None):
+        seen.append(checkpoint["epoch"] + 1)
+        save(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(checkpoints.AtomicCheckpointIO, "save_checkpoint", noting)
+    small_run(tmp_path, f"checkpoint.every={every}", f"epochs={epochs}")
+    assert seen == written
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_run_with_few_checkpoints_goes_on_from_the_last(tmp_path, small_run, unbroken, monkeypatch):
+    """Rows after it are dropped, and come again; how often checkpoints are written is no other configuration."""
+    with monkeypatch.context() as patch:
+        break_at(patch, Classifier, "measure", 6)
+        break_off(tmp_path, small_run, *ARGUMENTS, "checkpoint.every=3")
+    assert read_status(tmp_path)["epochs_done"] == 4
+    small_run(tmp_path, *ARGUMENTS)
+    content = run_content(tmp_path)
+    assert read_status(tmp_path)["starts"][-1]["epoch"] == 3
+    assert content == unbroken(small_run)
+
+
+def test_layers_that_draw_random_numbers_go_on_in_their_stream(tmp_path, small_run, unbroken, monkeypatch):
+    overrides = (f"model._target_={__name__}.Dropout",)
+    expected = unbroken(small_run, *overrides)
+    with monkeypatch.context() as patch:
+        break_at(patch, Classifier, "training_step", 17)
+        break_off(tmp_path / "whole", small_run, *ARGUMENTS, *overrides)
+    shutil.copytree(tmp_path / "whole", tmp_path / "control")
+    small_run(tmp_path / "whole", *ARGUMENTS, *overrides)
+    assert run_content(tmp_path / "whole") == expected
+    monkeypatch.setattr(checkpoints.LastCheckpoint, "on_load_checkpoint", lambda *_: None)
+    small_run(tmp_path / "control", *ARGUMENTS, *overrides)
+    assert run_content(tmp_path / "control")["metrics.csv"] != expected["metrics.csv"]
+
+
+@pytest.mark.parametrize("state", ["done", "diverged"])
+def test_a_run_killed_before_its_end_was_noted_only_notes_it(tmp_path, small_run, monkeypatch, state):
+    arguments = (*ARGUMENTS, "lr=1e30" if state == "diverged" else "lr=1e-2")
+    value = small_run(tmp_path, *arguments)
+    before = run_content(tmp_path)
+    status = read_status(tmp_path)
+    assert status["state"] == state
+    (tmp_path / "status.json").write_text(json.dumps(status | {"state": "running"}))
+    monkeypatch.setattr(Classifier, "training_step", None)
+    assert small_run(tmp_path, *arguments) == value
+    assert run_content(tmp_path) == before
+
+
+# What was left behind is damaged, or not this run's.
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def of_another_network(path):
+    """As after a change of the network's code: everything is right but the shapes."""
+    content = torch.load(path, weights_only=True)
+    content["state_dict"] = {f"{name}.x": value for name, value in content["state_dict"].items()}
+    torch.save(content, path)
+
+
+def of_another_run(path):
+    content = torch.load(path, weights_only=True)
+    content["ireg"]["run"] = "0" * 16
+    torch.save(content, path)
+
+
+def of_anything_else(path):
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+def with_code(path):
+    """A pickle that would call a function: loading must not."""
+    torch.save({"ireg": os.getcwd, "epoch": Classifier}, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "cannot be read"),
+        (with_code, "cannot be read"),
+        (of_another_network, "is of another network"),
+        (of_another_run, "is of a run with another configuration"),
+        (of_anything_else, "is not a checkpoint of a run"),
+    ],
+)
+@pytest.mark.parametrize(("names", "epoch"), [(["last.ckpt"], 2), (["last.ckpt", "previous.ckpt"], 0)])
+def test_a_checkpoint_that_cannot_be_used_is_set_aside(
+    tmp_path, small_run, unbroken, monkeypatch, caplog, damage, message, names, epoch
+):
+    with monkeypatch.context() as patch:
+        break_at(patch, Classifier, "training_step", 24)  # in the fourth epoch
+        break_off(tmp_path, small_run, *ARGUMENTS)
+    for name in names:
+        damage(tmp_path / "checkpoints" / name)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        small_run(tmp_path, *ARGUMENTS)
+    warnings = [record.getMessage() for record in caplog.records if "unusable" in record.getMessage()]
+    assert len(warnings) == len(names)
+    assert all(message in warning and "\n" not in warning for warning in warnings)
+    assert read_status(tmp_path)["starts"][-1]["epoch"] == epoch
+    for name in names:
+        (tmp_path / "checkpoints" / f"{name}.unusable-1").unlink()
+    assert run_content(tmp_path) == unbroken(small_run)
+
+
+def test_what_is_set_aside_replaces_nothing(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for text in ("first", "second"):
+        (folder / "last.ckpt").write_text(text)
+        assert checkpoints.find_resumption(tmp_path, run="a", model={}) == checkpoints.Resumption()
+    assert (folder / "last.ckpt.unusable-1").read_text() == "first"
+    assert (folder / "last.ckpt.unusable-2").read_text() == "second"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda path: path.write_text("epoch,train/loss\n0,1.0\n"),
+            "has 3 epochs behind it, whose rows are not all in",
+        ),
+        (lambda path: path.write_text("epoch,train/loss\n0\n"), "metrics.csv is damaged"),
+        (lambda path: path.write_text("what?\n1\n"), "metrics.csv is damaged"),
+        (lambda path: path.unlink(), "has 3 epochs behind it, whose rows are not all in"),
+    ],
+)
+def test_rows_that_are_lost_are_made_again(tmp_path, small_run, unbroken, monkeypatch, caplog, damage, message):
+    with monkeypatch.context() as patch:
+        break_at(patch, Classifier, "training_step", 24)
+        break_off(tmp_path, small_run, *ARGUMENTS)
+    damage(tmp_path / "metrics.csv")
+    small_run(tmp_path, *ARGUMENTS)
+    assert message in caplog.text
+    for path in (tmp_path / "checkpoints").glob("*.unusable-*"):
+        path.unlink()
+    assert run_content(tmp_path) == unbroken(small_run)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_text("secret")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(PermissionError("no")))
+    with pytest.raises(PermissionError):
+        checkpoints.find_resumption(tmp_path, run="a", model={})
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 7, 400])
+def test_events_that_were_cut_off_or_doubled_are_whole_in_the_end(tmp_path, small_run, unbroken, monkeypatch, cut):
+    with monkeypatch.context() as patch:
+        break_at(patch, Classifier, "training_step", 24)
+        break_off(tmp_path, small_run, *ARGUMENTS)
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    events.write_bytes(events.read_bytes()[: events.stat().st_size - cut])
+    shutil.copy(events, f"{events}.again")
+    small_run(tmp_path, *ARGUMENTS)
+    assert run_content(tmp_path)["events"] == unbroken(small_run)["events"]
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+
+
+def test_other_software_is_told(tmp_path, small_run, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        break_at(patch, Classifier, "training_step", 17)
+        patch.setattr("ireg.sweep.status.versions", lambda: {"torch": "0.1", "python": "2.7"})
+        patch.setattr("ireg.sweep.status.git", lambda: {"commit": "abc", "dirty": False})
+        break_off(tmp_path, small_run, *ARGUMENTS)
+    monkeypatch.setattr("ireg.sweep.status.versions", lambda: {"torch": "0.2", "python": "2.7"})
+    monkeypatch.setattr("ireg.sweep.status.git", lambda: None)
+    small_run(tmp_path, *ARGUMENTS)
+    told = [record.getMessage() for record in caplog.records if "goes on with" in record.getMessage()]
+    assert [line.partition(": ")[2] for line in told] == [
+        "begun with torch 0.1, goes on with 0.2: the last bits may differ",
+        "begun with commit abc, goes on with None: the last bits may differ",
+    ]
