@@ -1,4 +1,4 @@
-"""Tables and figures from run folders: `load`, `runs`, `summarize`, `write`, `report`; without torch or lightning."""
+"""Tables and figures from run folders: `load`, `runs`, `summarize`, `best_rates`, `write`, `report`; without torch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +8,11 @@ from ireg.analysis.load import load, runs
 from ireg.analysis.write import report, write
 
 if TYPE_CHECKING:
+    from ireg.analysis.best import best_rates
     from ireg.analysis.figures import FIGURES
     from ireg.analysis.summary import summarize, summarize_settings
 
-__all__ = ["FIGURES", "load", "report", "runs", "summarize", "summarize_settings", "write"]
+__all__ = ["FIGURES", "best_rates", "load", "report", "runs", "summarize", "summarize_settings", "write"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from ireg.analysis import figures
 
         return figures.FIGURES
+    if name == "best_rates":
+        from ireg.analysis import best
+
+        return best.best_rates
     if name in ("summarize", "summarize_settings"):
         from ireg.analysis import summary
 

@@ -18,9 +18,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Runs may be unfinished: what they have measured so far is shown.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="a sweep's folder, like multirun/NAME, or one run's folder")
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument(
+        "--criterion",
+        metavar="TAG",
+        help="the tag whose final value, as its mean over seeds, chooses each optimizer's learning rate where several "
+        "were tried; the smallest wins (default: test/error, whose mean at the chosen rate is then optimistic)",
+    )
+    given = parser.parse_args(arguments)
     try:
-        report(folder)
+        report(given.folder, given.criterion)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

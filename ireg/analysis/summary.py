@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,16 +81,20 @@ def print_summary(summary: pd.DataFrame, console: Console | None = None) -> None
     Configuration columns with the same value in every run are said once, above. Without a terminal (a pipe, a file)
     the tables are as wide as they need to be; on one, long cells are folded and nothing is cut off.
     """
-    tables = list(_tables(summary))
+    same = [f"{column}={plain(summary[column].iloc[0])}" for column in _same(summary)]
+    print_tables(list(_tables(summary)), console, above=f"every run: {', '.join(same)}" if same else "")
+
+
+def print_tables(tables: Sequence[Table], console: Console | None = None, above: str = "") -> None:
+    """Print tables, and before them a line, as wide as they need to be or, on a terminal, as there is room."""
     wide = Console(width=10_000)
     needed = max(wide.measure(table).maximum for table in tables)
     if console is None:
         console = Console()
         if not console.is_terminal:
             console = Console(width=needed)
-    same = [f"{column}={plain(summary[column].iloc[0])}" for column in _same(summary)]
-    if same:
-        console.print(Text(f"every run: {', '.join(same)}"))
+    if above:
+        console.print(Text(above))
     for table in tables:
         if needed > console.width:
             for column in table.columns:
@@ -123,18 +127,18 @@ def _tables(summary: pd.DataFrame) -> Iterator[Table]:
     shares = [column for column in _values(summary) if _is_share(column)]
     others = [column for column in _values(summary) if "/" in column and not _is_share(column)]
     timed = ["seconds"] if "seconds" in summary else []
-    yield _table("Runs: errors and fit at the end", shown, [*who[:2], "epochs", *who[2:], *shares, *timed])
+    yield rich_table("Runs: errors and fit at the end", shown, [*who[:2], "epochs", *who[2:], *shares, *timed])
     for title, columns in _grouped(others):
-        yield _table(f"Runs: {title} at the end", shown, ["run", *columns])
+        yield rich_table(f"Runs: {title} at the end", shown, ["run", *columns])
     settings = summarize_settings(summary)
     if settings is not None:
         names = [column for column in [*setting_columns(summary), "runs", "n"] if column not in same]
         title = "Settings: mean ± standard deviation over the n runs that are done"
         for columns in filter(None, (shares, others)):
-            yield _table(title, _with_spread(settings, columns), [*names, *columns])
+            yield rich_table(title, _with_spread(settings, columns), [*names, *columns])
     failed = summary[summary["error"].notna()]
     if len(failed):
-        yield _table("Errors", failed, ["run", "state", "error"])
+        yield rich_table("Errors", failed, ["run", "state", "error"])
 
 
 def _grouped(columns: list[str]) -> Iterator[tuple[str, list[str]]]:
@@ -150,11 +154,12 @@ def _with_spread(settings: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     texts = {}
     for column in columns:
         pairs = zip(settings[f"{column}.mean"], settings[f"{column}.sd"], strict=True)
-        texts[column] = [_spread(column, mean, sd) for mean, sd in pairs]
+        texts[column] = [spread(column, mean, sd) for mean, sd in pairs]
     return settings.assign(**texts)
 
 
-def _spread(column: str, mean: float, sd: float) -> str:
+def spread(column: str, mean: float, sd: float) -> str:
+    """Write mean and standard deviation as the values of a column are written, like "36.10 ± 0.21 %"."""
     if np.isnan(sd):
         return _cell(column, mean)
     return f"{_cell(column, mean).removesuffix(' %')} ± {_cell(column, sd)}"
@@ -174,7 +179,8 @@ def _cell(column: str, value: Any) -> str:
     return f"{value:.1f}" if column == "seconds" else f"{value:.3e}" if column.startswith("ireg/") else f"{value:.4g}"
 
 
-def _table(title: str, rows: pd.DataFrame, columns: list[str]) -> Table:
+def rich_table(title: str, rows: pd.DataFrame, columns: list[str]) -> Table:
+    """Return columns of a table for the terminal, numbers written by what their column holds."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         numeric = "/" in column or column == "best_test_error" or pd.api.types.is_numeric_dtype(rows[column])

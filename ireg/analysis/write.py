@@ -14,30 +14,42 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write(folder: str | Path) -> list[Path]:
+def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
     """Write `summary.csv` and `figures/<name>.png` and `.pdf` into `folder`; return the paths.
 
-    Where a setting has several seeds, `summary_settings.csv` holds means and standard deviations. A figure whose
-    values no run has measured yet is left out, and a line is printed that says so. Equal runs give equal files.
+    Where a setting has several seeds, `summary_settings.csv` holds means and standard deviations; where an optimizer
+    has several learning rates, `summary_best.csv` holds its best one (`best.best_rates`). A figure whose values no
+    run has measured yet is left out, and a line is printed that says so. Equal runs give equal files.
+
+    Args:
+        folder: a sweep's or a run's.
+        criterion: the tag by which the best rate is chosen; None: test/error, if there is one.
 
     Raises:
-        UserError: there are no runs in `folder`, or a file of a run cannot be read.
+        UserError: there are no runs in `folder`, a file of a run cannot be read, or no run has the tag.
     """
-    return _write(Path(folder))[1]
+    return _write(Path(folder), criterion)[2]
 
 
-def _write(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
-    """Write everything; the table of the runs, and the paths."""
+def _write(folder: Path, criterion: str | None) -> tuple[pd.DataFrame, pd.DataFrame | None, list[Path]]:
+    """Write everything; the table of the runs, that of the best rates, and the paths."""
     table = load(folder)
     # Imported late: matplotlib takes most of a second, which a wrong folder name need not wait for.
+    from ireg.analysis.best import CRITERION, best_rates
     from ireg.analysis.figures import FIGURES
     from ireg.analysis.summary import summarize, summarize_settings
 
-    summary = summarize(runs(folder), table)
+    of_runs = runs(folder)
+    # Before anything is written: a wrong tag is answered first.
+    chosen = CRITERION if criterion is None and CRITERION in of_runs else criterion
+    best = best_rates(of_runs, chosen) if chosen is not None else None
+    summary = summarize(of_runs, table)
     paths = [_write_table(summary, folder / "summary.csv")]
     settings = summarize_settings(summary)
     if settings is not None:
         paths.append(_write_table(settings, folder / "summary_settings.csv"))
+    if best is not None:
+        paths.append(_write_table(best, folder / "summary_best.csv"))
     for name, draw in FIGURES.items():
         try:
             figure = draw(table)
@@ -45,19 +57,25 @@ def _write(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
             print(f"figure {name} is left out: {error}")
             continue
         paths += _write_figure(figure, folder / "figures" / name)
-    return summary, paths
+    return summary, best, paths
 
 
-def report(folder: str | Path) -> None:
-    """Do what `write` does, print the summary, and say where the files are.
+def report(folder: str | Path, criterion: str | None = None) -> None:
+    """Do what `write` does, print the summary and the best rates, and say where the files are.
 
     Raises:
         UserError: as `write`.
     """
-    summary, paths = _write(Path(folder))  # before anything is printed, so that `| head` does not lose the files
+    # Before anything is printed, so that `| head` does not lose the files.
+    summary, best, paths = _write(Path(folder), criterion)
+    from ireg.analysis.best import print_best
     from ireg.analysis.summary import print_summary
 
     print_summary(summary)
+    if best is not None:
+        print_best(best)
+    elif criterion is not None:
+        print(f"no optimizer has two learning rates: {criterion} has nothing to choose from")
     for path in paths:
         print(f"wrote {path}")
 

@@ -1,5 +1,6 @@
 """`write` and `python -m ireg.analysis`: files, output, exit codes, and what is imported."""
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,27 @@ def test_user_errors_are_one_line_and_exit_code_2(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_the_criterion_of_the_best_rate_can_be_chosen(make_run):
+    make_run("slow", TAGS, {"lr": 0.01})
+    sweep = make_run("fast", {"train/error": [0.9, 0.25], "test/error": [0.9, 0.5], "norm/l2": [1.0, 2.0]}, {"lr": 1.0})
+    chosen = {}
+    for tag in ("train/error", "test/error"):
+        done = python("-m", "ireg.analysis", str(sweep), "--criterion", tag)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"note: {tag} chose these rates" in done.stdout
+        with (sweep / "summary_best.csv").open(newline="") as file:
+            (row,) = csv.DictReader(file)
+        chosen[row["criterion"]] = float(row["lr"])
+    assert chosen == {"train/error": 1.0, "test/error": 0.01}
+    wrong = python("-m", "ireg.analysis", str(sweep), "--criterion", "test/errors")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == (
+        "error: criterion='test/errors': no run has measured it; choose one of train/error, test/error, norm/l2\n"
+    )
+    alone = python("-m", "ireg.analysis", str(sweep / "slow"), "--criterion", "norm/l2")
+    assert "no optimizer has two learning rates: norm/l2 has nothing to choose from" in alone.stdout
+
+
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 2)])
 def test_usage(arguments, code):
     done = python("-m", "ireg.analysis", *arguments)
@@ -80,7 +102,7 @@ def test_importing_the_analysis_is_cheap_and_needs_no_torch():
 import sys
 import ireg.analysis
 assert not {"pandas", "matplotlib", "rich"} & set(sys.modules)
-from ireg.analysis import FIGURES, load, runs, summarize, summarize_settings, write
+from ireg.analysis import FIGURES, best_rates, load, runs, summarize, summarize_settings, write
 import ireg.analysis.load, ireg.analysis.write
 assert callable(ireg.analysis.load) and callable(ireg.analysis.write)
 print(sorted({"torch", "lightning", "hydra", "omegaconf", "matplotlib.pyplot"} & set(sys.modules)))
