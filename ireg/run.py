@@ -1,8 +1,11 @@
-"""One run: from a configuration to a folder with its results."""
+"""One run: from a configuration to a folder with its results. `python -m ireg.run FOLDER` does a folder's run again."""
 
+import argparse
 import logging
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from ireg.cli import end_with_one_line
 from ireg.config import Config, read
+from ireg.errors import UserError
 from ireg.files import remove_leftovers
 from ireg.sweep.lock import locked
-from ireg.sweep.status import Status, finished
+from ireg.sweep.progress import ProgressDisplay
+from ireg.sweep.status import FILE_NAME, Status, finished, read_status
 from ireg.termination import Terminated, ends_with_its_parent, sigterm_raises
 
 if TYPE_CHECKING:
@@ -192,3 +198,54 @@ def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption"
                 folder / "checkpoints", run=status.fields["config_hash"], every=settings.checkpoint.every
             ),
         )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do the run of a folder again from what its `status.json` holds; return the exit code.
+
+    Raises:
+        UserError: the folder holds no run, or as `run_in`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m ireg.run",
+        description="Do the run that FOLDER holds again: go on with it if it was broken off or has failed, or, with "
+        "--into, do it from the beginning in another folder. Everything is taken from FOLDER's status.json.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a run's folder, like multirun/NAME/RUN")
+    parser.add_argument("--into", metavar="OTHER", type=Path, help="where the run is done; its own folder by default")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    options = parser.parse_args(arguments)
+    status = read_status(options.folder)
+    if status is None:
+        raise UserError(f"{options.folder}: no run there (no {FILE_NAME}); name a run's folder, like multirun/NAME/RUN")
+    folder = (options.into or options.folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = read(OmegaConf.create(status["config"]))
+    # Where data are looked for may be relative to the folder in which the command was given.
+    directory = Path(status["starts"][-1]["directory"])
+    with _logging_to(folder / "train.log"), chdir(directory if directory.is_dir() else "."):
+        display = ProgressDisplay([folder])
+        if not options.quiet:
+            display.start()
+        try:
+            run_in(folder, settings)
+        finally:
+            display.stop()
+    return 0
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Messages to a run's log file, and warnings to standard error, as a run under Hydra has them."""
+    file, terminal = logging.FileHandler(path), logging.StreamHandler()
+    terminal.setLevel(logging.WARNING)
+    logging.basicConfig(
+        level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s", handlers=[file, terminal]
+    )
+    yield
+    file.close()
+
+
+if __name__ == "__main__":
+    with end_with_one_line(), sigterm_raises():
+        sys.exit(main())

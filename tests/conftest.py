@@ -1,5 +1,6 @@
 """What several test files need: configurations composed as on the command line, and small runs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -74,3 +75,38 @@ def call_train(*arguments, cwd, **environment):
 def train():
     """`call_train`."""
     return call_train
+
+
+class ForkedTrain:
+    """Starts `train.py` within a fraction of a second, one process at a time; see tests/forked_train.py."""
+
+    def __init__(self):
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "tests.forked_train"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.server.stdout.readline() == "ready\n"
+
+    def start(self, *arguments, cwd, killed_at=0):
+        """Start the command; its process id. Its output goes to `log` in the folder."""
+        cwd.mkdir(exist_ok=True)
+        order = {"arguments": arguments, "cwd": str(cwd), "log": str(cwd / "log"), "killed_at": killed_at}
+        self.server.stdin.write(json.dumps(order) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def wait(self):
+        """Wait for the command's end; its exit code, or the negative number of the signal that ended it."""
+        return int(self.server.stdout.readline())
+
+
+@pytest.fixture(scope="session")
+def forked_train():
+    """The one `ForkedTrain` of all tests."""
+    server = ForkedTrain()
+    yield server
+    server.server.stdin.close()
+    server.server.wait(timeout=60)

@@ -11,55 +11,68 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 OF_THIS_PROCESS = {"started", "ended", "epoch_seconds", "host", "starts"}
 
 
-def run_content(folder):
-    """The content of every file of a run folder by a name, checkpoints and events read."""
-    content = {}
+def run_content(folder, root=None):
+    """The content of every file of a run folder by its name; checkpoints and events are read.
+
+    `train.log` is left out. Where the path of `root` stands in a text, its place is marked.
+    """
+    content = {"events": _events(folder)}
     for path in sorted(Path(folder).rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_dir() or name in (".lock", "train.log") or name.startswith("events.out.tfevents"):
-            continue
-        content[name] = _file(path)
-    content["events"] = _events(folder)
+        if path.is_file() and path.name != "train.log" and not path.name.startswith("events.out.tfevents"):
+            content[path.relative_to(folder).as_posix()] = _file(path, root)
     return content
 
 
-def sweep_content(folder):
-    """The same of every run of a sweep, and the names of the files beside them."""
+def sweep_content(folder, root=None):
+    """The same of every run of a sweep, and of the files beside them."""
     folder = Path(folder)
     runs = {path.parent for path in folder.rglob("status.json")}
-    content = {run.relative_to(folder).as_posix(): run_content(run) for run in runs}
+    content = {run.relative_to(folder).as_posix(): run_content(run, root) for run in runs}
     beside = [path for path in folder.rglob("*") if path.is_file() and not any(run in path.parents for run in runs)]
-    content["beside"] = sorted(path.relative_to(folder).as_posix() for path in beside)
-    return content
+    return content | {path.relative_to(folder).as_posix(): _file(path, root) for path in beside}
 
 
-def plain(value):
+def differences(one, other, path=""):
+    """Where two contents differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [
+            found
+            for key in {**one, **other}
+            for found in differences(one.get(key, "missing"), other.get(key, "missing"), f"{path}/{key}")
+        ]
+    return [] if one == other else [path]
+
+
+def _plain(value):
     """Tensors and arrays as bytes with their shape, so that == compares to the last bit, NaN included."""
     if isinstance(value, torch.Tensor | np.ndarray):
         array = np.asarray(value)
         return str(array.dtype), array.shape, array.tobytes()
     if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
+        return [_plain(inner) for inner in value]
     return value
 
 
-def _file(path):
+def _file(path, root):
     if path.suffix == ".ckpt":
-        return plain(torch.load(path, weights_only=True))
+        return _plain(torch.load(path, weights_only=True))
     if path.suffix == ".npz":
-        return plain(dict(np.load(path)))
-    if path.name == "metrics.csv":
+        return _plain(dict(np.load(path)))
+    if path.suffix == ".csv":
         with path.open(newline="") as file:
-            return [
-                {tag: text for tag, text in row.items() if not tag.startswith("time/")} for row in csv.DictReader(file)
-            ]
+            return [_without_times(row) for row in csv.DictReader(file)]
     if path.name == "status.json":
         status = json.loads(path.read_text())
-        status["final"] = {tag: value for tag, value in status["final"].items() if not tag.startswith("time/")}
+        status["final"] = _without_times(status["final"])
         return {key: value for key, value in status.items() if key not in OF_THIS_PROCESS}
-    return path.read_bytes()
+    content = path.read_bytes()
+    return content if root is None else content.replace(str(root).encode(), b"<root>")
+
+
+def _without_times(row):
+    return {tag: value for tag, value in row.items() if not tag.startswith("time/") and tag != "seconds"}
 
 
 def _events(folder):

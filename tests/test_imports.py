@@ -21,7 +21,7 @@ ARROWS = {
     "sweep": {"config", "cli", "analysis"},
     "analysis": set(),
     "build": {"config", "lit", "core"},
-    "run": {"build", "config", "sweep", "lit"},
+    "run": {"build", "cli", "config", "sweep", "lit"},
     # A run is taken up where it ended: made again by what made it, found by its status.
     "drift": {"core", "run", "config", "sweep", "analysis"},
     "train": {"cli", "sweep", "run"},

@@ -20,7 +20,9 @@ from ireg import config as configuration
 from ireg.cli import end_with_one_line
 from ireg.errors import UserError
 from ireg.sweep import names
+from ireg.sweep.plan import add_to_plan
 from ireg.sweep.progress import ProgressDisplay
+from ireg.sweep.report import report
 from ireg.sweep.status import finished, read_status
 
 configuration.register()
@@ -49,7 +51,9 @@ class RunsCallback(Callback):
         """Compose and check every run of the sweep, and show their progress."""
         with _errors_end_the_process():
             sweep = Path(config.hydra.sweep.dir).absolute()
-            self._begin(_checked_folders(config, sweep), lambda: _report(sweep))
+            folders = _checked_folders(config, sweep)
+            add_to_plan(sweep, {path.relative_to(sweep).as_posix(): overrides for path, overrides in folders.items()})
+            self._begin(list(folders), lambda: report(sweep))
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Show the final values."""
@@ -124,8 +128,8 @@ def _check(config: DictConfig, folder: Path) -> None:
     finished(folder, asdict(configuration.read(config)))
 
 
-def _checked_folders(config: DictConfig, sweep: Path) -> list[Path]:
-    """The folders of all runs of a sweep, each composed and checked.
+def _checked_folders(config: DictConfig, sweep: Path) -> dict[Path, list[str]]:
+    """The folders of all runs of a sweep, each composed and checked, with what is set for each.
 
     Raises:
         UserError: a run has a value out of range, or two runs have the same folder.
@@ -141,7 +145,7 @@ def _checked_folders(config: DictConfig, sweep: Path) -> list[Path]:
         if folder in folders:
             raise UserError(f"{folder}: two runs of the sweep would share it ({overrides} and {folders[folder]})")
         folders[folder] = overrides
-    return list(folders)
+    return folders
 
 
 def _jobs(config: DictConfig) -> list[list[str]]:
@@ -154,13 +158,6 @@ def _jobs(config: DictConfig) -> list[list[str]]:
     parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(arguments)
     (jobs,) = sweeper.split_arguments(parsed, max_batch_size=None)
     return [list(job) for job in jobs]
-
-
-def _report(sweep: Path) -> None:
-    # Imported here: pandas and matplotlib take seconds, which nothing before needs to wait for.
-    from ireg.analysis import report
-
-    report(sweep)
 
 
 def _print_final_values(folder: Path) -> None:

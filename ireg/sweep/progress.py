@@ -115,18 +115,28 @@ class ProgressDisplay:
         return {folder: status for folder, status in found.items() if status is not None}
 
     def _eta(self, statuses: Mapping[Path, Mapping[str, Any]]) -> str:
-        """Time left, from the mean seconds of an epoch of the runs so far and how many went on at once."""
-        seconds = [status["epoch_seconds"] for status in statuses.values() if status["epoch_seconds"]]
-        if not seconds:
-            return "time left: unknown yet"
-        mean = sum(seconds) / len(seconds)
-        running = [status for status in statuses.values() if status["state"] == "running"]
-        self._busiest = max(self._busiest, len(running))
-        left = [(status["epochs"] - status["epochs_done"]) * (status["epoch_seconds"] or mean) for status in running]
-        epochs = max(status["epochs"] for status in statuses.values())
-        waiting = (len(self.folders) - len(statuses)) * epochs * mean
-        # Runs side by side end with the slowest; what waits is shared out among as many as have been seen at once.
-        return f"time left: {_duration(max([*left, (sum(left) + waiting) / self._busiest]))}"
+        """Time left, by how many runs went on at once so far."""
+        self._busiest = max(self._busiest, sum(status["state"] == "running" for status in statuses.values()))
+        return time_left(list(statuses.values()), waiting=len(self.folders) - len(statuses), at_once=self._busiest)
+
+
+def time_left(statuses: Sequence[Mapping[str, Any]], *, waiting: int, at_once: int = 1) -> str:
+    """Time left, from the mean seconds of an epoch of the runs so far.
+
+    Args:
+        statuses: of the runs that go on or have ended.
+        waiting: number of the runs that have not begun.
+        at_once: number of runs that go on side by side.
+    """
+    seconds = [status["epoch_seconds"] for status in statuses if status["epoch_seconds"]]
+    if not seconds:
+        return "time left: unknown yet"
+    mean = sum(seconds) / len(seconds)
+    running = [status for status in statuses if status["state"] == "running"]
+    left = [(status["epochs"] - status["epochs_done"]) * (status["epoch_seconds"] or mean) for status in running]
+    to_come = waiting * max(status["epochs"] for status in statuses) * mean
+    # Runs side by side end with the slowest; what waits is shared out among as many as go on at once.
+    return f"time left: {duration(max([*left, (sum(left) + to_come) / at_once]))}"
 
 
 def _times_begun(status: Mapping[str, Any]) -> int:
@@ -143,7 +153,8 @@ def _figures(status: Mapping[str, Any]) -> str:
     return ", ".join([*errors, *([status["state"]] if status["state"] in FINISHED else [])])
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as a clock shows them."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -18,6 +18,7 @@ from ireg.errors import UserError
 from ireg.files import write_text
 from ireg.sweep.lock import locked
 from ireg.sweep.software import git, versions
+from ireg.termination import Terminated
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,9 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(f"{key}: {before.get(key)} there, {after.get(key)} here" for key in keys[:3])
 
 
+_ENDINGS = {KeyboardInterrupt: "interrupted (SIGINT)", Terminated: "terminated (SIGTERM)"}
+
+
 class Status:
     """The status of one run, written to its folder at every change.
 
@@ -100,7 +104,14 @@ class Status:
         self.path = folder / FILE_NAME
         self.seconds = 0.0
         self.earlier = read_status(folder) or {}
-        start = {"at": now(), "host": socket.gethostname(), "pid": os.getpid(), "versions": versions(), "git": git()}
+        start = {
+            "at": now(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "directory": os.getcwd(),
+            "versions": versions(),
+            "git": git(),
+        }
         self.fields: dict[str, Any] = {
             "state": "running",
             "epochs": config["epochs"],
@@ -156,7 +167,9 @@ class Status:
         try:
             yield
         except BaseException as error:
-            text = "".join(traceback.format_exception_only(error)).strip()
+            text = _ENDINGS.get(type(error)) or (
+                str(error) if isinstance(error, UserError) else "".join(traceback.format_exception_only(error)).strip()
+            )
             state = "failed" if isinstance(error, Exception) else "interrupted"
             # With its traceback to the run's log file; on the terminal the error appears by being raised.
             log.info("%s", state, exc_info=state == "failed")
@@ -176,7 +189,7 @@ def note_killed(folder: Path) -> None:
     with suppress(UserError), locked(folder, seconds=0):  # an error: it does go on
         status = read_status(folder)
         if status is not None and status["state"] == "running":
-            error = "killed: its process ended without a word; the same command goes on with it"
+            error = "killed (its process ended without a word)"
             _write(folder / FILE_NAME, {**status, "state": "interrupted", "error": error, "ended": now()})
 
 

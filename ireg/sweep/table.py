@@ -1,0 +1,130 @@
+"""The runs of a sweep's folder as a table: how far each is, what it has reached, and what went wrong."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ireg.errors import UserError
+from ireg.sweep.lock import is_locked
+from ireg.sweep.plan import read_plan
+from ireg.sweep.progress import duration, time_left
+from ireg.sweep.status import FILE_NAME, read_status
+
+COLOURS = {
+    "running": "cyan",
+    "failed": "red",
+    "interrupted": "yellow",
+    "waiting": "dim",
+    "diverged": "red",
+    "done": "green",
+}
+"""States in the order in which they are shown: what goes on or needs a hand comes first."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run as it is found.
+
+    Attributes:
+        name: what sets it apart from the others, or its folder's name.
+        folder: the run folder.
+        state: as in its status; `interrupted`, too, if it is said to go on and no process does; `waiting` if it was
+            asked for and has not begun.
+        status: what `status.json` holds; empty while it waits.
+    """
+
+    name: str
+    folder: Path
+    state: str
+    status: Mapping[str, Any]
+
+    @property
+    def message(self) -> str:
+        """What went wrong, in one line."""
+        if self.state == "interrupted" and self.status["state"] == "running":
+            return "killed (its process ended without a word)"
+        return " ".join(str(self.status.get("error") or "").split())
+
+
+def look(sweep: Path) -> list[Seen]:
+    """All runs at or below a folder, those first that go on or need a hand.
+
+    Raises:
+        UserError: there are none, or a status cannot be read.
+    """
+    if not sweep.is_dir():
+        raise UserError(f"{sweep}: no such folder; name a sweep's folder, like multirun/NAME")
+    found = {path.parent.relative_to(sweep).as_posix(): path.parent for path in sweep.rglob(FILE_NAME)}
+    plan = read_plan(sweep)
+    found |= {name: sweep / name for name in plan}
+    if not found:
+        raise UserError(f"{sweep}: no runs there (no {FILE_NAME}); name a sweep's folder, like multirun/NAME")
+    seen = [_look_at(name, found[folder]) for folder, name in _short_names(sorted(found), plan).items()]
+    return sorted(seen, key=lambda run: list(COLOURS).index(run.state))
+
+
+def _short_names(names: Sequence[str], plan: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Of each run, what was set for it and not for all, where that is known of all; otherwise its folder's name."""
+    if len(names) < 2 or not set(names) <= set(plan):
+        return dict(zip(names, names, strict=True))
+    common = set.intersection(*(set(plan[name]) for name in names))
+    return {name: " ".join(part for part in plan[name] if part not in common) or name for name in names}
+
+
+def _look_at(name: str, folder: Path) -> Seen:
+    status = read_status(folder)
+    if status is None:
+        return Seen(name, folder, "waiting", {})
+    state = status["state"]
+    if state == "running" and not is_locked(folder):
+        # It may have ended between the two looks.
+        status = read_status(folder) or status
+        state = "interrupted" if status["state"] == "running" else status["state"]
+    return Seen(name, folder, state, status)
+
+
+def render(runs: Sequence[Seen], *, rows: int | None = None) -> RenderableType:
+    """A line of counts and time left, and a table with a row a run; with `rows`, of the first so many."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("run", overflow="fold")
+    table.add_column("state")
+    for column in ("epochs", "train error", "test error", "left"):
+        table.add_column(column, justify="right")
+    table.add_column("message", overflow="fold")
+    for run in runs[:rows]:
+        table.add_row(*_cells(run))
+    hidden = Counter(run.state for run in runs[len(table.rows) :])
+    more = [Text(f"and {_counts(hidden)} more", style="dim")] if hidden else []
+    return Group(Text(" | ".join([_counts(Counter(run.state for run in runs)), *_left(runs)])), table, *more)
+
+
+def _cells(run: Seen) -> list[RenderableType]:
+    status = run.status
+    epochs = f"{status['epochs_done']}/{status['epochs']}" if status else ""
+    errors = [
+        f"{100 * float(status['final'][tag]):.1f} %" if status and tag in status["final"] else ""
+        for tag in ("train/error", "test/error")
+    ]
+    left = ""
+    if run.state == "running" and status["epoch_seconds"]:
+        left = duration((status["epochs"] - status["epochs_done"]) * status["epoch_seconds"])
+    return [run.name, Text(run.state, style=COLOURS[run.state]), epochs, *errors, left, Text(run.message)]
+
+
+def _counts(states: Counter[str]) -> str:
+    return ", ".join(f"{states[state]} {state}" for state in COLOURS if states[state])
+
+
+def _left(runs: Sequence[Seen]) -> list[str]:
+    begun = [run.status for run in runs if run.state in ("running", "done", "diverged")]
+    counts = Counter(run.state for run in runs)
+    if not counts["running"]:
+        return []
+    return [time_left(begun, waiting=counts["waiting"], at_once=counts["running"])]

@@ -1,0 +1,84 @@
+"""A sweep that is killed again and again, at any moment, ends as one that was left alone."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+from tests.content import differences, sweep_content
+
+ARGUMENTS = [
+    "-m",
+    "optimizer=sgd,adam,rmsprop",
+    "epochs=20",
+    "lr=1e-2",
+    "data.train_size=200",
+    "data.test_size=100",
+    "model.hidden=[16]",
+    "batch_size=32",
+    "name=sweep",
+]
+KILLS = 24
+
+
+def rows(sweep):
+    """How many rows the runs have written."""
+    return sum(max(path.read_bytes().count(b"\n") - 1, 0) for path in sweep.glob("*/metrics.csv"))
+
+
+def is_gone(process):
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def kill_from_outside(process, sweep, draw):
+    """Kill after some further rows and a part of an epoch; without a row to wait for, during the start."""
+    target = rows(sweep) + draw.randrange(4)
+    while rows(sweep) < target and not is_gone(process):
+        time.sleep(0.002)
+    time.sleep(draw.uniform(0, 0.05))
+    os.kill(process, signal.SIGKILL)
+
+
+def test_a_sweep_killed_at_random_moments_ends_as_an_unbroken_one(tmp_path, forked_train, capsys):
+    forked_train.start(*ARGUMENTS, cwd=tmp_path / "unbroken")
+    assert forked_train.wait() == 0, (tmp_path / "unbroken" / "log").read_text()
+    draw = random.Random(0)
+    killed, sweep = [], tmp_path / "killed" / "multirun" / "sweep"
+    while True:
+        amid_write = len(killed) % 2 == 1
+        more = len(killed) < KILLS
+        # A run writes its status five times and an epoch three files: from the first status to some epochs later.
+        process = forked_train.start(
+            *ARGUMENTS, cwd=tmp_path / "killed", killed_at=draw.randrange(1, 20) if amid_write and more else 0
+        )
+        if more and not amid_write:
+            kill_from_outside(process, sweep, draw)
+        code = forked_train.wait()
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, (tmp_path / "killed" / "log").read_text()
+        killed.append("amid a write" if amid_write else "from outside")
+    # All runs are done by now: the next command writes the summary only, and is killed amid a figure.
+    process = forked_train.start(*ARGUMENTS, cwd=tmp_path / "killed")
+    while not list(sweep.glob("figures/.*.tmp-*")):
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    assert forked_train.wait() == -signal.SIGKILL
+    killed.append("amid a figure")
+    forked_train.start(*ARGUMENTS, cwd=tmp_path / "killed")
+    assert forked_train.wait() == 0
+    starts = [
+        (path.parent.name, [start.get("epoch") for start in json.loads(path.read_text())["starts"]])
+        for path in sorted(sweep.glob("*/status.json"))
+    ]
+    with capsys.disabled():
+        print(f"\n{len(killed)} kills, {killed.count('amid a write')} of them amid a write; runs began after epochs:")
+        for name, epochs in starts:
+            print(f"  {name.partition('_')[0]}: {epochs}")
+    assert len(killed) >= 20
+    assert any(epoch for _, epochs in starts for epoch in epochs)  # it did go on, and not begin again each time
+    expected = sweep_content(tmp_path / "unbroken" / "multirun" / "sweep", tmp_path / "unbroken")
+    content = sweep_content(sweep, tmp_path / "killed")
+    assert differences(content, expected) == []
