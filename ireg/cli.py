@@ -68,6 +68,11 @@ def explain(error: Exception) -> str | None:
         return (
             f"{error.override}: cannot be read; write key=value, and quote what the shell or Hydra would read otherwise"
         )
+    if type(error).__name__ == "TerminatedWorkerError":  # joblib's, which need not be installed
+        return (
+            "a worker process was killed, for want of memory perhaps, and joblib ended the others with it; the same "
+            "command goes on with all of them, hydra.launcher.n_jobs=1 with one at a time"
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; choose another place, or mend this one"
     if isinstance(error, HydraException) and not isinstance(error, CompactHydraException):

@@ -49,7 +49,7 @@ def run_in(folder: Path, settings: Config) -> float:
 
     Raises:
         UserError: data are missing or damaged, a value is not one that its receiver takes, the folder belongs to
-            another run, or another process is at work in it.
+            another run, another process is at work in it, or the objective has no value for its optimizer.
         Terminated: SIGTERM was received, or the process that started this one has ended.
     """
     config = asdict(settings)
@@ -66,7 +66,13 @@ def run_in(folder: Path, settings: Config) -> float:
 
 
 def _objective(settings: Config, state: str, final: Mapping[str, Any]) -> float:
-    return float(final[settings.objective]) if state == "done" else math.inf
+    if state != "done":
+        return math.inf
+    if settings.objective not in final:  # a term that does not exist for the optimizer
+        raise UserError(
+            f"objective={settings.objective}: the run is done and has no such value; it has {', '.join(final)}"
+        )
+    return float(final[settings.objective])
 
 
 def _train(settings: Config, folder: Path, status: Status) -> str:
@@ -239,11 +245,17 @@ def _logging_to(path: Path) -> Iterator[None]:
     """Messages to a run's log file, and warnings to standard error, as a run under Hydra has them."""
     file, terminal = logging.FileHandler(path), logging.StreamHandler()
     terminal.setLevel(logging.WARNING)
-    logging.basicConfig(
-        level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s", handlers=[file, terminal]
-    )
-    yield
-    file.close()
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    for handler in (file, terminal):
+        handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (file, terminal):
+            root.removeHandler(handler)
+            handler.close()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 import json
 import logging
+import math
 
 import numpy as np
 import pytest
 import torch
 
 from ireg.build import make_classifier, make_data
-from ireg.config import read
+from ireg.config import ALWAYS_MEASURED, read
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.sweep.status import read_status
@@ -28,6 +29,43 @@ def test_a_run_folder_holds_everything(tmp_path, small_run):
     assert len(labels["indices"]) == len(set(labels["indices"])) == 200
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.parametrize("tag", ["test/error", "fit/memorized", "ireg/sgd"])
+def test_a_run_returns_its_objective(tmp_path, small_run, tag):
+    assert small_run(tmp_path, f"objective={tag}") == read_status(tmp_path)["final"][tag]
+    assert small_run(tmp_path, f"objective={tag}") == read_status(tmp_path)["final"][tag]  # done already
+    assert small_run(tmp_path, "objective=norm/l2") == read_status(tmp_path)["final"]["norm/l2"]
+
+
+def test_a_run_that_diverges_returns_infinity(tmp_path, small_run):
+    assert small_run(tmp_path, "lr=1e30") == math.inf
+    assert small_run(tmp_path, "lr=1e30") == math.inf
+
+
+def test_an_objective_that_the_optimizer_does_not_have_is_told(tmp_path, small_run):
+    overrides = ("terms=[rmsprop]", "objective=ireg/rmsprop")
+    with pytest.raises(UserError, match="objective=ireg/rmsprop: the run is done and has no such value; it has train/"):
+        small_run(tmp_path, *overrides)
+    assert read_status(tmp_path)["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["objective=test/erorr"], "objective=test/erorr: choose one of train/loss, .* test/error, .* ireg/sgd"),
+        (["terms=[]", "objective=ireg/sgd"], "objective=ireg/sgd: choose one of train/loss, "),
+        (["checkpoint.every=0"], "checkpoint.every=0: must be an integer of at least 1"),
+    ],
+)
+def test_objective_and_checkpoints_are_checked(composed, overrides, match):
+    with pytest.raises(UserError, match=match):
+        read(composed(*overrides))
+
+
+def test_what_every_run_measures_is_known(tmp_path, small_run):
+    small_run(tmp_path, "terms=[]")
+    assert set(read_status(tmp_path)["final"]) == set(ALWAYS_MEASURED)
 
 
 def test_a_finished_run_is_not_repeated(tmp_path, small_run, caplog):

@@ -8,6 +8,7 @@ import pytest
 from ireg.errors import UserError
 from ireg.sweep.lock import locked
 from ireg.sweep.status import Status, config_hash, finished, read_status
+from ireg.termination import Terminated
 
 CONFIG = {"name": "a", "lr": 0.1, "epochs": 3, "threads": 1, "data": {"root": "here", "source": {"root": "here"}}}
 
@@ -15,6 +16,9 @@ CONFIG = {"name": "a", "lr": 0.1, "epochs": 3, "threads": 1, "data": {"root": "h
 def test_the_hash_knows_what_changes_the_result():
     elsewhere = CONFIG | {"name": "b", "data": {"root": "there", "source": {"root": "there"}}}
     assert config_hash(CONFIG) == config_hash(elsewhere)
+    watched = CONFIG | {"checkpoint": {"every": 5}, "objective": "test/loss", "trainer": {"profiler": "simple"}}
+    assert config_hash(CONFIG | {"trainer": {}}) == config_hash(watched)
+    assert config_hash(CONFIG | {"trainer": {}}) != config_hash(CONFIG | {"trainer": {"precision": "64-true"}})
     assert config_hash(CONFIG) != config_hash(CONFIG | {"lr": 0.2})
     assert config_hash(CONFIG) == config_hash(dict(reversed(CONFIG.items())))
     assert CONFIG["data"] == {"root": "here", "source": {"root": "here"}}
@@ -40,15 +44,21 @@ def test_a_status_follows_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "state"), [(RuntimeError("out of luck"), "failed"), (KeyboardInterrupt(), "interrupted")]
+    ("error", "state", "text"),
+    [
+        (RuntimeError("out of luck"), "failed", "RuntimeError: out of luck"),
+        (UserError("lr=-1: must be > 0"), "failed", "lr=-1: must be > 0"),
+        (KeyboardInterrupt(), "interrupted", "interrupted (SIGINT)"),
+        (Terminated(), "interrupted", "terminated (SIGTERM)"),
+    ],
 )
-def test_how_a_run_ended_is_recorded_and_raised(tmp_path, error, state):
+def test_how_a_run_ended_is_recorded_and_raised(tmp_path, error, state, text):
     status = Status(tmp_path, CONFIG)
     with pytest.raises(type(error)), status.recorded():
         raise error
     last = read_status(tmp_path)
     assert last["state"] == state
-    assert type(error).__name__ in last["error"]
+    assert last["error"] == text
     assert last["ended"] is not None
 
 

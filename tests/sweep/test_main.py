@@ -1,0 +1,246 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from ireg.errors import UserError
+from ireg.sweep import __main__ as command
+from ireg.sweep.lock import is_locked, locked
+from ireg.sweep.plan import add_to_plan, read_plan
+from ireg.sweep.report import report
+from ireg.sweep.status import Status, note_killed, read_status
+from ireg.sweep.table import look, render
+from tests.conftest import ROOT
+
+CONFIG = {"epochs": 10, "threads": 1}
+ROW = {"time/epoch": 2.0, "train/error": 0.25, "test/error": 0.5}
+
+
+def make_run(folder, state, done=3, error=None):
+    folder.mkdir(parents=True)
+    status = Status(folder, CONFIG)
+    for epoch in range(done + 1):
+        status.row(epoch, ROW)
+    status.update(state=state, error=error)
+    return folder
+
+
+def printed(folder, **options):
+    output = io.StringIO()
+    assert command.show(folder, once=True, console=Console(file=output, **options)) == 0
+    return output.getvalue()
+
+
+def row_of(text, name):
+    (line,) = [line for line in text.splitlines() if line.strip().startswith(name)]
+    return line.split()
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """One run of every state."""
+    for state in ("done", "diverged", "interrupted"):
+        make_run(tmp_path / f"a_{state}", state, done=10 if state == "done" else 3)
+    make_run(tmp_path / "a_failed", "failed", error="OSError: no\nroom")
+    make_run(tmp_path / "a_killed", "running")
+    make_run(tmp_path / "a_running", "running", done=4)
+    add_to_plan(tmp_path, {"a_waiting": ["seed=9"]})
+    return tmp_path
+
+
+def test_every_state_is_told_apart(sweep):
+    with locked(sweep / "a_running"):
+        text = printed(sweep, width=150)
+    assert text.splitlines()[0].startswith(
+        "1 running, 1 failed, 2 interrupted, 1 waiting, 1 diverged, 1 done | time left"
+    )
+    assert row_of(text, "a_running") == ["a_running", "running", "4/10", "25.0", "%", "50.0", "%", "0:12"]
+    assert row_of(text, "a_failed")[-3:] == ["OSError:", "no", "room"]
+    assert row_of(text, "a_killed")[1:3] == ["interrupted", "3/10"]
+    assert row_of(text, "a_killed")[-7:] == ["killed", "(its", "process", "ended", "without", "a", "word)"]
+    assert row_of(text, "a_waiting") == ["a_waiting", "waiting"]
+    names = [line.split()[0] for line in text.splitlines() if line.startswith("  a_")]
+    assert names == [
+        f"a_{word}" for word in ("running", "failed", "interrupted", "killed", "waiting", "diverged", "done")
+    ]
+    assert read_status(sweep / "a_killed")["state"] == "running"  # looking changes nothing
+
+
+def test_time_left_counts_what_waits(tmp_path):
+    make_run(tmp_path / "a", "running", done=4)
+    add_to_plan(tmp_path, {"b": [], "c": []})
+    with locked(tmp_path / "a"):
+        assert "1 running, 2 waiting | time left: 0:52" in printed(tmp_path)  # (6 + 10 + 10) epochs of 2 s
+    assert "1 interrupted, 2 waiting\n" in printed(tmp_path)
+
+
+def test_runs_are_called_by_what_differs(tmp_path):
+    add_to_plan(tmp_path, {"x": ["seed=0", "lr=1"], "y": ["seed=1", "lr=1"]})
+    assert [run.name for run in look(tmp_path)] == ["seed=0", "seed=1"]
+    make_run(tmp_path / "z", "done")  # of which nothing is known
+    assert {run.name for run in look(tmp_path)} == {"x", "y", "z"}
+
+
+def test_a_table_that_is_too_long_says_what_it_leaves_out(sweep):
+    output = Console(file=io.StringIO(), width=150)
+    output.print(render(look(sweep), rows=2))
+    text = output.file.getvalue()
+    assert "and 2 interrupted, 1 waiting, 1 diverged, 1 done more" in " ".join(text.split())
+    assert "a_done" not in text
+
+
+def test_a_pipe_gets_all_rows_in_full_width(sweep):
+    (sweep / "a_done").rename(sweep / ("long" * 40))
+    text = printed(sweep)
+    assert "long" * 40 in text
+
+
+def test_a_terminal_is_kept_up_to_date_until_no_run_goes_on(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "a", "running")
+    looks = []
+
+    def one_epoch_later(seconds):
+        looks.append(seconds)
+        status = json.loads((folder / "status.json").read_text())
+        state = "done" if len(looks) == 3 else "running"
+        (folder / "status.json").write_text(json.dumps(status | {"epochs_done": 3 + len(looks), "state": state}))
+
+    monkeypatch.setattr(time, "sleep", one_epoch_later)
+    output = io.StringIO()
+    with locked(folder):
+        command.show(tmp_path, once=False, console=Console(file=output, force_terminal=True, width=100, height=30))
+    assert looks == [command.REFRESH_SECONDS] * 3
+    assert all(f"{epoch}/10" in output.getvalue() for epoch in (3, 4, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["status", "nowhere"], "nowhere: no such folder"), (["retry", "."], "no runs there \\(no status.json\\)")],
+)
+def test_a_folder_without_runs_is_one_line(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        command.main(arguments)
+
+
+@pytest.mark.parametrize("jobs", ["0", "two", "-1"])
+def test_a_wrong_number_of_jobs_is_refused(tmp_path, capsys, jobs):
+    with pytest.raises(SystemExit):
+        command.main(["retry", str(tmp_path), "--jobs", jobs])
+    assert "must be an integer of at least 1" in capsys.readouterr().err
+
+
+def test_a_plan_grows_and_a_damaged_one_is_named(tmp_path):
+    assert read_plan(tmp_path) == {}
+    add_to_plan(tmp_path / "new", {"a": ["lr=1"]})
+    add_to_plan(tmp_path / "new", {"b": []})
+    assert read_plan(tmp_path / "new") == {"a": ["lr=1"], "b": []}
+    (tmp_path / "new" / "sweep.json").write_text("[]")
+    with pytest.raises(UserError, match="sweep.json: not a list of runs .*; delete it"):
+        read_plan(tmp_path / "new")
+
+
+def test_killed_runs_are_noted_and_others_left(sweep):
+    with locked(sweep / "a_running"):
+        for name in ("a_running", "a_killed", "a_done", "a_failed"):
+            note_killed(sweep / name)
+    assert [read_status(sweep / f"a_{name}")["state"] for name in ("running", "killed", "done", "failed")] == [
+        "running",
+        "interrupted",
+        "done",
+        "failed",
+    ]
+    assert read_status(sweep / "a_killed")["error"] == "killed (its process ended without a word)"
+    assert not (sweep / "a_waiting").exists()
+
+
+def test_whether_a_folder_is_held(tmp_path):
+    assert not is_locked(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+
+
+def test_a_look_at_the_lock_keeps_no_run_from_starting(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from ireg.sweep.lock import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(0.5)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
+    assert other.stdout.readline() == b"held\n"
+    with locked(tmp_path):  # waits for it
+        assert other.wait() == 0
+
+
+# Real runs.
+
+
+def fail_with_clipping(sweep, small_run):
+    """Two runs that cannot be done, and one that is."""
+    for name, value in (("good", "1"), ("bad", "abc"), ("worse", "abc")):
+        try:
+            small_run(sweep / name, f"+trainer.gradient_clip_val={value}")
+        except UserError:
+            assert name != "good"
+
+
+def test_the_report_lists_failures_with_their_logs(tmp_path, small_run, capsys):
+    fail_with_clipping(tmp_path, small_run)
+    (tmp_path / ".summary.tmp-x.csv").write_text("left behind")
+    report(tmp_path)
+    output = capsys.readouterr()
+    lines = output.err.splitlines()
+    assert lines[0] == "2 of 3 runs failed:"
+    assert lines[1].startswith("  bad: trainer: `gradient_clip_val` should be an int")
+    assert lines[1].endswith(f"(see {tmp_path / 'bad' / 'train.log'})")
+    assert (tmp_path / "summary.csv").exists()
+    assert not (tmp_path / ".summary.tmp-x.csv").exists()
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_only_failed_runs_are_done_again(tmp_path, small_run, capfd, jobs):
+    fail_with_clipping(tmp_path, small_run)
+    path = tmp_path / "bad" / "status.json"  # its fault is mended, the other's is not
+    status = json.loads(path.read_text())
+    status["config"]["trainer"]["gradient_clip_val"] = 1
+    status["config_hash"] = read_status(tmp_path / "good")["config_hash"]
+    path.write_text(json.dumps(status))
+    before = (tmp_path / "good" / "status.json").read_text()
+    assert command.main(["retry", str(tmp_path), "--jobs", jobs]) == 1
+    assert [read_status(tmp_path / name)["state"] for name in ("good", "bad", "worse")] == ["done", "done", "failed"]
+    assert (tmp_path / "good" / "status.json").read_text() == before
+    assert (tmp_path / "bad" / "metrics.csv").read_text().count("\n") == 4
+    assert "1 of 3 runs failed:" in capfd.readouterr().err
+
+
+def test_nothing_to_do_again(tmp_path, small_run, capsys):
+    small_run(tmp_path / "good")
+    assert command.main(["retry", str(tmp_path)]) == 0
+    assert "no run has failed" in capsys.readouterr().out
+
+
+def test_doing_again_ends_its_processes_when_it_is_told_to_end(tmp_path, small_run):
+    small_run(tmp_path / "long", "epochs=1")
+    path = tmp_path / "long" / "status.json"
+    status = json.loads(path.read_text())
+    status["config"]["epochs"] = 100_000
+    from ireg.sweep.status import config_hash
+
+    path.write_text(json.dumps(status | {"state": "failed", "config_hash": config_hash(status["config"])}))
+    process = subprocess.Popen([sys.executable, "-m", "ireg.sweep", "retry", str(tmp_path)], cwd=ROOT)
+    while (read_status(tmp_path / "long")["state"], read_status(tmp_path / "long")["epochs_done"] > 1) != (
+        "running",
+        True,
+    ):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert read_status(tmp_path / "long")["state"] == "interrupted"
