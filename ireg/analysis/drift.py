@@ -11,7 +11,8 @@ from matplotlib.ticker import NullFormatter
 
 from ireg.analysis.settings import COLOURS, FURTHER_COLOURS
 
-EFFECTS = {"mean/equal C/squares": ("o", "at equal C"), "mean/time/squares": ("s", "at equal time")}
+PLACES = {"mean": "at the mean of the ends", "ends": "averaged over the ends"}
+MEMORIES = {"kept": ("o", "memory kept"), "shrinking": ("s", "memory shrinking")}
 COEFFICIENTS = {
     "k_full_batch": ("o", r"$k_1$, of $\nabla\Vert\bar{g}\Vert^2$"),
     "k_variance": ("^", r"$k_2$, of $\nabla$Var"),
@@ -19,41 +20,43 @@ COEFFICIENTS = {
 
 
 def drift_figure(results: Sequence[Mapping[str, Any]]) -> Figure:
-    """What finite steps do to Q, run by run, and the fitted coefficients against the predicted strength.
+    """What finite steps do to Q at equal C, run by run, and the fitted coefficients against the predicted strength.
 
-    Bars are two standard errors to each side. The right panel is left out where no run was compared with its leading
+    Bars are two standard errors to each side. The last panel is left out where no run was compared with its leading
     flow.
     """
     fitted = [result for result in results if result["leading_flow"] is not None]
-    figure = Figure(figsize=(8.5 if fitted else 5.5, 2.2 + 0.28 * len(results)), layout="constrained")
-    panels = list(figure.subplots(1, 2 if fitted else 1, squeeze=False)[0])
-    _effects(panels[0], results)
+    figure = Figure(figsize=(11.0 if fitted else 8.0, 2.2 + 0.28 * len(results)), layout="constrained")
+    panels = list(figure.subplots(1, 3 if fitted else 2, squeeze=False)[0])
+    for panel, place in zip(panels, PLACES, strict=False):
+        _effects(panel, results, place)
+    panels[0].set_yticks(range(len(results)), [f"{result['optimizer']}, lr={result['lr']:g}" for result in results])
+    panels[1].set_yticks(range(len(results)), [])
     if fitted:
-        _coefficients(panels[1], fitted)
+        _coefficients(panels[2], fitted)
     for panel in panels:
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _effects(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
+def _effects(axis: Axes, results: Sequence[Mapping[str, Any]], place: str) -> None:
     values = []
-    for name, (marker, label) in EFFECTS.items():
+    for memory, (marker, label) in MEMORIES.items():
         for row, result in enumerate(results):
-            value, error = result["small_steps"][name]
+            value, error = (result["small_steps"][memory] or {}).get(f"{place}/equal C/squares", (None, None))
             if value is None or error is None:
                 continue
             values.append(abs(value))
-            place = row + (0.15 if marker == "s" else -0.15)
-            _point(axis, value, place, result["optimizer"], marker, xerr=2 * error)
+            height = row + (0.15 if marker == "s" else -0.15)
+            _point(axis, value, height, result["optimizer"], marker, xerr=2 * error)
         axis.plot([], [], marker, color="0.4", markerfacecolor="0.4" if marker == "o" else "white", label=label)
     axis.axvline(0, color="0.3", linewidth=0.8)
-    axis.set_yticks(range(len(results)), [f"{result['optimizer']}, lr={result['lr']:g}" for result in results])
     axis.set_ylim(len(results) - 0.5, -0.5)
     if values and max(values) > 30 * max(min(values), 1e-3):
         axis.set_xscale("symlog", linthresh=0.01)
     axis.set_xlabel("Δ ln Q, finite steps less small steps")
-    axis.set_title("What finite steps do to Q,\nat the mean of the ends", fontsize="medium")
+    axis.set_title(f"What finite steps do to Q at equal C,\n{PLACES[place]}", fontsize="medium")
     axis.legend(fontsize="small", frameon=False)
 
 

@@ -41,6 +41,13 @@ def _parser() -> argparse.ArgumentParser:
         help="how many times smaller the references' steps are (default: 2 4 8)",
     )
     parser.add_argument(
+        "--shrinking",
+        type=int,
+        nargs="+",
+        metavar="R",
+        help="the same of the references whose memory shrinks with the steps (default: as --refinements)",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
@@ -65,7 +72,9 @@ def _measure(options: argparse.Namespace) -> None:
     from ireg.drift.start import find_runs
     from ireg.drift.study import check
 
-    check(options.orders, options.refinements, options.processes, options.seed)
+    if options.shrinking is None:
+        options.shrinking = options.refinements
+    check(options.orders, options.refinements, options.shrinking, options.processes, options.seed)
     folders = find_runs(options.runs)
     results = []
     for folder in folders:
@@ -94,12 +103,12 @@ def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str
     from ireg.drift.study import study
 
     start = load(folder, seed=options.seed)
-    numbers = {"orders": options.orders, "refinements": options.refinements, "seed": options.seed}
+    chosen = of_result(start, options.orders, options.refinements, options.shrinking, options.seed)
     known = _known(output / "drift.json")
-    if known is not None and known["options"] == of_result(start, **numbers):
+    if known is not None and known["options"] == chosen:
         print(f"{output}: measured already, kept as it is; to measure again, delete the folder", file=sys.stderr)
         return known
-    result = study(start, **numbers, processes=options.processes)
+    result = study(start, chosen, processes=options.processes)
     for path in write([result], output):
         print(f"wrote {path}", file=sys.stderr)
     return result

@@ -59,20 +59,36 @@ def train_epoch(module: nn.Module, optimizer: Optimizer, problem: Problem, indic
         optimizer.step()
 
 
-def follow(problem: Problem, refinement: int, order: int) -> list[Stop]:
+def stops_of(refinement: int) -> list[int]:
+    """After which epochs of a refinement it is measured: at 1/8, 1/4, 1/2 and all of the time, as far as r allows.
+
+    Example:
+        >>> stops_of(1), stops_of(2), stops_of(3), stops_of(4), stops_of(16)
+        ([1], [1, 2], [1, 3], [1, 2, 4], [2, 4, 8, 16])
+    """
+    return sorted({max(1, refinement // part) for part in (8, 4, 2, 1)})
+
+
+def follow(problem: Problem, refinement: int, order: int, memory: str = "kept") -> list[Stop]:
     """One order of the optimizer with r times as many, r times smaller steps, for the time of an epoch.
 
+    Args:
+        problem: where it begins.
+        refinement: r.
+        order: its number; the minibatches depend on it and on r, not on `memory`.
+        memory: see `ireg.drift.equal_time`.
+
     Returns:
-        The stops at about half of the time and at its end; for r = 1 the end alone.
+        The stops of `stops_of`.
     """
     module, optimizer = problem.begin()
-    refine(optimizer, refinement)
+    refine(optimizer, refinement, memory)
     stops = []
     with torch.random.fork_rng(devices=[]):  # of networks that draw, as dropout does
         torch.manual_seed(named_seed("drift: network", problem.seed, refinement, order))
         for epoch in range(refinement):
             train_epoch(module, optimizer, problem, order_of(problem, refinement, order, epoch))
-            if epoch + 1 in (refinement // 2, refinement):
+            if epoch + 1 in stops_of(refinement):
                 weights = vector(module)
                 time = (epoch + 1) / refinement
                 stops.append(Stop(time=time, weights=weights, values=measure(problem, weights)))

@@ -1,6 +1,6 @@
-"""The same optimizer with smaller steps: r steps of it take the time of one, and it remembers for as long.
+"""The same optimizer with smaller steps: r steps of it take the time of one, and its memory is kept or shrinks.
 
-For a refinement r, per step:
+**Memory kept**: it remembers for as long a time, r times as many steps. For a refinement r, per step:
 
 | optimizer | becomes |
 |---|---|
@@ -15,6 +15,16 @@ rate η_e = η(1−δ)/(1−β) becomes η_e/r, and the buffer means the same ve
 it was, since (ρ^{1/r})^{rt} = ρ^t. Adagrad's sum grows r times as fast, and η/(√v + ε) is left as it was. With r → ∞
 what is left is the optimizer in continuous time, without steps and without minibatches; Nesterov's extra gradient, a
 share 1 − β^{1/r} of its step, vanishes with the steps.
+
+**Memory shrinking**: η → η/r and nothing else. β, ρ, the moments and the step count stay, so that the optimizer
+remembers as many steps as before, which take r times less time. With r → ∞ steps, minibatches and memory are gone: at
+each moment m and v are those of an optimizer that has stood there for ever, and what is left is the flow
+
+    ω̇ = −E[m φ(v)],  φ(v) = 1/(√v + ε)  (u + F of docs/theory.md, section 7, as far as F is small),
+
+E over the orders at fixed weights. v does not average more as r grows: its fluctuation over about 1/(1−ρ) minibatches
+is the optimizer's own, at any r, and stays. The moments that it starts with are forgotten after as many steps as ever,
+in a time that falls like 1/r. Adagrad's sum and AMSGrad's maximum never fade, so that neither has such a limit.
 """
 
 from collections.abc import Callable
@@ -23,13 +33,21 @@ from typing import Any
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 State = dict[str, Any]
+MEMORIES = ("kept", "shrinking")
+"""What small steps do to the memory."""
 
 
-def refine(optimizer: Optimizer, refinement: int) -> None:
+def refine(optimizer: Optimizer, refinement: int, memory: str = "kept") -> None:
     """Make r steps of the optimizer take the time of one, in place; r = 1 leaves it as it is to the last bit.
 
+    Args:
+        optimizer: whose steps.
+        refinement: r.
+        memory: one of `MEMORIES`.
+
     Raises:
-        ValueError: an optimizer that no rule is known for, or r below 1.
+        ValueError: an optimizer that no rule is known for, r below 1, another `memory`, or one that is to shrink and
+            never fades.
     """
     if refinement < 1:
         raise ValueError(f"refinement={refinement}: must be at least 1")
@@ -37,8 +55,30 @@ def refine(optimizer: Optimizer, refinement: int) -> None:
     if rule is None:
         known = ", ".join(sorted(cls.__name__ for cls in _RULES))
         raise ValueError(f"{type(optimizer).__name__}: not known how to refine its steps; known are {known}")
+    if memory == "shrinking":
+        if not all(_fades(type(optimizer), group) for group in optimizer.param_groups):
+            raise ValueError(f"{type(optimizer).__name__}: its memory never fades, so that it cannot shrink")
+        rule = _rate
+    elif memory != "kept":
+        raise ValueError(f"memory={memory!r}: must be one of {', '.join(MEMORIES)}")
     for group in optimizer.param_groups:
         rule(group, [optimizer.state[weight] for weight in group["params"] if weight in optimizer.state], refinement)
+
+
+def can_shrink(optimizer: Optimizer) -> bool:
+    """Whether there is a memory that shrinks with the steps: none of plain SGD's, nor one that never fades."""
+    groups = optimizer.param_groups
+    remembers = not isinstance(optimizer, SGD) or any(group["momentum"] for group in groups)
+    return remembers and all(_fades(type(optimizer), group) for group in groups)
+
+
+def _fades(kind: type[Optimizer], group: dict[str, Any]) -> bool:
+    """Whether what is remembered is forgotten: a sum and a maximum never are."""
+    return kind is not Adagrad and not group.get("amsgrad", False)
+
+
+def _rate(group: dict[str, Any], _: list[State], refinement: int) -> None:
+    group["lr"] = group["lr"] / refinement
 
 
 def _momentum(group: dict[str, Any], states: list[State], refinement: int) -> None:

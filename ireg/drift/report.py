@@ -35,8 +35,9 @@ def rows(result: Result) -> Iterator[list[Any]]:
     of_run = [result["run"], result["optimizer"], result["lr"]]
     for quantity, value in result["predicted"].items():
         yield [*of_run, "mean flow", "start", "predicted", quantity, value, None]
-    for name, estimate in result["small_steps"].items():
-        yield [*of_run, "small steps", *name.split("/"), *estimate]
+    for memory, effects in result["small_steps"].items():
+        for name, estimate in (effects or {}).items():
+            yield [*of_run, f"small steps, memory {memory}", *name.split("/"), *estimate]
     flow = result["leading_flow"]
     if flow is not None:
         for quantity, value in flow["theory"].items():
@@ -47,18 +48,11 @@ def rows(result: Result) -> Iterator[list[Any]]:
 
 def text(results: Sequence[Result]) -> str:
     """Both tables, and what is left out."""
-    first = [["run", "at", "C", "C, equal time", "Q, equal time", "‖ḡ‖², equal C", "Q, equal C", "Q is", "position"]]
+    first = [["run", "memory", "at", "C", "C, equal time", "Q, equal time", "Q, equal C", "moved", "Q is", "position"]]
     second = [["run", "strength", "predicted", "alignment", "predicted", "k", "k₁ (‖ḡ‖²)", "k₂ (Var)", "residual"]]
     sentences = []
     for result in results:
-        steps = result["small_steps"]
-        for place in ("mean", "ends"):
-            names = ("time/loss", "time/squares", "equal C/full_batch", "equal C/squares")
-            changes = [_measured(*_numbers(steps[f"{place}/{name}"])) for name in names]
-            told = verdict(steps[f"{place}/equal C/squares"])
-            loss = math.exp(steps[f"{place}/plain/loss"][0])
-            position = _measured(*_numbers(steps[f"{place}/position/loss"]))
-            first.append([result["run"], place, f"{loss:.4g}", *changes, told, position])
+        first += _small_steps(result)
         flow = result["leading_flow"]
         strength, alignment = result["predicted"].values()
         if flow is None:
@@ -73,6 +67,17 @@ def text(results: Sequence[Result]) -> str:
     if len(second) > 1:
         parts += ["", "Mean drift against the leading flow: k₁ = k₂ = 1 is the theorem", _table(second)]
     return "\n".join([*parts, *sentences])
+
+
+def _small_steps(result: Result) -> Iterator[list[str]]:
+    """The first table's lines of a run."""
+    for memory, steps in result["small_steps"].items():
+        for place in ("mean", "ends") if steps is not None else ():
+            names = ("time/loss", "time/squares", "equal C/squares", "equal C moved/squares", "position/loss")
+            *changes, position = (_measured(*_numbers(steps.get(f"{place}/{name}", (None, None)))) for name in names)
+            told = verdict(steps[f"{place}/equal C/squares"])
+            loss = math.exp(steps[f"{place}/plain/loss"][0])
+            yield [result["run"], memory, place, f"{loss:.4g}", *changes, told, position]
 
 
 def verdict(estimate: Sequence[float | None]) -> str:

@@ -59,7 +59,9 @@ def jackknife(
 
 
 def limit(values: Mapping[int, float]) -> float:
-    """The value at 1/r = 0 of the straight line in 1/r by least squares; of one r its value.
+    """The value at 1/r = 0 of the straight line in 1/r through the two finest; of one r its value.
+
+    With an error that goes on like a/r + b/r² the line of r₁ and r₂ is off by b/(r₁r₂), which coarser ones worsen.
 
     Args:
         values: by refinement r.
@@ -71,8 +73,5 @@ def limit(values: Mapping[int, float]) -> float:
         raise ValueError("the limit of small steps needs at least one refinement")
     if len(values) == 1:
         return next(iter(values.values()))
-    points = [(1 / refinement, value) for refinement, value in values.items()]
-    middle = math.fsum(x for x, _ in points) / len(points)
-    height = math.fsum(y for _, y in points) / len(points)
-    slope = math.fsum((x - middle) * y for x, y in points) / math.fsum((x - middle) ** 2 for x, _ in points)
-    return height - slope * middle
+    coarse, fine = sorted(values)[-2:]
+    return (fine * values[fine] - coarse * values[coarse]) / (fine - coarse)

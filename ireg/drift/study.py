@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ireg.drift.equal_time import can_shrink
 from ireg.drift.mean_path import FLOW_COST, LeftOut, mean_path, predicted
-from ireg.drift.small_steps import cost, follow_all, orders_of, small_steps
+from ireg.drift.small_steps import cost, follow_all, orders_of, samples, small_steps
 from ireg.drift.start import Start
 from ireg.drift.statistics import Estimate
 from ireg.drift.workers import Progress, Workers, workers
@@ -20,7 +21,7 @@ SMALLEST = 6
 """Orders: three pairs, so that two are left when one is left out."""
 
 
-def check(orders: int, refinements: Sequence[int], processes: int, seed: int) -> None:
+def check(orders: int, refinements: Sequence[int], shrinking: Sequence[int], processes: int, seed: int) -> None:
     """Check the options.
 
     Raises:
@@ -28,22 +29,36 @@ def check(orders: int, refinements: Sequence[int], processes: int, seed: int) ->
     """
     if orders < SMALLEST or orders % 2:
         raise UserError(f"--orders {orders}: must be even and at least {SMALLEST}; orders come in pairs")
-    if not refinements or min(refinements) < 2 or len(set(refinements)) != len(refinements):
-        given = " ".join(map(str, refinements))
-        raise UserError(f"--refinements {given}: must be different integers of at least 2, like 2 4 8")
+    for option, given in (("--refinements", refinements), ("--shrinking", shrinking)):
+        if not given or min(given) < 2 or len(set(given)) != len(given):
+            numbers = " ".join(map(str, given))
+            raise UserError(f"{option} {numbers}: must be different integers of at least 2, like 2 4 8")
     if processes < 1:
         raise UserError(f"--processes {processes}: must be at least 1")
     if seed < 0:
         raise UserError(f"--seed {seed}: must be at least 0")
 
 
-def options(start: Start, orders: int, refinements: Sequence[int], seed: int) -> dict[str, Any]:
+def options(
+    start: Start, orders: int, refinements: Sequence[int], shrinking: Sequence[int], seed: int
+) -> dict[str, Any]:
     """What the numbers depend on."""
-    return {"orders": orders, "refinements": sorted(refinements), "seed": seed, "checkpoint": start.ended}
+    return {
+        "orders": orders,
+        "refinements": sorted(refinements),
+        "shrinking": sorted(shrinking) if can_shrink(start.problem.begin()[1]) else None,
+        "seed": seed,
+        "checkpoint": start.ended,
+    }
 
 
-def study(start: Start, *, orders: int, refinements: Sequence[int], seed: int, processes: int) -> dict[str, Any]:
+def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[str, Any]:
     """Measure a run's drift; says on standard error what it costs, and how far it is.
+
+    Args:
+        start: where.
+        options: of `options`.
+        processes: how many orders at once.
 
     Returns:
         What `drift.json` holds: numbers are pairs of value and standard error, null where there is none.
@@ -51,17 +66,24 @@ def study(start: Start, *, orders: int, refinements: Sequence[int], seed: int, p
     Raises:
         UserError: weights that are not finite.
     """
-    refinements = sorted(refinements)
-    whole = cost(refinements, orders)
-    epochs = sum(refinement * orders_of(refinement, orders) for refinement in (1, *refinements))
+    orders = options["orders"]
+    references = {"kept": options["refinements"], "shrinking": options["shrinking"]}
+    counts = [1, *references["kept"], *(references["shrinking"] or [])]
+    whole = cost(counts, orders)
+    epochs = sum(refinement * orders_of(refinement, orders) for refinement in counts)
     print(
         f"{start.folder}: {epochs} epochs of training, and measurements as long as {whole - epochs:.0f} more; "
         f"{FLOW_COST:.0f} or more for the leading flow where the expansion holds; {processes} at once",
         file=sys.stderr,
     )
     with workers(start.problem, processes, Progress(whole)) as team:
-        found = follow_all(team, refinements, orders)
-        effects = small_steps(team, found)
+        found = follow_all(team, [1], orders)
+        plain = samples(team, found)
+        effects = {
+            memory: small_steps(plain | samples(team, follow_all(team, refinements, orders, memory)))
+            for memory, refinements in references.items()
+            if refinements is not None
+        }
         flow = _leading_flow(team, [stops[-1].weights for stops in found[1]])
     settings = start.config
     return {
@@ -70,8 +92,8 @@ def study(start: Start, *, orders: int, refinements: Sequence[int], seed: int, p
         "lr": settings.lr,
         "batch_size": start.problem.batch_size,
         "epoch": start.epoch,
-        "options": options(start, orders, refinements, seed),
-        "small_steps": _plain(effects),
+        "options": dict(options),
+        "small_steps": {memory: _plain(effects[memory]) if memory in effects else None for memory in references},
         **flow,
     }
 

@@ -52,7 +52,7 @@ def test_unrefined_an_order_is_plain_training_to_the_last_bit(name):
     assert torch.equal(follow(problem, 1, 2)[0].weights, stop.weights)  # and nothing was changed by it
 
 
-@pytest.mark.parametrize(("refinement", "times"), [(2, [0.5, 1.0]), (3, [1 / 3, 1.0]), (4, [0.5, 1.0])])
+@pytest.mark.parametrize(("refinement", "times"), [(2, [0.5, 1.0]), (3, [1 / 3, 1.0]), (4, [0.25, 0.5, 1.0])])
 def test_the_stops_of_a_refinement(refinement, times):
     problem = quadratic(OPTIMIZERS["sgd"])
     stops = follow(problem, refinement, 0)

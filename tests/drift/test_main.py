@@ -47,15 +47,17 @@ def test_one_run_from_the_command_line(one, capsys):
     result = json.loads((folder / "drift.json").read_text())
     assert (result["run"], result["optimizer"], result["lr"], result["epoch"]) == ("sgd", "sgd", 0.05, 1)
     assert result["options"] | {"checkpoint": None} == {
-        "orders": 6, "refinements": [2, 3], "seed": 0, "checkpoint": None,
+        "orders": 6, "refinements": [2, 3], "shrinking": None, "seed": 0, "checkpoint": None,
     }  # fmt: skip
     assert result["leading_flow_left_out"] is None
     assert result["leading_flow"]["estimates"]["k"][0] == pytest.approx(1, abs=0.5)
     with (folder / "drift.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == HEADER
-    value, error = result["small_steps"]["mean/equal C/squares"]
+    assert result["small_steps"]["shrinking"] is None
+    value, error = result["small_steps"]["kept"]["mean/equal C/squares"]
     (row,) = [row for row in rows if (row["place"], row["what"], row["quantity"]) == ("mean", "equal C", "squares")]
+    assert row["part"] == "small steps, memory kept"
     assert (float(row["value"]), float(row["error"])) == (value, error)
     assert "Finite steps less small steps" in out
     assert "k₁ = k₂ = 1 is the theorem" in out
@@ -98,6 +100,7 @@ def test_a_whole_sweep_with_what_cannot_be_measured_passed_over(sweep, tmp_path_
         (["--orders", "7"], "--orders 7: must be even"),
         (["--refinements", "1", "2"], "--refinements 1 2: must be different integers of at least 2, like 2 4 8"),
         (["--refinements", "2", "2"], "--refinements 2 2: must be different"),
+        (["--shrinking", "4", "1"], "--shrinking 4 1: must be different integers of at least 2, like 2 4 8"),
         (["--processes", "0"], "--processes 0: must be at least 1"),
         (["--seed", "-1"], "--seed -1: must be at least 0"),
         ([], "no run there (no status.json); name a run's folder, like multirun/NAME/RUN"),
@@ -150,7 +153,10 @@ def made_up(run, **estimates):
     names = ("time/loss", "time/squares", "equal C/full_batch", "equal C/squares", "position/loss", "plain/loss")
     return {
         "run": run, "optimizer": "sgd", "lr": 0.1, "predicted": {"strength": 0.01, "alignment": 1.0},
-        "small_steps": {f"{place}/{name}": [0.5, 0.01] for place in ("mean", "ends") for name in names} | estimates,
+        "small_steps": {
+            "kept": {f"{place}/{name}": [0.5, 0.01] for place in ("mean", "ends") for name in names} | estimates,
+            "shrinking": None,
+        },
         "leading_flow": None, "leading_flow_left_out": "made up",
     }  # fmt: skip
 
@@ -163,6 +169,6 @@ def test_digits_follow_the_standard_error_and_nan_is_a_dash(tmp_path):
     assert "0.1235 ± 0.0021" in lines[2]
     assert " 0.123 " in lines[2]
     assert "–" in lines[2]
-    assert lines[2].split()[2] == f"{math.exp(0.5):.4g}"
+    assert lines[2].split()[:4] == ["a", "kept", "mean", f"{math.exp(0.5):.4g}"]
     assert "a: strength 0.01 and alignment 1 are predicted; no leading flow: made up" in lines
     assert {path.name for path in write([result], tmp_path)} == {"drift.json", "drift.csv", "drift.png"}

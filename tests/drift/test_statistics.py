@@ -39,7 +39,8 @@ def test_one_pair_has_no_standard_error():
 def test_the_limit_of_small_steps():
     assert limit({2: 5.0}) == 5.0
     assert limit({2: 3 + 1 / 2, 4: 3 + 1 / 4}) == pytest.approx(3)
-    values = {2: 1.0, 4: 2.0, 8: 2.2}
-    assert limit(values) == pytest.approx(np.polyfit([1 / r for r in values], list(values.values()), 1)[1])
+    assert limit({8: 2.2, 2: 100.0, 4: 2.0}) == pytest.approx(2.4)  # the coarsest has no say
+    values = {r: 3 + 5 / r + 7 / r**2 for r in (2, 4, 8)}
+    assert limit(values) == pytest.approx(3 - 7 / 32)
     with pytest.raises(ValueError, match="needs at least one refinement"):
         limit({})
