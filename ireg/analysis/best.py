@@ -161,7 +161,7 @@ def print_best(best: pd.DataFrame) -> None:
     group = list(best.columns[: best.columns.get_loc("criterion")])
     shown = [column for column in group if column == "optimizer" or len(best[column].drop_duplicates()) > 1]
     texts = [spread(criterion, mean, sd) for mean, sd in zip(best["mean"], best["sd"], strict=True)]
-    title = f"Best learning rate: the smallest mean of {criterion} over n seeds, ± their standard deviation"
+    title = f"Best learning rate: mean ± standard deviation of {criterion} over n seeds"
     columns = [*shown, "lr", criterion, "n", "rates", "diverged", "incomplete", "runner_up"]
     print_tables([rich_table(title, best.assign(**{criterion: texts}), columns)])
     for line in filter(None, "; ".join(best["warnings"]).split("; ")):
