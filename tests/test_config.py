@@ -133,6 +133,33 @@ def test_experiment(composed, experiment, epochs):
     assert "joblib" in config.hydra.launcher._target_
 
 
+def test_the_experiment_on_rates(composed):
+    config = composed("experiment=lr_grid", hydra=True)
+    settings = read(config)
+    assert (settings.name, settings.epochs, settings.batch_size, settings.terms["every"]) == ("lr_grid", 10, 64, 10)
+    assert config.hydra.mode.name == "MULTIRUN"
+    params = config.hydra.sweeper.params
+    assert sorted(params.optimizer.split(",")) == ["adam", "momentum", "rmsprop", "sgd"]
+    rates = [float(rate) for rate in params.lr.split(",")]
+    assert rates == sorted(rates)
+    assert (rates[0], rates[-1], len(rates)) == (1e-5, 1.0, 11)
+    assert params.seed == "0,1,2"
+    assert "joblib" in config.hydra.launcher._target_
+
+
+def test_the_search_for_a_rate(composed):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="NOT TESTED: pip install 'ireg[tune]'")
+    config = composed("experiment=tune", "optimizer=adam", hydra=True)
+    settings = read(config)
+    assert (settings.name, settings.epochs, settings.batch_size, settings.objective) == ("tune", 10, 64, "test/error")
+    hydra = config.hydra
+    assert (hydra.mode.name, hydra.sweep.dir) == ("MULTIRUN", "multirun/tune/adam")
+    assert (str(hydra.sweeper.direction), hydra.sweeper.n_trials % hydra.sweeper.n_jobs) == ("minimize", 0)
+    assert hydra.sweeper.sampler._target_ == "optuna.samplers.TPESampler"
+    assert hydra.sweeper.sampler.seed == 0
+    assert hydra.sweeper.params == {"lr": "tag(log, interval(1e-5, 1))"}
+
+
 def test_no_file_is_untested():
     groups = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
     assert groups == {
@@ -141,6 +168,7 @@ def test_no_file_is_untested():
         "experiment",
         "hydra/hydra_logging",
         "hydra/job_logging",
+        "hydra/launcher",
         "model",
         "optimizer",
         "terms",
@@ -148,7 +176,7 @@ def test_no_file_is_untested():
     }
     assert options("optimizer") == sorted(OPTIMIZERS)
     assert options("data") == sorted(DATA)
-    assert options("experiment") == ["demo", "drift", "paper", "theory"]
+    assert options("experiment") == ["demo", "drift", "lr_grid", "paper", "theory", "tune"]
     assert options("model") == ["mlp"]
     assert options("trainer") == ["default"]
 
