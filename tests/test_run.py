@@ -1,3 +1,4 @@
+import gc
 import json
 import logging
 import math
@@ -222,3 +223,23 @@ def test_checkpoints_are_written_beside_their_place(tmp_path, monkeypatch):
         AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "last.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert (tmp_path / "last.ckpt").read_text() == "the one before"
+
+
+def test_runs_leave_nothing_in_memory(tmp_path, small_run):
+    """One process does all runs of a sweep: none of a run's objects may outlive it."""
+
+    def alive():
+        gc.collect()
+        objects = gc.get_objects()
+        kept = [
+            kind.__name__ for kind in map(type, objects) if kind.__name__ in ("Trainer", "Classifier", "NoisyImages")
+        ]
+        return len(objects), kept
+
+    counts = []
+    for number in range(6):
+        small_run(tmp_path / str(number), "optimizer=adam", "epochs=1")
+        count, kept = alive()
+        counts.append(count)
+        assert kept == []
+    assert counts[-1] - counts[2] < 300  # one network's training makes thousands

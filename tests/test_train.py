@@ -11,6 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import call_train, command
+from tests.content import differences, run_content
 
 SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batch_size=32"]
 
@@ -103,12 +104,14 @@ def test_a_single_run_shows_its_final_values(train, tmp_path):
     assert "here: done already, kept as it is" in again.stderr
 
 
+GRID = ["optimizer=sgd,rmsprop", "lr=1e-3,1e30", "epochs=2", "model.hidden=[32]", "batch_size=250", "name=test"]
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     """Two optimizers and a rate that fails to train, for two epochs on the embedded data, in several processes."""
     folder = tmp_path_factory.mktemp("sweep")
-    grid = ["optimizer=sgd,rmsprop", "lr=1e-3,1e30", "epochs=2", "model.hidden=[32]", "batch_size=250"]
-    result = call_train("-m", "hydra/launcher=joblib", *grid, "name=test", cwd=folder)
+    result = call_train("-m", "hydra/launcher=joblib", *GRID, cwd=folder)
     return result, folder / "multirun" / "test"
 
 
@@ -125,6 +128,21 @@ def test_a_sweep_goes_on_over_a_run_that_diverges(sweep):
     assert "sgd_batch_size=250_epochs=2_lr=1e+30_model.hidden=32" in diverged
     assert all("lr=0.001" in name for name, state in states.items() if state == "done")
     assert len(states) == 4
+
+
+def test_runs_one_after_the_other_are_bit_equal_to_runs_side_by_side(sweep, forked_train, tmp_path):
+    _, folder = sweep
+    forked_train.start("-m", *GRID, cwd=tmp_path)
+    assert forked_train.wait() == 0
+    one, other = (
+        {name: {file: value for file, value in run.items() if not file.startswith(".hydra")} for name, run in runs}
+        for runs in (
+            ((name, run_content(place / name)) for name in names(folder))
+            for place in (folder, tmp_path / "multirun" / "test")
+        )
+    )
+    assert len(one) == 4
+    assert differences(one, other) == []
 
 
 def test_event_files_hold_what_metrics_csv_holds(sweep):
