@@ -10,6 +10,7 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ireg.cli import explain
 from tests.conftest import call_train, command
 from tests.content import differences, run_content
 
@@ -130,17 +131,19 @@ def test_a_sweep_goes_on_over_a_run_that_diverges(sweep):
     assert len(states) == 4
 
 
+def trained(folder):
+    """What the runs of a sweep have written, without Hydra's account of how they were started."""
+    return {
+        name: {file: value for file, value in run_content(folder / name).items() if not file.startswith(".hydra")}
+        for name in names(folder)
+    }
+
+
 def test_runs_one_after_the_other_are_bit_equal_to_runs_side_by_side(sweep, forked_train, tmp_path):
     _, folder = sweep
     forked_train.start("-m", *GRID, cwd=tmp_path)
     assert forked_train.wait() == 0
-    one, other = (
-        {name: {file: value for file, value in run.items() if not file.startswith(".hydra")} for name, run in runs}
-        for runs in (
-            ((name, run_content(place / name)) for name in names(folder))
-            for place in (folder, tmp_path / "multirun" / "test")
-        )
-    )
+    one, other = trained(folder), trained(tmp_path / "multirun" / "test")
     assert len(one) == 4
     assert differences(one, other) == []
 
@@ -190,6 +193,15 @@ def test_a_failing_run_harms_no_other_and_the_sweep_says_so(train, tmp_path):
     assert "Traceback" not in result.stderr
     assert (tmp_path / "multirun" / "runs" / "summary.csv").exists()
     assert "failed" in result.stdout
+
+
+def test_a_killed_worker_is_one_line():
+    class TerminatedWorkerError(Exception):
+        """joblib's is called so."""
+
+    line = explain(TerminatedWorkerError("a long story\nof many lines"))
+    assert line.startswith("a worker process was killed, for want of memory perhaps")
+    assert "the same command goes on" in line
 
 
 def test_ctrl_c_ends_a_sweep_with_its_summary(tmp_path):
