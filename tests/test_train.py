@@ -36,7 +36,10 @@ SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batc
             ["optimizer.weight_decay=1"],
             "if it is an argument of the optimizer, add it with a plus: +optimizer.weight_decay",
         ),
-        (["hydra/launcher=foo"], "error: hydra/launcher=foo: no such choice; choose one of basic, joblib; for joblib,"),
+        (
+            ["hydra/launcher=foo"],
+            "error: hydra/launcher=foo: no such choice; choose one of basic, joblib, slurm,",
+        ),
         (["-m", "lr=interval(0,1)"], "error: BasicSweeper does not support sweep type : INTERVAL_SWEEP"),
         (["hydra.run.dir=/proc/x"], "error: /proc/x: No such file or directory; choose another place"),
         (["-m", "hydra.sweep.dir=/proc/x"], "error: /proc/x: No such file or directory; choose another place"),
