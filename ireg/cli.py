@@ -19,6 +19,12 @@ from ireg.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
+_EXTRAS = {
+    "hydra/launcher": "; for joblib, pip install 'ireg[parallel]'; for slurm, pip install 'ireg[slurm]'",
+    "hydra/sweeper": "; for optuna, pip install 'ireg[tune]'",
+}
+
+
 @contextmanager
 def hydra_errors_raised() -> Iterator[None]:
     """Let Hydra raise its errors, so that they can be told in one line."""
@@ -61,8 +67,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         known = ", ".join(error.options)
-        if group == "hydra/launcher":
-            known += "; for joblib, pip install 'ireg[parallel]'"
+        known += _EXTRAS.get(group, "")
         return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; choose one of {known}"
     if isinstance(error, OverrideParseException):
         return (

@@ -53,7 +53,8 @@ class RunsCallback(Callback):
             sweep = Path(config.hydra.sweep.dir).absolute()
             folders = _checked_folders(config, sweep)
             add_to_plan(sweep, {path.relative_to(sweep).as_posix(): overrides for path, overrides in folders.items()})
-            self._begin(list(folders), lambda: report(sweep))
+            # A sweeper that chooses the runs as it goes has none to name beforehand: the folder shows them.
+            self._begin(list(folders) or sweep, lambda: report(sweep))
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Show the final values."""
@@ -63,7 +64,7 @@ class RunsCallback(Callback):
         """Write and show the summary."""
         self.sum_up()
 
-    def _begin(self, folders: list[Path], summary: Callable[[], None]) -> None:
+    def _begin(self, folders: list[Path] | Path, summary: Callable[[], None]) -> None:
         self._summary = summary
         _unfinished.append(self)
         self._display = ProgressDisplay(folders)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ireg.sweep.status import FINISHED, read_status
+from ireg.sweep.status import FILE_NAME, FINISHED, read_status
 
 LINE_SECONDS = 10.0
 """Seconds between two lines where the output is no terminal."""
@@ -23,13 +23,15 @@ class ProgressDisplay:
     others, or on another machine, and never touches the training.
 
     Args:
-        folders: the run folders; they need not exist yet.
+        folders: the run folders, which need not exist yet; or all that a sweep's folder comes to hold.
         console: where to write; by default standard error.
         poll_seconds: between two looks at the folders.
     """
 
-    def __init__(self, folders: Sequence[Path], *, console: Console | None = None, poll_seconds: float = 1.0) -> None:
-        self.folders = list(folders)
+    def __init__(
+        self, folders: Sequence[Path] | Path, *, console: Console | None = None, poll_seconds: float = 1.0
+    ) -> None:
+        self._given = folders
         self.console = console or Console(file=sys.stderr)
         self.poll_seconds = poll_seconds
         self._stopping = threading.Event()
@@ -37,6 +39,13 @@ class ProgressDisplay:
         self._busiest = 1
         # What an earlier command left unfinished, by how often it was begun: a clock may be set back.
         self._stale = {folder: _times_begun(status) for folder, status in self._read().items()}
+
+    @property
+    def folders(self) -> list[Path]:
+        """The run folders, as far as they are known."""
+        if isinstance(self._given, Path):
+            return sorted(path.parent for path in self._given.glob(f"*/{FILE_NAME}"))
+        return list(self._given)
 
     def start(self) -> None:
         """Begin to show."""
@@ -69,7 +78,7 @@ class ProgressDisplay:
             TextColumn("{task.fields[text]}"),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
-            total = progress.add_task("runs", total=len(self.folders), text="")
+            total = progress.add_task("runs", text="")
             tasks: dict[Path, Any] = {}
             while True:
                 stopping = self._stopping.wait(self.poll_seconds)
@@ -85,7 +94,7 @@ class ProgressDisplay:
                             visible=status["state"] == "running",
                         )
                 done = sum(status["state"] != "running" for status in statuses.values())
-                progress.update(total, completed=done, text=self._eta(statuses))
+                progress.update(total, total=len(self.folders), completed=done, text=self._eta(statuses))
                 if stopping:
                     return
 

@@ -43,6 +43,14 @@ def test_runs_side_by_side_share_what_waits(tmp_path):
     assert display.line().endswith("time left: 0:28")  # (9 + 9 + 10) / 2 epochs
 
 
+def test_runs_that_are_not_known_beforehand(tmp_path):
+    display = ProgressDisplay(tmp_path)
+    assert "starting" in display.line()
+    run(tmp_path / "a", done=4)
+    run(tmp_path / "b", done=10, state="done")
+    assert "1 of 2 runs ended | a: epoch 4/10" in display.line()
+
+
 def test_a_single_run(tmp_path):
     display = ProgressDisplay([tmp_path / "a"])
     assert "starting | time left: unknown yet" in display.line()
