@@ -16,6 +16,8 @@ MEMORIES = {"kept": ("o", "memory kept"), "shrinking": ("s", "memory shrinking")
 COEFFICIENTS = {
     "k_full_batch": ("o", r"$k_1$, of $\nabla\Vert\bar{g}\Vert^2$"),
     "k_variance": ("^", r"$k_2$, of $\nabla$Var"),
+    "k_lag": ("v", r"$k_V$, lag of $v$"),
+    "k_fluctuation": ("D", r"$k_F$, fluctuation of $v$"),
 }
 
 
@@ -62,11 +64,13 @@ def _effects(axis: Axes, results: Sequence[Mapping[str, Any]], place: str) -> No
 
 def _coefficients(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
     for name, (marker, label) in COEFFICIENTS.items():
+        if not any(name in result["leading_flow"]["estimates"] for result in results):
+            continue
         for result in results:
             value, error = result["leading_flow"]["estimates"].get(name, (None, None))
             if value is None or error is None:
                 continue
-            strength = result["predicted"]["strength"]
+            strength = result["leading_flow"]["estimates"]["strength predicted"][0]
             _point(axis, strength, value, result["optimizer"], marker, yerr=2 * error)
         axis.plot([], [], marker, color="0.4", markerfacecolor="0.4" if marker == "o" else "white", label=label)
     axis.axhline(1, color="0.3", linewidth=0.8)

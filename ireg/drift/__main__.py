@@ -48,6 +48,12 @@ def _parser() -> argparse.ArgumentParser:
         help="the same of the references whose memory shrinks with the steps (default: as --refinements)",
     )
     parser.add_argument(
+        "--flow-lr",
+        type=float,
+        metavar="LR",
+        help="rate at which the drift is held against the leading flow (default: the run's own)",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
@@ -74,7 +80,7 @@ def _measure(options: argparse.Namespace) -> None:
 
     if options.shrinking is None:
         options.shrinking = options.refinements
-    check(options.orders, options.refinements, options.shrinking, options.processes, options.seed)
+    check(options.orders, options.refinements, options.shrinking, options.processes, options.seed, options.flow_lr)
     folders = find_runs(options.runs)
     results = []
     for folder in folders:
@@ -103,7 +109,7 @@ def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str
     from ireg.drift.study import study
 
     start = load(folder, seed=options.seed)
-    chosen = of_result(start, options.orders, options.refinements, options.shrinking, options.seed)
+    chosen = of_result(start, options.orders, options.refinements, options.shrinking, options.seed, options.flow_lr)
     known = _known(output / "drift.json")
     if known is not None and known["options"] == chosen:
         print(f"{output}: measured already, kept as it is; to measure again, delete the folder", file=sys.stderr)

@@ -10,8 +10,7 @@ for SGD, momentum and Nesterov by itself,
 with predictions d₁ and d₂, and the fit D ≈ k₁d₁ + k₂d₂ by least squares over all weights gives the two coefficients in
 units of the theorem's: k₁ = k₂ = 1 is the theorem.
 
-RMSProp and Adam are left out, with a sentence: their mean flow holds past the transient of the second moment, 1/(1−ρ)
-steps, which take most of an epoch or more than one. Their strength and alignment are predicted all the same.
+RMSProp and Adam go another way, past the transient of their second moment: `ireg.drift.slow_path`.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from ireg.core.memory import memory, second_moment
 from ireg.drift.comparison import compare
 from ireg.drift.flow import PARTS, coefficients, follow_flow, forces_at, mean_flow_at, velocity
 from ireg.drift.problem import Problem, flattened
+from ireg.drift.slow_path import can_be_slow, slow_path
 from ireg.drift.slow_start import follow_slowly, ragged_noise, settled, slow_buffer
 from ireg.drift.statistics import Estimate
 from ireg.drift.workers import Workers
@@ -54,13 +54,14 @@ class MeanPath:
     """What was measured against the leading flow, and what was predicted.
 
     Attributes:
-        theory: the theorem's coefficients, (η_e/4)(1 + 2L) of ∇‖ḡ‖² and (η_e/4)(1 − τ) of ∇Var.
-        steps: of the leading flow's integration.
+        theory: the theorem's coefficients, (η_e/4)(1 + 2L) of ∇‖ḡ‖² and (η_e/4)(1 − τ) of ∇Var; none with a second
+            moment.
+        steps: of the leading flow's integration; None with a second moment.
         estimates: see `ireg.drift.comparison.numbers`.
     """
 
     theory: dict[str, float]
-    steps: int
+    steps: int | None
     estimates: dict[str, Estimate]
 
 
@@ -79,23 +80,25 @@ def predicted(problem: Problem) -> tuple[float, float]:
     return float(strength), float(cosine_similarity(correction, flattened(flow.squares_gradient), dim=0))
 
 
-def mean_path(workers: Workers, plain: Sequence[Tensor], strength: float) -> MeanPath:
+def mean_path(workers: Workers, orders: int, strength: float, plain: Sequence[Tensor] | None = None) -> MeanPath:
     """Measure the drift against the leading flow.
 
     Args:
         workers: do the work.
-        plain: the ends of the orders from the checkpoint's own state; plain SGD, which has none, takes them.
+        orders: how many.
         strength: predicted.
+        plain: the ends of the orders from the checkpoint's own state; plain SGD, which has none, takes them if given.
 
     Raises:
-        LeftOut: the expansion does not hold, one epoch is too short for the optimizer's memory, or the leading flow is
-            too stiff.
+        LeftOut: the expansion does not hold, the slow manifold is not known, or the leading flow is too stiff.
     """
     problem = workers.problem
     if not strength < VALID:
         raise LeftOut(f"the predicted strength is {strength:.2g}, and from {VALID:g} on the expansion does not hold")
     if second_moment(problem.optimizer) is not None:
-        raise LeftOut("the transient of its second moment takes most of an epoch or more")
+        if not can_be_slow(problem):
+            raise LeftOut("with momentum after the division, or weight decay, its slow manifold is not known here")
+        return MeanPath(theory={}, steps=None, estimates=slow_path(workers, orders))
     workers.progress.expect(FLOW_COST)
     buffer = slow_buffer(problem)
     start = settled(problem, problem.weights, buffer)
@@ -107,8 +110,8 @@ def mean_path(workers: Workers, plain: Sequence[Tensor], strength: float) -> Mea
     parts = {name: value for name, value in theory.items() if name != "variance" or problem.num_batches > 1}
     pushes = [(start, time, steps, [value * force[name] for force in forces]) for name, value in parts.items()]
     pushed = workers.map(follow_flow, pushes, epochs=[GRADIENT * steps] * len(pushes))
-    if buffer is not None:
-        tasks = [(order, buffer) for order in range(len(plain))]
+    if buffer is not None or plain is None:
+        tasks = [(order, buffer) for order in range(orders)]
         plain = workers.map(follow_slowly, tasks, epochs=[1.0] * len(tasks))
     mean = velocity(problem, path[-1])
     ends = [end - ragged_noise(problem, order, path[-1], mean) for order, end in enumerate(plain)]

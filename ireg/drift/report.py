@@ -13,6 +13,13 @@ from ireg.analysis.drift import drift_figure
 from ireg.files import replacing, write_text
 
 HEADER = ("run", "optimizer", "lr", "part", "place", "what", "quantity", "value", "error")
+COEFFICIENTS = {
+    "k_full_batch": "k₁ (‖ḡ‖²)",
+    "k_variance": "k₂ (Var)",
+    "k_memory": "k_M",
+    "k_lag": "k_V",
+    "k_fluctuation": "k_F",
+}
 Result = Mapping[str, Any]
 
 
@@ -35,6 +42,8 @@ def rows(result: Result) -> Iterator[list[Any]]:
     of_run = [result["run"], result["optimizer"], result["lr"]]
     for quantity, value in result["predicted"].items():
         yield [*of_run, "mean flow", "start", "predicted", quantity, value, None]
+    for quantity, value in (result["curvature"] or {}).items():
+        yield [*of_run, "curvature", "start", "measured", quantity, value, None]
     for memory, effects in result["small_steps"].items():
         for name, estimate in (effects or {}).items():
             yield [*of_run, f"small steps, memory {memory}", *name.split("/"), *estimate]
@@ -49,11 +58,14 @@ def rows(result: Result) -> Iterator[list[Any]]:
 def text(results: Sequence[Result]) -> str:
     """Both tables, and what is left out."""
     first = [["run", "memory", "at", "C", "C, equal time", "Q, equal time", "Q, equal C", "moved", "Q is", "position"]]
-    second = [["run", "strength", "predicted", "alignment", "predicted", "k", "k₁ (‖ḡ‖²)", "k₂ (Var)", "residual"]]
+    second = [["run", "rate", "strength", "predicted", "alignment", "predicted", "k", "of each part", "residual"]]
     sentences = []
     for result in results:
         first += _small_steps(result)
         flow = result["leading_flow"]
+        if result["curvature"] is not None:
+            curved = "curvature λ₁ {steepest:.3g}, smoothness {smoothness:.3g}".format_map(result["curvature"])
+            sentences.append(f"{result['run']}: {curved}")
         strength, alignment = result["predicted"].values()
         if flow is None:
             told = "" if strength is None else f"strength {strength:.2g} and alignment {alignment:.2g} are predicted; "
@@ -61,11 +73,12 @@ def text(results: Sequence[Result]) -> str:
             continue
         found = {name: _measured(*_numbers(estimate)) for name, estimate in flow["estimates"].items()}
         names = ("strength", "strength predicted", "alignment", "alignment predicted")
-        fits = [found.get(name, "") for name in ("k", "k_full_batch", "k_variance")]
-        second.append([result["run"], *(found[name] for name in names), *fits, found["residual"]])
+        fits = ", ".join(f"{label} {found[name]}" for name, label in COEFFICIENTS.items() if name in found)
+        rate = f"{flow['lr']:g}"
+        second.append([result["run"], rate, *(found[name] for name in names), found["k"], fits, found["residual"]])
     parts = ["Finite steps less small steps: changes of the logarithm ± standard error", _table(first)]
     if len(second) > 1:
-        parts += ["", "Mean drift against the leading flow: k₁ = k₂ = 1 is the theorem", _table(second)]
+        parts += ["", "Mean drift against the leading flow: all k = 1 is the theorem", _table(second)]
     return "\n".join([*parts, *sentences])
 
 

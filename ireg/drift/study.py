@@ -9,8 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ireg.drift.curvature import CURVATURE_COST, curvature
 from ireg.drift.equal_time import can_shrink
 from ireg.drift.mean_path import FLOW_COST, LeftOut, mean_path, predicted
+from ireg.drift.problem import Problem
+from ireg.drift.slow_path import at_rate
 from ireg.drift.small_steps import cost, follow_all, orders_of, samples, small_steps
 from ireg.drift.start import Start
 from ireg.drift.statistics import Estimate
@@ -21,7 +24,14 @@ SMALLEST = 6
 """Orders: three pairs, so that two are left when one is left out."""
 
 
-def check(orders: int, refinements: Sequence[int], shrinking: Sequence[int], processes: int, seed: int) -> None:
+def check(
+    orders: int,
+    refinements: Sequence[int],
+    shrinking: Sequence[int],
+    processes: int,
+    seed: int,
+    flow_lr: float | None = None,
+) -> None:
     """Check the options.
 
     Raises:
@@ -37,10 +47,17 @@ def check(orders: int, refinements: Sequence[int], shrinking: Sequence[int], pro
         raise UserError(f"--processes {processes}: must be at least 1")
     if seed < 0:
         raise UserError(f"--seed {seed}: must be at least 0")
+    if flow_lr is not None and not 0 < flow_lr < math.inf:
+        raise UserError(f"--flow-lr {flow_lr:g}: must be a finite number above 0, like 1e-6")
 
 
 def options(
-    start: Start, orders: int, refinements: Sequence[int], shrinking: Sequence[int], seed: int
+    start: Start,
+    orders: int,
+    refinements: Sequence[int],
+    shrinking: Sequence[int],
+    seed: int,
+    flow_lr: float | None = None,
 ) -> dict[str, Any]:
     """What the numbers depend on."""
     return {
@@ -48,6 +65,7 @@ def options(
         "refinements": sorted(refinements),
         "shrinking": sorted(shrinking) if can_shrink(start.problem.begin()[1]) else None,
         "seed": seed,
+        "flow_lr": flow_lr,
         "checkpoint": start.ended,
     }
 
@@ -84,7 +102,14 @@ def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[s
             for memory, refinements in references.items()
             if refinements is not None
         }
-        flow = _leading_flow(team, [stops[-1].weights for stops in found[1]])
+        at_start = _predicted(start.problem)
+        curved = _curvature(team)
+        if options["flow_lr"] is None:
+            flow = _leading_flow(team, orders, at_start, [stops[-1].weights for stops in found[1]])
+    if options["flow_lr"] is not None:
+        slow = at_rate(start.problem, options["flow_lr"])
+        with workers(slow, processes, Progress(0)) as team:
+            flow = _leading_flow(team, orders, _predicted(slow))
     settings = start.config
     return {
         "run": start.folder.resolve().name,
@@ -94,25 +119,45 @@ def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[s
         "epoch": start.epoch,
         "options": dict(options),
         "small_steps": {memory: _plain(effects[memory]) if memory in effects else None for memory in references},
+        "curvature": curved,
+        "predicted": dict(zip(("strength", "alignment"), at_start[0] or (None, None), strict=True)),
         **flow,
     }
 
 
-def _leading_flow(team: Workers, plain: Sequence[Tensor]) -> dict[str, Any]:
-    """What is predicted, and what was measured against the leading flow or why nothing was."""
-    flow: dict[str, Any] = {
-        "predicted": {"strength": None, "alignment": None},
-        "leading_flow": None,
-        "leading_flow_left_out": None,
-    }
+Predicted = tuple[tuple[float, float] | None, str | None]
+"""Strength and alignment, or why there are none."""
+
+
+def _predicted(problem: Problem) -> Predicted:
     try:
-        strength, alignment = predicted(team.problem)
-        flow["predicted"] = {"strength": strength, "alignment": alignment}
-        path = mean_path(team, plain, strength)
-        flow["leading_flow"] = {"theory": path.theory, "steps": path.steps, "estimates": _plain(path.estimates)}
+        return predicted(problem), None
     except LeftOut as reason:
-        flow["leading_flow_left_out"] = str(reason)
-    return flow
+        return None, str(reason)
+
+
+def _curvature(team: Workers) -> dict[str, float] | None:
+    """See `ireg.drift.curvature`; None where a flow of ∇C is not what the optimizer follows."""
+    if team.problem.optimizer.eps is not None:
+        return None
+    team.progress.expect(CURVATURE_COST)
+    (numbers,) = team.map(curvature, [()], epochs=[CURVATURE_COST])
+    return dict(numbers)
+
+
+def _leading_flow(
+    team: Workers, orders: int, prediction: Predicted, plain: Sequence[Tensor] | None = None
+) -> dict[str, Any]:
+    """What was measured against the leading flow, or why nothing was."""
+    numbers, reason = prediction
+    if numbers is None:
+        return {"leading_flow": None, "leading_flow_left_out": reason}
+    try:
+        path = mean_path(team, orders, numbers[0], plain)
+    except LeftOut as left_out:
+        return {"leading_flow": None, "leading_flow_left_out": str(left_out)}
+    found = {"lr": team.problem.optimizer.lr, "theory": path.theory, "steps": path.steps}
+    return {"leading_flow": {**found, "estimates": _plain(path.estimates)}, "leading_flow_left_out": None}
 
 
 def _plain(estimates: Mapping[str, Estimate]) -> dict[str, list[float | None]]:

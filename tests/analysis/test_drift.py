@@ -12,9 +12,8 @@ def result(optimizer, kept, shrinking=None, flow=None):
     return {
         "optimizer": optimizer,
         "lr": 1e-3,
-        "predicted": {"strength": 0.01, "alignment": 1.0},
         "small_steps": {"kept": effects(kept), "shrinking": None if shrinking is None else effects(shrinking)},
-        "leading_flow": None if flow is None else {"estimates": flow},
+        "leading_flow": None if flow is None else {"estimates": flow | {"strength predicted": [0.01, 0.0]}},
     }
 
 

@@ -47,7 +47,7 @@ def test_one_run_from_the_command_line(one, capsys):
     result = json.loads((folder / "drift.json").read_text())
     assert (result["run"], result["optimizer"], result["lr"], result["epoch"]) == ("sgd", "sgd", 0.05, 1)
     assert result["options"] | {"checkpoint": None} == {
-        "orders": 6, "refinements": [2, 3], "shrinking": None, "seed": 0, "checkpoint": None,
+        "orders": 6, "refinements": [2, 3], "shrinking": None, "seed": 0, "flow_lr": None, "checkpoint": None,
     }  # fmt: skip
     assert result["leading_flow_left_out"] is None
     assert result["leading_flow"]["estimates"]["k"][0] == pytest.approx(1, abs=0.5)
@@ -60,7 +60,21 @@ def test_one_run_from_the_command_line(one, capsys):
     assert row["part"] == "small steps, memory kept"
     assert (float(row["value"]), float(row["error"])) == (value, error)
     assert "Finite steps less small steps" in out
-    assert "k₁ = k₂ = 1 is the theorem" in out
+    assert f"sgd: curvature λ₁ {result['curvature']['steepest']:.3g}, smoothness " in out
+    (row,) = [row for row in rows if row["quantity"] == "steepest"]
+    assert (row["part"], float(row["value"])) == ("curvature", result["curvature"]["steepest"])
+    assert "all k = 1 is the theorem" in out
+
+
+def test_the_leading_flow_at_another_rate(sweep, capsys):
+    assert main([str(sweep / "adam"), *FAST, "--flow-lr", "1e-7"]) == 0
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if "k_V" in line]
+    assert line.split()[:2] == ["adam", "1e-07"]
+    result = json.loads((sweep / "adam" / "drift" / "drift.json").read_text())
+    assert result["lr"] == 1e-3
+    assert result["leading_flow"]["lr"] == 1e-7
+    assert result["leading_flow"]["estimates"]["strength predicted"][0] < result["predicted"]["strength"]
 
 
 def test_a_run_is_not_measured_twice_with_the_same_options(one, capsys):
@@ -102,6 +116,8 @@ def test_a_whole_sweep_with_what_cannot_be_measured_passed_over(sweep, tmp_path_
         (["--refinements", "2", "2"], "--refinements 2 2: must be different"),
         (["--shrinking", "4", "1"], "--shrinking 4 1: must be different integers of at least 2, like 2 4 8"),
         (["--processes", "0"], "--processes 0: must be at least 1"),
+        (["--flow-lr", "0"], "--flow-lr 0: must be a finite number above 0, like 1e-6"),
+        (["--flow-lr", "nan"], "--flow-lr nan: must be a finite number above 0"),
         (["--seed", "-1"], "--seed -1: must be at least 0"),
         ([], "no run there (no status.json); name a run's folder, like multirun/NAME/RUN"),
     ],
@@ -152,7 +168,7 @@ def test_verdicts():
 def made_up(run, **estimates):
     names = ("time/loss", "time/squares", "equal C/full_batch", "equal C/squares", "position/loss", "plain/loss")
     return {
-        "run": run, "optimizer": "sgd", "lr": 0.1, "predicted": {"strength": 0.01, "alignment": 1.0},
+        "run": run, "optimizer": "sgd", "lr": 0.1, "curvature": None, "predicted": {"strength": 0.01, "alignment": 1.0},
         "small_steps": {
             "kept": {f"{place}/{name}": [0.5, 0.01] for place in ("mean", "ends") for name in names} | estimates,
             "shrinking": None,

@@ -1,0 +1,191 @@
+"""The mean drift of optimizers with second moment at a small rate, beside M, V and F of the mean flow.
+
+All orders shuffle one partition into minibatches, as the theorem has it, so that s̄ is known. Each begins on the slow
+manifold, with v = s̄ and m = ḡ where the leading flow was one mean age of them ago, takes `WARM_UP` epochs in which v's
+fluctuation builds up, and then the epoch that is measured, in double precision. With y the settled weights, T = mη_e,
+
+    D = mean over orders of (y after − y before) + ∫ u dt ≈ −∫ (M + V + F) dt = d_memory + d_lag + d_fluctuation,
+
+the integrals by Simpson's rule along the measured mean path. The fit D ≈ Σ k_i d_i by least squares over all weights
+has k = 1 where the theorem holds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ireg.core.mean_flow import MeanFlow
+from ireg.core.memory import memory, second_moment
+from ireg.core.moments import gradient_moments
+from ireg.core.random import named_generator
+from ireg.core.sums import Need
+from ireg.drift.comparison import compare
+from ireg.drift.epochs import train_epoch
+from ireg.drift.flow import mean_flow_at
+from ireg.drift.problem import Problem, flattened, vector
+from ireg.drift.statistics import Estimate
+from ireg.drift.workers import Workers
+
+WARM_UP = 2
+"""Epochs before the one that is measured."""
+PARTITION = 0
+"""The number of the partition whose minibatches all orders take, among those of the forces."""
+SIMPSON = (1 / 6, 4 / 6, 1 / 6)
+PRECISE = 2.0
+"""How much more work double precision is, about."""
+FLOW = 4.0
+"""Epochs of training that the mean flow at one point costs, about."""
+
+
+def can_be_slow(problem: Problem) -> bool:
+    """Whether the slow manifold is known here: of RMSProp and Adam without momentum after the division or decay."""
+    seen = problem.optimizer
+    return second_moment(seen) is not None and not seen.weight_decay and not seen.momentum
+
+
+def slow_cost(orders: int) -> float:
+    """The work of `slow_path`, in epochs of training."""
+    return PRECISE * (orders * (WARM_UP + 1) + (len(SIMPSON) + 1) * FLOW)
+
+
+def slow_path(workers: Workers, orders: int) -> dict[str, Estimate]:
+    """Measure the drift of an epoch past the transient.
+
+    Args:
+        workers: do the work; their problem has the rate.
+        orders: how many, even.
+
+    Returns:
+        See `ireg.drift.comparison.numbers`; the parts are `memory`, `lag` and `fluctuation`.
+    """
+    problem = workers.problem
+    workers.progress.expect(slow_cost(orders))
+    state = workers.map(slow_state, [()], epochs=[PRECISE * FLOW])[0]
+    ways = workers.map(
+        settled_way, [(order, state) for order in range(orders)], epochs=[PRECISE * (WARM_UP + 1)] * orders
+    )
+    before, after = (torch.stack([way[end] for way in ways]) for end in (0, 1))
+    points = [torch.lerp(before.mean(0), after.mean(0), share) for share in (0.0, 0.5, 1.0)]
+    flows = workers.map(_vectors, [(point,) for point in points], epochs=[PRECISE * FLOW] * len(points))
+    time = problem.num_batches * memory(problem.optimizer).effective_rate
+    integrals = {name: time * sum(w * flow[name] for w, flow in zip(SIMPSON, flows, strict=True)) for name in flows[0]}
+    leading = integrals.pop("leading")
+    vectors = {
+        **{f"d_{name}": -value for name, value in integrals.items() if name != "squares"},
+        "downhill": -flows[1]["squares"],
+        "leading": -leading,
+        "halving": leading - time * flows[1]["leading"],
+    }
+    pairs = (after - before).unflatten(0, (-1, 2)).mean(1)
+    return compare(list(pairs + leading), vectors)
+
+
+def slow_state(problem: Problem) -> tuple[Tensor, Tensor]:
+    """The moments m and v on the slow manifold, to first order: ḡ and s̄ where the flow was a mean age of each before.
+
+    Before the next step the gradients in m and v have mean ages of 1/(1−β) and 1/(1−ρ) steps.
+    """
+    seen, dividing = problem.optimizer, second_moment(problem.optimizer)
+    assert dividing is not None
+    mean, square = _moments(problem, problem.weights)
+    uphill = seen.lr * mean / (square.sqrt() + dividing.eps)
+    first, _ = _moments(problem, problem.weights + uphill / (1 - dividing.numerator_decay))
+    _, second = _moments(problem, problem.weights + uphill / (1 - dividing.decay))
+    return first, second
+
+
+def settled_way(problem: Problem, order: int, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The settled weights before and after the measured epoch of one order, in double precision.
+
+    Args:
+        problem: whose.
+        order: which; 2i and 2i + 1 take the same minibatches backwards.
+        state: of `slow_state`.
+    """
+    double = _in_double(problem)
+    module, optimizer = double.begin()
+    _begin_slowly(optimizer, *state)
+    batches = _minibatches(problem)
+    found = []
+    for epoch in range(WARM_UP + 1):
+        pair, backwards = divmod(order, 2)
+        generator = named_generator("drift: slow epochs", problem.seed, pair, epoch)
+        indices = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        if epoch == WARM_UP:
+            found.append(_settled(module, optimizer, double))
+        train_epoch(module, optimizer, double, indices[::-1] if backwards else indices)
+    found.append(_settled(module, optimizer, double))
+    return found[0], found[1]
+
+
+def _begin_slowly(optimizer: Optimizer, first: Tensor, second: Tensor) -> None:
+    """Put m and v in, past all bias correction."""
+    weights = optimizer.param_groups[0]["params"]
+    sizes = [weight.numel() for weight in weights]
+    for weight, m, v in zip(weights, first.split(sizes), second.split(sizes), strict=True):
+        values = {"square_avg": v, "exp_avg_sq": v, "exp_avg": m, "step": torch.tensor(1e9)}
+        names = (
+            ("step", "square_avg") if isinstance(optimizer, torch.optim.RMSprop) else ("step", "exp_avg", "exp_avg_sq")
+        )
+        optimizer.state[weight] = {
+            name: values[name].clone() if name == "step" else values[name].view_as(weight).clone() for name in names
+        }
+
+
+def _settled(module: torch.nn.Module, optimizer: Optimizer, problem: Problem) -> Tensor:
+    """The weights y = ω − ηβ/(1−β) φ(v) m once Adam's m has run out, and no step is left half done."""
+    dividing = second_moment(problem.optimizer)
+    assert dividing is not None
+    beta = dividing.numerator_decay
+    if not beta:
+        return vector(module)
+    states = [optimizer.state[weight] for weight in optimizer.param_groups[0]["params"]]
+    step = [state["exp_avg"] / (state["exp_avg_sq"].sqrt() + dividing.eps) for state in states]
+    return vector(module) - problem.optimizer.lr * beta / (1 - beta) * torch.cat([part.flatten() for part in step])
+
+
+def _minibatches(problem: Problem) -> list[Tensor]:
+    return problem.partition("forces", PARTITION).indices
+
+
+def _in_double(problem: Problem) -> Problem:
+    """The same in double precision: a step at a small rate is lost in the last digits of single precision."""
+    return replace(problem, module=copy.deepcopy(problem.module).double(), inputs=problem.inputs.double())
+
+
+def _moments(problem: Problem, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """ḡ and s̄ over the minibatches, in double precision."""
+    double = _in_double(problem)
+    batches = double.batches(_minibatches(problem))
+    with double.evaluating():
+        found = gradient_moments(double.loss, double.params(weights), batches, needs=Need.MEAN | Need.SQUARE)
+    assert found.square is not None
+    return flattened(found.mean), flattened(found.square)
+
+
+def _vectors(problem: Problem, weights: Tensor) -> dict[str, Tensor]:
+    """u, ∇Q and the parts of the correction at these weights."""
+    double = _in_double(problem)
+    flow: MeanFlow = mean_flow_at(double, weights, PARTITION, problem.optimizer)
+    parts: dict[str, Any] = {"memory": flow.memory, "lag": flow.lag, "fluctuation": flow.fluctuation}
+    return {
+        "leading": flattened(flow.leading),
+        "squares": flattened(flow.squares_gradient),
+        **{name: flattened(part) for name, part in parts.items() if part is not None},
+    }
+
+
+def at_rate(problem: Problem, rate: float) -> Problem:
+    """The same moment of training with another rate."""
+    groups: Sequence[dict[str, Any]] = problem.optimizer_state["param_groups"]
+    return replace(
+        problem,
+        optimizer_state={**problem.optimizer_state, "param_groups": [{**group, "lr": rate} for group in groups]},
+    )
