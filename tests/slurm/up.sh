@@ -101,7 +101,7 @@ ReturnToService=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
-PartitionName=low Nodes=$host PriorityTier=1 GraceTime=3 MaxTime=INFINITE State=UP Default=YES
+PartitionName=low Nodes=$host PriorityTier=1 GraceTime=5 MaxTime=INFINITE State=UP Default=YES
 PartitionName=high Nodes=$host PriorityTier=2 PreemptMode=OFF MaxTime=INFINITE State=UP
 END
 # The real sacct asks a database, and submitit asks sacct whether a job has ended without a result.
