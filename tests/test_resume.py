@@ -128,11 +128,11 @@ def test_a_run_broken_off_again_and_again(tmp_path, small_run, unbroken, monkeyp
 
 
 def test_a_comparison_can_fail(tmp_path, small_run, unbroken):
-    """Negative control of the tests above: another seed is another content, in every file but the labels."""
+    """Negative control of the tests above: another seed is another content, in every file but the labels and the lock."""
     small_run(tmp_path, *ARGUMENTS, "seed=1")
     other, expected = run_content(tmp_path), unbroken(small_run)
     assert set(other) == set(expected)
-    assert {name for name in other if other[name] != expected[name]} == set(expected) - {"labels.npz"}
+    assert {name for name in other if other[name] != expected[name]} == set(expected) - {"labels.npz", ".lock"}
 
 
 @pytest.mark.parametrize(("every", "epochs", "written"), [(1, 3, [1, 2, 3]), (3, 7, [3, 6, 7]), (9, 2, [2])])
