@@ -34,6 +34,7 @@ def drift_figure(results: Sequence[Mapping[str, Any]]) -> Figure:
         _effects(panel, results, place)
     panels[0].set_yticks(range(len(results)), [f"{result['optimizer']}, lr={result['lr']:g}" for result in results])
     panels[1].set_yticks(range(len(results)), [])
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
     if fitted:
         _coefficients(panels[2], fitted)
     for panel in panels:
@@ -56,10 +57,9 @@ def _effects(axis: Axes, results: Sequence[Mapping[str, Any]], place: str) -> No
     axis.axvline(0, color="0.3", linewidth=0.8)
     axis.set_ylim(len(results) - 0.5, -0.5)
     if values and max(values) > 30 * max(min(values), 1e-3):
-        axis.set_xscale("symlog", linthresh=0.01)
+        axis.set_xscale("symlog", linthresh=0.1)
     axis.set_xlabel("Δ ln Q, finite steps less small steps")
     axis.set_title(f"What finite steps do to Q at equal C,\n{PLACES[place]}", fontsize="medium")
-    axis.legend(fontsize="small", frameon=False)
 
 
 def _coefficients(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import cosine_similarity
 from ireg.core.memory import memory
 from ireg.core.random import named_generator
 from ireg.drift.flow import CHUNK, velocity
-from ireg.drift.problem import Problem
+from ireg.drift.problem import Problem, in_double
 
 PRODUCTS = 12
 """Products with H that λ₁ takes."""
@@ -27,7 +27,8 @@ CURVATURE_COST = 60.0
 
 
 def curvature(problem: Problem) -> dict[str, float]:
-    """The numbers `steepest` and `smoothness` at the start, of optimizers without second moment."""
+    """The numbers `steepest` and `smoothness` at the start of optimizers without second moment, in double precision."""
+    problem = in_double(problem)
     remembered = memory(problem.optimizer)
     uphill = velocity(problem, problem.weights)
     way = remembered.effective_rate * (0.5 + remembered.lag)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -97,6 +97,11 @@ class Problem:
     def evaluating(self) -> Any:
         """Context in which the network is in eval mode, as it is wherever something is measured."""
         return evaluating(self.module)
+
+
+def in_double(problem: Problem) -> Problem:
+    """The same in double precision: what a short way does to a slope is lost in the last digits of single precision."""
+    return replace(problem, module=copy.deepcopy(problem.module).double(), inputs=problem.inputs.double())
 
 
 def vector(module: nn.Module) -> Tensor:

@@ -12,7 +12,6 @@ has k = 1 where the theorem holds.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,7 +28,7 @@ from ireg.core.sums import Need
 from ireg.drift.comparison import compare
 from ireg.drift.epochs import train_epoch
 from ireg.drift.flow import mean_flow_at
-from ireg.drift.problem import Problem, flattened, vector
+from ireg.drift.problem import Problem, flattened, in_double, vector
 from ireg.drift.statistics import Estimate
 from ireg.drift.workers import Workers
 
@@ -109,7 +108,7 @@ def settled_way(problem: Problem, order: int, state: tuple[Tensor, Tensor]) -> t
         order: which; 2i and 2i + 1 take the same minibatches backwards.
         state: of `slow_state`.
     """
-    double = _in_double(problem)
+    double = in_double(problem)
     module, optimizer = double.begin()
     _begin_slowly(optimizer, *state)
     batches = _minibatches(problem)
@@ -155,14 +154,9 @@ def _minibatches(problem: Problem) -> list[Tensor]:
     return problem.partition("forces", PARTITION).indices
 
 
-def _in_double(problem: Problem) -> Problem:
-    """The same in double precision: a step at a small rate is lost in the last digits of single precision."""
-    return replace(problem, module=copy.deepcopy(problem.module).double(), inputs=problem.inputs.double())
-
-
 def _moments(problem: Problem, weights: Tensor) -> tuple[Tensor, Tensor]:
     """ḡ and s̄ over the minibatches, in double precision."""
-    double = _in_double(problem)
+    double = in_double(problem)
     batches = double.batches(_minibatches(problem))
     with double.evaluating():
         found = gradient_moments(double.loss, double.params(weights), batches, needs=Need.MEAN | Need.SQUARE)
@@ -172,7 +166,7 @@ def _moments(problem: Problem, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def _vectors(problem: Problem, weights: Tensor) -> dict[str, Tensor]:
     """u, ∇Q and the parts of the correction at these weights."""
-    double = _in_double(problem)
+    double = in_double(problem)
     flow: MeanFlow = mean_flow_at(double, weights, PARTITION, problem.optimizer)
     parts: dict[str, Any] = {"memory": flow.memory, "lag": flow.lag, "fluctuation": flow.fluctuation}
     return {
