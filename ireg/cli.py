@@ -20,8 +20,18 @@ WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 _EXTRAS = {
-    "hydra/launcher": "; for joblib, pip install 'ireg[parallel]'; for slurm, pip install 'ireg[slurm]'",
+    "hydra/launcher": "; for joblib, pip install 'ireg[parallel]'",
     "hydra/sweeper": "; for optuna, pip install 'ireg[tune]'",
+}
+
+
+# What the launchers raise when a run is lost, by name: they need not be installed.
+_LOST = {
+    "TerminatedWorkerError": "a worker process was killed, for want of memory perhaps, and joblib ended the others, "
+    "too; the same command goes on with all of them, hydra.launcher.n_jobs=1 with one at a time",
+    "UncompletedJobError": "a run's job ended without a word: killed, or out of memory; its log is in .submitit in the "
+    "sweep's folder. Other jobs go on, see python -m ireg.sweep status; once they have ended, the same command goes on "
+    "with what was lost",
 }
 
 
@@ -64,20 +74,14 @@ def explain(error: Exception) -> str | None:
     """What to tell the user in one line; None for an error that is not theirs."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        known = ", ".join(error.options)
-        known += _EXTRAS.get(group, "")
-        return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; choose one of {known}"
+    if isinstance(error, MissingConfigException) and (line := _missing_choice(error)):
+        return line
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: cannot be read; write key=value, and quote what the shell or Hydra would read otherwise"
         )
-    if type(error).__name__ == "TerminatedWorkerError":  # joblib's, which need not be installed
-        return (
-            "a worker process was killed, for want of memory perhaps, and joblib ended the others with it; the same "
-            "command goes on with all of them, hydra.launcher.n_jobs=1 with one at a time"
-        )
+    if type(error).__name__ in _LOST:
+        return _LOST[type(error).__name__]
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; choose another place, or mend this one"
     if isinstance(error, HydraException) and not isinstance(error, CompactHydraException):
@@ -94,6 +98,17 @@ def explain(error: Exception) -> str | None:
     # Hydra's text says what was overridden, the cause's first line why that fails; the rest is about internals.
     lines = [str(error).splitlines()[0], *(str(cause).splitlines()[:1] if cause else [])]
     return ": ".join(line.strip() for line in lines).removeprefix("Error merging override ")
+
+
+def _missing_choice(error: MissingConfigException) -> str | None:
+    """What to say of a file that is not there: None where it was no choice of the user's."""
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    if (group, choice) == ("hydra/launcher", "submitit_slurm"):  # which hydra/launcher=slurm builds upon
+        return "hydra/launcher=slurm: the launcher for Slurm is not installed; pip install 'ireg[slurm]'"
+    if not error.options:
+        return None
+    known = ", ".join(error.options) + _EXTRAS.get(group, "")
+    return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; choose one of {known}"
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

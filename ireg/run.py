@@ -20,7 +20,7 @@ from ireg.files import remove_leftovers
 from ireg.sweep.lock import locked
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.status import FILE_NAME, Status, finished, read_status
-from ireg.termination import Terminated, ends_with_its_parent, sigterm_raises
+from ireg.termination import ends_with_its_parent, sigterm_raises
 
 if TYPE_CHECKING:
     import lightning as L
@@ -128,8 +128,10 @@ def _fit(
     status.update(device=str(trainer.strategy.root_device))
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
-    except SystemExit as error:  # which is what Lightning makes of Ctrl-C, and of a SIGTERM that it saw alone
-        raise (Terminated if trainer.received_sigterm else KeyboardInterrupt) from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes an exit of Ctrl-C
+            raise KeyboardInterrupt from error
+        raise  # as when Slurm's launcher puts a run that has reached its time limit back into the queue
     return classifier.diverged
 
 

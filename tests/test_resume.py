@@ -128,7 +128,7 @@ def test_a_run_broken_off_again_and_again(tmp_path, small_run, unbroken, monkeyp
 
 
 def test_a_comparison_can_fail(tmp_path, small_run, unbroken):
-    """Negative control of the tests above: another seed is another content, in every file but the labels and the lock."""
+    """Negative control of the tests above: another seed is another content, in all but labels and lock."""
     small_run(tmp_path, *ARGUMENTS, "seed=1")
     other, expected = run_content(tmp_path), unbroken(small_run)
     assert set(other) == set(expected)

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import pytest
+from hydra.errors import MissingConfigException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ireg.cli import explain
@@ -198,13 +199,23 @@ def test_a_failing_run_harms_no_other_and_the_sweep_says_so(train, tmp_path):
     assert "failed" in result.stdout
 
 
-def test_a_killed_worker_is_one_line():
-    class TerminatedWorkerError(Exception):
-        """joblib's is called so."""
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("TerminatedWorkerError", "a worker process was killed, for want of memory perhaps"),  # joblib's
+        ("UncompletedJobError", "a run's job ended without a word: killed, or out of memory"),  # submitit's
+    ],
+)
+def test_a_run_that_is_lost_is_one_line(name, line):
+    told = explain(type(name, (Exception,), {})("a long story\nof many lines"))
+    assert told.startswith(line)
+    assert "the same command goes on" in told
+    assert "\n" not in told
 
-    line = explain(TerminatedWorkerError("a long story\nof many lines"))
-    assert line.startswith("a worker process was killed, for want of memory perhaps")
-    assert "the same command goes on" in line
+
+def test_the_launcher_for_slurm_may_be_missing():
+    line = explain(MissingConfigException("…", missing_cfg_file="hydra/launcher/submitit_slurm"))
+    assert line == "hydra/launcher=slurm: the launcher for Slurm is not installed; pip install 'ireg[slurm]'"
 
 
 def test_ctrl_c_ends_a_sweep_with_its_summary(tmp_path):

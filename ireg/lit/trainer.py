@@ -25,6 +25,19 @@ class NoProfiler(PassThroughProfiler):
         return self._nothing
 
 
+class Trainer(L.Trainer):
+    """A trainer that leaves SIGTERM to the handlers that were there before it.
+
+    Lightning's own ends the training whatever they do. Slurm's launcher lets a run go on that is to be preempted: one
+    that ends by itself before Slurm takes its node is not put back into the queue.
+    """
+
+    @property
+    def received_sigterm(self) -> bool:
+        """Whether training should end at the next step because of SIGTERM: never."""
+        return False
+
+
 def make_trainer(
     arguments: Mapping[str, Any], *, epochs: int, loggers: Sequence[Logger], checkpoint: LastCheckpoint
 ) -> L.Trainer:
@@ -47,7 +60,7 @@ def make_trainer(
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return L.Trainer(**{"profiler": NoProfiler(), **arguments, **ours})
+    return Trainer(**{"profiler": NoProfiler(), **arguments, **ours})
 
 
 def _hush() -> None:

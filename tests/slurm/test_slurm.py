@@ -202,6 +202,17 @@ def starts(sweep, optimizer):
     return [start["epoch"] for start in read_status(run_folder(sweep, optimizer))["starts"]]
 
 
+def test_a_run_that_is_preempted_goes_on_as_long_as_slurm_lets_it(tmp_path, unbroken, slurm):
+    """Slurm warns it with SIGTERM; were it to end by itself before its node is taken, it would count as failed."""
+    with sweep_at_the_gate(tmp_path, slurm) as sweep:
+        sweep.at_the_gate("sgd")
+        log = sweep.runs / ".submitit" / job_of(run_folder(sweep.runs, "sgd"))
+        sweep.call("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=true")
+        sweep.until(lambda: any("SIGTERM" in path.read_text() for path in log.glob("*_log.out")), "SIGTERM has come")
+        assert sweep.open_the_gate_and_wait() == 0, sweep.log.read_text()
+    assert differences(content(sweep.runs), unbroken) == []
+
+
 BEGUN = {
     "sgd": [0, EPOCHS_BEFORE_THE_GATE, 2 * EPOCHS_BEFORE_THE_GATE],
     "adam": [0, EPOCHS_BEFORE_THE_GATE],
