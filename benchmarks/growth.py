@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.case import Case, pass_flops
 from benchmarks.memory import Memory, in_fresh_process
 from benchmarks.sides import by_project, prepared
-from ireg import run as project
+from ireg import build
 
 GRID: dict[str, Sequence[int]] = {
     "num_examples": (1250, 2500, 5000, 10_000),
@@ -57,6 +57,6 @@ def memory(base: Case, sizes: Sequence[int] = GRID["num_examples"]) -> list[tupl
 def _point(case: Case) -> Point:
     print(f"growth: {case}", file=sys.stderr, flush=True)
     settings, data = prepared(case)
-    flops = pass_flops(project._model(settings, data), len(data.train_inputs))
+    flops = pass_flops(build.make_model(settings, data), len(data.train_inputs))
     values = [epoch.terms for epoch in by_project(case, EPOCHS) if epoch.terms is not None]
     return Point(case, statistics.median(values), flops)

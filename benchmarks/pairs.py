@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.case import Case, pass_flops
 from benchmarks.sides import ORDINARY, SIDES, THEORY, prepared
 from benchmarks.times import Result
-from ireg import run as project
+from ireg import build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def measured(case: Case, effort: Effort) -> Result:
     """Measure one case, and tell the progress on stderr."""
     settings, data = prepared(case)
     sizes = len(data.train_inputs), len(data.test_inputs)
-    result = Result(case, sizes, pass_flops(project._model(settings, data), sizes[0]))
+    result = Result(case, sizes, pass_flops(build.make_model(settings, data), sizes[0]))
     del data
     rare = {ORDINARY: effort.ordinary_turns, THEORY: effort.theory_turns}
     start = time.perf_counter()

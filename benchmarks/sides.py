@@ -21,6 +21,7 @@ from benchmarks.case import Case, composed
 from benchmarks.loop import epochs_by_hand
 from benchmarks.ordinary import epochs_the_ordinary_way
 from benchmarks.times import EpochTime
+from ireg import build
 from ireg import run as project
 from ireg.config import Config, read
 from ireg.lit.data import NoisyImages
@@ -53,10 +54,10 @@ def with_theory(case: Case, epochs: int) -> list[EpochTime]:
 def by_hand(case: Case, epochs: int) -> list[EpochTime]:
     """The loop written by hand."""
     settings, data = prepared(case, epochs)
-    model = project._model(settings, data)
+    model = build.make_model(settings, data)
     times, _ = epochs_by_hand(
         model,
-        project._classifier(settings, model).make_optimizer,
+        build.make_classifier(settings, model).make_optimizer,
         (data.train_inputs, data.train_labels.observed, data.train_labels.clean),
         (data.test_inputs, data.test_labels.observed),
         batch_size=case.batch_size,
@@ -68,11 +69,11 @@ def by_hand(case: Case, epochs: int) -> list[EpochTime]:
 def ordinarily(case: Case, epochs: int) -> list[EpochTime]:
     """The ordinary Lightning way."""
     settings, data = prepared(case, epochs)
-    model = project._model(settings, data)
+    model = build.make_model(settings, data)
     with TemporaryDirectory() as folder:
         return epochs_the_ordinary_way(
             model,
-            project._classifier(settings, model).make_optimizer,
+            build.make_classifier(settings, model).make_optimizer,
             (data.train_indices, data.train_labels.observed),
             (data.test_indices, data.test_labels.observed),
             batch_size=case.batch_size,
@@ -130,14 +131,14 @@ def before(owner: nn.Module, name: str, action: Callable[[], None]) -> None:
 @contextmanager
 def watching(attach: Callable[[Classifier], None]) -> Iterator[None]:
     """Hand the classifier of each run in this context to `attach` before it trains."""
-    make = project._classifier
+    make = build.make_classifier
 
     def attached(settings: Config, model: nn.Module) -> Classifier:
         classifier = make(settings, model)
         attach(classifier)
         return classifier
 
-    with mock.patch.object(project, "_classifier", attached):
+    with mock.patch.object(build, "make_classifier", attached):
         yield
 
 
@@ -152,6 +153,5 @@ def prepared(case: Case, epochs: int = 1) -> tuple[Config, NoisyImages]:
     with composed(case.overrides(epochs)) as (config, _):
         settings = read(config)
     torch.manual_seed(settings.seed)
-    data = project._data(settings)
-    data.setup()
+    data = build.make_data(settings)
     return settings, data

@@ -89,14 +89,10 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     data = make_data(settings)
     model = make_model(settings, data)
     classifier = make_classifier(settings, model)
-    wrong = float(data.train_labels.corrupted.double().mean())
-    log.info(
-        "%s: %d parameters, %d training examples, %.2f %% of their labels wrong",
-        settings.data.name,
-        sum(parameter.numel() for parameter in model.parameters()),
-        len(data.train_inputs),
-        100 * wrong,
-    )
+    wrong, count = float(data.train_labels.corrupted.double().mean()), len(data.train_inputs)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    what = "%s: %d parameters, %d training examples, %.2f %% of their labels wrong"
+    log.info(what, settings.data.name, parameters, count, 100 * wrong)
     for place in (folder, folder / "checkpoints"):
         remove_leftovers(place)
     start = find_resumption(folder, run=status.fields["config_hash"], model=classifier.state_dict())
@@ -104,7 +100,7 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
         _clear(folder)
     else:
         _say_that_it_goes_on(status, start)
-    status.begin(start.rows, wrong_labels=wrong, batch_size=data.batch_size or len(data.train_inputs))
+    status.begin(start.rows, wrong_labels=wrong, batch_size=data.batch_size or count)
     _save_labels(data, folder / "labels.npz")
     # The last row of a run that was killed between its end and the note of it says that nothing is left to do.
     diverged = not is_finite(start.rows.get(status.fields["epochs_done"], {}))
@@ -230,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     settings = read(OmegaConf.create(status["config"]))
     # Where data are looked for may be relative to the folder in which the command was given.
-    directory = Path(status["starts"][-1]["directory"])
+    directory = Path((status.get("starts") or [{}])[-1].get("directory", "."))
     with _logging_to(folder / "train.log"), chdir(directory if directory.is_dir() else "."):
         display = ProgressDisplay([folder])
         if not options.quiet:

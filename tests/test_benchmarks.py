@@ -8,6 +8,8 @@ import torch
 from hydra.utils import instantiate
 
 from benchmarks import loop
+from benchmarks.case import Case
+from benchmarks.sides import ORDINARY, SIDES, TERMS_OFF
 from ireg.build import make_data, make_model
 from ireg.config import read
 from ireg.core.random import named_generator
@@ -46,3 +48,15 @@ def test_the_loop_by_hand_gives_the_projects_values(tmp_path, small_run, compose
         assert set(row) == tags
         assert row == pytest.approx({tag: wanted[tag] for tag in tags}, rel=1e-4)
         assert all(np.isfinite(value) for value in row.values())
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_every_side_of_the_comparison_runs(side):
+    case = Case(optimizer="sgd", width=16, num_examples=200, extra=("data.test_size=100",))
+    times = SIDES[side](case, 2)
+    assert len(times) == 2
+    for time in times:
+        assert (
+            0 < sum(part for part in (time.training, time.terms) if part is not None) <= time.whole or side == ORDINARY
+        )
+        assert (time.terms is not None) == (side not in (TERMS_OFF, ORDINARY))

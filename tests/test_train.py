@@ -152,6 +152,30 @@ def test_runs_one_after_the_other_are_bit_equal_to_runs_side_by_side(sweep, fork
     assert differences(one, other) == []
 
 
+def test_more_values_add_runs_and_leave_the_others(tmp_path, forked_train):
+    folder = tmp_path / "multirun" / "grow"
+    arguments = ["-m", "epochs=1", *SMALL, "name=grow"]
+    forked_train.start(*arguments, "seed=0,1", cwd=tmp_path)
+    assert forked_train.wait() == 0
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*") if path.name != "train.log"}
+    forked_train.start(*arguments, "seed=0,1,2", cwd=tmp_path)
+    assert forked_train.wait() == 0
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path.is_file())
+    assert len(names(folder)) == len(json.loads((folder / "sweep.json").read_text())["runs"]) == 3
+    assert (tmp_path / "log").read_text().count("done already, kept as it is") == 2
+    with (folder / "summary.csv").open() as file:
+        assert sorted(row["seed"] for row in csv.DictReader(file)) == ["0", "1", "2"]
+
+
+def test_a_sweep_with_a_folder_of_another_configuration_is_refused(tmp_path, forked_train):
+    arguments = ["-m", *SMALL, "seed=0,1", "hydra.sweep.subdir=${seed}"]
+    forked_train.start(*arguments, "epochs=1", cwd=tmp_path)
+    assert forked_train.wait() == 0
+    forked_train.start(*arguments, "epochs=2", cwd=tmp_path)
+    assert forked_train.wait() == 1
+    assert "holds a run of another configuration (epochs: 1 there, 2 here)" in (tmp_path / "log").read_text()
+
+
 def test_event_files_hold_what_metrics_csv_holds(sweep):
     _, folder = sweep
     for optimizer in ("sgd", "rmsprop"):

@@ -14,6 +14,10 @@ PATIENCE_SECONDS = 2.0
 """How long a taken lock is waited for: one who only looks whether it is taken (`is_locked`) holds it for a moment."""
 
 
+class FolderInUseError(UserError):
+    """Another process holds a folder."""
+
+
 @contextmanager
 def locked(folder: Path, *, seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
     """Hold a folder for this process; the lock goes with the process, however it ends.
@@ -23,13 +27,13 @@ def locked(folder: Path, *, seconds: float = PATIENCE_SECONDS) -> Iterator[None]
         seconds: how long to wait for another process.
 
     Raises:
-        UserError: another process holds it.
+        FolderInUseError: another process holds it.
     """
     lock = FileLock(folder / _NAME)
     try:
         lock.acquire(timeout=seconds)
     except Timeout as error:
-        raise UserError(
+        raise FolderInUseError(
             f"{folder} is in use by another process; wait for it, or choose another folder with name=…"
         ) from error
     try:
@@ -45,5 +49,5 @@ def is_locked(folder: Path) -> bool:
     try:
         with locked(folder, seconds=0):
             return False
-    except UserError:
+    except FolderInUseError:
         return True

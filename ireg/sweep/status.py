@@ -16,7 +16,7 @@ from typing import Any
 from ireg.analysis.load import flat
 from ireg.errors import UserError
 from ireg.files import write_text
-from ireg.sweep.lock import locked
+from ireg.sweep.lock import FolderInUseError, locked
 from ireg.sweep.software import git, versions
 from ireg.termination import Terminated
 
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 FILE_NAME = "status.json"
 FINISHED = ("done", "diverged")
 """States in which a run has nothing left to do."""
+
+KILLED = "killed (its process ended without a word)"
+"""The error of a run that was found to have ended without noting it."""
 
 # What leaves the result as it is: where a run and its data lie, what it gives back, how it is watched over.
 _NOT_IN_HASH = (
@@ -186,11 +189,17 @@ class Status:
 
 def note_killed(folder: Path) -> None:
     """Note that a run that is said to go on has ended, if no process holds its folder: it was killed."""
-    with suppress(UserError), locked(folder, seconds=0):  # an error: it does go on
-        status = read_status(folder)
-        if status is not None and status["state"] == "running":
-            error = "killed (its process ended without a word)"
-            _write(folder / FILE_NAME, {**status, "state": "interrupted", "error": error, "ended": now()})
+    if not _is_said_to_go_on(folder):
+        return
+    with suppress(FolderInUseError), locked(folder, seconds=0):  # in use: it does go on
+        if _is_said_to_go_on(folder):
+            fields = {"state": "interrupted", "error": KILLED, "ended": now()}
+            _write(folder / FILE_NAME, {**(read_status(folder) or {}), **fields})
+
+
+def _is_said_to_go_on(folder: Path) -> bool:
+    status = read_status(folder)
+    return status is not None and status["state"] == "running"
 
 
 def _write(path: Path, fields: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from ireg.errors import UserError
 from ireg.sweep.lock import is_locked
 from ireg.sweep.plan import read_plan
 from ireg.sweep.progress import duration, time_left
-from ireg.sweep.status import FILE_NAME, read_status
+from ireg.sweep.status import FILE_NAME, KILLED, read_status
 
 COLOURS = {
     "running": "cyan",
@@ -49,7 +49,7 @@ class Seen:
     def message(self) -> str:
         """What went wrong, in one line."""
         if self.state == "interrupted" and self.status["state"] == "running":
-            return "killed (its process ended without a word)"
+            return KILLED
         return " ".join(str(self.status.get("error") or "").split())
 
 
