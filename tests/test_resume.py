@@ -268,6 +268,8 @@ def test_what_is_set_aside_replaces_nothing(tmp_path):
         ),
         (lambda path: path.write_text("epoch,train/loss\n0\n"), "metrics.csv is damaged"),
         (lambda path: path.write_text("what?\n1\n"), "metrics.csv is damaged"),
+        (lambda path: path.write_text('epoch,train/loss\n0,"1.0\n'), "metrics.csv is damaged"),
+        (lambda path: path.write_bytes(b"epoch,train/loss\n0,\xff\n"), "metrics.csv is damaged"),
         (lambda path: path.unlink(), "has 3 epochs behind it, whose rows are not all in"),
     ],
 )

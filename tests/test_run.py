@@ -6,11 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
 
 from ireg.build import make_classifier, make_data
 from ireg.config import ALWAYS_MEASURED, read
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
+from ireg.sweep.callback import RunsCallback
 from ireg.sweep.status import read_status
 
 
@@ -223,6 +226,13 @@ def test_checkpoints_are_written_beside_their_place(tmp_path, monkeypatch):
         AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "last.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert (tmp_path / "last.ckpt").read_text() == "the one before"
+
+
+def test_a_sweep_does_not_keep_its_runs_configurations():
+    given = JobReturn(cfg=OmegaConf.create({"a": 1}), hydra_cfg=OmegaConf.create({"b": 2}))
+    given.return_value = 0.5
+    RunsCallback().on_job_end(config=OmegaConf.create(), job_return=given)
+    assert (given.cfg, given.hydra_cfg, given._return_value) == (None, None, 0.5)
 
 
 def test_runs_leave_nothing_in_memory(tmp_path, small_run):

@@ -22,11 +22,14 @@ def read_rows(path: Path) -> dict[int, Row]:
     """
     rows: dict[int, Row] = {}
     with path.open(newline="", encoding="utf-8") as file:
-        for cells in csv.DictReader(file, strict=True):
-            if None in cells or None in cells.values():
-                raise ValueError(f"row {len(rows)} has another number of cells than the header")
-            epoch = int(cells.pop("epoch", ""))
-            rows[epoch] = {tag: float(text) for tag, text in cells.items() if text}
+        try:
+            for cells in csv.DictReader(file, strict=True):
+                if None in cells or None in cells.values():
+                    raise ValueError(f"row {len(rows)} has another number of cells than the header")
+                epoch = int(cells.pop("epoch", ""))
+                rows[epoch] = {tag: float(text) for tag, text in cells.items() if text}
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
     return rows
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
 from omegaconf import DictConfig, open_dict
@@ -55,6 +56,10 @@ class RunsCallback(Callback):
             add_to_plan(sweep, {path.relative_to(sweep).as_posix(): overrides for path, overrides in folders.items()})
             # A sweeper that chooses the runs as it goes has none to name beforehand: the folder shows them.
             self._begin(list(folders) or sweep, lambda: report(sweep))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Let go of the run's configuration, which lies in its folder: Hydra keeps what each run gives to the end."""
+        job_return.cfg = job_return.hydra_cfg = None
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Show the final values."""
