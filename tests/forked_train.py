@@ -51,6 +51,8 @@ def be_the_command(order):
     try:
         runpy.run_path(TRAIN, run_name="__main__")
     except SystemExit as ending:
+        if isinstance(ending.code, str):  # as Python does with a message
+            print(ending.code, file=sys.stderr)
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     finally:
         sys.stdout.flush()

@@ -157,7 +157,7 @@ def test_more_values_add_runs_and_leave_the_others(tmp_path, forked_train):
     arguments = ["-m", "epochs=1", *SMALL, "name=grow"]
     forked_train.start(*arguments, "seed=0,1", cwd=tmp_path)
     assert forked_train.wait() == 0
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*") if path.name != "train.log"}
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*") if path.name not in ("train.log", ".lock")}
     forked_train.start(*arguments, "seed=0,1,2", cwd=tmp_path)
     assert forked_train.wait() == 0
     assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path.is_file())
