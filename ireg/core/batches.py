@@ -43,16 +43,18 @@ class IndexedBatches(Sequence[Batch]):
 def stacks(batches: Sequence[Batch], size: int) -> Iterator[Batch]:
     """Up to `size` neighbouring minibatches of equal shape at a time: inputs (c, examples, …), targets (c, examples).
 
-    All minibatches come once, in their order; a smaller one among them ends a stack.
+    All minibatches come once, in their order; a smaller one among them ends a stack. The next stack may overwrite the
+    inputs of this one.
     """
     if isinstance(batches, IndexedBatches):  # gathered at once, not each by itself and then copied
+        buffer = batches.inputs.new_empty(0)  # used again and again: a CPU pays for the first touch of fresh memory
         for indices in _runs(batches.indices, size):
             index = torch.cat(indices)
+            if len(buffer) < len(index):
+                buffer = batches.inputs.new_empty(len(index), *batches.inputs.shape[1:])
+            gathered = torch.index_select(batches.inputs, 0, index, out=buffer[: len(index)])
             shape = (len(indices), len(indices[0]))
-            yield (
-                batches.inputs.index_select(0, index).unflatten(0, shape),
-                batches.targets.index_select(0, index).unflatten(0, shape),
-            )
+            yield gathered.unflatten(0, shape), batches.targets.index_select(0, index).unflatten(0, shape)
         return
     for same in _runs(batches, size):
         inputs, targets = zip(*same, strict=True)

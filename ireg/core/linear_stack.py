@@ -38,7 +38,7 @@ _EXAMPLEWISE = (
     nn.Softplus,
 )
 
-EXAMPLES_AT_ONCE = 512
+EXAMPLES_AT_ONCE = 1024
 """Examples in one pass on a CPU: few enough for its caches."""
 EXAMPLES_ON_ACCELERATOR = 2**15
 """The same on an accelerator, which is busy only with more."""

@@ -3,7 +3,7 @@
 import csv
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,12 @@ def read_rows(path: Path) -> dict[int, Row]:
     return rows
 
 
+def _line(cells: Sequence[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
 class MetricsFile(Logger):
     """`metrics.csv`: a row an epoch, a column a tag; an empty cell was not measured.
 
@@ -52,6 +58,8 @@ class MetricsFile(Logger):
         self.path = path
         self.listener = listener
         self.rows: dict[int, Row] = dict(earlier or {})
+        self._columns: list[str] = []
+        self._lines: dict[int, str] = {}
 
     def log_metrics(self, metrics: Row, step: int | None = None) -> None:
         """Add the row of epoch `step`.
@@ -62,12 +70,13 @@ class MetricsFile(Logger):
         if step is None:
             raise ValueError("metrics.csv has a row an epoch: step must be the number of completed epochs, got None")
         self.rows[step] = dict(metrics)
-        tags = list(dict.fromkeys(tag for row in self.rows.values() for tag in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["epoch", *tags], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({"epoch": epoch, **row} for epoch, row in sorted(self.rows.items()))
-        write_text(self.path, text.getvalue())
+        self._lines.pop(step, None)
+        columns = ["epoch", *dict.fromkeys(tag for row in self.rows.values() for tag in row)]
+        if columns != self._columns:
+            self._columns, self._lines = columns, {}
+        for epoch in self.rows.keys() - self._lines.keys():  # a line is made once, not again with each later row
+            self._lines[epoch] = _line([epoch, *(self.rows[epoch].get(tag) for tag in columns[1:])])
+        write_text(self.path, _line(columns) + "".join(self._lines[epoch] for epoch in sorted(self._lines)))
         self.listener(step, metrics)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
