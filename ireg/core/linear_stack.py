@@ -11,16 +11,15 @@ over many minibatches at once give all a and δ, because no example's output dep
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from ireg.core.batches import stacks
 from ireg.core.functional import ModuleLoss
+from ireg.core.sensitivities import Buffers, Layer, sensitivities
 from ireg.core.sums import MomentSums, Need, add_up
-from ireg.core.types import Batch, LossFn, Params
+from ireg.core.types import Batch, LossFn
 
 # Functions that treat every number, or every example, by itself in eval mode.
 _EXAMPLEWISE = (
@@ -123,54 +122,15 @@ def _add(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: M
         )
     on_cpu = next(iter(sums.params.values())).device.type == "cpu"
     at_once = EXAMPLES_AT_ONCE if on_cpu else EXAMPLES_ON_ACCELERATOR
+    buffers = Buffers()
     for inputs, targets in stacks(batches, chunk_size or max(1, at_once // len(batches[0][1]))):
-        losses, outputs, layers = _sensitivities(loss, leaves, sums.params, inputs, targets)
+        losses, outputs, layers = sensitivities(loss, leaves, sums.params, inputs, targets, buffers)
         memory = 0 if on_cpu else GRADIENT_MEMORY
         norms = [part for layer in layers for part in _add_layer(layer, sums, memory if form else None)]
         sums.add_minibatches(losses, outputs, add_up(norms))
 
 
-class _Layer(NamedTuple):
-    """One Linear layer: its name with a dot, inputs (c, examples, in) and sensitivities (c, examples, out)."""
-
-    prefix: str
-    has_bias: bool
-    inputs: Tensor
-    sensitivities: Tensor
-
-
-def _sensitivities(
-    loss: ModuleLoss, leaves: list[tuple[str, nn.Module]], params: Params, inputs: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor, list[_Layer]]:
-    """One pass forward and one backward over c minibatches: losses (c,), outputs (c, examples, …), the layers."""
-    shape = inputs.shape[:2]
-    linears: list[tuple[str, bool]] = []
-    taken: list[Tensor] = []
-    given: list[Tensor] = []
-    values = inputs.flatten(0, 1)
-    with torch.enable_grad():
-        for prefix, leaf in leaves:
-            if isinstance(leaf, nn.Linear):
-                linears.append((prefix, leaf.bias is not None))
-                taken.append(values.detach())
-                bias = params[f"{prefix}bias"].detach() if leaf.bias is not None else None
-                values = linear(values, params[f"{prefix}weight"].detach(), bias)
-                if not given:  # from here on autograd follows; the weights' gradients are not its business
-                    values.requires_grad_()
-                given.append(values)
-            else:
-                values = leaf(values)
-        outputs = values.unflatten(0, shape)
-        losses = torch.stack([loss.criterion(*batch) for batch in zip(outputs, targets, strict=True)])
-        slopes = torch.autograd.grad(losses.sum(), given)
-    layers = [
-        _Layer(prefix, has_bias, before.unflatten(0, shape), slope.unflatten(0, shape))
-        for (prefix, has_bias), before, slope in zip(linears, taken, slopes, strict=True)
-    ]
-    return losses, outputs, layers
-
-
-def _add_layer(layer: _Layer, sums: MomentSums, memory: int | None) -> list[Tensor | None]:
+def _add_layer(layer: Layer, sums: MomentSums, memory: int | None) -> list[Tensor | None]:
     """Add one layer's gradients of c minibatches; the parts of ‖g_k‖², (c,), of its weight and its bias.
 
     Up to `memory` bytes of gradients are formed at once, but at least one minibatch's; none with `memory=None`.

@@ -53,6 +53,11 @@ SERVED = {
     "one layer": lambda: nn.Sequential(nn.Linear(5, 3)),
     "bare layer": lambda: nn.Linear(5, 3),
     "softplus": lambda: nn.Sequential(nn.Linear(5, 4), nn.Softplus(), nn.ELU(), nn.Linear(4, 3), nn.SiLU()),
+    "layers in a row": lambda: nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 4), nn.Identity(), nn.Linear(4, 3)),
+    # Tanh needs its outputs again, which the first ReLU must leave as they are, as must the second those of the first.
+    "functions in a row": lambda: nn.Sequential(
+        nn.Linear(5, 6), nn.Tanh(), nn.ReLU(), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Tanh(), nn.Linear(4, 3)
+    ),
     "dropout in eval mode": frozen_dropout,
     "one function twice": lambda: nn.Sequential(nn.Linear(5, 4), relu := nn.ReLU(), nn.Linear(4, 3), relu),
 }

@@ -10,6 +10,7 @@ from ireg.core.batches import stacks
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.moments import METHODS, gradient_moments
 from ireg.core.params import inner_product, squared_norm
+from ireg.core.sensitivities import Buffers, sensitivities
 from ireg.core.sums import EVERYTHING, NOTHING, MomentSums, Need, add_up
 from tests import reference
 from tests.cases import EXACT, SINGLE, problems
@@ -103,7 +104,7 @@ def test_gradients_formed_at_once_do_not_matter(memory):
     sums = MomentSums(params=params, needs=EVERYTHING)
     ((inputs, targets),) = stacks(problem.batches, 3)
     leaves = linear_stack._leaves(problem.module)
-    losses, outputs, layers = linear_stack._sensitivities(loss, leaves, params, inputs, targets)
+    losses, outputs, layers = sensitivities(loss, leaves, params, inputs, targets, Buffers())
     norms = [part for layer in layers for part in linear_stack._add_layer(layer, sums, memory)]
     sums.add_minibatches(losses, outputs, add_up(norms))
     actual, expected = sums.moments("layers"), moments_of(problem, method="loop")

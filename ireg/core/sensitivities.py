@@ -1,0 +1,122 @@
+"""One pass forward and backward through a stack of Linear layers: what each layer gets, and how the losses feel it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ireg.core.functional import ModuleLoss
+from ireg.core.types import Params
+
+Pullback = Callable[[Tensor], Tensor]
+"""From sensitivities to the outputs of a function to those to its inputs."""
+
+
+class Layer(NamedTuple):
+    """One Linear layer: its name with a dot, inputs (c, examples, in) and sensitivities (c, examples, out)."""
+
+    prefix: str
+    has_bias: bool
+    inputs: Tensor
+    sensitivities: Tensor
+
+
+class Buffers:
+    """Matrices that each pass overwrites, by name: a CPU pays for the first touch of fresh memory."""
+
+    def __init__(self) -> None:
+        self._matrices: dict[str, Tensor] = {}
+
+    def get(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+        """The matrix (rows, columns) of a name, of another tensor's type and on its device."""
+        matrix = self._matrices.get(name)
+        if matrix is None or len(matrix) < rows:
+            matrix = self._matrices[name] = like.new_empty(rows, columns)
+        return matrix[:rows]
+
+
+@torch.no_grad()
+def sensitivities(
+    loss: ModuleLoss,
+    leaves: list[tuple[str, nn.Module]],
+    params: Params,
+    inputs: Tensor,
+    targets: Tensor,
+    buffers: Buffers,
+) -> tuple[Tensor, Tensor, list[Layer]]:
+    """Losses (c,) and outputs (c, examples, …) of c minibatches, and what each Linear layer gets and is worth.
+
+    With z_i the output of a Linear layer for example i, its sensitivity is ∂(Σ_k Ĉ_k)/∂z_i, Ĉ_k the loss of minibatch k.
+    Leaf by leaf, in `buffers`, where autograd would take fresh memory for each product; it is left the functions between
+    the layers, each by itself, and the criterion.
+
+    Args:
+        loss: its criterion is used, and its module through `leaves`.
+        leaves: names with a dot, Linear layers and functions of each example by itself, in the order of their use.
+        params: the parameters.
+        inputs: (c, examples, …).
+        targets: (c, examples).
+        buffers: where the layers' tensors are, until the next pass with the same.
+    """
+    shape, values = inputs.shape[:2], inputs.flatten(0, 1)
+    first = next(position for position, (_, leaf) in enumerate(leaves) if isinstance(leaf, nn.Linear))
+    for _, function in leaves[:first]:
+        values = function(values)
+    taken: dict[str, Tensor] = {}
+    pullbacks: list[Pullback] = []
+    after_linear = False
+    for prefix, leaf in leaves[first:]:
+        if isinstance(leaf, nn.Linear):
+            taken[prefix] = values
+            values, pullback = _linear(prefix, params, values, buffers)
+        elif type(leaf) is nn.ReLU:
+            # What a Linear layer gives, nobody needs after the next function, so that it may be overwritten.
+            values, pullback = _relu(values, out=values if after_linear else None)
+        else:
+            values, pullback = _function(leaf, values)
+        after_linear = isinstance(leaf, nn.Linear)
+        pullbacks.append(pullback)
+    losses, outputs, slopes = _criterion(loss, values.unflatten(0, shape), targets)
+    layers: list[Layer] = []
+    for (prefix, leaf), pullback in zip(reversed(leaves[first:]), reversed(pullbacks), strict=True):
+        if isinstance(leaf, nn.Linear):
+            has_bias = leaf.bias is not None
+            layers.append(Layer(prefix, has_bias, taken[prefix].unflatten(0, shape), slopes.unflatten(0, shape)))
+        if len(layers) < len(taken):
+            slopes = pullback(slopes)
+    return losses, outputs, layers
+
+
+def _linear(prefix: str, params: Params, inputs: Tensor, buffers: Buffers) -> tuple[Tensor, Pullback]:
+    weight, bias = params[f"{prefix}weight"], params.get(f"{prefix}bias")
+    out = buffers.get(f"{prefix}outputs", len(inputs), weight.shape[0], inputs)
+    outputs = torch.mm(inputs, weight.mT, out=out) if bias is None else torch.addmm(bias, inputs, weight.mT, out=out)
+
+    def pullback(slopes: Tensor) -> Tensor:
+        return torch.mm(slopes, weight, out=buffers.get(f"{prefix}slopes", len(slopes), weight.shape[1], slopes))
+
+    return outputs, pullback
+
+
+def _relu(inputs: Tensor, out: Tensor | None) -> tuple[Tensor, Pullback]:
+    """As `_function`, without memory for the outputs and the sensitivities: a twentieth of a pass."""
+    outputs = torch.clamp_min(inputs, 0, out=out)
+    backward = torch.ops.aten.threshold_backward.grad_input  # that of torch's own relu
+    return outputs, lambda slopes: backward(slopes, outputs, 0, grad_input=slopes)
+
+
+def _function(function: nn.Module, inputs: Tensor) -> tuple[Tensor, Pullback]:
+    with torch.enable_grad():
+        taken = inputs.detach().requires_grad_()
+        given = function(taken)
+    return given.detach(), lambda slopes: torch.autograd.grad(given, taken, slopes)[0]
+
+
+def _criterion(loss: ModuleLoss, values: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses (c,), outputs (c, examples, …), and the sensitivities to these (c · examples, …)."""
+    outputs = values.clone().requires_grad_()  # a tensor of its own: an observer may keep it
+    with torch.enable_grad():
+        losses = torch.stack([loss.criterion(*batch) for batch in zip(outputs, targets, strict=True)])
+        (slopes,) = torch.autograd.grad(losses.sum(), outputs)
+    return losses.detach(), outputs.detach(), slopes.flatten(0, 1)
