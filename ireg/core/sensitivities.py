@@ -47,9 +47,9 @@ def sensitivities(
 ) -> tuple[Tensor, Tensor, list[Layer]]:
     """Losses (c,) and outputs (c, examples, …) of c minibatches, and what each Linear layer gets and is worth.
 
-    With z_i the output of a Linear layer for example i, its sensitivity is ∂(Σ_k Ĉ_k)/∂z_i, Ĉ_k the loss of minibatch k.
-    Leaf by leaf, in `buffers`, where autograd would take fresh memory for each product; it is left the functions between
-    the layers, each by itself, and the criterion.
+    With z_i the output of a Linear layer for example i, its sensitivity is ∂(Σ_k Ĉ_k)/∂z_i, Ĉ_k the loss of minibatch
+    k. Leaf by leaf, in `buffers`, where autograd would take fresh memory for each product; it is left the functions
+    between the layers, each by itself, and the criterion.
 
     Args:
         loss: its criterion is used, and its module through `leaves`.
