@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -83,8 +83,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
     arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
     with user_errors(f"optimizer={settings.optimizer['name']}"):
         optimizer: Callable[..., Any] = instantiate(arguments)
-        if settings.trainer.get("fused", False):
-            optimizer = _fused(optimizer)
+        optimizer = _with_kernel(optimizer, fused=settings.trainer.get("fused", False), given=arguments)
         # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not amid the training.
         made = optimizer(model.parameters())
         if terms:
@@ -99,12 +98,23 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
     )
 
 
-def _fused(optimizer: Callable[..., Any]) -> Callable[..., Any]:
-    """The optimizer with torch's fused kernel, or as it is where there is none, as for RMSprop."""
-    if "fused" in inspect.signature(optimizer).parameters:
-        return partial(optimizer, fused=True)
-    log.warning("trainer.fused=true: %s has no fused kernel; its ordinary one is used", optimizer)
-    return optimizer
+def _with_kernel(optimizer: Callable[..., Any], *, fused: bool, given: Mapping[str, Any]) -> Callable[..., Any]:
+    """The optimizer with torch's fused kernel if asked for, else with those for many tensors at once.
+
+    The latter give the same bits as a loop over the parameters, which is torch's default on a CPU, in less time.
+
+    Args:
+        optimizer: makes an optimizer from the parameters.
+        fused: whether to use the fused kernel; where there is none, as for RMSprop, that is said.
+        given: arguments of the optimizer; a kernel chosen there stays.
+    """
+    known = inspect.signature(optimizer).parameters
+    if fused and "fused" not in known:
+        log.warning("trainer.fused=true: %s has no fused kernel; its ordinary one is used", optimizer)
+    kernel = "fused" if fused and "fused" in known else "foreach"
+    if kernel not in known or {"fused", "foreach"} & given.keys():
+        return optimizer
+    return partial(optimizer, **{kernel: True})
 
 
 @contextmanager

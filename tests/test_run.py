@@ -15,6 +15,7 @@ from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.sweep.callback import RunsCallback
 from ireg.sweep.status import read_status
+from tests.conftest import ROOT
 
 
 def test_a_run_folder_holds_everything(tmp_path, small_run):
@@ -192,6 +193,26 @@ def test_fused_optimizers_where_they_exist(composed, caplog, optimizer, fused):
     assert not made().get("fused")
     assert made("trainer.fused=true").get("fused") == fused
     assert ("has no fused kernel" in caplog.text) == (fused is None)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "optimizer").glob("*.yaml")))
+def test_kernels_for_many_tensors_give_the_bits_of_a_loop(composed, name):
+    def trained(*overrides):
+        generator = torch.Generator().manual_seed(0)
+        parameters = [
+            torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((50, 300), (50,), (3, 50))
+        ]
+        classifier = make_classifier(read(composed(f"optimizer={name}", *overrides)), torch.nn.Linear(2, 2))
+        optimizer = classifier.make_optimizer(parameters)
+        for _ in range(5):
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+        return optimizer.param_groups[0]["foreach"], parameters
+
+    (many, ends), (loop, expected) = trained(), trained("+optimizer.foreach=false")
+    assert (many, loop) == (True, False)
+    assert all(torch.equal(one, other) for one, other in zip(ends, expected, strict=True))
 
 
 def test_a_fused_run_goes_through(tmp_path, small_run):
