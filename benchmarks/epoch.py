@@ -1,10 +1,11 @@
 """`python -m benchmarks.epoch`: what an epoch of the project costs, side by side with other ways to write it.
 
 Prints tables of ratios and writes docs/benchmarks.md; see there for what is measured. All of it takes 15 to 25
-minutes on one core; --quick measures width 256 and batch size 64 only, in three to six, and writes no page.
+minutes; --quick measures width 256 and batch size 64 only, in five to ten, and writes no page.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from benchmarks import growth, page, tables
 from benchmarks.case import ROOT, Case
-from benchmarks.floor import Peak
+from benchmarks.floor import Peaks
 from benchmarks.pairs import Effort, measured
 from benchmarks.sides import quietly
 
@@ -33,19 +34,19 @@ def main() -> None:
     arguments = _arguments()
     quietly()
     torch.set_num_interop_threads(1)
-    torch.set_num_threads(arguments.threads)
     start = time.perf_counter()
-    base = Case(optimizer="sgd", threads=arguments.threads, extra=tuple(arguments.overrides))
-    peak, results = Peak(), []
-    for case in _cases(base, arguments.optimizers, quick=arguments.quick):
-        peak.look()
+    threads: list[int] = list(dict.fromkeys(arguments.threads))
+    base = Case(optimizer="sgd", threads=threads[0], extra=tuple(arguments.overrides))
+    peaks, results = Peaks(), []
+    for case in _cases(base, arguments.optimizers, threads, quick=arguments.quick):
+        peaks.look(case.threads)
         results.append(measured(case, MAIN if (case.width, case.batch_size) == HEADLINE else OTHERS))
     seconds, memory = (None, []) if arguments.quick else (growth.seconds(base), growth.memory(base))
-    peak.look()
+    for number in threads:
+        peaks.look(number)
     findings = page.Findings(
         results=results,
-        peak=peak.flops_per_second,
-        threads=arguments.threads,
+        peaks=peaks.rates,
         command=_command(),
         growth=seconds,
         memory=memory,
@@ -61,7 +62,14 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="width 256 and batch size 64 only, no growth, no memory")
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS)
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
+    parser.add_argument(
+        "--threads",
+        nargs="+",
+        type=int,
+        default=[1, os.cpu_count() or 1],
+        help="of torch: width 256 and batch size 64 with each of these numbers, all else with the first "
+        "(default: 1, and all cores)",
+    )
     parser.add_argument("--output", type=Path, help="the page (default docs/benchmarks.md; with --quick none)")
     parser.add_argument("overrides", nargs="*", help="further configuration, like terms.method=loop")
     return parser.parse_args()
@@ -72,24 +80,24 @@ def _command() -> str:
     return " ".join(["python -m benchmarks.epoch", *sys.argv[1:]]) if sys.argv[1:] else "make bench"
 
 
-def _cases(base: Case, optimizers: Sequence[str], *, quick: bool) -> list[Case]:
+def _cases(base: Case, optimizers: Sequence[str], threads: Sequence[int], *, quick: bool) -> list[Case]:
     """The headline first: it matters most."""
-    shapes = sorted(product(WIDTHS, BATCH_SIZES), key=lambda shape: shape != HEADLINE)
+    others = [] if quick else [shape for shape in product(WIDTHS, BATCH_SIZES) if shape != HEADLINE]
     return [
-        replace(base, optimizer=optimizer, width=width, batch_size=batch_size)
-        for width, batch_size in (shapes[:1] if quick else shapes)
+        replace(base, optimizer=optimizer, width=width, batch_size=batch_size, threads=number)
+        for (width, batch_size), number in [*product([HEADLINE], threads), *product(others, threads[:1])]
         for optimizer in optimizers
     ]
 
 
 def _show(findings: page.Findings) -> None:
     console = Console(width=160)
-    console.print(tables.epochs(findings.results, findings.peak).rich())
-    console.print(tables.passes(findings.results, findings.peak).rich())
+    console.print(tables.epochs(findings.results, findings.peaks).rich())
+    console.print(tables.passes(findings.results, findings.peaks).rich())
     console.print(tables.theory(findings.results).rich())
     if findings.memory:
         console.print(tables.memory(findings.memory).rich())
-    console.print(page.machine(findings.threads, findings.peak))
+    console.print(page.machine(findings.peaks))
 
 
 if __name__ == "__main__":

@@ -22,22 +22,22 @@ CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """All that one run of the benchmark found; `peak` in floating-point operations per second."""
+    """All that one run of the benchmark found; `peaks` in floating-point operations per second, by threads of torch."""
 
     results: Sequence[Result]
-    peak: float
-    threads: int
+    peaks: Mapping[int, float]
     command: str
     memory: Sequence[tuple[Case, Memory]] = ()
     growth: Mapping[str, Sequence[Point]] | None = None
 
 
-def machine(threads: int, peak: float) -> str:
+def machine(peaks: Mapping[int, float]) -> str:
     """The machine in words."""
     versions = f"torch {torch.__version__}, lightning {lightning.__version__}, Python {platform.python_version()}"
+    rates = ", ".join(f"{rate / 1e9:.0f} with {number}" for number, rate in peaks.items())
     return (
-        f"{_cpu()}, {threads} of {os.cpu_count()} cores used, float32 matrix products at {peak / 1e9:.0f} GFLOP/s at "
-        f"best (measured in the same run); {versions}"
+        f"{_cpu()}, {os.cpu_count()} cores; GFLOP/s of float32 matrix products at best, by number of threads, measured "
+        f"in the same run: {rates}; {versions}"
     )
 
 
@@ -47,7 +47,8 @@ def write(findings: Findings, path: Path) -> list[Path]:
     if findings.growth is not None:
         picture = path.parent / "figures" / f"{path.stem}.png"
         with replacing(picture) as temporary:
-            figure.draw(findings.growth, findings.peak).savefig(temporary, dpi=150)
+            (base, *_) = findings.growth["num_examples"]
+            figure.draw(findings.growth, findings.peaks[base.case.threads]).savefig(temporary, dpi=150)
         written.append(picture)
     write_text(path, _text(findings, f"figures/{path.stem}.png"))
     return [*written, path]
@@ -56,9 +57,9 @@ def write(findings: Findings, path: Path) -> list[Path]:
 def _text(findings: Findings, picture: str) -> str:
     parts = [
         _introduction(findings),
-        tables.epochs(findings.results, findings.peak).markdown(),
+        tables.epochs(findings.results, findings.peaks).markdown(),
         _EPOCHS.format(ordinary=_ordinary(findings.results)),
-        tables.passes(findings.results, findings.peak).markdown(),
+        tables.passes(findings.results, findings.peaks).markdown(),
         _PASSES,
         tables.theory(findings.results).markdown(),
         _THEORY,
@@ -76,7 +77,7 @@ def _introduction(findings: Findings) -> str:
     train, test = findings.results[0].num_examples
     return _INTRODUCTION.format(
         command=findings.command,
-        machine=machine(findings.threads, findings.peak),
+        machine=machine(findings.peaks),
         train=train,
         test=test,
         layers=HIDDEN_LAYERS,
@@ -125,10 +126,10 @@ Seconds of a whole epoch, medians over the turns' epochs:
 - **terms off**: the same with `terms=[]`; the training examples, otherwise evaluated by the terms' pass, then have an
   evaluation of their own.
 - **by hand**: a loop in plain PyTorch, tuned by hand, that trains, evaluates and computes the same terms, without
-  framework and files (`benchmarks/loop.py`), with the same optimizer of `torch.optim`.
+  framework and files (`benchmarks/loop.py`), with the project's optimizer: torch's kernels for many tensors at once.
 - **ordinary**: the ordinary Lightning way (`benchmarks/ordinary.py`): a torchvision data set with `ToTensor` in a
-  shuffling DataLoader, `self.log` and torchmetrics in each step, the same terms; what became of the training examples
-  (`fit/*`) is left out. It has fewer epochs: {ordinary}.
+  shuffling DataLoader, `self.log` and torchmetrics in each step, torch's optimizer as it is by default, the same terms;
+  what became of the training examples (`fit/*`) is left out. It has fewer epochs: {ordinary}.
 - **floor**: the matrix products of the training pass and of a terms' pass that forms all minibatch gradients, at the
   machine's best rate named above. Small minibatches cannot reach that rate, and evaluation is not in it.
 

@@ -5,6 +5,8 @@ import sys
 import time
 from dataclasses import dataclass
 
+import torch
+
 from benchmarks.case import Case, pass_flops
 from benchmarks.sides import ORDINARY, SIDES, THEORY, prepared
 from benchmarks.times import Result
@@ -36,6 +38,7 @@ class Effort:
 
 def measured(case: Case, effort: Effort) -> Result:
     """Measure one case, and tell the progress on stderr."""
+    torch.set_num_threads(case.threads)
     settings, data = prepared(case)
     sizes = len(data.train_inputs), len(data.test_inputs)
     result = Result(case, sizes, pass_flops(build.make_model(settings, data), sizes[0]))

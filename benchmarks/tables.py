@@ -1,6 +1,6 @@
 """The tables: once made, printed with rich and written in Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -36,8 +36,8 @@ class Grid:
         return "\n".join(f"| {' | '.join(line)} |" for line in (self.columns, rules, *self.rows))
 
 
-def epochs(results: Sequence[Result], peak: float) -> Grid:
-    """Seconds of an epoch by side, and their ratios; `peak` in operations per second."""
+def epochs(results: Sequence[Result], peaks: Mapping[int, float]) -> Grid:
+    """Seconds of an epoch by side, and their ratios; `peaks` in operations per second, by number of threads."""
     sides = (PROJECT, TERMS_OFF, BY_HAND, ORDINARY)
     columns = [*_CASE, *sides, "floor", "project / by hand", "lowest to highest"]
     columns += ["project / terms off", "ordinary / project", "project / floor"]
@@ -45,7 +45,7 @@ def epochs(results: Sequence[Result], peak: float) -> Grid:
     by_hand: Measure = (BY_HAND, "whole")
     rows = []
     for result in results:
-        floor = 2 * result.flops / peak
+        floor = 2 * _floor(result, peaks)
         spread = result.ratios(project, by_hand)
         rows.append(
             [
@@ -62,7 +62,7 @@ def epochs(results: Sequence[Result], peak: float) -> Grid:
     return Grid("An epoch: median seconds and ratios", columns, rows)
 
 
-def passes(results: Sequence[Result], peak: float) -> Grid:
+def passes(results: Sequence[Result], peaks: Mapping[int, float]) -> Grid:
     """The training pass and the terms' pass of the project, against each other and those of the loop by hand."""
     columns = [*_CASE, "training", "terms", "terms / training", "training by hand", "terms by hand"]
     columns += ["training / by hand", "terms / by hand", "floor of a pass"]
@@ -80,7 +80,7 @@ def passes(results: Sequence[Result], peak: float) -> Grid:
             _seconds(result.median(*terms_by_hand)),
             _ratio(result.ratio(training, training_by_hand)),
             _ratio(result.ratio(terms, terms_by_hand)),
-            _seconds(result.flops / peak),
+            _seconds(_floor(result, peaks)),
         ]
         for result in results
     ]
@@ -120,11 +120,16 @@ def memory(found: Sequence[tuple[Case, Memory]]) -> Grid:
     return Grid("Peak memory of the terms' pass above what was in use before it", columns, rows)
 
 
-_CASE = ("optimizer", "width", "batch")
+_CASE = ("optimizer", "width", "batch", "threads")
 
 
 def _case(case: Case) -> list[str]:
-    return [case.optimizer, str(case.width), str(case.batch_size)]
+    return [case.optimizer, str(case.width), str(case.batch_size), str(case.threads)]
+
+
+def _floor(result: Result, peaks: Mapping[int, float]) -> float:
+    """Seconds of the matrix products of one pass at the machine's best rate."""
+    return result.flops / peaks[result.case.threads]
 
 
 def _seconds(value: float | None) -> str:
