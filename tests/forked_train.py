@@ -41,6 +41,8 @@ def be_the_command(order):
     """Become the command; does not return."""
     os.setsid()
     os.chdir(order["cwd"])
+    # A job in a shell's background starts with SIGINT ignored, and so would the command of a test in one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
