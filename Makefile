@@ -28,8 +28,8 @@ demo: install ## The same experiment for 10 epochs, in multirun/demo
 verify: install ## Certify every optimizer's theory on this machine (2 minutes)
 	$(RUN) -m ireg.verify
 
-test: install ## Run the tests
-	$(RUN) -m pytest
+test: install ## Run the tests, on up to four cores
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 bench: install ## Measure an epoch against other ways to write it; writes docs/benchmarks.md (15 to 25 minutes)
 	$(RUN) -m benchmarks.epoch

@@ -17,6 +17,15 @@ from ireg.sweep import callback as _registers_schema_and_resolvers  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("epochs=2", "data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batch_size=32")
+TOLD = "told"
+"""The property under which a test records what is to be read at the end, whichever process it ran in."""
+
+
+def pytest_terminal_summary(terminalreporter):
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == TOLD:
+                terminalreporter.write_line(f"{report.nodeid}: {value}")
 
 
 @pytest.fixture(autouse=True)
