@@ -16,6 +16,20 @@ def squared_norm(params: Params) -> Tensor:
     return inner_product(params, params)
 
 
+def wide_squared_norm(params: Params) -> Tensor:
+    """‖v‖² where squares of entries may leave the range of their type: c² Σ (v_i/c)² with c = max |v_i|, 0-d float64.
+
+    Example:
+        >>> wide_squared_norm({"a": torch.tensor([3e-30]), "b": torch.tensor([[0.0, 4e-30]])})
+        tensor(2.5000e-59, dtype=torch.float64)
+    """
+    largest = float(torch.stack([value.abs().max() for value in params.values()]).max())
+    if largest == 0.0:
+        return torch.zeros((), dtype=torch.float64)
+    rest = squared_norm({name: value / largest for name, value in params.items()})
+    return torch.tensor(largest**2 * float(rest), dtype=torch.float64)
+
+
 def add_scaled(params: Params, other: Params, factor: float) -> Params:
     """The sum v + c w by name; v itself where c is 0, as a weight decay mostly is."""
     if factor == 0.0:

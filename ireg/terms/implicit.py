@@ -6,7 +6,7 @@ C = (1/m) Σ Ĉ_k, η the learning rate. All are measured at fixed ω.
 
 from torch import Tensor
 
-from ireg.core.params import inner_product, squared_norm
+from ireg.core.params import squared_norm, wide_squared_norm
 from ireg.core.snapshot import Snapshot
 from ireg.core.sums import NOTHING, Need, needs
 
@@ -55,7 +55,8 @@ def minibatch_variance(snapshot: Snapshot) -> Tensor:
 def rmsprop(snapshot: Snapshot) -> Tensor | None:
     """The adaptive term of Singh's paper, as printed: η/(4m) Σ_k ‖s_t ⊙ g_k‖².
 
-    Computed as (η/4) ⟨s_t ⊙ s_t, (1/m) Σ g_k ⊙ g_k⟩, the same by algebra.
+    Computed as (η/4) ‖s_t ⊙ √((1/m) Σ g_k ⊙ g_k)‖², the same by algebra, with a norm that single precision's range does
+    not bound: of order g⁶, the entries of a well-fitted network leave it.
     s_t = γ s_{t−1} + (1 − γ) g_t ⊙ g_t is the optimizer's running mean of squared gradients, before bias correction
     (for Adagrad the plain mean over all steps). None for optimizers that keep none.
 
@@ -68,5 +69,5 @@ def rmsprop(snapshot: Snapshot) -> Tensor | None:
     second = snapshot.optimizer.second_moment
     if second is None:
         return None
-    squares = {name: value.square() for name, value in second.items()}
-    return _quarter_rate(snapshot) * inner_product(squares, snapshot.moments.square)
+    weighed = {name: value * snapshot.moments.square[name].sqrt() for name, value in second.items()}
+    return _quarter_rate(snapshot) * wide_squared_norm(weighed)

@@ -139,7 +139,7 @@ def test_ragged_minibatches_over_all_partitions(sizes, way):
         (implicit.full_batch, whole - variance),
     ):
         actual = mean_over_partitions(term, problem, sizes, way)
-        assert actual == pytest.approx(RATE / 4 * expected, rel=EXACT["rtol"]), term.__name__
+        assert actual == pytest.approx(RATE / 4 * expected, rel=EXACT["rtol"], abs=0), term.__name__
     # Weighing the examples alike, ḡ would be ∇C whatever the partition. It is not.
     assert whole - variance > 1.01 * full
 
@@ -157,10 +157,10 @@ def test_variance_depends_on_rate_over_batch_size():
         return float(implicit.minibatch_variance(seen)), float(implicit.full_batch(seen))
 
     (one, one_full), (two, two_full), (slow, slow_full) = terms(0.1, 1), terms(0.2, 2), terms(0.1, 2)
-    assert one == pytest.approx(0.1 / 4 * trace, rel=EXACT["rtol"])
-    assert two / one == pytest.approx(38 / 39, rel=EXACT["rtol"])  # equal η/B: nearly equal, for B ≪ N
-    assert slow / one == pytest.approx(38 / 39 / 2, rel=EXACT["rtol"])  # equal η: half
-    assert (two_full, slow_full) == pytest.approx((2 * one_full, one_full), rel=EXACT["rtol"])  # B plays no part
+    assert one == pytest.approx(0.1 / 4 * trace, rel=EXACT["rtol"], abs=0)
+    assert two / one == pytest.approx(38 / 39, rel=EXACT["rtol"], abs=0)  # equal η/B: nearly equal, for B ≪ N
+    assert slow / one == pytest.approx(38 / 39 / 2, rel=EXACT["rtol"], abs=0)  # equal η: half
+    assert (two_full, slow_full) == pytest.approx((2 * one_full, one_full), rel=EXACT["rtol"], abs=0)  # B plays no part
 
 
 @pytest.mark.parametrize(("num_examples", "size", "repetitions"), [(2000, 50, 60), (200, 50, 100)])
@@ -347,7 +347,7 @@ def test_closed_forms_of_linear_regression(sizes, method):
         (implicit.minibatch_variance, np.trace(covariance)),
         (implicit.rmsprop, sum(g @ np.diag(second**2) @ g for g in gradients) / len(sizes)),
     ):
-        assert float(term(seen)) == pytest.approx(RATE / 4 * expected, rel=EXACT["rtol"]), term.__name__
+        assert float(term(seen)) == pytest.approx(RATE / 4 * expected, rel=EXACT["rtol"], abs=0), term.__name__
     # Xᵀ(Xω − y)/N over all examples: ḡ for equal minibatches, and for those only.
     x, y = np.concatenate(inputs), np.concatenate(targets)
     assert np.allclose(mean, x.T @ (x @ weights - y) / len(y), rtol=1e-3) == (len(set(sizes)) == 1)

@@ -45,9 +45,9 @@ def test_own_is_the_theorems_coefficients_times_the_logged_parts(tmp_path, small
     of_mean = (1 - beta + 2 * beta**2 if nesterov else 1 + beta) / (1 - beta) / (1 - beta)
     of_variance = (1 - overlap * (beta if nesterov else 1)) / (1 - beta)
     for row in rows(tmp_path):
-        assert row["ireg/own_full_batch"] == pytest.approx(of_mean * row["ireg/full_batch"], rel=1e-5)
-        assert row["ireg/own_variance"] == pytest.approx(of_variance * row["ireg/minibatch_variance"], rel=1e-5)
-        assert row["ireg/own"] == pytest.approx(row["ireg/own_full_batch"] + row["ireg/own_variance"], rel=1e-5)
+        assert row["ireg/own_full_batch"] == pytest.approx(of_mean * row["ireg/full_batch"], rel=1e-5, abs=0)
+        assert row["ireg/own_variance"] == pytest.approx(of_variance * row["ireg/minibatch_variance"], rel=1e-5, abs=0)
+        assert row["ireg/own"] == pytest.approx(row["ireg/own_full_batch"] + row["ireg/own_variance"], rel=1e-5, abs=0)
 
 
 @pytest.mark.parametrize(("optimizer", "parts"), [("sgd", 2), ("adam", 4)])
@@ -78,7 +78,9 @@ def test_a_row_an_epoch_with_every_tag(tmp_path, small_run):
     assert all(set(row) == TAGS | {"epoch"} for row in table)
     assert table[0]["norm/distance"] == 0 < table[1]["norm/distance"] < table[2]["norm/distance"]
     for row in table:
-        assert row["ireg/sgd"] == pytest.approx(row["ireg/full_batch"] + row["ireg/minibatch_variance"], rel=1e-6)
+        assert row["ireg/sgd"] == pytest.approx(
+            row["ireg/full_batch"] + row["ireg/minibatch_variance"], rel=1e-6, abs=0
+        )
         assert 0 < row["time/terms"] < row["time/epoch"]
 
 
@@ -169,7 +171,7 @@ def test_rows_0_and_1_against_a_replay_of_the_training(tmp_path, small_run, comp
     expected_second = {"train/loss": sum(losses) / 3, "train/error": wrong / 90} | terms()
     expected_second |= dict(zip(("test/loss", "test/error"), evaluated(test_inputs, test_labels), strict=True))
     for row, expected in ((first, expected_first), (second, expected_second)):
-        assert {tag: row[tag] for tag in expected} == pytest.approx(expected, rel=1e-5)
+        assert {tag: row[tag] for tag in expected} == pytest.approx(expected, rel=1e-5, abs=0)
 
 
 class WithDropout(MLP):
@@ -194,7 +196,7 @@ def test_terms_and_fit_are_measured_in_eval_mode(tmp_path, small_run):
     order = torch.randperm(200, generator=named_generator("order of examples", 0, 0)).split(32)
     batches = [(images[part], observed[part]) for part in order]
     gradients = reference.minibatch_gradients(model, torch.nn.functional.cross_entropy, batches)
-    assert row["ireg/sgd"] == pytest.approx(reference.sgd(gradients, 1e-3), rel=1e-4)
+    assert row["ireg/sgd"] == pytest.approx(reference.sgd(gradients, 1e-3), rel=1e-4, abs=0)
     memorized = (model(images).argmax(1) == observed)[corrupted].double().mean()
     assert row["fit/memorized"] == pytest.approx(float(memorized))
 
@@ -256,7 +258,9 @@ def test_methods_agree_in_a_run(tmp_path, small_run):
         for one, other in zip(tables["auto"], tables[method], strict=True):
             shared = tags & one.keys()  # own terms begin with the first step
             assert shared | OWN_TAGS == tags
-            assert {tag: one[tag] for tag in shared} == pytest.approx({tag: other[tag] for tag in shared}, rel=1e-4)
+            assert {tag: one[tag] for tag in shared} == pytest.approx(
+                {tag: other[tag] for tag in shared}, rel=1e-4, abs=0
+            )
 
 
 def test_the_fit_is_the_same_from_the_terms_pass_and_by_itself(tmp_path, small_run):
@@ -271,7 +275,7 @@ def test_the_fit_is_the_same_from_the_terms_pass_and_by_itself(tmp_path, small_r
     assert set(tables["with"][0]) == TAGS - TERM_TAGS - {"time/epoch", "time/terms"}
     for name in ("norms", "without"):
         for one, other in zip(tables["with"], tables[name], strict=True):
-            assert one == pytest.approx(other, rel=1e-5)
+            assert one == pytest.approx(other, rel=1e-5, abs=0)
 
 
 def test_double_precision_gives_the_same_values_to_single_precision(tmp_path, small_run):
@@ -280,7 +284,7 @@ def test_double_precision_gives_the_same_values_to_single_precision(tmp_path, sm
     assert weights(tmp_path / "double")["model.1.weight"].dtype == torch.float64
     for single, double in zip(rows(tmp_path / "single"), rows(tmp_path / "double"), strict=True):
         for tag in ("train/loss", "ireg/sgd", "ireg/minibatch_variance", "norm/l2"):
-            assert single[tag] == pytest.approx(double[tag], rel=1e-4)
+            assert single[tag] == pytest.approx(double[tag], rel=1e-4, abs=0)
         assert single["ireg/sgd"] != double["ireg/sgd"]
 
 

@@ -171,6 +171,20 @@ def test_the_adaptive_term_is_zero_before_the_first_step(name):
     assert float(implicit.rmsprop(snapshot(problems()[1], optimizer_class, steps=1))) > 0
 
 
+@pytest.mark.parametrize("size", [1e-9, 1e-5, 1.0, 1e3])
+def test_the_adaptive_term_of_small_and_large_gradients_in_single_precision(size):
+    problem = problems()[1]
+    problem = replace(problem, criterion=lambda outputs, targets: size * problems()[1].criterion(outputs, targets))
+    expected = implicit.rmsprop(snapshot(problem, torch.optim.RMSprop, steps=1))
+    single = replace(
+        problem,
+        module=problems()[1].module.float(),
+        batches=[(inputs.float(), targets) for inputs, targets in problem.batches],
+    )
+    actual = implicit.rmsprop(snapshot(single, torch.optim.RMSprop, steps=1))
+    assert float(actual) == pytest.approx(float(expected), rel=1e-5, abs=0)  # six factors of seven digits each
+
+
 def test_ten_terms_share_one_pass(monkeypatch):
     passes = []
     from ireg.core import snapshot as module
@@ -186,7 +200,7 @@ def test_ten_terms_share_one_pass(monkeypatch):
 @pytest.mark.parametrize("problem", problems(), ids=IDS)
 def test_own_of_sgd_is_equation_1(problem):
     seen = snapshot(problem)
-    assert float(own_terms.own(seen)) == pytest.approx(float(implicit.sgd(seen)), rel=4e-16)
+    assert float(own_terms.own(seen)) == pytest.approx(float(implicit.sgd(seen)), rel=4e-16, abs=0)
     assert float(own_terms.own_full_batch(seen)) == float(implicit.full_batch(seen))
     assert float(own_terms.own_variance(seen)) == float(implicit.minibatch_variance(seen))
 
