@@ -69,7 +69,9 @@ def by_hand(case: Case, epochs: int) -> list[EpochTime]:
 
 def ordinarily(case: Case, epochs: int) -> list[EpochTime]:
     """The ordinary Lightning way, with the kernels that torch takes by itself: on a CPU a loop over the parameters."""
-    settings, data = prepared(replace(case, extra=(*case.extra, "+optimizer.foreach=false")), epochs)
+    settings, data = prepared(
+        replace(case, extra=(*case.extra, "trainer.fused=false", "+optimizer.foreach=false")), epochs
+    )
     model = build.make_model(settings, data)
     with TemporaryDirectory() as folder:
         return epochs_the_ordinary_way(

@@ -177,6 +177,10 @@ def _optimizer_ranges(settings: Config) -> Iterator[Check]:
     yield "optimizer.name", name, isinstance(name, str), "must be a word, which tables and figures take"
     what = f"the learning rate is set at the top level only (lr={settings.lr:g} there); use lr=…"
     yield "optimizer.lr", lr, lr == settings.lr, what
+    for kernel in ("foreach", "fused"):
+        free = kernel not in settings.optimizer or settings.trainer.get("fused", False) is not True
+        what = "trainer.fused=true chooses the optimizer's kernel, too; leave one of them out"
+        yield f"optimizer.{kernel}", settings.optimizer.get(kernel), free, what
 
 
 def _data_ranges(data: Data) -> Iterator[Check]:

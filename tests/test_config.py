@@ -236,6 +236,13 @@ def test_values_out_of_range(composed, override, match):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("kernel", ["foreach", "fused"])
+def test_the_kernel_of_an_optimizer_is_chosen_in_one_place(composed, kernel):
+    assert kernel in read(composed(f"+optimizer.{kernel}=false", "trainer.fused=false")).optimizer
+    with pytest.raises(UserError, match=f"optimizer.{kernel}=False: trainer.fused=true chooses the optimizer's kernel"):
+        read(composed(f"+optimizer.{kernel}=false", "trainer.fused=true"))
+
+
 def test_the_batch_size_is_held_against_the_subset(composed):
     with pytest.raises(UserError, match="batch_size=64: must be at most 50"):
         read(composed("data.train_size=50"))
