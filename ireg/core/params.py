@@ -1,5 +1,7 @@
 """Algebra of parameters by name."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,10 +26,10 @@ def wide_squared_norm(params: Params) -> Tensor:
         tensor(2.5000e-59, dtype=torch.float64)
     """
     largest = float(torch.stack([value.abs().max() for value in params.values()]).max())
-    if largest == 0.0:
-        return torch.zeros((), dtype=torch.float64)
+    if not 0 < largest < math.inf:  # 0, infinity and nan are their own squares, and no scale
+        return torch.tensor(largest, dtype=torch.float64)
     rest = squared_norm({name: value / largest for name, value in params.items()})
-    return torch.tensor(largest**2 * float(rest), dtype=torch.float64)
+    return torch.tensor(largest * largest * float(rest), dtype=torch.float64)
 
 
 def add_scaled(params: Params, other: Params, factor: float) -> Params:
