@@ -17,15 +17,15 @@ NAMES = {"sgd": "SGD: norms and mean", "rmsprop": "RMSProp: second moments, too"
 MARKERS = {"sgd": "o", "rmsprop": "s"}
 
 
-def draw(points: Mapping[str, Sequence[Point]], peak: float) -> Figure:
-    """One panel an axis, both axes logarithmic; `peak` in operations per second makes the floor."""
+def draw(points: Mapping[str, Sequence[Point]], peaks: Mapping[int, float]) -> Figure:
+    """One panel an axis, both axes logarithmic; `peaks`, operations per second by threads, make the floor."""
+    base = points["num_examples"][0].case
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     panels = figure.subplots(1, len(points), sharey=True)
     for axes, (axis, found) in zip(panels, points.items(), strict=True):
-        _panel(axes, axis, found, peak)
+        _panel(axes, axis, found, peaks[base.threads])
     panels[0].set_ylabel("seconds of the terms' pass")
     panels[0].legend(fontsize="small")
-    base = points["num_examples"][0].case
     figure.suptitle(
         f"Cost of the terms; where not varied: N = {max(p.case.num_examples or 0 for p in points['num_examples']):,}, "
         f"width {base.width}, batch size {base.batch_size}",

@@ -47,8 +47,7 @@ def write(findings: Findings, path: Path) -> list[Path]:
     if findings.growth is not None:
         picture = path.parent / "figures" / f"{path.stem}.png"
         with replacing(picture) as temporary:
-            (base, *_) = findings.growth["num_examples"]
-            figure.draw(findings.growth, findings.peaks[base.case.threads]).savefig(temporary, dpi=150)
+            figure.draw(findings.growth, findings.peaks).savefig(temporary, dpi=150)
         written.append(picture)
     write_text(path, _text(findings, f"figures/{path.stem}.png"))
     return [*written, path]

@@ -67,6 +67,14 @@ def small_run(composed):
     return do
 
 
+def is_alive(process):
+    """Whether a process with this id is there and has not ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def command(*arguments):
     """The command line of `train.py` with arguments."""
     return [sys.executable, str(ROOT / "train.py"), *arguments]

@@ -6,9 +6,8 @@ import random
 import signal
 import time
 from contextlib import suppress
-from pathlib import Path
 
-from tests.conftest import TOLD
+from tests.conftest import TOLD, is_alive
 from tests.content import differences, sweep_content
 
 ARGUMENTS = [
@@ -30,15 +29,10 @@ def rows(sweep):
     return sum(max(path.read_bytes().count(b"\n") - 1, 0) for path in sweep.glob("*/metrics.csv"))
 
 
-def is_gone(process):
-    """Whether a process has ended; the one that started it collects it at once."""
-    return not Path(f"/proc/{process}").exists()
-
-
 def kill_from_outside(process, sweep, draw):
     """Kill after some further rows and a part of an epoch; without a row to wait for, during the start."""
     target = rows(sweep) + draw.randrange(4)
-    while rows(sweep) < target and not is_gone(process):
+    while rows(sweep) < target and is_alive(process):
         time.sleep(0.002)
     time.sleep(draw.uniform(0, 0.05))
     with suppress(ProcessLookupError):
@@ -67,7 +61,7 @@ def test_a_sweep_killed_at_random_moments_ends_as_an_unbroken_one(tmp_path, fork
     # All runs are done by now: the next command writes the summary only, and is killed amid a figure.
     process = forked_train.start(*ARGUMENTS, cwd=tmp_path / "killed")
     while not list(sweep.glob("figures/.*.tmp-*")):
-        assert not is_gone(process), "ended before a figure was seen being written"
+        assert is_alive(process), "ended before a figure was seen being written"
         time.sleep(0.002)
     os.kill(process, signal.SIGKILL)
     assert forked_train.wait() == -signal.SIGKILL

@@ -13,7 +13,7 @@ import pytest
 
 from ireg import termination
 from ireg.termination import Terminated, ends_with_its_parent, sigterm_raises
-from tests.conftest import ROOT, command
+from tests.conftest import ROOT, command, is_alive
 from tests.content import differences, run_content
 
 SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batch_size=32", "lr=1e-2"]
@@ -70,13 +70,6 @@ def workers_of(process):
         except (FileNotFoundError, ProcessLookupError):  # it has just ended
             continue
     return found
-
-
-def is_alive(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
