@@ -11,12 +11,15 @@ Gradients = dict[str, Tensor]
 
 
 def minibatch_gradients(
-    module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], batches: Sequence[tuple[Tensor, Tensor]]
+    module: nn.Module,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    batches: Sequence[tuple[Tensor, Tensor]],
+    training: bool = False,
 ) -> list[Gradients]:
-    """The gradient of each minibatch's mean loss, by name."""
+    """The gradient of each minibatch's mean loss, by name, in training or in eval mode."""
     gradients = []
     for inputs, targets in batches:
-        twin = copy.deepcopy(module).double().eval()
+        twin = copy.deepcopy(module).double().train(training)
         criterion(twin(inputs.double()), targets).backward()
         gradients.append(
             {
@@ -115,10 +118,13 @@ def dense(
     criterion: Callable[[Tensor, Tensor], Tensor],
     batches: Sequence[tuple[Tensor, Tensor]],
     decay: float = 0.0,
+    moving: Sequence[str] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Parameters, gradients (m, p) and Hessians (m, p, p) of the minibatches' losses with (decay/2) ‖ω‖² added."""
-    shapes = {name: value.shape for name, value in module.named_parameters()}
-    point = flat(dict(module.named_parameters()))
+    """Parameters, gradients (m, p) and Hessians (m, p, p) of the minibatches' losses with (decay/2) ‖ω‖² added; of all
+    parameters, or of those with these names."""
+    parameters = {name: value for name, value in module.named_parameters() if moving is None or name in moving}
+    shapes = {name: value.shape for name, value in parameters.items()}
+    point = flat(parameters)
     gradients, hessians = [], []
     for inputs, targets in batches:
 

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ireg.core.types import Batch, Params
 
@@ -12,8 +14,10 @@ from ireg.core.types import Batch, Params
 class ModuleLoss:
     """The mean loss of a minibatch as a function `(params, (inputs, targets)) -> 0-d tensor`.
 
+    A parameter that `params` lacks has the module's own value, and no gradient.
+
     Args:
-        module: called as `module(inputs)`; its own parameters are not used and not changed.
+        module: called as `module(inputs)`; its parameters are not changed.
         criterion: `(outputs, targets) -> 0-d tensor`, the mean over the examples, as `nn.functional.cross_entropy`.
     """
 
@@ -21,6 +25,7 @@ class ModuleLoss:
         self.module = module
         self.criterion = criterion
         self._places = _places(module)
+        self._names = set(self._places.values())
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
         """The mean loss."""
@@ -29,7 +34,8 @@ class ModuleLoss:
     def with_outputs(self, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         """The mean loss, and the outputs it is the loss of."""
         inputs, targets = batch
-        weights = {place: params[name] for place, name in self._places.items()}
+        own = detached_parameters(self.module) if len(params) < len(self._names) else {}
+        weights = {place: params[name] if name in params else own[name] for place, name in self._places.items()}
         outputs = functional_call(self.module, weights, (inputs,), tie_weights=False)
         return self.criterion(outputs, targets), outputs
 
@@ -57,6 +63,47 @@ def _places(module: nn.Module) -> dict[str, str]:
 def detached_parameters(module: nn.Module) -> Params:
     """The module's parameters by name, detached: they share memory with the module, shared weights come once."""
     return {name: parameter.detach() for name, parameter in module.named_parameters()}
+
+
+def batch_statistics(module: nn.Module) -> list[nn.Module]:
+    """List the normalization layers that take the statistics of the minibatch, in the module's present mode.
+
+    With them, outputs are other than in eval mode. Those of BatchNorm make each output a function of all examples.
+    """
+    return [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, _BatchNorm | _InstanceNorm) and (layer.training or layer.running_mean is None)
+    ]
+
+
+def couples_examples(module: nn.Module) -> bool:
+    """Say whether outputs of one example depend on the others of its minibatch, in the module's present mode."""
+    return any(isinstance(layer, _BatchNorm) for layer in batch_statistics(module))
+
+
+@contextmanager
+def measuring(module: nn.Module) -> Iterator[None]:
+    """Let `module` compute the loss that training descends, without changing anything of it.
+
+    Layers that normalize by the minibatch's statistics in the present mode still do, and their running statistics stay
+    as they are. Everything else is in eval mode, so that dropout is off. At the end all is as before.
+    """
+    normalizing = batch_statistics(module)
+    names = ("track_running_stats", "running_mean", "running_var")
+    before = [(layer, {name: getattr(layer, name) for name in names}) for layer in normalizing]
+    with evaluating(module):
+        try:
+            for layer in normalizing:
+                layer.training = True
+                # Without running statistics a layer updates none, in place or otherwise; nor could `vmap`.
+                for name, value in zip(names, (False, None, None), strict=True):
+                    setattr(layer, name, value)
+            yield
+        finally:
+            for layer, values in before:
+                for name, value in values.items():
+                    setattr(layer, name, value)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ireg.core.batches import stacks
-from ireg.core.functional import ModuleLoss
+from ireg.core.functional import ModuleLoss, detached_parameters
 from ireg.core.sensitivities import Buffers, Layer, sensitivities
 from ireg.core.sums import MomentSums, Need, add_up
 from ireg.core.types import Batch, LossFn
@@ -120,11 +120,12 @@ def _add(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: M
             f"{type(loss.module).__name__} is no stack of Linear layers and examplewise functions, which ghost and "
             "layers need; choose auto, loop or vmap"
         )
-    on_cpu = next(iter(sums.params.values())).device.type == "cpu"
+    params = {**detached_parameters(loss.module), **sums.params}
+    on_cpu = next(iter(params.values())).device.type == "cpu"
     at_once = EXAMPLES_AT_ONCE if on_cpu else EXAMPLES_ON_ACCELERATOR
     buffers = Buffers()
     for inputs, targets in stacks(batches, chunk_size or max(1, at_once // len(batches[0][1]))):
-        losses, outputs, layers = sensitivities(loss, leaves, sums.params, inputs, targets, buffers)
+        losses, outputs, layers = sensitivities(loss, leaves, params, inputs, targets, buffers)
         memory = 0 if on_cpu else GRADIENT_MEMORY
         norms = [part for layer in layers for part in _add_layer(layer, sums, memory if form else None)]
         sums.add_minibatches(losses, outputs, add_up(norms))
@@ -133,23 +134,33 @@ def _add(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: M
 def _add_layer(layer: Layer, sums: MomentSums, memory: int | None) -> list[Tensor | None]:
     """Add one layer's gradients of c minibatches; the parts of ‖g_k‖², (c,), of its weight and its bias.
 
+    Of the two, those that are among the parameters of `sums`: others are frozen.
+    """
+    weight, bias = f"{layer.prefix}weight", f"{layer.prefix}bias"
+    parts: list[Tensor | None] = []
+    if weight in sums.params:
+        parts.append(_add_weight(weight, layer.inputs, layer.sensitivities, sums, memory))
+    if bias in sums.params:
+        parts.append(sums.add_gradients(bias, layer.sensitivities.sum(1)))
+    return parts
+
+
+def _add_weight(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, memory: int | None) -> Tensor | None:
+    """Add a weight's gradients of c minibatches; their part of ‖g_k‖², (c,), where needed.
+
     Up to `memory` bytes of gradients are formed at once, but at least one minibatch's; none with `memory=None`.
     """
-    name, (inputs, slopes) = f"{layer.prefix}weight", layer[2:]
-    parts: list[Tensor | None] = []
-    if memory is None:
-        if Need.SQ_NORMS in sums.needs:
-            between_inputs = torch.bmm(inputs, inputs.mT)  # (c, examples, examples)
-            between_slopes = torch.bmm(slopes, slopes.mT)
-            parts.append(between_inputs.mul_(between_slopes).flatten(1).sum(1))
-        if Need.MEAN in sums.needs:
-            sums.mean[name].addmm_(slopes.flatten(0, 1).mT, inputs.flatten(0, 1))
-    else:
+    if memory is not None:
         at_once = memory // (sums.params[name].numel() * inputs.element_size())
-        parts.append(_form(name, inputs, slopes, sums, at_once))
-    if layer.has_bias:
-        parts.append(sums.add_gradients(f"{layer.prefix}bias", slopes.sum(1)))
-    return parts
+        return _form(name, inputs, slopes, sums, at_once)
+    norms = None
+    if Need.SQ_NORMS in sums.needs:
+        between_inputs = torch.bmm(inputs, inputs.mT)  # (c, examples, examples)
+        between_slopes = torch.bmm(slopes, slopes.mT)
+        norms = between_inputs.mul_(between_slopes).flatten(1).sum(1)
+    if Need.MEAN in sums.needs:
+        sums.mean[name].addmm_(slopes.flatten(0, 1).mT, inputs.flatten(0, 1))
+    return norms
 
 
 def _form(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, at_once: int) -> Tensor | None:

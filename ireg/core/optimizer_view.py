@@ -18,7 +18,7 @@ class OptimizerView:
     Attributes:
         kind: `sgd`, `rmsprop`, `adagrad`, `adam` or `adamw`.
         lr: learning rate η of the last step (Adagrad's falls with `lr_decay`).
-        step: number of steps taken (0 for `sgd` and no state to count in).
+        moving: names of the parameters that it steps, see `ireg.core.moving`; what is held by name is held of these.
         momentum: β of the momentum buffer (`sgd`, `rmsprop`; 0 without one).
         dampening: δ of `sgd`: the buffer is β b + (1 − δ) g.
         nesterov: the step is g + β b instead of b (`sgd`).
@@ -34,12 +34,13 @@ class OptimizerView:
             first step; None for `sgd`. For `rmsprop` and `adam` torch's `square_avg` and `exp_avg_sq`. Adagrad keeps
             the sum: here divided by the number of steps.
         corrected_second_moment: v̂, whose root the last step took: the second moment bias corrected, or its maximum, or
-            centered, or Adagrad's sum; None for `sgd` and before the first step.
+            centered, or Adagrad's sum. torch corrects each parameter's by its own number of steps. None for `sgd`, and
+            as long as a moving parameter has not been stepped.
     """
 
     kind: str
     lr: float
-    step: int
+    moving: tuple[str, ...]
     weight_decay: float
     momentum: float = 0.0
     dampening: float = 0.0
@@ -55,16 +56,16 @@ class OptimizerView:
     corrected_second_moment: Params | None = None
 
 
-def view(optimizer: Optimizer, names: Mapping[str, Tensor]) -> OptimizerView:
+def view(optimizer: Optimizer, moving: Mapping[str, Tensor]) -> OptimizerView:
     """Read `optimizer` without changing it.
 
     Args:
         optimizer: one of torch's SGD, RMSprop, Adagrad, Adam, AdamW, with one parameter group.
-        names: the parameters by name, as `dict(module.named_parameters())`; the optimizer must hold exactly these.
+        moving: the parameters that it steps, by name, as `ireg.core.moving.moving_parameters` finds them.
 
     Raises:
-        ValueError: several parameter groups, another set of parameters, an optimizer of another class, or one that
-            maximizes.
+        ValueError: several parameter groups, a parameter that it does not hold, an optimizer of another class, one that
+            maximizes, or one whose parameters have different learning rates.
     """
     if len(optimizer.param_groups) != 1:
         raise ValueError(
@@ -79,17 +80,20 @@ def view(optimizer: Optimizer, names: Mapping[str, Tensor]) -> OptimizerView:
             "ireg/core/optimizer_view.py"
         )
     group = optimizer.param_groups[0]
-    if {id(parameter) for parameter in group["params"]} != {id(parameter) for parameter in names.values()}:
-        raise ValueError(
-            f"the optimizer holds {len(group['params'])} parameters that are not the {len(names)} named ones; "
-            "give it all parameters of the module"
-        )
+    held = {id(parameter) for parameter in group["params"]}
+    others = [name for name, parameter in moving.items() if id(parameter) not in held]
+    if others:
+        raise ValueError(f"{type(optimizer).__name__} does not hold {', '.join(others)}: name what it moves only")
     if group.get("maximize", False):
         raise ValueError("maximize=True: the terms are those of descent; minimize the negative loss instead")
     # A copy of the look-up: `optimizer.state` is a defaultdict, and reading it would add entries.
-    state = {name: optimizer.state.get(parameter, {}) for name, parameter in names.items()}
-    fields = {"lr": float(group["lr"]), "weight_decay": float(group["weight_decay"])}
-    return OptimizerView(**(fields | reader(group, state, names)))
+    state = {name: optimizer.state.get(parameter, {}) for name, parameter in moving.items()}
+    fields: dict[str, Any] = {
+        "lr": float(group["lr"]),
+        "weight_decay": float(group["weight_decay"]),
+        "moving": tuple(moving),
+    }
+    return OptimizerView(**(fields | reader(group, state, moving)))
 
 
 State = Mapping[str, Mapping[str, Any]]
@@ -103,15 +107,15 @@ def _slot(state: State, names: Mapping[str, Tensor], key: str) -> Params:
     }
 
 
-def _step(state: State) -> int:
-    return max((int(slots["step"]) for slots in state.values() if "step" in slots), default=0)
+def _steps(state: State) -> dict[str, int]:
+    """How often each parameter has been stepped: torch counts one by one, as some are unfrozen later than others."""
+    return {name: int(slots.get("step", 0)) for name, slots in state.items()}
 
 
 def _sgd(group: Mapping[str, Any], state: State, names: Mapping[str, Tensor]) -> dict[str, Any]:
     momentum = float(group["momentum"])
     return {
         "kind": "sgd",
-        "step": 0,
         "momentum": momentum,
         # Without a buffer torch dampens nothing.
         "dampening": float(group["dampening"]) if momentum else 0.0,
@@ -121,7 +125,7 @@ def _sgd(group: Mapping[str, Any], state: State, names: Mapping[str, Tensor]) ->
 
 
 def _rmsprop(group: Mapping[str, Any], state: State, names: Mapping[str, Tensor]) -> dict[str, Any]:
-    momentum, step = float(group["momentum"]), _step(state)
+    momentum = float(group["momentum"])
     second = _slot(state, names, "square_avg")
     corrected = second
     if group["centered"]:
@@ -129,46 +133,50 @@ def _rmsprop(group: Mapping[str, Any], state: State, names: Mapping[str, Tensor]
         corrected = {name: value.addcmul(means[name], means[name], value=-1) for name, value in second.items()}
     return {
         "kind": "rmsprop",
-        "step": step,
         "alpha": float(group["alpha"]),
         "eps": float(group["eps"]),
         "momentum": momentum,
         "centered": bool(group["centered"]),
         "first_moment": _slot(state, names, "momentum_buffer") if momentum else None,
         "second_moment": second,
-        "corrected_second_moment": corrected if step else None,
+        "corrected_second_moment": corrected if all(_steps(state).values()) else None,
     }
 
 
 def _adagrad(group: Mapping[str, Any], state: State, names: Mapping[str, Tensor]) -> dict[str, Any]:
-    step = _step(state)
+    steps, decay = _steps(state), float(group["lr_decay"])
+    if decay and len(set(steps.values())) > 1:
+        raise ValueError(
+            f"Adagrad with lr_decay={decay:g} and parameters stepped {min(steps.values())} to {max(steps.values())} "
+            "times: their learning rates differ, and the terms are defined for one; set lr_decay=0"
+        )
     sums = _slot(state, names, "sum")
     return {
         "kind": "adagrad",
-        "lr": float(group["lr"]) / (1 + max(step - 1, 0) * float(group["lr_decay"])),
-        "step": step,
+        "lr": float(group["lr"]) / (1 + max(max(steps.values()) - 1, 0) * decay),
         "eps": float(group["eps"]),
-        "second_moment": {name: value / max(step, 1) for name, value in sums.items()},
-        "corrected_second_moment": sums if step else None,
+        "second_moment": {name: value / max(steps[name], 1) for name, value in sums.items()},
+        "corrected_second_moment": sums if all(steps.values()) else None,
     }
 
 
 def _adam(group: Mapping[str, Any], state: State, names: Mapping[str, Tensor]) -> dict[str, Any]:
-    step = _step(state)
+    steps = _steps(state)
     betas = tuple(float(beta) for beta in group["betas"])
     second = _slot(state, names, "exp_avg_sq")
     largest = _slot(state, names, "max_exp_avg_sq") if group["amsgrad"] else second
-    correction = 1 - betas[1] ** step
+    corrected = None
+    if all(steps.values()):
+        corrected = {name: value / (1 - betas[1] ** steps[name]) for name, value in largest.items()}
     return {
         "kind": "adam",
-        "step": step,
         "betas": betas,
         "eps": float(group["eps"]),
         "decoupled": bool(group["decoupled_weight_decay"]),
         "amsgrad": bool(group["amsgrad"]),
         "first_moment": _slot(state, names, "exp_avg"),
         "second_moment": second,
-        "corrected_second_moment": {name: value / correction for name, value in largest.items()} if step else None,
+        "corrected_second_moment": corrected,
     }
 
 

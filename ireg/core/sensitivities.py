@@ -17,7 +17,6 @@ class Layer(NamedTuple):
     """One Linear layer: its name with a dot, inputs (c, examples, in) and sensitivities (c, examples, out)."""
 
     prefix: str
-    has_bias: bool
     inputs: Tensor
     sensitivities: Tensor
 
@@ -81,8 +80,7 @@ def sensitivities(
     layers: list[Layer] = []
     for (prefix, leaf), pullback in zip(reversed(leaves[first:]), reversed(pullbacks), strict=True):
         if isinstance(leaf, nn.Linear):
-            has_bias = leaf.bias is not None
-            layers.append(Layer(prefix, has_bias, taken[prefix].unflatten(0, shape), slopes.unflatten(0, shape)))
+            layers.append(Layer(prefix, taken[prefix].unflatten(0, shape), slopes.unflatten(0, shape)))
         if len(layers) < len(taken):
             slopes = pullback(slopes)
     return losses, outputs, layers

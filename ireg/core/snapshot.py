@@ -19,11 +19,11 @@ class Snapshot:
     """The state of training at one moment, and what is derived from it, computed once for all terms.
 
     Attributes:
-        params: the parameters ω, detached.
+        params: all parameters ω, detached.
         initial: the parameters before training, ω₀.
-        loss: the mean loss of a minibatch as a function of the parameters, in eval mode.
+        loss: the mean loss of a minibatch as a function of the parameters, which has what it is not given itself.
         batches: the minibatches of the epoch that has just ended (before training: of the first).
-        optimizer: what the optimizer holds.
+        optimizer: what the optimizer holds, and which of the parameters it moves.
         generator: random numbers for estimators; its own stream.
         needs: what the moments are asked for, the union of what the terms need.
         method: how the moments are computed, see `gradient_moments`.
@@ -41,10 +41,15 @@ class Snapshot:
     observer: Observer | None = None
 
     @cached_property
+    def moving(self) -> Params:
+        """The parameters that the optimizer moves: what is differentiated."""
+        return {name: self.params[name] for name in self.optimizer.moving}
+
+    @cached_property
     def moments(self) -> GradientMoments:
-        """Moments of the minibatch gradients at `params`: one pass over the data for all terms."""
+        """Moments of the minibatch gradients by what moves: one pass over the data for all terms."""
         return gradient_moments(
-            self.loss, self.params, self.batches, needs=self.needs, method=self.method, observer=self.observer
+            self.loss, self.moving, self.batches, needs=self.needs, method=self.method, observer=self.observer
         )
 
     @cached_property
@@ -59,5 +64,5 @@ class Snapshot:
 
     @cached_property
     def mean_flow(self) -> MeanFlow:
-        """The optimizer's mean flow at `params`: a second pass over the data, with double backward."""
-        return mean_flow(self.loss, self.params, self.batches, self.optimizer, self.moments)
+        """The optimizer's mean flow in what moves: a second pass over the data, with double backward."""
+        return mean_flow(self.loss, self.moving, self.batches, self.optimizer, self.moments)

@@ -68,7 +68,7 @@ def hessian_product(problem: Problem, direction: Tensor) -> Tensor:
     along = list(problem.params(direction).values())
     total = problem.optimizer.weight_decay * direction
     for inputs, targets in zip(problem.inputs.split(CHUNK), problem.targets.split(CHUNK), strict=True):
-        with problem.evaluating(), torch.enable_grad():
+        with problem.measuring(), torch.enable_grad():
             loss = problem.loss(leaves, (inputs, targets))
             slopes = torch.autograd.grad(
                 loss, list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True

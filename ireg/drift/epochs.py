@@ -14,7 +14,7 @@ from ireg.core.params import squared_norm
 from ireg.core.random import named_generator, named_seed
 from ireg.core.sums import Need
 from ireg.drift.equal_time import refine
-from ireg.drift.problem import Problem, vector
+from ireg.drift.problem import Problem
 
 QUANTITIES = ("loss", "full_batch", "squares")
 """C, ‖ḡ‖² and Q = (1/m) Σ ‖g_k‖²."""
@@ -89,7 +89,7 @@ def follow(problem: Problem, refinement: int, order: int, memory: str = "kept") 
         for epoch in range(refinement):
             train_epoch(module, optimizer, problem, order_of(problem, refinement, order, epoch))
             if epoch + 1 in stops_of(refinement):
-                weights = vector(module)
+                weights = problem.vector(module)
                 time = (epoch + 1) / refinement
                 stops.append(Stop(time=time, weights=weights, values=measure(problem, weights)))
     return stops
@@ -97,7 +97,7 @@ def follow(problem: Problem, refinement: int, order: int, memory: str = "kept") 
 
 def measure(problem: Problem, weights: Tensor) -> tuple[float, ...]:
     """The quantities at these weights, over one random partition that is the same for all weights."""
-    with problem.evaluating():
+    with problem.measuring():
         moments = gradient_moments(
             problem.loss,
             problem.params(weights),

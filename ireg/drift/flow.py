@@ -29,7 +29,7 @@ def velocity(problem: Problem, weights: Tensor) -> Tensor:
     leaves = {name: value.requires_grad_() for name, value in problem.params(weights.clone()).items()}
     total = problem.optimizer.weight_decay * weights
     for inputs, targets in zip(problem.inputs.split(CHUNK), problem.targets.split(CHUNK), strict=True):
-        with problem.evaluating(), torch.enable_grad():
+        with problem.measuring(), torch.enable_grad():
             loss = problem.loss(leaves, (inputs, targets))
         slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
         total += len(targets) / len(problem.targets) * torch.cat([slope.flatten() for slope in slopes]).double()
@@ -106,7 +106,7 @@ def mean_flow_at(problem: Problem, weights: Tensor, number: int, seen: Optimizer
         ValueError: an optimizer whose mean flow is not known.
     """
     batches, params = problem.partition("forces", number), problem.params(weights)
-    with problem.evaluating():
+    with problem.measuring():
         moments = gradient_moments(problem.loss, params, batches, needs=moments_needed(seen))
         return mean_flow(problem.loss, params, batches, seen, moments)
 

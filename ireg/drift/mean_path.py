@@ -90,7 +90,8 @@ def mean_path(workers: Workers, orders: int, strength: float, plain: Sequence[Te
         plain: the ends of the orders from the checkpoint's own state; plain SGD, which has none, takes them if given.
 
     Raises:
-        LeftOut: the expansion does not hold, the slow manifold is not known, or the leading flow is too stiff.
+        LeftOut: the expansion does not hold, the slow manifold is not known, or there is no leading flow or it is too
+            stiff.
     """
     problem = workers.problem
     if not strength < VALID:
@@ -99,6 +100,8 @@ def mean_path(workers: Workers, orders: int, strength: float, plain: Sequence[Te
         if not can_be_slow(problem):
             raise LeftOut("with momentum after the division, or weight decay, its slow manifold is not known here")
         return MeanPath(theory={}, steps=None, estimates=slow_path(workers, orders))
+    if not problem.has_loss_of_examples:
+        raise LeftOut("with BatchNorm C differs between partitions, so that orders share no leading flow")
     workers.progress.expect(FLOW_COST)
     buffer = slow_buffer(problem)
     start = settled(problem, problem.weights, buffer)

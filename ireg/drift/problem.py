@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 from torch.optim import Optimizer
 
 from ireg.core.batches import IndexedBatches
-from ireg.core.functional import ModuleLoss, evaluating, functional_loss
+from ireg.core.functional import ModuleLoss, couples_examples, functional_loss, measuring
+from ireg.core.moving import moving_parameters
 from ireg.core.optimizer_view import OptimizerView, view
 from ireg.core.random import named_generator
 from ireg.core.types import Params
@@ -45,21 +45,23 @@ class Problem:
     seed: int
 
     def begin(self) -> tuple[nn.Module, Optimizer]:
-        """A copy of the network, in training mode, and its optimizer with the state of that moment."""
-        module = copy.deepcopy(self.module).train()
+        """A copy of the network, and its optimizer with the state of that moment."""
+        module = copy.deepcopy(self.module)
         optimizer = self.make_optimizer(module.parameters())
         optimizer.load_state_dict(copy.deepcopy(self.optimizer_state))
         return module, optimizer
 
     @cached_property
     def optimizer(self) -> OptimizerView:
-        """The optimizer in the words of its update rule.
+        """The optimizer in the words of its update rule, and which parameters it moves.
 
         Raises:
-            ValueError: see `ireg.core.optimizer_view.view`.
+            ValueError: see `ireg.core.optimizer_view.view` and `ireg.core.moving.moving_parameters`.
         """
         module, optimizer = self.begin()
-        return view(optimizer, dict(module.named_parameters()))
+        loss, named = functional_loss(module, self.criterion), dict(module.named_parameters())
+        with measuring(module):
+            return view(optimizer, moving_parameters(optimizer, named, loss, self.partition("what moves")))
 
     @property
     def num_batches(self) -> int:
@@ -68,22 +70,36 @@ class Problem:
 
     @cached_property
     def weights(self) -> Tensor:
-        """The weights of that moment as one vector, in double precision."""
-        return vector(self.module)
+        """The weights of that moment, see `vector`."""
+        return self.vector(self.module)
 
     @cached_property
     def loss(self) -> ModuleLoss:
         """The mean loss of a minibatch as a function of the parameters."""
         return functional_loss(self.module, self.criterion)
 
+    def moving(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters of a copy of the network that the optimizer moves, by name."""
+        parameters = dict(module.named_parameters())
+        return {name: parameters[name] for name in self.optimizer.moving}
+
+    def vector(self, module: nn.Module) -> Tensor:
+        """The weights of a copy of the network that move, as one vector, detached, in double precision."""
+        return flattened(self.moving(module)).detach()
+
     def params(self, weights: Tensor) -> Params:
         """A vector of weights by name, in the network's own precision."""
-        parameters = dict(self.module.named_parameters())
-        parts = weights.split([parameter.numel() for parameter in parameters.values()])
+        moving = self.moving(self.module)
+        parts = weights.split([parameter.numel() for parameter in moving.values()])
         return {
             name: part.view_as(parameter).to(parameter.dtype)
-            for (name, parameter), part in zip(parameters.items(), parts, strict=True)
+            for (name, parameter), part in zip(moving.items(), parts, strict=True)
         }
+
+    @property
+    def has_loss_of_examples(self) -> bool:
+        """Whether C is a mean over examples: with BatchNorm it is one over the minibatches of a partition only."""
+        return not couples_examples(self.module)
 
     def batches(self, indices: Sequence[Tensor]) -> IndexedBatches:
         """The minibatches of these examples."""
@@ -94,9 +110,9 @@ class Problem:
         generator = named_generator(f"drift: {purpose}", self.seed, *numbers)
         return self.batches(torch.randperm(len(self.targets), generator=generator).split(self.batch_size))
 
-    def evaluating(self) -> Any:
-        """Context in which the network is in eval mode, as it is wherever something is measured."""
-        return evaluating(self.module)
+    def measuring(self) -> Any:
+        """Context in which the network computes the loss that is descended, see `ireg.core.functional.measuring`."""
+        return measuring(self.module)
 
 
 def in_double(problem: Problem) -> Problem:
@@ -104,11 +120,6 @@ def in_double(problem: Problem) -> Problem:
     return replace(problem, module=copy.deepcopy(problem.module).double(), inputs=problem.inputs.double())
 
 
-def vector(module: nn.Module) -> Tensor:
-    """All weights of a network as one vector, detached, in double precision."""
-    return parameters_to_vector(module.parameters()).detach().double()
-
-
-def flattened(params: Params) -> Tensor:
+def flattened(params: Mapping[str, Tensor]) -> Tensor:
     """Tensors by name as one vector, in double precision."""
     return torch.cat([value.flatten() for value in params.values()]).double()

@@ -28,7 +28,7 @@ from ireg.core.sums import Need
 from ireg.drift.comparison import compare
 from ireg.drift.epochs import train_epoch
 from ireg.drift.flow import mean_flow_at
-from ireg.drift.problem import Problem, flattened, in_double, vector
+from ireg.drift.problem import Problem, flattened, in_double
 from ireg.drift.statistics import Estimate
 from ireg.drift.workers import Workers
 
@@ -110,7 +110,7 @@ def settled_way(problem: Problem, order: int, state: tuple[Tensor, Tensor]) -> t
     """
     double = in_double(problem)
     module, optimizer = double.begin()
-    _begin_slowly(optimizer, *state)
+    _begin_slowly(optimizer, list(double.moving(module).values()), *state)
     batches = _minibatches(problem)
     found = []
     for epoch in range(WARM_UP + 1):
@@ -124,9 +124,8 @@ def settled_way(problem: Problem, order: int, state: tuple[Tensor, Tensor]) -> t
     return found[0], found[1]
 
 
-def _begin_slowly(optimizer: Optimizer, first: Tensor, second: Tensor) -> None:
-    """Put m and v in, past all bias correction."""
-    weights = optimizer.param_groups[0]["params"]
+def _begin_slowly(optimizer: Optimizer, weights: Sequence[Tensor], first: Tensor, second: Tensor) -> None:
+    """Put m and v of these weights in, past all bias correction."""
     sizes = [weight.numel() for weight in weights]
     for weight, m, v in zip(weights, first.split(sizes), second.split(sizes), strict=True):
         values = {"square_avg": v, "exp_avg_sq": v, "exp_avg": m, "step": torch.tensor(1e9)}
@@ -144,10 +143,10 @@ def _settled(module: torch.nn.Module, optimizer: Optimizer, problem: Problem) ->
     assert dividing is not None
     beta = dividing.numerator_decay
     if not beta:
-        return vector(module)
-    states = [optimizer.state[weight] for weight in optimizer.param_groups[0]["params"]]
-    step = [state["exp_avg"] / (state["exp_avg_sq"].sqrt() + dividing.eps) for state in states]
-    return vector(module) - problem.optimizer.lr * beta / (1 - beta) * torch.cat([part.flatten() for part in step])
+        return problem.vector(module)
+    states = [optimizer.state[weight] for weight in problem.moving(module).values()]
+    step = torch.cat([(state["exp_avg"] / (state["exp_avg_sq"].sqrt() + dividing.eps)).flatten() for state in states])
+    return problem.vector(module) - problem.optimizer.lr * beta / (1 - beta) * step
 
 
 def _minibatches(problem: Problem) -> list[Tensor]:
@@ -158,7 +157,7 @@ def _moments(problem: Problem, weights: Tensor) -> tuple[Tensor, Tensor]:
     """ḡ and s̄ over the minibatches, in double precision."""
     double = in_double(problem)
     batches = double.batches(_minibatches(problem))
-    with double.evaluating():
+    with double.measuring():
         found = gradient_moments(double.loss, double.params(weights), batches, needs=Need.MEAN | Need.SQUARE)
     assert found.square is not None
     return flattened(found.mean), flattened(found.square)

@@ -15,7 +15,7 @@ from ireg.core.moments import gradient_moments
 from ireg.core.sums import Need
 from ireg.drift.epochs import order_of, train_epoch
 from ireg.drift.flow import velocity
-from ireg.drift.problem import Problem, flattened, vector
+from ireg.drift.problem import Problem, flattened
 
 
 def slow_buffer(problem: Problem) -> Tensor | None:
@@ -51,15 +51,15 @@ def follow_slowly(problem: Problem, order: int, buffer: Tensor | None) -> Tensor
     Networks that draw random numbers draw those of the global stream.
     """
     module, optimizer = problem.begin()
-    weights = optimizer.param_groups[0]["params"]
+    weights = list(problem.moving(module).values())
     if buffer is not None:
         for weight, part in zip(weights, buffer.split([weight.numel() for weight in weights]), strict=True):
             optimizer.state[weight]["momentum_buffer"] = part.view_as(weight).to(weight.dtype).clone()
     train_epoch(module, optimizer, problem, order_of(problem, 1, order, 0))
     if buffer is None:
-        return vector(module)
+        return problem.vector(module)
     left = torch.cat([optimizer.state[weight]["momentum_buffer"].flatten() for weight in weights])
-    return settled(problem, vector(module), left.double())
+    return settled(problem, problem.vector(module), left.double())
 
 
 def ragged_noise(problem: Problem, order: int, weights: Tensor, mean: Tensor) -> Tensor:
@@ -78,6 +78,6 @@ def ragged_noise(problem: Problem, order: int, weights: Tensor, mean: Tensor) ->
     if len(last) == problem.batch_size:
         return torch.zeros_like(weights)
     share = memory(seen).effective_rate * (1 - len(last) / problem.batch_size)
-    with problem.evaluating():
+    with problem.measuring():
         one = gradient_moments(problem.loss, problem.params(weights), problem.batches([last]), needs=Need.MEAN)
     return -share * (flattened(one.mean) + seen.weight_decay * weights - mean)

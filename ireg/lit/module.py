@@ -14,17 +14,15 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from ireg.core.batches import IndexedBatches
-from ireg.core.functional import detached_parameters, evaluating, functional_loss
-from ireg.core.optimizer_view import view
+from ireg.core.functional import batch_statistics, detached_parameters, evaluating, functional_loss, measuring
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot
-from ireg.core.sums import GradientMoments, Observer, union_of_needs
+from ireg.core.sums import GradientMoments, Observer
 from ireg.lit.data import NoisyImages, ShuffledBatches
 from ireg.lit.fit import TrainingFit
+from ireg.measure import Term, evaluate, take_snapshot
 
 log = logging.getLogger(__name__)
-
-Term = Callable[[Snapshot], Tensor | None]
 
 
 def is_finite(row: Mapping[str, float]) -> bool:
@@ -36,9 +34,10 @@ class Classifier(L.LightningModule):
     """A classifier trained with cross-entropy, and what is measured of it, one row of numbers an epoch.
 
     Row 0 is the state before training, row e the state after e epochs. The terms are computed at the epoch's final
-    weights over exactly the minibatches the epoch was trained with, in eval mode; row 0 takes those of the first
-    epoch. Measuring changes neither weights nor optimizer nor any random stream: training with all terms and with
-    none gives the same weights to the last bit.
+    weights over exactly the minibatches the epoch was trained with; row 0 takes those of the first epoch. Their loss is
+    the one that is descended: BatchNorm takes the minibatch's statistics, dropout is off. Measuring changes neither
+    weights nor optimizer nor any random stream: training with all terms and with none gives the same weights to the
+    last bit.
 
     `train/loss` and `train/error` are means over the epoch as it ran: over its minibatches (as C is defined), and
     over its examples. In row 0, where nothing has run, they are those of the initial weights on all examples.
@@ -202,10 +201,10 @@ class Classifier(L.LightningModule):
     def measure(
         self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term]
     ) -> tuple[dict[str, float], TrainingFit]:
-        """The terms by tag and the fit of the training examples, at the present weights, in eval mode.
+        """The terms by tag and the fit of the training examples, at the present weights.
 
-        The pass that the terms need sees every training example, so it gives the fit, too; if none needs a pass, the
-        examples are evaluated by themselves.
+        The pass that the terms need sees every training example, so it gives the fit, too. If none needs a pass, or the
+        network normalizes by the statistics of minibatches, the examples are evaluated separately.
 
         Args:
             epoch: number of completed epochs.
@@ -213,22 +212,25 @@ class Classifier(L.LightningModule):
             terms: function by tag.
         """
         fit = TrainingFit(self.data.train_labels)
+        # With the minibatches' statistics outputs are other than in eval mode, which the fit is of.
+        shared = not batch_statistics(self.model)
+        values: dict[str, float] = {}
 
         def observe(first: int, outputs: Tensor) -> None:
             fit.add(torch.cat(list(minibatches[first : first + len(outputs)])), outputs.flatten(0, 1))
 
-        values: dict[str, Tensor | None] = {}
-        with evaluating(self.model):
-            snapshot = self.snapshot(epoch, minibatches, terms, observe) if terms else None
-            if snapshot is not None and snapshot.needs:
-                self._say_once(snapshot.moments)
-            else:
-                with torch.inference_mode():
-                    for inputs, _, indices in self.data.train_batches():
-                        fit.add(indices, self(inputs))
-            if snapshot is not None:
-                values = {tag: term(snapshot) for tag, term in terms.items()}
-        return {tag: float(value) for tag, value in values.items() if value is not None}, fit
+        if terms:
+            with measuring(self.model):
+                snapshot = self.snapshot(epoch, minibatches, terms, observe if shared else None)
+                shared &= bool(snapshot.needs)
+                if snapshot.needs:
+                    self._say_once(snapshot.moments)
+                values = evaluate(terms, snapshot)
+        if not (terms and shared):
+            with evaluating(self.model), torch.inference_mode():
+                for inputs, _, indices in self.data.train_batches():
+                    fit.add(indices, self(inputs))
+        return values, fit
 
     def _say_once(self, moments: GradientMoments) -> None:
         if not self._said:
@@ -241,15 +243,14 @@ class Classifier(L.LightningModule):
         """What the terms may look at, at the present weights; see `measure`."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
-        seen = view(optimizer, dict(self.model.named_parameters()))
-        return Snapshot(
-            params=detached_parameters(self.model),
-            initial={name: value.to(self.device) for name, value in self.initial.items()},
+        return take_snapshot(
+            self.model,
+            IndexedBatches(self.data.train_inputs, self.data.train_labels.observed, minibatches),
             loss=self.loss_function,
-            batches=IndexedBatches(self.data.train_inputs, self.data.train_labels.observed, minibatches),
-            optimizer=seen,
+            optimizer=optimizer,
+            terms=terms,
+            initial={name: value.to(self.device) for name, value in self.initial.items()},
             generator=named_generator("terms", self.seed, epoch),
-            needs=union_of_needs(terms.values(), seen),
             method=self.method,
             observer=observer,
         )

@@ -7,7 +7,7 @@ from ireg.core.snapshot import Snapshot
 
 
 def l2(snapshot: Snapshot) -> Tensor:
-    """The norm of all parameters, weights and biases: ‖ω‖₂."""
+    """The norm of all parameters, also of those that the optimizer does not move: ‖ω‖₂."""
     return squared_norm(snapshot.params).sqrt()
 
 

@@ -29,7 +29,7 @@ from ireg.core.types import Params
 def _moments(optimizer: OptimizerView) -> Need:
     if optimizer.second_moment is None:
         return Need.SQ_NORMS | Need.MEAN
-    return NOTHING if optimizer.step == 0 else Need.SQUARE | Need.MEAN
+    return NOTHING if optimizer.corrected_second_moment is None else Need.SQUARE | Need.MEAN
 
 
 def _undefined(snapshot: Snapshot) -> bool:
@@ -45,7 +45,7 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
     if _undefined(snapshot):
         return None
     scale, memory = snapshot.preconditioner, snapshot.memory
-    mean = decayed(snapshot.moments.mean, snapshot.params, snapshot.optimizer, scale)
+    mean = decayed(snapshot.moments.mean, snapshot.moving, snapshot.optimizer, scale)
     return memory.effective_rate / 4 * (1 + 2 * memory.lag) * _squared_norm(mean, scale)
 
 

@@ -46,7 +46,7 @@ def snapshot(problem, *, batches=None, rate=RATE, second=None, **way):
         initial=params,
         loss=functional_loss(problem.module, problem.criterion),
         batches=problem.batches if batches is None else batches,
-        optimizer=OptimizerView(kind="rmsprop", lr=rate, step=1, weight_decay=0.0, second_moment=second),
+        optimizer=OptimizerView(kind="rmsprop", lr=rate, moving=tuple(params), weight_decay=0.0, second_moment=second),
         generator=named_generator("terms", 0),
         **way,
     )

@@ -89,11 +89,11 @@ def test_the_figures_of_momentum_on_157_minibatches():
 
 
 def test_endless_memory_and_unknown_rules_are_refused():
-    endless = OptimizerView(kind="sgd", lr=0.1, step=0, weight_decay=0.0, momentum=1.0)
+    endless = OptimizerView(kind="sgd", lr=0.1, moving=("w",), weight_decay=0.0, momentum=1.0)
     with pytest.raises(ValueError, match=r"sgd with momentum 1: its memory must fade; choose a value in \[0, 1\)"):
         memory(endless)
     with pytest.raises(ValueError, match="rprop: no rule for its memory"):
-        memory(OptimizerView(kind="rprop", lr=0.1, step=0, weight_decay=0.0))
+        memory(OptimizerView(kind="rprop", lr=0.1, moving=("w",), weight_decay=0.0))
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_no_preconditioner_for_sgd_and_before_the_first_step():
 def test_weight_decay_is_in_the_gradient_or_in_the_norm_of_the_preconditioner():
     gradient, params = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([10.0, -10.0])}
     scale = {"w": torch.tensor([0.5, 4.0])}
-    coupled = OptimizerView(kind="adam", lr=0.1, step=1, weight_decay=0.1)
-    decoupled = OptimizerView(kind="adamw", lr=0.1, step=1, weight_decay=0.1, decoupled=True)
-    none = OptimizerView(kind="adam", lr=0.1, step=1, weight_decay=0.0)
+    coupled = OptimizerView(kind="adam", lr=0.1, moving=("w",), weight_decay=0.1)
+    decoupled = OptimizerView(kind="adamw", lr=0.1, moving=("w",), weight_decay=0.1, decoupled=True)
+    none = OptimizerView(kind="adam", lr=0.1, moving=("w",), weight_decay=0.0)
     assert_close(decayed(gradient, params, coupled, scale)["w"], torch.tensor([2.0, 1.0]))
     assert_close(decayed(gradient, params, decoupled, scale)["w"], torch.tensor([3.0, 1.75]))
     assert decayed(gradient, params, none, scale) is gradient

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ireg.drift.epochs import follow, measure, order_of
-from ireg.drift.problem import Problem, vector
+from ireg.drift.problem import Problem
 from tests.cases import EXACT
 from tests.drift.small import OPTIMIZERS, SGD, half_square, quadratic
 
@@ -48,7 +48,7 @@ def test_unrefined_an_order_is_plain_training_to_the_last_bit(name):
         optimizer.step()
     (stop,) = follow(problem, 1, 2)
     assert stop.time == 1.0
-    assert torch.equal(stop.weights, vector(module))
+    assert torch.equal(stop.weights, problem.vector(module))
     assert torch.equal(follow(problem, 1, 2)[0].weights, stop.weights)  # and nothing was changed by it
 
 

@@ -182,11 +182,25 @@ class WithDropout(MLP):
         self.append(torch.nn.Dropout(0.5))
 
 
-def test_terms_and_fit_are_measured_in_eval_mode(tmp_path, small_run):
-    target = f"model._target_={WithDropout.__module__}.WithDropout"
-    small_run(tmp_path, target, "epochs=1", "terms.method=loop")
+class Normalized(torch.nn.Sequential):
+    """A network with BatchNorm."""
+
+    def __init__(self, *, in_features, num_classes, hidden):
+        (width,) = hidden
+        super().__init__(
+            torch.nn.Flatten(),
+            torch.nn.Linear(in_features, width),
+            torch.nn.BatchNorm1d(width),
+            torch.nn.ReLU(),
+            torch.nn.Linear(width, num_classes),
+        )
+
+
+@pytest.mark.parametrize(("network", "coupled"), [(WithDropout, False), (Normalized, True)])
+def test_terms_are_of_the_loss_that_is_descended_and_the_fit_is_evaluated(tmp_path, small_run, network, coupled):
+    small_run(tmp_path, f"model._target_={__name__}.{network.__name__}", "epochs=1", "lr=0.1")
     row, labels = rows(tmp_path)[1], np.load(tmp_path / "labels.npz")
-    model = WithDropout(in_features=784, num_classes=10, hidden=[16]).eval()
+    model = network(in_features=784, num_classes=10, hidden=[16])
     state = weights(tmp_path)
     model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
     from ireg.datasets import MNIST, PACKAGED
@@ -195,9 +209,15 @@ def test_terms_and_fit_are_measured_in_eval_mode(tmp_path, small_run):
     observed, corrupted = torch.tensor(labels["observed"]), torch.tensor(labels["corrupted"])
     order = torch.randperm(200, generator=named_generator("order of examples", 0, 0)).split(32)
     batches = [(images[part], observed[part]) for part in order]
-    gradients = reference.minibatch_gradients(model, torch.nn.functional.cross_entropy, batches)
-    assert row["ireg/sgd"] == pytest.approx(reference.sgd(gradients, 1e-3), rel=1e-4, abs=0)
-    memorized = (model(images).argmax(1) == observed)[corrupted].double().mean()
+    values = {
+        training: reference.sgd(
+            reference.minibatch_gradients(model, torch.nn.functional.cross_entropy, batches, training), 0.1
+        )
+        for training in (False, True)
+    }
+    assert row["ireg/sgd"] == pytest.approx(values[coupled], rel=1e-4, abs=0)
+    assert abs(values[not coupled] / values[coupled] - 1) > 0.01  # the other mode is another loss
+    memorized = (model.eval()(images).argmax(1) == observed)[corrupted].double().mean()
     assert row["fit/memorized"] == pytest.approx(float(memorized))
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from ireg.core.functional import detached_parameters, functional_loss
+from ireg.core.moving import moving_parameters
 from ireg.core.optimizer_view import view
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot
@@ -31,12 +32,13 @@ def snapshot(problem, optimizer_class=torch.optim.SGD, steps=0, method="auto", *
         optimizer.zero_grad()
         problem.criterion(module(problem.batches[0][0]), problem.batches[0][1]).backward()
         optimizer.step()
+    loss = functional_loss(module, problem.criterion)
     return Snapshot(
         params=detached_parameters(module),
         initial=initial,
-        loss=functional_loss(module, problem.criterion),
+        loss=loss,
         batches=problem.batches,
-        optimizer=view(optimizer, dict(module.named_parameters())),
+        optimizer=view(optimizer, moving_parameters(optimizer, dict(module.named_parameters()), loss, problem.batches)),
         generator=named_generator("terms", 0),
         method=method,
     )
@@ -57,7 +59,8 @@ def flow_number(number, *parts):
 
     def value(gradients, seen):
         module, criterion = seen.loss.module, seen.loss.criterion
-        flow = reference.mean_flow(*reference.dense(module, criterion, seen.batches, RULE.decay), RULE)
+        dense = reference.dense(module, criterion, seen.batches, RULE.decay, seen.optimizer.moving)
+        flow = reference.mean_flow(*dense, RULE)
         # What no minibatch depends on is out of it: 0/0 in the formulas as printed.
         flow = {name: vector.nan_to_num(0.0, 0.0, 0.0) for name, vector in flow.items()}
         return number(flow, sum(flow[part] for part in parts))
@@ -102,7 +105,10 @@ REFERENCES = {
 def test_term_equals_its_definition(problem, tag, method):
     problem = replace(problem, module=copy.deepcopy(problem.module))  # the steps must not reach the next test
     seen = snapshot(problem, torch.optim.RMSprop, steps=2, method=method, **ARGUMENTS)
-    gradients = reference.minibatch_gradients(problem.module, problem.criterion, problem.batches)
+    gradients = [
+        {name: gradient[name] for name in seen.optimizer.moving}
+        for gradient in reference.minibatch_gradients(problem.module, problem.criterion, problem.batches)
+    ]
     term, expected = REFERENCES[tag]
     actual = term(seen)
     if tag.endswith("_fluctuation") and len(problem.batches) == 1:
