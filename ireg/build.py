@@ -10,10 +10,9 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from ireg.config import Config
-from ireg.core.optimizer_view import view
-from ireg.core.sums import union_of_needs
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
@@ -57,11 +56,20 @@ def make_model(settings: Config, data: NoisyImages) -> nn.Module:
     """The network for these data, with initial weights from torch's random stream.
 
     Raises:
-        UserError: it cannot be made from these values.
+        UserError: it cannot be made from these values, or is no module, or has parameters without a shape.
     """
     with user_errors("model"):
         model: nn.Module = instantiate(
             settings.model, in_features=data.train_inputs[0].numel(), num_classes=settings.data.num_classes
+        )
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"model: {settings.model.get('_target_')} makes a {type(model).__name__}; must make an nn.Module"
+        )
+    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+        raise UserError(
+            f"model: {type(model).__name__} has parameters whose shapes are not known before its first call (Lazy "
+            "layers); give their sizes, for which in_features and num_classes are there"
         )
     return model
 
@@ -84,10 +92,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
     with user_errors(f"optimizer={settings.optimizer['name']}"):
         optimizer: Callable[..., Any] = instantiate(arguments)
         optimizer = _with_kernel(optimizer, fused=settings.trainer.get("fused", False), given=arguments)
-        # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not amid the training.
-        made = optimizer(model.parameters())
-        if terms:
-            union_of_needs(terms.values(), view(made, dict(model.named_parameters())))
+        optimizer(model.parameters())  # made and dropped: wrong arguments are found here
     return Classifier(
         model,
         optimizer,

@@ -20,6 +20,7 @@ from ireg.core.snapshot import Snapshot
 from ireg.core.sums import GradientMoments, Observer
 from ireg.lit.data import NoisyImages, ShuffledBatches
 from ireg.lit.fit import TrainingFit
+from ireg.lit.trial import step_or_overflow, try_out
 from ireg.measure import Term, evaluate, take_snapshot
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,14 @@ class Classifier(L.LightningModule):
         logits: Tensor = self.model(inputs)
         return logits
 
+    def on_fit_start(self) -> None:
+        """Try a copy of everything on a few examples.
+
+        Raises:
+            UserError: the network, the optimizer or a term fails on them.
+        """
+        try_out(self)
+
     # Training: running sums stay tensors, so that no step waits for the device; they are read once an epoch.
 
     def on_train_epoch_start(self) -> None:
@@ -118,6 +127,12 @@ class Classifier(L.LightningModule):
         self.wrong_sum.add_((logits.detach().argmax(1) != labels).sum())
         self.minibatches.append(indices)
         return loss
+
+    def optimizer_step(
+        self, epoch: int, batch_index: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Take a step; one too large for the weights' type makes them nan, so that the run ends as diverged."""
+        step_or_overflow(optimizer, optimizer_closure)
 
     def optimizer_zero_grad(self, epoch: int, batch_index: int, optimizer: Optimizer) -> None:
         """Drop the gradients, as `optimizer.zero_grad()` does, without the profiling around it that each step pays."""

@@ -1,0 +1,169 @@
+"""Try a run on a few examples: what fails there would fail after the start, in torch's words."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from ireg.core.functional import detached_parameters, evaluating, functional_loss, measuring
+from ireg.core.random import named_generator, named_seed
+from ireg.core.types import Batch
+from ireg.errors import UserError
+from ireg.measure import evaluate, take_snapshot
+
+if TYPE_CHECKING:
+    from ireg.lit.module import Classifier
+
+EXAMPLES = 64
+"""Examples of a minibatch that are tried, at most."""
+
+CLOSE = 1e-3
+"""Relative difference of two losses that are the same but for rounding."""
+
+
+def step_or_overflow(optimizer: Any, closure: Callable[[], Any] | None = None) -> None:
+    """Take a step; make all weights nan if a number of it leaves the range of their type.
+
+    torch refuses such a number (of a learning rate of 1e39, say) where arithmetic would have given an infinite step.
+    """
+    try:
+        optimizer.step(closure)
+    except RuntimeError as error:
+        if "without overflow" not in str(error):
+            raise
+        with torch.no_grad():
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.fill_(math.nan)
+
+
+def try_out(classifier: Classifier) -> None:
+    """Train and measure a copy of the network on a few examples, in the trainer's device and precision.
+
+    Tried are a minibatch as most are and one as small as the last, each in training and in evaluation, a step of the
+    optimizer, and the terms before and after it. Neither the network nor a random stream is changed.
+
+    Raises:
+        UserError: something fails, or returns other than what is expected of it.
+    """
+    model, device = classifier.model, classifier.trainer.strategy.root_device
+    batches = _batches(classifier, device)
+    with _errors_of(f"model: {type(model).__name__} cannot be copied"):
+        copied = copy.deepcopy(model)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(named_seed("trial"))
+        for batch in batches:
+            _try_network(copied, batch, classifier)
+        _try_step_and_terms(copied, batches, classifier)
+
+
+def _batches(classifier: Classifier, device: torch.device) -> list[Batch]:
+    """The first examples, as many as a minibatch has, and as the last one has if that is smaller."""
+    data, convert = classifier.data, classifier.trainer.precision_plugin.convert_input
+    count = len(data.train_inputs)
+    size = data.batch_size or count
+    sizes = dict.fromkeys(min(EXAMPLES, examples) for examples in (size, count % size or size))
+    labels = data.train_labels.observed
+    return [(convert(data.train_inputs[:examples].to(device)), labels[:examples].to(device)) for examples in sizes]
+
+
+def _try_network(model: nn.Module, batch: Batch, classifier: Classifier) -> None:
+    """Check what the network returns, and that what is measured is the loss that is trained.
+
+    Raises:
+        UserError: it fails or returns no logits, or in training its loss is another one than measured.
+    """
+    inputs, targets = batch
+    name, images = type(model).__name__, f"{len(inputs)} images of shape {tuple(inputs.shape[1:])}"
+    last = len(classifier.data.train_inputs) % (classifier.data.batch_size or 1)
+    remedy = f"; the last minibatch has {last} examples: choose another batch_size" if len(inputs) == last else ""
+
+    def loss(seed: int) -> float:
+        torch.manual_seed(named_seed("trial", seed))
+        return _loss(model(inputs), targets, classifier.data.num_classes)
+
+    with classifier.trainer.precision_plugin.forward_context(), torch.no_grad():
+        with _errors_of(f"model: {name} on a minibatch of {images}", remedy):
+            trained, again = loss(0), loss(1)
+            with measuring(model):
+                measured = loss(0)
+        with evaluating(model), _errors_of(f"model: {name} in evaluation on {images}"):
+            loss(0)
+    if trained == again and not math.isclose(trained, measured, rel_tol=CLOSE) and math.isfinite(trained + measured):
+        raise UserError(
+            f"model: {name} has a loss of {trained:.6g} in training, and of {measured:.6g} as it is measured, with the "
+            "minibatch's statistics in torch's own BatchNorm and everything else in eval mode; use torch's BatchNorm, "
+            "or let the layer compute the same in both modes"
+        )
+
+
+def _loss(outputs: Any, targets: Tensor, num_classes: int) -> float:
+    """The loss of a minibatch's outputs.
+
+    Raises:
+        ValueError: they are no logits.
+    """
+    expected = (len(targets), num_classes)
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f"returns a {type(outputs).__name__}; must return one tensor of logits of shape {expected}")
+    if tuple(outputs.shape) != expected or not outputs.is_floating_point():
+        raise ValueError(
+            f"returns {outputs.dtype} of shape {tuple(outputs.shape)}; must return floating-point logits {expected}"
+        )
+    return float(cross_entropy(outputs, targets))
+
+
+def _try_step_and_terms(model: nn.Module, batches: list[Batch], classifier: Classifier) -> None:
+    with _errors_of("optimizer"):
+        optimizer = classifier.make_optimizer(model.parameters())
+    _try_terms(model, optimizer, batches, classifier)
+    for inputs, targets in batches:
+        with _errors_of(f"model: {type(model).__name__} on a backward pass"):
+            with classifier.trainer.precision_plugin.forward_context():
+                loss = cross_entropy(model(inputs), targets)
+            if not loss.requires_grad:
+                raise ValueError("the loss has no gradient; unfreeze a parameter that the network uses")
+            optimizer.zero_grad()
+            loss.backward()
+        with _errors_of(f"optimizer: a step of {type(optimizer).__name__}"):
+            step_or_overflow(optimizer)
+    _try_terms(model, optimizer, batches, classifier)
+
+
+def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], classifier: Classifier) -> None:
+    if not classifier.terms:
+        return
+    with measuring(model), _errors_of("terms"):
+        snapshot = take_snapshot(
+            model,
+            batches,
+            loss=functional_loss(model, cross_entropy),
+            optimizer=optimizer,
+            terms=classifier.terms,
+            initial=detached_parameters(model),
+            generator=named_generator("trial"),
+            method=classifier.method,
+        )
+        for tag, term in classifier.terms.items():
+            with _errors_of(f"term {tag}"):
+                evaluate({tag: term}, snapshot)
+
+
+@contextmanager
+def _errors_of(what: str, remedy: str = "") -> Iterator[None]:
+    """Say in one line whose error it is; a network, an optimizer or a term may raise any."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{what}: {text}{remedy}") from error

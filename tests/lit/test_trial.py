@@ -1,0 +1,125 @@
+"""What would fail after the start is refused before it, in one line."""
+
+import csv
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ireg.errors import UserError
+from ireg.models import MLP
+from ireg.sweep.status import read_status
+from tests.lit.test_module import rows, weights
+
+HERE = __name__
+
+
+class Network(MLP):
+    """What a network may be, with one thing wrong."""
+
+    def __init__(self, *, wrong, **arguments):
+        super().__init__(**arguments)
+        self.wrong = wrong
+        if wrong == "frozen":
+            self.requires_grad_(False)
+        if wrong == "lazy":
+            self.append(nn.LazyLinear(10))
+        if wrong == "normalized":
+            self.insert(2, nn.BatchNorm1d(16))
+
+    def forward(self, inputs):
+        logits = super().forward(inputs)
+        if self.wrong == "fails":
+            raise RuntimeError("mat1 and mat2\nshapes cannot be multiplied")
+        made = {
+            "tuple": lambda: (logits, logits),
+            "dict": lambda: {"logits": logits},
+            "classes": lambda: logits[:, :9],
+            "integers": lambda: logits.round().long(),
+            "scaled in training": lambda: logits * (2.0 if self.training else 1.0),
+            "tuple in evaluation": lambda: logits if self.training else (logits,),
+        }
+        return made.get(self.wrong, lambda: logits)()
+
+
+def broken_term(snapshot):
+    raise KeyError("weights")
+
+
+NETWORKS = {
+    "tuple": r"model: Network on a minibatch of 32 images of shape \(1, 28, 28\): returns a tuple; must return",
+    "dict": r"returns a dict; must return one tensor of logits of shape \(32, 10\)",
+    "classes": r"returns torch.float32 of shape \(32, 9\); must return floating-point logits \(32, 10\)",
+    "integers": r"returns torch.int64 of shape \(32, 10\); must return floating-point logits",
+    "lazy": r"model: Network has parameters whose shapes are not known before its first call \(Lazy layers\)",
+    "fails": r"model: Network on a minibatch of 32 images.*: mat1 and mat2 shapes cannot be multiplied",
+    "frozen": r"terms: SGD moves no parameter: of 4 it holds 4, of which 0 require a gradient",
+    "scaled in training": r"model: Network has a loss of \d\.\d+ in training, and of \d\.\d+ as it is measured",
+    "tuple in evaluation": r"model: Network on a minibatch .*: returns a tuple",
+}
+
+
+@pytest.mark.parametrize("wrong", NETWORKS)
+def test_a_network_that_does_not_fit_is_refused(tmp_path, small_run, wrong):
+    with pytest.raises(UserError, match=NETWORKS[wrong]):
+        small_run(tmp_path, f"model._target_={HERE}.Network", f"+model.wrong={wrong}")
+    status = read_status(tmp_path)
+    assert (status["state"], status["epochs_done"], "\n" in status["error"]) == ("failed", 0, False)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_without_terms_a_frozen_network_is_refused_too(tmp_path, small_run):
+    with pytest.raises(UserError, match="on a backward pass: the loss has no gradient; unfreeze a parameter"):
+        small_run(tmp_path, f"model._target_={HERE}.Network", "+model.wrong=frozen", "terms=[]")
+
+
+def test_normalizing_a_last_minibatch_of_one_example_is_refused(tmp_path, small_run):
+    normalized = (f"model._target_={HERE}.Network", "+model.wrong=normalized", "epochs=1")
+    what = "on a minibatch of 1 images.*Expected more than 1 value per channel.*the last minibatch has 1 examples: choose"
+    with pytest.raises(UserError, match=what):
+        small_run(tmp_path / "refused", *normalized, "data.train_size=97")
+    small_run(tmp_path / "run", *normalized, "data.train_size=97", "batch_size=31")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (
+            ("optimizer=momentum", "optimizer.momentum=1"),
+            "term ireg/own: sgd with momentum 1: its memory must fade; choose",
+        ),
+        (("optimizer=adam", "+optimizer.capturable=true"), "optimizer: a step of Adam: .*capturable"),
+        (
+            (f"+terms.ireg.mine._target_={HERE}.broken_term", "+terms.ireg.mine._partial_=true"),
+            "term ireg/mine: 'weights'",
+        ),
+    ],
+)
+def test_the_first_step_and_measurement_are_tried(tmp_path, small_run, overrides, match):
+    with pytest.raises(UserError, match=match):
+        small_run(tmp_path, *overrides)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("overrides", [("optimizer=adam", "lr=1e38"), ("optimizer=sgd", "lr=1e39")])
+def test_a_step_beyond_the_weights_range_diverges(tmp_path, small_run, overrides):
+    assert small_run(tmp_path, *overrides) == math.inf
+    status = read_status(tmp_path)
+    assert (status["state"], status["epochs_done"]) == ("diverged", 1)
+    assert math.isnan(rows(tmp_path)[1]["train/loss"])
+
+
+def test_measuring_a_normalized_network_leaves_its_training_as_it_is(tmp_path, small_run):
+    target = "model._target_=tests.lit.test_module.Normalized"
+    small_run(tmp_path / "with", target)
+    small_run(tmp_path / "without", target, "terms=[]")
+    with_terms, without = weights(tmp_path / "with"), weights(tmp_path / "without")
+    assert any("running_mean" in name for name in with_terms)
+    for name, value in with_terms.items():
+        assert torch.equal(value, without[name]), name
+    with (tmp_path / "with" / "metrics.csv").open() as one, (tmp_path / "without" / "metrics.csv").open() as other:
+        for row, bare in zip(csv.DictReader(one), csv.DictReader(other), strict=True):
+            assert {tag: row[tag] for tag in bare if not tag.startswith("time/")} == {
+                tag: value for tag, value in bare.items() if not tag.startswith("time/")
+            }
