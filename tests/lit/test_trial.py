@@ -76,7 +76,7 @@ def test_without_terms_a_frozen_network_is_refused_too(tmp_path, small_run):
 
 def test_normalizing_a_last_minibatch_of_one_example_is_refused(tmp_path, small_run):
     normalized = (f"model._target_={HERE}.Network", "+model.wrong=normalized", "epochs=1")
-    what = "on a minibatch of 1 images.*Expected more than 1 value per channel.*the last minibatch has 1 examples: choose"
+    what = "on a minibatch of 1 images.*Expected more than 1 value per channel.*last minibatch has 1 examples: choose"
     with pytest.raises(UserError, match=what):
         small_run(tmp_path / "refused", *normalized, "data.train_size=97")
     small_run(tmp_path / "run", *normalized, "data.train_size=97", "batch_size=31")
