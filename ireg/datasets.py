@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
 from torch import Tensor
 from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
 from ireg.errors import UserError
 from ireg.files import replacing
+from ireg.locks import NoLocksError, held
 
 DATASETS: dict[str, type[MNIST]] = {reader.__name__: reader for reader in (MNIST, FashionMNIST, KMNIST)}
 PACKAGED = Path(__file__).parent / "assets"
@@ -59,6 +59,8 @@ def idx(*, dataset: str, root: str | Path | None, md5: Mapping[str, str] | None,
                 _verify(files, name)
         _refuse_legacy(files)
         source = files.reader(files.root, train=train, download=False)
+    except NoLocksError as error:
+        raise UserError(f"{files.root}: {error} with data.root=…") from error
     except OSError as error:
         raise UserError(f"{files.root} cannot be used ({error}): mend it or set another data.root") from error
     return source.data, source.targets
@@ -97,7 +99,7 @@ def _complete(files: _Files) -> list[str]:
     if files.root == PACKAGED:
         raise UserError(f"{files.folder} lacks {', '.join(files.missing())}: reinstall ireg, or set data.root")
     files.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(files.root / f"{dataset}.lock"):
+    with held(files.root / f"{dataset}.lock"):
         # What is missing is asked again under the lock: another process may just have brought it.
         unpacked = [name for name in files.missing() if (files.folder / f"{name}.gz").is_file()]
         for name in unpacked:

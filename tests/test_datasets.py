@@ -127,7 +127,7 @@ def test_complete_root_is_only_read(tmp_path, monkeypatch):
 
     fill(tmp_path, "MNIST", raw=NAMES)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    monkeypatch.setattr(datasets, "FileLock", refuse)
+    monkeypatch.setattr(datasets, "held", refuse)
     read(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from ireg.files import replacing, write_text
+from ireg.files import making, replacing, write_text
 
 
 def test_the_file_appears_whole_and_nothing_else(tmp_path):
@@ -38,3 +38,18 @@ def test_permissions_follow_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_folders_that_were_made_for_nothing_are_gone_and_no_others(tmp_path):
+    (tmp_path / "old").mkdir()
+    for name in ("old/new/er", "new/er"):
+        with pytest.raises(ValueError), making(tmp_path / name):
+            raise ValueError
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+    with pytest.raises(ValueError), making(tmp_path / "new" / "er"):
+        (tmp_path / "new" / "kept").touch()
+        raise ValueError
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "new", "old"]
+    with making(tmp_path / "new" / "er"):
+        pass
+    assert (tmp_path / "new" / "er").is_dir()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Room -> rooms it may import. `errors`, `files` and `termination` are plain names that any room may use.
+# Room -> rooms it may import. `errors`, `files`, `locks` and `termination` are plain names that any room may use.
 ARROWS = {
     "core": set(),
     "terms": {"core"},
@@ -28,9 +28,10 @@ ARROWS = {
     "train": {"cli", "sweep", "run"},
     "errors": set(),
     "files": set(),
+    "locks": set(),
     "termination": set(),
 }
-PLAIN = {"errors", "files", "termination"}
+PLAIN = {"errors", "files", "locks", "termination"}
 # Library -> the only rooms that may import it.
 ONLY_IN = {
     "lightning": {"lit"},

@@ -1,12 +1,11 @@
 """Who may write to a folder: one process at a time."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ireg.errors import UserError
+from ireg.locks import HeldError, NoLocksError, held, is_held
 
 _NAME = ".lock"
 
@@ -28,26 +27,25 @@ def locked(folder: Path, *, seconds: float = PATIENCE_SECONDS) -> Iterator[None]
 
     Raises:
         FolderInUseError: another process holds it.
+        UserError: its file system has no locks.
     """
-    lock = FileLock(folder / _NAME)
-    try:
-        lock.acquire(timeout=seconds)
-    except Timeout as error:
-        raise FolderInUseError(
-            f"{folder} is in use by another process; wait for it, or choose another folder with name=…"
-        ) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder / _NAME, seconds=seconds))
+        except HeldError as error:
+            raise FolderInUseError(
+                f"{folder} is in use by another process; wait for it, or choose another folder with name=…"
+            ) from error
+        except NoLocksError as error:
+            raise UserError(f"{folder}: {error} with hydra.run.dir=… (under -m, hydra.sweep.dir=…)") from error
         yield
-    finally:
-        lock.release()
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process holds the folder."""
-    if not (folder / _NAME).exists():
-        return False
+    """Say whether a process holds the folder, which is only read; so it is taken to do where that cannot be seen."""
     try:
-        with locked(folder, seconds=0):
-            return False
-    except FolderInUseError:
+        return is_held(folder / _NAME)
+    except FileNotFoundError:
+        return False
+    except (NoLocksError, OSError):  # no locks, or another user's file that cannot be read
         return True

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ireg.errors import UserError
-from ireg.files import write_text
+from ireg.files import making, write_text
 from ireg.sweep.lock import locked
 
 FILE_NAME = "sweep.json"
@@ -30,9 +30,9 @@ def add_to_plan(sweep: Path, runs: Mapping[str, Sequence[str]]) -> None:
     """Add runs to those that were asked for; the folder is made.
 
     Raises:
-        UserError: the file is there and not valid, or another process has held the folder for a minute.
+        UserError: the file is there and not valid, another process has held the folder for a minute, or its file
+            system has no locks.
     """
-    sweep.mkdir(parents=True, exist_ok=True)
-    with locked(sweep, seconds=60):
+    with making(sweep), locked(sweep, seconds=60):
         everything = read_plan(sweep) | {name: list(overrides) for name, overrides in runs.items()}
         write_text(sweep / FILE_NAME, json.dumps({"runs": everything}, indent=1) + "\n")

@@ -8,7 +8,7 @@ import os
 import socket
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from ireg.analysis.load import flat
 from ireg.errors import UserError
 from ireg.files import write_text
-from ireg.sweep.lock import FolderInUseError, locked
+from ireg.sweep.lock import FolderInUseError, is_locked, locked
 from ireg.sweep.software import git, versions
 from ireg.termination import Terminated
 
@@ -189,12 +189,17 @@ class Status:
 
 def note_killed(folder: Path) -> None:
     """Note that a run that is said to go on has ended, if no process holds its folder: it was killed."""
-    if not _is_said_to_go_on(folder):
+    if not _is_said_to_go_on(folder) or is_locked(folder):
         return
-    with suppress(FolderInUseError), locked(folder, seconds=0):  # in use: it does go on
-        if _is_said_to_go_on(folder):
-            fields = {"state": "interrupted", "error": KILLED, "ended": now()}
-            _write(folder / FILE_NAME, {**(read_status(folder) or {}), **fields})
+    try:
+        with locked(folder, seconds=0):
+            if _is_said_to_go_on(folder):
+                fields = {"state": "interrupted", "error": KILLED, "ended": now()}
+                _write(folder / FILE_NAME, {**(read_status(folder) or {}), **fields})
+    except FolderInUseError:
+        pass  # it has begun again
+    except OSError as unwritable:  # as in another user's folder
+        log.warning("%s: the run was killed, which cannot be noted there (%s)", folder, unwritable.strerror)
 
 
 def _is_said_to_go_on(folder: Path) -> bool:
