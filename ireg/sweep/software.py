@@ -6,12 +6,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import ireg
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result may depend on."""
-    return {"python": platform.python_version()} | {
-        package: version(package) for package in ("torch", "lightning", "ireg")
-    }
+    others = {package: version(package) for package in ("torch", "lightning")}
+    # The source's own, which need not be installed, beside a copy that is.
+    return {"python": platform.python_version(), **others, "ireg": ireg.__version__}
 
 
 def git() -> dict[str, Any] | None:

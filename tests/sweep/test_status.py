@@ -2,10 +2,13 @@ import json
 import math
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
+import ireg
 from ireg.errors import UserError
+from ireg.sweep import software
 from ireg.sweep.lock import locked
 from ireg.sweep.status import Status, config_hash, finished, read_status
 from ireg.termination import Terminated
@@ -92,6 +95,18 @@ def test_a_folder_is_held_by_one_process(tmp_path):
     assert f"{tmp_path} is in use by another process; wait for it" in inside.stderr
     assert inside.returncode == 1
     assert after.returncode == 0
+
+
+def test_the_version_is_the_sources_own(tmp_path, monkeypatch):
+    """Which need not be installed: `python train.py` runs in a clone, too."""
+
+    def version(package):
+        if package == "ireg":
+            raise PackageNotFoundError(package)
+        return "1.0"
+
+    monkeypatch.setattr(software, "version", version)
+    assert Status(tmp_path, CONFIG).fields["versions"]["ireg"] == ireg.__version__
 
 
 def test_git_is_told_or_null(tmp_path, monkeypatch):
