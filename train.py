@@ -1,9 +1,11 @@
 """Train and measure: `python train.py optimizer=rmsprop lr=1e-3`; sweep with -m; `--help` lists the keys."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
-from ireg.cli import end_with_one_line, hydra_errors_raised
+from ireg.cli import end_with_one_line, hydra_errors_raised, overrides_first
 from ireg.sweep.callback import summary_at_the_end
 from ireg.termination import sigterm_raises
 
@@ -18,4 +20,5 @@ def main(config: DictConfig) -> float:
 
 if __name__ == "__main__":
     with end_with_one_line(), sigterm_raises(), summary_at_the_end(), hydra_errors_raised():
+        sys.argv[1:] = overrides_first(sys.argv[1:])
         main()

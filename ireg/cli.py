@@ -7,7 +7,9 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
@@ -44,6 +46,25 @@ def hydra_errors_raised() -> Iterator[None]:
     finally:
         if not WANTS_TRACEBACK:
             del os.environ["HYDRA_FULL_ERROR"]
+
+
+def overrides_first(arguments: Sequence[str]) -> list[str]:
+    """Put overrides before options, as Hydra's parser takes no `epochs=1 -m seed=0,1`.
+
+    Raises:
+        UserError: an option is unknown, or lacks its value.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; python train.py --hydra-help lists the options, --help the keys")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    overrides: list[str] = parser.parse_intermixed_args(arguments).overrides
+    options = list(arguments)
+    for override in overrides:
+        options.remove(override)
+    return [*overrides, *options]
 
 
 @contextmanager
