@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from ireg.config import Config, no_such_key
+from ireg.config import Config, no_such_key, unresolved
 from ireg.errors import UserError
 from ireg.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 
@@ -93,8 +93,6 @@ def end_with_one_line() -> Iterator[None]:
 
 def explain(error: Exception) -> str | None:
     """What to tell the user in one line; None for an error that is not theirs."""
-    if isinstance(error, UserError):
-        return str(error)
     if isinstance(error, MissingConfigException) and (line := _missing_choice(error)):
         return line
     if isinstance(error, OverrideParseException):
@@ -103,12 +101,8 @@ def explain(error: Exception) -> str | None:
         )
     if type(error).__name__ in _LOST:
         return _LOST[type(error).__name__]
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; choose another place, or mend this one"
-    if isinstance(error, HydraException) and not isinstance(error, CompactHydraException):
-        return " ".join(str(error).split())
     if not isinstance(error, CompactHydraException):
-        return None
+        return _by_its_kind(error)
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         key = str(cause.full_key or cause.key)
@@ -119,6 +113,18 @@ def explain(error: Exception) -> str | None:
     # Hydra's text says what was overridden, the cause's first line why that fails; the rest is about internals.
     lines = [str(error).splitlines()[0], *(str(cause).splitlines()[:1] if cause else [])]
     return ": ".join(line.strip() for line in lines).removeprefix("Error merging override ")
+
+
+def _by_its_kind(error: Exception) -> str | None:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; choose another place, or mend this one"
+    if isinstance(error, OmegaConfBaseException):  # in Hydra's own settings, which are read as they are needed
+        return unresolved(error)
+    if isinstance(error, HydraException):
+        return " ".join(str(error).split())
+    return None
 
 
 def _missing_choice(error: MissingConfigException) -> str | None:

@@ -1,13 +1,20 @@
 """The shape of the configuration, and the ranges of its values: checked before anything heavy is imported."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    UnsupportedInterpolationType,
+)
 
 from ireg.errors import UserError
 
@@ -115,10 +122,22 @@ def read(config: DictConfig) -> Config:
     except ConfigKeyError as error:
         raise UserError(no_such_key(str(error.full_key))) from error
     except OmegaConfBaseException as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(unresolved(error)) from error
     assert isinstance(settings, Config)
     check(settings)
     return settings
+
+
+def unresolved(error: OmegaConfBaseException) -> str:
+    """Say in one line which key has a value that is missing, of another type, or not to be resolved."""
+    first = (error.msg or str(error)).splitlines()[0]
+    reason = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", first).strip('"')
+    key = f"{error.full_key}: " if error.full_key and error.full_key not in reason else ""
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key}{reason}; give it a value"
+    if not isinstance(error, InterpolationResolutionError | UnsupportedInterpolationType):
+        return f"{key}{reason}"
+    return f"{key}{reason}; in ${{…}}, name a key (python train.py --help lists them) or oc.env:VARIABLE,DEFAULT"
 
 
 def no_such_key(key: str, hint: str = "") -> str:

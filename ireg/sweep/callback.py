@@ -4,27 +4,23 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from hydra.utils import get_class
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from ireg import config as configuration
 from ireg.cli import end_with_one_line
-from ireg.errors import UserError
 from ireg.sweep import names
+from ireg.sweep.checks import checked_folder, checked_folders
 from ireg.sweep.plan import add_to_plan
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report
-from ireg.sweep.status import finished, read_status
+from ireg.sweep.status import read_status
 
 configuration.register()
 names.register()
@@ -44,15 +40,14 @@ class RunsCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the run and show its progress."""
         with _errors_end_the_process():
-            folder = Path(config.hydra.run.dir).absolute()
-            _check(config, folder)
+            folder = checked_folder(config)
             self._begin([folder], lambda: _print_final_values(folder))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Compose and check every run of the sweep, and show their progress."""
         with _errors_end_the_process():
             sweep = Path(config.hydra.sweep.dir).absolute()
-            folders = _checked_folders(config, sweep)
+            folders = checked_folders(config, sweep)
             add_to_plan(sweep, {path.relative_to(sweep).as_posix(): overrides for path, overrides in folders.items()})
             # A sweeper that chooses the runs as it goes has none to name beforehand: the folder shows them.
             self._begin(list(folders) or sweep, lambda: report(sweep))
@@ -119,51 +114,6 @@ def _errors_end_the_process() -> Iterator[None]:
     except Exception:
         traceback.print_exc()
         sys.exit(1)
-
-
-def _check(config: DictConfig, folder: Path) -> None:
-    """Check the configuration of a run, and that its folder is its own.
-
-    Raises:
-        UserError: a value is out of range, a list was given for a group of which one is chosen, or the folder belongs
-            to another run.
-    """
-    for group in ("data", "model", "optimizer", "trainer"):
-        if group not in config.hydra.runtime.choices:  # as where a list was given, whose files Hydra then merges
-            raise UserError(f"{group}: choose one, not a list; to sweep over several, use -m {group}=a,b")
-    finished(folder, asdict(configuration.read(config)))
-
-
-def _checked_folders(config: DictConfig, sweep: Path) -> dict[Path, list[str]]:
-    """The folders of all runs of a sweep, each composed and checked, with what is set for each.
-
-    Raises:
-        UserError: a run has a value out of range, or two runs have the same folder.
-    """
-    loader = GlobalHydra.instance().config_loader()
-    folders: dict[Path, list[str]] = {}
-    for overrides in _jobs(config):
-        job = loader.load_sweep_config(config, overrides)
-        with open_dict(job):
-            job.hydra.job.num, job.hydra.job.id = len(folders), str(len(folders))
-        folder = sweep / str(job.hydra.sweep.subdir)
-        _check(job, folder)
-        if folder in folders:
-            raise UserError(f"{folder}: two runs of the sweep would share it ({overrides} and {folders[folder]})")
-        folders[folder] = overrides
-    return folders
-
-
-def _jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of each run; none for a sweeper that chooses them as it goes, unlike Hydra's basic one."""
-    sweeper = get_class(config.hydra.sweeper._target_)
-    if not hasattr(sweeper, "split_arguments"):
-        return []
-    arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    arguments += list(config.hydra.overrides.task)
-    parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(arguments)
-    (jobs,) = sweeper.split_arguments(parsed, max_batch_size=None)
-    return [list(job) for job in jobs]
 
 
 def _print_final_values(folder: Path) -> None:
