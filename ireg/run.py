@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
@@ -17,9 +16,10 @@ from ireg.cli import end_with_one_line
 from ireg.config import Config, read
 from ireg.errors import UserError
 from ireg.files import remove_leftovers
+from ireg.sweep.launch import objective, objective_if_finished
 from ireg.sweep.lock import locked
 from ireg.sweep.progress import ProgressDisplay
-from ireg.sweep.status import FILE_NAME, Status, finished, read_status
+from ireg.sweep.status import FILE_NAME, Status, read_status
 from ireg.termination import ends_with_its_parent, sigterm_raises
 
 if TYPE_CHECKING:
@@ -52,27 +52,19 @@ def run_in(folder: Path, settings: Config) -> float:
             another run, another process is at work in it, or the objective has no value for its optimizer.
         Terminated: SIGTERM was received, or the process that started this one has ended.
     """
-    config = asdict(settings)
-    with sigterm_raises(), ends_with_its_parent(), locked(folder):
-        status = finished(folder, config)
-        if status is not None:
-            log.warning("%s: %s already, kept as it is; to run it again, delete the folder", folder, status["state"])
-            return _objective(settings, status["state"], status["final"])
-        current = Status(folder, config)
-        with current.recorded():
-            state = _train(settings, folder, current)
-            current.end(state)
-        return _objective(settings, state, current.fields["final"])
-
-
-def _objective(settings: Config, state: str, final: Mapping[str, Any]) -> float:
-    if state != "done":
-        return math.inf
-    if settings.objective not in final:  # a term that does not exist for the optimizer
-        raise UserError(
-            f"objective={settings.objective}: the run is done and has no such value; it has {', '.join(final)}"
-        )
-    return float(final[settings.objective])
+    with sigterm_raises(), ends_with_its_parent():
+        before = objective_if_finished(folder, settings)  # without the lock, for which something is written
+        if before is not None:
+            return before
+        with locked(folder):
+            before = objective_if_finished(folder, settings)  # another process may just have ended it
+            if before is not None:
+                return before
+            current = Status(folder, asdict(settings))
+            with current.recorded():
+                state = _train(settings, folder, current)
+                current.end(state)
+            return objective(settings, state, current.fields["final"])
 
 
 def _train(settings: Config, folder: Path, status: Status) -> str:
@@ -223,8 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if status is None:
         raise UserError(f"{options.folder}: no run there (no {FILE_NAME}); name a run's folder, like multirun/NAME/RUN")
     folder = (options.into or options.folder).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     settings = read(OmegaConf.create(status["config"]))
+    folder.mkdir(parents=True, exist_ok=True)
     # Where data are looked for may be relative to the folder in which the command was given.
     directory = Path((status.get("starts") or [{}])[-1].get("directory", "."))
     with _logging_to(folder / "train.log"), chdir(directory if directory.is_dir() else "."):

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ireg import config as configuration
 from ireg.cli import end_with_one_line
-from ireg.sweep import names
+from ireg.sweep import launch, names
 from ireg.sweep.checks import checked_folder, checked_folders
 from ireg.sweep.plan import add_to_plan
 from ireg.sweep.progress import ProgressDisplay
@@ -24,6 +24,7 @@ from ireg.sweep.status import read_status
 
 configuration.register()
 names.register()
+launch.register()
 
 
 class RunsCallback(Callback):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -63,7 +63,8 @@ def _check(config: DictConfig, settings: configuration.Config, folder: Path, *, 
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = str(folder)  # as it is when the run begins
     _resolve(config, [str(key) for key in config.hydra if key not in (*without, "overrides")])
-    finished(folder, asdict(settings))
+    with suppress(OSError):  # a folder that cannot be read fails its own run
+        finished(folder, asdict(settings))
 
 
 def _resolve(config: DictConfig, keys: Collection[str]) -> None:

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,10 @@ class ProgressDisplay:
         }
 
     def _read(self) -> dict[Path, dict[str, Any]]:
-        found = {folder: read_status(folder) for folder in self.folders}
+        found = {}
+        for folder in self.folders:
+            with suppress(OSError):  # it cannot be read, which its run says
+                found[folder] = read_status(folder)
         return {folder: status for folder, status in found.items() if status is not None}
 
     def _eta(self, statuses: Mapping[Path, Mapping[str, Any]]) -> str:

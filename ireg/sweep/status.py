@@ -50,7 +50,7 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     path = folder / FILE_NAME
     try:
         status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); delete the run folder to run it again") from error
