@@ -125,7 +125,24 @@ def _try_step_and_terms(model: nn.Module, batches: list[Batch], classifier: Clas
     with _errors_of("optimizer"):
         optimizer = classifier.make_optimizer(model.parameters())
     _try_terms(model, optimizer, batches, classifier)
-    for inputs, targets in batches:
+    for batch in [*batches, batches[0]]:  # two at least: a first step may be another than those after it
+        _try_step(model, optimizer, batch, classifier)
+    _try_terms(model, optimizer, batches, classifier)
+
+
+def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: Classifier) -> None:
+    """Take a step on a minibatch, as the trainer does.
+
+    Raises:
+        UserError: it fails, or evaluates the loss not exactly once: in training, each evaluation takes the next
+            minibatch.
+    """
+    inputs, targets = batch
+    evaluations = 0
+
+    def evaluated() -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
         with _errors_of(f"model: {type(model).__name__} on a backward pass"):
             with classifier.trainer.precision_plugin.forward_context():
                 loss = cross_entropy(model(inputs), targets)
@@ -133,9 +150,15 @@ def _try_step_and_terms(model: nn.Module, batches: list[Batch], classifier: Clas
                 raise ValueError("the loss has no gradient; unfreeze a parameter that the network uses")
             optimizer.zero_grad()
             loss.backward()
-        with _errors_of(f"optimizer: a step of {type(optimizer).__name__}"):
-            step_or_overflow(optimizer)
-    _try_terms(model, optimizer, batches, classifier)
+        return loss
+
+    with _errors_of(f"optimizer: a step of {type(optimizer).__name__}"):
+        step_or_overflow(optimizer, evaluated)
+        if evaluations != 1:
+            raise ValueError(
+                f"evaluates the loss {evaluations} times; must do so once, as a step has one minibatch: choose another "
+                "optimizer, like sgd or adam (for LBFGS, optimizer.max_iter=1 without a line search)"
+            )
 
 
 def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], classifier: Classifier) -> None:

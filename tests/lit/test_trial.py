@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.optim import SGD
 
 from ireg.errors import UserError
 from ireg.models import MLP
@@ -100,6 +101,43 @@ def test_the_first_step_and_measurement_are_tried(tmp_path, small_run, overrides
     with pytest.raises(UserError, match=match):
         small_run(tmp_path, *overrides)
     assert not (tmp_path / "metrics.csv").exists()
+
+
+class Sometimes(SGD):
+    """Evaluates the loss once in the first step, and twice from the second on."""
+
+    def step(self, closure):
+        if self.param_groups[0].get("begun", False):
+            closure()
+        self.param_groups[0]["begun"] = True
+        return super().step(closure)
+
+
+class Never(SGD):
+    """Leaves the loss as it is."""
+
+    def step(self, closure=None):
+        return super().step()
+
+
+@pytest.mark.parametrize(
+    ("target", "times"), [("torch.optim.LBFGS", r"\d\d"), (f"{HERE}.Sometimes", 2), (f"{HERE}.Never", 0)]
+)
+def test_an_optimizer_that_does_not_evaluate_the_loss_once_a_step_is_refused(tmp_path, small_run, target, times):
+    """Each evaluation in training takes the next minibatch, and yet the run ended as `done`."""
+    name = target.rpartition(".")[2]
+    with pytest.raises(
+        UserError, match=f"optimizer: a step of {name}: evaluates the loss {times} times; must do so once"
+    ):
+        small_run(tmp_path / "run", f"optimizer._target_={target}", "terms=[]")
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_an_optimizer_that_must_evaluate_the_loss_and_does_it_once_trains(tmp_path, small_run):
+    lbfgs = ("optimizer._target_=torch.optim.LBFGS", "+optimizer.max_iter=1", "terms=[]", "lr=0.1")
+    small_run(tmp_path, *lbfgs)
+    assert read_status(tmp_path)["state"] == "done"
+    assert rows(tmp_path)[2]["train/loss"] < rows(tmp_path)[0]["train/loss"]
 
 
 @pytest.mark.parametrize("overrides", [("optimizer=adam", "lr=1e38"), ("optimizer=sgd", "lr=1e39")])
