@@ -47,7 +47,8 @@ def test_folders_that_were_made_for_nothing_are_gone_and_no_others(tmp_path):
             raise ValueError
     assert [path.name for path in tmp_path.rglob("*")] == ["old"]
     with pytest.raises(FileExistsError), making(tmp_path / "new" / "er"):
-        (tmp_path / "new").mkdir()
+        [(tmp_path / "new" / "kept").mkdir() for _ in range(2)]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "new", "old"]
     with making(tmp_path / "new" / "er"):
         pass
     assert (tmp_path / "new" / "er").is_dir()
