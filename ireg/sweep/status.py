@@ -58,14 +58,32 @@ def read_status(folder: Path) -> dict[str, Any] | None:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash of all configuration values that change the result."""
-    relevant = json.loads(json.dumps(config))
+    """Hash all configuration values that change the result, as they are spelled."""
+    return hashlib.blake2b(json.dumps(_relevant(config), sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
+    relevant: dict[str, Any] = json.loads(json.dumps(config))
     for *parents, key in _NOT_IN_HASH:
         node = relevant
         for parent in parents:
             node = node.get(parent, {})
         node.pop(key, None)
-    return hashlib.blake2b(json.dumps(relevant, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return relevant
+
+
+def _values(config: Mapping[str, Any]) -> dict[str, str]:
+    """List by dotted key the values that change the result, each in one spelling."""
+    return {key: json.dumps(_one_spelling(value)) for key, value in flat(_relevant(config)).items()}
+
+
+def _one_spelling(value: Any) -> Any:
+    """Make an integer of a float that is one, exactly: 1.0 is 1; true is not."""
+    if isinstance(value, list):
+        return [_one_spelling(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _one_spelling(value[key]) for key in sorted(value)}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -77,7 +95,7 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     status = read_status(folder)
     if status is None:
         return None
-    if status["config_hash"] != config_hash(config):
+    if _values(status["config"]) != _values(config):
         raise UserError(
             f"{folder} holds a run of another configuration ({_difference(status['config'], config)}); "
             "choose another folder with name=… or delete this one"
@@ -87,9 +105,10 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The keys whose values differ, as `key: old there, new here`."""
-    before, after = flat(old), flat(new)
-    keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key) and key != "name"]
-    return "; ".join(f"{key}: {before.get(key)} there, {after.get(key)} here" for key in keys[:3])
+    before, after = _values(old), _values(new)
+    keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    there, here = flat(old), flat(new)
+    return "; ".join(f"{key}: {there.get(key, 'nothing')} there, {here.get(key, 'nothing')} here" for key in keys[:3])
 
 
 _ENDINGS = {KeyboardInterrupt: "interrupted (SIGINT)", Terminated: "terminated (SIGTERM)"}
@@ -130,10 +149,17 @@ class Status:
             "versions": start["versions"],
             "git": start["git"],
             "starts": [*self.earlier.get("starts", []), start],
-            "config_hash": config_hash(config),
+            "config_hash": self._hash(config),
             "config": config,
         }
         self.update()
+
+    def _hash(self, config: Mapping[str, Any]) -> str:
+        """Keep the run's hash, which its checkpoints bear, where only the spelling of values has changed."""
+        before = self.earlier.get("config")
+        if before is not None and _values(before) == _values(config):
+            return str(self.earlier["config_hash"])
+        return config_hash(config)
 
     def update(self, **fields: Any) -> None:
         """Set fields and write the file."""

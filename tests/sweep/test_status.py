@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -79,6 +80,50 @@ def test_another_configuration_is_refused_and_named(tmp_path):
     other = CONFIG | {"lr": 0.2, "name": "b"}
     with pytest.raises(UserError, match=r"another configuration \(lr: 0.1 there, 0.2 here\); choose another folder"):
         finished(tmp_path, other)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "difference"),
+    [
+        (1, 1.0, None),
+        (0.0, 0, None),
+        (-0.0, 0, None),
+        ([0, 0.999], [0.0, 0.999], None),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 1.0}]}, None),
+        (10**16, 1e16, None),
+        (2**53, 2**53 + 1, f"{2**53} there, {2**53 + 1} here"),
+        (float(2**53), 2**53 + 1, f"{float(2**53)} there, {2**53 + 1} here"),
+        (True, 1, "True there, 1 here"),
+        (1.0, True, "1.0 there, True here"),
+        ([False], [0], "[False] there, [0] here"),
+        (1, "1", "1 there, 1 here"),
+        (None, "null", "None there, null here"),
+    ],
+)
+def test_a_value_has_several_spellings(tmp_path, there, here, difference):
+    Status(tmp_path, CONFIG | {"optimizer": {"eps": there}}).end("done")
+    other = CONFIG | {"optimizer": {"eps": here}}
+    if difference is None:
+        assert finished(tmp_path, other)["state"] == "done"
+    else:
+        with pytest.raises(UserError, match=re.escape(f"(optimizer.eps: {difference});")):
+            finished(tmp_path, other)
+
+
+def test_a_value_that_is_missing_is_no_null(tmp_path):
+    Status(tmp_path, CONFIG | {"optimizer": {}}).end("done")
+    with pytest.raises(UserError, match=r"\(optimizer.foreach: nothing there, None here\);"):
+        finished(tmp_path, CONFIG | {"optimizer": {"foreach": None}})
+
+
+def test_a_run_keeps_its_hash_under_another_spelling(tmp_path):
+    first = Status(tmp_path, CONFIG | {"optimizer": {"eps": 0}}).fields["config_hash"]
+    respelled = CONFIG | {"optimizer": {"eps": 0.0}}
+    assert Status(tmp_path, respelled).fields["config_hash"] == first  # its checkpoints bear it
+    assert Status(tmp_path, CONFIG | {"optimizer": {"eps": 0.5}}).fields["config_hash"] not in (
+        first,
+        config_hash(respelled),
+    )
 
 
 def test_a_damaged_status_is_named(tmp_path):
