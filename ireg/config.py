@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,23 +17,9 @@ from omegaconf.errors import (
 )
 
 from ireg.errors import UserError
+from ireg.trainer_arguments import TRAINER, Check, instead, trainer_ranges, unsupported
 
 NOISE_KINDS = ("symmetric", "uniform", "pairflip", "none")
-PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
-# Arguments of Lightning's Trainer that leave a row what it is: one epoch over all minibatches, all evaluated after it.
-# (`fused` is ours, for the optimizer.)
-TRAINER = (
-    "accelerator",
-    "benchmark",
-    "detect_anomaly",
-    "deterministic",
-    "devices",
-    "fused",
-    "gradient_clip_algorithm",
-    "gradient_clip_val",
-    "precision",
-    "profiler",
-)
 # What every row holds, whatever the terms are.
 ALWAYS_MEASURED = (
     "train/loss",
@@ -124,6 +110,7 @@ def read(config: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise UserError(unresolved(error)) from error
     assert isinstance(settings, Config)
+    settings.optimizer = {key: _floats(value) for key, value in settings.optimizer.items()}
     check(settings)
     return settings
 
@@ -140,11 +127,24 @@ def unresolved(error: OmegaConfBaseException) -> str:
     return f"{key}{reason}; in ${{…}}, name a key (python train.py --help lists them) or oc.env:VARIABLE,DEFAULT"
 
 
+def _floats(value: Any) -> Any:
+    """Make floats of the integers in a list of numbers, like betas=[0,0.999]: torch takes no integers there."""
+    if not isinstance(value, list) or not all(type(entry) in (int, float) for entry in value):
+        return value
+    # One that no float equals is meant as an integer.
+    return [float(entry) if abs(entry) <= 2**53 else entry for entry in value]
+
+
 def no_such_key(key: str, hint: str = "") -> str:
-    """What to say of an unknown key; in groups that hold another's arguments it may be added."""
+    """Say what to do about an unknown key; groups that hold another's arguments take further ones."""
     group, _, argument = key.partition(".")
+    if group == "trainer" and argument and argument not in TRAINER:
+        return f"{key}: {unsupported(argument)}"
     if argument and group in ("optimizer", "model", "trainer"):
-        return f"{key}: no such key; if it is an argument of the {group}, add it with a plus: +{key}=…"
+        # Two pluses, as one is refused where a sweep's optimizer has the argument already.
+        return f"{key}: no such key; if it is an argument of the {group}, write ++{key}=…"
+    if not argument and (known := instead(key)):
+        return f"{key}: no such key; {known}"
     return f"{key}: no such key{hint}; python train.py --help lists the keys"
 
 
@@ -157,10 +157,6 @@ def check(settings: Config) -> None:
     for key, value, ok, allowed in _ranges(settings):
         if not ok:
             raise UserError(f"{key}={value}: {allowed}")
-
-
-Check = tuple[str, Any, bool, str]
-"""Key, value, whether it is allowed, what is allowed and what to do."""
 
 
 def _ranges(settings: Config) -> Iterator[Check]:
@@ -176,24 +172,52 @@ def _ranges(settings: Config) -> Iterator[Check]:
     fits = settings.batch_size <= examples or settings.optimizer.get("full_batch", False)
     what = f"must be at most {examples}, the number of training examples; use optimizer=gd for the full batch"
     yield "batch_size", settings.batch_size, fits, what
-    yield _positive("terms.every", settings.terms.get("every"))
-    yield _choice("terms.method", settings.terms.get("method"), METHODS)
+    yield from _term_ranges(settings.terms)
     yield _positive("checkpoint.every", settings.checkpoint.every)
-    yield _choice("objective", settings.objective, [*ALWAYS_MEASURED, *_terms(settings.terms)])
-    hidden = settings.model.get("hidden", [])
-    widths = isinstance(hidden, list) and all(isinstance(width, int) and width >= 1 for width in hidden)
+    yield _choice("objective", settings.objective, [*ALWAYS_MEASURED, *active_terms(settings.terms)])
+    yield from _model_ranges(settings.model)
+    yield from trainer_ranges(settings.trainer, settings.optimizer)
+
+
+def active_terms(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """List by tag the terms that are switched on; null switches one, or a whole group, off."""
+    groups = {group: entries for group, entries in terms.items() if isinstance(entries, dict)}
+    return {
+        f"{group}/{name}": function
+        for group, entries in groups.items()
+        for name, function in entries.items()
+        if function is not None
+    }
+
+
+def _term_ranges(terms: dict[str, Any]) -> Iterator[Check]:
+    yield _positive("terms.every", terms.get("every"))
+    yield _choice("terms.method", terms.get("method"), METHODS)
+    for group, entries in terms.items():
+        what = "must hold terms by their names; null is none of them"
+        yield f"terms.{group}", entries, group in ("every", "method") or isinstance(entries, dict | None), what
+    for tag, function in active_terms(terms).items():
+        key = f"terms.{tag.replace('/', '.')}"
+        what = "must hold a function's import path in _target_, or be null to leave the term out"
+        yield key, function, isinstance(function, dict), what
+        yield _target(key, function, "ireg.terms.norm.l2")
+
+
+def _model_ranges(model: dict[str, Any]) -> Iterator[Check]:
+    yield _target("model", model, "ireg.models.MLP")
+    partial = model.get("_partial_", False)
+    yield "model._partial_", partial, partial is False, "must be false: the network is made once"
+    hidden = model.get("hidden", [])
+    widths = isinstance(hidden, list) and all(type(width) is int and width >= 1 for width in hidden)
     yield "model.hidden", hidden, widths, "must be a list of integers of at least 1, like [256,256]"
-    yield from _trainer_ranges(settings.trainer)
-
-
-def _terms(terms: dict[str, Any]) -> list[str]:
-    groups = {group: functions for group, functions in terms.items() if isinstance(functions, dict)}
-    return [f"{group}/{name}" for group, functions in groups.items() for name in functions]
 
 
 def _optimizer_ranges(settings: Config) -> Iterator[Check]:
     name, lr = settings.optimizer.get("name"), settings.optimizer.get("lr")
     yield "optimizer.name", name, isinstance(name, str), "must be a word, which tables and figures take"
+    yield _target("optimizer", settings.optimizer, "torch.optim.SGD")
+    full = settings.optimizer.get("full_batch", False)
+    yield "optimizer.full_batch", full, isinstance(full, bool), "must be true or false"
     what = f"the learning rate is set at the top level only (lr={settings.lr:g} there); use lr=…"
     yield "optimizer.lr", lr, lr == settings.lr, what
     for kernel in ("foreach", "fused"):
@@ -207,7 +231,9 @@ def _data_ranges(data: Data) -> Iterator[Check]:
         what = f"must be an integer in [1, {available}], the number of {split} examples of {data.name}, or null for all"
         yield f"data.{split}_size", size, size is None or 1 <= size <= available, what
     yield _positive("data.eval_batch_size", data.eval_batch_size)
-    yield "data.std", data.std, data.std > 0, "must be > 0"
+    yield "data.mean", data.mean, math.isfinite(data.mean), "must be a finite number"
+    yield "data.std", data.std, 0 < data.std < math.inf, "must be a finite number > 0"
+    yield _target("data.source", data.source, "ireg.datasets.idx")
     for key, number in (("data.subset_seed", data.subset_seed), ("data.noise.seed", data.noise.seed)):
         yield key, number, 0 <= number < 2**63, "must be an integer of at least 0"
     yield _choice("data.noise.kind", data.noise.kind, NOISE_KINDS)
@@ -215,18 +241,18 @@ def _data_ranges(data: Data) -> Iterator[Check]:
         yield key, rate, 0 <= rate <= 1, "must be a share in [0, 1]; 0.3 corrupts 30 % of the labels"
 
 
-def _trainer_ranges(trainer: dict[str, Any]) -> Iterator[Check]:
-    for key, value in trainer.items():
-        yield f"trainer.{key}", value, key in TRAINER, f"not supported; supported are {', '.join(TRAINER)}"
-    yield _choice("trainer.precision", trainer.get("precision", PRECISIONS[0]), PRECISIONS)
-    devices = trainer.get("devices", 1)
-    yield "trainer.devices", devices, devices == 1, "must be 1: a run uses one device; use a sweep for several"
-    fused = trainer.get("fused", False)
-    yield "trainer.fused", fused, isinstance(fused, bool), "must be true or false"
+def _target(key: str, entry: dict[str, Any], example: str) -> Check:
+    target = entry.get("_target_")
+    return (
+        f"{key}._target_",
+        target,
+        isinstance(target, str),
+        f"must be the import path of what is called, like {example}",
+    )
 
 
 def _positive(key: str, value: Any) -> Check:
-    return key, value, isinstance(value, int) and value >= 1, "must be an integer of at least 1"
+    return key, value, type(value) is int and value >= 1, "must be an integer of at least 1"
 
 
 def _choice(key: str, value: Any, allowed: Sequence[str]) -> Check:

@@ -1,5 +1,6 @@
 """Every file of conf/ composes, is used, and is refused out of its range."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 import yaml
 from hydra.utils import instantiate
 
-from ireg.config import METHODS, NOISE_KINDS, read
+from ireg.config import METHODS, NOISE_KINDS, active_terms, read
 from ireg.core import labels, moments
 from ireg.errors import UserError
+from ireg.trainer_arguments import FUSED
 from tests.terms.test_terms import REFERENCES
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -217,14 +219,46 @@ def test_lists_of_choices_are_those_of_the_core():
         ("terms.method=magic", "terms.method=magic: choose one of auto, loop, vmap, ghost, layers"),
         ("model.hidden=256", r"model.hidden=256: must be a list of integers of at least 1, like \[256,256\]"),
         ("model.hidden=[0]", r"model.hidden=\[0\]: must be a list"),
-        ("data.std=0", "data.std=0.0: must be > 0"),
-        ("+trainer.max_steps=3", "trainer.max_steps=3: not supported; supported are accelerator, "),
+        ("data.std=0", "data.std=0.0: must be a finite number > 0"),
+        ("data.mean=nan", "data.mean=nan: must be a finite number"),
+        ("+trainer.barebones=true", "trainer.barebones=True: not supported; supported are accelerator, "),
+        ("+trainer.max_steps=3", "trainer.max_steps=3: not supported; use epochs=…$"),
+        ("+trainer.strategy=ddp", "trainer.strategy=ddp: not supported; a run uses one device"),
         (
             "trainer.precision=16-true",
             "trainer.precision=16-true: choose one of 32-true, 64-true, 16-mixed, bf16-mixed",
         ),
-        ("trainer.devices=2", "trainer.devices=2: must be 1: a run uses one device"),
-        ("trainer.fused=maybe", "trainer.fused=maybe: must be true or false"),
+        ("trainer.devices=2", "trainer.devices=2: a run uses one device: trainer.devices=1 "),
+        ("trainer.devices=[0]", r"trainer.devices=\[0\]: a run uses one device: trainer.devices=1 "),
+        ("trainer.devices=true", "trainer.devices=True: a run uses one device"),
+        ("trainer.devices=1.0", "trainer.devices=1.0: a run uses one device"),
+        ("trainer.fused=maybe", "trainer.fused=maybe: choose one of true, false$"),
+        ("trainer.fused=1", "trainer.fused=1: choose one of true, false$"),
+        ("+trainer.benchmark=maybe", "trainer.benchmark=maybe: choose one of true, false, null$"),
+        ("+trainer.detect_anomaly=maybe", "trainer.detect_anomaly=maybe: choose one of true, false$"),
+        ("+trainer.deterministic=maybe", "trainer.deterministic=maybe: choose one of true, false, warn, null$"),
+        ("+trainer.profiler=xla", "trainer.profiler=xla: choose one of simple, advanced, pytorch, null$"),
+        ("+trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: must be a finite number > 0, or 0 or null"),
+        ("+trainer.gradient_clip_val=nan", "trainer.gradient_clip_val=nan: must be"),
+        ("+trainer.gradient_clip_val=inf", "trainer.gradient_clip_val=inf: must be"),
+        ("+trainer.gradient_clip_val=true", "trainer.gradient_clip_val=True: must be"),
+        ("+trainer.gradient_clip_val=abc", "trainer.gradient_clip_val=abc: must be"),
+        ("+trainer.gradient_clip_algorithm=3", "trainer.gradient_clip_algorithm=3: choose one of norm, value, null$"),
+        ("+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_algorithm=value: clips nothing without a"),
+        ("terms.every=true", "terms.every=True: must be an integer"),
+        ("model.hidden=[true]", r"model.hidden=\[True\]: must be a list"),
+        ("+optimizer.full_batch=maybe", "optimizer.full_batch=maybe: must be true or false"),
+        ("~optimizer._target_", "optimizer._target_=None: must be the import path of what is called"),
+        (
+            "optimizer._target_=3",
+            "optimizer._target_=3: must be the import path of what is called, like torch.optim.SGD",
+        ),
+        ("~model._target_", "model._target_=None: must be the import path"),
+        ("+model._partial_=true", "model._partial_=True: must be false"),
+        ("data.source._target_=null", "data.source._target_=None: must be the import path"),
+        ("terms.ireg=1", "terms.ireg=1: must hold terms by their names; null is none of them"),
+        ("terms.ireg.sgd=3", "terms.ireg.sgd=3: must hold a function's import path in _target_, or be null"),
+        ("~terms.ireg.sgd._target_", "terms.ireg.sgd._target_=None: must be the import path of what is called"),
         ("~optimizer.name", "optimizer.name=None: must be a word"),
         ("+typo=1", "typo: no such key; python train.py --help lists the keys"),
         ("name=${nothing}", "nothing"),
@@ -241,6 +275,78 @@ def test_the_kernel_of_an_optimizer_is_chosen_in_one_place(composed, kernel):
     assert kernel in read(composed(f"+optimizer.{kernel}=false", "trainer.fused=false")).optimizer
     with pytest.raises(UserError, match=f"optimizer.{kernel}=False: trainer.fused=true chooses the optimizer's kernel"):
         read(composed(f"+optimizer.{kernel}=false", "trainer.fused=true"))
+
+
+FUSED_AND_CLIPPED = ("trainer.fused=true", "trainer.precision=bf16-mixed", "+trainer.gradient_clip_val=1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (
+            FUSED_AND_CLIPPED,
+            "gradient_clip_val=1: a fused optimizer clips no gradients in bf16-mixed; use trainer.fused=f",
+        ),
+        ((*FUSED_AND_CLIPPED, "optimizer=adam", "trainer.precision=16-mixed"), "clips no gradients in 16-mixed"),
+        (
+            (*FUSED_AND_CLIPPED, "trainer.fused=false", "+optimizer.fused=true"),
+            "; use optimizer.fused=false or trainer.p",
+        ),
+        (
+            ("trainer.accelerator=cpu", "trainer.precision=16-mixed"),
+            "16-mixed: a CPU .*; use trainer.precision=bf16-mixed",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together(composed, overrides, match):
+    with pytest.raises(UserError, match=match) as error:
+        read(composed(*overrides))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        ("trainer.fused=false",),
+        ("trainer.precision=32-true",),
+        ("trainer.gradient_clip_val=0",),
+        ("trainer.gradient_clip_val=null",),
+        ("optimizer=rmsprop",),  # has no fused kernel, and takes its ordinary one
+    ],
+)
+def test_values_that_go_together(composed, further):
+    read(composed(*FUSED_AND_CLIPPED, *further))
+
+
+def test_fused_kernels_are_those_of_torch():
+    """The list stands apart, because the configuration is checked before torch is imported."""
+    with_kernel = {
+        name
+        for name, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and "fused" in inspect.signature(kind).parameters
+    }
+    assert with_kernel == set(FUSED)
+
+
+def test_null_switches_a_term_or_a_group_off(composed):
+    terms = read(composed("terms=[sgd,full_batch,l2]", "terms.ireg.sgd=null")).terms
+    assert set(active_terms(terms)) == {"ireg/full_batch", "norm/l2"}
+    assert set(active_terms(read(composed("terms=[sgd,l2]", "terms.ireg=null")).terms)) == {"norm/l2"}
+    with pytest.raises(UserError, match="objective=ireg/sgd: choose one of train/loss, .*, norm/l2$"):
+        read(composed("terms=[sgd,l2]", "terms.ireg.sgd=null", "objective=ireg/sgd"))
+
+
+@pytest.mark.parametrize("betas", ["[0,0.999]", "[0,0]", "[0.0,0.999]"])
+def test_integers_in_a_list_of_an_optimizer_are_floats(composed, betas):
+    found = read(composed("optimizer=adam", f"optimizer.betas={betas}")).optimizer["betas"]
+    assert [(type(beta), beta) for beta in found] == [(float, 0.0), (float, 0.999 if "9" in betas else 0.0)]
+
+
+@pytest.mark.parametrize("value", ["[true,0.5]", f"[{2**53 + 1},0.5]", "[null,1]", "[[0],1]"])
+def test_other_lists_of_an_optimizer_stay(composed, value):
+    expected = yaml.safe_load(value)
+    found = read(composed(f"+optimizer.x={value}")).optimizer["x"]
+    assert [(type(one), one) for one in found] == [(type(one), one) for one in expected]
 
 
 def test_the_batch_size_is_held_against_the_subset(composed):

@@ -182,23 +182,23 @@ def test_a_look_at_the_lock_keeps_no_run_from_starting(tmp_path):
 # Real runs.
 
 
-def fail_with_clipping(sweep, small_run):
+def fail_on_the_device(sweep, small_run):
     """Two runs that cannot be done, and one that is."""
-    for name, value in (("good", "1"), ("bad", "abc"), ("worse", "abc")):
+    for name, value in (("good", "cpu"), ("bad", "abacus"), ("worse", "abacus")):
         try:
-            small_run(sweep / name, f"+trainer.gradient_clip_val={value}")
+            small_run(sweep / name, f"trainer.accelerator={value}")
         except UserError:
             assert name != "good"
 
 
 def test_the_report_lists_failures_with_their_logs(tmp_path, small_run, capsys):
-    fail_with_clipping(tmp_path, small_run)
+    fail_on_the_device(tmp_path, small_run)
     (tmp_path / ".summary.tmp-x.csv").write_text("left behind")
     report(tmp_path)
     output = capsys.readouterr()
     lines = output.err.splitlines()
     assert lines[0] == "2 of 3 runs failed:"
-    assert lines[1].startswith("  bad: trainer: `gradient_clip_val` should be an int")
+    assert lines[1].startswith("  bad: trainer: You selected an invalid accelerator name")
     assert lines[1].endswith(f"(see {tmp_path / 'bad' / 'train.log'})")
     assert (tmp_path / "summary.csv").exists()
     assert not (tmp_path / ".summary.tmp-x.csv").exists()
@@ -206,10 +206,10 @@ def test_the_report_lists_failures_with_their_logs(tmp_path, small_run, capsys):
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_only_failed_runs_are_done_again(tmp_path, small_run, capfd, jobs):
-    fail_with_clipping(tmp_path, small_run)
+    fail_on_the_device(tmp_path, small_run)
     path = tmp_path / "bad" / "status.json"  # its fault is mended, the other's is not
     status = json.loads(path.read_text())
-    status["config"]["trainer"]["gradient_clip_val"] = 1
+    status["config"]["trainer"]["accelerator"] = "cpu"
     status["config_hash"] = read_status(tmp_path / "good")["config_hash"]
     path.write_text(json.dumps(status))
     before = (tmp_path / "good" / "status.json").read_text()
