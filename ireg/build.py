@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from ireg.config import Config
+from ireg.config import Config, active_terms
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
@@ -80,13 +80,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
     Raises:
         UserError: an optimizer or a term cannot be made from these values, or the two do not go together.
     """
-    with user_errors("terms"):
-        terms = {
-            f"{group}/{name}": instantiate(function)
-            for group, functions in settings.terms.items()
-            if isinstance(functions, dict)
-            for name, function in functions.items()
-        }
+    terms = {tag: _made_term(tag, entry) for tag, entry in active_terms(settings.terms).items()}
     # `name` and `full_batch` are ours; the rest are the arguments of the optimizer's class.
     arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
     with user_errors(f"optimizer={settings.optimizer['name']}"):
@@ -103,6 +97,18 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
     )
 
 
+def _made_term(tag: str, entry: Mapping[str, Any]) -> Callable[..., Any]:
+    key = f"terms.{tag.replace('/', '.')}"
+    with user_errors(key):
+        term = instantiate(entry)
+    function = getattr(term, "func", term)  # what `_partial_` holds
+    if not callable(function) or isinstance(function, type):
+        path = entry["_target_"]
+        raise UserError(f"{key}: {path} is no function of a snapshot; name one in _target_, with _partial_: true")
+    made: Callable[..., Any] = term
+    return made
+
+
 def _with_kernel(optimizer: Callable[..., Any], *, fused: bool, given: Mapping[str, Any]) -> Callable[..., Any]:
     """The optimizer with torch's fused kernel if asked for, else with those for many tensors at once.
 
@@ -115,7 +121,7 @@ def _with_kernel(optimizer: Callable[..., Any], *, fused: bool, given: Mapping[s
     """
     known = inspect.signature(optimizer).parameters
     if fused and "fused" not in known:
-        log.warning("trainer.fused=true: %s has no fused kernel; its ordinary one is used", optimizer)
+        log.warning("trainer.fused=true: %s has no fused kernel; its ordinary one is used", given["_target_"])
     kernel = "fused" if fused and "fused" in known else "foreach"
     if kernel not in known or {"fused", "foreach"} & given.keys():
         return optimizer

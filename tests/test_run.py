@@ -113,7 +113,10 @@ def test_a_folder_of_another_run_is_refused(tmp_path, small_run):
         (["data.num_classes=5"], r"data: labels from 0 to 9: must be in \[0, 5\)"),
         (["trainer.accelerator=tpu"], "trainer: "),
         (["model._target_=ireg.models.Nothing"], "model: .*ireg.models.Nothing"),
-        (["terms.ireg.sgd._target_=ireg.terms.implicit.nothing"], "terms: .*ireg.terms.implicit.nothing"),
+        (["terms.ireg.sgd._target_=ireg.terms.implicit.nothing"], "terms.ireg.sgd: .*ireg.terms.implicit.nothing"),
+        (["terms.ireg.sgd._target_=math.pi"], "terms.ireg.sgd: Expected a callable target"),
+        (["terms.ireg.sgd._target_=torch.nn.Linear"], "terms.ireg.sgd: torch.nn.Linear is no function of a snapshot"),
+        (["terms.ireg.sgd._partial_=false"], "terms.ireg.sgd: .* missing 1 required positional argument: 'snapshot'"),
         (["trainer.accelerator=abacus"], "trainer: .*abacus"),
         (["data.num_train=9999"], "data.num_train=9999: the source holds 10000 train examples"),
     ],
@@ -178,6 +181,14 @@ def test_every_key_of_the_terms_reaches_the_classifier(composed):
     assert set(classifier.terms) == {"norm/l2", "ireg/sgd"}
 
 
+def test_a_term_that_is_switched_off_is_not_measured(tmp_path, small_run):
+    small_run(tmp_path, "terms=[sgd,full_batch,l2]", "terms.ireg.sgd=null", "objective=norm/l2")
+    assert {tag for tag in read_status(tmp_path)["final"] if tag.split("/")[0] in ("ireg", "norm")} == {
+        "ireg/full_batch",
+        "norm/l2",
+    }
+
+
 def test_a_term_that_is_not_made_for_the_optimizer_is_refused_at_the_start(composed):
     settings = read(composed("optimizer=adagrad", "terms=theory"))
     with pytest.raises(UserError, match="optimizer=adagrad: adagrad: its mean flow is known only where .* leave out"):
@@ -192,7 +203,8 @@ def test_fused_optimizers_where_they_exist(composed, caplog, optimizer, fused):
 
     assert not made().get("fused")
     assert made("trainer.fused=true").get("fused") == fused
-    assert ("has no fused kernel" in caplog.text) == (fused is None)
+    notice = "trainer.fused=true: torch.optim.RMSprop has no fused kernel; its ordinary one is used"
+    assert (notice in caplog.text) == (fused is None)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "optimizer").glob("*.yaml")))
@@ -213,6 +225,31 @@ def test_kernels_for_many_tensors_give_the_bits_of_a_loop(composed, name):
     (many, ends), (loop, expected) = trained(), trained("+optimizer.foreach=false")
     assert (many, loop) == (True, False)
     assert all(torch.equal(one, other) for one, other in zip(ends, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("integers", "floats"),
+    [
+        (("optimizer=adam", "optimizer.betas=[0,0.999]"), ("optimizer.betas=[0.0,0.999]",)),
+        (("optimizer=adamw", "optimizer.betas=[0,0]", "optimizer.eps=1"), ("optimizer.betas=[0.0,0.0]",)),
+        (("optimizer=rmsprop", "optimizer.alpha=0", "optimizer.eps=1", "optimizer.momentum=0"), ("optimizer.eps=1.0",)),
+        (("optimizer=adagrad", "optimizer.eps=1", "+optimizer.lr_decay=0"), ("optimizer.lr_decay=0.0",)),
+        (("optimizer=nesterov", "lr=1", "optimizer.momentum=1"), ("lr=1.0", "optimizer.momentum=1.0")),
+        (("+optimizer.weight_decay=1", "optimizer.lr=1", "lr=1"), ("optimizer.lr=1.0", "optimizer.weight_decay=1.0")),
+    ],
+)
+def test_integers_train_as_the_equal_floats(composed, integers, floats):
+    def trained(*overrides):
+        torch.manual_seed(0)
+        classifier = make_classifier(read(composed(*overrides)), torch.nn.Linear(3, 2))
+        optimizer = classifier.configure_optimizers()
+        for _ in range(3):
+            optimizer.zero_grad()
+            classifier.model(torch.ones(4, 3)).square().mean().backward()
+            optimizer.step()
+        return classifier.model.weight
+
+    assert torch.equal(trained(*integers), trained(*integers, *floats))
 
 
 def test_a_fused_run_goes_through(tmp_path, small_run):
