@@ -173,13 +173,14 @@ def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption"
     from ireg.lit.loggers import MetricsFile, TensorBoard
     from ireg.lit.trainer import make_trainer
 
+    noise = settings.data.noise
     hyperparameters = {
         "optimizer": settings.optimizer["name"],
         "lr": settings.lr,
         "batch_size": status.fields["batch_size"],
         "seed": settings.seed,
         "data": settings.data.name,
-        "noise": f"{settings.data.noise.kind} {settings.data.noise.rate:g}",
+        "noise": "none" if noise.kind == "none" or noise.rate == 0 else f"{noise.kind} {noise.rate:g}",
     }
     arguments = {key: value for key, value in settings.trainer.items() if key != "fused"}  # the optimizer's
     with user_errors("trainer"):

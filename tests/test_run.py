@@ -2,6 +2,7 @@ import gc
 import json
 import logging
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from omegaconf import OmegaConf
 from ireg.build import make_classifier, make_data
 from ireg.config import ALWAYS_MEASURED, read
 from ireg.errors import UserError
+from ireg.lit.checkpoints import Resumption
 from ireg.lit.data import NoisyImages
+from ireg.run import _trainer
 from ireg.sweep.callback import RunsCallback
-from ireg.sweep.status import read_status
+from ireg.sweep.status import Status, read_status
 from tests.conftest import ROOT
 
 
@@ -250,6 +253,32 @@ def test_integers_train_as_the_equal_floats(composed, integers, floats):
         return classifier.model.weight
 
     assert torch.equal(trained(*integers), trained(*integers, *floats))
+
+
+def test_what_a_profiler_writes_is_in_the_run_folder(tmp_path, small_run, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    small_run(tmp_path / "run", "+trainer.profiler=pytorch", "terms=[]", "epochs=1")
+    (trace,) = (tmp_path / "run").glob("*.pt.trace.json")
+    assert "training_step" in trace.read_text()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shown"),
+    [
+        ([], "symmetric 0.3"),
+        (["data.noise.kind=none"], "none"),
+        (["data.noise.rate=0"], "none"),
+        (["data.noise.kind=pairflip", "data.noise.rate=1"], "pairflip 1"),
+    ],
+)
+def test_tensorboard_shows_the_noise(tmp_path, composed, monkeypatch, overrides, shown):
+    monkeypatch.setattr("ireg.lit.loggers.TensorBoard", lambda folder, hyperparameters, rows: hyperparameters)
+    monkeypatch.setattr("ireg.lit.trainer.make_trainer", lambda *_, loggers, **__: loggers[1])
+    status = Status(tmp_path, asdict(settings := read(composed(*overrides))))
+    status.update(batch_size=64)
+    assert _trainer(settings, tmp_path, status, Resumption(None, {}))["noise"] == shown
 
 
 def test_a_fused_run_goes_through(tmp_path, small_run):

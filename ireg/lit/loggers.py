@@ -88,6 +88,11 @@ class MetricsFile(Logger):
         return self.path.name
 
     @property
+    def save_dir(self) -> str:
+        """The run folder, where Lightning puts what its profilers write."""
+        return str(self.path.parent)
+
+    @property
     def version(self) -> str:
         """There is one version."""
         return ""

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from ireg.errors import UserError
 from ireg.lit.checkpoints import AtomicCheckpointIO, LastCheckpoint
 
 
@@ -48,6 +49,9 @@ def make_trainer(
         epochs: number of epochs.
         loggers: where the rows go.
         checkpoint: writes the checkpoints.
+
+    Raises:
+        UserError: the device has no such precision.
     """
     _hush()
     ours: dict[str, Any] = {
@@ -60,7 +64,12 @@ def make_trainer(
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return Trainer(**{"profiler": NoProfiler(), **arguments, **ours})
+    trainer = Trainer(**{"profiler": NoProfiler(), **arguments, **ours})
+    asked = arguments.get("precision", trainer.precision)
+    if trainer.precision != asked:
+        device = trainer.strategy.root_device
+        raise UserError(f"trainer.precision={asked}: not on {device}; use trainer.precision={trainer.precision}")
+    return trainer
 
 
 def _hush() -> None:
@@ -69,5 +78,6 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # torch's notice to Lightning's authors
     # Known, see `Classifier.training_step`; the tests train, and would find a change of it.
     warnings.filterwarnings("ignore", message=".*`dataloader_iter`")
+    warnings.filterwarnings("ignore", message=".*AMP with fp16 is not supported on CPU")  # refused below
     warnings.filterwarnings("ignore", message=".*log_every_n_steps.*")  # rows are logged by epoch
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

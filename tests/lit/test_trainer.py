@@ -1,8 +1,10 @@
 import pytest
 from lightning.pytorch.profilers import SimpleProfiler
 
+from ireg.errors import UserError
 from ireg.lit.checkpoints import LastCheckpoint
 from ireg.lit.trainer import NoProfiler, make_trainer
+from ireg.trainer_arguments import PRECISIONS
 
 
 @pytest.mark.parametrize(("arguments", "kind"), [({}, NoProfiler), ({"profiler": "simple"}, SimpleProfiler)])
@@ -11,3 +13,17 @@ def test_steps_are_profiled_only_if_asked(tmp_path, arguments, kind):
     assert type(trainer.profiler) is kind
     with trainer.profiler.profile("outer"), trainer.profiler.profile("inner"):
         pass
+
+
+def test_a_precision_that_the_device_does_not_have_is_refused(tmp_path):
+    def make(precision):
+        checkpoint = LastCheckpoint(tmp_path, run="a")
+        return make_trainer({"accelerator": "cpu", "precision": precision}, epochs=1, loggers=[], checkpoint=checkpoint)
+
+    with pytest.raises(UserError, match="trainer.precision=16-mixed: not on cpu; use trainer.precision=bf16-mixed$"):
+        make("16-mixed")
+    assert [make(precision).precision for precision in PRECISIONS if precision != "16-mixed"] == [
+        "32-true",
+        "64-true",
+        "bf16-mixed",
+    ]
