@@ -13,6 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from ireg.composition import composition_error
 from ireg.config import Config, no_such_key, unresolved
 from ireg.errors import UserError
 from ireg.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
@@ -93,7 +94,7 @@ def end_with_one_line() -> Iterator[None]:
 
 def explain(error: Exception) -> str | None:
     """What to tell the user in one line; None for an error that is not theirs."""
-    if isinstance(error, MissingConfigException) and (line := _missing_choice(error)):
+    if line := composition_error(error) or _missing_choice(error):
         return line
     if isinstance(error, OverrideParseException):
         return (
@@ -127,8 +128,10 @@ def _by_its_kind(error: Exception) -> str | None:
     return None
 
 
-def _missing_choice(error: MissingConfigException) -> str | None:
+def _missing_choice(error: Exception) -> str | None:
     """What to say of a file that is not there: None where it was no choice of the user's."""
+    if not isinstance(error, MissingConfigException):
+        return None
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if (group, choice) == ("hydra/launcher", "submitit_slurm"):  # which hydra/launcher=slurm builds upon
         return "hydra/launcher=slurm: the launcher for Slurm is not installed; pip install 'ireg[slurm]'"

@@ -20,6 +20,8 @@ from ireg.errors import UserError
 from ireg.trainer_arguments import TRAINER, Check, instead, trainer_ranges, unsupported
 
 NOISE_KINDS = ("symmetric", "uniform", "pairflip", "none")
+# Groups of which one is chosen, and a choice of each.
+CHOICES = {"data": "mnist10k", "model": "mlp", "optimizer": "sgd", "trainer": "default"}
 # What every row holds, whatever the terms are.
 ALWAYS_MEASURED = (
     "train/loss",
@@ -102,6 +104,9 @@ def read(config: DictConfig) -> Config:
         UserError: a value is missing, cannot be resolved, or is out of its range.
     """
     tree = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    for group, choice in CHOICES.items():
+        if OmegaConf.is_missing(tree, group):
+            raise UserError(f"{group}: none is chosen; choose one, like {group}={choice}")
     try:
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))

@@ -19,14 +19,15 @@ ARROWS = {
     "lit": {"core", "measure"},
     "config": {"trainer_arguments"},
     "trainer_arguments": set(),
-    "cli": {"config"},
+    "composition": set(),
+    "cli": {"composition", "config"},
     "sweep": {"config", "cli", "analysis"},
     "analysis": set(),
     "build": {"config", "lit", "core"},
     "run": {"build", "cli", "config", "sweep", "lit"},
     # A run is taken up where it ended: made again by what made it, found by its status.
     "drift": {"core", "run", "config", "sweep", "analysis"},
-    "train": {"cli", "sweep", "run"},
+    "train": {"cli", "composition", "sweep", "run"},
     "errors": set(),
     "files": set(),
     "locks": set(),
@@ -40,7 +41,7 @@ ONLY_IN = {
     "pandas": {"analysis"},
     "matplotlib": {"analysis"},
     "torchvision": {"datasets"},
-    "hydra": {"build", "config", "cli", "sweep", "run", "train"},
+    "hydra": {"build", "composition", "config", "cli", "sweep", "run", "train"},
     "omegaconf": {"config", "cli", "sweep", "run", "train"},
 }
 PURE = {"core", "terms"}

@@ -35,7 +35,7 @@ SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batc
         ),
         (
             ["optimizer.weight_decay=1"],
-            "if it is an argument of the optimizer, add it with a plus: +optimizer.weight_decay",
+            "if it is an argument of the optimizer, write ++optimizer.weight_decay=…",
         ),
         (
             ["hydra/launcher=foo"],
@@ -46,6 +46,13 @@ SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batc
         (["-m", "hydra.sweep.dir=/proc/x"], "error: /proc/x: No such file or directory; choose another place"),
         (["lr=[1"], "error: lr=[1: cannot be read; write key=value"),
         (["-m", "lr=1e-3,-1"], "error: lr=-1.0: must be a finite number > 0; set it like lr=1e-3"),
+        (["terms=null"], "error: terms=null: choose one of alignment, alignment_fluctuation, "),
+        (["-m", "optimizer=adam,null"], "error: optimizer=null: choose one of adagrad, adam, adamw, gd, momentum, "),
+        (
+            ["-cn", "experiment/demo"],
+            "error: -cn experiment/demo: a part of the configuration is not the whole; write exp",
+        ),
+        (["-m", "optimizer=adam,rmsprop", "optimizer.eps=1e-7"], "write ++optimizer.eps=…"),
         (["-m", "lr=1e-3,0.001"], "two runs of the sweep would share it"),
     ],
 )
