@@ -1,10 +1,13 @@
 """Files that are whole or absent: written under a temporary name, then renamed."""
 
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ireg.errors import UserError
 
 _MARK = ".tmp-"
 """In the name of every temporary file, so that what a killed process left can be told from anything else."""
@@ -58,7 +61,33 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder; nobody may be writing there meanwhile."""
-    for path in folder.glob(f".*{_MARK}*"):
-        path.unlink()
+def require_own(folder: Path, table: str, header: str, names: Iterable[str]) -> None:
+    """Refuse a folder that holds files of these names, unless its table has a header of ours.
+
+    Args:
+        folder: where the files are to be written, the table first.
+        table: the name of the table.
+        header: what its first line begins with.
+        names: of all files.
+
+    Raises:
+        UserError: there are such files, and the table is missing or another's.
+    """
+    found = [name for name in names if (folder / name).exists()]
+    with suppress(OSError), (folder / table).open(encoding="utf-8", errors="replace") as file:
+        if file.readline().startswith(header):
+            return
+    if found:
+        raise UserError(
+            f"{folder}: ireg did not write {', '.join(found[:3])} there, and would replace what has that name; "
+            "move it, or choose another folder"
+        )
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove what killed processes left of writing these files; nobody may be writing there meanwhile."""
+    for name in map(Path, names):
+        ours = re.compile(rf"\.{re.escape(name.stem + _MARK)}[a-z0-9_]{{8}}{re.escape(name.suffix)}")  # as mkstemp's
+        for path in folder.glob(f".*{_MARK}*"):
+            if ours.fullmatch(path.name):
+                path.unlink()

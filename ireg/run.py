@@ -18,8 +18,9 @@ from ireg.errors import UserError
 from ireg.files import remove_leftovers
 from ireg.sweep.launch import objective, objective_if_finished
 from ireg.sweep.lock import locked
+from ireg.sweep.ownership import event_files
 from ireg.sweep.progress import ProgressDisplay
-from ireg.sweep.status import FILE_NAME, Status, read_status
+from ireg.sweep.status import FILE_NAME, Status, finished, read_status
 from ireg.termination import ends_with_its_parent, sigterm_raises
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     import torch
 
     from ireg.build import make_classifier, make_data, make_model
-    from ireg.lit.checkpoints import PREVIOUS, find_resumption
+    from ireg.lit.checkpoints import LAST, PREVIOUS, find_resumption
     from ireg.lit.module import is_finite
 
     torch.set_num_threads(settings.threads)
@@ -85,11 +86,11 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     what = "%s: %d parameters, %d training examples, %.2f %% of their labels wrong"
     log.info(what, settings.data.name, parameters, count, 100 * wrong)
-    for place in (folder, folder / "checkpoints"):
-        remove_leftovers(place)
+    remove_leftovers(folder, (FILE_NAME, "metrics.csv", "labels.npz"))
+    remove_leftovers(folder / "checkpoints", (LAST,))
     start = find_resumption(folder, run=status.fields["config_hash"], model=classifier.state_dict())
     if start.checkpoint is None:
-        _clear(folder)
+        _clear(folder, status)
     else:
         _say_that_it_goes_on(status, start)
     status.begin(start.rows, wrong_labels=wrong, batch_size=data.batch_size or count)
@@ -131,11 +132,10 @@ def _say_that_it_goes_on(status: Status, start: "Resumption") -> None:
         )
 
 
-def _clear(folder: Path) -> None:
-    """Remove what an unfinished run of the same configuration left that cannot be taken up."""
-    for pattern in ("events.out.tfevents.*", "metrics.csv", "labels.npz", "checkpoints/*.ckpt"):
-        for path in folder.glob(pattern):
-            path.unlink()
+def _clear(folder: Path, status: Status) -> None:
+    """Remove the rows and events of an unfinished run that cannot be resumed: they come again."""
+    for path in (folder / "metrics.csv", *event_files(folder, status.fields["starts"])):
+        path.unlink(missing_ok=True)
 
 
 def _save_labels(data: "NoisyImages", path: Path) -> None:
@@ -189,7 +189,7 @@ def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption"
             epochs=settings.epochs,
             loggers=[
                 MetricsFile(folder / "metrics.csv", status.row, start.rows),
-                TensorBoard(folder, hyperparameters, start.rows),
+                TensorBoard(folder, hyperparameters, start.rows, replaced=event_files(folder, status.fields["starts"])),
             ],
             checkpoint=LastCheckpoint(
                 folder / "checkpoints", run=status.fields["config_hash"], every=settings.checkpoint.every
@@ -217,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"{options.folder}: no run there (no {FILE_NAME}); name a run's folder, like multirun/NAME/RUN")
     folder = (options.into or options.folder).absolute()
     settings = read(OmegaConf.create(status["config"]))
+    finished(folder, asdict(settings))  # before anything is written there
     folder.mkdir(parents=True, exist_ok=True)
     # Where data are looked for may be relative to the folder in which the command was given.
     directory = Path((status.get("starts") or [{}])[-1].get("directory", "."))

@@ -309,7 +309,7 @@ def test_events_that_were_cut_off_or_doubled_are_whole_in_the_end(tmp_path, smal
         break_off(tmp_path, small_run, *ARGUMENTS)
     (events,) = tmp_path.glob("events.out.tfevents.*")
     events.write_bytes(events.read_bytes()[: events.stat().st_size - cut])
-    shutil.copy(events, f"{events}.again")
+    shutil.copy(events, events.with_suffix(".99"))  # as a start leaves it that was killed before it removed the other
     small_run(tmp_path, *ARGUMENTS)
     assert run_content(tmp_path)["events"] == unbroken(small_run)["events"]
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1

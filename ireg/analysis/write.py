@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ireg.analysis.load import load, runs
 from ireg.errors import UserError
-from ireg.files import replacing
+from ireg.files import replacing, require_own
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+TABLES = ("summary.csv", "summary_settings.csv", "summary_best.csv")
+"""All tables; the first is written before any other file."""
+
+SUFFIXES: dict[str, dict[str, Any]] = {
+    ".png": {"dpi": 150},
+    # Without its date a PDF of the same runs is the same file, so that it can be committed and compared.
+    ".pdf": {"metadata": {"CreationDate": None}},
+}
+"""The forms of a figure, each with the arguments of its writer."""
 
 
 def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
@@ -26,9 +36,27 @@ def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
         criterion: the tag by which the best rate is chosen; None: test/error, if there is one.
 
     Raises:
-        UserError: there are no runs in `folder`, a file of a run cannot be read, or no run has the tag.
+        UserError: there are no runs in `folder`, a file of a run cannot be read, no run has the tag, or a file that
+            would be replaced is not of an analysis.
     """
     return _write(Path(folder), criterion)[2]
+
+
+def figure_files() -> list[str]:
+    """List the names of all files in `figures`."""
+    from ireg.analysis.figures import FIGURES
+
+    return [name + suffix for name in FIGURES for suffix in SUFFIXES]
+
+
+def require_own_tables(folder: Path, *, with_figures: bool = False) -> None:
+    """Refuse a folder whose tables, or figures, are not of an analysis.
+
+    Raises:
+        UserError: there are such files.
+    """
+    figures = [f"figures/{name}" for name in figure_files()] if with_figures else []
+    require_own(folder, TABLES[0], "run,state,", [*TABLES, *figures])
 
 
 def _write(folder: Path, criterion: str | None) -> tuple[pd.DataFrame, pd.DataFrame | None, list[Path]]:
@@ -39,17 +67,18 @@ def _write(folder: Path, criterion: str | None) -> tuple[pd.DataFrame, pd.DataFr
     from ireg.analysis.figures import FIGURES
     from ireg.analysis.summary import summarize, summarize_settings
 
+    require_own_tables(folder, with_figures=True)
     of_runs = runs(folder)
     # Before anything is written: a wrong tag is answered first.
     chosen = CRITERION if criterion is None and CRITERION in of_runs else criterion
     best = best_rates(of_runs, chosen) if chosen is not None else None
     summary = summarize(of_runs, table)
-    paths = [_write_table(summary, folder / "summary.csv")]
+    paths = [_write_table(summary, folder / TABLES[0])]
     settings = summarize_settings(summary)
     if settings is not None:
-        paths.append(_write_table(settings, folder / "summary_settings.csv"))
+        paths.append(_write_table(settings, folder / TABLES[1]))
     if best is not None:
-        paths.append(_write_table(best, folder / "summary_best.csv"))
+        paths.append(_write_table(best, folder / TABLES[2]))
     for name, draw in FIGURES.items():
         try:
             figure = draw(table)
@@ -87,12 +116,10 @@ def _write_table(table: pd.DataFrame, path: Path) -> Path:
 
 
 def _write_figure(figure: Figure, stem: Path) -> list[Path]:
-    # Without its date a PDF of the same runs is the same file, so that it can be committed and compared.
-    options = {".png": {"dpi": 150}, ".pdf": {"metadata": {"CreationDate": None}}}
     paths = []
-    for suffix, arguments in options.items():
+    for suffix, arguments in SUFFIXES.items():
         path = stem.with_name(stem.name + suffix)
         with replacing(path) as temporary:
-            figure.savefig(temporary, **arguments)  # type: ignore[arg-type]
+            figure.savefig(temporary, **arguments)
         paths.append(path)
     return paths

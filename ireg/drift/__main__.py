@@ -74,7 +74,7 @@ def _measure(options: argparse.Namespace) -> None:
         UserError: an option or a run that cannot be measured; of several runs those are passed over.
     """
     # Imported late: torch and lightning take seconds, which `--help` need not wait for.
-    from ireg.drift.report import text, write
+    from ireg.drift.report import require_own_files, text, write
     from ireg.drift.start import find_runs
     from ireg.drift.study import check
 
@@ -82,6 +82,8 @@ def _measure(options: argparse.Namespace) -> None:
         options.shrinking = options.refinements
     check(options.orders, options.refinements, options.shrinking, options.processes, options.seed, options.flow_lr)
     folders = find_runs(options.runs)
+    if options.output is not None:
+        require_own_files(options.output)
     results = []
     for folder in folders:
         output = folder / "drift" if options.output is None else options.output
@@ -103,7 +105,7 @@ def _measure(options: argparse.Namespace) -> None:
 
 def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What is measured of a run, or was, with the same options, and lies in its output folder."""
-    from ireg.drift.report import write
+    from ireg.drift.report import require_own_files, write
     from ireg.drift.start import load
     from ireg.drift.study import options as of_result
     from ireg.drift.study import study
@@ -114,6 +116,8 @@ def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str
     if known is not None and known["options"] == chosen:
         print(f"{output}: measured already, kept as it is; to measure again, delete the folder", file=sys.stderr)
         return known
+    if options.output is not None:  # otherwise a folder of the run's
+        require_own_files(output)
     result = study(start, chosen, processes=options.processes)
     for path in write([result], output):
         print(f"wrote {path}", file=sys.stderr)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ireg.analysis.drift import drift_figure
-from ireg.files import replacing, write_text
+from ireg.files import replacing, require_own, write_text
 
 HEADER = ("run", "optimizer", "lr", "part", "place", "what", "quantity", "value", "error")
+FILES = ("drift.json", "drift.csv", "drift.png")
 COEFFICIENTS = {
     "k_full_batch": "k₁ (‖ḡ‖²)",
     "k_variance": "k₂ (Var)",
@@ -23,9 +24,18 @@ COEFFICIENTS = {
 Result = Mapping[str, Any]
 
 
+def require_own_files(folder: Path) -> None:
+    """Refuse a folder with files of these names that no measurement wrote.
+
+    Raises:
+        UserError: there are such files.
+    """
+    require_own(folder, FILES[1], ",".join(HEADER), FILES)
+
+
 def write(results: Sequence[Result], folder: Path) -> list[Path]:
     """Write `drift.json`, `drift.csv` and `drift.png` of these runs into the folder; return the paths."""
-    data, table, picture = (folder / f"drift.{suffix}" for suffix in ("json", "csv", "png"))
+    data, table, picture = (folder / name for name in FILES)
     with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(HEADER)

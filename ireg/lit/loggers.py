@@ -103,7 +103,7 @@ class TensorBoard(TensorBoardLogger):
 
     The first row registers its tags as the metrics of the HPARAMS tab, which then shows their latest values.
 
-    A run that goes on gets a new file that begins with its earlier rows and takes the place of the files before it:
+    A run that goes on gets a new file that begins with its earlier rows and takes the place of its files before:
     whether these were cut off amid a record, or have rows that the run has lost or will write again, is then no
     matter. A TensorBoard that has read the old files drops what it knows (`purge_step`).
 
@@ -111,19 +111,23 @@ class TensorBoard(TensorBoardLogger):
         folder: the run folder.
         hyperparameters: the columns of the HPARAMS tab.
         earlier: the rows of a run that goes on, by epoch.
+        replaced: its event files before, which the new one takes the place of; those of others stay.
     """
 
     def __init__(
-        self, folder: Path, hyperparameters: Mapping[str, Any], earlier: Mapping[int, Row] | None = None
+        self,
+        folder: Path,
+        hyperparameters: Mapping[str, Any],
+        earlier: Mapping[int, Row] | None = None,
+        replaced: Sequence[Path] = (),
     ) -> None:
         super().__init__(
             folder, name="", version="", default_hp_metric=False, flush_secs=10, purge_step=0 if earlier else None
         )
         self._unregistered: dict[str, Any] | None = dict(hyperparameters)
         if earlier:
-            before = list(folder.glob("events.out.tfevents.*"))
             self._write_earlier(earlier)
-            for path in before:
+            for path in replaced:
                 path.unlink()
 
     def _write_earlier(self, rows: Mapping[int, Row]) -> None:

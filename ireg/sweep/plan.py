@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ireg.analysis.write import require_own_tables
 from ireg.errors import UserError
 from ireg.files import making, write_text
 from ireg.sweep.lock import locked
@@ -19,20 +20,39 @@ def read_plan(sweep: Path) -> dict[str, list[str]]:
     """
     path = sweep / FILE_NAME
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["runs"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if list(content) != ["runs"] or not all(isinstance(given, list) for given in content["runs"].values()):
+            raise ValueError("something else")
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a list of runs ({error}); delete it, the next command writes it anew") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a list of runs ({error}); delete it, and the next command writes it anew, "
+            "or choose another folder with name=… or hydra.sweep.dir=…"
+        ) from error
+    return dict(content["runs"])
 
 
 def add_to_plan(sweep: Path, runs: Mapping[str, Sequence[str]]) -> None:
     """Add runs to those that were asked for; the folder is made.
 
     Raises:
-        UserError: the file is there and not valid, another process has held the folder for a minute, or its file
-            system has no locks.
+        UserError: the file is there and not valid, another process has held the folder for a minute, its file system
+            has no locks, or it holds files of others that the sweep would replace.
     """
+    read_plan(sweep)  # before anything is written there, a lock too
+    require_own_tables(sweep)
+    _require_own_description(sweep)
     with making(sweep), locked(sweep, seconds=60):
         everything = read_plan(sweep) | {name: list(overrides) for name, overrides in runs.items()}
         write_text(sweep / FILE_NAME, json.dumps({"runs": everything}, indent=1) + "\n")
+
+
+def _require_own_description(sweep: Path) -> None:
+    """Refuse a folder that holds the `multirun.yaml` of another program's sweep: Hydra would replace it."""
+    path = sweep / "multirun.yaml"
+    if path.is_file() and not (sweep / FILE_NAME).exists() and "ireg.sweep" not in path.read_text(errors="replace"):
+        raise UserError(
+            f"{path} is of another program's sweep, and would be replaced; choose another folder with name=… or "
+            "hydra.sweep.dir=…, or move it"
+        )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ireg.files import remove_leftovers
 from ireg.sweep.lock import locked
+from ireg.sweep.plan import FILE_NAME as PLAN
 from ireg.sweep.status import FILE_NAME, note_killed, read_status
 
 
@@ -17,14 +18,15 @@ def report(sweep: Path) -> None:
     """
     # Imported here: pandas and matplotlib take seconds, which nothing before needs to wait for.
     from ireg import analysis
+    from ireg.analysis.write import TABLES, figure_files
 
     folders = sorted(path.parent for path in sweep.rglob(FILE_NAME))
     for folder in folders:
         note_killed(folder)
     if folders:
         with locked(sweep, seconds=60):
-            for place in (sweep, sweep / "figures"):
-                remove_leftovers(place)
+            remove_leftovers(sweep, (PLAN, *TABLES))
+            remove_leftovers(sweep / "figures", figure_files())
             analysis.report(sweep)
     else:
         analysis.report(sweep)  # which says that there is nothing

@@ -17,6 +17,7 @@ from ireg.analysis.load import flat
 from ireg.errors import UserError
 from ireg.files import write_text
 from ireg.sweep.lock import FolderInUseError, is_locked, locked
+from ireg.sweep.ownership import files_of_others
 from ireg.sweep.software import git, versions
 from ireg.termination import Terminated
 
@@ -42,7 +43,7 @@ _NOT_IN_HASH = (
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """The status of a run folder, or None where there is none.
+    """The status of a run folder, or None where there is none, or a file of that name that is of something else.
 
     Raises:
         UserError: the file is not valid JSON.
@@ -53,8 +54,11 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); delete the run folder to run it again") from error
-    return status
+        raise UserError(
+            f"{path}: not readable as JSON ({error}); if a run wrote it, delete the run folder to run it again; "
+            "otherwise choose another folder"
+        ) from error
+    return status if isinstance(status, dict) and {"state", "config", "config_hash"} <= status.keys() else None
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -90,10 +94,18 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The status of a folder in which this very run is finished; None where it is still to be done.
 
     Raises:
-        UserError: the folder belongs to a run of another configuration.
+        UserError: the folder belongs to a run of another configuration, or holds files of others that the run needs
+            the names of.
     """
+    others = files_of_others(folder)  # looked for first: a process that begins meanwhile writes its status before any
     status = read_status(folder)
     if status is None:
+        others += [FILE_NAME] if (folder / FILE_NAME).exists() else []
+        if others:
+            raise UserError(
+                f"{folder} has no status of a run, and holds files that a run would replace or be mixed with "
+                f"({', '.join(others[:3])}); move them, or choose another folder with name=…, hydra.run.dir=… or --into"
+            )
         return None
     if _values(status["config"]) != _values(config):
         raise UserError(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ireg.analysis import write
+from ireg.analysis.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 TAGS = {"train/error": [0.9, 0.5], "test/error": [0.9, 0.25], "norm/l2": [1.0, 2.0]}
@@ -39,6 +40,17 @@ def test_the_same_runs_make_the_same_files(make_run):
     assert first == second
     # The two may have been written within one second.
     assert b"CreationDate" not in first[sweep / "figures/parameter_norm.pdf"]
+
+
+@pytest.mark.parametrize("name", ["summary.csv", "summary_settings.csv", "figures/test_error.pdf"])
+def test_files_of_others_are_not_replaced(make_run, capsys, name):
+    sweep = make_run("a", TAGS)
+    (sweep / name).parent.mkdir(exist_ok=True)
+    (sweep / name).write_text("name,score\n")
+    assert main([str(sweep)]) == 2
+    assert f"ireg did not write {name} there, and would replace" in capsys.readouterr().err
+    assert [path.name for path in sweep.rglob("*") if path.is_file() and path.parent.name != "a"] == [Path(name).name]
+    assert (sweep / name).read_text() == "name,score\n"
 
 
 def test_write_of_a_sweep_without_metrics_is_the_summary(make_run):

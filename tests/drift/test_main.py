@@ -36,6 +36,14 @@ def sweep(one, small_run):
     return one
 
 
+@pytest.mark.parametrize("name", ["drift.csv", "drift.png", "drift.json"])
+def test_files_of_others_are_refused_before_the_measurement(one, capsys, name):
+    (one / name).write_text('{"a": 1}')
+    assert main([str(one / "sgd"), *FAST, "--output", str(one)]) == 2
+    assert f"ireg did not write {name} there" in capsys.readouterr().err
+    assert (one / name).read_text() == '{"a": 1}'
+
+
 def test_one_run_from_the_command_line(one, capsys):
     assert main([str(one / "sgd"), *FAST]) == 0
     out, err = capsys.readouterr()

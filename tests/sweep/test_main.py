@@ -193,7 +193,7 @@ def fail_on_the_device(sweep, small_run):
 
 def test_the_report_lists_failures_with_their_logs(tmp_path, small_run, capsys):
     fail_on_the_device(tmp_path, small_run)
-    (tmp_path / ".summary.tmp-x.csv").write_text("left behind")
+    (tmp_path / ".summary.tmp-abcd1_34.csv").write_text("left behind")
     report(tmp_path)
     output = capsys.readouterr()
     lines = output.err.splitlines()
@@ -201,7 +201,7 @@ def test_the_report_lists_failures_with_their_logs(tmp_path, small_run, capsys):
     assert lines[1].startswith("  bad: trainer: You selected an invalid accelerator name")
     assert lines[1].endswith(f"(see {tmp_path / 'bad' / 'train.log'})")
     assert (tmp_path / "summary.csv").exists()
-    assert not (tmp_path / ".summary.tmp-x.csv").exists()
+    assert not (tmp_path / ".summary.tmp-abcd1_34.csv").exists()
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

@@ -128,7 +128,9 @@ def test_a_run_keeps_its_hash_under_another_spelling(tmp_path):
 
 def test_a_damaged_status_is_named(tmp_path):
     (tmp_path / "status.json").write_text("{")
-    with pytest.raises(UserError, match=r"status.json: not readable as JSON \(.*\); delete the run folder"):
+    with pytest.raises(
+        UserError, match=r"status.json: not readable as JSON \(.*\); if a run wrote it, delete the run folder"
+    ):
         read_status(tmp_path)
 
 
