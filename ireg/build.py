@@ -28,26 +28,26 @@ def make_data(settings: Config) -> NoisyImages:
         UserError: they are missing or damaged, or a value does not fit them.
     """
     data, noise = settings.data, settings.data.noise
-    made = NoisyImages(
-        instantiate(data.source),
-        num_train=data.num_train,
-        num_test=data.num_test,
-        num_classes=data.num_classes,
-        batch_size=None if settings.optimizer.get("full_batch", False) else settings.batch_size,
-        seed=settings.seed,
-        noise_kind=noise.kind,
-        noise_rate=noise.rate,
-        noise_seed=noise.seed,
-        test_noise_rate=noise.test_rate,
-        train_size=data.train_size,
-        test_size=data.test_size,
-        subset_seed=data.subset_seed,
-        mean=data.mean,
-        std=data.std,
-        standardize=data.standardize,
-        eval_batch_size=data.eval_batch_size,
-    )
     with user_errors("data"):
+        made = NoisyImages(
+            instantiate(data.source, _convert_="all"),
+            num_train=data.num_train,
+            num_test=data.num_test,
+            num_classes=data.num_classes,
+            batch_size=None if settings.optimizer.get("full_batch", False) else settings.batch_size,
+            seed=settings.seed,
+            noise_kind=noise.kind,
+            noise_rate=noise.rate,
+            noise_seed=noise.seed,
+            test_noise_rate=noise.test_rate,
+            train_size=data.train_size,
+            test_size=data.test_size,
+            subset_seed=data.subset_seed,
+            mean=data.mean,
+            std=data.std,
+            standardize=data.standardize,
+            eval_batch_size=data.eval_batch_size,
+        )
         made.setup()
     return made
 
@@ -60,7 +60,10 @@ def make_model(settings: Config, data: NoisyImages) -> nn.Module:
     """
     with user_errors("model"):
         model: nn.Module = instantiate(
-            settings.model, in_features=data.train_inputs[0].numel(), num_classes=settings.data.num_classes
+            settings.model,
+            in_features=data.train_inputs[0].numel(),
+            num_classes=settings.data.num_classes,
+            _convert_="all",
         )
     if not isinstance(model, nn.Module):
         raise UserError(
@@ -84,7 +87,8 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
     # `name` and `full_batch` are ours; the rest are the arguments of the optimizer's class.
     arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
     with user_errors(f"optimizer={settings.optimizer['name']}"):
-        optimizer: Callable[..., Any] = instantiate(arguments)
+        # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.
+        optimizer: Callable[..., Any] = instantiate(arguments, _convert_="all")
         optimizer = _with_kernel(optimizer, fused=settings.trainer.get("fused", False), given=arguments)
         optimizer(model.parameters())  # made and dropped: wrong arguments are found here
     return Classifier(
@@ -100,7 +104,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
 def _made_term(tag: str, entry: Mapping[str, Any]) -> Callable[..., Any]:
     key = f"terms.{tag.replace('/', '.')}"
     with user_errors(key):
-        term = instantiate(entry)
+        term = instantiate(entry, _convert_="all")
     function = getattr(term, "func", term)  # what `_partial_` holds
     if not callable(function) or isinstance(function, type):
         path = entry["_target_"]

@@ -3,6 +3,7 @@ import json
 import logging
 import math
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from ireg.build import make_classifier, make_data
+from ireg.build import make_classifier, make_data, make_model
 from ireg.config import ALWAYS_MEASURED, read
 from ireg.errors import UserError
 from ireg.lit.checkpoints import Resumption
@@ -113,7 +114,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path, small_run):
         (["+optimizer.momentum=fast"], "optimizer=sgd: .*not supported between instances of 'str'"),
         (["optimizer=adam", "optimizer.betas=[0.9]"], "optimizer=adam: list index out of range"),
         (["optimizer._target_=torch.optim.NAdam"], "NAdam: unknown optimizer; known are Adagrad, Adam, AdamW, RMSprop"),
-        (["data.num_classes=5"], r"data: labels from 0 to 9: must be in \[0, 5\)"),
+        (["data.num_classes=5"], r"train=True: labels from 0 to 9; must be in \[0, 5\)"),
         (["trainer.accelerator=tpu"], "trainer: "),
         (["model._target_=ireg.models.Nothing"], "model: .*ireg.models.Nothing"),
         (["terms.ireg.sgd._target_=ireg.terms.implicit.nothing"], "terms.ireg.sgd: .*ireg.terms.implicit.nothing"),
@@ -279,6 +280,21 @@ def test_tensorboard_shows_the_noise(tmp_path, composed, monkeypatch, overrides,
     status = Status(tmp_path, asdict(settings := read(composed(*overrides))))
     status.update(batch_size=64)
     assert _trainer(settings, tmp_path, status, Resumption(None, {}))["noise"] == shown
+
+
+def test_lists_reach_their_receivers_as_plain_ones(composed):
+    """OmegaConf's own lists are no plain values: a checkpoint with one cannot be loaded with weights_only."""
+    settings = read(composed("optimizer=adam", "+model.kept=[1]", f"model._target_={__name__}.Keeping"))
+    model = make_model(settings, SimpleNamespace(train_inputs=torch.zeros(1, 2)))
+    assert type(model.kept) is list
+    group = make_classifier(settings, model).configure_optimizers().param_groups[0]
+    assert type(group["betas"]) in (list, tuple)
+
+
+class Keeping(torch.nn.Linear):
+    def __init__(self, in_features, num_classes, kept, **_):
+        super().__init__(in_features, num_classes)
+        self.kept = kept
 
 
 def test_a_fused_run_goes_through(tmp_path, small_run):

@@ -1,7 +1,6 @@
 """Images in memory, labels with noise, and minibatches without a loop over examples."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import lightning as L
 import torch
@@ -9,14 +8,7 @@ from torch import Tensor
 
 from ireg.core.labels import NoisyLabels, corrupt
 from ireg.core.random import named_generator
-from ireg.errors import UserError
-
-
-class Source(Protocol):
-    """Reads one split of a data set: images uint8 (N, H, W) or (N, C, H, W), labels int64 (N,)."""
-
-    def __call__(self, *, train: bool) -> tuple[Tensor, Tensor]:
-        """Read the training or the test examples."""
+from ireg.lit.source import Source, read_split, require_one_shape
 
 
 class Batches:
@@ -153,21 +145,19 @@ class NoisyImages(L.LightningDataModule):
         """Read the data and make the noise; a second call finds the work done.
 
         Raises:
-            UserError: the source holds another number of examples than it should.
+            UserError: the source returns something else than `Source` and the arguments say.
         """
         if self._loaded:
             return
         self.train_inputs, self.train_labels, self.train_indices = self._split("train")
         self.test_inputs, self.test_labels, self.test_indices = self._split("test")
+        require_one_shape(self.train_inputs, self.test_inputs)
         self._loaded = True
 
     def _split(self, split: str) -> tuple[Tensor, NoisyLabels, Tensor]:
-        images, clean = self.source(train=split == "train")
-        if len(images) != self.num_examples[split]:
-            raise UserError(
-                f"data.num_{split}={self.num_examples[split]}: the source holds {len(images)} {split} examples; "
-                "set this key of the data set's configuration to that number"
-            )
+        images, clean = read_split(
+            self.source, split, num_examples=self.num_examples[split], num_classes=self.num_classes
+        )
         indices = torch.arange(len(images))
         if self.sizes[split] is not None:
             subset = torch.randperm(len(images), generator=named_generator(f"{split} subset", self.subset_seed))
