@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+MINIMA := .venv-minima
 
 .DEFAULT_GOAL := help
-.PHONY: help install paper demo verify test bench lint clean
+.PHONY: help install paper demo verify test test-minima bench lint clean
 
 help: ## List the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
 
 install: $(VENV)/installed ## Make .venv and install ireg with what running and testing it needs (once)
 
@@ -31,6 +32,12 @@ verify: install ## Certify every optimizer's theory on this machine (2 minutes)
 test: install ## Run the tests, on up to four cores
 	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
+test-minima: ## The same with the oldest dependencies allowed, in .venv-minima (Python 3.11 or 3.12, 6 GB)
+	$(PYTHON) -m venv $(MINIMA)
+	$(PYTHON) tests/minima.py > $(MINIMA)/pins.txt
+	$(MINIMA)/bin/pip install --quiet --disable-pip-version-check --requirement $(MINIMA)/pins.txt --editable '.[parallel,test]'
+	$(MINIMA)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 bench: install ## Measure an epoch against other ways to write it; writes docs/benchmarks.md (15 to 25 minutes)
 	$(RUN) -m benchmarks.epoch
 
@@ -40,6 +47,6 @@ lint: install ## Check style and types (installs ruff and mypy)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-clean: ## Remove .venv and caches; results in multirun stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+clean: ## Remove .venv, .venv-minima and caches; results in multirun stay
+	rm -rf $(VENV) $(MINIMA) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

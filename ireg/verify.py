@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -109,7 +110,8 @@ def _plot_path(given: str) -> Path:
 def run(chosen: Sequence[int], rates: Sequence[float] | None, *, jobs: int) -> dict[int, Outcome]:
     """Run the certificates at these positions, several at a time; a progress bar on a terminal."""
     console = Console(file=sys.stderr)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with progress if console.is_terminal else nullcontext():  # rich before 14.3 ends a disabled one with an empty line
         task = progress.add_task("certificates", total=len(chosen))
         outcomes = {}
         for position, outcome in _finished(chosen, rates, min(jobs, len(chosen))):
