@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from ireg.cli import end_with_one_line, hydra_errors_raised, overrides_first
 from ireg.composition import check_config_name
 from ireg.sweep.callback import summary_at_the_end
+from ireg.terminal import as_command
 from ireg.termination import sigterm_raises
 
 
@@ -20,7 +21,7 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    with end_with_one_line(), sigterm_raises(), summary_at_the_end(), hydra_errors_raised():
+    with as_command(), end_with_one_line(), sigterm_raises(), summary_at_the_end(), hydra_errors_raised():
         check_config_name(sys.argv[1:])
         sys.argv[1:] = overrides_first(sys.argv[1:])
         main()

@@ -14,13 +14,13 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from benchmarks import growth, page, tables
 from benchmarks.case import ROOT, Case
 from benchmarks.floor import Peaks
 from benchmarks.pairs import Effort, measured
 from benchmarks.sides import quietly
+from ireg.terminal import as_command, make_console
 
 OPTIMIZERS = ("sgd", "rmsprop", "adam")
 WIDTHS = (256, 512)
@@ -91,7 +91,7 @@ def _cases(base: Case, optimizers: Sequence[str], threads: Sequence[int], *, qui
 
 
 def _show(findings: page.Findings) -> None:
-    console = Console(width=160)
+    console = make_console(width=160)
     console.print(tables.epochs(findings.results, findings.peaks).rich())
     console.print(tables.passes(findings.results, findings.peaks).rich())
     console.print(tables.theory(findings.results).rich())
@@ -101,4 +101,5 @@ def _show(findings: page.Findings) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -15,7 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from ireg.composition import composition_error
 from ireg.config import Config, no_such_key, unresolved
-from ireg.errors import UserError
+from ireg.errors import UserError, in_one_line
 from ireg.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 
 # Read at import: below, the variable is set to make Hydra hand over its exceptions instead of printing them.
@@ -117,10 +117,8 @@ def explain(error: Exception) -> str | None:
 
 
 def _by_its_kind(error: Exception) -> str | None:
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; choose another place, or mend this one"
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename is not None):
+        return in_one_line(error)
     if isinstance(error, OmegaConfBaseException):  # in Hydra's own settings, which are read as they are needed
         return unresolved(error)
     if isinstance(error, HydraException):

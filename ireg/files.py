@@ -61,6 +61,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def is_writable(folder: Path) -> bool:
+    """Say whether files can be made in a folder, which need not exist yet."""
+    place = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 def require_own(folder: Path, table: str, header: str, names: Iterable[str]) -> None:
     """Refuse a folder that holds files of these names, unless its table has a header of ours.
 

@@ -21,6 +21,7 @@ from ireg.sweep.lock import locked
 from ireg.sweep.ownership import event_files
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.status import FILE_NAME, Status, finished, read_status
+from ireg.terminal import as_command
 from ireg.termination import ends_with_its_parent, sigterm_raises
 
 if TYPE_CHECKING:
@@ -251,5 +252,5 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    with end_with_one_line(), sigterm_raises():
+    with as_command(), end_with_one_line(), sigterm_raises():
         sys.exit(main())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Room -> rooms it may import. `errors`, `files`, `locks` and `termination` are plain names that any room may use.
+# Room -> rooms it may import. `errors`, `files`, `locks`, `terminal` and `termination` are plain names that any room
+# may use.
 ARROWS = {
     "core": set(),
     "terms": {"core"},
@@ -31,9 +32,10 @@ ARROWS = {
     "errors": set(),
     "files": set(),
     "locks": set(),
+    "terminal": set(),
     "termination": set(),
 }
-PLAIN = {"errors", "files", "locks", "termination"}
+PLAIN = {"errors", "files", "locks", "terminal", "termination"}
 # Library -> the only rooms that may import it.
 ONLY_IN = {
     "lightning": {"lit"},

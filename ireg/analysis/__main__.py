@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from ireg.analysis import report
-from ireg.errors import UserError
+from ireg.errors import UserError, in_one_line
+from ireg.terminal import as_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,11 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         report(given.folder, given.criterion)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with as_command(exit_code=2):
+        sys.exit(main())

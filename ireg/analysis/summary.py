@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ireg.analysis.load import NOT_CONFIG, is_seed, one_run_a_seed, setting_columns
+from ireg.terminal import as_shown, make_console
 
 STATE_COLOURS = {"done": "green", "running": "cyan", "diverged": "red", "failed": "red", "interrupted": "yellow"}
 
@@ -87,12 +88,12 @@ def print_summary(summary: pd.DataFrame, console: Console | None = None) -> None
 
 def print_tables(tables: Sequence[Table], console: Console | None = None, above: str = "") -> None:
     """Print tables, and before them a line, as wide as they need to be or, on a terminal, as there is room."""
-    wide = Console(width=10_000)
+    wide = make_console(width=10_000)
     needed = max(wide.measure(table).maximum for table in tables)
     if console is None:
-        console = Console()
+        console = make_console()
         if not console.is_terminal:
-            console = Console(width=needed)
+            console = make_console(width=needed)
     if above:
         console.print(Text(above))
     for table in tables:
@@ -186,8 +187,9 @@ def rich_table(title: str, rows: pd.DataFrame, columns: list[str]) -> Table:
         numeric = "/" in column or column == "best_test_error" or pd.api.types.is_numeric_dtype(rows[column])
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows.to_dict("records"):
-        # Text, because rich would read "[…]" in a run's name or an error as its own markup.
-        table.add_row(*(Text(_final(row, column), STATE_COLOURS.get(str(row[column]), "")) for column in columns))
+        texts = [as_shown(_final(row, column)) for column in columns]
+        styles = [STATE_COLOURS.get(str(row[column]), "") for column in columns]
+        table.add_row(*map(Text, texts, styles))
     return table
 
 

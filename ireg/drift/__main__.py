@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ireg.errors import UserError
+from ireg.errors import UserError, in_one_line
+from ireg.files import is_writable
+from ireg.terminal import as_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _measure(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -116,6 +118,8 @@ def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str
     if known is not None and known["options"] == chosen:
         print(f"{output}: measured already, kept as it is; to measure again, delete the folder", file=sys.stderr)
         return known
+    if not is_writable(output):  # said before the work
+        raise UserError(f"{output}: cannot be written; choose another place with --output DIR")
     if options.output is not None:  # otherwise a folder of the run's
         require_own_files(output)
     result = study(start, chosen, processes=options.processes)
@@ -133,4 +137,5 @@ def _known(path: Path) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with as_command(exit_code=2):
+        sys.exit(main())

@@ -14,6 +14,7 @@ from ireg.cli import end_with_one_line
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report
 from ireg.sweep.table import Seen, look, render
+from ireg.terminal import as_command, make_console
 from ireg.termination import sigterm_raises
 
 REFRESH_SECONDS = 2.0
@@ -63,11 +64,11 @@ def _positive(text: str) -> int:
 
 def show(folder: Path, *, once: bool, console: Console | None = None) -> int:
     """Show the table, on a terminal until no run goes on."""
-    console = console or Console()
+    console = console or make_console()
     runs = look(folder)
     if once or not console.is_terminal:
         if not console.is_terminal:  # nothing is folded where there is no width
-            console = Console(file=console.file, width=Console(width=10_000).measure(render(runs)).maximum)
+            console = make_console(file=console.file, width=make_console(width=10_000).measure(render(runs)).maximum)
         console.print(render(runs))
         return 0
     with Live(_fitting(runs, console), console=console, auto_refresh=False) as live:
@@ -117,5 +118,5 @@ def _in_processes(folders: Sequence[Path], at_once: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    with end_with_one_line(), sigterm_raises():
+    with as_command(), end_with_one_line(), sigterm_raises():
         sys.exit(main())

@@ -10,7 +10,6 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from ireg import config as configuration
@@ -21,6 +20,7 @@ from ireg.sweep.plan import add_to_plan
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report
 from ireg.sweep.status import read_status
+from ireg.terminal import make_console
 
 configuration.register()
 names.register()
@@ -121,8 +121,8 @@ def _print_final_values(folder: Path) -> None:
     status = read_status(folder)
     if status is None or not status["final"]:
         return
-    console = Console()
-    console.print(f"{folder}: {status['state']} after {status['epochs_done']} epochs", soft_wrap=True, highlight=False)
+    console = make_console()
+    console.print(f"{folder}: {status['state']} after {status['epochs_done']} epochs", soft_wrap=True)
     table = Table()
     table.add_column("tag")
     table.add_column("value", justify="right")

@@ -1,0 +1,138 @@
+"""What a command is started from: its standard output and error, and the settings of libraries in its environment."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:  # rich takes a while to import
+    from rich.console import Console
+
+EXIT_PIPE_CLOSED = 141
+"""What a shell shows of a process that SIGPIPE ended, as in `command | head -1`."""
+
+_SPELLINGS = {"±": "+-", "−": "-", "–": "-", "×": "x", "→": "->", "‖": "||", "ḡ": "g", "\u0304": "", "∇": "grad "}
+_SPELLED = "ireg.spelled"
+_ENVIRONMENT = {
+    # A notebook's shell hands down a backend that may not be installed here, and torchmetrics imports pyplot.
+    "MPLBACKEND": "agg",
+    # An empty file in place of the user's own, which may ask for LaTeX, or not be readable.
+    "MATPLOTLIBRC": os.devnull,
+}
+
+
+@contextmanager
+def as_command(*, exit_code: int = 1) -> Iterator[None]:
+    """Run the block as a command that does not depend on its surroundings.
+
+    Characters that an output cannot show are spelled, as ± by +-. An output that fails does not stop the work: what
+    follows is discarded. A command that has nothing else to report then ends with one line and `exit_code`, or
+    silently with `EXIT_PIPE_CLOSED` if the reader of a pipe has left. matplotlib's settings are its own defaults.
+    """
+    os.environ.update(_ENVIRONMENT)
+    output, errors = _Output.over(sys.stdout), _Output.over(sys.stderr)
+    with redirect_stdout(output), redirect_stderr(errors):
+        try:
+            yield
+        except SystemExit as ending:
+            if ending.code not in (None, 0):
+                raise
+        finally:
+            for stream in filter(None, (output, errors)):
+                stream.flush()
+    failure = output.failure if isinstance(output, _Output) else None
+    if failure is not None and failure.errno == errno.EPIPE:
+        sys.exit(EXIT_PIPE_CLOSED)
+    if failure is not None:
+        print(f"error: standard output: {failure.strerror}; choose another place, or mend this one", file=sys.stderr)
+        sys.exit(exit_code)
+
+
+class _Output(io.TextIOWrapper):
+    """A standard stream that writes every character, and notes an error of the file below."""
+
+    @classmethod
+    def over(cls, stream: TextIO | None) -> TextIO | None:
+        """Return a stream that writes to the same file; what is no file, or no stream at all, as it is."""
+        if not isinstance(stream, io.TextIOWrapper):
+            return stream
+        stream.flush()
+        chosen = stream.errors in ("ignore", "replace", "xmlcharrefreplace", "namereplace")
+        file: Any = stream.buffer  # which is the raw file itself under `python -u`
+        return cls(
+            io.BufferedWriter(_Discarding(getattr(file, "raw", file))),
+            encoding=stream.encoding,
+            errors=stream.errors if chosen else _SPELLED,
+            line_buffering=stream.line_buffering or stream.write_through,
+        )
+
+    @property
+    def failure(self) -> OSError | None:
+        """The first error of a write."""
+        return self.buffer.raw.failure  # type: ignore[attr-defined]
+
+
+class _Discarding(io.RawIOBase):
+    """Writes to a file until that fails; the first error is noted, and what follows is discarded."""
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def isatty(self) -> bool:
+        return self._file.isatty()
+
+    def write(self, data: Any, /) -> int | None:
+        if self.failure is None:
+            try:
+                return self._file.write(data)
+            except OSError as error:
+                self.failure = error
+        return memoryview(data).nbytes
+
+
+def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Replace what an encoding lacks: signs by ASCII, a name's bytes by themselves, other characters by escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    if "\udc80" <= character <= "\udcff":  # how Python reads a byte of a name that is not UTF-8
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    *script, name = unicodedata.name(character, "unnamed").split()
+    greek = name.lower() if "GREEK" in script else unicodedata.normalize("NFKC", character)  # "…" has an ASCII form
+    spelled = _SPELLINGS.get(character, greek)
+    if spelled.isascii():
+        return spelled, error.start + 1
+    escaped, _ = codecs.backslashreplace_errors(
+        UnicodeEncodeError(error.encoding, error.object, error.start, error.start + 1, error.reason)
+    )
+    return escaped, error.start + 1
+
+
+codecs.register_error(_SPELLED, _spell)
+
+
+def as_shown(text: str) -> str:
+    """Return a text as standard output shows it, so that its length is right for a table."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, _SPELLED).decode(encoding, "surrogateescape")
+
+
+def make_console(**options: Any) -> Console:
+    """Return a console that prints text as it is: rich's markup and emoji codes occur in names of folders, too."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False, **options)
