@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ireg.sweep import callback as _registers_schema_and_resolvers  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("epochs=2", "data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batch_size=32")
+NOBODY = 65534
 TOLD = "told"
 """The property under which a test records what is to be read at the end, whichever process it ran in."""
 
@@ -65,6 +67,29 @@ def small_run(composed):
             HydraConfig.instance().cfg = None
 
     return do
+
+
+@contextmanager
+def read_only(folder):
+    """Let nobody write below a folder, root neither, who then reads it as another user.
+
+    Paths are relative to it, and modules are imported before: that user may not enter the folders above.
+    """
+    paths = [folder, *folder.rglob("*")]
+    modes = [path.stat().st_mode for path in paths]
+    for path, mode in zip(paths, modes, strict=True):
+        path.chmod(0o555 if path.is_dir() else mode & 0o444)
+    root = os.geteuid() == 0  # to whom modes mean nothing
+    with chdir(folder):
+        if root:
+            os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+            for path, mode in zip(paths, modes, strict=True):
+                path.chmod(mode)
 
 
 def is_alive(process):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ireg.analysis.find import STATUS, run_folders
 from ireg.errors import UserError
 
 if TYPE_CHECKING:  # pandas takes a while to import and is imported where it is called
@@ -126,11 +127,11 @@ def is_measured(rows: pd.DataFrame, tag: str) -> pd.Series:
 
 def _find(folder: Path) -> list[_Run]:
     """All runs in `folder`, in the natural order of their names (2 before 10, 1e-3 before 0.01)."""
-    files = sorted(folder.rglob("status.json"), key=lambda path: _natural(path.parent.relative_to(folder).as_posix()))
-    if not files:
-        what = "holds no runs (no status.json at any depth)" if folder.is_dir() else "is not a folder"
+    folders = sorted(run_folders(folder), key=lambda path: _natural(path.relative_to(folder).as_posix()))
+    if not folders:
+        what = f"holds no runs (no {STATUS} at any depth)" if folder.is_dir() else "is not a folder"
         raise UserError(f"{str(folder)!r} {what}; name the folder of a run or of a sweep, like multirun/NAME")
-    return [_read_status(path, folder) for path in files]
+    return [_read_status(path / STATUS, folder) for path in folders]
 
 
 def _natural(name: str) -> list[tuple[int, float, str]]:

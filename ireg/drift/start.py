@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from ireg.analysis.find import run_folders
 from ireg.config import Config
 from ireg.core.memory import memory
 from ireg.drift.problem import Problem
@@ -45,13 +46,11 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     Raises:
         UserError: there is no run at all.
     """
-    found: dict[Path, None] = {}
-    for path in paths:
-        found |= dict.fromkeys(sorted(file.parent for file in path.rglob(FILE_NAME)))
+    found = run_folders(*paths)
     if not found:
         names = ", ".join(map(str, paths))
         raise UserError(f"{names}: no run there (no {FILE_NAME}); name a run's folder, like multirun/NAME/RUN")
-    return list(found)
+    return found
 
 
 def load(folder: Path, *, seed: int) -> Start:

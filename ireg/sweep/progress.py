@@ -11,7 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ireg.sweep.status import FILE_NAME, FINISHED, read_status
+from ireg.analysis.find import run_folders
+from ireg.sweep.status import FINISHED, read_status
+from ireg.terminal import make_console
 
 LINE_SECONDS = 10.0
 """Seconds between two lines where the output is no terminal."""
@@ -33,7 +35,7 @@ class ProgressDisplay:
         self, folders: Sequence[Path] | Path, *, console: Console | None = None, poll_seconds: float = 1.0
     ) -> None:
         self._given = folders
-        self.console = console or Console(file=sys.stderr)
+        self.console = console or make_console(file=sys.stderr)
         self.poll_seconds = poll_seconds
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
@@ -45,7 +47,7 @@ class ProgressDisplay:
     def folders(self) -> list[Path]:
         """The run folders, as far as they are known."""
         if isinstance(self._given, Path):
-            return sorted(path.parent for path in self._given.glob(f"*/{FILE_NAME}"))
+            return run_folders(self._given)
         return list(self._given)
 
     def start(self) -> None:
@@ -69,14 +71,14 @@ class ProgressDisplay:
         while not self._stopping.wait(self.poll_seconds):
             if time.monotonic() - last >= LINE_SECONDS:
                 last = time.monotonic()
-                self.console.print(self.line(), soft_wrap=True, highlight=False, markup=False)
+                self.console.print(self.line(), soft_wrap=True)
 
     def _bars(self) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             total = progress.add_task("runs", text="")

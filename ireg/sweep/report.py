@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
+from ireg.analysis.find import run_folders
 from ireg.files import remove_leftovers
 from ireg.sweep.lock import locked
 from ireg.sweep.plan import FILE_NAME as PLAN
-from ireg.sweep.status import FILE_NAME, note_killed, read_status
+from ireg.sweep.status import note_killed, read_status
 
 
 def report(sweep: Path) -> None:
@@ -20,7 +21,7 @@ def report(sweep: Path) -> None:
     from ireg import analysis
     from ireg.analysis.write import TABLES, figure_files
 
-    folders = sorted(path.parent for path in sweep.rglob(FILE_NAME))
+    folders = run_folders(sweep)
     for folder in folders:
         note_killed(folder)
     if folders:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ireg.analysis.find import STATUS
 from ireg.analysis.load import flat
 from ireg.errors import UserError
 from ireg.files import write_text
@@ -23,7 +24,7 @@ from ireg.termination import Terminated
 
 log = logging.getLogger(__name__)
 
-FILE_NAME = "status.json"
+FILE_NAME = STATUS
 FINISHED = ("done", "diverged")
 """States in which a run has nothing left to do."""
 
@@ -94,9 +95,10 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The status of a folder in which this very run is finished; None where it is still to be done.
 
     Raises:
-        UserError: the folder belongs to a run of another configuration, or holds files of others that the run needs
-            the names of.
+        UserError: the folder belongs to a run of another configuration, holds files of others that the run needs the
+            names of, or has a name that is not UTF-8.
     """
+    _require_utf8(folder)
     others = files_of_others(folder)  # looked for first: a process that begins meanwhile writes its status before any
     status = read_status(folder)
     if status is None:
@@ -113,6 +115,17 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
             "choose another folder with name=… or delete this one"
         )
     return status if status["state"] in FINISHED else None
+
+
+def _require_utf8(folder: Path) -> None:
+    """Refuse a folder that TensorBoard cannot write to, before anything is trained."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{folder}: the name is not UTF-8, and TensorBoard cannot write there; choose another place with "
+            "hydra.run.dir=…, under -m with hydra.sweep.dir=…"
+        ) from None
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

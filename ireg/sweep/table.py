@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ireg.analysis.find import run_folders
 from ireg.errors import UserError
 from ireg.sweep.lock import is_locked
 from ireg.sweep.plan import read_plan
@@ -61,7 +62,7 @@ def look(sweep: Path) -> list[Seen]:
     """
     if not sweep.is_dir():
         raise UserError(f"{sweep}: no such folder; name a sweep's folder, like multirun/NAME")
-    found = {path.parent.relative_to(sweep).as_posix(): path.parent for path in sweep.rglob(FILE_NAME)}
+    found = {folder.relative_to(sweep).as_posix(): folder for folder in run_folders(sweep)}
     plan = read_plan(sweep)
     found |= {name: sweep / name for name in plan}
     if not found:
@@ -115,7 +116,7 @@ def _cells(run: Seen) -> list[RenderableType]:
     left = ""
     if run.state == "running" and status["epoch_seconds"]:
         left = duration((status["epochs"] - status["epochs_done"]) * status["epoch_seconds"])
-    return [run.name, Text(run.state, style=COLOURS[run.state]), epochs, *errors, left, Text(run.message)]
+    return [Text(run.name), Text(run.state, style=COLOURS[run.state]), epochs, *errors, left, Text(run.message)]
 
 
 def _counts(states: Counter[str]) -> str:

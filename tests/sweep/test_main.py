@@ -5,18 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from ireg.errors import UserError
 from ireg.sweep import __main__ as command
+from ireg.sweep.callback import _print_final_values
 from ireg.sweep.lock import is_locked, locked
 from ireg.sweep.plan import add_to_plan, read_plan
 from ireg.sweep.report import report
 from ireg.sweep.status import Status, note_killed, read_status
 from ireg.sweep.table import look, render
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_only
 
 CONFIG = {"epochs": 10, "threads": 1}
 ROW = {"time/epoch": 2.0, "train/error": 0.25, "test/error": 0.5}
@@ -70,6 +72,23 @@ def test_every_state_is_told_apart(sweep):
         f"a_{word}" for word in ("running", "failed", "interrupted", "killed", "waiting", "diverged", "done")
     ]
     assert read_status(sweep / "a_killed")["state"] == "running"  # looking changes nothing
+
+
+def test_looking_needs_no_writing(tmp_path):
+    run = make_run(tmp_path / "a", "running", done=4)
+    with locked(run), read_only(tmp_path):
+        assert row_of(printed(Path()), "a")[:3] == ["a", "running", "4/10"]
+    with read_only(tmp_path):
+        assert row_of(printed(Path()), "a")[:2] == ["a", "interrupted"]
+
+
+@pytest.mark.parametrize("name", ["m[abc]", "m[/abc]", "m[red]:100:"])
+def test_a_name_is_shown_as_it_is(tmp_path, capsys, name):
+    folder = make_run(tmp_path / name, "failed", error=f"[/b] of {name}")
+    assert row_of(printed(tmp_path), name)[0] == name
+    assert f"[/b] of {name}" in printed(tmp_path)
+    _print_final_values(folder)
+    assert f"{folder}: failed after 3 epochs\n" in capsys.readouterr().out
 
 
 def test_time_left_counts_what_waits(tmp_path):

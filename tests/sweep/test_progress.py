@@ -77,13 +77,14 @@ def test_lines_come_in_their_time_where_there_is_no_terminal(tmp_path, monkeypat
 def test_bars_on_a_terminal(tmp_path):
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, width=120)
-    display = ProgressDisplay([tmp_path / "a", tmp_path / "b"], console=console, poll_seconds=0.01)
-    run(tmp_path / "a", done=3)
+    display = ProgressDisplay([tmp_path / "m[abc]", tmp_path / "b"], console=console, poll_seconds=0.01)
+    run(tmp_path / "m[abc]", done=3)
     run(tmp_path / "b", done=10, state="diverged")
     display.start()
     time.sleep(0.4)
     display.stop()
     text = output.getvalue()
+    assert "m[abc] " in text
     assert "3/10" in text
     assert "train error 25.0 %" in text
     assert "1/2" in text
