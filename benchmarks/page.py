@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import lightning
@@ -15,7 +16,8 @@ from benchmarks.growth import Point
 from benchmarks.memory import Memory
 from benchmarks.sides import ORDINARY
 from benchmarks.times import Result
-from ireg.files import replacing, write_text
+from ireg.analysis.looks import drawn
+from ireg.files import write_bytes, write_text
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -46,9 +48,9 @@ def write(findings: Findings, path: Path) -> list[Path]:
     written = []
     if findings.growth is not None:
         picture = path.parent / "figures" / f"{path.stem}.png"
-        with replacing(picture) as temporary:
-            figure.draw(findings.growth, findings.peaks).savefig(temporary, dpi=150)
-        written.append(picture)
+        for content in drawn(path.stem, partial(figure.draw, findings.growth, findings.peaks), ".png").values():
+            write_bytes(picture, content)
+            written.append(picture)
     write_text(path, _text(findings, f"figures/{path.stem}.png"))
     return [*written, path]
 

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,10 +19,16 @@ from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
+from ireg.analysis.looks import drawn
 from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
-from ireg.errors import UserError
-from ireg.files import replacing
+from ireg.errors import UserError, in_one_line
+from ireg.files import is_writable, write_bytes
+from ireg.terminal import as_command, as_shown, make_console
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SLOWEST, FASTEST = 1e-4, 1.0
 """Rates that can be asked for: below, rounding shows and the runs are long."""
@@ -41,15 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rates = None if options.lr_range is None else _rates(options.lr_range)
         plot = None if options.plot is None else _plot_path(options.plot)
         outcomes = run(chosen, rates, jobs=_jobs(options.jobs))
+        show(outcomes, make_console(**({} if sys.stdout.isatty() else {"width": WIDTH})))
         if plot is not None:
             _draw(outcomes, plot)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    show(outcomes, Console() if sys.stdout.isatty() else Console(width=WIDTH))
     return 0 if all(outcome.passes for outcome in outcomes.values()) else 1
 
 
@@ -102,14 +109,14 @@ def _plot_path(given: str) -> Path:
     path = Path(given)
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--plot {given}: must end in .png, .pdf or .svg")
-    if path.is_dir() or (path.parent.exists() and not os.access(path.parent, os.W_OK)):
+    if path.is_dir() or not is_writable(path.parent):
         raise UserError(f"--plot {given}: cannot be written; choose another place")
     return path
 
 
 def run(chosen: Sequence[int], rates: Sequence[float] | None, *, jobs: int) -> dict[int, Outcome]:
     """Run the certificates at these positions, several at a time; a progress bar on a terminal."""
-    console = Console(file=sys.stderr)
+    console = make_console(file=sys.stderr)
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)
     with progress if console.is_terminal else nullcontext():  # rich before 14.3 ends a disabled one with an empty line
         task = progress.add_task("certificates", total=len(chosen))
@@ -155,18 +162,18 @@ def show(outcomes: Mapping[int, Outcome], console: Console) -> None:
         table.add_row(
             certificate.optimizer, certificate.setting, certificate.theory, certificate.source, _slope(outcome.plain),
             _slope(outcome.modified), f"{len(outcome.rejected)}/{len(outcome.controls)}",
-            "[green]holds[/]" if outcome.passes else "[bold red]FAILS[/]",
+            Text("holds", style="green") if outcome.passes else Text("FAILS", style="bold red"),
         )  # fmt: skip
     console.print(table)
     for position, outcome in outcomes.items():
         for line in _failures(CERTIFICATES[position], outcome):
-            console.print(line, markup=False)
+            console.print(line)
     passed = sum(outcome.passes for outcome in outcomes.values())
-    console.print(f"{passed} of {len(outcomes)} certificates hold", markup=False)
+    console.print(f"{passed} of {len(outcomes)} certificates hold")
 
 
 def _slope(curve: Curve) -> str:
-    return f"{curve.slope:.2f}" + (f" ± {curve.uncertainty:.2f}" if curve.uncertainty else "")
+    return as_shown(f"{curve.slope:.2f}" + (f" ± {curve.uncertainty:.2f}" if curve.uncertainty else ""))
 
 
 def _failures(certificate: Certificate, outcome: Outcome) -> Iterator[str]:
@@ -185,18 +192,20 @@ def _failures(certificate: Certificate, outcome: Outcome) -> Iterator[str]:
 
 
 def _draw(outcomes: Mapping[int, Outcome], path: Path) -> None:
+    for content in drawn(path.stem, partial(_figure, outcomes), path.suffix).values():
+        write_bytes(path, content)
+
+
+def _figure(outcomes: Mapping[int, Outcome]) -> Figure:
     from ireg.analysis.certificates import ErrorCurves, errors_against_rate  # matplotlib only where it is wanted
 
     curves = []
     for position, found in outcomes.items():
         certificate, errors = CERTIFICATES[position], (found.plain.errors, found.modified.errors)
         curves.append(ErrorCurves(certificate.optimizer, certificate.experiment.abscissa, found.rates, *errors))
-    try:
-        with replacing(path) as temporary:
-            errors_against_rate(curves).savefig(temporary, dpi=150)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; choose another place") from error
+    return errors_against_rate(curves)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with as_command(exit_code=2):
+        sys.exit(main())

@@ -68,6 +68,15 @@ def test_what_the_user_can_mend_is_one_line(arguments, line, capsys):
     assert err.count("\n") == 1
 
 
+def test_a_figure_that_fails_costs_no_table(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("ireg.analysis.certificates.errors_against_rate", lambda curves: 1 / 0)
+    assert verify.main(["--optimizer", "gd", "--jobs", "1", "--plot", "errors.svg"]) == 0
+    out, err = capsys.readouterr()
+    assert "1 of 1 certificates hold" in out
+    assert err == "figure errors cannot be drawn: ZeroDivisionError: division by zero\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_is_no_figure(tmp_path, capsys):
     (tmp_path / "folder.png").mkdir()
     assert verify.main(["--plot", "folder.png"]) == 2

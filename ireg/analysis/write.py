@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import errno
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ireg.analysis.load import load, runs
+from ireg.analysis.looks import drawn
 from ireg.errors import UserError
-from ireg.files import replacing, require_own
+from ireg.files import replacing, require_own, write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+
+NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What an error of writing is called where the user may only look."""
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What is written and printed of a sweep; None where its runs do not make a table."""
+
+    epochs: pd.DataFrame
+    summary: pd.DataFrame
+    settings: pd.DataFrame | None
+    best: pd.DataFrame | None
+
 
 TABLES = ("summary.csv", "summary_settings.csv", "summary_best.csv")
 """All tables; the first is written before any other file."""
 
-SUFFIXES: dict[str, dict[str, Any]] = {
-    ".png": {"dpi": 150},
-    # Without its date a PDF of the same runs is the same file, so that it can be committed and compared.
-    ".pdf": {"metadata": {"CreationDate": None}},
-}
-"""The forms of a figure, each with the arguments of its writer."""
+SUFFIXES = (".png", ".pdf")
+"""The forms of a figure."""
 
 
 def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
@@ -29,7 +44,8 @@ def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
 
     Where a setting has several seeds, `summary_settings.csv` holds means and standard deviations; where an optimizer
     has several learning rates, `summary_best.csv` holds its best one (`best.best_rates`). A figure whose values no
-    run has measured yet is left out, and a line is printed that says so. Equal runs give equal files.
+    run has measured yet is left out, and a line is printed that says so. Equal runs give equal files, whatever the
+    user's settings of matplotlib are. A figure that fails is a line on standard error.
 
     Args:
         folder: a sweep's or a run's.
@@ -38,14 +54,17 @@ def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
     Raises:
         UserError: there are no runs in `folder`, a file of a run cannot be read, no run has the tag, or a file that
             would be replaced is not of an analysis.
+        OSError: a file cannot be written.
     """
-    return _write(Path(folder), criterion)[2]
+    return list(_write(_tables(Path(folder), criterion), Path(folder)))
 
 
 def figure_files() -> list[str]:
     """List the names of all files in `figures`."""
-    from ireg.analysis.figures import FIGURES
-
+    try:
+        from ireg.analysis.figures import FIGURES
+    except Exception:  # then none is written, either, and `_figures` says why
+        return []
     return [name + suffix for name in FIGURES for suffix in SUFFIXES]
 
 
@@ -59,12 +78,40 @@ def require_own_tables(folder: Path, *, with_figures: bool = False) -> None:
     require_own(folder, TABLES[0], "run,state,", [*TABLES, *figures])
 
 
-def _write(folder: Path, criterion: str | None) -> tuple[pd.DataFrame, pd.DataFrame | None, list[Path]]:
-    """Write everything; the table of the runs, that of the best rates, and the paths."""
-    table = load(folder)
-    # Imported late: matplotlib takes most of a second, which a wrong folder name need not wait for.
+def report(folder: str | Path, criterion: str | None = None) -> None:
+    """Do what `write` does, print the summary and the best rates, and say where the files are.
+
+    In a folder that the user may not write to, the tables are printed, and a line says that nothing was written.
+
+    Raises:
+        UserError: as `write`.
+        OSError: a file cannot be written for another reason; the tables are printed before.
+    """
+    tables = _tables(Path(folder), criterion)
+    paths: list[Path] = []
+    failure = None
+    try:
+        # Before anything is printed, and what was written before an error is listed, too.
+        paths.extend(_write(tables, Path(folder)))
+    except OSError as error:
+        failure = error
+    _print(tables, criterion)
+    for path in paths:
+        print(f"wrote {path}")
+    if failure is None:
+        return
+    if failure.errno not in NOT_OURS:
+        raise failure
+    print(
+        f"not written: {failure.filename}: {failure.strerror}; for files, copy the runs to a folder of yours",
+        file=sys.stderr,
+    )
+
+
+def _tables(folder: Path, criterion: str | None) -> _Tables:
+    epochs = load(folder)
+    # Imported late: pandas takes a while, which a wrong folder name need not wait for.
     from ireg.analysis.best import CRITERION, best_rates
-    from ireg.analysis.figures import FIGURES
     from ireg.analysis.summary import summarize, summarize_settings
 
     require_own_tables(folder, with_figures=True)
@@ -72,54 +119,51 @@ def _write(folder: Path, criterion: str | None) -> tuple[pd.DataFrame, pd.DataFr
     # Before anything is written: a wrong tag is answered first.
     chosen = CRITERION if criterion is None and CRITERION in of_runs else criterion
     best = best_rates(of_runs, chosen) if chosen is not None else None
-    summary = summarize(of_runs, table)
-    paths = [_write_table(summary, folder / TABLES[0])]
-    settings = summarize_settings(summary)
-    if settings is not None:
-        paths.append(_write_table(settings, folder / TABLES[1]))
-    if best is not None:
-        paths.append(_write_table(best, folder / TABLES[2]))
+    summary = summarize(of_runs, epochs)
+    return _Tables(epochs, summary, summarize_settings(summary), best)
+
+
+def _write(tables: _Tables, folder: Path) -> Iterator[Path]:
+    """Write one file after the other, and yield its path."""
+    for name, table in zip(TABLES, (tables.summary, tables.settings, tables.best), strict=True):
+        if table is not None:
+            yield _write_table(table, folder / name)
+    for name, contents in _figures(tables.epochs):
+        for suffix, content in contents.items():
+            path = folder / "figures" / f"{name}{suffix}"
+            write_bytes(path, content)
+            yield path
+
+
+def _figures(epochs: pd.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield the name of each figure that can be drawn, and its files by suffix."""
+    try:
+        from ireg.analysis.figures import FIGURES
+    except Exception as error:  # matplotlib reads files of the user's when it is imported
+        print(f"no figure can be drawn: {type(error).__name__}: {error}", file=sys.stderr)
+        return
     for name, draw in FIGURES.items():
         try:
-            figure = draw(table)
+            contents = drawn(name, partial(draw, epochs), *SUFFIXES)
         except UserError as error:
             print(f"figure {name} is left out: {error}")
             continue
-        paths += _write_figure(figure, folder / "figures" / name)
-    return summary, best, paths
+        yield name, contents
 
 
-def report(folder: str | Path, criterion: str | None = None) -> None:
-    """Do what `write` does, print the summary and the best rates, and say where the files are.
-
-    Raises:
-        UserError: as `write`.
-    """
-    # Before anything is printed, so that `| head` does not lose the files.
-    summary, best, paths = _write(Path(folder), criterion)
+def _print(tables: _Tables, criterion: str | None) -> None:
     from ireg.analysis.best import print_best
     from ireg.analysis.summary import print_summary
 
-    print_summary(summary)
-    if best is not None:
-        print_best(best)
+    print_summary(tables.summary)
+    if tables.best is not None:
+        print_best(tables.best)
     elif criterion is not None:
         print(f"no optimizer has two learning rates: {criterion} has nothing to choose from")
-    for path in paths:
-        print(f"wrote {path}")
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> Path:
     with replacing(path) as temporary:
-        table.to_csv(temporary, index=False)  # pandas writes every digit of a float
+        # Every digit of a float, as pandas does; a name that is not UTF-8 by Python's escapes.
+        table.to_csv(temporary, index=False, errors="backslashreplace")
     return path
-
-
-def _write_figure(figure: Figure, stem: Path) -> list[Path]:
-    paths = []
-    for suffix, arguments in SUFFIXES.items():
-        path = stem.with_name(stem.name + suffix)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, **arguments)
-        paths.append(path)
-    return paths

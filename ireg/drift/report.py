@@ -6,11 +6,16 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ireg.analysis.drift import drift_figure
-from ireg.files import replacing, require_own, write_text
+from ireg.analysis.looks import drawn
+from ireg.files import replacing, require_own, write_bytes, write_text
+from ireg.terminal import as_shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HEADER = ("run", "optimizer", "lr", "part", "place", "what", "quantity", "value", "error")
 FILES = ("drift.json", "drift.csv", "drift.png")
@@ -40,11 +45,18 @@ def write(results: Sequence[Result], folder: Path) -> list[Path]:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(HEADER)
         lines.writerows(row for result in results for row in rows(result))
-    with replacing(picture) as temporary:
-        drift_figure(results).savefig(temporary, dpi=150)
+    contents = drawn("drift", partial(_figure, results), ".png")
+    for content in contents.values():
+        write_bytes(picture, content)
     # The last: where it is, the others are, and the run is not measured again.
     write_text(data, json.dumps(results[0] if len(results) == 1 else results, indent=1) + "\n")
-    return [data, table, picture]
+    return [data, table, *([picture] if contents else [])]
+
+
+def _figure(results: Sequence[Result]) -> Figure:
+    from ireg.analysis.drift import drift_figure  # matplotlib only where its failure does no harm
+
+    return drift_figure(results)
 
 
 def rows(result: Result) -> Iterator[list[Any]]:
@@ -127,7 +139,8 @@ def _measured(value: float, error: float) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = [[as_shown(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
     )

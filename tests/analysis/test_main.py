@@ -1,14 +1,18 @@
 """`write` and `python -m ireg.analysis`: files, output, exit codes, and what is imported."""
 
 import csv
+import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 
-from ireg.analysis import write
+from ireg.analysis import FIGURES, write
 from ireg.analysis.__main__ import main
+from tests.conftest import read_only
 
 ROOT = Path(__file__).parents[2]
 TAGS = {"train/error": [0.9, 0.5], "test/error": [0.9, 0.25], "norm/l2": [1.0, 2.0]}
@@ -51,6 +55,60 @@ def test_files_of_others_are_not_replaced(make_run, capsys, name):
     assert f"ireg did not write {name} there, and would replace" in capsys.readouterr().err
     assert [path.name for path in sweep.rglob("*") if path.is_file() and path.parent.name != "a"] == [Path(name).name]
     assert (sweep / name).read_text() == "name,score\n"
+
+
+def test_the_users_settings_of_matplotlib_change_no_byte(make_run, capsys):
+    sweep = make_run("a", TAGS)
+    figures = [path for path in write(sweep) if path.suffix != ".csv"]
+    expected = [path.read_bytes() for path in figures]
+    settings = {
+        "text.usetex": True, "font.size": 20, "font.family": "serif", "savefig.bbox": "tight", "figure.dpi": 50,
+        "axes.facecolor": "red", "pdf.compression": 0, "axes.formatter.use_locale": True,
+    }  # fmt: skip
+    with matplotlib.rc_context(settings):
+        write(sweep)
+        assert matplotlib.rcParams["font.size"] == 20
+    assert [path.read_bytes() for path in figures] == expected
+    assert capsys.readouterr().err == ""
+    assert len(figures) == 6
+
+
+def test_a_figure_that_fails_costs_neither_tables_nor_the_other_figures(make_run, capsys, monkeypatch):
+    def fails(table):
+        raise RuntimeError("latex could\nnot be found")
+
+    monkeypatch.setitem(FIGURES, "test_error", fails)
+    sweep = make_run("a", TAGS)
+    assert main([str(sweep)]) == 0
+    out, err = capsys.readouterr()
+    assert err == "figure test_error cannot be drawn: RuntimeError: latex could not be found\n"
+    assert "25.00 %" in out
+    assert {path.stem for path in (sweep / "figures").iterdir()} == {"training_error", "parameter_norm"}
+
+
+def test_who_may_only_look_gets_the_tables(make_run, capsys):
+    sweep = make_run("a", TAGS)
+    with read_only(sweep):
+        assert main(["."]) == 0
+    out, err = capsys.readouterr()
+    assert "25.00 %" in out
+    assert "wrote" not in out
+    assert re.fullmatch(r"not written: .*: Permission denied; for files, copy the runs to a folder of yours\n", err)
+    assert [path.name for path in sweep.iterdir()] == ["a"]
+
+
+def test_a_full_disk_is_one_line_below_the_tables(make_run, capsys, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(full))
+    sweep = make_run("a", TAGS)
+    assert main([str(sweep)]) == 2
+    out, err = capsys.readouterr()
+    assert "25.00 %" in out
+    assert f"wrote {sweep / 'summary.csv'}" in out
+    assert err == (
+        f"error: {sweep / 'figures' / 'training_error.png'}: No space left on device; "
+        "choose another place, or mend this one\n"
+    )
 
 
 def test_write_of_a_sweep_without_metrics_is_the_summary(make_run):
@@ -122,7 +180,7 @@ print(sorted(name for name in sys.modules if name.startswith("ireg.") and not na
 """
     done = python("-c", code)
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["[]", "['ireg.errors', 'ireg.files']"]
+    assert done.stdout.splitlines() == ["[]", "['ireg.errors', 'ireg.files', 'ireg.terminal']"]
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -11,7 +11,7 @@ import pytest
 
 from ireg.drift.__main__ import main
 from ireg.drift.report import HEADER, text, verdict, write
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_only
 
 FAST = ("--orders", "6", "--refinements", "2", "3", "--processes", "1")
 
@@ -154,6 +154,21 @@ def test_a_damaged_result_is_measured_again(one, content):
     (folder / "drift.json").write_text(content)
     assert main([str(one / "sgd"), *FAST]) == 0
     assert json.loads((folder / "drift.json").read_text())["run"] == "sgd"
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(one, capsys):
+    import ireg.drift.study  # noqa: F401
+
+    with read_only(one):
+        assert main(["sgd", *FAST]) == 2
+    err = capsys.readouterr().err
+    assert err == "error: sgd/drift: cannot be written; choose another place with --output DIR\n"
+
+
+def test_a_figure_that_fails_costs_no_number(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ireg.analysis.drift.drift_figure", lambda results: 1 / 0)
+    assert {path.name for path in write([made_up("a")], tmp_path)} == {"drift.json", "drift.csv"}
+    assert capsys.readouterr().err == "figure drift cannot be drawn: ZeroDivisionError: division by zero\n"
 
 
 def test_help_is_answered_without_torch():

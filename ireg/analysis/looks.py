@@ -1,0 +1,59 @@
+"""Figures as files' contents: equal bytes for equal figures, whatever the user's own settings of matplotlib are."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ireg.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Without dates, and with names of parts that are not random, the same figure is the same file.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    ".png": {"dpi": 150},
+    ".pdf": {"metadata": {"CreationDate": None}},
+    ".svg": {"metadata": {"Date": None}},
+}
+
+
+def drawn(name: str, draw: Callable[[], Figure], *suffixes: str) -> dict[str, bytes]:
+    """Return a figure's files by suffix; none if it fails.
+
+    A figure comes last and is made of results that exist: its failure is reported in one line on standard error, and
+    harms nothing else.
+
+    Args:
+        name: what the line calls it.
+        draw: makes the figure; matplotlib need not be imported before.
+        suffixes: of `.png`, `.pdf` and `.svg`.
+
+    Raises:
+        UserError: `draw` raises it.
+    """
+    try:
+        return _drawn(draw, *suffixes)
+    except UserError:
+        raise
+    except Exception as error:  # of matplotlib, its fonts or what it is installed with
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"figure {name} cannot be drawn: {why}", file=sys.stderr)
+        return {}
+
+
+def _drawn(draw: Callable[[], Figure], *suffixes: str) -> dict[str, bytes]:
+    import matplotlib
+
+    # Not `rcdefaults`, which asks for the user's styles. The backend is left alone: no window is opened here.
+    settings: dict[Any, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    with matplotlib.rc_context(settings | {"svg.hashsalt": "ireg"}):
+        figure = draw()
+        contents = {}
+        for suffix in suffixes:
+            stream = io.BytesIO()
+            figure.savefig(stream, format=suffix[1:], **_OPTIONS[suffix])
+            contents[suffix] = stream.getvalue()
+    return contents
