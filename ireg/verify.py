@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcomes = run(chosen, rates, jobs=_jobs(options.jobs))
         show(outcomes, make_console(**({} if sys.stdout.isatty() else {"width": WIDTH})))
         if plot is not None:
-            _draw(outcomes, plot)
+            for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
+                write_bytes(plot, content)
     except (UserError, OSError) as error:
         print(f"error: {in_one_line(error)}", file=sys.stderr)
         return 2
@@ -189,11 +190,6 @@ def _failures(certificate: Certificate, outcome: Outcome) -> Iterator[str]:
     for name, curve in outcome.controls.items():
         if name not in outcome.rejected:
             yield f"{certificate.name}: not rejected: {name} (slope {_slope(curve)})"
-
-
-def _draw(outcomes: Mapping[int, Outcome], path: Path) -> None:
-    for content in drawn(path.stem, partial(_figure, outcomes), path.suffix).values():
-        write_bytes(path, content)
 
 
 def _figure(outcomes: Mapping[int, Outcome]) -> Figure:

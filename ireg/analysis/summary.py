@@ -187,9 +187,8 @@ def rich_table(title: str, rows: pd.DataFrame, columns: list[str]) -> Table:
         numeric = "/" in column or column == "best_test_error" or pd.api.types.is_numeric_dtype(rows[column])
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows.to_dict("records"):
-        texts = [as_shown(_final(row, column)) for column in columns]
-        styles = [STATE_COLOURS.get(str(row[column]), "") for column in columns]
-        table.add_row(*map(Text, texts, styles))
+        cells = [Text(as_shown(_final(row, name)), STATE_COLOURS.get(str(row[name]), "")) for name in columns]
+        table.add_row(*cells)
     return table
 
 
