@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from ireg.config import Config, active_terms
+from ireg.core.optimizer_view import view
+from ireg.core.sums import union_of_needs
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
@@ -90,7 +92,10 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
         # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.
         optimizer: Callable[..., Any] = instantiate(arguments, _convert_="all")
         optimizer = _with_kernel(optimizer, fused=settings.trainer.get("fused", False), given=arguments)
-        optimizer(model.parameters())  # made and dropped: wrong arguments are found here
+        # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not amid the training.
+        made = optimizer(model.parameters())
+        if terms:
+            union_of_needs(terms.values(), view(made, dict(model.named_parameters())))
     return Classifier(
         model,
         optimizer,

@@ -275,7 +275,7 @@ def test_what_a_profiler_writes_is_in_the_run_folder(tmp_path, small_run, monkey
     ],
 )
 def test_tensorboard_shows_the_noise(tmp_path, composed, monkeypatch, overrides, shown):
-    monkeypatch.setattr("ireg.lit.loggers.TensorBoard", lambda folder, hyperparameters, rows: hyperparameters)
+    monkeypatch.setattr("ireg.lit.loggers.TensorBoard", lambda folder, hyperparameters, *_, **__: hyperparameters)
     monkeypatch.setattr("ireg.lit.trainer.make_trainer", lambda *_, loggers, **__: loggers[1])
     status = Status(tmp_path, asdict(settings := read(composed(*overrides))))
     status.update(batch_size=64)
