@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from ireg.config import Config, active_terms
+from ireg.core.moments.needs import union_of_needs
 from ireg.core.optimizer_view import view
-from ireg.core.sums import union_of_needs
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.core.functional import detached_parameters
+from ireg.core.moments import Observer
+from ireg.core.moments.needs import union_of_needs
 from ireg.core.moving import moving_parameters
 from ireg.core.optimizer_view import view
 from ireg.core.snapshot import Snapshot
-from ireg.core.sums import Observer, union_of_needs
 from ireg.core.types import Batch, LossFn, Params
 
 Term = Callable[[Snapshot], Tensor | None]

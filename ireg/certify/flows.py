@@ -10,10 +10,10 @@ from scipy.integrate import solve_ivp
 from ireg.certify.problems import NAME, Problem
 from ireg.core.mean_flow import mean_flow
 from ireg.core.memory import memory, preconditioner
-from ireg.core.moments import gradient_moments
+from ireg.core.moments import GradientMoments, gradient_moments
+from ireg.core.moments.needs import Need
 from ireg.core.optimizer_view import OptimizerView
 from ireg.core.snapshot import Snapshot
-from ireg.core.sums import GradientMoments, Need
 from ireg.terms.own import own_full_batch, own_variance
 
 

@@ -8,7 +8,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ireg.core.types import Batch, Params
+from ireg.core.types import Batch, LossFn, Params
 
 
 class ModuleLoss:
@@ -43,6 +43,11 @@ class ModuleLoss:
 def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> ModuleLoss:
     """Turn a module and a criterion into a `LossFn`, see `ModuleLoss`."""
     return ModuleLoss(module, criterion)
+
+
+def loss_and_outputs(loss: LossFn, params: Params, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Compute the loss of a minibatch, and the outputs it is of where the loss has them."""
+    return loss.with_outputs(params, batch) if isinstance(loss, ModuleLoss) else (loss(params, batch), None)
 
 
 def _places(module: nn.Module) -> dict[str, str]:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ireg.core.memory import SecondMoment
+from ireg.core.moments import GradientMoments
 from ireg.core.optimizer_view import OptimizerView
 from ireg.core.params import add_scaled
-from ireg.core.sums import GradientMoments
 from ireg.core.types import Batch, LossFn, Params
 
 

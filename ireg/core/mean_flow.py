@@ -28,8 +28,9 @@ import torch
 
 from ireg.core.hessian_sums import Point, Sums, hessian_sums
 from ireg.core.memory import Memory, SecondMoment, memory, overlap, second_moment
+from ireg.core.moments import GradientMoments
+from ireg.core.moments.needs import Need
 from ireg.core.optimizer_view import OptimizerView
-from ireg.core.sums import GradientMoments, Need
 from ireg.core.types import Batch, LossFn, Params
 
 

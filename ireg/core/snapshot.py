@@ -8,9 +8,9 @@ import torch
 
 from ireg.core.mean_flow import MeanFlow, mean_flow
 from ireg.core.memory import Memory, memory, preconditioner
-from ireg.core.moments import gradient_moments
+from ireg.core.moments import GradientMoments, Observer, gradient_moments
+from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.optimizer_view import OptimizerView
-from ireg.core.sums import EVERYTHING, GradientMoments, Need, Observer
 from ireg.core.types import Batch, LossFn, Params
 
 

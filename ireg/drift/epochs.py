@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.core.moments import gradient_moments
+from ireg.core.moments.needs import Need
 from ireg.core.params import squared_norm
 from ireg.core.random import named_generator, named_seed
-from ireg.core.sums import Need
 from ireg.drift.equal_time import refine
 from ireg.drift.problem import Problem
 

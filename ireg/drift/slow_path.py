@@ -23,8 +23,8 @@ from torch.optim import Optimizer
 from ireg.core.mean_flow import MeanFlow
 from ireg.core.memory import memory, second_moment
 from ireg.core.moments import gradient_moments
+from ireg.core.moments.needs import Need
 from ireg.core.random import named_generator
-from ireg.core.sums import Need
 from ireg.drift.comparison import compare
 from ireg.drift.epochs import train_epoch
 from ireg.drift.flow import mean_flow_at

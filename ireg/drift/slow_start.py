@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ireg.core.memory import memory
 from ireg.core.moments import gradient_moments
-from ireg.core.sums import Need
+from ireg.core.moments.needs import Need
 from ireg.drift.epochs import order_of, train_epoch
 from ireg.drift.flow import velocity
 from ireg.drift.problem import Problem, flattened

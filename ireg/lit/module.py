@@ -15,9 +15,9 @@ from torchmetrics import MeanMetric
 
 from ireg.core.batches import IndexedBatches
 from ireg.core.functional import batch_statistics, detached_parameters, evaluating, functional_loss, measuring
+from ireg.core.moments import GradientMoments, Observer
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot
-from ireg.core.sums import GradientMoments, Observer
 from ireg.lit.data import NoisyImages, ShuffledBatches
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import step_or_overflow, try_out

@@ -6,9 +6,9 @@ C = (1/m) Σ Ĉ_k, η the learning rate. All are measured at fixed ω.
 
 from torch import Tensor
 
+from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.params import squared_norm, wide_squared_norm
 from ireg.core.snapshot import Snapshot
-from ireg.core.sums import NOTHING, Need, needs
 
 
 def _quarter_rate(snapshot: Snapshot) -> float:

@@ -19,10 +19,10 @@ these terms. Weight decay λ makes ḡ + λω of ḡ, decoupled weight decay ḡ
 from torch import Tensor
 
 from ireg.core.memory import decayed
+from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.optimizer_view import OptimizerView
 from ireg.core.params import inner_product, squared_norm
 from ireg.core.snapshot import Snapshot
-from ireg.core.sums import NOTHING, Need, needs
 from ireg.core.types import Params
 
 

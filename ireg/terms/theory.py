@@ -15,9 +15,9 @@ Source: docs/theory.md, section 7, where it is derived and certified; for full b
 from torch import Tensor
 
 from ireg.core.mean_flow import MeanFlow, moments_needed
+from ireg.core.moments.needs import needs
 from ireg.core.params import inner_product, squared_norm
 from ireg.core.snapshot import Snapshot
-from ireg.core.sums import needs
 from ireg.core.types import Params
 
 PARTS = ("whole", "memory", "lag", "fluctuation")

@@ -1,19 +1,13 @@
 """Moments of the minibatch gradients at fixed parameters: one pass over the minibatches for whatever is needed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-from torch.func import grad_and_value, vmap
-
-from ireg.core import linear_stack
-from ireg.core.batches import stacks
 from ireg.core.functional import ModuleLoss
-from ireg.core.sums import EVERYTHING, GradientMoments, MomentSums, Need, Observer, add_up
+from ireg.core.moments import linear, loop, vmap  # noqa: F401 — they register their methods
+from ireg.core.moments.methods import METHODS
+from ireg.core.moments.needs import EVERYTHING, Need
+from ireg.core.moments.sums import GradientMoments, MomentSums, Observer
 from ireg.core.types import Batch, LossFn, Params
-
-VMAP_MEMORY = 2**28
-"""Bytes of stacked minibatch gradients that `vmap` holds at once, unless `chunk_size` is given."""
 
 
 def gradient_moments(
@@ -37,7 +31,7 @@ def gradient_moments(
     - `loop`: one minibatch after the other, by backward passes; serves everything, the reference.
     - `vmap`: several minibatches of equal size at once, by `torch.func`; not for models that `vmap` cannot serve.
     - `ghost` and `layers`: for stacks of Linear layers, one pass over many minibatches and then layer by layer, see
-      `ireg.core.linear_stack`; `ghost` forms no g_k unless their squares are needed.
+      `ireg.core.moments.linear`; `ghost` forms no g_k unless their squares are needed.
     - `auto`: `ghost` or `layers`, whichever is less work, where the model allows them and there are several
       minibatches; else `vmap` on an accelerator, else `loop`.
 
@@ -74,48 +68,7 @@ def choose_method(loss: LossFn, batches: Sequence[Batch], needs: Need) -> str:
     A single minibatch leaves nothing to batch, and by the loop its ‖g‖² is ‖ḡ‖² to the last bit.
     """
     inputs, targets = batches[0]
-    if len(batches) > 1 and isinstance(loss, ModuleLoss) and linear_stack.serves(loss.module, inputs.ndim):
-        pays = Need.SQUARE not in needs and linear_stack.products_pay(loss.module, len(targets), needs)
+    if len(batches) > 1 and isinstance(loss, ModuleLoss) and linear.serves(loss.module, inputs.ndim):
+        pays = Need.SQUARE not in needs and linear.products_pay(loss.module, len(targets), needs)
         return "ghost" if pays else "layers"
     return "loop" if inputs.device.type == "cpu" else "vmap"
-
-
-def _loop(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums) -> None:
-    """One minibatch after the other, by backward passes."""
-    weights = {name: value.detach().requires_grad_() for name, value in sums.params.items()}
-    for batch in batches:
-        with torch.enable_grad():
-            value, outputs = _evaluate(loss, weights, batch)
-        # A parameter that the loss does not use has gradient zero, not none.
-        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
-        norm = add_up([sums.add_gradient(name, gradient) for name, gradient in zip(weights, gradients, strict=True)])
-        outputs, norm = (None if tensor is None else tensor[None] for tensor in (outputs, norm))
-        sums.add_minibatches(value[None], outputs, norm)
-
-
-def _vmap(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums) -> None:
-    """Several neighbouring minibatches of equal size at once, by `torch.func`."""
-    bytes_each = sum(value.numel() * value.element_size() for value in sums.params.values())
-    size = chunk_size or max(1, VMAP_MEMORY // max(1, bytes_each))
-
-    def evaluate(params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
-        value, outputs = _evaluate(loss, params, batch)
-        return value, value if outputs is None else outputs  # vmap knows no None
-
-    gradient = vmap(grad_and_value(evaluate, has_aux=True), in_dims=(None, 0))
-    for stacked_batch in stacks(batches, size):
-        gradients, (values, outputs) = gradient(sums.params, stacked_batch)
-        norms = [sums.add_gradients(name, stacked) for name, stacked in gradients.items()]
-        sums.add_minibatches(values, outputs if isinstance(loss, ModuleLoss) else None, add_up(norms))
-
-
-def _evaluate(loss: LossFn, params: Params, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    return loss.with_outputs(params, batch) if isinstance(loss, ModuleLoss) else (loss(params, batch), None)
-
-
-METHODS: dict[str, Callable[[LossFn, Sequence[Batch], int | None, MomentSums], None]] = {
-    "loop": _loop,
-    "vmap": _vmap,
-    "ghost": linear_stack.add_by_ghost_norms,
-    "layers": linear_stack.add_by_layers,
-}

@@ -4,14 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from ireg.core import linear_stack
-from ireg.core import moments as moments_module
 from ireg.core.batches import stacks
 from ireg.core.functional import detached_parameters, functional_loss
-from ireg.core.moments import METHODS, gradient_moments
+from ireg.core.moments import METHODS, gradient_moments, linear
+from ireg.core.moments import vmap as vmap_module
+from ireg.core.moments.needs import EVERYTHING, NOTHING, Need
+from ireg.core.moments.sensitivities import Buffers, sensitivities
+from ireg.core.moments.sums import MomentSums, add_up
 from ireg.core.params import inner_product, squared_norm
-from ireg.core.sensitivities import Buffers, sensitivities
-from ireg.core.sums import EVERYTHING, NOTHING, MomentSums, Need, add_up
 from tests import reference
 from tests.cases import EXACT, SINGLE, problems
 
@@ -79,10 +79,10 @@ def test_vmap_holds_as_many_minibatches_as_fit_into_its_memory(monkeypatch):
     problem = problems()[2]
     bytes_each = sum(value.numel() * value.element_size() for value in problem.module.parameters())
     sizes = []
-    original = moments_module.stacks
-    monkeypatch.setattr(moments_module, "stacks", lambda batches, size: sizes.append(size) or original(batches, size))
+    original = vmap_module.stacks
+    monkeypatch.setattr(vmap_module, "stacks", lambda batches, size: sizes.append(size) or original(batches, size))
     for room in (0, 2, 100):
-        monkeypatch.setattr(moments_module, "VMAP_MEMORY", room * bytes_each)
+        monkeypatch.setattr(vmap_module, "VMAP_MEMORY", room * bytes_each)
         moments_of(problem, method="vmap")
     assert sizes == [1, 2, 100]
 
@@ -92,7 +92,7 @@ def test_vmap_holds_as_many_minibatches_as_fit_into_its_memory(monkeypatch):
 def test_examples_at_once_do_not_matter(monkeypatch, method, examples):
     problem = problems()[1]
     expected = moments_of(problem, method="loop")
-    monkeypatch.setattr(linear_stack, "EXAMPLES_AT_ONCE", examples)
+    monkeypatch.setattr(linear, "EXAMPLES_AT_ONCE", examples)
     assert_close(moments_of(problem, method=method).mean, expected.mean, **EXACT)
 
 
@@ -103,9 +103,9 @@ def test_gradients_formed_at_once_do_not_matter(memory):
     loss, params = functional_loss(problem.module, problem.criterion), detached_parameters(problem.module)
     sums = MomentSums(params=params, needs=EVERYTHING)
     ((inputs, targets),) = stacks(problem.batches, 3)
-    leaves = linear_stack._leaves(problem.module)
+    leaves = linear._leaves(problem.module)
     losses, outputs, layers = sensitivities(loss, leaves, params, inputs, targets, Buffers())
-    norms = [part for layer in layers for part in linear_stack._add_layer(layer, sums, memory)]
+    norms = [part for layer in layers for part in linear._add_layer(layer, sums, memory)]
     sums.add_minibatches(losses, outputs, add_up(norms))
     actual, expected = sums.moments("layers"), moments_of(problem, method="loop")
     assert_close(actual.square, expected.square, **EXACT)
@@ -215,7 +215,7 @@ def test_gradients_are_taken_even_where_autograd_is_off():
     ("arguments", "match"),
     [
         ({"batches": []}, "at least one minibatch, got none"),
-        ({"method": "magic"}, "method='magic': unknown; choose one of auto, loop, vmap, ghost, layers"),
+        ({"method": "magic"}, "method='magic': unknown; choose one of auto, ghost, layers, loop, vmap"),
         ({"chunk_size": 0}, "chunk_size=0: must be at least 1"),
     ],
 )

@@ -6,10 +6,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from ireg.core import linear_stack
 from ireg.core.functional import detached_parameters, functional_loss
-from ireg.core.moments import choose_method, gradient_moments
-from ireg.core.sums import EVERYTHING, Need
+from ireg.core.moments import choose_method, gradient_moments, linear
+from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.models import MLP
 from tests import reference
 from tests.cases import EXACT, problems
@@ -100,7 +99,7 @@ def expected(module):
 @pytest.mark.parametrize("name", SERVED)
 def test_stacks_are_served(name, method, needs):
     module = SERVED[name]().double()
-    assert linear_stack.serves(module, 2)
+    assert linear.serves(module, 2)
     gradients = expected(module)
     loss, params = functional_loss(module, cross_entropy), detached_parameters(module)
     actual = gradient_moments(loss, params, batches(), method=method, needs=needs)
@@ -115,7 +114,7 @@ def test_stacks_are_served(name, method, needs):
 @pytest.mark.parametrize("name", REFUSED)
 def test_others_are_refused_by_name_and_served_right_by_auto(name):
     module = REFUSED[name]().double()
-    assert not linear_stack.serves(module, 2)
+    assert not linear.serves(module, 2)
     loss, params = functional_loss(module, cross_entropy), detached_parameters(module)
     for method in ("ghost", "layers"):
         with pytest.raises(ValueError, match=f"{type(module).__name__} is no stack of Linear layers"):
@@ -128,14 +127,14 @@ def test_others_are_refused_by_name_and_served_right_by_auto(name):
 
 
 def test_dropout_in_train_mode_is_refused():
-    assert not linear_stack.serves(frozen_dropout().train(), 2)
+    assert not linear.serves(frozen_dropout().train(), 2)
 
 
 def test_inputs_must_be_flat_when_they_come_to_a_layer():
     layer, flattened = nn.Sequential(nn.Linear(5, 3)), nn.Sequential(nn.Flatten(), nn.Linear(5, 3))
-    assert [linear_stack.serves(layer, dimensions) for dimensions in (1, 2, 3)] == [False, True, False]
-    assert linear_stack.serves(flattened, 4)
-    assert not linear_stack.serves(nn.Sequential(nn.ReLU()), 2)
+    assert [linear.serves(layer, dimensions) for dimensions in (1, 2, 3)] == [False, True, False]
+    assert linear.serves(flattened, 4)
+    assert not linear.serves(nn.Sequential(nn.ReLU()), 2)
 
 
 def test_auto_takes_what_is_less_work():

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from ireg.core.batches import stacks
 from ireg.core.functional import ModuleLoss, detached_parameters
-from ireg.core.sensitivities import Buffers, Layer, sensitivities
-from ireg.core.sums import MomentSums, Need, add_up
+from ireg.core.moments.methods import method
+from ireg.core.moments.needs import Need
+from ireg.core.moments.sensitivities import Buffers, Layer, sensitivities
+from ireg.core.moments.sums import MomentSums, add_up
 from ireg.core.types import Batch, LossFn
 
 # Functions that treat every number, or every example, by itself in eval mode.
@@ -101,11 +103,13 @@ def products_pay(module: nn.Module, examples: int, needs: Need) -> bool:
     return products < formed * (OPERATIONS_PER_PASS if Need.MEAN in needs else examples)
 
 
+@method("ghost")
 def add_by_ghost_norms(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums) -> None:
     """Add the moments of all minibatches to `sums`, without forming any g_k unless Σ g_k ⊙ g_k is needed."""
     _add(loss, batches, chunk_size, sums, form=Need.SQUARE in sums.needs)
 
 
+@method("layers")
 def add_by_layers(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums) -> None:
     """Add the moments of all minibatches to `sums`, forming the gradients layer by layer."""
     _add(loss, batches, chunk_size, sums, form=True)

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.moments import METHODS, gradient_moments
-from ireg.core.sums import Need
+from ireg.core.moments.needs import Need
 from tests.cases import EXACT, Problem, problems
 
 # Dependencies of curvlinops still use torch.jit.script, when imported and when first called.

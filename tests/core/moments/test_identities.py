@@ -21,10 +21,10 @@ from torch.testing import assert_close
 from ireg.core.batches import IndexedBatches
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.moments import METHODS, gradient_moments
+from ireg.core.moments.needs import Need
 from ireg.core.optimizer_view import OptimizerView
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot
-from ireg.core.sums import Need
 from ireg.models import MLP
 from ireg.terms import implicit
 from tests import reference

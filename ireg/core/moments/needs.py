@@ -1,0 +1,53 @@
+"""What a term asks of the moments; a term's module imports this, not what computes them."""
+
+from collections.abc import Callable, Iterable
+from enum import Flag, auto
+from functools import partial
+from typing import Any, TypeVar
+
+from ireg.core.optimizer_view import OptimizerView
+
+
+class Need(Flag):
+    """What can be asked of a pass; each costs something, so ask for what is used."""
+
+    SQ_NORMS = auto()
+    """‖g_k‖² of each minibatch."""
+    MEAN = auto()
+    """ḡ = (1/m) Σ g_k."""
+    SQUARE = auto()
+    """(1/m) Σ g_k ⊙ g_k: no way around forming every g_k."""
+
+
+NOTHING = Need(0)
+EVERYTHING = Need.SQ_NORMS | Need.MEAN | Need.SQUARE
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def needs(need: Need | Callable[[OptimizerView], Need]) -> Callable[[Function], Function]:
+    """Decorator of a term: say what it uses of the moments, so that no pass computes less or more.
+
+    Args:
+        need: what the term uses, or a function that tells it for an optimizer and raises a `ValueError` for one that
+            the term is not made for.
+    """
+
+    def mark(function: Function) -> Function:
+        function.needs = need if callable(need) else lambda view: need  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def union_of_needs(functions: Iterable[Callable[..., Any]], view: OptimizerView) -> Need:
+    """What functions marked by `needs`, or `functools.partial` of such, use together; unmarked ones use nothing.
+
+    Raises:
+        ValueError: a function is not made for this optimizer.
+    """
+    total = NOTHING
+    for function in functions:
+        inner = function.func if isinstance(function, partial) else function
+        total |= inner.needs(view) if hasattr(inner, "needs") else NOTHING
+    return total
