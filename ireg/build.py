@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from ireg.config import Config, active_terms
 from ireg.core.moments.needs import union_of_needs
-from ireg.core.optimizer_view import view
+from ireg.core.optimizers import view
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier

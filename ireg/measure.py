@@ -10,7 +10,7 @@ from ireg.core.functional import detached_parameters
 from ireg.core.moments import Observer
 from ireg.core.moments.needs import union_of_needs
 from ireg.core.moving import moving_parameters
-from ireg.core.optimizer_view import view
+from ireg.core.optimizers import view
 from ireg.core.snapshot import Snapshot
 from ireg.core.types import Batch, LossFn, Params
 

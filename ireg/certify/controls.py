@@ -1,12 +1,21 @@
 """Flows that are wrong in one place each: a certificate that accepts one of them certifies nothing."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ireg.certify.flows import MeanFlowParts, ModifiedLoss, modified_loss
 from ireg.certify.problems import NAME
-from ireg.core.memory import memory
+from ireg.core.optimizers import OptimizerView
+from ireg.core.optimizers.adam import AdamView
+
+
+def _changed(flow: ModifiedLoss | MeanFlowParts, **values: Any) -> OptimizerView:
+    """The optimizer of a flow with other values of its rule."""
+    optimizer: Any = flow.optimizer
+    changed: OptimizerView = replace(optimizer, **values)
+    return changed
 
 
 def twice(flow: ModifiedLoss) -> ModifiedLoss:
@@ -16,12 +25,12 @@ def twice(flow: ModifiedLoss) -> ModifiedLoss:
 
 def no_lag(flow: ModifiedLoss) -> ModifiedLoss:
     """L = 0."""
-    return replace(flow, of_mean=memory(flow.optimizer).effective_rate / 4)
+    return replace(flow, of_mean=flow.optimizer.memory.effective_rate / 4)
 
 
 def no_overlap(flow: ModifiedLoss) -> ModifiedLoss:
     """τ = 0."""
-    return replace(flow, of_variance=memory(flow.optimizer).effective_rate / 4)
+    return replace(flow, of_variance=flow.optimizer.memory.effective_rate / 4)
 
 
 def one_factor(flow: ModifiedLoss) -> ModifiedLoss:
@@ -36,12 +45,12 @@ def mean_part_alone(flow: ModifiedLoss) -> ModifiedLoss:
 
 def no_dampening(flow: ModifiedLoss) -> ModifiedLoss:
     """The rate without dampening."""
-    return modified_loss(flow.problem, replace(flow.optimizer, dampening=0.0))
+    return modified_loss(flow.problem, _changed(flow, dampening=0.0))
 
 
 def heavy_ball(flow: ModifiedLoss) -> ModifiedLoss:
     """Momentum's memory for Nesterov's."""
-    return modified_loss(flow.problem, replace(flow.optimizer, nesterov=False))
+    return modified_loss(flow.problem, _changed(flow, nesterov=False))
 
 
 def same_clock(flow: ModifiedLoss) -> ModifiedLoss:
@@ -51,7 +60,7 @@ def same_clock(flow: ModifiedLoss) -> ModifiedLoss:
 
 def decay_in_gradient(flow: ModifiedLoss) -> ModifiedLoss:
     """Weight decay taken for the other kind: L2 for decoupled, and the other way round."""
-    return modified_loss(flow.problem, replace(flow.optimizer, decoupled=not flow.optimizer.decoupled))
+    return modified_loss(flow.problem, _changed(flow, decoupled=not flow.optimizer.decoupled))
 
 
 def eps_inside(flow: ModifiedLoss) -> ModifiedLoss:
@@ -70,14 +79,13 @@ def uncorrected_squares(flow: ModifiedLoss) -> ModifiedLoss:
 
 def swapped(flow: MeanFlowParts) -> MeanFlowParts:
     """β and ρ exchanged."""
-    betas = flow.optimizer.betas
-    assert betas is not None
-    return replace(flow, optimizer=replace(flow.optimizer, betas=(betas[1], betas[0])))
+    assert isinstance(flow.optimizer, AdamView)
+    return replace(flow, optimizer=_changed(flow, betas=flow.optimizer.betas[::-1]))
 
 
 def heavy_ball_parts(flow: MeanFlowParts) -> MeanFlowParts:
     """Momentum's memory for Nesterov's."""
-    return replace(flow, optimizer=replace(flow.optimizer, nesterov=False))
+    return replace(flow, optimizer=_changed(flow, nesterov=False))
 
 
 def squares_of_mean(flow: MeanFlowParts) -> MeanFlowParts:
@@ -95,12 +103,12 @@ class EpsInside(MeanFlowParts):
     def velocity(self, points: np.ndarray) -> np.ndarray:
         """ω̇ for one point."""
         optimizer = self.optimizer
-        decay = optimizer.betas[1] if optimizer.betas is not None else optimizer.alpha
-        assert decay is not None
-        assert optimizer.eps is not None
+        dividing = optimizer.divides_by
+        assert dividing is not None
+        decay, eps = dividing.decay, dividing.eps
         gradient, hessian = self.problem.gradients(points).mean(0), self.problem.hessians(points).mean(0)
-        squares = gradient**2 + optimizer.eps
-        bent = memory(optimizer).lag - decay / (1 - decay) * gradient**2 / squares + optimizer.eps / squares / 2
+        squares = gradient**2 + eps
+        bent = optimizer.memory.lag - decay / (1 - decay) * gradient**2 / squares + eps / squares / 2
         return -(gradient + optimizer.lr * (hessian @ (gradient / np.sqrt(squares))) * bent) / np.sqrt(squares)
 
 

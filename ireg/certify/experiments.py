@@ -10,7 +10,6 @@ from ireg.certify.ends import SampledMean, on_full_batches, over_all_orders, ove
 from ireg.certify.flows import MeanFlowParts, ModifiedLoss, integrate, modified_loss
 from ireg.certify.optimizers import Recipe, Start, start
 from ireg.certify.problems import Problem
-from ireg.core.memory import memory
 
 PLAIN, MODIFIED = "plain", "modified"
 
@@ -135,7 +134,7 @@ class OfMeanFlow:
         for rate in rates:
             problem = self.problem(rate)
             begin = start(self.recipe, problem, rate)
-            step_time = memory(begin.optimizer).effective_rate
+            step_time = begin.optimizer.memory.effective_rate
             steps = whole_epochs(self.time, step_time, problem.num_batches)
             end = mean_end(self.recipe, problem, begin, rate, steps, self.sample)
             flow = MeanFlowParts(problem=problem, optimizer=begin.optimizer, parts=np.array(list(parts.values())))

@@ -9,10 +9,9 @@ from scipy.integrate import solve_ivp
 
 from ireg.certify.problems import NAME, Problem
 from ireg.core.mean_flow import mean_flow
-from ireg.core.memory import memory, preconditioner
 from ireg.core.moments import GradientMoments, gradient_moments
 from ireg.core.moments.needs import Need
-from ireg.core.optimizer_view import OptimizerView
+from ireg.core.optimizers import OptimizerView
 from ireg.core.snapshot import Snapshot
 from ireg.terms.own import own_full_batch, own_variance
 
@@ -50,13 +49,13 @@ class ModifiedLoss:
     @property
     def step_time(self) -> float:
         """The time of one step, η_e."""
-        return memory(self.optimizer).effective_rate
+        return self.optimizer.memory.effective_rate
 
     def velocity(self, point: np.ndarray) -> np.ndarray:
         """ω̇."""
         gradients, hessians = self.problem.gradients(point), self.problem.hessians(point)
         mean, spread = gradients.mean(0), gradients - gradients.mean(0)
-        shift = self.optimizer.weight_decay / (self.scale if self.optimizer.decoupled else np.ones_like(self.scale))
+        shift = self.optimizer.loss_decay + self.optimizer.decoupled_decay / self.scale
         mean, hessian = mean + shift * point, hessians.mean(0) + np.diag(shift)
         bent = self.of_mean * hessian @ (self.scale * mean)
         bent += self.of_variance * np.einsum("kij,kj->i", hessians, self.scale * spread) / len(spread)
@@ -71,22 +70,22 @@ def modified_loss(problem: Problem, optimizer: OptimizerView) -> ModifiedLoss:
         generator=torch.Generator(), needs=Need.MEAN | Need.SQUARE | Need.SQ_NORMS,
     )  # fmt: skip
     point = problem.start.numpy()
-    held = preconditioner(optimizer)
+    held = optimizer.preconditioner
     scale = np.ones_like(point) if held is None else held[NAME][:, 0].numpy()
-    gradients, decay = problem.gradients(point), optimizer.weight_decay
-    mean = gradients.mean(0) + decay * point / (scale if optimizer.decoupled else 1.0)
+    gradients = problem.gradients(point)
+    mean = gradients.mean(0) + (optimizer.loss_decay + optimizer.decoupled_decay / scale) * point
     variance = (scale * (gradients - gradients.mean(0)) ** 2).sum(1).mean()
     of_mean, of_variance = own_full_batch(snapshot), own_variance(snapshot)
     assert of_mean is not None
     assert of_variance is not None
-    remembered = memory(optimizer)
+    remembered = optimizer.memory
     return ModifiedLoss(
         problem=problem,
         optimizer=optimizer,
         scale=scale,
         of_mean=float(of_mean) / float(scale @ mean**2),
         of_variance=float(of_variance) / variance if problem.num_batches > 1 else 0.0,
-        clock=1 - remembered.effective_rate * remembered.lag * decay if optimizer.decoupled else 1.0,
+        clock=1 - remembered.effective_rate * remembered.lag * optimizer.decoupled_decay,
     )
 
 

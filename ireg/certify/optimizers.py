@@ -10,14 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adagrad, Adam, Optimizer, RMSprop
+from torch.optim import Optimizer
 
 from ireg.certify.problems import NAME, Problem
-from ireg.core.memory import memory, preconditioner
-from ireg.core.optimizer_view import OptimizerView, view
-
-LONG_AGO = 1e20
-"""Adam's step count, so that its bias correction is past."""
+from ireg.core.optimizers import OptimizerView, reciprocal_root, rule_of, view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,30 +55,26 @@ def start(recipe: Recipe, problem: Problem, abscissa: float) -> Start:
     """
     optimizer = build(recipe, problem.start[:, None], abscissa, first=None, second=None)
     seen = view(optimizer, {NAME: _weights(optimizer)})
-    point, rate = problem.start.numpy(), memory(seen).effective_rate
-    decay = 0.0 if seen.decoupled else seen.weight_decay
-    gradients = problem.gradients(point) + decay * point
-    hessians = problem.hessians(point) + decay * np.eye(len(point))
-    scale, second = np.ones_like(point), None
+    point, rate = problem.start.numpy(), seen.memory.effective_rate
+    gradients = problem.gradients(point) + seen.loss_decay * point
+    hessians = problem.hessians(point) + seen.loss_decay * np.eye(len(point))
+    dividing = None if recipe.held else seen.divides_by
+    scale = np.ones_like(point)
     if recipe.held:
-        held = preconditioner(seen)
+        held = seen.preconditioner
         assert held is not None
         scale = held[NAME][:, 0].numpy()
-    elif seen.eps is not None:
-        scale = 1 / (np.sqrt((gradients**2).mean(0)) + seen.eps)
-    velocity = scale * gradients.mean(0) + (seen.weight_decay * point if seen.decoupled else 0.0)
+    elif dividing is not None:
+        scale = reciprocal_root(torch.from_numpy(gradients**2).mean(0).sqrt(), dividing.eps).numpy()
+    velocity = scale * gradients.mean(0) + seen.decoupled_decay * point
     uphill = hessians @ velocity
-    if not recipe.held and seen.eps is not None:
-        keep = seen.betas[1] if seen.betas is not None else seen.alpha
-        assert keep is not None
-        second = torch.from_numpy((gradients * (gradients + 2 * rate / (1 - keep) * uphill)).mean(0))
-    beta = seen.betas[0] if seen.betas is not None else seen.momentum
-    if beta == 0.0:
-        return Start(optimizer=seen, first=None, second=second)
-    gain = 1.0 if seen.betas is not None else (1 - seen.dampening) / (1 - beta)
-    divided = scale if seen.kind == "rmsprop" else 1.0
-    first = gain * divided * (gradients.mean(0) + rate / (1 - beta) * uphill.mean(0))
-    return Start(optimizer=seen, first=torch.from_numpy(first), second=second)
+    first = second = None
+    if dividing is not None:
+        second = torch.from_numpy((gradients * (gradients + 2 * rate / (1 - dividing.decay) * uphill)).mean(0))
+    if (buffer := seen.buffer) is not None:
+        then = gradients.mean(0) + rate / (1 - buffer.decay) * uphill.mean(0)
+        first = torch.from_numpy(buffer.gain * (scale if buffer.divided else 1.0) * then)
+    return Start(optimizer=seen, first=first, second=second)
 
 
 def build(recipe: Recipe, points: Tensor, abscissa: float, *, first: Tensor | None, second: Tensor | None) -> Optimizer:
@@ -94,17 +86,7 @@ def build(recipe: Recipe, points: Tensor, abscissa: float, *, first: Tensor | No
     def filled(value: Tensor | None) -> Tensor:
         return zeros.clone() if value is None else (value if value.ndim == 2 else value[:, None]) + zeros
 
-    state: dict[str, Tensor]
-    if recipe.make is SGD:
-        state = {"momentum_buffer": filled(first)}
-    elif recipe.make is RMSprop:
-        state = {"step": torch.tensor(1.0), "square_avg": filled(second), "momentum_buffer": filled(first)}
-    elif recipe.make is Adagrad:
-        state = {"step": torch.tensor(1.0), "sum": filled(second)}
-    elif issubclass(recipe.make, Adam):
-        state = {"step": torch.tensor(LONG_AGO), "exp_avg": filled(first), "exp_avg_sq": filled(second)}
-    else:
-        raise ValueError(f"{recipe.make.__name__}: its state is not known here; add it")
+    state = rule_of(recipe.make).state(filled(first), filled(second))
     state |= {slot: filled(torch.tensor(values, dtype=points.dtype)) for slot, values in recipe.held.items()}
     optimizer.state[weights] = state
     return optimizer

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ireg.core.memory import SecondMoment
 from ireg.core.moments import GradientMoments
-from ireg.core.optimizer_view import OptimizerView
+from ireg.core.optimizers import OptimizerView, SecondMoment, reciprocal_root
 from ireg.core.params import add_scaled
 from ireg.core.types import Batch, LossFn, Params
 
@@ -25,9 +24,8 @@ class Point:
     def __init__(
         self, params: Params, moments: GradientMoments, dividing: SecondMoment | None, optimizer: OptimizerView
     ) -> None:
-        decay = optimizer.weight_decay
-        self.decay = 0.0 if optimizer.decoupled else decay
-        self.decoupled_decay = decay if optimizer.decoupled else 0.0
+        self.decay = optimizer.loss_decay
+        self.decoupled_decay = optimizer.decoupled_decay
         self.params = params
         self.mean = self.decayed(moments.mean)
         self.root: Params | None = None
@@ -43,7 +41,7 @@ class Point:
             self.inverse_root = {
                 name: torch.where(root > 0, root, torch.inf).reciprocal_() for name, root in self.root.items()
             }
-            self.scale = {name: 1 / (root + dividing.eps) for name, root in self.root.items()}
+            self.scale = {name: reciprocal_root(root, dividing.eps) for name, root in self.root.items()}
         self.scaled_mean = {name: self.scaled(name, value) for name, value in self.mean.items()}
         self.velocity = add_scaled(self.scaled_mean, params, self.decoupled_decay)
 

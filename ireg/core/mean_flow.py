@@ -12,9 +12,9 @@ transient of the first steps,
   (1−ρ)(1−β)/(1−βρ) φ'(s̄)⊙Cov (1 − (τ_ρ + τ_β)/2) + (1−ρ)/(2(1+ρ)) φ''(s̄)⊙ḡ⊙Var (1 − τ_ρ),
   Cov = (1/m) Σ g_k⊙q_k − ḡ⊙s̄, Var = (1/m) Σ q_k⊙q_k − s̄⊙s̄, q_k = g_k⊙g_k.
 
-η_e, L, τ are those of `ireg.core.memory`; β of F is Adam's. RMSProp's momentum filters what is divided already: F has
-β = 0, and V lags by L steps more. Weight decay belongs to the loss, and to g_k; decoupled, it is added to u, which no
-gradient remembers: M then has (η_e/2) (P(1 + 2L) Hu + λu).
+η_e, L, τ are those of the rule (`ireg.core.optimizers`); β of F is Adam's. RMSProp's momentum filters what is divided
+already: F has β = 0, and V lags by L steps more. Weight decay belongs to the loss, and to g_k. Decoupled, it is added
+to u, and no gradient remembers it: M then has (η_e/2) (P(1 + 2L) Hu + λu).
 
 Derived and certified here (docs/theory.md, section 7); for full batches it is Cattaneo, Klusowski & Shigida 2024,
 arXiv:2309.00079, with ε outside of the root. It holds while M + V + F is small against u.
@@ -27,10 +27,9 @@ from functools import cached_property
 import torch
 
 from ireg.core.hessian_sums import Point, Sums, hessian_sums
-from ireg.core.memory import Memory, SecondMoment, memory, overlap, second_moment
 from ireg.core.moments import GradientMoments
 from ireg.core.moments.needs import Need
-from ireg.core.optimizer_view import OptimizerView
+from ireg.core.optimizers import Memory, OptimizerView, SecondMoment, overlap
 from ireg.core.types import Batch, LossFn, Params
 
 
@@ -65,7 +64,7 @@ def moments_needed(optimizer: OptimizerView) -> Need:
     Raises:
         ValueError: an optimizer whose mean flow is not known.
     """
-    return Need.MEAN if second_moment(optimizer) is None else Need.MEAN | Need.SQUARE
+    return Need.MEAN if optimizer.divides_by is None else Need.MEAN | Need.SQUARE
 
 
 def mean_flow(
@@ -86,7 +85,7 @@ def mean_flow(
     Raises:
         ValueError: an optimizer whose mean flow is not known.
     """
-    remembered, dividing = memory(optimizer), second_moment(optimizer)
+    remembered, dividing = optimizer.memory, optimizer.divides_by
     point = Point(params, moments, dividing, optimizer)
     sums = hessian_sums(loss, params, batches, point)
     return MeanFlow(
@@ -121,10 +120,11 @@ def _lag(point: Point, sums: Sums, dividing: SecondMoment, remembered: Memory) -
 def _fluctuation(point: Point, sums: Sums, dividing: SecondMoment, num_batches: int) -> Params:
     """F. With x as in `_lag`, φ'' s̄² = φ (x/4 + x²/2)."""
     assert point.root is not None
-    rho, beta = dividing.decay, dividing.numerator_decay
-    tau_rho, tau_beta = overlap(rho, num_batches), overlap(beta, num_batches)
-    of_covariance = (1 - rho) * (1 - beta) / (1 - beta * rho) * (1 - (tau_rho + tau_beta) / 2)
-    of_variance = (1 - rho) / (2 * (1 + rho)) * (1 - tau_rho)
+    rho, bare = dividing.decay, dividing.numerator_bare
+    of_covariance = (1 - bare) * _shared(rho, dividing.numerator_decay, num_batches)
+    if bare:
+        of_covariance += bare * _shared(rho, 0.0, num_batches)
+    of_variance = (1 - rho) / (2 * (1 + rho)) * (1 - overlap(rho, num_batches))
     result = {}
     for name, share in _shares(point).items():
         mean = point.relative(name, point.mean[name])
@@ -132,6 +132,16 @@ def _fluctuation(point: Point, sums: Sums, dividing: SecondMoment, num_batches: 
         variance = (share / 4 + share.square() / 2) * mean * (sums.fourths[name] - 1)
         result[name] = point.scaled(name, point.root[name] * (of_covariance * covariance + of_variance * variance))
     return result
+
+
+def _shared(rho: float, beta: float, num_batches: int) -> float:
+    """How far what is divided and v hold the same minibatches: their covariance in units of Cov.
+
+    Of a mean with decay β above one with decay ρ, Σ_n (1−β)βⁿ (1−ρ)ρⁿ, less what two different minibatches of an epoch
+    make of each other's gradients.
+    """
+    tau_rho, tau_beta = overlap(rho, num_batches), overlap(beta, num_batches)
+    return (1 - rho) * (1 - beta) / (1 - beta * rho) * (1 - (tau_rho + tau_beta) / 2)
 
 
 def _shares(point: Point) -> Params:

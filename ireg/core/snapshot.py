@@ -7,10 +7,9 @@ from functools import cached_property
 import torch
 
 from ireg.core.mean_flow import MeanFlow, mean_flow
-from ireg.core.memory import Memory, memory, preconditioner
 from ireg.core.moments import GradientMoments, Observer, gradient_moments
 from ireg.core.moments.needs import EVERYTHING, Need
-from ireg.core.optimizer_view import OptimizerView
+from ireg.core.optimizers import Memory, OptimizerView
 from ireg.core.types import Batch, LossFn, Params
 
 
@@ -55,12 +54,12 @@ class Snapshot:
     @cached_property
     def memory(self) -> Memory:
         """What the optimizer remembers of past gradients."""
-        return memory(self.optimizer)
+        return self.optimizer.memory
 
     @cached_property
     def preconditioner(self) -> Params | None:
         """P of the optimizer's last step; None for the identity, and before the first step."""
-        return preconditioner(self.optimizer)
+        return self.optimizer.preconditioner
 
     @cached_property
     def mean_flow(self) -> MeanFlow:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ireg.core.memory import memory
 from ireg.core.random import named_generator
 from ireg.drift.flow import CHUNK, velocity
 from ireg.drift.problem import Problem, in_double
@@ -29,7 +28,7 @@ CURVATURE_COST = 60.0
 def curvature(problem: Problem) -> dict[str, float]:
     """The numbers `steepest` and `smoothness` at the start of optimizers without second moment, in double precision."""
     problem = in_double(problem)
-    remembered = memory(problem.optimizer)
+    remembered = problem.optimizer.memory
     uphill = velocity(problem, problem.weights)
     way = remembered.effective_rate * (0.5 + remembered.lag)
     change = velocity(problem, problem.weights + way * uphill) - uphill
@@ -66,7 +65,7 @@ def hessian_product(problem: Problem, direction: Tensor) -> Tensor:
     """∇²C times this direction at the start, by double backward."""
     leaves = {name: value.requires_grad_() for name, value in problem.params(problem.weights.clone()).items()}
     along = list(problem.params(direction).values())
-    total = problem.optimizer.weight_decay * direction
+    total = problem.optimizer.loss_decay * direction
     for inputs, targets in zip(problem.inputs.split(CHUNK), problem.targets.split(CHUNK), strict=True):
         with problem.measuring(), torch.enable_grad():
             loss = problem.loss(leaves, (inputs, targets))

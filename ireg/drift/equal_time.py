@@ -27,12 +27,10 @@ is the optimizer's own, at any r, and stays. The moments that it starts with are
 in a time that falls like 1/r. Adagrad's sum and AMSGrad's maximum never fade, so that neither has such a limit.
 """
 
-from collections.abc import Callable
-from typing import Any
+from torch.optim import Optimizer
 
-from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from ireg.core.optimizers import rule_of
 
-State = dict[str, Any]
 MEMORIES = ("kept", "shrinking")
 """What small steps do to the memory."""
 
@@ -51,77 +49,20 @@ def refine(optimizer: Optimizer, refinement: int, memory: str = "kept") -> None:
     """
     if refinement < 1:
         raise ValueError(f"refinement={refinement}: must be at least 1")
-    rule = _RULES.get(type(optimizer))
-    if rule is None:
-        known = ", ".join(sorted(cls.__name__ for cls in _RULES))
-        raise ValueError(f"{type(optimizer).__name__}: not known how to refine its steps; known are {known}")
-    if memory == "shrinking":
-        if not all(_fades(type(optimizer), group) for group in optimizer.param_groups):
-            raise ValueError(f"{type(optimizer).__name__}: its memory never fades, so that it cannot shrink")
-        rule = _rate
-    elif memory != "kept":
+    rule, groups = rule_of(type(optimizer)), optimizer.param_groups
+    if memory not in MEMORIES:
         raise ValueError(f"memory={memory!r}: must be one of {', '.join(MEMORIES)}")
-    for group in optimizer.param_groups:
-        rule(group, [optimizer.state[weight] for weight in group["params"] if weight in optimizer.state], refinement)
+    if memory == "shrinking" and not all(rule.fades(group) for group in groups):
+        raise ValueError(f"{type(optimizer).__name__}: its memory never fades, so that it cannot shrink")
+    for group in groups:
+        if memory == "shrinking":
+            group["lr"] = group["lr"] / refinement
+        else:
+            states = [optimizer.state[weight] for weight in group["params"] if weight in optimizer.state]
+            rule.refine(group, states, refinement)
 
 
 def can_shrink(optimizer: Optimizer) -> bool:
     """Whether there is a memory that shrinks with the steps: none of plain SGD's, nor one that never fades."""
-    groups = optimizer.param_groups
-    remembers = not isinstance(optimizer, SGD) or any(group["momentum"] for group in groups)
-    return remembers and all(_fades(type(optimizer), group) for group in groups)
-
-
-def _fades(kind: type[Optimizer], group: dict[str, Any]) -> bool:
-    """Whether what is remembered is forgotten: a sum and a maximum never are."""
-    return kind is not Adagrad and not group.get("amsgrad", False)
-
-
-def _rate(group: dict[str, Any], _: list[State], refinement: int) -> None:
-    group["lr"] = group["lr"] / refinement
-
-
-def _momentum(group: dict[str, Any], states: list[State], refinement: int) -> None:
-    """Rate, momentum and buffer of SGD and RMSProp."""
-    fine = group["momentum"] ** (1 / refinement)
-    share = (1 - fine) / (1 - group["momentum"])
-    group["lr"] = group["lr"] * share / refinement
-    group["momentum"] = fine
-    for state in states:
-        if state.get("momentum_buffer") is not None:
-            state["momentum_buffer"] = state["momentum_buffer"] / share
-
-
-def _rmsprop(group: dict[str, Any], states: list[State], refinement: int) -> None:
-    _momentum(group, states, refinement)
-    group["alpha"] = group["alpha"] ** (1 / refinement)
-    _count(states, refinement)
-
-
-def _adagrad(group: dict[str, Any], states: list[State], refinement: int) -> None:
-    group["lr"] = group["lr"] / refinement**0.5
-    group["eps"] = group["eps"] * refinement**0.5
-    group["lr_decay"] = group["lr_decay"] / refinement
-    for state in states:
-        state["sum"] = state["sum"] * refinement
-    _count(states, refinement)
-
-
-def _adam(group: dict[str, Any], states: list[State], refinement: int) -> None:
-    group["lr"] = group["lr"] / refinement
-    group["betas"] = tuple(beta ** (1 / refinement) for beta in group["betas"])
-    _count(states, refinement)
-
-
-def _count(states: list[State], refinement: int) -> None:
-    for state in states:
-        state["step"] = state["step"] * refinement
-
-
-_RULES: dict[type[Optimizer], Callable[[dict[str, Any], list[State], int], None]] = {
-    SGD: _momentum,
-    RMSprop: _rmsprop,
-    Adagrad: _adagrad,
-    Adam: _adam,
-    AdamW: _adam,
-}
+    rule, groups = rule_of(type(optimizer)), optimizer.param_groups
+    return any(rule.remembers(group) for group in groups) and all(rule.fades(group) for group in groups)

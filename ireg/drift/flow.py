@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ireg.core.mean_flow import MeanFlow, mean_flow, moments_needed
-from ireg.core.memory import memory, overlap
 from ireg.core.moments import gradient_moments
-from ireg.core.optimizer_view import OptimizerView
+from ireg.core.optimizers import OptimizerView, overlap
+from ireg.core.optimizers.sgd import SGDView
 from ireg.drift.problem import Problem, flattened
 
 PARTS = 4
@@ -27,7 +26,7 @@ def velocity(problem: Problem, weights: Tensor) -> Tensor:
     C is here the mean over the examples: that is C's mean over the partitions, whose last minibatch may be smaller.
     """
     leaves = {name: value.requires_grad_() for name, value in problem.params(weights.clone()).items()}
-    total = problem.optimizer.weight_decay * weights
+    total = problem.optimizer.loss_decay * weights
     for inputs, targets in zip(problem.inputs.split(CHUNK), problem.targets.split(CHUNK), strict=True):
         with problem.measuring(), torch.enable_grad():
             loss = problem.loss(leaves, (inputs, targets))
@@ -92,7 +91,8 @@ def forces_at(problem: Problem, weights: Tensor, number: int) -> dict[str, Tenso
     """
     # Heavy ball with β = ½ and η = 1 has M = 3Hu + (1 − τ)(½∇Q − Hu), from which the two parts can be told; plain SGD
     # has the same coefficient for both.
-    probe = replace(problem.optimizer, momentum=0.5, dampening=0.0, nesterov=False, lr=1.0)
+    seen = problem.optimizer
+    probe = SGDView(lr=1.0, moving=seen.moving, weight_decay=seen.loss_decay, momentum=0.5)
     flow = mean_flow_at(problem, weights, number, probe)
     squares, unlike = flattened(flow.squares_gradient), 1 - overlap(0.5, problem.num_batches)
     full_batch = 2 * (flattened(flow.correction) - unlike / 2 * squares) / (3 - unlike)
@@ -113,7 +113,7 @@ def mean_flow_at(problem: Problem, weights: Tensor, number: int, seen: Optimizer
 
 def coefficients(problem: Problem) -> dict[str, float]:
     """The theorem's coefficients of ∇‖ḡ‖² and ∇Var: (η_e/4)(1 + 2L) and (η_e/4)(1 − τ)."""
-    remembered = memory(problem.optimizer)
+    remembered = problem.optimizer.memory
     return {
         "full_batch": remembered.effective_rate / 4 * (1 + 2 * remembered.lag),
         "variance": remembered.effective_rate / 4 * (1 - remembered.overlap(problem.num_batches)),

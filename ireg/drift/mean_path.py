@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ireg.core.memory import memory, second_moment
 from ireg.drift.comparison import compare
 from ireg.drift.flow import PARTS, coefficients, follow_flow, forces_at, mean_flow_at, velocity
 from ireg.drift.problem import Problem, flattened
@@ -96,7 +95,7 @@ def mean_path(workers: Workers, orders: int, strength: float, plain: Sequence[Te
     problem = workers.problem
     if not strength < VALID:
         raise LeftOut(f"the predicted strength is {strength:.2g}, and from {VALID:g} on the expansion does not hold")
-    if second_moment(problem.optimizer) is not None:
+    if problem.optimizer.divides_by is not None:
         if not can_be_slow(problem):
             raise LeftOut("with momentum after the division, or weight decay, its slow manifold is not known here")
         return MeanPath(theory={}, steps=None, estimates=slow_path(workers, orders))
@@ -105,7 +104,7 @@ def mean_path(workers: Workers, orders: int, strength: float, plain: Sequence[Te
     workers.progress.expect(FLOW_COST)
     buffer = slow_buffer(problem)
     start = settled(problem, problem.weights, buffer)
-    time = problem.num_batches * memory(problem.optimizer).effective_rate
+    time = problem.num_batches * problem.optimizer.memory.effective_rate
     path, change, steps = _leading_flow(workers, start, time, strength)
     forces = workers.map(forces_at, [(path[i], 1 + i) for i in range(len(path))], epochs=[FORCES] * len(path))
     theory = coefficients(problem)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ireg.core.batches import IndexedBatches
 from ireg.core.functional import ModuleLoss, couples_examples, functional_loss, measuring
 from ireg.core.moving import moving_parameters
-from ireg.core.optimizer_view import OptimizerView, view
+from ireg.core.optimizers import OptimizerView, view
 from ireg.core.random import named_generator
 from ireg.core.types import Params
 
@@ -56,7 +56,7 @@ class Problem:
         """The optimizer in the words of its update rule, and which parameters it moves.
 
         Raises:
-            ValueError: see `ireg.core.optimizer_view.view` and `ireg.core.moving.moving_parameters`.
+            ValueError: see `ireg.core.optimizers.view` and `ireg.core.moving.moving_parameters`.
         """
         module, optimizer = self.begin()
         loss, named = functional_loss(module, self.criterion), dict(module.named_parameters())

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ireg.core.mean_flow import MeanFlow
-from ireg.core.memory import memory, second_moment
 from ireg.core.moments import gradient_moments
 from ireg.core.moments.needs import Need
+from ireg.core.optimizers import reciprocal_root
 from ireg.core.random import named_generator
 from ireg.drift.comparison import compare
 from ireg.drift.epochs import train_epoch
@@ -46,7 +46,8 @@ FLOW = 4.0
 def can_be_slow(problem: Problem) -> bool:
     """Whether the slow manifold is known here: of RMSProp and Adam without momentum after the division or decay."""
     seen = problem.optimizer
-    return second_moment(seen) is not None and not seen.weight_decay and not seen.momentum
+    buffer = seen.buffer
+    return seen.divides_by is not None and not seen.weight_decay and not (buffer is not None and buffer.divided)
 
 
 def slow_cost(orders: int) -> float:
@@ -73,7 +74,7 @@ def slow_path(workers: Workers, orders: int) -> dict[str, Estimate]:
     before, after = (torch.stack([way[end] for way in ways]) for end in (0, 1))
     points = [torch.lerp(before.mean(0), after.mean(0), share) for share in (0.0, 0.5, 1.0)]
     flows = workers.map(_vectors, [(point,) for point in points], epochs=[PRECISE * FLOW] * len(points))
-    time = problem.num_batches * memory(problem.optimizer).effective_rate
+    time = problem.num_batches * problem.optimizer.memory.effective_rate
     integrals = {name: time * sum(w * flow[name] for w, flow in zip(SIMPSON, flows, strict=True)) for name in flows[0]}
     leading = integrals.pop("leading")
     vectors = {
@@ -91,10 +92,10 @@ def slow_state(problem: Problem) -> tuple[Tensor, Tensor]:
 
     Before the next step the gradients in m and v have mean ages of 1/(1−β) and 1/(1−ρ) steps.
     """
-    seen, dividing = problem.optimizer, second_moment(problem.optimizer)
+    seen, dividing = problem.optimizer, problem.optimizer.divides_by
     assert dividing is not None
     mean, square = _moments(problem, problem.weights)
-    uphill = seen.lr * mean / (square.sqrt() + dividing.eps)
+    uphill = seen.lr * mean * reciprocal_root(square.sqrt(), dividing.eps)
     first, _ = _moments(problem, problem.weights + uphill / (1 - dividing.numerator_decay))
     _, second = _moments(problem, problem.weights + uphill / (1 - dividing.decay))
     return first, second
@@ -110,7 +111,11 @@ def settled_way(problem: Problem, order: int, state: tuple[Tensor, Tensor]) -> t
     """
     double = in_double(problem)
     module, optimizer = double.begin()
-    _begin_slowly(optimizer, list(double.moving(module).values()), *state)
+    weights = list(double.moving(module).values())
+    sizes = [weight.numel() for weight in weights]
+    for weight, first, second in zip(weights, *(values.split(sizes) for values in state), strict=True):
+        held = problem.optimizer.state(first.view_as(weight).clone(), second.view_as(weight).clone())
+        optimizer.state[weight].update(held)
     batches = _minibatches(problem)
     found = []
     for epoch in range(WARM_UP + 1):
@@ -124,29 +129,15 @@ def settled_way(problem: Problem, order: int, state: tuple[Tensor, Tensor]) -> t
     return found[0], found[1]
 
 
-def _begin_slowly(optimizer: Optimizer, weights: Sequence[Tensor], first: Tensor, second: Tensor) -> None:
-    """Put m and v of these weights in, past all bias correction."""
-    sizes = [weight.numel() for weight in weights]
-    for weight, m, v in zip(weights, first.split(sizes), second.split(sizes), strict=True):
-        values = {"square_avg": v, "exp_avg_sq": v, "exp_avg": m, "step": torch.tensor(1e9)}
-        names = (
-            ("step", "square_avg") if isinstance(optimizer, torch.optim.RMSprop) else ("step", "exp_avg", "exp_avg_sq")
-        )
-        optimizer.state[weight] = {
-            name: values[name].clone() if name == "step" else values[name].view_as(weight).clone() for name in names
-        }
-
-
 def _settled(module: torch.nn.Module, optimizer: Optimizer, problem: Problem) -> Tensor:
     """The weights y = ω − ηβ/(1−β) φ(v) m once Adam's m has run out, and no step is left half done."""
-    dividing = second_moment(problem.optimizer)
+    buffer, dividing = problem.optimizer.buffer, problem.optimizer.divides_by
     assert dividing is not None
-    beta = dividing.numerator_decay
-    if not beta:
+    if buffer is None:
         return problem.vector(module)
     states = [optimizer.state[weight] for weight in problem.moving(module).values()]
-    step = torch.cat([(state["exp_avg"] / (state["exp_avg_sq"].sqrt() + dividing.eps)).flatten() for state in states])
-    return problem.vector(module) - problem.optimizer.lr * beta / (1 - beta) * step
+    step = [state["exp_avg"] * reciprocal_root(state["exp_avg_sq"].sqrt(), dividing.eps) for state in states]
+    return problem.vector(module) - buffer.ahead * torch.cat([part.flatten() for part in step])
 
 
 def _minibatches(problem: Problem) -> list[Tensor]:

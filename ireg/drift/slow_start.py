@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ireg.core.memory import memory
 from ireg.core.moments import gradient_moments
 from ireg.core.moments.needs import Need
 from ireg.drift.epochs import order_of, train_epoch
@@ -23,12 +22,11 @@ def slow_buffer(problem: Problem) -> Tensor | None:
 
     Before the next step the gradients in b ← βb + (1−δ)g have a mean age of 1/(1−β) steps.
     """
-    seen = problem.optimizer
-    if not seen.momentum:
+    held = problem.optimizer.buffer
+    if held is None:
         return None
-    uphill = memory(seen).effective_rate * velocity(problem, problem.weights)
-    then = problem.weights + uphill / (1 - seen.momentum)
-    return (1 - seen.dampening) / (1 - seen.momentum) * velocity(problem, then)
+    uphill = problem.optimizer.memory.effective_rate * velocity(problem, problem.weights)
+    return held.gain * velocity(problem, problem.weights + uphill / (1 - held.decay))
 
 
 def settled(problem: Problem, weights: Tensor, buffer: Tensor | None) -> Tensor:
@@ -38,11 +36,8 @@ def settled(problem: Problem, weights: Tensor, buffer: Tensor | None) -> Tensor:
     and a pair of minibatches d apart counts 1 − T_d, as in the theorem. To first order y lies on the same flow as ω, a
     little ahead.
     """
-    seen = problem.optimizer
-    if buffer is None:
-        return weights
-    ahead = seen.lr * seen.momentum ** (2 if seen.nesterov else 1) / (1 - seen.momentum)
-    return weights - ahead * buffer
+    held = problem.optimizer.buffer
+    return weights if buffer is None or held is None else weights - held.ahead * buffer
 
 
 def follow_slowly(problem: Problem, order: int, buffer: Tensor | None) -> Tensor:
@@ -54,7 +49,8 @@ def follow_slowly(problem: Problem, order: int, buffer: Tensor | None) -> Tensor
     weights = list(problem.moving(module).values())
     if buffer is not None:
         for weight, part in zip(weights, buffer.split([weight.numel() for weight in weights]), strict=True):
-            optimizer.state[weight]["momentum_buffer"] = part.view_as(weight).to(weight.dtype).clone()
+            held = part.view_as(weight).to(weight.dtype).clone()
+            optimizer.state[weight].update(problem.optimizer.state(held, held))
     train_epoch(module, optimizer, problem, order_of(problem, 1, order, 0))
     if buffer is None:
         return problem.vector(module)
@@ -77,7 +73,7 @@ def ragged_noise(problem: Problem, order: int, weights: Tensor, mean: Tensor) ->
     seen, last = problem.optimizer, order_of(problem, 1, order, 0)[-1]
     if len(last) == problem.batch_size:
         return torch.zeros_like(weights)
-    share = memory(seen).effective_rate * (1 - len(last) / problem.batch_size)
+    share = seen.memory.effective_rate * (1 - len(last) / problem.batch_size)
     with problem.measuring():
         one = gradient_moments(problem.loss, problem.params(weights), problem.batches([last]), needs=Need.MEAN)
-    return -share * (flattened(one.mean) + seen.weight_decay * weights - mean)
+    return -share * (flattened(one.mean) + seen.loss_decay * weights - mean)

@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy
 
 from ireg.analysis.find import run_folders
 from ireg.config import Config
-from ireg.core.memory import memory
 from ireg.drift.problem import Problem
 from ireg.errors import UserError
 from ireg.run import rebuild
@@ -85,7 +84,7 @@ def load(folder: Path, *, seed: int) -> Start:
             optimizer_state=_ordinary(checkpoint["optimizer_states"][0]),
             seed=seed,
         )
-        memory(problem.optimizer)
+        _ = problem.optimizer.memory  # raises where it never fades
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder / CHECKPOINT}: {' '.join(str(error).split())}") from error
     return Start(

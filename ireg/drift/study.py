@@ -138,7 +138,7 @@ def _predicted(problem: Problem) -> Predicted:
 
 def _curvature(team: Workers) -> dict[str, float] | None:
     """See `ireg.drift.curvature`; None where a flow of ∇C is not what the optimizer follows."""
-    if team.problem.optimizer.eps is not None or not team.problem.has_loss_of_examples:
+    if team.problem.optimizer.second_moment is not None or not team.problem.has_loss_of_examples:
         return None
     team.progress.expect(CURVATURE_COST)
     (numbers,) = team.map(curvature, [()], epochs=[CURVATURE_COST])

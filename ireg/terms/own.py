@@ -6,10 +6,11 @@ first steps, the mean over the orders follows the P-gradient flow of
 
     C + (η_e/4) [ (1 + 2L) ‖ḡ‖²_P + (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P ],  ‖v‖²_P = vᵀPv,
 
-with η_e, L, τ as `ireg.core.memory` has them: a past gradient lies uphill by its age, which lengthens the step along
-the mean gradient, but two minibatches of an epoch are never equal, which takes off the variance's share. For SGD it is
-equation 1 (Smith et al. 2021, arXiv:2101.12176); for momentum on full batches the factor is (1 + β)/(1 − β) (Kovachki &
-Stuart 2021; Ghosh et al. 2023, arXiv:2302.00849); the split for minibatches is derived in docs/theory.md, section 6.
+with η_e, L, τ of the rule (`ireg.core.optimizers`): a past gradient lies uphill by its age, which lengthens the step
+along the mean gradient, but two minibatches of an epoch are never equal, which takes off the variance's share. For SGD
+it is equation 1 (Smith et al. 2021, arXiv:2101.12176). For momentum on full batches the factor is (1 + β)/(1 − β)
+(Kovachki & Stuart 2021; Ghosh et al. 2023, arXiv:2302.00849). The split for minibatches is derived in docs/theory.md,
+section 6.
 
 Adaptive optimizers: P = 1/(√v̂ + ε) frozen as the last step had it. That is the whole of it where P changes little
 within its own memory; what its changes add is in `ireg.terms.theory`. Before the first step P does not exist, nor do
@@ -18,9 +19,8 @@ these terms. Weight decay λ makes ḡ + λω of ḡ, decoupled weight decay ḡ
 
 from torch import Tensor
 
-from ireg.core.memory import decayed
 from ireg.core.moments.needs import NOTHING, Need, needs
-from ireg.core.optimizer_view import OptimizerView
+from ireg.core.optimizers import OptimizerView
 from ireg.core.params import inner_product, squared_norm
 from ireg.core.snapshot import Snapshot
 from ireg.core.types import Params
@@ -45,7 +45,7 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
     if _undefined(snapshot):
         return None
     scale, memory = snapshot.preconditioner, snapshot.memory
-    mean = decayed(snapshot.moments.mean, snapshot.moving, snapshot.optimizer, scale)
+    mean = snapshot.optimizer.decayed(snapshot.moments.mean, snapshot.moving, scale)
     return memory.effective_rate / 4 * (1 + 2 * memory.lag) * _squared_norm(mean, scale)
 
 

@@ -7,7 +7,8 @@ import torch
 
 from ireg.certify import CERTIFICATES, flows
 from ireg.core import mean_flow
-from ireg.core.memory import Memory
+from ireg.core.optimizers import Memory
+from ireg.core.snapshot import Snapshot
 
 CONFIGS = Path(__file__).parents[2] / "conf" / "optimizer"
 FREE = [certificate for certificate in CERTIFICATES if certificate.experiment.free]
@@ -49,14 +50,13 @@ def test_over_sampled_orders(setting):
 
 
 def test_a_wrong_memory_fails(monkeypatch):
-    right = flows.memory
     certificate = named("momentum, full batch, β = 0.9: C + (η_e/4)(1+2L)‖ḡ‖²_P")
 
-    def wrong(optimizer):
-        known = right(optimizer)
+    def wrong(snapshot):
+        known = snapshot.optimizer.memory
         return Memory(effective_rate=known.effective_rate, lag=known.lag + 0.5, decay=known.decay)
 
-    monkeypatch.setattr("ireg.core.snapshot.memory", wrong)
+    monkeypatch.setattr(Snapshot, "memory", property(wrong))
     assert not certificate.run(certificate.experiment.rates[:2]).holds
 
 

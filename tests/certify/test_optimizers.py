@@ -78,5 +78,5 @@ def test_the_start_is_where_a_run_along_the_flow_would_be(recipe):
 
 def test_an_optimizer_that_is_not_known():
     recipe = Recipe(make=Adadelta, arguments=lambda rate: {"lr": rate})
-    with pytest.raises(ValueError, match="Adadelta: its state is not known here"):
+    with pytest.raises(ValueError, match="Adadelta: unknown optimizer"):
         build(recipe, PROBLEM.start[:, None], 0.1, first=None, second=None)

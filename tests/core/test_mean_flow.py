@@ -11,9 +11,8 @@ from torch.testing import assert_close
 
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.mean_flow import mean_flow
-from ireg.core.memory import second_moment
 from ireg.core.moments import gradient_moments
-from ireg.core.optimizer_view import view
+from ireg.core.optimizers import view
 from tests import reference
 from tests.cases import EXACT, SINGLE, problems
 from tests.reference import flat
@@ -166,4 +165,4 @@ def test_second_moments_that_are_no_fading_mean_are_refused(optimizer_class, arg
     module = nn.Linear(1, 1)
     optimizer = optimizer_class(module.parameters(), lr=0.1, **arguments)
     with pytest.raises(ValueError, match=f"^{kind}: its mean flow is known only where"):
-        second_moment(view(optimizer, dict(module.named_parameters())))
+        _ = view(optimizer, dict(module.named_parameters())).divides_by

@@ -18,7 +18,7 @@ from ireg.core.functional import (
 )
 from ireg.core.hessian_sums import Point, hessian_sums
 from ireg.core.moments import gradient_moments
-from ireg.core.optimizer_view import view
+from ireg.core.optimizers import view
 from tests.cases import EXACT
 
 GENERATOR = torch.Generator().manual_seed(5)

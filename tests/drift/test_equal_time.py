@@ -112,7 +112,7 @@ def test_memory_fades_as_fast_in_equal_time(make, name):
 
 def test_what_cannot_be_refined_is_refused():
     weight = torch.nn.Parameter(torch.zeros(1))
-    with pytest.raises(ValueError, match="ASGD: not known how to refine its steps; known are Adagrad, Adam"):
+    with pytest.raises(ValueError, match="ASGD: unknown optimizer; known are Adagrad, Adam"):
         refine(torch.optim.ASGD([weight]), 2)
     with pytest.raises(ValueError, match="refinement=0: must be at least 1"):
         refine(SGD([weight]), 0)

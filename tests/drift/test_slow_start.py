@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ireg.core.memory import memory
 from ireg.drift.epochs import order_of
 from ireg.drift.flow import velocity
 from ireg.drift.slow_start import follow_slowly, ragged_noise, settled, slow_buffer
@@ -51,7 +50,7 @@ def test_settled_weights_move_by_the_effective_rate_times_the_gradients(name):
     end = follow_slowly(problem, 0, buffer)
     total = (problem.inputs * problem.targets[:, None]).sum(0)
     start = settled(problem, problem.weights, buffer)
-    assert_close(end, start - memory(problem.optimizer).effective_rate * total, **EXACT)
+    assert_close(end, start - problem.optimizer.memory.effective_rate * total, **EXACT)
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum"])

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.moments.needs import Need
 from ireg.core.moving import moving_parameters
-from ireg.core.optimizer_view import view
+from ireg.core.optimizers import view
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot
 from ireg.terms import implicit, norm, theory

@@ -5,7 +5,7 @@ from enum import Flag, auto
 from functools import partial
 from typing import Any, TypeVar
 
-from ireg.core.optimizer_view import OptimizerView
+from ireg.core.optimizers import OptimizerView
 
 
 class Need(Flag):

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ireg.core.memory import Memory, decayed, memory, overlap, preconditioner
-from ireg.core.optimizer_view import OptimizerView, view
+from ireg.core.optimizers import Memory, overlap, view
+from ireg.core.optimizers.adam import AdamView, AdamWView
+from ireg.core.optimizers.sgd import SGDView
 from tests import reference
 from tests.cases import EXACT
 
@@ -61,7 +62,7 @@ def test_against_torchs_own_steps(name):
     optimizer_class, arguments = FILTERS[name]
     past = weights_of_the_past(optimizer_class, arguments)
     ages = torch.arange(LONG, dtype=torch.float64)
-    remembered = memory(seen_of(optimizer_class, **arguments))
+    remembered = seen_of(optimizer_class, **arguments).memory
     assert remembered.effective_rate == pytest.approx(float(past.sum()), rel=1e-6)
     assert remembered.lag == pytest.approx(float((ages * past).sum() / past.sum()), rel=1e-6, abs=1e-12)
     for distance in (1, 2, 5):
@@ -83,17 +84,15 @@ def test_overlap_of_a_single_minibatch_is_nothing_and_of_endless_memory_everythi
 
 
 def test_the_figures_of_momentum_on_157_minibatches():
-    remembered = memory(seen_of(torch.optim.SGD, momentum=0.9))
+    remembered = seen_of(torch.optim.SGD, momentum=0.9).memory
     assert 1 + 2 * remembered.lag == pytest.approx(19)
     assert 1 - remembered.overlap(157) == pytest.approx(0.892, abs=5e-4)
 
 
-def test_endless_memory_and_unknown_rules_are_refused():
-    endless = OptimizerView(kind="sgd", lr=0.1, moving=("w",), weight_decay=0.0, momentum=1.0)
+def test_endless_memory_is_refused():
+    endless = SGDView(lr=0.1, moving=("w",), weight_decay=0.0, momentum=1.0)
     with pytest.raises(ValueError, match=r"sgd with momentum 1: its memory must fade; choose a value in \[0, 1\)"):
-        memory(endless)
-    with pytest.raises(ValueError, match="rprop: no rule for its memory"):
-        memory(OptimizerView(kind="rprop", lr=0.1, moving=("w",), weight_decay=0.0))
+        _ = endless.memory
 
 
 @pytest.mark.parametrize(
@@ -115,21 +114,21 @@ def test_the_preconditioner_is_what_torchs_last_step_multiplied_by(optimizer_cla
         weight.grad = torch.full_like(weight, gradient)
         optimizer.step()
     seen = view(optimizer, names)
-    assert_close(seen.lr * preconditioner(seen)["weight"].item() * 0.5, before - weight.item(), **EXACT)
+    assert_close(seen.lr * seen.preconditioner["weight"].item() * 0.5, before - weight.item(), **EXACT)
 
 
 def test_no_preconditioner_for_sgd_and_before_the_first_step():
-    assert preconditioner(seen_of(torch.optim.SGD, momentum=0.9)) is None
+    assert seen_of(torch.optim.SGD, momentum=0.9).preconditioner is None
     for optimizer_class in (torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW):
-        assert preconditioner(seen_of(optimizer_class)) is None
+        assert seen_of(optimizer_class).preconditioner is None
 
 
 def test_weight_decay_is_in_the_gradient_or_in_the_norm_of_the_preconditioner():
     gradient, params = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([10.0, -10.0])}
     scale = {"w": torch.tensor([0.5, 4.0])}
-    coupled = OptimizerView(kind="adam", lr=0.1, moving=("w",), weight_decay=0.1)
-    decoupled = OptimizerView(kind="adamw", lr=0.1, moving=("w",), weight_decay=0.1, decoupled=True)
-    none = OptimizerView(kind="adam", lr=0.1, moving=("w",), weight_decay=0.0)
-    assert_close(decayed(gradient, params, coupled, scale)["w"], torch.tensor([2.0, 1.0]))
-    assert_close(decayed(gradient, params, decoupled, scale)["w"], torch.tensor([3.0, 1.75]))
-    assert decayed(gradient, params, none, scale) is gradient
+    coupled = AdamView(lr=0.1, moving=("w",), weight_decay=0.1, betas=(0.9, 0.99))
+    decoupled = AdamWView(lr=0.1, moving=("w",), weight_decay=0.1, decoupled=True, betas=(0.9, 0.99))
+    none = AdamView(lr=0.1, moving=("w",), weight_decay=0.0, betas=(0.9, 0.99))
+    assert_close(coupled.decayed(gradient, params, scale)["w"], torch.tensor([2.0, 1.0]))
+    assert_close(decoupled.decayed(gradient, params, scale)["w"], torch.tensor([3.0, 1.75]))
+    assert none.decayed(gradient, params, scale) is gradient

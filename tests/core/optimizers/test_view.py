@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ireg.core.optimizer_view import view
+from ireg.core.optimizers import view
 from tests.cases import EXACT
 
 STEPS = 4
@@ -41,7 +41,7 @@ def buffer(decay, gradients=GRADIENTS):
 def test_sgd():
     seen = stepped(*make(torch.optim.SGD, lr=0.1, weight_decay=0.0))
     assert (seen.kind, seen.lr, seen.momentum, seen.weight_decay) == ("sgd", 0.1, 0.0, 0.0)
-    assert (seen.first_moment, seen.second_moment, seen.betas, seen.alpha, seen.eps) == (None,) * 5
+    assert (seen.first_moment, seen.second_moment, seen.buffer, seen.divides_by, seen.eps) == (None,) * 5
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -183,7 +183,7 @@ def test_maximizing_is_refused():
 def test_variants_of_the_update_rule(optimizer_class, arguments, field):
     flags = ("nesterov", "centered", "amsgrad", "decoupled")
     seen = view(*make(optimizer_class, lr=0.1, **arguments))
-    assert [flag for flag in flags if getattr(seen, flag)] == [field]
+    assert [flag for flag in flags if getattr(seen, flag, False)] == [field]
 
 
 def test_dampening_is_that_of_a_buffer():

@@ -1,0 +1,24 @@
+"""The update rules, one file each: what torch's optimizers hold, remember, divide by, and how their steps are refined.
+
+A further rule is a file here with a class that `view.rule` registers, and an import below.
+"""
+
+from ireg.core.optimizers import adagrad, adam, rmsprop, sgd
+from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, overlap, reciprocal_root
+from ireg.core.optimizers.view import RULES, OptimizerView, rule_of, view
+
+__all__ = [
+    "RULES",
+    "Memory",
+    "MomentumBuffer",
+    "OptimizerView",
+    "SecondMoment",
+    "adagrad",
+    "adam",
+    "overlap",
+    "reciprocal_root",
+    "rmsprop",
+    "rule_of",
+    "sgd",
+    "view",
+]

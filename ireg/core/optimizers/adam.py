@@ -1,0 +1,108 @@
+"""Adam and AdamW.
+
+| torch's form | a_n | η_e | L | T_d, d ≥ 1 |
+|---|---|---|---|---|
+| m ← βm + (1−β)g, the step is m/(√v̂ + ε) | (1−β)βⁿ | η | β/(1−β) | βᵈ |
+
+Decoupled weight decay λ is not remembered. That multiplies the whole loss by 1 − ηLλ: a slower clock, the same path
+otherwise.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, AdamW
+
+from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
+from ireg.core.optimizers.momentum import fading, refine_count
+from ireg.core.optimizers.second_moment import fading_mean
+from ireg.core.optimizers.view import LONG_AGO, Group, OptimizerView, State, rule, slot, steps_of
+
+
+@rule("adam", Adam)
+@dataclass(frozen=True, kw_only=True)
+class AdamView(OptimizerView):
+    """The rule of `torch.optim.Adam`.
+
+    Attributes:
+        betas: (β, ρ).
+        amsgrad: v is the largest so far.
+
+    Example:
+        >>> rule = AdamView(lr=0.1, moving=("weight",), weight_decay=0.0, betas=(0.5, 0.9), eps=1e-8)
+        >>> rule.memory.lag, rule.divides_by.decay
+        (1.0, 0.9)
+    """
+
+    betas: tuple[float, float]
+    amsgrad: bool = False
+
+    @classmethod
+    def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Read β, ρ, ε, the means of gradients and squares, and what bias correction makes of the latter."""
+        steps = steps_of(state)
+        betas = tuple(float(beta) for beta in group["betas"])
+        second = slot(state, moving, "exp_avg_sq")
+        largest = slot(state, moving, "max_exp_avg_sq") if group.get("amsgrad", False) else second
+        corrected = None
+        if all(steps.values()):
+            corrected = {name: value / (1 - betas[1] ** steps[name]) for name, value in largest.items()}
+        return {
+            "betas": betas,
+            "eps": float(group["eps"]),
+            "decoupled": bool(group["decoupled_weight_decay"]),
+            "amsgrad": bool(group.get("amsgrad", False)),
+            "first_moment": slot(state, moving, "exp_avg"),
+            "second_moment": second,
+            "corrected_second_moment": corrected,
+        }
+
+    @property
+    def memory(self) -> Memory:
+        """See the table above."""
+        beta = fading(self.kind, self.betas[0])
+        return Memory(effective_rate=self.lr, lag=beta / (1 - beta), decay=beta)
+
+    @property
+    def buffer(self) -> MomentumBuffer | None:
+        """m, whose mean is divided as a whole; None with β = 0, where it is the gradient."""
+        beta = self.betas[0]
+        if not beta:
+            return None
+        return MomentumBuffer(decay=beta, gain=1.0, divided=False, ahead=self.lr * beta / (1 - beta))
+
+    @property
+    def divides_by(self) -> SecondMoment | None:
+        """v, with m above it."""
+        decay = fading_mean(self.kind, None if self.amsgrad else self.betas[1])
+        assert self.eps is not None
+        return SecondMoment(decay=decay, eps=self.eps, numerator_decay=self.betas[0])
+
+    @classmethod
+    def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
+        """Make η → η/r, β → β^{1/r}, ρ → ρ^{1/r} and the count r times; the means stay.
+
+        Bias correction stays what it was, since (ρ^{1/r})^{rt} = ρ^t.
+        """
+        group["lr"] = group["lr"] / refinement
+        group["betas"] = tuple(beta ** (1 / refinement) for beta in group["betas"])
+        refine_count(states, refinement)
+
+    @classmethod
+    def fades(cls, group: Group) -> bool:
+        """AMSGrad's maximum never does."""
+        return not group.get("amsgrad", False)
+
+    @classmethod
+    def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """Both means."""
+        return {"step": torch.tensor(LONG_AGO), "exp_avg": first, "exp_avg_sq": second}
+
+
+@rule("adamw", AdamW)
+@dataclass(frozen=True, kw_only=True)
+class AdamWView(AdamView):
+    """The rule of `torch.optim.AdamW`: Adam with decoupled weight decay."""

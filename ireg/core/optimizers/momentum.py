@@ -1,0 +1,36 @@
+"""What SGD's and RMSProp's momentum have in common."""
+
+from typing import Any
+
+from ireg.core.optimizers.view import Group
+
+
+def fading(kind: str, beta: float) -> float:
+    """Return β if what it multiplies fades.
+
+    Raises:
+        ValueError: β is 1 or more, so that nothing is ever forgotten.
+    """
+    if not 0.0 <= beta < 1.0:
+        raise ValueError(f"{kind} with momentum {beta:g}: its memory must fade; choose a value in [0, 1)")
+    return beta
+
+
+def refine_momentum(group: Group, states: list[dict[str, Any]], refinement: int) -> None:
+    """Make β → β^{1/r}, η → (η/r) s and the buffer → buffer/s, s = (1 − β^{1/r})/(1 − β), in place.
+
+    torch's buffer b ← βb + (1−δ)g settles at (1−δ)g/(1−β). The factor s keeps what moves the weights equal in time.
+    """
+    fine = group["momentum"] ** (1 / refinement)
+    share = (1 - fine) / (1 - group["momentum"])
+    group["lr"] = group["lr"] * share / refinement
+    group["momentum"] = fine
+    for state in states:
+        if state.get("momentum_buffer") is not None:
+            state["momentum_buffer"] = state["momentum_buffer"] / share
+
+
+def refine_count(states: list[dict[str, Any]], refinement: int) -> None:
+    """Make r steps of every one that was taken, in place."""
+    for state in states:
+        state["step"] = state["step"] * refinement

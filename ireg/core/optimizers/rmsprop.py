@@ -1,0 +1,92 @@
+"""RMSProp, with momentum of g/(√v + ε) if asked for.
+
+| torch's form | a_n | η_e | L | T_d, d ≥ 1 |
+|---|---|---|---|---|
+| RMSProp; momentum β of g/(√v + ε): b ← βb + g/(√v + ε) | βⁿ | η/(1−β) | β/(1−β) | βᵈ |
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import RMSprop
+
+from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
+from ireg.core.optimizers.momentum import fading, refine_count, refine_momentum
+from ireg.core.optimizers.second_moment import fading_mean
+from ireg.core.optimizers.view import LONG_AGO, Group, OptimizerView, State, rule, slot, steps_of
+
+
+@rule("rmsprop", RMSprop)
+@dataclass(frozen=True, kw_only=True)
+class RMSpropView(OptimizerView):
+    """The rule of `torch.optim.RMSprop`.
+
+    Attributes:
+        alpha: ρ.
+        momentum: β of the momentum buffer; 0 without one.
+        centered: v is less the square of the mean gradient.
+
+    Example:
+        >>> rule = RMSpropView(lr=0.1, moving=("weight",), weight_decay=0.0, alpha=0.9, eps=1e-8)
+        >>> rule.divides_by.decay, rule.memory.lag
+        (0.9, 0.0)
+    """
+
+    alpha: float
+    momentum: float = 0.0
+    centered: bool = False
+
+    @classmethod
+    def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Read ρ, ε, momentum, and the means of gradients and squares."""
+        momentum = float(group["momentum"])
+        second = slot(state, moving, "square_avg")
+        corrected = second
+        if group["centered"]:
+            means = slot(state, moving, "grad_avg")
+            corrected = {name: value.addcmul(means[name], means[name], value=-1) for name, value in second.items()}
+        return {
+            "alpha": float(group["alpha"]),
+            "eps": float(group["eps"]),
+            "momentum": momentum,
+            "centered": bool(group["centered"]),
+            "first_moment": slot(state, moving, "momentum_buffer") if momentum else None,
+            "second_moment": second,
+            "corrected_second_moment": corrected if all(steps_of(state).values()) else None,
+        }
+
+    @property
+    def memory(self) -> Memory:
+        """See the table above."""
+        beta = fading(self.kind, self.momentum)
+        return Memory(effective_rate=self.lr / (1 - beta), lag=beta / (1 - beta), decay=beta)
+
+    @property
+    def buffer(self) -> MomentumBuffer | None:
+        """b, of gradients that are divided already."""
+        if not self.momentum:
+            return None
+        beta = self.momentum
+        return MomentumBuffer(decay=beta, gain=1 / (1 - beta), divided=True, ahead=self.lr * beta / (1 - beta))
+
+    @property
+    def divides_by(self) -> SecondMoment | None:
+        """The momentum filters what is divided already, and delays it."""
+        decay = fading_mean(self.kind, None if self.centered else self.alpha)
+        assert self.eps is not None
+        return SecondMoment(decay=decay, eps=self.eps, numerator_decay=0.0, lag_after=self.memory.lag)
+
+    @classmethod
+    def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
+        """Refine momentum and rate, ρ → ρ^{1/r}; the mean itself stays."""
+        refine_momentum(group, states, refinement)
+        group["alpha"] = group["alpha"] ** (1 / refinement)
+        refine_count(states, refinement)
+
+    @classmethod
+    def state(cls, first: Tensor, second: Tensor) -> dict[str, Any]:
+        """Mean of squares and buffer; there is no bias correction."""
+        return {"step": torch.tensor(LONG_AGO), "square_avg": second, "momentum_buffer": first}

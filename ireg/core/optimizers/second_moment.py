@@ -1,0 +1,19 @@
+"""What optimizers that divide by the root of a fading mean of squares have in common."""
+
+
+def fading_mean(kind: str, decay: float | None) -> float:
+    """Return ρ if the second moment is a fading mean of squared gradients.
+
+    Args:
+        kind: the rule's name.
+        decay: ρ; None where the second moment is something else.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if decay is None or not 0.0 <= decay < 1.0:
+        raise ValueError(
+            f"{kind}: its mean flow is known only where it divides by the root of a fading mean of squared "
+            "gradients (rmsprop, adam, adamw; not amsgrad, not centered); leave out terms=theory"
+        )
+    return decay

@@ -1,0 +1,89 @@
+"""SGD, with momentum (heavy ball, dampened) or Nesterov's.
+
+| torch's form | a_n | η_e | L | T_d, d ≥ 1 |
+|---|---|---|---|---|
+| SGD | 1, 0, 0, … | η | 0 | 0 |
+| momentum β, dampening δ: b ← βb + (1−δ)g | (1−δ)βⁿ | η(1−δ)/(1−β) | β/(1−β) | βᵈ |
+| Nesterov: the step is g + βb, b ← βb + g | βⁿ⁺¹, and 1 more for n = 0 | η/(1−β) | β²/(1−β) | βᵈ⁺¹ |
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.optim import SGD
+
+from ireg.core.optimizers.memory import Memory, MomentumBuffer
+from ireg.core.optimizers.momentum import fading, refine_momentum
+from ireg.core.optimizers.view import Group, OptimizerView, State, rule, slot
+
+
+@rule("sgd", SGD)
+@dataclass(frozen=True, kw_only=True)
+class SGDView(OptimizerView):
+    """The rule of `torch.optim.SGD`.
+
+    Attributes:
+        momentum: β; 0 without a buffer.
+        dampening: δ: the buffer is β b + (1 − δ) g.
+        nesterov: the step is g + β b instead of b.
+
+    Example:
+        >>> SGDView(lr=0.1, moving=("weight",), weight_decay=0.0, momentum=0.5).memory
+        Memory(effective_rate=0.2, lag=1.0, decay=0.5, tail_scale=1.0)
+    """
+
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+
+    @classmethod
+    def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Read momentum and its buffer."""
+        momentum = float(group["momentum"])
+        return {
+            "momentum": momentum,
+            # Without a buffer torch dampens nothing.
+            "dampening": float(group["dampening"]) if momentum else 0.0,
+            "nesterov": bool(group["nesterov"]),
+            "first_moment": slot(state, moving, "momentum_buffer") if momentum else None,
+        }
+
+    @property
+    def memory(self) -> Memory:
+        """See the table above."""
+        beta = fading(self.kind, self.momentum)
+        lag = beta / (1 - beta)
+        rate = self.lr * (1 - self.dampening) / (1 - beta)
+        if self.nesterov:
+            return Memory(effective_rate=rate, lag=beta * lag, decay=beta, tail_scale=beta)
+        return Memory(effective_rate=rate, lag=lag, decay=beta)
+
+    @property
+    def buffer(self) -> MomentumBuffer | None:
+        """b, which a constant gradient fills with (1 − δ)/(1 − β)."""
+        if not self.momentum:
+            return None
+        beta = self.momentum
+        return MomentumBuffer(
+            decay=beta,
+            gain=(1 - self.dampening) / (1 - beta),
+            divided=False,
+            ahead=self.lr * beta ** (2 if self.nesterov else 1) / (1 - beta),
+        )
+
+    @classmethod
+    def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
+        """Refine momentum and rate."""
+        refine_momentum(group, states, refinement)
+
+    @classmethod
+    def remembers(cls, group: Group) -> bool:
+        """Only with momentum."""
+        return bool(group["momentum"])
+
+    @classmethod
+    def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """The buffer."""
+        return {"momentum_buffer": first}

@@ -1,0 +1,222 @@
+"""What an optimizer holds, and all that is known of its update rule: the base of the rules, and their registry."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, reciprocal_root
+from ireg.core.params import add_scaled
+from ireg.core.types import Params
+
+Group = dict[str, Any]
+"""One of torch's parameter groups."""
+State = Mapping[str, Mapping[str, Any]]
+"""torch's state of each parameter, by name."""
+
+LONG_AGO = 1e20
+"""A step count past all bias correction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerView(ABC):
+    """What an optimizer holds, in the words of its update rule.
+
+    A subclass is a rule. It says how torch's state is read, what the rule remembers, how it divides, how its steps are
+    made smaller, and how its state looks past the transient of the first steps.
+
+    Attributes:
+        lr: learning rate η of the last step (Adagrad's falls with `lr_decay`).
+        moving: names of the parameters that it steps, see `ireg.core.moving`; what is held by name is held of these.
+        weight_decay: λ; λω is added to the gradient, or, decoupled, to what is taken off the weights.
+        decoupled: which of the two (`adamw`).
+        eps: ε; torch adds it *outside* the root, √v + ε. None where there is none.
+        first_moment: torch's momentum buffer or `exp_avg`, by name; zeros before the first step; None without one.
+        second_moment: the running mean of squared gradients s_t, without bias correction, by name; zeros before the
+            first step; None for `sgd`. For `rmsprop` and `adam` torch's `square_avg` and `exp_avg_sq`. Adagrad keeps
+            the sum: here divided by the number of steps.
+        corrected_second_moment: v̂, whose root the last step took: the second moment bias corrected, or its maximum, or
+            centered, or Adagrad's sum. torch corrects each parameter's by its own number of steps. None for `sgd`, and
+            as long as a moving parameter has not been stepped.
+    """
+
+    kind: ClassVar[str]
+    """The rule's name."""
+
+    lr: float
+    moving: tuple[str, ...]
+    weight_decay: float
+    decoupled: bool = False
+    eps: float | None = None
+    first_moment: Params | None = None
+    second_moment: Params | None = None
+    corrected_second_moment: Params | None = None
+
+    @classmethod
+    @abstractmethod
+    def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Read the rule's own fields, and those of the common ones that it knows better."""
+
+    @property
+    @abstractmethod
+    def memory(self) -> Memory:
+        """What the optimizer remembers of past gradients.
+
+        Raises:
+            ValueError: it remembers for ever (β = 1).
+        """
+
+    @property
+    @abstractmethod
+    def buffer(self) -> MomentumBuffer | None:
+        """The momentum buffer; None where the rule keeps none."""
+
+    @property
+    def divides_by(self) -> SecondMoment | None:
+        """How the optimizer divides; None if it does not.
+
+        Raises:
+            ValueError: its second moment is no fading mean (Adagrad, AMSGrad, centered RMSProp, ρ = 1).
+        """
+        return None
+
+    @property
+    def preconditioner(self) -> Params | None:
+        """P of the update, by name: 1/(√v̂ + ε) with v̂ as the last step had it; None for the identity (SGD).
+
+        v̂ is the optimizer's second moment with all that torch does to it: bias correction (Adam), the running maximum
+        (AMSGrad), the square of the mean taken off (centered RMSProp), the sum (Adagrad).
+        """
+        if self.corrected_second_moment is None:
+            return None
+        assert self.eps is not None
+        return {name: reciprocal_root(value.sqrt(), self.eps) for name, value in self.corrected_second_moment.items()}
+
+    @property
+    def loss_decay(self) -> float:
+        """λ where weight decay is part of the loss, C + (λ/2) ‖ω‖²; 0 where it is decoupled."""
+        return 0.0 if self.decoupled else self.weight_decay
+
+    @property
+    def decoupled_decay(self) -> float:
+        """λ where weight decay is decoupled: ω loses ηλω a step, beside the gradient; else 0."""
+        return self.weight_decay if self.decoupled else 0.0
+
+    def decayed(self, gradient: Params, params: Params, scale: Params | None) -> Params:
+        """The gradient with weight decay λ: of C + (λ/2) ‖ω‖², or, where that is decoupled, of C + (λ/2) ωᵀP⁻¹ω.
+
+        Args:
+            gradient: ∇C.
+            params: ω.
+            scale: P; None for the identity.
+        """
+        if self.decoupled_decay and scale is not None:
+            params = {name: value / scale[name] for name, value in params.items()}
+        return add_scaled(gradient, params, self.weight_decay)
+
+    @classmethod
+    @abstractmethod
+    def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
+        """Make r steps take the time of one in place, the memory kept, see `ireg.drift.equal_time`."""
+
+    @classmethod
+    def remembers(cls, group: Group) -> bool:
+        """Whether a step depends on earlier gradients."""
+        return True
+
+    @classmethod
+    def fades(cls, group: Group) -> bool:
+        """Whether what is remembered is forgotten: a sum and a maximum never are."""
+        return True
+
+    @classmethod
+    @abstractmethod
+    def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """Torch's state of one parameter past all bias correction.
+
+        Args:
+            first: the momentum buffer, if the rule keeps one.
+            second: the running mean of squares, if the rule keeps one.
+        """
+
+
+RULES: dict[type[Optimizer], type[OptimizerView]] = {}
+"""The rules by torch's class."""
+
+Rule = TypeVar("Rule", bound=type[OptimizerView])
+
+
+def rule(kind: str, optimizer: type[Optimizer]) -> Callable[[Rule], Rule]:
+    """Register a class as the rule of one of torch's optimizers."""
+
+    def register(cls: Rule) -> Rule:
+        cls.kind = kind
+        RULES[optimizer] = cls
+        return cls
+
+    return register
+
+
+def rule_of(optimizer: type[Optimizer]) -> type[OptimizerView]:
+    """Find the rule of an optimizer's class.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if optimizer not in RULES:
+        known = ", ".join(sorted(cls.__name__ for cls in RULES))
+        raise ValueError(
+            f"{optimizer.__name__}: unknown optimizer; known are {known}; add a rule for it to ireg/core/optimizers"
+        )
+    return RULES[optimizer]
+
+
+def view(optimizer: Optimizer, moving: Mapping[str, Tensor]) -> OptimizerView:
+    """Read `optimizer` without changing it.
+
+    Args:
+        optimizer: of a class that has a rule, with one parameter group.
+        moving: the parameters that it steps, by name, as `ireg.core.moving.moving_parameters` finds them.
+
+    Raises:
+        ValueError: several parameter groups, a parameter that it does not hold, an optimizer of another class, one that
+            maximizes, or one whose parameters have different learning rates.
+    """
+    if len(optimizer.param_groups) != 1:
+        raise ValueError(
+            f"{type(optimizer).__name__} has {len(optimizer.param_groups)} parameter groups: the terms are defined for "
+            "one learning rate; give the optimizer all parameters in one group"
+        )
+    cls = rule_of(type(optimizer))
+    group = optimizer.param_groups[0]
+    held = {id(parameter) for parameter in group["params"]}
+    others = [name for name, parameter in moving.items() if id(parameter) not in held]
+    if others:
+        raise ValueError(f"{type(optimizer).__name__} does not hold {', '.join(others)}: name what it moves only")
+    if group.get("maximize", False):
+        raise ValueError("maximize=True: the terms are those of descent; minimize the negative loss instead")
+    # A copy of the look-up: `optimizer.state` is a defaultdict, and reading it would add entries.
+    state = {name: optimizer.state.get(parameter, {}) for name, parameter in moving.items()}
+    fields: dict[str, Any] = {
+        "lr": float(group["lr"]),
+        "weight_decay": float(group["weight_decay"]),
+        "moving": tuple(moving),
+    }
+    return cls(**(fields | cls.read(group, state, moving)))
+
+
+def slot(state: State, names: Mapping[str, Tensor], key: str) -> Params:
+    """The state tensors under `key` by name, detached; zeros where the optimizer has not stepped yet."""
+    slots = {name: state[name].get(key) for name in names}
+    return {
+        name: torch.zeros_like(names[name].detach()) if slot is None else slot.detach() for name, slot in slots.items()
+    }
+
+
+def steps_of(state: State) -> dict[str, int]:
+    """How often each parameter has been stepped: torch counts one by one, as some are unfrozen later than others."""
+    return {name: int(slots.get("step", 0)) for name, slots in state.items()}
