@@ -39,6 +39,7 @@ OPTIMIZERS = {
     "adagrad": (torch.optim.Adagrad, {"eps": 1e-10}),
     "adam": (torch.optim.Adam, {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0}),
     "adamw": (torch.optim.AdamW, {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}),
+    "nadam": (torch.optim.NAdam, {"betas": [0.9, 0.999], "eps": 1e-8, "momentum_decay": 0.004}),
 }
 
 

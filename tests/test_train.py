@@ -82,7 +82,7 @@ def test_the_traceback_is_there_if_asked_for(train, tmp_path):
 def test_help_names_groups_and_keys(train, tmp_path):
     result = train("--help", cwd=tmp_path)
     assert result.returncode == 0
-    assert "optimizer: adagrad, adam, adamw, gd, momentum, nesterov, rmsprop, sgd" in result.stdout
+    assert "optimizer: adagrad, adam, adamw, gd, momentum, nadam, nesterov, rmsprop, sgd" in result.stdout
     assert "batch_size: 64" in result.stdout
 
 

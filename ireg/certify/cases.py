@@ -4,7 +4,7 @@ from ireg.certify.cases_mean_flow import MEAN_FLOW
 from ireg.certify.cases_modified_loss import ALL_ORDERS, FULL_BATCH
 from ireg.certify.certificate import Certificate
 
-OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw")
+OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam")
 
 CERTIFICATES: tuple[Certificate, ...] = tuple(
     sorted((*FULL_BATCH, *ALL_ORDERS, *MEAN_FLOW), key=lambda certificate: OPTIMIZERS.index(certificate.optimizer))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 from ireg.certify import controls
 from ireg.certify.cases_modified_loss import halving
@@ -25,6 +25,7 @@ NO_F: Parts = {"F left out": (1.0, 1.0, 0.0)}
 TWICE: Parts = {"η/2 for η/4": (2.0, 2.0, 1.0)}
 F_TWICE: Parts = {"F twice": (1.0, 1.0, 2.0)}
 SWAPPED: Controls = {"β and ρ swapped": controls.swapped}
+LOOK_AHEAD: Controls = {"Adam's momentum": controls.without_look_ahead_parts}
 EPS_INSIDE: Controls = {"ε inside the root": controls.eps_inside_of_mean_flow}
 
 FADING = (0.1, 0.05, 0.025)
@@ -101,6 +102,7 @@ MEAN_FLOW = (
           weight_decay=0.5),
     _full("adamw", "(0.5, 0.9), ε = 0.1, decay 0.5", AdamW, 2**-9, SWAPPED, source=OURS, betas=(0.5, 0.9), eps=0.1,
           weight_decay=0.5),
+    _full("nadam", "(0.5, 0.9), ε = 0.1", NAdam, 2**-9, SWAPPED | LOOK_AHEAD, source=OURS, betas=(0.5, 0.9), eps=0.1),
     _sampled("rmsprop", "m = 4", RMSprop, _rmsprop(), NO_V | NO_F | F_TWICE,
              wrong={"ḡ² for s̄ in u": controls.squares_of_mean}),
     _sampled("rmsprop", "m = 4, momentum 0.5", RMSprop, _rmsprop(momentum=0.5), NO_V | NO_F | F_TWICE),
@@ -114,4 +116,6 @@ MEAN_FLOW = (
              lambda fading: {"betas": (1 - 2 * fading, 1 - fading), "eps": 0.3}, NO_M | NO_V),
     _sampled("adam", "m = 4, β = 0.5, L2 decay 0.5", Adam, _adam(0.5, weight_decay=0.5), NO_V | NO_F),
     _sampled("adamw", "m = 4, β = 0.5, decay 0.5", AdamW, _adam(0.5, weight_decay=0.5), NO_V | NO_F),
+    _sampled("nadam", "m = 4, β = 0.9, μ = 0.45", NAdam, _adam(0.9, momentum_decay=0.0), NO_V | NO_F | F_TWICE,
+             wrong=LOOK_AHEAD),
 )  # fmt: skip

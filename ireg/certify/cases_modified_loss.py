@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 from ireg.certify import controls
 from ireg.certify.certificate import Certificate
@@ -96,6 +96,8 @@ FULL_BATCH = (
     _full("adamw", "full batch, P frozen, β = 0.9, decay 0.5", AdamW, 2**-8,
           REMEMBERING | DIVIDING | DECAYING | {"no slower clock": controls.same_clock}, source=OURS, weight_decay=0.5,
           **_ADAM),
+    _full("nadam", "full batch, P frozen, β = 0.9", NAdam, 2**-8,
+          REMEMBERING | DIVIDING | {"Adam's L": controls.without_look_ahead}, source=OURS, **_ADAM),
 )  # fmt: skip
 
 ALL_ORDERS = (
@@ -109,4 +111,6 @@ ALL_ORDERS = (
     _orders("adam", "all orders, m = 4, P frozen, β = 0.9", Adam, 2**-12, SPLIT | DIVIDING, **_ADAM),
     _orders("adamw", "all orders, m = 4, P frozen, β = 0.9, decay 0.5", AdamW, 2**-12, SPLIT | DIVIDING | DECAYING,
             weight_decay=0.5, **_ADAM),
+    _orders("nadam", "all orders, m = 4, P frozen, β = 0.9, μ = 0.45", NAdam, 2**-12,
+            SPLIT | {"Adam's L and T": controls.without_look_ahead}, momentum_decay=0.0, **_ADAM),
 )  # fmt: skip

@@ -53,6 +53,11 @@ def heavy_ball(flow: ModifiedLoss) -> ModifiedLoss:
     return modified_loss(flow.problem, _changed(flow, nesterov=False))
 
 
+def without_look_ahead(flow: ModifiedLoss) -> ModifiedLoss:
+    """Adam's memory for NAdam's."""
+    return modified_loss(flow.problem, _changed(flow, share=1.0))
+
+
 def same_clock(flow: ModifiedLoss) -> ModifiedLoss:
     """Decoupled weight decay without its slower clock."""
     return replace(flow, clock=1.0)
@@ -86,6 +91,11 @@ def swapped(flow: MeanFlowParts) -> MeanFlowParts:
 def heavy_ball_parts(flow: MeanFlowParts) -> MeanFlowParts:
     """Momentum's memory for Nesterov's."""
     return replace(flow, optimizer=_changed(flow, nesterov=False))
+
+
+def without_look_ahead_parts(flow: MeanFlowParts) -> MeanFlowParts:
+    """Adam's memory, and its numerator, for NAdam's."""
+    return replace(flow, optimizer=_changed(flow, share=1.0))
 
 
 def squares_of_mean(flow: MeanFlowParts) -> MeanFlowParts:

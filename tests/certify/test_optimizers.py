@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.optim import SGD, Adadelta, Adam, AdamW, RMSprop
+from torch.optim import SGD, Adadelta, Adam, AdamW, NAdam, RMSprop
 
 from ireg.certify import CERTIFICATES
 from ireg.certify.optimizers import Recipe, build, points_of, start, step
@@ -20,6 +20,7 @@ RECIPES = {
     "adamw": Recipe(
         make=AdamW, arguments=lambda rate: {"lr": rate, "betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.1}
     ),
+    "nadam": Recipe(make=NAdam, arguments=lambda rate: {"lr": rate, "betas": (0.8, 0.9), "eps": 0.1}),
 }
 
 

@@ -70,4 +70,5 @@ OPTIMIZERS = {
     "adagrad": partial(torch.optim.Adagrad, lr=0.01, lr_decay=0.1),
     "adam": partial(torch.optim.Adam, lr=0.01, betas=(0.8, 0.95), amsgrad=True),
     "adamw": partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1),
+    "nadam": partial(torch.optim.NAdam, lr=0.01),
 }

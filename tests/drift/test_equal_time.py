@@ -125,7 +125,7 @@ def test_what_cannot_be_refined_is_refused():
 
 def test_what_has_a_memory_that_shrinks():
     assert [name for name in OPTIMIZERS if can_shrink(quadratic(OPTIMIZERS[name]).begin()[1])] == [
-        "momentum", "nesterov", "rmsprop", "adamw",
+        "momentum", "nesterov", "rmsprop", "adamw", "nadam",
     ]  # fmt: skip
 
 

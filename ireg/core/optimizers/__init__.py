@@ -3,7 +3,7 @@
 A further rule is a file here with a class that `view.rule` registers, and an import below.
 """
 
-from ireg.core.optimizers import adagrad, adam, rmsprop, sgd
+from ireg.core.optimizers import adagrad, adam, nadam, rmsprop, sgd
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, overlap, reciprocal_root
 from ireg.core.optimizers.view import RULES, OptimizerView, rule_of, view
 
@@ -15,6 +15,7 @@ __all__ = [
     "SecondMoment",
     "adagrad",
     "adam",
+    "nadam",
     "overlap",
     "reciprocal_root",
     "rmsprop",

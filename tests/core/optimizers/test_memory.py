@@ -24,6 +24,8 @@ FILTERS = {
     "rmsprop with momentum": (torch.optim.RMSprop, {"alpha": 1.0, "eps": 1.0, "momentum": 0.7}),
     "adam": (torch.optim.Adam, {"betas": (0.8, 0.999), "eps": 1.0}),
     "adamw": (torch.optim.AdamW, {"betas": (0.8, 0.999), "eps": 1.0, "weight_decay": 0.0}),
+    "nadam": (torch.optim.NAdam, {"betas": (0.8, 0.999), "eps": 1.0}),
+    "nadam with half of the mean": (torch.optim.NAdam, {"betas": (0.8, 0.999), "eps": 1.0, "momentum_decay": 0.0}),
 }
 LONG = 250  # 0.8²⁵⁰ is far below rounding
 
@@ -41,30 +43,36 @@ def seen_of(optimizer_class, **arguments):
 
 
 def weights_of_the_past(optimizer_class, arguments):
-    """η a_n: what a gradient of 1, long after the start, takes off the weight n steps later."""
-    optimizer, weight, _ = made(optimizer_class, **arguments)
+    """η a_n: what a gradient of 1, long after the start, takes off the weight n steps later; and the view of then."""
+    optimizer, weight, names = made(optimizer_class, **arguments)
     adam = "betas" in arguments
     weight.grad = torch.zeros_like(weight)
     optimizer.step()
     if adam:  # far from the start, where the bias corrections are over
         optimizer.state[weight]["step"].fill_(1e12)
+        if "mu_product" in optimizer.state[weight]:
+            optimizer.state[weight]["mu_product"].fill_(0.0)
+    seen = view(optimizer, names)
     before, taken = weight.item(), []
     for step in range(LONG):
         weight.grad = torch.full_like(weight, 1e-9 if step == 0 else 0.0)
         optimizer.step()
         taken.append((before - weight.item()) / 1e-9)
         before = weight.item()
-    return torch.tensor(taken, dtype=torch.float64)
+    return torch.tensor(taken, dtype=torch.float64), seen
 
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_against_torchs_own_steps(name):
     optimizer_class, arguments = FILTERS[name]
-    past = weights_of_the_past(optimizer_class, arguments)
+    past, seen = weights_of_the_past(optimizer_class, arguments)
     ages = torch.arange(LONG, dtype=torch.float64)
-    remembered = seen_of(optimizer_class, **arguments).memory
+    remembered = seen.memory
     assert remembered.effective_rate == pytest.approx(float(past.sum()), rel=1e-6)
     assert remembered.lag == pytest.approx(float((ages * past).sum() / past.sum()), rel=1e-6, abs=1e-12)
+    signs = torch.ones(LONG, dtype=torch.float64)
+    signs[1::2] = -1
+    assert remembered.alternating_rate == pytest.approx(float((signs * past).sum()), rel=1e-6)
     for distance in (1, 2, 5):
         expected = float(past[distance:].sum() / past.sum())
         assert remembered.tail_share(distance) == pytest.approx(expected, rel=1e-6, abs=1e-12)

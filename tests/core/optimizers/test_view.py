@@ -89,6 +89,7 @@ def test_adam(kind):
         (torch.optim.Adagrad, {}),
         (torch.optim.Adam, {}),
         (torch.optim.AdamW, {}),
+        (torch.optim.NAdam, {}),
     ],
 )
 def test_before_the_first_step_there_are_zeros_and_reading_adds_nothing(optimizer_class, arguments):
@@ -184,6 +185,23 @@ def test_variants_of_the_update_rule(optimizer_class, arguments, field):
     flags = ("nesterov", "centered", "amsgrad", "decoupled")
     seen = view(*make(optimizer_class, lr=0.1, **arguments))
     assert [flag for flag in flags if getattr(seen, flag, False)] == [field]
+
+
+def test_nadams_share_of_the_mean_is_that_of_the_next_step():
+    seen = stepped(*make(torch.optim.NAdam, lr=0.1, betas=(0.8, 0.9), momentum_decay=2.0))
+    assert seen.share == pytest.approx(0.8 * (1 - 0.5 * 0.96 ** (2.0 * (STEPS + 1))), rel=1e-14)
+    assert seen.memory.tail_scale == seen.share
+
+
+def test_nadams_momenta_that_differ_are_no_memory():
+    module = nn.Linear(2, 1)
+    optimizer, names = torch.optim.NAdam(module.parameters()), dict(module.named_parameters())
+    module.weight.grad = torch.ones_like(module.weight)
+    optimizer.step()
+    seen = view(optimizer, names)
+    for what in ("memory", "buffer", "divides_by"):
+        with pytest.raises(ValueError, match="nadam: its parameters have been stepped unequally often"):
+            getattr(seen, what)
 
 
 def test_dampening_is_that_of_a_buffer():
