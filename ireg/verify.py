@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
@@ -25,6 +22,7 @@ from ireg.analysis.looks import drawn
 from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
 from ireg.errors import UserError, in_one_line
 from ireg.files import is_writable, write_bytes
+from ireg.parallel import workers
 from ireg.terminal import as_command, as_shown, make_console
 
 if TYPE_CHECKING:
@@ -121,34 +119,31 @@ def run(chosen: Sequence[int], rates: Sequence[float] | None, *, jobs: int) -> d
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)
     with progress if console.is_terminal else nullcontext():  # rich before 14.3 ends a disabled one with an empty line
         task = progress.add_task("certificates", total=len(chosen))
-        outcomes = {}
-        for position, outcome in _finished(chosen, rates, min(jobs, len(chosen))):
-            outcomes[position] = outcome
-            progress.advance(task)
-    return dict(sorted(outcomes.items()))
+        # Those over samples of orders take longest: they first, so that no process ends alone.
+        work = [1.0 if CERTIFICATES[position].experiment.free else 2.0 for position in chosen]
+        with workers(rates, min(jobs, len(chosen)), _Bar(lambda: progress.advance(task))) as team:
+            outcomes = team.map(_run, [(position,) for position in chosen], work=work)
+    return dict(zip(chosen, outcomes, strict=True))
 
 
-def _finished(chosen: Sequence[int], rates: Sequence[float] | None, jobs: int) -> Iterator[tuple[int, Outcome]]:
-    if jobs == 1:
-        yield from (_run(position, rates=rates) for position in chosen)
-        return
-    # Those over samples of orders take longest: they first, so that no process ends alone.
-    longest_first = sorted(chosen, key=lambda position: CERTIFICATES[position].experiment.free)
-    # Fresh processes: a fork of one that has used torch's threads can hang. Leaving the block ends them, Ctrl-C too.
-    with get_context("spawn").Pool(jobs, _begin) as pool:
-        yield from pool.imap_unordered(partial(_run, rates=rates), longest_first)
+class _Bar:
+    """Advances a progress bar by one certificate at a time."""
+
+    def __init__(self, advance: Callable[[], None]) -> None:
+        self._advance = advance
+
+    def expect(self, work: float) -> None:
+        """Change nothing: the number of certificates is known."""
+
+    def add(self, work: float) -> None:
+        """Advance the bar."""
+        self._advance()
 
 
-def _begin() -> None:
-    """Begin a process: one thread, and Ctrl-C is the parent's."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _run(position: int, *, rates: Sequence[float] | None) -> tuple[int, Outcome]:
+def _run(rates: Sequence[float] | None, position: int) -> Outcome:
     """One certificate, by its position: certificates hold functions and do not travel between processes."""
     certificate = CERTIFICATES[position]
-    return position, certificate.run(rates if certificate.experiment.free else None)
+    return certificate.run(rates if certificate.experiment.free else None)
 
 
 def show(outcomes: Mapping[int, Outcome], console: Console) -> None:

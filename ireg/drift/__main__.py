@@ -76,9 +76,9 @@ def _measure(options: argparse.Namespace) -> None:
         UserError: an option or a run that cannot be measured; of several runs those are passed over.
     """
     # Imported late: torch and lightning take seconds, which `--help` need not wait for.
-    from ireg.drift.report import require_own_files, text, write
-    from ireg.drift.start import find_runs
+    from ireg.drift.from_run import find_runs
     from ireg.drift.study import check
+    from ireg.drift.tables import require_own_files, text, write
 
     if options.shrinking is None:
         options.shrinking = options.refinements
@@ -107,10 +107,10 @@ def _measure(options: argparse.Namespace) -> None:
 
 def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What is measured of a run, or was, with the same options, and lies in its output folder."""
-    from ireg.drift.report import require_own_files, write
-    from ireg.drift.start import load
+    from ireg.drift.from_run import load
     from ireg.drift.study import options as of_result
     from ireg.drift.study import study
+    from ireg.drift.tables import require_own_files, write
 
     start = load(folder, seed=options.seed)
     chosen = of_result(start, options.orders, options.refinements, options.shrinking, options.seed, options.flow_lr)

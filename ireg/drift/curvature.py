@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from ireg.core.curvature import hessian_product, largest_eigenvalue
 from ireg.core.random import named_generator
-from ireg.drift.flow import CHUNK, velocity
-from ireg.drift.problem import Problem, in_double
+from ireg.drift.problem import Problem, flattened, in_double
+from ireg.drift.runge_kutta import CHUNK, velocity
 
 PRODUCTS = 12
 """Products with H that λ₁ takes."""
@@ -34,45 +35,28 @@ def curvature(problem: Problem) -> dict[str, float]:
     change = velocity(problem, problem.weights + way * uphill) - uphill
     return {
         "steepest": steepest(problem, PRODUCTS),
-        "smoothness": float(cosine_similarity(change, hessian_product(problem, uphill), dim=0)),
+        "smoothness": float(cosine_similarity(change, product(problem, uphill), dim=0)),
     }
 
 
 def steepest(problem: Problem, products: int) -> float:
-    """The largest eigenvalue λ₁ of ∇²C at the start, from below, by Lanczos' method with a random first vector.
+    """Estimate the largest eigenvalue λ₁ of ∇²C at the start from below, with a random first vector.
 
     Args:
         problem: whose C.
-        products: with the Hessian, at most; fewer where the space they span is exhausted.
+        products: with the Hessian, at most.
     """
     generator = named_generator("drift: curvature", problem.seed)
-    vector = torch.randn(len(problem.weights), generator=generator, dtype=torch.float64)
-    basis = [vector / vector.norm()]
-    images: list[Tensor] = []
-    while True:
-        images.append(hessian_product(problem, basis[-1]))
-        left = images[-1]
-        for _ in range(2):  # twice: once leaves rounding errors that grow
-            left = left - torch.stack(basis).T @ (torch.stack(basis) @ left)
-        if len(images) == min(products, len(vector)) or float(left.norm()) <= 1e-9 * float(images[-1].norm()):
-            break
-        basis.append(left / left.norm())
-    projected = torch.stack(basis) @ torch.stack(images).T
-    return float(torch.linalg.eigvalsh((projected + projected.T) / 2)[-1])
+    start = torch.randn(len(problem.weights), generator=generator, dtype=torch.float64)
+    return largest_eigenvalue(lambda vector: product(problem, vector), start, products=products)
 
 
-def hessian_product(problem: Problem, direction: Tensor) -> Tensor:
-    """∇²C times this direction at the start, by double backward."""
-    leaves = {name: value.requires_grad_() for name, value in problem.params(problem.weights.clone()).items()}
-    along = list(problem.params(direction).values())
-    total = problem.optimizer.loss_decay * direction
-    for inputs, targets in zip(problem.inputs.split(CHUNK), problem.targets.split(CHUNK), strict=True):
-        with problem.measuring(), torch.enable_grad():
-            loss = problem.loss(leaves, (inputs, targets))
-            slopes = torch.autograd.grad(
-                loss, list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
-            )
-            slope = torch.stack([(one * other).sum() for one, other in zip(slopes, along, strict=True)]).sum()
-        bends = torch.autograd.grad(slope, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        total += len(targets) / len(problem.targets) * torch.cat([bend.flatten() for bend in bends]).double()
-    return total
+def product(problem: Problem, direction: Tensor) -> Tensor:
+    """∇²C times this direction at the start."""
+    chunks = [
+        (len(batch[1]) / len(problem.targets), batch)
+        for batch in zip(problem.inputs.split(CHUNK), problem.targets.split(CHUNK), strict=True)
+    ]
+    with problem.measuring():
+        bent = hessian_product(problem.loss, problem.params(problem.weights), chunks, problem.params(direction))
+    return flattened(bent) + problem.optimizer.loss_decay * direction

@@ -1,175 +1,68 @@
-"""What finite steps do at any rate: an epoch of the optimizer against the same optimizer with small steps.
+"""The same optimizer with smaller steps: r steps of it take the time of one, and its memory is kept or shrinks.
 
-Of C, ‖ḡ‖² and Q the logarithm is taken, at the mean of the orders' ends and as the mean over the ends. The references
-take r times as many steps, r times smaller, with their memory kept or shrinking (`ireg.drift.equal_time`); their values
-are extrapolated to 1/r = 0 by the straight line in 1/r through the two finest. Effects are the plain optimizer's
-logarithm less that limit:
+**Memory kept**: it remembers for as long a time, r times as many steps. For a refinement r, per step:
 
-- at equal time: after the time of one epoch;
-- at equal C: where the reference has the plain optimizer's C. Each reference is known at 1/8, 1/4, 1/2 and all of the
-  epoch, as far as r allows; ln ‖ḡ‖² and ln Q against ln C are taken as straight lines between, and the outer ones go on
-  beyond. The start is not used: the noise of the minibatches before it has put it off the reference's way, and Q there
-  may be a multiple of what it is after a few small steps. `position` says where on that way the reference has that C: 0
-  at the start, 1 at the end of the epoch, outside of [0, 1] extrapolated.
+| optimizer | becomes |
+|---|---|
+| SGD | η → η/r |
+| momentum β (SGD's, RMSProp's; Nesterov too) | β → β^{1/r}, η → (η/r) s, buffer → buffer/s, s = (1−β^{1/r})/(1−β) |
+| RMSProp's second moment | ρ → ρ^{1/r}; the mean itself stays |
+| Adam, AdamW | η → η/r, β → β^{1/r}, ρ → ρ^{1/r}, step count → r times; the means stay |
+| Adagrad | sum → r times, ε → ε√r, η → η/√r, step count → r times, its decay → 1/r of it |
 
-Below 0 the finite steps lower the quantity.
+The factor s keeps what moves the weights equal in time: torch's buffer b ← βb + (1−δ)g settles at (1−δ)g/(1−β), so the
+rate η_e = η(1−δ)/(1−β) becomes η_e/r, and the buffer means the same velocity. Adam's bias correction 1 − ρ^t goes on as
+it was, since (ρ^{1/r})^{rt} = ρ^t. Adagrad's sum grows r times as fast, and η/(√v + ε) is left as it was. With r → ∞
+what is left is the optimizer in continuous time, without steps and without minibatches; Nesterov's extra gradient, a
+share 1 − β^{1/r} of its step, vanishes with the steps.
+
+**Memory shrinking**: η → η/r and nothing else. β, ρ, the moments and the step count stay, so that the optimizer
+remembers as many steps as before, which take r times less time. With r → ∞ steps, minibatches and memory are gone: at
+each moment m and v are those of an optimizer that has stood there for ever, and what is left is the flow
+
+    ω̇ = −E[m φ(v)],  φ(v) = 1/(√v + ε)  (u + F of docs/theory.md, section 7, as far as F is small),
+
+E over the orders at fixed weights. v does not average more as r grows: its fluctuation over about 1/(1−ρ) minibatches
+is the optimizer's own, at any r, and stays. The moments that it starts with are forgotten after as many steps as ever,
+in a time that falls like 1/r. Adagrad's sum and AMSGrad's maximum never fade, so that neither has such a limit.
 """
 
-from __future__ import annotations
+from torch.optim import Optimizer
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from ireg.core.optimizers import rule_of
 
-import torch
-from torch import Tensor
-
-from ireg.drift.epochs import QUANTITIES, Stop, follow, measure, stops_of
-from ireg.drift.statistics import Estimate, Sample, jackknife, limit
-from ireg.drift.workers import Workers
-from ireg.errors import UserError
-
-MEASURING = 0.6
-"""Epochs of training that measuring at one point costs, about."""
-PLACES = ("mean", "ends")
-FEW = 8
-"""The finest steps of which many orders are taken."""
-Record = Mapping[str, float]
-"""Logarithms by `place/stop/quantity`."""
+MEMORIES = ("kept", "shrinking")
+"""What small steps do to the memory."""
 
 
-def orders_of(refinement: int, orders: int) -> int:
-    """How many orders a refinement takes: half of the plain ones, even, and at least 4; small steps have less noise.
-
-    Of steps more than 8 times smaller 4, for the same reason.
-    """
-    if refinement == 1:
-        return orders
-    return max(4, 2 * math.ceil(orders / 4)) if refinement <= FEW else 4
-
-
-def cost(refinements: Sequence[int], orders: int) -> float:
-    """The work of `samples` and `follow_all`, in epochs of training."""
-    work = 0.0
-    for refinement in refinements:
-        count, stops = orders_of(refinement, orders), len(stops_of(refinement))
-        work += count * (refinement + MEASURING * stops) + MEASURING * stops * (count // 2 + 1)
-    return work
-
-
-def follow_all(
-    workers: Workers, refinements: Sequence[int], orders: int, memory: str = "kept"
-) -> dict[int, list[list[Stop]]]:
-    """The stops of every order, by refinement.
+def refine(optimizer: Optimizer, refinement: int, memory: str = "kept") -> None:
+    """Make r steps of the optimizer take the time of one, in place; r = 1 leaves it as it is to the last bit.
 
     Args:
-        workers: do the work.
-        refinements: 1 is the plain optimizer.
-        orders: of the plain optimizer; see `orders_of`.
-        memory: see `ireg.drift.equal_time`.
+        optimizer: whose steps.
+        refinement: r.
+        memory: one of `MEMORIES`.
 
     Raises:
-        UserError: weights that are not finite.
+        ValueError: an optimizer that no rule is known for, r below 1, another `memory`, or one that is to shrink and
+            never fades.
     """
-    tasks = [(r, order, memory) for r in refinements for order in range(orders_of(r, orders))]
-    work = [r + MEASURING * len(stops_of(r)) for r, *_ in tasks]
-    found: dict[int, list[list[Stop]]] = {r: [] for r in refinements}
-    for (refinement, order, _), stops in zip(tasks, workers.map(follow, tasks, epochs=work), strict=True):
-        if not all(math.isfinite(value) and value > 0 for stop in stops for value in stop.values):
-            raise UserError(f"order {order} with steps {refinement} times smaller: its loss is not a finite number > 0")
-        found[refinement].append(stops)
-    return found
+    if refinement < 1:
+        raise ValueError(f"refinement={refinement}: must be at least 1")
+    rule, groups = rule_of(type(optimizer)), optimizer.param_groups
+    if memory not in MEMORIES:
+        raise ValueError(f"memory={memory!r}: must be one of {', '.join(MEMORIES)}")
+    if memory == "shrinking" and not all(rule.fades(group) for group in groups):
+        raise ValueError(f"{type(optimizer).__name__}: its memory never fades, so that it cannot shrink")
+    for group in groups:
+        if memory == "shrinking":
+            group["lr"] = group["lr"] / refinement
+        else:
+            states = [optimizer.state[weight] for weight in group["params"] if weight in optimizer.state]
+            rule.refine(group, states, refinement)
 
 
-def samples(workers: Workers, found: Mapping[int, Sequence[Sequence[Stop]]]) -> dict[int, Sample[Record]]:
-    """Of each refinement the records of all pairs of orders, and of all but each one in turn.
-
-    Args:
-        workers: measure at the means.
-        found: of `follow_all`.
-    """
-    return {refinement: _sample(workers, orders) for refinement, orders in found.items()}
-
-
-def small_steps(samples: Mapping[int, Sample[Record]]) -> dict[str, Estimate]:
-    """The effects of finite steps, and what they are made of, with standard errors over pairs of orders.
-
-    Args:
-        samples: by refinement, 1 being the plain optimizer.
-    """
-    return jackknife(effects, samples)
-
-
-def _sample(workers: Workers, orders: Sequence[Sequence[Stop]]) -> Sample[Record]:
-    pairs = range(len(orders) // 2)
-    stops = range(len(orders[0]))
-
-    def mean(stop: int, values: Callable[[Stop], Tensor], left_out: int | None) -> Tensor:
-        return torch.stack([values(line[stop]) for i, line in enumerate(orders) if i // 2 != left_out]).mean(0)
-
-    cases = [(left_out, stop) for left_out in (None, *pairs) for stop in stops]
-    means = [(mean(stop, lambda at: at.weights, left_out),) for left_out, stop in cases]
-    measured = workers.map(measure, means, epochs=[MEASURING] * len(means))
-    records: dict[int | None, dict[str, float]] = {}
-    for (left_out, stop), values in zip(cases, measured, strict=True):
-        record = records.setdefault(left_out, {})
-        of_ends = mean(stop, lambda at: torch.tensor(at.values, dtype=torch.float64), left_out)
-        for name, at_mean, of_end in zip(QUANTITIES, values, of_ends, strict=True):
-            record[f"mean/{stop}/{name}"] = math.log(at_mean)
-            record[f"ends/{stop}/{name}"] = math.log(of_end)
-    return Sample(records[None], [records[pair] for pair in pairs])
-
-
-def effects(records: Mapping[int, Record]) -> dict[str, float]:
-    """Logarithms and effects by `place/what/quantity`, from a record of each refinement, 1 being the plain optimizer.
-
-    `what` is `plain`, `r=…` (a reference at equal time), `time` (effect at equal time), `r=… at equal C` and
-    `equal C` (effect there); `time moved` and `equal C moved`, by how much the finest reference has changed them, with
-    two references or more; `position` by place, of the finest.
-    """
-    references = {refinement: record for refinement, record in sorted(records.items()) if refinement != 1}
-    numbers: dict[str, float] = {}
-
-    def compare(place: str, name: str, what: str, ends: Mapping[int, float]) -> None:
-        plain = records[1][f"{place}/0/{name}"]
-        numbers[f"{place}/{what}/{name}"] = plain - limit(ends)
-        if len(ends) > 1:
-            coarser = {refinement: ends[refinement] for refinement in sorted(ends)[:-1]}
-            numbers[f"{place}/{what} moved/{name}"] = limit(coarser) - limit(ends)
-
-    for place in PLACES:
-        plain = {name: records[1][f"{place}/0/{name}"] for name in QUANTITIES}
-        numbers |= {f"{place}/plain/{name}": value for name, value in plain.items()}
-        for name in QUANTITIES:
-            ends = {r: record[f"{place}/{len(stops_of(r)) - 1}/{name}"] for r, record in references.items()}
-            numbers |= {f"{place}/r={r}/{name}": value for r, value in ends.items()}
-            compare(place, name, "time", ends)
-        places = {r: _segment(record, place, r, plain["loss"]) for r, record in references.items()}
-        numbers[f"{place}/position/loss"] = _time(max(references), *places[max(references)])
-        for name in QUANTITIES[1:]:
-            there = {r: _between(record, f"{place}/{{}}/{name}", *places[r]) for r, record in references.items()}
-            numbers |= {f"{place}/r={r} at equal C/{name}": value for r, value in there.items()}
-            compare(place, name, "equal C", there)
-    return numbers
-
-
-def _segment(record: Record, place: str, refinement: int, loss: float) -> tuple[int, float]:
-    """Between which stops a reference has this ln C: the first one's number, and the share of the way to the next.
-
-    The last of them that it lies between or beyond, or else what is before the first; nan if C stays the same.
-    """
-    for first in reversed(range(len(stops_of(refinement)) - 1)):
-        begin, end = record[f"{place}/{first}/loss"], record[f"{place}/{first + 1}/loss"]
-        share = (loss - begin) / (end - begin) if begin != end else math.nan
-        if share >= 0:
-            break
-    return first, share
-
-
-def _time(refinement: int, first: int, share: float) -> float:
-    begin, end = (stop / refinement for stop in stops_of(refinement)[first : first + 2])
-    return begin + share * (end - begin)
-
-
-def _between(record: Record, key: str, first: int, share: float) -> float:
-    begin, end = record[key.format(first)], record[key.format(first + 1)]
-    return begin + share * (end - begin)
+def can_shrink(optimizer: Optimizer) -> bool:
+    """Whether there is a memory that shrinks with the steps: none of plain SGD's, nor one that never fades."""
+    rule, groups = rule_of(type(optimizer)), optimizer.param_groups
+    return any(rule.remembers(group) for group in groups) and all(rule.fades(group) for group in groups)

@@ -10,16 +10,18 @@ from typing import Any
 from torch import Tensor
 
 from ireg.drift.curvature import CURVATURE_COST, curvature
-from ireg.drift.equal_time import can_shrink
-from ireg.drift.mean_path import FLOW_COST, LeftOut, mean_path, predicted
+from ireg.drift.effects import cost, follow_all, orders_of, samples, small_steps
+from ireg.drift.from_run import Start
+from ireg.drift.leading_flow import FLOW_COST, LeftOut, MeanDrift, drift_from_leading_flow, predicted
+from ireg.drift.leading_flow_adaptive import at_rate, can_be_slow, drift_of_settled_weights
 from ireg.drift.problem import Problem
-from ireg.drift.slow_path import at_rate
-from ireg.drift.small_steps import cost, follow_all, orders_of, samples, small_steps
-from ireg.drift.start import Start
-from ireg.drift.statistics import Estimate
-from ireg.drift.workers import Progress, Workers, workers
+from ireg.drift.small_steps import can_shrink
 from ireg.errors import UserError
+from ireg.parallel import LinesOfProgress, Workers, workers
+from ireg.statistics import Estimate
 
+VALID = 0.3
+"""Strength from which on the expansion says nothing."""
 SMALLEST = 6
 """Orders: three pairs, so that two are left when one is left out."""
 
@@ -94,7 +96,7 @@ def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[s
         f"{FLOW_COST:.0f} or more for the leading flow where the expansion holds; {processes} at once",
         file=sys.stderr,
     )
-    with workers(start.problem, processes, Progress(whole)) as team:
+    with workers(start.problem, processes, LinesOfProgress(whole)) as team:
         found = follow_all(team, [1], orders)
         plain = samples(team, found)
         effects = {
@@ -108,7 +110,7 @@ def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[s
             flow = _leading_flow(team, orders, at_start, [stops[-1].weights for stops in found[1]])
     if options["flow_lr"] is not None:
         slow = at_rate(start.problem, options["flow_lr"])
-        with workers(slow, processes, Progress(0)) as team:
+        with workers(slow, processes, LinesOfProgress(0)) as team:
             flow = _leading_flow(team, orders, _predicted(slow))
     settings = start.config
     return {
@@ -136,28 +138,52 @@ def _predicted(problem: Problem) -> Predicted:
         return None, str(reason)
 
 
-def _curvature(team: Workers) -> dict[str, float] | None:
+def _curvature(team: Workers[Problem]) -> dict[str, float] | None:
     """See `ireg.drift.curvature`; None where a flow of ∇C is not what the optimizer follows."""
-    if team.problem.optimizer.second_moment is not None or not team.problem.has_loss_of_examples:
+    if team.subject.optimizer.second_moment is not None or not team.subject.has_loss_of_examples:
         return None
     team.progress.expect(CURVATURE_COST)
-    (numbers,) = team.map(curvature, [()], epochs=[CURVATURE_COST])
+    (numbers,) = team.map(curvature, [()], work=[CURVATURE_COST])
     return dict(numbers)
 
 
 def _leading_flow(
-    team: Workers, orders: int, prediction: Predicted, plain: Sequence[Tensor] | None = None
+    team: Workers[Problem], orders: int, prediction: Predicted, plain: Sequence[Tensor] | None = None
 ) -> dict[str, Any]:
     """What was measured against the leading flow, or why nothing was."""
     numbers, reason = prediction
     if numbers is None:
         return {"leading_flow": None, "leading_flow_left_out": reason}
     try:
-        path = mean_path(team, orders, numbers[0], plain)
+        path = mean_drift(team, orders, numbers[0], plain)
     except LeftOut as left_out:
         return {"leading_flow": None, "leading_flow_left_out": str(left_out)}
-    found = {"lr": team.problem.optimizer.lr, "theory": path.theory, "steps": path.steps}
+    found = {"lr": team.subject.optimizer.lr, "theory": path.theory, "steps": path.steps}
     return {"leading_flow": {**found, "estimates": _plain(path.estimates)}, "leading_flow_left_out": None}
+
+
+def mean_drift(
+    team: Workers[Problem], orders: int, strength: float, plain: Sequence[Tensor] | None = None
+) -> MeanDrift:
+    """Measure the drift from the leading flow by the method that serves the optimizer.
+
+    Args:
+        team: does the work.
+        orders: how many.
+        strength: predicted.
+        plain: the ends of the orders from the checkpoint's own state; plain SGD, which has none, takes them if given.
+
+    Raises:
+        LeftOut: the expansion does not hold, the slow manifold is not known, or there is no leading flow or it is too
+            stiff.
+    """
+    if not strength < VALID:
+        raise LeftOut(f"the predicted strength is {strength:.2g}, and from {VALID:g} on the expansion does not hold")
+    if team.subject.optimizer.divides_by is None:
+        return drift_from_leading_flow(team, orders, strength, plain)
+    if not can_be_slow(team.subject):
+        raise LeftOut("with momentum after the division, or weight decay, its slow manifold is not known here")
+    return MeanDrift(theory={}, steps=None, estimates=drift_of_settled_weights(team, orders))
 
 
 def _plain(estimates: Mapping[str, Estimate]) -> dict[str, list[float | None]]:

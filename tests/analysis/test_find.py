@@ -4,7 +4,7 @@ import pytest
 
 from ireg.analysis import load
 from ireg.analysis.find import STATUS, run_folders
-from ireg.drift.start import find_runs
+from ireg.drift.from_run import find_runs
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.table import look
 

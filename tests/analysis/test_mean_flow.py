@@ -3,7 +3,7 @@
 import pytest
 
 from ireg.analysis import load, mean_flow
-from ireg.drift import mean_path
+from ireg.drift import study
 from ireg.errors import UserError
 
 
@@ -67,4 +67,4 @@ def test_what_was_not_measured_is_said(make_run, draw, tag):
 
 def test_the_limit_of_the_expansion_is_the_same_where_the_drift_is_measured():
     # The figures import nothing that needs torch.
-    assert mean_flow.VALID_STRENGTH == mean_path.VALID
+    assert mean_flow.VALID_STRENGTH == study.VALID

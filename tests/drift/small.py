@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ireg.drift.problem import Problem
-from ireg.drift.workers import Progress, Workers
+from ireg.parallel import LinesOfProgress, Workers
 
 SGD = torch.optim.SGD
 
@@ -59,7 +59,7 @@ def hessian_and_gradient(problem):
 
 def alone(problem):
     """Workers in this process."""
-    return Workers(problem, None, Progress(1))
+    return Workers(problem, None, LinesOfProgress(1))
 
 
 OPTIMIZERS = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ireg.drift.curvature import curvature, hessian_product, steepest
+from ireg.drift.curvature import curvature, product, steepest
 from ireg.drift.problem import Problem
 from tests.drift.small import OPTIMIZERS, SGD, half_square, hessian_and_gradient, quadratic
 
@@ -16,7 +16,7 @@ def test_of_a_quadratic(decay):
     problem = quadratic(partial(SGD, lr=0.01, momentum=0.5, weight_decay=decay))
     hessian = hessian_and_gradient(problem)[0] + decay * torch.eye(3).double()
     direction = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    torch.testing.assert_close(hessian_product(problem, direction), hessian @ direction, rtol=1e-12, atol=0)
+    torch.testing.assert_close(product(problem, direction), hessian @ direction, rtol=1e-12, atol=0)
     found = curvature(problem)
     assert found["steepest"] == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-10)
     assert found["smoothness"] == pytest.approx(1, abs=1e-10)

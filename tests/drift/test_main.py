@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from ireg.drift.__main__ import main
-from ireg.drift.report import HEADER, text, verdict, write
+from ireg.drift.tables import HEADER, text, verdict, write
 from tests.conftest import ROOT, read_only
 
 FAST = ("--orders", "6", "--refinements", "2", "3", "--processes", "1")

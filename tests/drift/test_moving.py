@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from ireg.drift.epochs import follow
-from ireg.drift.flow import mean_flow_at, velocity
-from ireg.drift.mean_path import LeftOut, mean_path
+from ireg.drift.forces import mean_flow_at
+from ireg.drift.leading_flow import LeftOut
+from ireg.drift.leading_flow_adaptive import settled_way, slow_state
+from ireg.drift.orders import follow
 from ireg.drift.problem import Problem, flattened
-from ireg.drift.slow_path import settled_way, slow_state
-from ireg.drift.slow_start import follow_slowly, slow_buffer
-from ireg.drift.study import _curvature
+from ireg.drift.runge_kutta import velocity
+from ireg.drift.slow_manifold import follow_slowly, slow_buffer
+from ireg.drift.study import _curvature, mean_drift
 from tests.drift.small import OPTIMIZERS, Linear, alone, quadratic
 
 
@@ -58,7 +59,7 @@ def test_slow_starts_are_those_without_it(name):
     assert torch.equal(follow_slowly(plain, 0, buffers[0]), follow_slowly(beside, 0, buffers[1]))
 
 
-def test_mean_flow_and_slow_path_are_those_without_it(monkeypatch):
+def test_mean_flow_and_settled_weights_are_those_without_it(monkeypatch):
     monkeypatch.setitem(OPTIMIZERS, "plain adam", partial(torch.optim.Adam, lr=1e-3, betas=(0.8, 0.95), eps=1e-2))
     plain, beside = both("plain adam", steps=3)
     flows = [mean_flow_at(problem, problem.weights, 0, problem.optimizer) for problem in (plain, beside)]
@@ -87,7 +88,7 @@ def test_batch_norm_has_no_leading_flow_of_examples_but_a_mean_flow():
     problem = normalized(nn.BatchNorm1d(3))
     assert not problem.has_loss_of_examples
     with pytest.raises(LeftOut, match="with BatchNorm C differs between partitions"):
-        mean_path(alone(problem), 6, 0.1)
+        mean_drift(alone(problem), 6, 0.1)
     assert _curvature(alone(problem)) is None
     before = {name: value.clone() for name, value in problem.module.state_dict().items()}
     assert float(flattened(mean_flow_at(problem, problem.weights, 0, problem.optimizer).leading).norm()) > 0

@@ -121,7 +121,7 @@ class OptimizerView(ABC):
     @classmethod
     @abstractmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-        """Make r steps take the time of one in place, the memory kept, see `ireg.drift.equal_time`."""
+        """Make r steps take the time of one in place, the memory kept, see `ireg.drift.small_steps`."""
 
     @classmethod
     def remembers(cls, group: Group) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ireg.drift.epochs import follow, measure, order_of
+from ireg.drift.orders import follow, measure, order_of
 from ireg.drift.problem import Problem
 from tests.cases import EXACT
 from tests.drift.small import OPTIMIZERS, SGD, half_square, quadratic

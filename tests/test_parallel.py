@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ireg.drift import workers as module
-from ireg.drift.epochs import follow
-from ireg.drift.workers import Progress, Workers, workers
+from ireg import parallel as module
+from ireg.drift.orders import follow
+from ireg.parallel import LinesOfProgress, Workers, workers
 from tests.drift.small import OPTIMIZERS, quadratic
 
 
@@ -18,8 +18,8 @@ def test_processes_change_nothing_to_the_last_bit(capsys):
     tasks = [(refinement, order) for refinement in (1, 2) for order in range(3)]
     found = []
     for processes in (1, 2):
-        with workers(problem, processes, Progress(9)) as team:
-            found.append(team.map(follow, tasks, epochs=[refinement for refinement, _ in tasks]))
+        with workers(problem, processes, LinesOfProgress(9)) as team:
+            found.append(team.map(follow, tasks, work=[refinement for refinement, _ in tasks]))
             assert team.map(threads, [(1,), (2,)]) == [(1, 1), (1, 2)]
     for alone, shared in zip(*found, strict=True):
         assert [stop.time for stop in alone] == [stop.time for stop in shared]
@@ -29,7 +29,7 @@ def test_processes_change_nothing_to_the_last_bit(capsys):
 
 def test_in_this_process_the_threads_are_put_back():
     torch.set_num_threads(2)  # a fixture puts back what was
-    with workers(quadratic(OPTIMIZERS["sgd"]), 1, Progress(1)) as team:
+    with workers(quadratic(OPTIMIZERS["sgd"]), 1, LinesOfProgress(1)) as team:
         assert team.map(threads, [(0,)]) == [(1, 0)]
     assert torch.get_num_threads() == 2
 
@@ -41,8 +41,8 @@ def test_results_come_in_the_order_of_the_tasks_and_the_most_work_is_begun_first
         begun.append(name)
         return name
 
-    team = Workers(quadratic(OPTIMIZERS["sgd"]), None, Progress(6))
-    assert team.map(note, [("a",), ("b",), ("c",)], epochs=[1, 3, 2]) == ["a", "b", "c"]
+    team = Workers(quadratic(OPTIMIZERS["sgd"]), None, LinesOfProgress(6))
+    assert team.map(note, [("a",), ("b",), ("c",)], work=[1, 3, 2]) == ["a", "b", "c"]
     assert begun == ["b", "c", "a"]
 
 
@@ -53,8 +53,8 @@ def clock(monkeypatch):
     return now
 
 
-def test_progress_is_told_after_the_first_order_and_then_each_some_seconds(clock, capsys):
-    progress = Progress(10)
+def test_progress_is_reported_after_the_first_order_and_then_each_some_seconds(clock, capsys):
+    progress = LinesOfProgress(10)
     progress.add(0)
     assert capsys.readouterr().err == ""
     clock[0] = 20.0

@@ -25,12 +25,12 @@ from ireg.core.moments import gradient_moments
 from ireg.core.moments.needs import Need
 from ireg.core.optimizers import reciprocal_root
 from ireg.core.random import named_generator
-from ireg.drift.comparison import compare
-from ireg.drift.epochs import train_epoch
-from ireg.drift.flow import mean_flow_at
+from ireg.drift.forces import mean_flow_at
+from ireg.drift.orders import train_epoch
 from ireg.drift.problem import Problem, flattened, in_double
-from ireg.drift.statistics import Estimate
-from ireg.drift.workers import Workers
+from ireg.drift.regression import compare
+from ireg.parallel import Workers
+from ireg.statistics import Estimate
 
 WARM_UP = 2
 """Epochs before the one that is measured."""
@@ -51,11 +51,11 @@ def can_be_slow(problem: Problem) -> bool:
 
 
 def slow_cost(orders: int) -> float:
-    """The work of `slow_path`, in epochs of training."""
+    """The work of `drift_of_settled_weights`, in epochs of training."""
     return PRECISE * (orders * (WARM_UP + 1) + (len(SIMPSON) + 1) * FLOW)
 
 
-def slow_path(workers: Workers, orders: int) -> dict[str, Estimate]:
+def drift_of_settled_weights(workers: Workers[Problem], orders: int) -> dict[str, Estimate]:
     """Measure the drift of an epoch past the transient.
 
     Args:
@@ -63,17 +63,17 @@ def slow_path(workers: Workers, orders: int) -> dict[str, Estimate]:
         orders: how many, even.
 
     Returns:
-        See `ireg.drift.comparison.numbers`; the parts are `memory`, `lag` and `fluctuation`.
+        See `ireg.drift.regression.numbers`; the parts are `memory`, `lag` and `fluctuation`.
     """
-    problem = workers.problem
+    problem = workers.subject
     workers.progress.expect(slow_cost(orders))
-    state = workers.map(slow_state, [()], epochs=[PRECISE * FLOW])[0]
+    state = workers.map(slow_state, [()], work=[PRECISE * FLOW])[0]
     ways = workers.map(
-        settled_way, [(order, state) for order in range(orders)], epochs=[PRECISE * (WARM_UP + 1)] * orders
+        settled_way, [(order, state) for order in range(orders)], work=[PRECISE * (WARM_UP + 1)] * orders
     )
     before, after = (torch.stack([way[end] for way in ways]) for end in (0, 1))
     points = [torch.lerp(before.mean(0), after.mean(0), share) for share in (0.0, 0.5, 1.0)]
-    flows = workers.map(_vectors, [(point,) for point in points], epochs=[PRECISE * FLOW] * len(points))
+    flows = workers.map(_vectors, [(point,) for point in points], work=[PRECISE * FLOW] * len(points))
     time = problem.num_batches * problem.optimizer.memory.effective_rate
     integrals = {name: time * sum(w * flow[name] for w, flow in zip(SIMPSON, flows, strict=True)) for name in flows[0]}
     leading = integrals.pop("leading")

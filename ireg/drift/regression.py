@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ireg.drift.statistics import Estimate, Sample, jackknife
+from ireg.statistics import Estimate, Sample, jackknife
 
 
 def compare(drifts: Sequence[Tensor], vectors: Mapping[str, Tensor]) -> dict[str, Estimate]:

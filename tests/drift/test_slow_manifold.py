@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ireg.drift.epochs import order_of
-from ireg.drift.flow import velocity
-from ireg.drift.slow_start import follow_slowly, ragged_noise, settled, slow_buffer
+from ireg.drift.orders import order_of
+from ireg.drift.runge_kutta import velocity
+from ireg.drift.slow_manifold import follow_slowly, ragged_noise, settled, slow_buffer
 from tests.cases import EXACT
 from tests.drift.small import OPTIMIZERS, SGD, hessian_and_gradient, quadratic
 

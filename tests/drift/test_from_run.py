@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ireg.drift.epochs import follow, measure
-from ireg.drift.equal_time import refine
-from ireg.drift.start import find_runs, load
+from ireg.drift.from_run import find_runs, load
+from ireg.drift.orders import follow, measure
+from ireg.drift.small_steps import refine
 from ireg.errors import UserError
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ireg.drift.flow import coefficients, follow_flow, forces_at, mean_flow_at, velocity
+from ireg.drift.forces import coefficients, forces_at, mean_flow_at
+from ireg.drift.runge_kutta import follow_flow, velocity
 from tests.cases import EXACT
 from tests.drift.small import OPTIMIZERS, SGD, hessian_and_gradient, quadratic
 

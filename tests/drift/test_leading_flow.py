@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from ireg.drift.mean_path import LeftOut, mean_path, predicted
-from ireg.drift.slow_start import follow_slowly
+from ireg.drift.leading_flow import LeftOut, predicted
+from ireg.drift.slow_manifold import follow_slowly
+from ireg.drift.study import mean_drift
 from tests.drift.small import OPTIMIZERS, SGD, alone, quadratic
 
 
@@ -14,7 +15,7 @@ def measured(optimizer, orders=200, **arguments):
     problem = quadratic(optimizer, **arguments)
     plain = [follow_slowly(problem, order, None) for order in range(orders)] if not problem.optimizer.momentum else []
     strength, alignment = predicted(problem)
-    return mean_path(alone(problem), orders, strength, plain or None), strength, alignment
+    return mean_drift(alone(problem), orders, strength, plain or None), strength, alignment
 
 
 def test_the_coefficients_of_sgd():
@@ -58,7 +59,7 @@ def test_a_single_minibatch_has_the_mean_part_alone():
 def test_sgd_without_ends_takes_its_own():
     problem = quadratic(partial(SGD, lr=1e-3))
     plain = [follow_slowly(problem, order, None) for order in range(6)]
-    assert mean_path(alone(problem), 6, 0.01) == mean_path(alone(problem), 6, 0.01, plain)
+    assert mean_drift(alone(problem), 6, 0.01) == mean_drift(alone(problem), 6, 0.01, plain)
 
 
 @pytest.mark.parametrize("more", [{"momentum": 0.5}, {"weight_decay": 0.1}])
@@ -68,7 +69,7 @@ def test_a_slow_manifold_that_is_not_known_is_left_out_with_its_prediction(more)
     assert 0 < strength < 0.3
     assert -1 <= alignment <= 1
     with pytest.raises(LeftOut, match="with momentum after the division, or weight decay, its slow manifold is not"):
-        mean_path(alone(problem), 6, strength)
+        mean_drift(alone(problem), 6, strength)
 
 
 @pytest.mark.parametrize("name", ["adagrad", "rmsprop", "adam"])
@@ -81,11 +82,11 @@ def test_an_unknown_mean_flow_is_left_out(name):
 @pytest.mark.parametrize("strength", [0.3, 5.0, float("nan")])
 def test_a_strong_correction_is_left_out(strength):
     with pytest.raises(LeftOut, match="from 0.3 on the expansion does not hold"):
-        mean_path(alone(quadratic(OPTIMIZERS["sgd"])), 6, strength)
+        mean_drift(alone(quadratic(OPTIMIZERS["sgd"])), 6, strength)
 
 
 def test_a_flow_that_is_too_stiff_is_left_out():
     with pytest.raises(
         LeftOut, match="the leading flow is too stiff or too rough: 64 steps do not tell the drift from it"
     ):
-        mean_path(alone(quadratic(partial(SGD, lr=100.0))), 6, 0.1)
+        mean_drift(alone(quadratic(partial(SGD, lr=100.0))), 6, 0.1)

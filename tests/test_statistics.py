@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ireg.drift.statistics import Sample, jackknife, limit
+from ireg.statistics import Sample, jackknife, limit
 
 
 def sample(values):

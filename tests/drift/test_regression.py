@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ireg.drift.comparison import compare, numbers
+from ireg.drift.regression import compare, numbers
 
 
 def test_numbers_from_inner_products():

@@ -10,7 +10,7 @@ for SGD, momentum and Nesterov by itself,
 with predictions d₁ and d₂, and the fit D ≈ k₁d₁ + k₂d₂ by least squares over all weights gives the two coefficients in
 units of the theorem's: k₁ = k₂ = 1 is the theorem.
 
-RMSProp and Adam go another way, past the transient of their second moment: `ireg.drift.slow_path`.
+For RMSProp and Adam see `ireg.drift.leading_flow_adaptive`: past the transient of their second moment.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ireg.drift.comparison import compare
-from ireg.drift.flow import PARTS, coefficients, follow_flow, forces_at, mean_flow_at, velocity
+from ireg.drift.forces import coefficients, forces_at, mean_flow_at
 from ireg.drift.problem import Problem, flattened
-from ireg.drift.slow_path import can_be_slow, slow_path
-from ireg.drift.slow_start import follow_slowly, ragged_noise, settled, slow_buffer
-from ireg.drift.statistics import Estimate
-from ireg.drift.workers import Workers
+from ireg.drift.regression import compare
+from ireg.drift.runge_kutta import PARTS, follow_flow, velocity
+from ireg.drift.slow_manifold import follow_slowly, ragged_noise, settled, slow_buffer
+from ireg.parallel import Workers
+from ireg.statistics import Estimate
 
-VALID = 0.3
-"""Strength from which on the expansion says nothing."""
 MOST_STEPS = 64
 ACCURACY = 0.3
 """Change of the leading flow's end by halving the steps that is allowed, as a share of the predicted drift."""
@@ -49,14 +47,14 @@ class LeftOut(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanPath:
+class MeanDrift:
     """What was measured against the leading flow, and what was predicted.
 
     Attributes:
         theory: the theorem's coefficients, (η_e/4)(1 + 2L) of ∇‖ḡ‖² and (η_e/4)(1 − τ) of ∇Var; none with a second
             moment.
         steps: of the leading flow's integration; None with a second moment.
-        estimates: see `ireg.drift.comparison.numbers`.
+        estimates: see `ireg.drift.regression.numbers`.
     """
 
     theory: dict[str, float]
@@ -79,7 +77,9 @@ def predicted(problem: Problem) -> tuple[float, float]:
     return float(strength), float(cosine_similarity(correction, flattened(flow.squares_gradient), dim=0))
 
 
-def mean_path(workers: Workers, orders: int, strength: float, plain: Sequence[Tensor] | None = None) -> MeanPath:
+def drift_from_leading_flow(
+    workers: Workers[Problem], orders: int, strength: float, plain: Sequence[Tensor] | None = None
+) -> MeanDrift:
     """Measure the drift against the leading flow.
 
     Args:
@@ -89,16 +89,9 @@ def mean_path(workers: Workers, orders: int, strength: float, plain: Sequence[Te
         plain: the ends of the orders from the checkpoint's own state; plain SGD, which has none, takes them if given.
 
     Raises:
-        LeftOut: the expansion does not hold, the slow manifold is not known, or there is no leading flow or it is too
-            stiff.
+        LeftOut: there is no leading flow, or it is too stiff.
     """
-    problem = workers.problem
-    if not strength < VALID:
-        raise LeftOut(f"the predicted strength is {strength:.2g}, and from {VALID:g} on the expansion does not hold")
-    if problem.optimizer.divides_by is not None:
-        if not can_be_slow(problem):
-            raise LeftOut("with momentum after the division, or weight decay, its slow manifold is not known here")
-        return MeanPath(theory={}, steps=None, estimates=slow_path(workers, orders))
+    problem = workers.subject
     if not problem.has_loss_of_examples:
         raise LeftOut("with BatchNorm C differs between partitions, so that orders share no leading flow")
     workers.progress.expect(FLOW_COST)
@@ -106,15 +99,15 @@ def mean_path(workers: Workers, orders: int, strength: float, plain: Sequence[Te
     start = settled(problem, problem.weights, buffer)
     time = problem.num_batches * problem.optimizer.memory.effective_rate
     path, change, steps = _leading_flow(workers, start, time, strength)
-    forces = workers.map(forces_at, [(path[i], 1 + i) for i in range(len(path))], epochs=[FORCES] * len(path))
+    forces = workers.map(forces_at, [(path[i], 1 + i) for i in range(len(path))], work=[FORCES] * len(path))
     theory = coefficients(problem)
     # The variance of a single minibatch is 0.
     parts = {name: value for name, value in theory.items() if name != "variance" or problem.num_batches > 1}
     pushes = [(start, time, steps, [value * force[name] for force in forces]) for name, value in parts.items()]
-    pushed = workers.map(follow_flow, pushes, epochs=[GRADIENT * steps] * len(pushes))
+    pushed = workers.map(follow_flow, pushes, work=[GRADIENT * steps] * len(pushes))
     if buffer is not None or plain is None:
         tasks = [(order, buffer) for order in range(orders)]
-        plain = workers.map(follow_slowly, tasks, epochs=[1.0] * len(tasks))
+        plain = workers.map(follow_slowly, tasks, work=[1.0] * len(tasks))
     mean = velocity(problem, path[-1])
     ends = [end - ragged_noise(problem, order, path[-1], mean) for order, end in enumerate(plain)]
     middle = forces[PARTS // 2]
@@ -125,17 +118,19 @@ def mean_path(workers: Workers, orders: int, strength: float, plain: Sequence[Te
         "halving": change,
     }
     drifts = [torch.stack(ends[index : index + 2]).mean(0) - path[-1] for index in range(0, len(ends), 2)]
-    return MeanPath(theory=theory, steps=steps, estimates=compare(drifts, vectors))
+    return MeanDrift(theory=theory, steps=steps, estimates=compare(drifts, vectors))
 
 
-def _leading_flow(workers: Workers, start: Tensor, time: float, strength: float) -> tuple[list[Tensor], Tensor, int]:
+def _leading_flow(
+    workers: Workers[Problem], start: Tensor, time: float, strength: float
+) -> tuple[list[Tensor], Tensor, int]:
     """The path in as few steps as are enough, the change of its end by halving them, and their number.
 
     Of a smooth gradient the method would be of fourth order, and a fifteenth of the change be left. That of a network
     with kinks, as ReLU has them, is rough: there the change falls like the steps, and is itself what is left.
     """
     steps, coarse = 2 * PARTS, (start, time, PARTS)
-    before, path = workers.map(follow_flow, [coarse, (start, time, steps)], epochs=[GRADIENT * PARTS, GRADIENT * steps])
+    before, path = workers.map(follow_flow, [coarse, (start, time, steps)], work=[GRADIENT * PARTS, GRADIENT * steps])
     while True:
         change = path[-1] - before[-1]
         if float(change.norm()) < ACCURACY * strength * float((path[-1] - start).norm()):
@@ -145,4 +140,4 @@ def _leading_flow(workers: Workers, start: Tensor, time: float, strength: float)
                 f"the leading flow is too stiff or too rough: {MOST_STEPS} steps do not tell the drift from it"
             )
         steps *= 2
-        before, (path,) = path, workers.map(follow_flow, [(start, time, steps)], epochs=[GRADIENT * steps])
+        before, (path,) = path, workers.map(follow_flow, [(start, time, steps)], work=[GRADIENT * steps])

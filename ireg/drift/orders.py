@@ -13,8 +13,8 @@ from ireg.core.moments import gradient_moments
 from ireg.core.moments.needs import Need
 from ireg.core.params import squared_norm
 from ireg.core.random import named_generator, named_seed
-from ireg.drift.equal_time import refine
 from ireg.drift.problem import Problem
+from ireg.drift.small_steps import refine
 
 QUANTITIES = ("loss", "full_batch", "squares")
 """C, ‖ḡ‖² and Q = (1/m) Σ ‖g_k‖²."""
@@ -76,7 +76,7 @@ def follow(problem: Problem, refinement: int, order: int, memory: str = "kept") 
         problem: where it begins.
         refinement: r.
         order: its number; the minibatches depend on it and on r, not on `memory`.
-        memory: see `ireg.drift.equal_time`.
+        memory: see `ireg.drift.small_steps`.
 
     Returns:
         The stops of `stops_of`.

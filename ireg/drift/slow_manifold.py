@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ireg.core.moments import gradient_moments
 from ireg.core.moments.needs import Need
-from ireg.drift.epochs import order_of, train_epoch
-from ireg.drift.flow import velocity
+from ireg.drift.orders import order_of, train_epoch
 from ireg.drift.problem import Problem, flattened
+from ireg.drift.runge_kutta import velocity
 
 
 def slow_buffer(problem: Problem) -> Tensor | None:

@@ -1,0 +1,76 @@
+"""Curvature of a loss over minibatches: products with its Hessian by double backward, and Lanczos' method."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from ireg.core.types import Batch, LossFn, Params
+
+
+def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float, Batch]], direction: Params) -> Params:
+    """Compute Σ_k w_k ∇²Ĉ_k v at `params`, a weighted sum of products of Hessians with a vector.
+
+    A parameter that the loss does not use, or that enters linearly, has products 0.
+
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        params: where; neither they nor any `.grad` are changed.
+        batches: the weight w_k of each minibatch, and the minibatch.
+        direction: v, by name.
+
+    Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+
+    Example:
+        >>> def loss(params, batch):
+        ...     return (batch * params["w"] ** 3).sum()
+        >>> w, v = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([1.0, 1.0])}
+        >>> hessian_product(loss, w, [(0.5, torch.tensor([1.0, 1.0]))], v)
+        {'w': tensor([3., 6.])}
+    """
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    total = {name: torch.zeros_like(value) for name, value in params.items()}
+    for weight, batch in batches:
+        with torch.enable_grad():
+            slopes = torch.autograd.grad(
+                loss(leaves, batch), list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            along = [(slope * direction[name]).sum() for name, slope in zip(leaves, slopes, strict=True)]
+            slope_along = torch.stack(along).sum()
+        if not slope_along.requires_grad:  # every gradient is constant
+            continue
+        bends = torch.autograd.grad(slope_along, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        for name, bend in zip(leaves, bends, strict=True):
+            total[name] += weight * bend
+    return total
+
+
+def largest_eigenvalue(product: Callable[[Tensor], Tensor], start: Tensor, *, products: int) -> float:
+    """Estimate the largest eigenvalue of a symmetric matrix from below, by Lanczos' method.
+
+    Every new vector is made orthogonal to all before, twice: once leaves rounding errors that grow.
+
+    Args:
+        product: of the matrix with a vector.
+        start: a random vector, (n,), in float64.
+        products: at most; fewer where the space they span is exhausted.
+
+    Source: Golub & Van Loan 2013, "Matrix Computations", section 10.3.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([1.0, 5.0, 2.0], dtype=torch.float64))
+        >>> round(largest_eigenvalue(lambda v: matrix @ v, torch.ones(3, dtype=torch.float64), products=3), 10)
+        5.0
+    """
+    basis = [start / start.norm()]
+    images: list[Tensor] = []
+    while True:
+        images.append(product(basis[-1]))
+        left = images[-1]
+        for _ in range(2):
+            left = left - torch.stack(basis).T @ (torch.stack(basis) @ left)
+        if len(images) == min(products, len(start)) or float(left.norm()) <= 1e-9 * float(images[-1].norm()):
+            break
+        basis.append(left / left.norm())
+    projected = torch.stack(basis) @ torch.stack(images).T
+    return float(torch.linalg.eigvalsh((projected + projected.T) / 2)[-1])

@@ -1,0 +1,59 @@
+"""Hessian products and Lanczos' method against dense matrices."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ireg.core.curvature import hessian_product, largest_eigenvalue
+from tests.cases import EXACT
+
+
+def loss(params, batch):
+    """Not quadratic in `a`, linear in `b`; `c` is not used."""
+    return (batch @ params["a"]).sin().sum() + params["a"].prod() * params["b"].sum()
+
+
+def test_products_are_those_of_the_weighted_sum_of_hessians():
+    generator = torch.Generator().manual_seed(3)
+    params = {name: torch.randn(3, generator=generator, dtype=torch.float64) for name in "abc"}
+    batches = [torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
+    direction = {name: torch.randn(3, generator=generator, dtype=torch.float64) for name in "abc"}
+
+    def of_vector(vector):
+        values = dict(zip("abc", vector.split(3), strict=True))
+        return 0.25 * loss(values, batches[0]) + 2 * loss(values, batches[1])
+
+    dense = torch.autograd.functional.hessian(of_vector, torch.cat(list(params.values())))
+    found = hessian_product(loss, params, zip((0.25, 2.0), batches, strict=True), direction)
+    assert_close(torch.cat(list(found.values())), dense @ torch.cat(list(direction.values())), **EXACT)
+    assert torch.equal(found["c"], torch.zeros(3, dtype=torch.float64))
+    assert not any(value.requires_grad for value in params.values())
+
+
+def test_products_of_a_linear_loss_are_zero():
+    params = {"a": torch.ones(2)}
+    found = hessian_product(lambda params, batch: params["a"].sum(), params, [(1.0, None)], params)
+    assert torch.equal(found["a"], torch.zeros(2))
+
+
+@pytest.mark.parametrize("products", [3, 40])
+def test_the_largest_eigenvalue_comes_from_below(products):
+    generator = torch.Generator().manual_seed(4)
+    half = torch.randn(30, 30, generator=generator, dtype=torch.float64)
+    matrix = half + half.T
+    largest = float(torch.linalg.eigvalsh(matrix)[-1])
+    start = torch.randn(30, generator=generator, dtype=torch.float64)
+    found = largest_eigenvalue(lambda vector: matrix @ vector, start, products=products)
+    assert found < largest * (1 + 1e-12)
+    assert found == pytest.approx(largest, rel=1e-10 if products == 40 else 0.5)
+
+
+def test_an_exhausted_space_ends_it():
+    count = []
+
+    def product(vector):
+        count.append(1)
+        return 2 * vector
+
+    assert largest_eigenvalue(product, torch.ones(5, dtype=torch.float64), products=5) == pytest.approx(2, rel=1e-14)
+    assert len(count) == 1
