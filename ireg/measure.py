@@ -6,15 +6,73 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ireg.core.functional import detached_parameters
+from ireg.core.functional import detached_parameters, functional_loss, measuring
 from ireg.core.moments import Observer
 from ireg.core.moments.needs import union_of_needs
 from ireg.core.moving import moving_parameters
 from ireg.core.optimizers import view
-from ireg.core.snapshot import Snapshot
+from ireg.core.snapshot import Snapshot, Term
 from ireg.core.types import Batch, LossFn, Params
 
-Term = Callable[[Snapshot], Tensor | None]
+
+def measure(
+    module: nn.Module,
+    batches: Sequence[Batch],
+    *,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    optimizer: Optimizer,
+    terms: Mapping[str, Term],
+    initial: Params | None = None,
+    generator: torch.Generator | None = None,
+    method: str = "auto",
+) -> dict[str, float]:
+    """Measure terms at the module's present weights, over these minibatches.
+
+    The loss is the one that is descended, see `ireg.core.functional.measuring`. Neither the module nor its optimizer,
+    nor any random stream, is changed.
+
+    Args:
+        module: called as `module(inputs)`.
+        batches: pairs of inputs and targets.
+        criterion: `(outputs, targets) -> 0-d tensor`, the mean over the examples of a minibatch.
+        optimizer: of the module.
+        terms: function by tag, of `ireg.terms` or your own.
+        initial: the parameters before training, by name; by default the present ones.
+        generator: random numbers for terms that draw; by default one with seed 0.
+        method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
+
+    Returns:
+        The values by tag, without those that do not exist for the optimizer.
+
+    Raises:
+        ValueError: an optimizer that cannot be read, that moves nothing, or that a term is not made for.
+
+    Example:
+        >>> from ireg.terms.implicit import sgd
+        >>> module = nn.Linear(1, 1)
+        >>> _ = module.load_state_dict({"weight": torch.tensor([[2.0]]), "bias": torch.tensor([0.0])})
+        >>> value = measure(
+        ...     module,
+        ...     [(torch.ones(1, 1), torch.zeros(1, 1))],
+        ...     criterion=nn.functional.mse_loss,
+        ...     optimizer=torch.optim.SGD(module.parameters(), lr=0.1),
+        ...     terms={"ireg/sgd": sgd},
+        ... )
+        >>> round(value["ireg/sgd"], 6)  # (η/4) ‖g‖² with g = (4, 4)
+        0.8
+    """
+    with measuring(module):
+        snapshot = take_snapshot(
+            module,
+            batches,
+            loss=functional_loss(module, criterion),
+            optimizer=optimizer,
+            terms=terms,
+            initial=detached_parameters(module) if initial is None else initial,
+            generator=torch.Generator().manual_seed(0) if generator is None else generator,
+            method=method,
+        )
+        return evaluate(terms, snapshot)
 
 
 def take_snapshot(

@@ -84,6 +84,17 @@ def mean_flow(
 
     Raises:
         ValueError: an optimizer whose mean flow is not known.
+
+    Example:
+        >>> from ireg.core.moments import gradient_moments
+        >>> from ireg.core.optimizers.sgd import SGDView
+        >>> def loss(params, batch):  # g = x²w, H = x²
+        ...     return (params["w"] * batch[0]).square().mean() / 2
+        >>> params, batches = {"w": torch.tensor([1.0])}, [(torch.tensor([x]), torch.zeros(1)) for x in (1.0, 2.0)]
+        >>> view = SGDView(lr=0.1, moving=("w",), weight_decay=0.0)
+        >>> flow = mean_flow(loss, params, batches, view, gradient_moments(loss, params, batches))
+        >>> flow.leading, flow.memory  # ḡ = 5/2, and (η/4) ∇Q = (η/2) (1/m) Σ H_k g_k = 0.05 · 17/2
+        ({'w': tensor([2.5000])}, {'w': tensor([0.4250])})
     """
     remembered, dividing = optimizer.memory, optimizer.divides_by
     point = Point(params, moments, dividing, optimizer)

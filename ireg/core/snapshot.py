@@ -1,10 +1,11 @@
 """What a term may look at: one moment of training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from ireg.core.mean_flow import MeanFlow, mean_flow
 from ireg.core.moments import GradientMoments, Observer, gradient_moments
@@ -17,6 +18,8 @@ from ireg.core.types import Batch, LossFn, Params
 class Snapshot:
     """The state of training at one moment, and what is derived from it, computed once for all terms.
 
+    `ireg.measure.take_snapshot` makes one of a module and its optimizer.
+
     Attributes:
         params: all parameters ω, detached.
         initial: the parameters before training, ω₀.
@@ -27,6 +30,17 @@ class Snapshot:
         needs: what the moments are asked for, the union of what the terms need.
         method: how the moments are computed, see `gradient_moments`.
         observer: called with each minibatch's outputs when the moments are computed.
+
+    Example:
+        >>> from ireg.core.optimizers.sgd import SGDView
+        >>> params = {"w": torch.tensor([2.0])}
+        >>> snapshot = Snapshot(
+        ...     params=params, initial=params, loss=lambda params, batch: (params["w"] * batch[0]).square().mean(),
+        ...     batches=[(torch.ones(1), torch.zeros(1))], generator=torch.Generator(),
+        ...     optimizer=SGDView(lr=0.1, moving=("w",), weight_decay=0.0),
+        ... )
+        >>> snapshot.moments.mean  # ∇w² = 2w
+        {'w': tensor([4.])}
     """
 
     params: Params
@@ -65,3 +79,7 @@ class Snapshot:
     def mean_flow(self) -> MeanFlow:
         """The optimizer's mean flow in what moves: a second pass over the data, with double backward."""
         return mean_flow(self.loss, self.moving, self.batches, self.optimizer, self.moments)
+
+
+Term = Callable[[Snapshot], Tensor | None]
+"""One number at a snapshot, 0-d; None where it does not exist for the optimizer."""

@@ -17,11 +17,11 @@ from ireg.core.batches import IndexedBatches
 from ireg.core.functional import batch_statistics, detached_parameters, evaluating, functional_loss, measuring
 from ireg.core.moments import GradientMoments, Observer
 from ireg.core.random import named_generator
-from ireg.core.snapshot import Snapshot
+from ireg.core.snapshot import Snapshot, Term
 from ireg.lit.data import NoisyImages, ShuffledBatches
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import step_or_overflow, try_out
-from ireg.measure import Term, evaluate, take_snapshot
+from ireg.measure import evaluate, take_snapshot
 
 log = logging.getLogger(__name__)
 

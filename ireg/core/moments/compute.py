@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch  # noqa: F401 — of the example
+
 from ireg.core.functional import ModuleLoss
 from ireg.core.moments import linear, loop, vmap  # noqa: F401 — they register their methods
 from ireg.core.moments.methods import METHODS
@@ -48,6 +50,15 @@ def gradient_moments(
 
     Raises:
         ValueError: no minibatches, an unknown method, a chunk size below 1, or a loss that `method` cannot serve.
+
+    Example:
+        >>> def loss(params, batch):
+        ...     inputs, targets = batch
+        ...     return (params["w"] * inputs - targets).square().mean()
+        >>> batches = [(torch.tensor([x]), torch.zeros(1)) for x in (1.0, 2.0)]
+        >>> moments = gradient_moments(loss, {"w": torch.tensor(1.0)}, batches)  # g = 2x²w: 2 and 8
+        >>> moments.sq_norms, moments.mean, moments.num_batches
+        (tensor([ 4., 64.]), {'w': tensor(5.)}, 2)
     """
     if len(batches) == 0:
         raise ValueError("gradient moments need at least one minibatch, got none")
