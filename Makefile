@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 MINIMA := .venv-minima
+# File by file, in the order of tests/conftest.py: the longest files first, so that no process ends alone.
+SPREAD := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install paper demo verify test test-minima bench lint clean
@@ -30,13 +32,13 @@ verify: install ## Certify every optimizer's theory on this machine (2 minutes)
 	$(RUN) -m ireg.verify
 
 test: install ## Run the tests, on up to four cores
-	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(RUN) -m pytest $(SPREAD)
 
 test-minima: ## The same with the oldest dependencies allowed, in .venv-minima (Python 3.11 or 3.12, 6 GB)
 	$(PYTHON) -m venv $(MINIMA)
 	$(PYTHON) tests/minima.py > $(MINIMA)/pins.txt
 	$(MINIMA)/bin/pip install --quiet --disable-pip-version-check --requirement $(MINIMA)/pins.txt --editable '.[parallel,test]'
-	$(MINIMA)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(MINIMA)/bin/python -m pytest $(SPREAD)
 
 bench: install ## Measure an epoch against other ways to write it; writes docs/benchmarks.md (15 to 25 minutes)
 	$(RUN) -m benchmarks.epoch

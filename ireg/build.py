@@ -22,6 +22,9 @@ from ireg.lit.trainer import MisconfigurationException
 
 log = logging.getLogger(__name__)
 
+ROUNDED_OTHERWISE = ("torch.optim.NAdam",)
+"""Optimizers whose kernel for many tensors rounds otherwise than a loop over the parameters."""
+
 
 def make_data(settings: Config) -> NoisyImages:
     """The data, read and with their noise.
@@ -121,7 +124,8 @@ def _made_term(tag: str, entry: Mapping[str, Any]) -> Callable[..., Any]:
 def _with_kernel(optimizer: Callable[..., Any], *, fused: bool, given: Mapping[str, Any]) -> Callable[..., Any]:
     """The optimizer with torch's fused kernel if asked for, else with those for many tensors at once.
 
-    The latter give the same bits as a loop over the parameters, which is torch's default on a CPU, in less time.
+    The latter give the same bits as a loop over the parameters, which is torch's default on a CPU, in less time; where
+    they do not, the loop is used.
 
     Args:
         optimizer: makes an optimizer from the parameters.
@@ -132,6 +136,8 @@ def _with_kernel(optimizer: Callable[..., Any], *, fused: bool, given: Mapping[s
     if fused and "fused" not in known:
         log.warning("trainer.fused=true: %s has no fused kernel; its ordinary one is used", given["_target_"])
     kernel = "fused" if fused and "fused" in known else "foreach"
+    if kernel == "foreach" and given["_target_"] in ROUNDED_OTHERWISE:
+        return optimizer
     if kernel not in known or {"fused", "foreach"} & given.keys():
         return optimizer
     return partial(optimizer, **{kernel: True})
