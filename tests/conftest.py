@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
@@ -135,12 +136,6 @@ def call_train(*arguments, cwd, **environment):
     )
 
 
-@pytest.fixture
-def train():
-    """`call_train`."""
-    return call_train
-
-
 class ForkedTrain:
     """Starts `train.py` within a fraction of a second, one process at a time; see tests/forked_train.py."""
 
@@ -157,7 +152,17 @@ class ForkedTrain:
     def start(self, *arguments, cwd, killed_at=0):
         """Start the command; its process id. Its output goes to `log` in the folder."""
         cwd.mkdir(exist_ok=True)
-        order = {"arguments": arguments, "cwd": str(cwd), "log": str(cwd / "log"), "killed_at": killed_at}
+        return self._start(arguments, cwd, [cwd / "log"] * 2, killed_at)
+
+    def call(self, *arguments, cwd):
+        """Call the command, and wait for it; as `call_train` returns it."""
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = [Path(folder) / name for name in ("stdout", "stderr")]
+            self._start(arguments, cwd, outputs, 0)
+            return subprocess.CompletedProcess(arguments, self.wait(), *(path.read_text() for path in outputs))
+
+    def _start(self, arguments, cwd, outputs, killed_at):
+        order = {"arguments": arguments, "cwd": str(cwd), "outputs": list(map(str, outputs)), "killed_at": killed_at}
         self.server.stdin.write(json.dumps(order) + "\n")
         self.server.stdin.flush()
         return int(self.server.stdout.readline())
@@ -174,3 +179,13 @@ def forked_train():
     yield server
     server.server.stdin.close()
     server.server.wait(timeout=60)
+
+
+@pytest.fixture
+def train(forked_train):
+    """Call `train.py` by fork, which is fast; as `call_train` in an environment of its own."""
+
+    def call(*arguments, cwd, **environment):
+        return (call_train if environment else forked_train.call)(*arguments, cwd=cwd, **environment)
+
+    return call

@@ -1,7 +1,8 @@
 """`train.py` as a command, started by fork from a process that has imported everything: a start takes no seconds.
 
-Reads one JSON object a line from standard input: `arguments`, `cwd`, `log`, and `killed_at`, the number of the file
-write amid which the command kills itself with SIGKILL (0 for none). Prints the process id, then how it ended.
+Reads one JSON object a line from standard input: `arguments`, `cwd`, `outputs` (where standard output and error go),
+and `killed_at`, the number of the file write amid which the command kills itself with SIGKILL (0 for none). Prints the
+process id, then how it ended.
 """
 
 import importlib
@@ -43,9 +44,8 @@ def be_the_command(order):
     os.chdir(order["cwd"])
     # A job in a shell's background starts with SIGINT ignored, and so would the command of a test in one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for descriptor in (1, 2):
-        os.dup2(log, descriptor)
+    for descriptor, path in zip((1, 2), order["outputs"], strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     sys.argv = [TRAIN, *order["arguments"]]
     if order["killed_at"]:
         kill_amid_write(order["killed_at"])

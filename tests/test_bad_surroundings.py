@@ -24,7 +24,7 @@ from tests.test_resume import ARGUMENTS, break_at, break_off
 from tests.test_termination import SMALL, until
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, small_run):
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, small_run, train):
     """A limit on the size of files stands for the disk: the first checkpoint does not fit."""
     arguments = [*SMALL, "epochs=2", "hydra.run.dir=run"]
     result = subprocess.run(
@@ -42,7 +42,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
     assert (status["state"], status["epochs_done"]) == ("failed", 1)
     assert "File too large" in status["error"]
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
-    assert subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True).returncode == 0
+    assert train(*arguments, cwd=tmp_path).returncode == 0
     small_run(tmp_path / "unbroken", "lr=1e-2", "epochs=2")
     content = {name: value for name, value in run_content(tmp_path / "run").items() if not name.startswith(".hydra")}
     assert differences(content, run_content(tmp_path / "unbroken")) == []

@@ -104,7 +104,7 @@ def test_damaged_data_are_one_line(train, tmp_path):
 
 
 def test_a_single_run_shows_its_final_values(train, tmp_path):
-    result = train("epochs=1", "lr=1e-2", *SMALL, "hydra.run.dir=here", cwd=tmp_path)
+    result = call_train("epochs=1", "lr=1e-2", *SMALL, "hydra.run.dir=here", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "site-packages" not in result.stderr  # no library's warnings
     assert "here: done after 1 epochs" in result.stdout
