@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -90,6 +90,10 @@ class Config:
     trainer: dict[str, Any] = MISSING
     checkpoint: Checkpoints = field(default_factory=Checkpoints)
     objective: str = "test/error"
+
+
+REQUIRED = frozenset(key.name for key in fields(Config) if key.default == MISSING)
+"""Keys that every configuration has."""
 
 
 def register() -> None:

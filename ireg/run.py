@@ -16,20 +16,22 @@ from ireg.cli import end_with_one_line
 from ireg.config import Config, read
 from ireg.errors import UserError
 from ireg.files import remove_leftovers
+from ireg.runs.checkpoints import find_resumption
+from ireg.runs.layout import CHECKPOINTS, LABELS, LAST, METRICS, PREVIOUS, STATUS
+from ireg.runs.lock import locked
+from ireg.runs.ownership import event_files, finished
+from ireg.runs.status import Status, read_status
 from ireg.sweep.launch import objective, objective_if_finished
-from ireg.sweep.lock import locked
-from ireg.sweep.ownership import event_files
 from ireg.sweep.progress import ProgressDisplay
-from ireg.sweep.status import FILE_NAME, Status, finished, read_status
 from ireg.terminal import as_command
 from ireg.termination import ends_with_its_parent, sigterm_raises
 
 if TYPE_CHECKING:
     import lightning as L
 
-    from ireg.lit.checkpoints import Resumption
     from ireg.lit.data import NoisyImages
     from ireg.lit.module import Classifier
+    from ireg.runs.checkpoints import Resumption
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,6 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     import torch
 
     from ireg.build import make_classifier, make_data, make_model
-    from ireg.lit.checkpoints import LAST, PREVIOUS, find_resumption
     from ireg.lit.module import is_finite
 
     torch.set_num_threads(settings.threads)
@@ -87,20 +88,20 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     what = "%s: %d parameters, %d training examples, %.2f %% of their labels wrong"
     log.info(what, settings.data.name, parameters, count, 100 * wrong)
-    remove_leftovers(folder, (FILE_NAME, "metrics.csv", "labels.npz"))
-    remove_leftovers(folder / "checkpoints", (LAST,))
+    remove_leftovers(folder, (STATUS, METRICS, LABELS))
+    remove_leftovers(folder / CHECKPOINTS, (LAST,))
     start = find_resumption(folder, run=status.fields["config_hash"], model=classifier.state_dict())
     if start.checkpoint is None:
         _clear(folder, status)
     else:
         _say_that_it_goes_on(status, start)
     status.begin(start.rows, wrong_labels=wrong, batch_size=data.batch_size or count)
-    _save_labels(data, folder / "labels.npz")
+    _save_labels(data, folder / LABELS)
     # The last row of a run that was killed between its end and the note of it says that nothing is left to do.
     diverged = not is_finite(start.rows.get(status.fields["epochs_done"], {}))
     if not diverged and status.fields["epochs_done"] < settings.epochs:
         diverged = _fit(settings, folder, status, start, data, classifier)
-    (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
+    (folder / CHECKPOINTS / PREVIOUS).unlink(missing_ok=True)
     epochs_done = status.fields["epochs_done"]
     if diverged:
         log.warning("%s: diverged, its loss is not finite after epoch %d", folder, epochs_done)
@@ -135,7 +136,7 @@ def _say_that_it_goes_on(status: Status, start: "Resumption") -> None:
 
 def _clear(folder: Path, status: Status) -> None:
     """Remove the rows and events of an unfinished run that cannot be resumed: they come again."""
-    for path in (folder / "metrics.csv", *event_files(folder, status.fields["starts"])):
+    for path in (folder / METRICS, *event_files(folder, status.fields["starts"])):
         path.unlink(missing_ok=True)
 
 
@@ -189,11 +190,11 @@ def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption"
             arguments,
             epochs=settings.epochs,
             loggers=[
-                MetricsFile(folder / "metrics.csv", status.row, start.rows),
+                MetricsFile(folder / METRICS, status.row, start.rows),
                 TensorBoard(folder, hyperparameters, start.rows, replaced=event_files(folder, status.fields["starts"])),
             ],
             checkpoint=LastCheckpoint(
-                folder / "checkpoints", run=status.fields["config_hash"], every=settings.checkpoint.every
+                folder / CHECKPOINTS, run=status.fields["config_hash"], every=settings.checkpoint.every
             ),
         )
 
@@ -215,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     status = read_status(options.folder)
     if status is None:
-        raise UserError(f"{options.folder}: no run there (no {FILE_NAME}); name a run's folder, like multirun/NAME/RUN")
+        raise UserError(f"{options.folder}: no run there (no {STATUS}); name a run's folder, like multirun/NAME/RUN")
     folder = (options.into or options.folder).absolute()
     settings = read(OmegaConf.create(status["config"]))
     finished(folder, asdict(settings))  # before anything is written there

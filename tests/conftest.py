@@ -16,6 +16,7 @@ from omegaconf import OmegaConf, open_dict
 
 from ireg.run import run
 from ireg.sweep import callback as _registers_schema_and_resolvers  # noqa: F401
+from tests.run_folders import make_run  # noqa: F401 — a fixture
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("epochs=2", "data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batch_size=32")

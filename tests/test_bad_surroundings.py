@@ -17,7 +17,7 @@ import pytest
 from ireg import run as run_module
 from ireg.errors import UserError
 from ireg.lit.module import Classifier
-from ireg.sweep.status import read_status
+from ireg.runs.status import read_status
 from tests.conftest import ROOT, command
 from tests.content import differences, run_content
 from tests.test_resume import ARGUMENTS, break_at, break_off
@@ -104,7 +104,7 @@ def test_a_clock_that_was_set_back_changes_nothing(tmp_path, small_run, monkeypa
     begun = read_status(tmp_path / "run")["started"]
     clock = time.time
     monkeypatch.setattr(time, "time", lambda: clock() - 40_000_000)
-    monkeypatch.setattr("ireg.sweep.status.now", lambda: "2020-01-01T00:00:00+00:00")
+    monkeypatch.setattr("ireg.runs.status.now", lambda: "2020-01-01T00:00:00+00:00")
     small_run(tmp_path / "run", *ARGUMENTS)
     status = read_status(tmp_path / "run")
     assert (status["started"], status["ended"]) == (begun, "2020-01-01T00:00:00+00:00")

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from ireg import datasets
 from ireg.errors import UserError
+from ireg.runs.lock import is_locked, locked
+from ireg.runs.status import note_killed, read_status
 from ireg.sweep import __main__ as command
-from ireg.sweep.lock import is_locked, locked
 from ireg.sweep.plan import add_to_plan
-from ireg.sweep.status import note_killed, read_status
 from tests.sweep.test_main import make_run
 from tests.test_datasets import NAMES, fill
 

@@ -9,9 +9,10 @@ import shutil
 import pytest
 import torch
 
-from ireg.lit import checkpoints, loggers
+from ireg.lit.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from ireg.lit.module import Classifier
-from ireg.sweep.status import read_status
+from ireg.runs import checkpoints, metrics
+from ireg.runs.status import read_status
 from tests.content import run_content
 
 ARGUMENTS = ("epochs=6", "optimizer=adam", "lr=1e-2")
@@ -73,12 +74,12 @@ def unbroken(tmp_path_factory):
         (Classifier, "training_step", 3, False, 0),  # in the first epoch
         (Classifier, "training_step", 17, False, 2),  # 7 steps an epoch: amid the third
         (Classifier, "measure", 5, False, 3),
-        (loggers, "write_text", 5, False, 3),  # metrics.csv: row 0 is the first call
-        (loggers, "write_text", 5, True, 3),  # the row is there, the checkpoint is not
+        (metrics, "write_text", 5, False, 3),  # metrics.csv: row 0 is the first call
+        (metrics, "write_text", 5, True, 3),  # the row is there, the checkpoint is not
         (torch, "save", 3, False, 2),
         (torch, "save", 3, True, 2),
-        (checkpoints.AtomicCheckpointIO, "save_checkpoint", 3, True, 3),
-        (checkpoints.AtomicCheckpointIO, "save_checkpoint", 6, True, 6),  # all is done but the note of it
+        (AtomicCheckpointIO, "save_checkpoint", 3, True, 3),
+        (AtomicCheckpointIO, "save_checkpoint", 6, True, 6),  # all is done but the note of it
     ],
 )
 def test_a_run_broken_off_anywhere_ends_as_an_unbroken_one(
@@ -128,7 +129,7 @@ def test_a_run_broken_off_again_and_again(tmp_path, small_run, unbroken, monkeyp
     expected = unbroken(small_run)
     for _ in range(6):
         with monkeypatch.context() as patch:
-            break_at(patch, loggers, "write_text", 2)
+            break_at(patch, metrics, "write_text", 2)
             break_off(tmp_path, small_run, *ARGUMENTS)
     small_run(tmp_path, *ARGUMENTS)
     assert run_content(tmp_path) == expected
@@ -146,13 +147,13 @@ def test_a_comparison_can_fail(tmp_path, small_run, unbroken):
 @pytest.mark.parametrize(("every", "epochs", "written"), [(1, 3, [1, 2, 3]), (3, 7, [3, 6, 7]), (9, 2, [2])])
 def test_checkpoints_are_written_as_often_as_asked(tmp_path, small_run, monkeypatch, every, epochs, written):
     seen = []
-    save = checkpoints.AtomicCheckpointIO.save_checkpoint
+    save = AtomicCheckpointIO.save_checkpoint
 
     def noting(self, checkpoint, path, storage_options=None):
         seen.append(checkpoint["epoch"] + 1)
         save(self, checkpoint, path, storage_options)
 
-    monkeypatch.setattr(checkpoints.AtomicCheckpointIO, "save_checkpoint", noting)
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noting)
     small_run(tmp_path, f"checkpoint.every={every}", f"epochs={epochs}")
     assert seen == written
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
@@ -179,7 +180,7 @@ def test_layers_that_draw_random_numbers_go_on_in_their_stream(tmp_path, small_r
     shutil.copytree(tmp_path / "whole", tmp_path / "control")
     small_run(tmp_path / "whole", *ARGUMENTS, *overrides)
     assert run_content(tmp_path / "whole") == expected
-    monkeypatch.setattr(checkpoints.LastCheckpoint, "on_load_checkpoint", lambda *_: None)
+    monkeypatch.setattr(LastCheckpoint, "on_load_checkpoint", lambda *_: None)
     small_run(tmp_path / "control", *ARGUMENTS, *overrides)
     assert run_content(tmp_path / "control")["metrics.csv"] != expected["metrics.csv"]
 
@@ -318,11 +319,11 @@ def test_events_that_were_cut_off_or_doubled_are_whole_in_the_end(tmp_path, smal
 def test_other_software_is_told(tmp_path, small_run, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         break_at(patch, Classifier, "training_step", 17)
-        patch.setattr("ireg.sweep.status.versions", lambda: {"torch": "0.1", "python": "2.7"})
-        patch.setattr("ireg.sweep.status.git", lambda: {"commit": "abc", "dirty": False})
+        patch.setattr("ireg.runs.status.versions", lambda: {"torch": "0.1", "python": "2.7"})
+        patch.setattr("ireg.runs.status.git", lambda: {"commit": "abc", "dirty": False})
         break_off(tmp_path, small_run, *ARGUMENTS)
-    monkeypatch.setattr("ireg.sweep.status.versions", lambda: {"torch": "0.2", "python": "2.7"})
-    monkeypatch.setattr("ireg.sweep.status.git", lambda: None)
+    monkeypatch.setattr("ireg.runs.status.versions", lambda: {"torch": "0.2", "python": "2.7"})
+    monkeypatch.setattr("ireg.runs.status.git", lambda: None)
     small_run(tmp_path, *ARGUMENTS)
     told = [record.getMessage() for record in caplog.records if "goes on with" in record.getMessage()]
     assert [line.partition(": ")[2] for line in told] == [

@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 from ireg.build import make_classifier, make_data, make_model
 from ireg.config import ALWAYS_MEASURED, read
 from ireg.errors import UserError
-from ireg.lit.checkpoints import Resumption
 from ireg.lit.data import NoisyImages
 from ireg.run import _trainer
+from ireg.runs.checkpoints import Resumption
+from ireg.runs.status import Status, read_status
 from ireg.sweep.callback import RunsCallback
-from ireg.sweep.status import Status, read_status
 from tests.conftest import ROOT
 
 

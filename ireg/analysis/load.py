@@ -6,18 +6,18 @@ one that was not measured are told apart by the column `nonfinite`, which lists 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ireg.analysis.find import STATUS, run_folders
 from ireg.errors import UserError
+from ireg.runs.find import run_folders
+from ireg.runs.layout import METRICS, STATUS
+from ireg.runs.metrics import read_cells
+from ireg.runs.status import flat, read_status
 
 if TYPE_CHECKING:  # pandas takes a while to import and is imported where it is called
     import pandas as pd
@@ -140,27 +140,12 @@ def _natural(name: str) -> list[tuple[int, float, str]]:
 
 
 def _read_status(path: Path, folder: Path) -> _Run:
-    try:
-        status = json.loads(path.read_text(encoding="utf-8"))
-        state, config = status["state"], status["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a run's status ({error!r}); delete that folder, run it again") from error
+    status = read_status(path.parent)
+    if status is None:
+        raise UserError(f"{path} is not a run's status (no state or no config); delete that folder, run it again")
     below = path.parent.relative_to(folder).as_posix()
     name = folder.resolve().name if below == "." else below
-    return _Run(name, path.parent, {**status, "state": state}, _leaves(config or {}))
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings by dotted key, in their order.
-
-    Example:
-        >>> flat({"lr": 0.1, "data": {"noise": {"rate": 0.3}}})
-        {'lr': 0.1, 'data.noise.rate': 0.3}
-    """
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return leaves
+    return _Run(name, path.parent, status, _leaves(status["config"] or {}))
 
 
 def _leaves(config: dict[str, Any]) -> dict[str, Any]:
@@ -192,29 +177,20 @@ def _read_metrics(run: _Run) -> pd.DataFrame | None:
     import numpy as np
     import pandas as pd
 
-    path = run.folder / "metrics.csv"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if run.status["state"] == "running":
-        text = text[: text.rfind("\n") + 1]  # the last line may still be half written
-    if not text.strip():
-        return None
+    path = run.folder / METRICS
     try:
         # Not by pandas, to which an empty cell and a measured nan are the same, and which is slow for small files.
-        header, *cells = csv.reader(io.StringIO(text), strict=True)
-        if any(len(row) != len(header) for row in cells):
-            raise ValueError("a row has another number of cells than the header")
-        first = header.index("epoch")
-        epochs = [int(row.pop(first)) for row in cells]
+        tags, rows = read_cells(path, growing=run.status["state"] == "running")
+        cells = list(rows.values())
         values = np.array([[float(cell or "nan") for cell in row] for row in cells])
-    except (ValueError, csv.Error) as error:
+    except ValueError as error:
         why = " ".join(str(error).split())
         raise UserError(f"{path} is not a table of numbers by epoch ({why}); delete that run, run it again") from error
     if not values.size:
         return None
-    tags = [tag for tag in header if tag != "epoch"]
     odd = (np.array(cells) != "") & ~np.isfinite(values)
     nonfinite = [" ".join(np.array(tags)[row]) for row in odd]
-    return pd.DataFrame({"epoch": epochs, "nonfinite": nonfinite, **dict(zip(tags, values.T, strict=True))})
+    return pd.DataFrame({"epoch": list(rows), "nonfinite": nonfinite, **dict(zip(tags, values.T, strict=True))})
 
 
 def _finals(run: _Run) -> dict[str, float | None]:

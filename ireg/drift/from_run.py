@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.nn.functional import cross_entropy
 
-from ireg.analysis.find import run_folders
 from ireg.config import Config
 from ireg.drift.problem import Problem
 from ireg.errors import UserError
 from ireg.run import rebuild
-from ireg.sweep.status import FILE_NAME, read_status
+from ireg.runs.checkpoints import DamagedCheckpointError, read_checkpoint
+from ireg.runs.find import run_folders
+from ireg.runs.layout import CHECKPOINTS, LAST, STATUS
+from ireg.runs.status import read_status
 
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
+CHECKPOINT = Path(CHECKPOINTS) / LAST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     found = run_folders(*paths)
     if not found:
         names = ", ".join(map(str, paths))
-        raise UserError(f"{names}: no run there (no {FILE_NAME}); name a run's folder, like multirun/NAME/RUN")
+        raise UserError(f"{names}: no run there (no {STATUS}); name a run's folder, like multirun/NAME/RUN")
     return found
 
 
@@ -65,7 +66,7 @@ def load(folder: Path, *, seed: int) -> Start:
     """
     status = read_status(folder)
     if status is None:
-        raise UserError(f"{folder}: no run there (no {FILE_NAME}); name a run's folder, like multirun/NAME/RUN")
+        raise UserError(f"{folder}: no run there (no {STATUS}); name a run's folder, like multirun/NAME/RUN")
     if status["state"] != "done":
         raise UserError(f"{folder}: the run is {status['state']}; its drift can be measured once a run is done")
     checkpoint = _checkpoint(folder / CHECKPOINT)
@@ -104,10 +105,9 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: there is no such checkpoint; run the training again")
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no error of its own for a damaged file
-        raise UserError(f"{path}: not readable as a checkpoint ({str(error).splitlines()[0]})") from error
-    return checkpoint
+        return read_checkpoint(path)
+    except DamagedCheckpointError as error:
+        raise UserError(f"{path}: {error}; run the training again") from error
 
 
 def _ordinary(state: dict[str, Any]) -> dict[str, Any]:

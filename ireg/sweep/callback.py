@@ -14,12 +14,12 @@ from rich.table import Table
 
 from ireg import config as configuration
 from ireg.cli import end_with_one_line
+from ireg.runs.status import read_status
 from ireg.sweep import launch, names
 from ireg.sweep.checks import checked_folder, checked_folders
 from ireg.sweep.plan import add_to_plan
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report
-from ireg.sweep.status import read_status
 from ireg.terminal import make_console
 
 configuration.register()

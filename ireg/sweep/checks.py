@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ireg import config as configuration
 from ireg.errors import UserError
-from ireg.sweep.status import finished
+from ireg.runs.ownership import finished
 
 
 def checked_folder(config: DictConfig) -> Path:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from ireg.cli import explain
 from ireg.config import Config, read
 from ireg.errors import UserError
-from ireg.sweep.status import finished
+from ireg.runs.ownership import finished
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ireg.analysis.write import require_own_tables
 from ireg.errors import UserError
 from ireg.files import making, write_text
-from ireg.sweep.lock import locked
+from ireg.runs.lock import locked
 
 FILE_NAME = "sweep.json"
 

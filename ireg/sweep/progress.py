@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ireg.analysis.find import run_folders
-from ireg.sweep.status import FINISHED, read_status
+from ireg.runs.find import run_folders
+from ireg.runs.status import FINISHED, read_status
 from ireg.terminal import make_console
 
 LINE_SECONDS = 10.0

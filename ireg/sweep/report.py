@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from ireg.analysis.find import run_folders
 from ireg.files import remove_leftovers
-from ireg.sweep.lock import locked
+from ireg.runs.find import run_folders
+from ireg.runs.lock import locked
+from ireg.runs.status import note_killed, read_status
 from ireg.sweep.plan import FILE_NAME as PLAN
-from ireg.sweep.status import note_killed, read_status
 
 
 def report(sweep: Path) -> None:

@@ -11,12 +11,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ireg.analysis.find import run_folders
 from ireg.errors import UserError
-from ireg.sweep.lock import is_locked
+from ireg.runs.find import run_folders
+from ireg.runs.layout import STATUS
+from ireg.runs.lock import is_locked
+from ireg.runs.status import KILLED, read_status
 from ireg.sweep.plan import read_plan
 from ireg.sweep.progress import duration, time_left
-from ireg.sweep.status import FILE_NAME, KILLED, read_status
 
 COLOURS = {
     "running": "cyan",
@@ -66,7 +67,7 @@ def look(sweep: Path) -> list[Seen]:
     plan = read_plan(sweep)
     found |= {name: sweep / name for name in plan}
     if not found:
-        raise UserError(f"{sweep}: no runs there (no {FILE_NAME}); name a sweep's folder, like multirun/NAME")
+        raise UserError(f"{sweep}: no runs there (no {STATUS}); name a sweep's folder, like multirun/NAME")
     seen = [_look_at(name, found[folder]) for folder, name in _short_names(sorted(found), plan).items()]
     return sorted(seen, key=lambda run: list(COLOURS).index(run.state))
 

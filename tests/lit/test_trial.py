@@ -10,7 +10,7 @@ from torch.optim import SGD
 
 from ireg.errors import UserError
 from ireg.models import MLP
-from ireg.sweep.status import read_status
+from ireg.runs.status import read_status
 from tests.lit.test_module import rows, weights
 
 HERE = __name__

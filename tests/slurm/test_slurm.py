@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ireg.sweep.status import read_status
+from ireg.runs.status import read_status
 from tests.conftest import SMALL, call_train, command
 from tests.content import differences, run_content
 

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from ireg.errors import UserError
+from ireg.runs.lock import is_locked, locked
+from ireg.runs.status import Status, note_killed, read_status
 from ireg.sweep import __main__ as command
 from ireg.sweep.callback import _print_final_values
-from ireg.sweep.lock import is_locked, locked
 from ireg.sweep.plan import add_to_plan, read_plan
 from ireg.sweep.report import report
-from ireg.sweep.status import Status, note_killed, read_status
 from ireg.sweep.table import look, render
 from tests.conftest import ROOT, read_only
 
@@ -189,7 +189,7 @@ def test_whether_a_folder_is_held(tmp_path):
 
 def test_a_look_at_the_lock_keeps_no_run_from_starting(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from ireg.sweep.lock import locked\n"
+        "import sys, time; from pathlib import Path; from ireg.runs.lock import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(0.5)"
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
@@ -250,7 +250,7 @@ def test_doing_again_ends_its_processes_when_it_is_told_to_end(tmp_path, small_r
     path = tmp_path / "long" / "status.json"
     status = json.loads(path.read_text())
     status["config"]["epochs"] = 100_000
-    from ireg.sweep.status import config_hash
+    from ireg.runs.status import config_hash
 
     path.write_text(json.dumps(status | {"state": "failed", "config_hash": config_hash(status["config"])}))
     process = subprocess.Popen([sys.executable, "-m", "ireg.sweep", "retry", str(tmp_path)], cwd=ROOT)

@@ -3,9 +3,9 @@ import time
 
 from rich.console import Console
 
+from ireg.runs.status import Status
 from ireg.sweep import progress
 from ireg.sweep.progress import ProgressDisplay
-from ireg.sweep.status import Status
 
 
 def run(folder, epochs=10, done=0, seconds=2.0, state="running"):

@@ -9,9 +9,10 @@ import pytest
 
 import ireg
 from ireg.errors import UserError
-from ireg.sweep import software
-from ireg.sweep.lock import locked
-from ireg.sweep.status import Status, config_hash, finished, read_status
+from ireg.runs import software
+from ireg.runs.lock import locked
+from ireg.runs.ownership import finished
+from ireg.runs.status import Status, config_hash, read_status
 from ireg.termination import Terminated
 
 CONFIG = {"name": "a", "lr": 0.1, "epochs": 3, "threads": 1, "data": {"root": "here", "source": {"root": "here"}}}
@@ -135,7 +136,7 @@ def test_a_damaged_status_is_named(tmp_path):
 
 
 def test_a_folder_is_held_by_one_process(tmp_path):
-    code = f"from pathlib import Path; from ireg.sweep.lock import locked\nwith locked(Path({str(tmp_path)!r})): pass"
+    code = f"from pathlib import Path; from ireg.runs.lock import locked\nwith locked(Path({str(tmp_path)!r})): pass"
     with locked(tmp_path):
         inside = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     after = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -7,9 +7,7 @@ from collections import deque
 from pathlib import Path
 
 from ireg.errors import UserError
-
-STATUS = "status.json"
-"""The file that makes a folder a run's."""
+from ireg.runs.layout import STATUS
 
 
 def run_folders(*folders: Path) -> list[Path]:

@@ -13,18 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ireg.analysis.find import STATUS
-from ireg.analysis.load import flat
 from ireg.errors import UserError
 from ireg.files import write_text
-from ireg.sweep.lock import FolderInUseError, is_locked, locked
-from ireg.sweep.ownership import files_of_others
-from ireg.sweep.software import git, versions
+from ireg.runs.layout import STATUS
+from ireg.runs.lock import FolderInUseError, is_locked, locked
+from ireg.runs.software import git, versions
 from ireg.termination import Terminated
 
 log = logging.getLogger(__name__)
 
-FILE_NAME = STATUS
 FINISHED = ("done", "diverged")
 """States in which a run has nothing left to do."""
 
@@ -49,7 +46,7 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is not valid JSON.
     """
-    path = folder / FILE_NAME
+    path = folder / STATUS
     try:
         status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -59,7 +56,20 @@ def read_status(folder: Path) -> dict[str, Any] | None:
             f"{path}: not readable as JSON ({error}); if a run wrote it, delete the run folder to run it again; "
             "otherwise choose another folder"
         ) from error
-    return status if isinstance(status, dict) and {"state", "config", "config_hash"} <= status.keys() else None
+    return status if isinstance(status, dict) and {"state", "config"} <= status.keys() else None
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by dotted key, in their order.
+
+    Example:
+        >>> flat({"lr": 0.1, "data": {"noise": {"rate": 0.3}}})
+        {'lr': 0.1, 'data.noise.rate': 0.3}
+    """
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -77,7 +87,7 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     return relevant
 
 
-def _values(config: Mapping[str, Any]) -> dict[str, str]:
+def values(config: Mapping[str, Any]) -> dict[str, str]:
     """List by dotted key the values that change the result, each in one spelling."""
     return {key: json.dumps(_one_spelling(value)) for key, value in flat(_relevant(config)).items()}
 
@@ -89,51 +99,6 @@ def _one_spelling(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _one_spelling(value[key]) for key in sorted(value)}
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The status of a folder in which this very run is finished; None where it is still to be done.
-
-    Raises:
-        UserError: the folder belongs to a run of another configuration, holds files of others that the run needs the
-            names of, or has a name that is not UTF-8.
-    """
-    _require_utf8(folder)
-    others = files_of_others(folder)  # looked for first: a process that begins meanwhile writes its status before any
-    status = read_status(folder)
-    if status is None:
-        others += [FILE_NAME] if (folder / FILE_NAME).exists() else []
-        if others:
-            raise UserError(
-                f"{folder} has no status of a run, and holds files that a run would replace or be mixed with "
-                f"({', '.join(others[:3])}); move them, or choose another folder with name=…, hydra.run.dir=… or --into"
-            )
-        return None
-    if _values(status["config"]) != _values(config):
-        raise UserError(
-            f"{folder} holds a run of another configuration ({_difference(status['config'], config)}); "
-            "choose another folder with name=… or delete this one"
-        )
-    return status if status["state"] in FINISHED else None
-
-
-def _require_utf8(folder: Path) -> None:
-    """Refuse a folder that TensorBoard cannot write to, before anything is trained."""
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{folder}: the name is not UTF-8, and TensorBoard cannot write there; choose another place with "
-            "hydra.run.dir=…, under -m with hydra.sweep.dir=…"
-        ) from None
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The keys whose values differ, as `key: old there, new here`."""
-    before, after = _values(old), _values(new)
-    keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-    there, here = flat(old), flat(new)
-    return "; ".join(f"{key}: {there.get(key, 'nothing')} there, {here.get(key, 'nothing')} here" for key in keys[:3])
 
 
 _ENDINGS = {KeyboardInterrupt: "interrupted (SIGINT)", Terminated: "terminated (SIGTERM)"}
@@ -148,7 +113,7 @@ class Status:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        self.path = folder / FILE_NAME
+        self.path = folder / STATUS
         self.seconds = 0.0
         self.earlier = read_status(folder) or {}
         start = {
@@ -182,7 +147,7 @@ class Status:
     def _hash(self, config: Mapping[str, Any]) -> str:
         """Keep the run's hash, which its checkpoints bear, where only the spelling of values has changed."""
         before = self.earlier.get("config")
-        if before is not None and _values(before) == _values(config):
+        if before is not None and "config_hash" in self.earlier and values(before) == values(config):
             return str(self.earlier["config_hash"])
         return config_hash(config)
 
@@ -246,7 +211,7 @@ def note_killed(folder: Path) -> None:
         with locked(folder, seconds=0):
             if _is_said_to_go_on(folder):
                 fields = {"state": "interrupted", "error": KILLED, "ended": now()}
-                _write(folder / FILE_NAME, {**(read_status(folder) or {}), **fields})
+                _write(folder / STATUS, {**(read_status(folder) or {}), **fields})
     except FolderInUseError:
         pass  # it has begun again
     except OSError as unwritable:  # as in another user's folder

@@ -1,0 +1,92 @@
+"""`metrics.csv`: a row an epoch, a column a tag; an empty cell was not measured."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ireg.files import write_text
+
+Row = Mapping[str, float]
+
+
+class Cells(NamedTuple):
+    """The texts of a table: its tags, and its rows by epoch, without the epoch."""
+
+    tags: list[str]
+    rows: dict[int, list[str]]
+
+
+def read_cells(path: Path, *, growing: bool = False) -> Cells:
+    """Read the texts of a table; of a file that is not there, or is empty, none.
+
+    Args:
+        path: the file.
+        growing: whether its last line may be half written, and is then left out.
+
+    Raises:
+        ValueError: the file is not such a table; the text says why.
+    """
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if growing:
+        text = text[: text.rfind("\n") + 1]
+    if not text.strip():
+        return Cells([], {})
+    try:
+        header, *lines = csv.reader(io.StringIO(text), strict=True)
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    first = header.index("epoch")
+    if any(len(line) != len(header) for line in lines):
+        raise ValueError("a row has another number of cells than the header")
+    rows = {int(line.pop(first)): line for line in lines}
+    return Cells([tag for tag in header if tag != "epoch"], rows)
+
+
+def read_rows(path: Path) -> dict[int, Row]:
+    """Read the rows of a table by epoch, to the last digit; cells that were not measured are left out.
+
+    Raises:
+        ValueError: the file is not such a table.
+    """
+    tags, rows = read_cells(path)
+    return {
+        epoch: {tag: float(text) for tag, text in zip(tags, cells, strict=True) if text}
+        for epoch, cells in rows.items()
+    }
+
+
+class Table:
+    """The rows of a run, written as a whole with each new one.
+
+    The file is replaced by a rename: it is whole at any moment, and new tags may come at any time. 300 rows of 20
+    numbers are 100 kB.
+
+    Args:
+        path: the file.
+        earlier: rows by epoch; others that the file holds are dropped with the next row.
+    """
+
+    def __init__(self, path: Path, earlier: Mapping[int, Row]) -> None:
+        self.path = path
+        self.rows: dict[int, Row] = dict(earlier)
+        self._columns: list[str] = []
+        self._lines: dict[int, str] = {}
+
+    def write(self, epoch: int, row: Row) -> None:
+        """Add a row, or replace it, and write the file."""
+        self.rows[epoch] = dict(row)
+        self._lines.pop(epoch, None)
+        columns = ["epoch", *dict.fromkeys(tag for row in self.rows.values() for tag in row)]
+        if columns != self._columns:
+            self._columns, self._lines = columns, {}
+        for other in self.rows.keys() - self._lines.keys():  # a line is made once, not again with each later row
+            self._lines[other] = _line([other, *(self.rows[other].get(tag) for tag in columns[1:])])
+        write_text(self.path, _line(columns) + "".join(self._lines[epoch] for epoch in sorted(self._lines)))
+
+
+def _line(cells: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()

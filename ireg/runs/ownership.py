@@ -1,0 +1,89 @@
+"""Whose the files of a run's folder are: a run replaces and removes only what runs of `ireg` wrote."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ireg.config import REQUIRED
+from ireg.errors import UserError
+from ireg.runs.layout import CHECKPOINTS, EVENTS, LABELS, METRICS, STATUS
+from ireg.runs.status import FINISHED, flat, read_status, values
+
+_WRITTEN = (METRICS, LABELS, f"{CHECKPOINTS}/*.ckpt", EVENTS)
+"""What a run writes once it has a status."""
+
+
+def files_of_others(folder: Path) -> list[str]:
+    """List the files of a folder without a run's status whose names a run needs.
+
+    What a run leaves that ends before it has a status is not listed: empty files, and Hydra's `.hydra` and log.
+    """
+    hydra = [".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "train.log"]
+    others = [] if _is_configuration(folder / hydra[0]) else hydra
+    found = [path.relative_to(folder).as_posix() for pattern in _WRITTEN for path in sorted(folder.glob(pattern))]
+    return [*found, *(name for name in (*others, ".lock") if _has_content(folder / name))]
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _is_configuration(path: Path) -> bool:
+    """Whether this is a file of Hydra's with the keys of a run's configuration."""
+    if not path.is_file():
+        return False
+    keys = {line.partition(":")[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()}
+    return keys >= REQUIRED
+
+
+def event_files(folder: Path, starts: Iterable[Mapping[str, Any]]) -> list[Path]:
+    """List the event files that these starts of a run wrote: the names bear host and process."""
+    writers = "|".join(re.escape(f"{start['host']}.{start['pid']}") for start in starts)
+    own = re.compile(rf"events\.out\.tfevents\.\d+\.({writers})\.\d+")
+    return [path for path in sorted(folder.glob(EVENTS)) if own.fullmatch(path.name)]
+
+
+def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The status of a folder in which this very run is finished; None where it is still to be done.
+
+    Raises:
+        UserError: the folder belongs to a run of another configuration, holds files of others that the run needs the
+            names of, or has a name that is not UTF-8.
+    """
+    _require_utf8(folder)
+    others = files_of_others(folder)  # looked for first: a process that begins meanwhile writes its status before any
+    status = read_status(folder)
+    if status is None:
+        others += [STATUS] if (folder / STATUS).exists() else []
+        if others:
+            raise UserError(
+                f"{folder} has no status of a run, and holds files that a run would replace or be mixed with "
+                f"({', '.join(others[:3])}); move them, or choose another folder with name=…, hydra.run.dir=… or --into"
+            )
+        return None
+    if values(status["config"]) != values(config):
+        raise UserError(
+            f"{folder} holds a run of another configuration ({_difference(status['config'], config)}); "
+            "choose another folder with name=… or delete this one"
+        )
+    return status if status["state"] in FINISHED else None
+
+
+def _require_utf8(folder: Path) -> None:
+    """Refuse a folder that TensorBoard cannot write to, before anything is trained."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{folder}: the name is not UTF-8, and TensorBoard cannot write there; choose another place with "
+            "hydra.run.dir=…, under -m with hydra.sweep.dir=…"
+        ) from None
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The keys whose values differ, as `key: old there, new here`."""
+    before, after = values(old), values(new)
+    keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    there, here = flat(old), flat(new)
+    return "; ".join(f"{key}: {there.get(key, 'nothing')} there, {here.get(key, 'nothing')} here" for key in keys[:3])
