@@ -25,7 +25,7 @@ from torchvision.transforms import ToTensor
 
 from benchmarks.loop import terms_pass
 from benchmarks.times import EpochTime
-from ireg.datasets import PACKAGED
+from ireg.data.idx import PACKAGED
 
 NUM_CLASSES = 10
 

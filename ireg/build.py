@@ -66,7 +66,7 @@ def make_model(settings: Config, data: NoisyImages) -> nn.Module:
     with user_errors("model"):
         model: nn.Module = instantiate(
             settings.model,
-            in_features=data.train_inputs[0].numel(),
+            input_shape=data.input_shape,
             num_classes=settings.data.num_classes,
             _convert_="all",
         )
@@ -77,7 +77,7 @@ def make_model(settings: Config, data: NoisyImages) -> nn.Module:
     if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
         raise UserError(
             f"model: {type(model).__name__} has parameters whose shapes are not known before its first call (Lazy "
-            "layers); give their sizes, for which in_features and num_classes are there"
+            "layers); give their sizes, for which input_shape and num_classes are there"
         )
     return model
 

@@ -38,7 +38,7 @@ METHODS = ("auto", "loop", "vmap", "ghost", "layers")
 
 @dataclass
 class Noise:
-    """Label noise: see `ireg.core.labels.corrupt` for the kinds."""
+    """Label noise: see `ireg.data.labels.corrupt` for the kinds."""
 
     kind: str = "symmetric"
     rate: float = 0.3
@@ -56,8 +56,8 @@ class Data:
     num_train: int = MISSING
     num_test: int = MISSING
     num_classes: int = MISSING
-    mean: float = MISSING
-    std: float = MISSING
+    mean: Any = MISSING  # a number, or one a channel
+    std: Any = MISSING
     standardize: bool = False
     train_size: int | None = None
     test_size: int | None = None
@@ -240,14 +240,21 @@ def _data_ranges(data: Data) -> Iterator[Check]:
         what = f"must be an integer in [1, {available}], the number of {split} examples of {data.name}, or null for all"
         yield f"data.{split}_size", size, size is None or 1 <= size <= available, what
     yield _positive("data.eval_batch_size", data.eval_batch_size)
-    yield "data.mean", data.mean, math.isfinite(data.mean), "must be a finite number"
-    yield "data.std", data.std, 0 < data.std < math.inf, "must be a finite number > 0"
-    yield _target("data.source", data.source, "ireg.datasets.idx")
+    yield "data.mean", data.mean, _all_finite(data.mean), "must be a finite number, or a list with one a channel"
+    above = _all_finite(data.std, above=0.0)
+    yield "data.std", data.std, above, "must be a finite number > 0, or a list with one a channel"
+    yield _target("data.source", data.source, "ireg.data.idx.idx")
     for key, number in (("data.subset_seed", data.subset_seed), ("data.noise.seed", data.noise.seed)):
         yield key, number, 0 <= number < 2**63, "must be an integer of at least 0"
     yield _choice("data.noise.kind", data.noise.kind, NOISE_KINDS)
     for key, rate in (("data.noise.rate", data.noise.rate), ("data.noise.test_rate", data.noise.test_rate)):
         yield key, rate, 0 <= rate <= 1, "must be a share in [0, 1]; 0.3 corrupts 30 % of the labels"
+
+
+def _all_finite(value: Any, above: float = -math.inf) -> bool:
+    """Whether a number, or every one of a list, is finite and above a bound."""
+    numbers = value if isinstance(value, list) and value else [value]
+    return all(type(number) in (int, float) and above < number < math.inf for number in numbers)
 
 
 def _target(key: str, entry: dict[str, Any], example: str) -> Check:

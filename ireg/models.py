@@ -1,5 +1,6 @@
 """Architectures."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ class MLP(nn.Sequential):
     Softmax belongs to the loss: `cross_entropy` applies it, and applying it here too would do so twice.
 
     Args:
-        in_features: numbers in one input; inputs of any shape (N, …) are flattened.
+        input_shape: of one input; inputs (N, *input_shape) are flattened.
         num_classes: number of outputs.
         hidden: widths of the hidden layers; an empty list makes a linear model.
 
@@ -20,12 +21,12 @@ class MLP(nn.Sequential):
         ValueError: a width below 1.
 
     Example:
-        >>> sum(p.numel() for p in MLP(in_features=784, num_classes=10, hidden=[256] * 4).parameters())
+        >>> sum(p.numel() for p in MLP(input_shape=(1, 28, 28), num_classes=10, hidden=[256] * 4).parameters())
         400906
     """
 
-    def __init__(self, *, in_features: int, num_classes: int, hidden: Sequence[int]) -> None:
-        widths = [in_features, *hidden, num_classes]
+    def __init__(self, *, input_shape: Sequence[int], num_classes: int, hidden: Sequence[int]) -> None:
+        widths = [math.prod(input_shape), *hidden, num_classes]
         if min(widths) < 1:
             raise ValueError(f"widths {widths}: each must be at least 1")
         layers: list[nn.Module] = [nn.Flatten()]

@@ -9,7 +9,8 @@ import yaml
 from hydra.utils import instantiate
 
 from ireg.config import METHODS, NOISE_KINDS, active_terms, read
-from ireg.core import labels, moments
+from ireg.core import moments
+from ireg.data import labels
 from ireg.errors import UserError
 from ireg.trainer_arguments import FUSED
 from tests.terms.test_terms import REFERENCES
@@ -220,8 +221,11 @@ def test_lists_of_choices_are_those_of_the_core():
         ("terms.method=magic", "terms.method=magic: choose one of auto, loop, vmap, ghost, layers"),
         ("model.hidden=256", r"model.hidden=256: must be a list of integers of at least 1, like \[256,256\]"),
         ("model.hidden=[0]", r"model.hidden=\[0\]: must be a list"),
-        ("data.std=0", "data.std=0.0: must be a finite number > 0"),
+        ("data.std=0", "data.std=0: must be a finite number > 0"),
         ("data.mean=nan", "data.mean=nan: must be a finite number"),
+        ("data.mean=[0.5,inf]", "data.mean=.*: must be a finite number, or a list with one a channel"),
+        ("data.std=[0.5,0]", "data.std=.*: must be a finite number > 0, or a list with one a channel"),
+        ("data.std=wide", "data.std=wide: must be a finite number > 0"),
         ("+trainer.barebones=true", "trainer.barebones=True: not supported; supported are accelerator, "),
         ("+trainer.max_steps=3", "trainer.max_steps=3: not supported; use epochs=…$"),
         ("+trainer.strategy=ddp", "trainer.strategy=ddp: not supported; a run uses one device"),

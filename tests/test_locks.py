@@ -8,6 +8,7 @@ import re
 
 import pytest
 from rich.console import Console
+from tests.test_datasets import NAMES, fill
 
 from ireg import datasets
 from ireg.errors import UserError
@@ -16,7 +17,6 @@ from ireg.runs.status import note_killed, read_status
 from ireg.sweep import __main__ as command
 from ireg.sweep.plan import add_to_plan
 from tests.sweep.test_main import make_run
-from tests.test_datasets import NAMES, fill
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, 524], ids=str)

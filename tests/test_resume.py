@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import math
 import os
 import shutil
 
@@ -23,8 +24,10 @@ class Broken(BaseException):
 
 
 class Dropout(torch.nn.Sequential):
-    def __init__(self, in_features, num_classes, **_):
-        super().__init__(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(in_features, num_classes))
+    def __init__(self, input_shape, num_classes, **_):
+        super().__init__(
+            torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(math.prod(input_shape), num_classes)
+        )
 
 
 def break_at(monkeypatch, target, name, call, *, after=False):

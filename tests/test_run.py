@@ -288,15 +288,15 @@ def test_tensorboard_shows_the_noise(tmp_path, composed, monkeypatch, overrides,
 def test_lists_reach_their_receivers_as_plain_ones(composed):
     """OmegaConf's own lists are no plain values: a checkpoint with one cannot be loaded with weights_only."""
     settings = read(composed("optimizer=adam", "+model.kept=[1]", f"model._target_={__name__}.Keeping"))
-    model = make_model(settings, SimpleNamespace(train_inputs=torch.zeros(1, 2)))
+    model = make_model(settings, SimpleNamespace(input_shape=(2,)))
     assert type(model.kept) is list
     group = make_classifier(settings, model).configure_optimizers().param_groups[0]
     assert type(group["betas"]) in (list, tuple)
 
 
 class Keeping(torch.nn.Linear):
-    def __init__(self, in_features, num_classes, kept, **_):
-        super().__init__(in_features, num_classes)
+    def __init__(self, input_shape, num_classes, kept, **_):
+        super().__init__(math.prod(input_shape), num_classes)
         self.kept = kept
 
 

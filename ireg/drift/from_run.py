@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.nn.functional import cross_entropy
-
 from ireg.config import Config
 from ireg.drift.problem import Problem
 from ireg.errors import UserError
+from ireg.objective import criterion
 from ireg.run import rebuild
 from ireg.runs.checkpoints import DamagedCheckpointError, read_checkpoint
 from ireg.runs.find import run_folders
@@ -77,7 +76,7 @@ def load(folder: Path, *, seed: int) -> Start:
         classifier.load_state_dict(checkpoint["state_dict"])
         problem = Problem(
             module=classifier.model.double() if double else classifier.model,
-            criterion=cross_entropy,
+            criterion=criterion,
             inputs=data.train_inputs.double() if double else data.train_inputs,
             targets=data.train_labels.observed,
             batch_size=data.batch_size or len(data.train_inputs),

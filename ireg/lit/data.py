@@ -1,74 +1,16 @@
-"""Images in memory, labels with noise, and minibatches without a loop over examples."""
+"""Images in memory with label noise, as Lightning's data module."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from ireg.core.labels import NoisyLabels, corrupt
 from ireg.core.random import named_generator
-from ireg.lit.source import Source, read_split, require_one_shape
-
-
-class Batches:
-    """Iterable over `(inputs, labels, indices)` of all examples as they lie; the batches are views, nothing is copied.
-
-    Args:
-        inputs: all inputs, examples along the first dimension.
-        labels: their labels.
-        batch_size: examples in a batch; the last may be smaller.
-    """
-
-    def __init__(self, inputs: Tensor, labels: Tensor, *, batch_size: int) -> None:
-        self.inputs = inputs
-        self.labels = labels
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        indices = torch.arange(len(self.labels), device=self.labels.device)
-        columns = (self.inputs, self.labels, indices)
-        return zip(*(column.split(self.batch_size) for column in columns), strict=True)
-
-
-class ShuffledBatches(Batches):
-    """Iterable over `(inputs, labels, indices)` of all examples, in a fresh order each epoch.
-
-    The order is a function of seed and epoch alone, so a run can go on from any epoch as if it had never stopped, and
-    looking at the order of an epoch moves no random stream.
-
-    Args:
-        inputs: all inputs, examples along the first dimension.
-        labels: their labels.
-        batch_size: examples in a batch; the last may be smaller.
-        seed: of the order.
-    """
-
-    def __init__(self, inputs: Tensor, labels: Tensor, *, batch_size: int, seed: int) -> None:
-        super().__init__(inputs, labels, batch_size=batch_size)
-        self.seed = seed
-        self.epoch = 0
-
-    @property
-    def sampler(self) -> "ShuffledBatches":
-        """Itself: Lightning sets the epoch through this attribute."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, counted from 0, whose order the next iteration takes."""
-        self.epoch = epoch
-
-    def indices(self, epoch: int) -> Sequence[Tensor]:
-        """The examples' indices of each batch of an epoch."""
-        order = torch.randperm(len(self.labels), generator=named_generator("order of examples", self.seed, epoch))
-        return order.to(self.labels.device).split(self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for indices in self.indices(self.epoch):
-            yield self.inputs.index_select(0, indices), self.labels.index_select(0, indices), indices
+from ireg.data.batches import Batches, ShuffledBatches
+from ireg.data.labels import NoisyLabels, corrupt
+from ireg.data.source import Source, read_split, require_one_shape
+from ireg.errors import UserError
 
 
 class NoisyImages(L.LightningDataModule):
@@ -84,20 +26,20 @@ class NoisyImages(L.LightningDataModule):
         num_classes: number of classes C.
         batch_size: examples in a training minibatch; None for all of them.
         seed: of the order of the training examples.
-        noise_kind: see `ireg.core.labels.corrupt`.
+        noise_kind: see `ireg.data.labels.corrupt`.
         noise_rate: share of the training labels that are redrawn.
         noise_seed: of the noise.
         test_noise_rate: share of the test labels that are redrawn.
         train_size: size of a random subset of the training examples; None for all.
         test_size: the same of the test examples.
         subset_seed: of the subsets.
-        mean: mean of a pixel in [0, 1], over the data set.
-        std: its standard deviation.
+        mean: mean of a pixel in [0, 1], over the data set; one number, or one a channel.
+        std: its standard deviation, in the same form.
         standardize: subtract `mean` and divide by `std`; otherwise pixels are in [0, 1].
         eval_batch_size: examples in an evaluation batch.
 
     Attributes:
-        train_inputs: float32 (N, 1, H, W).
+        train_inputs: float32 (N, C, H, W).
         train_labels: observed, clean, corrupted, each (N,).
         train_indices: which of the source's examples these are.
         test_inputs: as `train_inputs`.
@@ -121,8 +63,8 @@ class NoisyImages(L.LightningDataModule):
         train_size: int | None = None,
         test_size: int | None = None,
         subset_seed: int = 0,
-        mean: float = 0.0,
-        std: float = 1.0,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
         standardize: bool = False,
         eval_batch_size: int = 2000,
     ) -> None:
@@ -137,6 +79,8 @@ class NoisyImages(L.LightningDataModule):
         self.noise_seed = noise_seed
         self.sizes = {"train": train_size, "test": test_size}
         self.subset_seed = subset_seed
+        self.shift: float | Sequence[float]
+        self.scale: float | Sequence[float]
         self.shift, self.scale = (mean, std) if standardize else (0.0, 1.0)
         self.eval_batch_size = eval_batch_size
         self._loaded = False
@@ -172,7 +116,13 @@ class NoisyImages(L.LightningDataModule):
         inputs = images[indices].to(torch.float32).div_(255)
         if inputs.ndim == 3:
             inputs = inputs[:, None]
-        return inputs.sub_(self.shift).div_(self.scale), labels, indices
+        shift, scale = (_by_channel(key, value, inputs) for key, value in (("mean", self.shift), ("std", self.scale)))
+        return inputs.sub_(shift).div_(scale), labels, indices
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input, (C, H, W)."""
+        return tuple(self.train_inputs.shape[1:])
 
     def train_dataloader(self) -> ShuffledBatches:
         """The training minibatches, with observed labels."""
@@ -202,3 +152,15 @@ class NoisyImages(L.LightningDataModule):
         self.test_inputs = convert(self.test_inputs.to(device))
         self.train_labels = NoisyLabels(*(labels.to(device) for labels in self.train_labels))
         self.test_labels = NoisyLabels(*(labels.to(device) for labels in self.test_labels))
+
+
+def _by_channel(key: str, value: float | Sequence[float], inputs: Tensor) -> float | Tensor:
+    """A number as it is; one a channel in the shape in which it is broadcast, (C, 1, 1)."""
+    if isinstance(value, int | float):
+        return value
+    if len(value) != inputs.shape[1]:
+        raise UserError(
+            f"data.{key}={list(value)}: {len(value)} numbers for images of {inputs.shape[1]} channels; give one, or "
+            "one a channel"
+        )
+    return torch.tensor(value, dtype=inputs.dtype)[:, None, None]

@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from ireg.core.labels import NoisyLabels
+from ireg.data.labels import NoisyLabels
+from ireg.objective import criterion
 
 
 class TrainingFit:
@@ -22,7 +22,7 @@ class TrainingFit:
     def add(self, indices: Tensor, logits: Tensor) -> None:
         """Take the logits (n, C) of the examples with these indices (n,); each example is to come once."""
         self._predicted[indices] = logits.argmax(1)
-        self._loss_sum += cross_entropy(logits, self.labels.observed[indices], reduction="sum")
+        self._loss_sum += criterion(logits, self.labels.observed[indices], reduction="sum")
 
     def loss(self) -> float:
         """Mean loss on the observed labels of the examples seen."""

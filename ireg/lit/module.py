@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
@@ -18,10 +17,12 @@ from ireg.core.functional import batch_statistics, detached_parameters, evaluati
 from ireg.core.moments import GradientMoments, Observer
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot, Term
-from ireg.lit.data import NoisyImages, ShuffledBatches
+from ireg.data.batches import ShuffledBatches
+from ireg.lit.data import NoisyImages
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import step_or_overflow, try_out
 from ireg.measure import evaluate, take_snapshot
+from ireg.objective import criterion
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Classifier(L.LightningModule):
         self.method = method
         self.seed = seed
         self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
-        self.loss_function = functional_loss(model, cross_entropy)
+        self.loss_function = functional_loss(model, criterion)
         self.minibatches: list[Tensor] = []
         self.diverged = False
         # A loss that is not finite must be seen, not left out of the mean.
@@ -121,7 +122,7 @@ class Classifier(L.LightningModule):
         """
         (inputs, labels, indices), _, _ = next(dataloader_iter)
         logits = self.model(inputs)
-        loss = cross_entropy(logits, labels)
+        loss = criterion(logits, labels)
         # In place: assigning to an attribute of a module is slow, and this is done at every step.
         self.loss_sum.add_(loss.detach())
         self.wrong_sum.add_((logits.detach().argmax(1) != labels).sum())
@@ -153,7 +154,7 @@ class Classifier(L.LightningModule):
         inputs, labels, _ = batch
         logits = self(inputs)
         # A value an example, not a mean and its weight: a metric that keeps nan leaves weights out (torchmetrics 1.9).
-        self.test_loss.update(cross_entropy(logits, labels, reduction="none"))
+        self.test_loss.update(criterion(logits, labels, reduction="none"))
         self.test_error.update((logits.argmax(1) != labels).float())
 
     # Measuring.

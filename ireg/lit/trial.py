@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from ireg.core.functional import detached_parameters, evaluating, functional_loss, measuring
@@ -18,6 +17,7 @@ from ireg.core.random import named_generator, named_seed
 from ireg.core.types import Batch
 from ireg.errors import UserError
 from ireg.measure import evaluate, take_snapshot
+from ireg.objective import criterion
 
 if TYPE_CHECKING:
     from ireg.lit.module import Classifier
@@ -118,7 +118,7 @@ def _loss(outputs: Any, targets: Tensor, num_classes: int) -> float:
         raise ValueError(
             f"returns {outputs.dtype} of shape {tuple(outputs.shape)}; must return floating-point logits {expected}"
         )
-    return float(cross_entropy(outputs, targets))
+    return float(criterion(outputs, targets))
 
 
 def _try_step_and_terms(model: nn.Module, batches: list[Batch], classifier: Classifier) -> None:
@@ -145,7 +145,7 @@ def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: 
         evaluations += 1
         with _errors_of(f"model: {type(model).__name__} on a backward pass"):
             with classifier.trainer.precision_plugin.forward_context():
-                loss = cross_entropy(model(inputs), targets)
+                loss = criterion(model(inputs), targets)
             if not loss.requires_grad:
                 raise ValueError("the loss has no gradient; unfreeze a parameter that the network uses")
             optimizer.zero_grad()
@@ -168,7 +168,7 @@ def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], cla
         snapshot = take_snapshot(
             model,
             batches,
-            loss=functional_loss(model, cross_entropy),
+            loss=functional_loss(model, criterion),
             optimizer=optimizer,
             terms=classifier.terms,
             initial=detached_parameters(model),

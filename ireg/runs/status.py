@@ -56,7 +56,19 @@ def read_status(folder: Path) -> dict[str, Any] | None:
             f"{path}: not readable as JSON ({error}); if a run wrote it, delete the run folder to run it again; "
             "otherwise choose another folder"
         ) from error
-    return status if isinstance(status, dict) and {"state", "config"} <= status.keys() else None
+    if not isinstance(status, dict) or not {"state", "config"} <= status.keys():
+        return None
+    return status | {"config": _with_present_targets(status["config"])}
+
+
+_RENAMED = {"ireg.datasets.idx": "ireg.data.idx.idx"}
+"""What earlier versions called the targets of their configurations."""
+
+
+def _with_present_targets(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _with_present_targets(value) for key, value in config.items()}
+    return _RENAMED.get(config, config) if isinstance(config, str) else config
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from ireg.data.batches import Batches, ShuffledBatches
 from ireg.errors import UserError
-from ireg.lit.data import Batches, NoisyImages, ShuffledBatches
+from ireg.lit.data import NoisyImages
 
 IMAGES = torch.arange(30 * 4 * 4).remainder(256).to(torch.uint8).reshape(30, 4, 4)
 LABELS = torch.arange(30) % 10
@@ -41,9 +42,8 @@ def test_standardize():
     torch.testing.assert_close(data.test_inputs[:, 0], (IMAGES[:20] / 255 - 0.5) / 0.25)
 
 
-def test_channels_are_kept():
-    data = make()
-    colour = NoisyImages(
+def colour(**arguments):
+    data = NoisyImages(
         lambda *, train: (IMAGES.reshape(10, 3, 4, 4), LABELS[:10]),
         **{name: 10 for name in ("num_train", "num_test", "num_classes")},
         batch_size=2,
@@ -51,10 +51,31 @@ def test_channels_are_kept():
         noise_kind="none",
         noise_rate=0.0,
         noise_seed=0,
+        **arguments,
     )
-    colour.setup()
-    assert colour.train_inputs.shape == (10, 3, 4, 4)
-    assert data.train_inputs.shape[1] == 1
+    data.setup()
+    return data
+
+
+def test_channels_are_kept():
+    assert colour().train_inputs.shape == (10, 3, 4, 4)
+    assert (colour().input_shape, make().input_shape) == ((3, 4, 4), (1, 4, 4))
+
+
+def test_channels_may_have_their_own_mean_and_deviation():
+    means, deviations = [0.5, 0.25, 0.0], [0.25, 0.5, 1.0]
+    found = colour(standardize=True, mean=means, std=deviations).train_inputs
+    pixels = IMAGES.reshape(10, 3, 4, 4) / 255
+    for channel, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
+        torch.testing.assert_close(found[:, channel], (pixels[:, channel] - mean) / deviation)
+    alike = colour(standardize=True, mean=[0.5] * 3, std=[0.25] * 3).train_inputs
+    assert torch.equal(alike, colour(standardize=True, mean=0.5, std=0.25).train_inputs)
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+def test_numbers_that_are_not_one_a_channel_are_refused(key):
+    with pytest.raises(UserError, match=rf"data.{key}=\[1.0, 2.0\]: 2 numbers for images of 3 channels; give one, or"):
+        colour(standardize=True, **{key: [1.0, 2.0]})
 
 
 def test_setup_is_idempotent_and_a_function_of_the_arguments():

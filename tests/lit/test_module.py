@@ -1,4 +1,5 @@
 import csv
+import math
 
 import lightning as L
 import numpy as np
@@ -98,7 +99,7 @@ def test_values_of_a_run_against_an_independent_computation(tmp_path, small_run,
     small_run(tmp_path, "optimizer=rmsprop", "lr=1e-2", "epochs=3", "data.train_size=90")
     row = rows(tmp_path)[-1]
     labels = np.load(tmp_path / "labels.npz")
-    model = MLP(in_features=784, num_classes=10, hidden=[16]).double()
+    model = MLP(input_shape=(784,), num_classes=10, hidden=[16]).double()
     state = checkpoint(tmp_path)
     model.load_state_dict({name.removeprefix("model."): value for name, value in state["state_dict"].items()})
     images, clean = instantiate(read(composed()).data.source)(train=True)
@@ -142,7 +143,7 @@ def test_rows_0_and_1_against_a_replay_of_the_training(tmp_path, small_run, comp
     observed, test_labels = torch.tensor(labels["observed"]), torch.tensor(labels["test_observed"])
     order = torch.randperm(90, generator=named_generator("order of examples", 0, 0)).split(32)
     torch.manual_seed(0)
-    model = MLP(in_features=784, num_classes=10, hidden=[16])
+    model = MLP(input_shape=(784,), num_classes=10, hidden=[16])
     criterion = torch.nn.functional.cross_entropy
 
     def evaluated(inputs, labels):
@@ -185,11 +186,11 @@ class WithDropout(MLP):
 class Normalized(torch.nn.Sequential):
     """A network with BatchNorm."""
 
-    def __init__(self, *, in_features, num_classes, hidden):
+    def __init__(self, *, input_shape, num_classes, hidden):
         (width,) = hidden
         super().__init__(
             torch.nn.Flatten(),
-            torch.nn.Linear(in_features, width),
+            torch.nn.Linear(math.prod(input_shape), width),
             torch.nn.BatchNorm1d(width),
             torch.nn.ReLU(),
             torch.nn.Linear(width, num_classes),
@@ -200,10 +201,10 @@ class Normalized(torch.nn.Sequential):
 def test_terms_are_of_the_loss_that_is_descended_and_the_fit_is_evaluated(tmp_path, small_run, network, coupled):
     small_run(tmp_path, f"model._target_={__name__}.{network.__name__}", "epochs=1", "lr=0.1")
     row, labels = rows(tmp_path)[1], np.load(tmp_path / "labels.npz")
-    model = network(in_features=784, num_classes=10, hidden=[16])
+    model = network(input_shape=(1, 28, 28), num_classes=10, hidden=[16])
     state = weights(tmp_path)
     model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
-    from ireg.datasets import MNIST, PACKAGED
+    from ireg.data.idx import MNIST, PACKAGED
 
     images = MNIST(PACKAGED, train=True).data[labels["indices"]].float()[:, None] / 255
     observed, corrupted = torch.tensor(labels["observed"]), torch.tensor(labels["corrupted"])
@@ -230,7 +231,7 @@ def test_no_step_looks_for_the_device_of_its_batch(tmp_path, small_run, monkeypa
 
 
 def test_the_running_hook_is_known_and_attributes_are_registered():
-    module = Classifier(MLP(in_features=2, num_classes=2, hidden=[]), torch.optim.SGD, {})
+    module = Classifier(MLP(input_shape=(2,), num_classes=2, hidden=[]), torch.optim.SGD, {})
     module._current_fx_name = "training_step"
     module.another = torch.nn.Linear(1, 1)
     assert module._current_fx_name == "training_step"
@@ -366,7 +367,7 @@ def test_without_ireg_around_it():
         noise_rate=0.0,
         noise_seed=0,
     )
-    module = Classifier(MLP(in_features=4, num_classes=2, hidden=[]), lambda p: torch.optim.SGD(p, lr=0.1), {})
+    module = Classifier(MLP(input_shape=(4,), num_classes=2, hidden=[]), lambda p: torch.optim.SGD(p, lr=0.1), {})
     trainer = plain_trainer()
     trainer.fit(module, datamodule=data)
     assert [len(indices) for indices in module.minibatches] == [3, 3, 2]

@@ -164,3 +164,12 @@ def test_git_is_told_or_null(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert Status(tmp_path, CONFIG).fields["git"] is None
     json.loads((tmp_path / "status.json").read_text())
+
+
+def test_targets_of_earlier_versions_are_those_of_today(tmp_path):
+    config = {"data": {"source": {"_target_": "ireg.datasets.idx"}}, "epochs": 1, "threads": 1}
+    (tmp_path / "status.json").write_text(json.dumps({"state": "done", "config": config, "config_hash": "1"}))
+    present = {"data": {"source": {"_target_": "ireg.data.idx.idx"}}, "epochs": 1, "threads": 1}
+    assert read_status(tmp_path)["config"] == present
+    assert finished(tmp_path, present)["state"] == "done"
+    assert Status(tmp_path, present).fields["config_hash"] == "1"

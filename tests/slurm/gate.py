@@ -1,5 +1,6 @@
 """A network that waits at a gate amid training, so that a test can act on a run while it stands there."""
 
+import math
 import os
 import time
 from pathlib import Path
@@ -16,9 +17,12 @@ class Gated(torch.nn.Sequential):
     A process at the gate leaves a file there, with its number as the name.
     """
 
-    def __init__(self, in_features, num_classes, **_):
+    def __init__(self, input_shape, num_classes, **_):
         super().__init__(
-            torch.nn.Flatten(), torch.nn.Linear(in_features, 16), torch.nn.Tanh(), torch.nn.Linear(16, num_classes)
+            torch.nn.Flatten(),
+            torch.nn.Linear(math.prod(input_shape), 16),
+            torch.nn.Tanh(),
+            torch.nn.Linear(16, num_classes),
         )
         self.steps = 0
 

@@ -171,7 +171,7 @@ def test_variance_over_random_partitions_of_images(composed, num_examples, size,
     targets = labels[:num_examples]
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        module = MLP(in_features=784, num_classes=data.num_classes, hidden=[8]).double()
+        module = MLP(input_shape=(784,), num_classes=data.num_classes, hidden=[8]).double()
     problem = Problem("images", module, cross_entropy, [])
     _, trace = population(problem, inputs, targets)
     generator = torch.Generator().manual_seed(5)

@@ -46,7 +46,7 @@ def frozen_dropout():
 
 
 SERVED = {
-    "mlp": lambda: MLP(in_features=5, num_classes=3, hidden=[7, 4]),
+    "mlp": lambda: MLP(input_shape=(5,), num_classes=3, hidden=[7, 4]),
     "no biases": lambda: nn.Sequential(nn.Linear(5, 4, bias=False), nn.Tanh(), nn.Linear(4, 3, bias=False)),
     "nested": lambda: nn.Sequential(nn.Sequential(nn.Linear(5, 4), nn.GELU()), nn.Identity(), nn.Linear(4, 3)),
     "one layer": lambda: nn.Sequential(nn.Linear(5, 3)),
@@ -139,7 +139,7 @@ def test_inputs_must_be_flat_when_they_come_to_a_layer():
 
 def test_auto_takes_what_is_less_work():
     small, large = batches((2, 2)), batches((200, 200))
-    module = MLP(in_features=5, num_classes=3, hidden=[64, 64]).double()
+    module = MLP(input_shape=(5,), num_classes=3, hidden=[64, 64]).double()
     loss = functional_loss(module, cross_entropy)
     norms = Need.SQ_NORMS | Need.MEAN
     assert choose_method(loss, small, norms) == "ghost"

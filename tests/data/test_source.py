@@ -3,9 +3,9 @@ import functools
 import pytest
 import torch
 
+from ireg.data.source import read_split
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
-from ireg.lit.source import read_split
 
 IMAGES = torch.zeros(6, 4, 4, dtype=torch.uint8)
 LABELS = torch.arange(6) % 3

@@ -1,4 +1,4 @@
-"""`ireg.datasets` and the embedded subset: what is read is right, and what is wrong is refused by name. Offline."""
+"""`ireg.data.idx` and the embedded subset: what is read is right, and what is wrong is refused by name. Offline."""
 
 import gzip
 import hashlib
@@ -15,12 +15,12 @@ import torch
 import yaml
 from torchvision.datasets import KMNIST, MNIST
 
-from ireg import datasets
 from ireg.assets import make_mnist10k
+from ireg.data import idx as module
 from ireg.errors import UserError
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-CONF = Path(__file__).parents[1] / "conf" / "data"
+CONF = Path(__file__).parents[2] / "conf" / "data"
 SIZES = {"train": 6, "t10k": 3}
 
 
@@ -54,7 +54,7 @@ def fill(root: Path, dataset: str, *, raw: tuple[str, ...] = (), gz: tuple[str, 
 
 
 def read(root: Path | None, **changes):
-    return datasets.idx(**{"dataset": "MNIST", "root": root, "md5": MD5, "train": True} | changes)
+    return module.idx(**{"dataset": "MNIST", "root": root, "md5": MD5, "train": True} | changes)
 
 
 def read_kmnist(root: Path):
@@ -127,7 +127,7 @@ def test_complete_root_is_only_read(tmp_path, monkeypatch):
 
     fill(tmp_path, "MNIST", raw=NAMES)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    monkeypatch.setattr(datasets, "held", refuse)
+    monkeypatch.setattr(module, "held", refuse)
     read(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
@@ -333,12 +333,12 @@ def test_embedded_subset(train, first):
 def test_embedded_md5s_are_those_of_the_configuration():
     expected = yaml.safe_load((CONF / "mnist10k.yaml").read_text())["source"]["md5"]
     assert {name: md5_of((make_mnist10k.RAW / name).read_bytes()) for name in NAMES} == expected
-    assert make_mnist10k.RAW == datasets.PACKAGED / "MNIST" / "raw"
+    assert make_mnist10k.RAW == module.PACKAGED / "MNIST" / "raw"
 
 
 @pytest.mark.parametrize(("dataset", "present"), [("MNIST", NAMES[1:]), ("FashionMNIST", ())])
 def test_package_is_never_completed(tmp_path, monkeypatch, downloads, dataset, present):
-    monkeypatch.setattr(datasets, "PACKAGED", tmp_path)
+    monkeypatch.setattr(module, "PACKAGED", tmp_path)
     fill(tmp_path, "MNIST", raw=NAMES[1:])
     missing = [name for name in NAMES if name not in present]
     with pytest.raises(UserError, match=f"{dataset}/raw lacks {', '.join(missing)}: reinstall ireg, or set data.root"):
@@ -348,7 +348,7 @@ def test_package_is_never_completed(tmp_path, monkeypatch, downloads, dataset, p
 
 
 def test_damaged_package_is_to_be_reinstalled(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "PACKAGED", tmp_path)
+    monkeypatch.setattr(module, "PACKAGED", tmp_path)
     (fill(tmp_path, "MNIST", raw=NAMES) / NAMES[0]).write_bytes(b"")
     with pytest.raises(UserError, match=f"{NAMES[0]} has md5 .*: reinstall ireg"):
         read(None)
@@ -368,9 +368,9 @@ def test_configuration(name, dataset, root, num_train):
     source = config.pop("source")
     md5 = source.pop("md5")
     assert source == {
-        "_target_": "ireg.datasets.idx", "_partial_": True, "dataset": dataset, "root": "${data.root}",
+        "_target_": "ireg.data.idx.idx", "_partial_": True, "dataset": dataset, "root": "${data.root}",
     }  # fmt: skip
-    assert dataset in datasets.DATASETS
+    assert dataset in module.DATASETS
     assert md5 is None if dataset == "KMNIST" else set(md5) == set(NAMES)
     assert config.pop("mean") < config.pop("std") < 0.4
     assert config == {"name": name, "root": root, "num_train": num_train, "num_test": 10_000, "num_classes": 10}

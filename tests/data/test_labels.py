@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ireg.core.labels import NOISE_KINDS, corrupt
 from ireg.core.random import named_generator
+from ireg.data.labels import NOISE_KINDS, corrupt
 
 LABELS = torch.arange(1000) % 10
 

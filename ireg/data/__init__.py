@@ -1,0 +1,1 @@
+"""Data: where they are read and verified, label noise, minibatches; torch only."""
