@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from ireg.analysis.settings import COLOURS
+from ireg.analysis.looks import COLOURS
 
 COLUMNS = 4
 

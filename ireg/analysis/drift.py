@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from ireg.analysis.settings import COLOURS, FURTHER_COLOURS
+from ireg.analysis.looks import COLOURS, FURTHER_COLOURS
 
 PLACES = {"mean": "at the mean of the ends", "ends": "averaged over the ends"}
 MEMORIES = {"kept": ("o", "memory kept"), "shrinking": ("s", "memory shrinking")}

@@ -16,24 +16,22 @@ from matplotlib.figure import Figure
 from ireg.analysis.mean_flow import mean_flow, own_regularization
 from ireg.analysis.panels import Scale, always, empty_figure, finish, measured, panel, require
 from ireg.analysis.settings import Setting, settings_of
-
-EQ_1 = r"$\frac{\eta}{4m}\Sigma_k\,\Vert\nabla\hat{C}_k\Vert^2$"
-ADAPTIVE = r"$\frac{\eta}{4m}\Sigma_k\,\Vert s_t\odot\nabla\hat{C}_k\Vert^2$"
+from ireg.catalogue import CATALOGUE
 
 
 def training_error(table: pd.DataFrame) -> Figure:
     """Figure 1: training error on the observed labels, over the epoch as it ran."""
-    return _single(table, "train/error", "Training error", "training error (observed labels)", "share")
+    return _single(table, "train/error", "Training error", "share")
 
 
 def test_error(table: pd.DataFrame) -> Figure:
     """Figure 2: test error, after the epoch."""
-    return _single(table, "test/error", "Test error", "test error", "share")
+    return _single(table, "test/error", "Test error", "share")
 
 
 def parameter_norm(table: pd.DataFrame) -> Figure:
     """Figure 4: Euclidean norm of all parameters."""
-    return _single(table, "norm/l2", "Parameter norm", r"$\Vert\omega\Vert_2$ of all parameters", "auto")
+    return _single(table, "norm/l2", "Parameter norm", "auto")
 
 
 def implicit_regularization(table: pd.DataFrame) -> Figure:
@@ -47,7 +45,7 @@ def implicit_regularization(table: pd.DataFrame) -> Figure:
     adaptive = [setting for setting in settings if measured(setting.rows, "ireg/rmsprop")]
     figure, axes = empty_figure(2 if adaptive else 1)
     panel(axes[0], settings, partial(always, "ireg/sgd"), "log")
-    axes[0].set_title(f"Eq. 1 for every optimizer:\n{EQ_1}", fontsize="medium")
+    axes[0].set_title(f"{CATALOGUE['ireg/sgd'].axis}:\n{CATALOGUE['ireg/sgd'].mathtext}", fontsize="medium")
     axes[0].set_ylabel("implicit regularization term")
     if adaptive:
         # The terms differ by many orders of magnitude: the panels share no axis.
@@ -58,19 +56,15 @@ def implicit_regularization(table: pd.DataFrame) -> Figure:
 
 def memorization(table: pd.DataFrame) -> Figure:
     """Figure 5: on the training set, what became of the corrupted labels, and the error on the uncorrupted ones."""
-    panels = {
-        "fit/memorized": "Corrupted examples:\nwrong label learned",
-        "fit/recovered": "Corrupted examples:\ntrue label predicted",
-        "fit/clean_error": "Uncorrupted examples:\nerror",
-    }
-    shown = {tag: title for tag, title in panels.items() if measured(table, tag)}
+    tags = ("fit/memorized", "fit/recovered", "fit/clean_error")
+    shown = [tag for tag in tags if measured(table, tag)]
     if not shown:
-        require(table, *panels)
+        require(table, *tags)
     settings = settings_of(table)
     figure, axes = empty_figure(len(shown), share=True)
-    for axis, (tag, title) in zip(axes, shown.items(), strict=True):
+    for axis, tag in zip(axes, shown, strict=True):
         panel(axis, settings, partial(always, tag), "share")
-        axis.set_title(title, fontsize="medium")
+        axis.set_title(CATALOGUE[tag].axis, fontsize="medium")
     axes[0].set_ylabel("share of these training examples")
     return finish(figure, settings)
 
@@ -89,13 +83,13 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
 }
 
 
-def _single(table: pd.DataFrame, tag: str, title: str, meaning: str, scale: Scale) -> Figure:
+def _single(table: pd.DataFrame, tag: str, title: str, scale: Scale) -> Figure:
     require(table, tag)
     settings = settings_of(table)
     figure, (axis,) = empty_figure(1)
     panel(axis, settings, partial(always, tag), scale)
     axis.set_title(title, fontsize="medium")
-    axis.set_ylabel(meaning)
+    axis.set_ylabel(CATALOGUE[tag].axis)
     return finish(figure, settings)
 
 
@@ -107,7 +101,10 @@ def _as_printed(settings: Sequence[Setting], adaptive: Sequence[Setting]) -> str
     """Say in the right panel's title which of the two terms it shows for whom."""
     with_s = list(dict.fromkeys(setting.optimizer for setting in adaptive))
     others = list(dict.fromkeys(setting.optimizer for setting in settings if setting not in adaptive))
-    lines = ["as printed in the paper:", f"{textwrap.fill(', '.join(with_s), 26)}: {ADAPTIVE}"]
+    lines = [
+        "as printed in the paper:",
+        f"{textwrap.fill(', '.join(with_s), 26)}: {CATALOGUE['ireg/rmsprop'].mathtext}",
+    ]
     if others:
         lines.append(textwrap.fill(f"{', '.join(others)}: Eq. 1", 44))
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Figures as files' contents: equal bytes for equal figures, whatever the user's own settings of matplotlib are."""
+"""How figures look: optimizers' colours, and equal bytes for equal figures whatever the user's settings are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from ireg.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart by the colour-blind; wine stands for its yellow, which is too light for lines.
+COLOURS = {
+    "sgd": "#0072B2", "momentum": "#56B4E9", "nesterov": "#009E73", "gd": "#000000",
+    "rmsprop": "#D55E00", "adagrad": "#E69F00", "adam": "#882255", "adamw": "#CC79A7", "nadam": "#661100",
+}  # fmt: skip
+FURTHER_COLOURS = ("#332288", "#999933", "#44AA99", "#AA4499", "#666666")
 
 # Without dates, and with names of parts that are not random, the same figure is the same file.
 _OPTIONS: dict[str, dict[str, Any]] = {

@@ -11,33 +11,22 @@ from matplotlib.figure import Figure
 from ireg.analysis.load import is_measured
 from ireg.analysis.panels import always, empty_figure, finish, measured, panel, require
 from ireg.analysis.settings import Setting, settings_of
+from ireg.catalogue import CATALOGUE, VALID_STRENGTH
 
-VALID_STRENGTH = 0.3
-"""The mean flow is the first order of an expansion in the strength; above this it says nothing."""
-
-TERMS = {
-    "ireg/sgd": "Eq. 1 for every optimizer",
-    "ireg/rmsprop": "the adaptive term,\nas printed in the paper",
-    "ireg/own": "its own, with memory\nand preconditioner",
-}
-PARTS = {
-    "": "whole: X = M + V + F",
-    "_memory": "M: step and memory",
-    "_lag": "V: lag of the second moment",
-    "_fluctuation": "F: its fluctuation",
-}
+TERMS = ("ireg/sgd", "ireg/rmsprop", "ireg/own")
+PARTS = ("", "_memory", "_lag", "_fluctuation")
 
 
 def own_regularization(table: pd.DataFrame) -> Figure:
     """Figure 3 anew: Eq. 1, the adaptive term as printed, and each optimizer's own regularizer."""
     require(table, "ireg/own")
     settings = settings_of(table)
-    shown = {tag: title for tag, title in TERMS.items() if measured(table, tag)}
+    shown = [tag for tag in TERMS if measured(table, tag)]
     # They differ by many orders of magnitude: the panels share no axis.
     figure, axes = empty_figure(len(shown))
-    for axis, (tag, title) in zip(axes, shown.items(), strict=True):
+    for axis, tag in zip(axes, shown, strict=True):
         panel(axis, settings, partial(always, tag), "log")
-        axis.set_title(f"{tag}:\n{title}", fontsize="medium")
+        axis.set_title(f"{tag}:\n{CATALOGUE[tag].axis}", fontsize="medium")
     axes[0].set_ylabel("implicit regularization term")
     return finish(figure, settings)
 
@@ -46,10 +35,10 @@ def mean_flow(table: pd.DataFrame) -> Figure:
     """Strength and alignment of the mean flow's correction and its parts; dots where the expansion can hold."""
     require(table, "ireg/strength")
     settings = settings_of(table)
-    shown = {part: title for part, title in PARTS.items() if measured(table, f"ireg/strength{part}")}
+    shown = [part for part in PARTS if measured(table, f"ireg/strength{part}")]
     figure = Figure(figsize=(3 * len(shown) + 1, 6), layout="constrained")
     grid = figure.subplots(2, len(shown), sharex=True, sharey="row", squeeze=False)
-    for column, (part, title) in enumerate(shown.items()):
+    for column, part in enumerate(shown):
         strength, alignment = grid[:, column]
         panel(strength, settings, partial(always, f"ireg/strength{part}"), "log")
         strength.axhspan(VALID_STRENGTH, 1e9, color="0.5", alpha=0.12, linewidth=0)
@@ -60,7 +49,7 @@ def mean_flow(table: pd.DataFrame) -> Figure:
             _mark_valid(strength, setting, f"ireg/strength{part}")
             _mark_valid(alignment, setting, f"ireg/alignment{part}")
         strength.set_xlabel("")
-        strength.set_title(title, fontsize="medium")
+        strength.set_title(CATALOGUE[f"ireg/strength{part}"].axis, fontsize="medium")
     low, high = _range(table, [f"ireg/strength{part}" for part in shown])
     grid[0, 0].set_ylim(low, high)
     grid[0, 0].set_ylabel("strength: ‖part‖ / ‖u‖")

@@ -12,14 +12,9 @@ import pandas as pd
 from matplotlib.colors import to_rgb
 
 from ireg.analysis.load import one_run_a_seed, setting_columns
+from ireg.analysis.looks import COLOURS, FURTHER_COLOURS
 from ireg.analysis.summary import plain
 
-# Okabe and Ito's palette, told apart by the colour-blind; wine stands for its yellow, which is too light for lines.
-COLOURS = {
-    "sgd": "#0072B2", "momentum": "#56B4E9", "nesterov": "#009E73", "gd": "#000000",
-    "rmsprop": "#D55E00", "adagrad": "#E69F00", "adam": "#882255", "adamw": "#CC79A7",
-}  # fmt: skip
-FURTHER_COLOURS = ("#332288", "#999933", "#44AA99", "#AA4499", "#666666")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ireg.catalogue import VALID_STRENGTH
 from ireg.drift.curvature import CURVATURE_COST, curvature
 from ireg.drift.effects import cost, follow_all, orders_of, samples, small_steps
 from ireg.drift.from_run import Start
@@ -20,8 +21,6 @@ from ireg.errors import UserError
 from ireg.parallel import LinesOfProgress, Workers, workers
 from ireg.statistics import Estimate
 
-VALID = 0.3
-"""Strength from which on the expansion says nothing."""
 SMALLEST = 6
 """Orders: three pairs, so that two are left when one is left out."""
 
@@ -177,8 +176,10 @@ def mean_drift(
         LeftOut: the expansion does not hold, the slow manifold is not known, or there is no leading flow or it is too
             stiff.
     """
-    if not strength < VALID:
-        raise LeftOut(f"the predicted strength is {strength:.2g}, and from {VALID:g} on the expansion does not hold")
+    if not strength < VALID_STRENGTH:
+        raise LeftOut(
+            f"the predicted strength is {strength:.2g}, and from {VALID_STRENGTH:g} on the expansion does not hold"
+        )
     if team.subject.optimizer.divides_by is None:
         return drift_from_leading_flow(team, orders, strength, plain)
     if not can_be_slow(team.subject):

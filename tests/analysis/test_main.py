@@ -184,7 +184,7 @@ print(sorted(name for name in sys.modules if name.startswith("ireg.") and not na
     heavy, own = done.stdout.splitlines()
     assert heavy == "[]"
     assert {name.split(".")[1] for name in ast.literal_eval(own)} == {
-        "errors", "files", "locks", "runs", "terminal", "termination",
+        "catalogue", "errors", "files", "locks", "runs", "terminal", "termination",
     }  # fmt: skip
 
 

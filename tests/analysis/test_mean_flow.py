@@ -3,7 +3,6 @@
 import pytest
 
 from ireg.analysis import load, mean_flow
-from ireg.drift import study
 from ireg.errors import UserError
 
 
@@ -63,8 +62,3 @@ def test_own_regularization_beside_what_the_paper_has(make_run):
 def test_what_was_not_measured_is_said(make_run, draw, tag):
     with pytest.raises(UserError, match=f"no run has measured {tag}"):
         draw(load(make_run("x", {"train/error": [1.0]})))
-
-
-def test_the_limit_of_the_expansion_is_the_same_where_the_drift_is_measured():
-    # The figures import nothing that needs torch.
-    assert mean_flow.VALID_STRENGTH == study.VALID

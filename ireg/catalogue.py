@@ -1,0 +1,159 @@
+"""What every tag of a row means: for axes, README's table and the comments of conf/terms; plain data."""
+
+from dataclasses import dataclass
+
+VALID_STRENGTH = 0.3
+"""The mean flow is the first order of an expansion in the strength; from here on it says nothing."""
+
+_SMITH = "[Smith et al. 2021](https://arxiv.org/abs/2101.12176)"
+_BARRETT = "[Barrett & Dherin 2021](https://arxiv.org/abs/2009.11162)"
+_OWN = "[theory](docs/theory.md), section 6"
+_FLOW = "[theory](docs/theory.md), section 7"
+_ADAPTIVE = "optimizers with a running mean of squared gradients"
+_DIVIDED = "from the first step on; momentum below 1"
+_EXPANSION = f"strength below {VALID_STRENGTH:g}; no Adagrad, AMSGrad, centered RMSProp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One tag.
+
+    Attributes:
+        title: what it is, for axes.
+        formula: as plain text; empty where the title says it.
+        unit: `loss`, `share` (of examples), `s`, `weight` (a norm of weights), or `1`.
+        source: paper, or section of the theory; empty for plain statistics.
+        validity: when it exists, or says something; empty for always.
+        axis: the words of figures; empty where no figure shows it alone.
+        mathtext: the formula as matplotlib sets it.
+    """
+
+    title: str
+    formula: str = ""
+    unit: str
+    source: str = ""
+    validity: str = ""
+    axis: str = ""
+    mathtext: str = ""
+
+
+_PARTS = {
+    "": ("the whole correction X = M + V + F", "X", "whole: X = M + V + F"),
+    "_memory": ("M: step and memory", "M", "M: step and memory"),
+    "_lag": ("V: lag of the second moment", "V", "V: lag of the second moment"),
+    "_fluctuation": ("F: fluctuation of the second moment", "F", "F: its fluctuation"),
+}
+
+CATALOGUE: dict[str, Quantity] = {
+    "train/loss": Quantity(title="training loss (observed labels), over the epoch as it ran", unit="loss"),
+    "train/error": Quantity(
+        title="training error (observed labels), over the epoch as it ran",
+        unit="share",
+        axis="training error (observed labels)",
+    ),
+    "test/loss": Quantity(title="test loss, after the epoch", unit="loss"),
+    "test/error": Quantity(title="test error, after the epoch", unit="share", axis="test error"),
+    "fit/clean_error": Quantity(
+        title="error on training examples with a right label", unit="share", axis="Uncorrupted examples:\nerror"
+    ),
+    "fit/memorized": Quantity(
+        title="training examples with a wrong label: predicted as that label",
+        unit="share",
+        axis="Corrupted examples:\nwrong label learned",
+    ),
+    "fit/recovered": Quantity(
+        title="training examples with a wrong label: predicted as the true one",
+        unit="share",
+        axis="Corrupted examples:\ntrue label predicted",
+    ),
+    "ireg/sgd": Quantity(
+        title="SGD's implicit regularizer, for every optimizer",
+        formula="η/(4m) Σ_k ‖g_k‖²",
+        unit="loss",
+        source=f"{_SMITH}, equation 1",
+        axis="Eq. 1 for every optimizer",
+        mathtext=r"$\frac{\eta}{4m}\Sigma_k\,\Vert\nabla\hat{C}_k\Vert^2$",
+    ),
+    "ireg/full_batch": Quantity(
+        title="its part of full batches",
+        formula="(η/4) ‖ḡ‖²",
+        unit="loss",
+        source=f"{_BARRETT}, equation 1",
+    ),
+    "ireg/minibatch_variance": Quantity(
+        title="its part of minibatches",
+        formula="η/(4m) Σ_k ‖g_k − ḡ‖²",
+        unit="loss",
+        source=f"{_SMITH}, equation 2",
+    ),
+    "ireg/rmsprop": Quantity(
+        title="the adaptive term as printed",
+        formula="η/(4m) Σ_k ‖s_t ⊙ g_k‖²",
+        unit="1",
+        source="Singh, section 2",
+        validity=_ADAPTIVE,
+        axis="the adaptive term,\nas printed in the paper",
+        mathtext=r"$\frac{\eta}{4m}\Sigma_k\,\Vert s_t\odot\nabla\hat{C}_k\Vert^2$",
+    ),
+    "ireg/own": Quantity(
+        title="the regularizer of the run's own optimizer",
+        formula="(η_e/4) [(1 + 2L) ‖ḡ‖²_P + (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P]",
+        axis="its own, with memory\nand preconditioner",
+        unit="loss",
+        source=_OWN,
+        validity=_DIVIDED,
+    ),
+    "ireg/own_full_batch": Quantity(
+        title="its part of full batches",
+        formula="(η_e/4) (1 + 2L) ‖ḡ‖²_P",
+        unit="loss",
+        source=_OWN,
+        validity=_DIVIDED,
+    ),
+    "ireg/own_variance": Quantity(
+        title="its part of minibatches",
+        formula="(η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P",
+        unit="loss",
+        source=_OWN,
+        validity=_DIVIDED,
+    ),
+    **{
+        f"ireg/strength{part}": Quantity(
+            title=f"size of {title}",
+            axis=axis,
+            formula=f"‖{letter}‖/‖u‖",
+            unit="1",
+            source=_FLOW,
+            validity=_EXPANSION,
+        )
+        for part, (title, letter, axis) in _PARTS.items()
+    },
+    **{
+        f"ireg/alignment{part}": Quantity(
+            title=f"direction of {title}",
+            formula=f"⟨{letter}, ∇Q⟩/(‖{letter}‖ ‖∇Q‖)",
+            unit="1",
+            source=_FLOW,
+            validity=_EXPANSION,
+        )
+        for part, (title, letter, _) in _PARTS.items()
+    },
+    "norm/l2": Quantity(
+        title="norm of all parameters, frozen ones included",
+        formula="‖ω‖₂",
+        unit="weight",
+        axis=r"$\Vert\omega\Vert_2$ of all parameters",
+    ),
+    "norm/distance": Quantity(title="distance from the initial parameters", formula="‖ω − ω₀‖₂", unit="weight"),
+    "time/epoch": Quantity(title="wall time of the whole epoch", unit="s"),
+    "time/terms": Quantity(title="wall time of the terms alone", unit="s"),
+}
+"""By tag, in the order of README's table."""
+
+
+def markdown() -> str:
+    """Return README's table."""
+    lines = ["| tag | what | formula | unit | source | valid for |", "|---|---|---|---|---|---|"]
+    for tag, of in CATALOGUE.items():
+        lines.append(f"| `{tag}` | {of.title} | {of.formula} | {of.unit} | {of.source} | {of.validity or 'all'} |")
+    return "\n".join(lines) + "\n"
