@@ -5,11 +5,11 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from ireg.cli import end_with_one_line, hydra_errors_raised, overrides_first
+from ireg.cli import explain, hydra_errors_raised, overrides_first
+from ireg.command import EXIT_USER_ERROR, endings_in_one_line
 from ireg.composition import check_config_name
-from ireg.sweep.callback import summary_at_the_end
+from ireg.sweep.callback import exit_code, summary_at_the_end
 from ireg.terminal import as_command
-from ireg.termination import sigterm_raises
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -21,7 +21,12 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    with as_command(), end_with_one_line(), sigterm_raises(), summary_at_the_end(), hydra_errors_raised():
+    with (
+        as_command(exit_code=EXIT_USER_ERROR),
+        endings_in_one_line(explain, exit_code),
+        summary_at_the_end(),
+        hydra_errors_raised(),
+    ):
         check_config_name(sys.argv[1:])
         sys.argv[1:] = overrides_first(sys.argv[1:])
         main()

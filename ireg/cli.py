@@ -3,8 +3,6 @@
 import dataclasses
 import difflib
 import os
-import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -13,14 +11,10 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from ireg.command import WANTS_TRACEBACK, plainly
 from ireg.composition import composition_error
 from ireg.config import Config, no_such_key, unresolved
-from ireg.errors import UserError, in_one_line
-from ireg.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
-
-# Read at import: below, the variable is set to make Hydra hand over its exceptions instead of printing them.
-WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
-
+from ireg.errors import UserError
 
 _EXTRAS = {
     "hydra/launcher": "; for joblib, pip install 'ireg[parallel]'",
@@ -40,7 +34,7 @@ _LOST = {
 
 @contextmanager
 def hydra_errors_raised() -> Iterator[None]:
-    """Let Hydra raise its errors, so that they can be told in one line."""
+    """Let Hydra raise its errors, so that they can be reported in one line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
@@ -68,30 +62,6 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
     return [*overrides, *options]
 
 
-@contextmanager
-def end_with_one_line() -> Iterator[None]:
-    """End the process with one line and exit code 1 if the block raises an error that the user can mend.
-
-    Ctrl-C and SIGTERM end it with one line and the exit codes 130 and 143, as in a shell.
-    Other errors are raised as they are, with their traceback; HYDRA_FULL_ERROR=1 shows that of the former too.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
-    except Terminated:
-        print("terminated", file=sys.stderr)
-        sys.exit(EXIT_TERMINATED)
-    except Exception as error:
-        line = explain(error)
-        if line is None:
-            raise
-        if WANTS_TRACEBACK:
-            traceback.print_exc()
-        sys.exit(f"error: {line}")
-
-
 def explain(error: Exception) -> str | None:
     """What to tell the user in one line; None for an error that is not theirs."""
     if line := composition_error(error) or _missing_choice(error):
@@ -117,8 +87,8 @@ def explain(error: Exception) -> str | None:
 
 
 def _by_its_kind(error: Exception) -> str | None:
-    if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename is not None):
-        return in_one_line(error)
+    if line := plainly(error):
+        return line
     if isinstance(error, OmegaConfBaseException):  # in Hydra's own settings, which are read as they are needed
         return unresolved(error)
     if isinstance(error, HydraException):

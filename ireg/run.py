@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ireg.cli import end_with_one_line
+from ireg.command import framed, run_as_process
 from ireg.config import Config, read
 from ireg.errors import UserError
 from ireg.files import remove_leftovers
@@ -23,7 +22,6 @@ from ireg.runs.ownership import event_files, finished
 from ireg.runs.status import Status, read_status
 from ireg.sweep.launch import objective, objective_if_finished
 from ireg.sweep.progress import ProgressDisplay
-from ireg.terminal import as_command
 from ireg.termination import ends_with_its_parent, sigterm_raises
 
 if TYPE_CHECKING:
@@ -199,6 +197,7 @@ def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption"
         )
 
 
+@framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do the run of a folder again from what its `status.json` holds; return the exit code.
 
@@ -253,5 +252,4 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    with as_command(), end_with_one_line(), sigterm_raises():
-        sys.exit(main())
+    run_as_process(main)

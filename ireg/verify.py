@@ -20,10 +20,11 @@ from rich.text import Text
 
 from ireg.analysis.looks import drawn
 from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
-from ireg.errors import UserError, in_one_line
+from ireg.command import framed, run_as_process
+from ireg.errors import UserError
 from ireg.files import is_writable, write_bytes
 from ireg.parallel import workers
-from ireg.terminal import as_command, as_shown, make_console
+from ireg.terminal import as_shown, make_console
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,24 +39,18 @@ WIDTH = 160
 """Columns of the table where there is no terminal to fit it to."""
 
 
+@framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 if all certificates pass, 1 if not, 2 after an error to mend."""
+    """Run the command line; return the exit code: 0 if all certificates pass, 1 if not."""
     options = _parser().parse_args(arguments)
-    try:
-        chosen = _chosen(options.optimizer)
-        rates = None if options.lr_range is None else _rates(options.lr_range)
-        plot = None if options.plot is None else _plot_path(options.plot)
-        outcomes = run(chosen, rates, jobs=_jobs(options.jobs))
-        show(outcomes, make_console(**({} if sys.stdout.isatty() else {"width": WIDTH})))
-        if plot is not None:
-            for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
-                write_bytes(plot, content)
-    except (UserError, OSError) as error:
-        print(f"error: {in_one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    chosen = _chosen(options.optimizer)
+    rates = None if options.lr_range is None else _rates(options.lr_range)
+    plot = None if options.plot is None else _plot_path(options.plot)
+    outcomes = run(chosen, rates, jobs=_jobs(options.jobs))
+    show(outcomes, make_console(**({} if sys.stdout.isatty() else {"width": WIDTH})))
+    if plot is not None:
+        for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
+            write_bytes(plot, content)
     return 0 if all(outcome.passes for outcome in outcomes.values()) else 1
 
 
@@ -198,5 +193,4 @@ def _figure(outcomes: Mapping[int, Outcome]) -> Figure:
 
 
 if __name__ == "__main__":
-    with as_command(exit_code=2):
-        sys.exit(main())
+    run_as_process(main)

@@ -34,7 +34,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
     )
-    assert result.returncode == 1
+    assert result.returncode == 2
     line = "run/checkpoints/last.ckpt: File too large; choose another place, or mend this one"
     assert result.stderr.strip().splitlines()[-1] == f"error: {tmp_path}/{line}"
     assert "Traceback" not in result.stderr
@@ -76,7 +76,7 @@ def test_a_disk_that_becomes_full_loses_nothing(tmp_path, small_run, monkeypatch
 def test_a_place_where_nothing_can_be_written_is_one_line(tmp_path, train):
     (tmp_path / "file").write_text("not a folder")
     result = train(*SMALL, "hydra.run.dir=file/run", cwd=tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "file/run" in result.stderr
     assert "choose another place, or mend this one" in result.stderr

@@ -6,8 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Room -> rooms it may import. `errors`, `files`, `locks`, `terminal` and `termination` are plain names that any room
-# may use.
+# Room -> rooms it may import. `command`, `errors`, `files`, `locks`, `terminal` and `termination` are plain names
+# that any room may use.
 ARROWS = {
     "core": set(),
     "terms": {"core"},
@@ -39,8 +39,9 @@ ARROWS = {
     "locks": set(),
     "terminal": set(),
     "termination": set(),
+    "command": set(),
 }
-PLAIN = {"errors", "files", "locks", "terminal", "termination"}
+PLAIN = {"command", "errors", "files", "locks", "terminal", "termination"}
 # Library -> the only rooms that may import it.
 ONLY_IN = {
     "lightning": {"lit"},

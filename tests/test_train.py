@@ -58,7 +58,7 @@ SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batc
 )
 def test_a_wrong_configuration_is_one_line_before_torch_is_imported(train, tmp_path, arguments, line):
     result = train(*arguments, cwd=tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert line in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.stderr
@@ -74,7 +74,7 @@ def test_torch_is_not_imported_for_a_wrong_configuration(train, tmp_path):
 
 def test_the_traceback_is_there_if_asked_for(train, tmp_path):
     result = train("lr=-1", cwd=tmp_path, HYDRA_FULL_ERROR="1")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "Traceback" in result.stderr
     assert "error: lr=-1.0" in result.stderr
 
@@ -97,7 +97,7 @@ def test_damaged_data_are_one_line(train, tmp_path):
     ):
         (raw / name).write_bytes(b"not an image")
     result = train("data=mnist", "epochs=1", cwd=tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "train-images-idx3-ubyte has md5" in result.stderr
     assert "expected 6bbc9ace898e44ae57da46a324031adb" in result.stderr
@@ -180,7 +180,7 @@ def test_a_sweep_with_a_folder_of_another_configuration_is_refused(tmp_path, for
     forked_train.start(*arguments, "epochs=1", cwd=tmp_path)
     assert forked_train.wait() == 0
     forked_train.start(*arguments, "epochs=2", cwd=tmp_path)
-    assert forked_train.wait() == 1
+    assert forked_train.wait() == 2
     assert "holds a run of another configuration (epochs: 1 there, 2 here)" in (tmp_path / "log").read_text()
 
 

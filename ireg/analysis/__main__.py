@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from ireg.analysis import report
-from ireg.errors import UserError, in_one_line
-from ireg.terminal import as_command
+from ireg.command import framed, run_as_process
 
 
+@framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 after an error that the user can mend."""
     parser = argparse.ArgumentParser(
@@ -26,14 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "were tried; the smallest wins (default: test/error, whose mean at the chosen rate is then optimistic)",
     )
     given = parser.parse_args(arguments)
-    try:
-        report(given.folder, given.criterion)
-    except (UserError, OSError) as error:
-        print(f"error: {in_one_line(error)}", file=sys.stderr)
-        return 2
+    report(given.folder, given.criterion)
     return 0
 
 
 if __name__ == "__main__":
-    with as_command(exit_code=2):
-        sys.exit(main())
+    run_as_process(main)

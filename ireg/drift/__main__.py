@@ -10,19 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ireg.errors import UserError, in_one_line
+from ireg.command import framed, run_as_process
+from ireg.errors import UserError
 from ireg.files import is_writable
-from ireg.terminal import as_command
 
 
+@framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 after an error that the user can mend."""
-    options = _parser().parse_args(arguments)
-    try:
-        _measure(options)
-    except (UserError, OSError) as error:
-        print(f"error: {in_one_line(error)}", file=sys.stderr)
-        return 2
+    """Measure the drift of runs."""
+    _measure(_parser().parse_args(arguments))
     return 0
 
 
@@ -137,5 +133,4 @@ def _known(path: Path) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    with as_command(exit_code=2):
-        sys.exit(main())
+    run_as_process(main)

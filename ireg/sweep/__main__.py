@@ -10,12 +10,11 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from ireg.cli import end_with_one_line
+from ireg.command import framed, run_as_process
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report
 from ireg.sweep.table import Seen, look, render
-from ireg.terminal import as_command, make_console
-from ireg.termination import sigterm_raises
+from ireg.terminal import make_console
 
 REFRESH_SECONDS = 2.0
 """Between two looks at the folders."""
@@ -24,6 +23,7 @@ POLL_SECONDS = 0.1
 """Between two looks at whether a process has ended."""
 
 
+@framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code.
 
@@ -118,5 +118,4 @@ def _in_processes(folders: Sequence[Path], at_once: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    with as_command(), end_with_one_line(), sigterm_raises():
-        sys.exit(main())
+    run_as_process(main)

@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from ireg import config as configuration
-from ireg.cli import end_with_one_line
+from ireg.cli import explain
+from ireg.command import EXIT_FAILED, EXIT_USER_ERROR, endings_in_one_line
 from ireg.runs.status import read_status
 from ireg.sweep import launch, names
 from ireg.sweep.checks import checked_folder, checked_folders
@@ -52,6 +53,7 @@ class RunsCallback(Callback):
             add_to_plan(sweep, {path.relative_to(sweep).as_posix(): overrides for path, overrides in folders.items()})
             # A sweeper that chooses the runs as it goes has none to name beforehand: the folder shows them.
             self._begin(list(folders) or sweep, lambda: report(sweep))
+            _begun_sweeps.append(sweep)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Let go of the run's configuration, which lies in its folder: Hydra keeps what each run gives to the end."""
@@ -86,6 +88,12 @@ class RunsCallback(Callback):
 
 
 _unfinished: list[RunsCallback] = []
+_begun_sweeps: list[Path] = []
+
+
+def exit_code() -> int:
+    """Return the exit code of an error that the user can mend: once a sweep has begun, it is that of a failed run."""
+    return EXIT_FAILED if _begun_sweeps else EXIT_USER_ERROR
 
 
 @contextmanager
@@ -110,11 +118,11 @@ def _sum_up() -> None:
 def _errors_end_the_process() -> Iterator[None]:
     """End the process with the error's text: Hydra would make a warning of what a callback raises, and go on."""
     try:
-        with end_with_one_line():
+        with endings_in_one_line(explain):
             yield
     except Exception:
         traceback.print_exc()
-        sys.exit(1)
+        sys.exit(EXIT_FAILED)
 
 
 def _print_final_values(folder: Path) -> None:

@@ -12,12 +12,13 @@ from ireg.errors import UserError
 from tests.conftest import ROOT
 
 
-def refusal(monkeypatch, *arguments):
+def refusal(monkeypatch, capfd, *arguments):
     """What `train.py` ends with for these arguments, in this process."""
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     with pytest.raises(SystemExit) as ending:
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-    return str(ending.value.code)
+    assert ending.value.code == 2
+    return capfd.readouterr().err
 
 
 BRACES = "; in ${…}, name a key (python train.py --help lists them) or oc.env:VARIABLE,DEFAULT"
@@ -74,12 +75,13 @@ EXPERIMENTS = "give one experiment a command, as it is a sweep with a folder of 
         ("--foo epochs=1", "unrecognized arguments: --foo; python train.py --hydra-help lists the options"),
     ],
 )
-def test_a_refused_command_is_one_line_and_leaves_nothing(monkeypatch, tmp_path, arguments, line):
+def test_a_refused_command_is_one_line_and_leaves_nothing(monkeypatch, capfd, tmp_path, arguments, line):
     monkeypatch.chdir(tmp_path)
-    told = refusal(monkeypatch, *arguments.split())
+    told = refusal(monkeypatch, capfd, *arguments.split())
     assert told.startswith("error: ")
     assert line in told or re.search(line, told)
-    assert "\n" not in told
+    assert told.endswith("\n")
+    assert told.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -142,10 +143,10 @@ def test_a_terminal_is_kept_up_to_date_until_no_run_goes_on(tmp_path, monkeypatc
     ("arguments", "message"),
     [(["status", "nowhere"], "nowhere: no such folder"), (["retry", "."], "no runs there \\(no status.json\\)")],
 )
-def test_a_folder_without_runs_is_one_line(tmp_path, monkeypatch, arguments, message):
+def test_a_folder_without_runs_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=message):
-        command.main(arguments)
+    assert command.main(arguments) == 2
+    assert re.match(f"error: .*{message}.*\n$", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("jobs", ["0", "two", "-1"])

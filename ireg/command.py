@@ -1,0 +1,95 @@
+"""The frame of every command: one line for an error of the user's, for Ctrl-C and SIGTERM, and their exit codes."""
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from ireg.errors import UserError, in_one_line
+from ireg.terminal import as_command
+from ireg.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
+
+EXIT_FAILED = 1
+"""Runs failed; also Python's own code after a traceback, for errors that are not the user's."""
+EXIT_USER_ERROR = 2
+"""As argparse has it."""
+
+# Read at import: train.py sets the variable later, to make Hydra hand over its exceptions instead of printing them.
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+class Main(Protocol):
+    """A command's function: it returns 0, or 1 where runs failed."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        """Do what the arguments say, or those of the command line."""
+
+
+def plainly(error: Exception) -> str | None:
+    """Return what to say of an error that the user can mend, in one line; None for any other."""
+    is_theirs = isinstance(error, UserError) or (isinstance(error, OSError) and error.filename is not None)
+    return in_one_line(error) if is_theirs else None  # type: ignore[arg-type]
+
+
+class _Ended(SystemExit):
+    """An ending that has been reported."""
+
+
+@contextmanager
+def endings_in_one_line(
+    explain: Callable[[Exception], str | None] = plainly, code: Callable[[], int] = lambda: EXIT_USER_ERROR
+) -> Iterator[None]:
+    """End the process with one line, and its exit code, for an error that the user can mend, Ctrl-C and SIGTERM.
+
+    | ending | code |
+    |---|---|
+    | the user's error | 2 |
+    | Ctrl-C | 130 |
+    | SIGTERM | 143 |
+
+    Other errors are raised as they are; HYDRA_FULL_ERROR=1 shows the traceback of the former, too.
+
+    Args:
+        explain: what to say of an error; None for one that is not the user's.
+        code: of the user's error.
+    """
+    try:
+        with sigterm_raises():
+            yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise _Ended(EXIT_INTERRUPTED) from None
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        raise _Ended(EXIT_TERMINATED) from None
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        if WANTS_TRACEBACK:
+            traceback.print_exc()
+        print(f"error: {line}", file=sys.stderr)
+        raise _Ended(code()) from error
+
+
+def framed(main: Main) -> Main:
+    """Make `main(arguments)`, which may raise, return its exit code: 0, 1 where runs failed, or that of its ending."""
+
+    @functools.wraps(main)
+    def returning(arguments: Sequence[str] | None = None) -> int:
+        try:
+            with endings_in_one_line():
+                return main(arguments)
+        except _Ended as ending:
+            return int(ending.code or 0)
+
+    return returning
+
+
+def run_as_process(main: Main) -> None:
+    """Run a command as this process, which ends with its exit code; see `ireg.terminal.as_command`."""
+    with as_command(exit_code=EXIT_USER_ERROR):
+        sys.exit(main())
