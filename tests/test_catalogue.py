@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ireg.analysis.looks import COLOURS
 from ireg.catalogue import CATALOGUE, markdown
 from ireg.config import ALWAYS_MEASURED
 
@@ -33,9 +32,3 @@ def test_the_configuration_says_the_same(tag):
 
 def test_the_readme_says_the_same():
     assert markdown() in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_every_optimizer_has_a_colour_of_its_own():
-    names = {path.stem for path in (ROOT / "conf" / "optimizer").glob("*.yaml")}
-    assert set(COLOURS) == names
-    assert len(set(COLOURS.values())) == len(names)

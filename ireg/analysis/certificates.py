@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from ireg.analysis.looks import COLOURS
+from ireg.analysis.looks import colour_of
 
 COLUMNS = 4
 
@@ -35,7 +35,7 @@ def errors_against_rate(curves: Sequence[ErrorCurves]) -> Figure:
     figure = Figure(figsize=(11, 2.9 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axis, ((optimizer, abscissa), members) in zip(axes, panels.items(), strict=False):
-        _panel(axis, members, COLOURS[optimizer])
+        _panel(axis, members, colour_of(optimizer))
         axis.set_title(optimizer, fontsize="medium")
         axis.set_xlabel(abscissa)
     for axis in axes[len(panels) :]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from ireg.analysis.looks import COLOURS, FURTHER_COLOURS
+from ireg.analysis.looks import colour_of
 
 PLACES = {"mean": "at the mean of the ends", "ends": "averaged over the ends"}
 MEMORIES = {"kept": ("o", "memory kept"), "shrinking": ("s", "memory shrinking")}
@@ -82,6 +82,6 @@ def _coefficients(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _point(axis: Axes, x: float, y: float, optimizer: str, marker: str, **bars: float) -> None:
-    colour = COLOURS.get(optimizer, FURTHER_COLOURS[0])
+    colour = colour_of(optimizer)
     face = colour if marker == "o" else "white"
     axis.errorbar([x], [y], fmt=marker, color=colour, markerfacecolor=face, capsize=2, markersize=5, **bars)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,13 @@ from ireg.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# By the name in the configuration, which is an optimizer's label in every figure, and in the order of legends.
 # Okabe and Ito's palette, told apart by the colour-blind; wine stands for its yellow, which is too light for lines.
 COLOURS = {
     "sgd": "#0072B2", "momentum": "#56B4E9", "nesterov": "#009E73", "gd": "#000000",
     "rmsprop": "#D55E00", "adagrad": "#E69F00", "adam": "#882255", "adamw": "#CC79A7", "nadam": "#661100",
 }  # fmt: skip
-FURTHER_COLOURS = ("#332288", "#999933", "#44AA99", "#AA4499", "#666666")
+_FURTHER_COLOURS = ("#332288", "#999933", "#44AA99", "#AA4499", "#666666")
 
 # Without dates, and with names of parts that are not random, the same figure is the same file.
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -25,6 +27,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     ".pdf": {"metadata": {"CreationDate": None}},
     ".svg": {"metadata": {"Date": None}},
 }
+
+
+def colour_of(optimizer: str) -> str:
+    """Return an optimizer's colour, the same in every figure; one that is not listed has one by its name."""
+    further = _FURTHER_COLOURS[zlib.crc32(optimizer.encode()) % len(_FURTHER_COLOURS)]
+    return COLOURS.get(optimizer, further)
 
 
 def drawn(name: str, draw: Callable[[], Figure], *suffixes: str) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 from matplotlib.colors import to_rgb
 
 from ireg.analysis.load import one_run_a_seed, setting_columns
-from ireg.analysis.looks import COLOURS, FURTHER_COLOURS
+from ireg.analysis.looks import COLOURS, colour_of
 from ireg.analysis.summary import plain
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
@@ -80,8 +79,7 @@ def _repeats(rows: pd.DataFrame) -> str:
 
 def _shade(optimizer: str, pale: float) -> tuple[float, float, float]:
     """Return the optimizer's colour, the same whatever else is in the table, mixed with so much white."""
-    fallback = FURTHER_COLOURS[zlib.crc32(optimizer.encode()) % len(FURTHER_COLOURS)]
-    red, green, blue = to_rgb(COLOURS.get(optimizer, fallback))
+    red, green, blue = to_rgb(colour_of(optimizer))
     return red + (1 - red) * pale, green + (1 - green) * pale, blue + (1 - blue) * pale
 
 

@@ -1,0 +1,40 @@
+"""Optimizers look alike in every figure."""
+
+from pathlib import Path
+
+import pytest
+from matplotlib.colors import same_color, to_rgb
+from omegaconf import OmegaConf
+
+from ireg.analysis import load
+from ireg.analysis.certificates import ErrorCurves, errors_against_rate
+from ireg.analysis.drift import drift_figure
+from ireg.analysis.looks import COLOURS, colour_of
+from ireg.analysis.settings import settings_of
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def test_every_configured_optimizer_has_a_colour_of_its_own():
+    names = [OmegaConf.load(path).name for path in (CONF / "optimizer").glob("*.yaml")]
+    assert sorted(COLOURS) == sorted(names)
+    assert len({to_rgb(colour) for colour in COLOURS.values()}) == len(names)
+
+
+def test_an_optimizer_that_is_not_listed_has_a_colour_by_its_name():
+    # "lion" and "mystery" differ in what their names give.
+    lion, mystery = colour_of("lion"), colour_of("mystery")
+    assert not same_color(lion, mystery)
+    assert not {to_rgb(lion), to_rgb(mystery)} & {to_rgb(colour) for colour in COLOURS.values()}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lion"])
+def test_an_optimizer_has_the_same_colour_in_every_figure(make_run, optimizer):
+    (setting,) = settings_of(load(make_run("a", {"norm/l2": [1.0]}, {"optimizer.name": optimizer})))
+    certificates = errors_against_rate([ErrorCurves(optimizer, "η", (0.1, 0.05), (0.1, 0.05), (0.1, 0.05))])
+    effect = {f"{place}/equal C/squares": [0.1, 0.01] for place in ("mean", "ends")}
+    steps = {"kept": effect, "shrinking": None}
+    drift = drift_figure([{"optimizer": optimizer, "lr": 0.1, "small_steps": steps, "leading_flow": None}])
+    (marker, *_), *_ = drift.axes[0].containers
+    for colour in (setting.colour, certificates.axes[0].lines[0].get_color(), marker.get_color()):
+        assert same_color(colour, colour_of(optimizer))
