@@ -9,9 +9,11 @@ _SMITH = "[Smith et al. 2021](https://arxiv.org/abs/2101.12176)"
 _BARRETT = "[Barrett & Dherin 2021](https://arxiv.org/abs/2009.11162)"
 _OWN = "[theory](docs/theory.md), section 6"
 _FLOW = "[theory](docs/theory.md), section 7"
+_SMALL = "small η"
+_NOISE = "runs with label noise"
 _ADAPTIVE = "optimizers with a running mean of squared gradients"
-_DIVIDED = "from the first step on; momentum below 1"
-_EXPANSION = f"strength below {VALID_STRENGTH:g}; no Adagrad, AMSGrad, centered RMSProp"
+_OWN_VALID = "small η, momentum below 1; adaptive optimizers: from the first step on, while P changes little"
+_EXPANSION = f"ireg/strength below {VALID_STRENGTH:g}; no Adagrad, AMSGrad, centered RMSProp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +21,11 @@ class Quantity:
     """One tag.
 
     Attributes:
-        title: what it is, for axes.
+        title: what it is, clear without the tag beside it.
         formula: as plain text; empty where the title says it.
-        unit: `loss`, `share` (of examples), `s`, `weight` (a norm of weights), or `1`.
-        source: paper, or section of the theory; empty for plain statistics.
-        validity: when it exists, or says something; empty for always.
+        unit: `loss`, `share` (of examples), `s`, `weight` (a norm of weights), `1`, or a product of these.
+        source: paper and equation, or section of the theory; empty for plain statistics.
+        validity: for what it exists and means what the title says; empty for all.
         axis: the words of figures; empty where no figure shows it alone.
         mathtext: the formula as matplotlib sets it.
     """
@@ -38,10 +40,15 @@ class Quantity:
 
 
 _PARTS = {
-    "": ("the whole correction X = M + V + F", "X", "whole: X = M + V + F"),
-    "_memory": ("M: step and memory", "M", "M: step and memory"),
-    "_lag": ("V: lag of the second moment", "V", "V: lag of the second moment"),
-    "_fluctuation": ("F: fluctuation of the second moment", "F", "F: its fluctuation"),
+    "": ("the whole correction X = M + V + F", "X", "whole: X = M + V + F", _EXPANSION),
+    "_memory": ("M: step and memory", "M", "M: step and memory", _EXPANSION),
+    "_lag": ("V: lag of the second moment", "V", "V: lag of the second moment", f"{_ADAPTIVE}; {_EXPANSION}"),
+    "_fluctuation": (
+        "F: fluctuation of the second moment",
+        "F",
+        "F: its fluctuation",
+        f"{_ADAPTIVE}; {_EXPANSION}",
+    ),
 }
 
 CATALOGUE: dict[str, Quantity] = {
@@ -59,37 +66,42 @@ CATALOGUE: dict[str, Quantity] = {
     "fit/memorized": Quantity(
         title="training examples with a wrong label: predicted as that label",
         unit="share",
+        validity=_NOISE,
         axis="Corrupted examples:\nwrong label learned",
     ),
     "fit/recovered": Quantity(
         title="training examples with a wrong label: predicted as the true one",
         unit="share",
+        validity=_NOISE,
         axis="Corrupted examples:\ntrue label predicted",
     ),
     "ireg/sgd": Quantity(
         title="SGD's implicit regularizer, for every optimizer",
         formula="η/(4m) Σ_k ‖g_k‖²",
         unit="loss",
-        source=f"{_SMITH}, equation 1",
+        source=f"{_SMITH}; Singh, equation 1",
+        validity=f"{_SMALL}; the own regularizer of others is ireg/own",
         axis="Eq. 1 for every optimizer",
         mathtext=r"$\frac{\eta}{4m}\Sigma_k\,\Vert\nabla\hat{C}_k\Vert^2$",
     ),
     "ireg/full_batch": Quantity(
-        title="its part of full batches",
+        title="part of ireg/sgd that full batches have, too",
         formula="(η/4) ‖ḡ‖²",
         unit="loss",
-        source=f"{_BARRETT}, equation 1",
+        source=f"{_BARRETT}; Singh, equation 2",
+        validity=_SMALL,
     ),
     "ireg/minibatch_variance": Quantity(
-        title="its part of minibatches",
+        title="part of ireg/sgd that minibatches add",
         formula="η/(4m) Σ_k ‖g_k − ḡ‖²",
         unit="loss",
-        source=f"{_SMITH}, equation 2",
+        source=f"{_SMITH}; Singh, equation 2",
+        validity=_SMALL,
     ),
     "ireg/rmsprop": Quantity(
         title="the adaptive term as printed",
         formula="η/(4m) Σ_k ‖s_t ⊙ g_k‖²",
-        unit="1",
+        unit="η·loss⁶/weight⁶",
         source="Singh, section 2",
         validity=_ADAPTIVE,
         axis="the adaptive term,\nas printed in the paper",
@@ -101,21 +113,21 @@ CATALOGUE: dict[str, Quantity] = {
         axis="its own, with memory\nand preconditioner",
         unit="loss",
         source=_OWN,
-        validity=_DIVIDED,
+        validity=_OWN_VALID,
     ),
     "ireg/own_full_batch": Quantity(
-        title="its part of full batches",
+        title="part of ireg/own that full batches have, too",
         formula="(η_e/4) (1 + 2L) ‖ḡ‖²_P",
         unit="loss",
         source=_OWN,
-        validity=_DIVIDED,
+        validity=_OWN_VALID,
     ),
     "ireg/own_variance": Quantity(
-        title="its part of minibatches",
+        title="part of ireg/own that minibatches add",
         formula="(η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P",
         unit="loss",
         source=_OWN,
-        validity=_DIVIDED,
+        validity=_OWN_VALID,
     ),
     **{
         f"ireg/strength{part}": Quantity(
@@ -124,9 +136,9 @@ CATALOGUE: dict[str, Quantity] = {
             formula=f"‖{letter}‖/‖u‖",
             unit="1",
             source=_FLOW,
-            validity=_EXPANSION,
+            validity=validity,
         )
-        for part, (title, letter, axis) in _PARTS.items()
+        for part, (title, letter, axis, validity) in _PARTS.items()
     },
     **{
         f"ireg/alignment{part}": Quantity(
@@ -134,9 +146,9 @@ CATALOGUE: dict[str, Quantity] = {
             formula=f"⟨{letter}, ∇Q⟩/(‖{letter}‖ ‖∇Q‖)",
             unit="1",
             source=_FLOW,
-            validity=_EXPANSION,
+            validity=validity,
         )
-        for part, (title, letter, _) in _PARTS.items()
+        for part, (title, letter, _, validity) in _PARTS.items()
     },
     "norm/l2": Quantity(
         title="norm of all parameters, frozen ones included",

@@ -14,24 +14,24 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ireg.analysis.mean_flow import mean_flow, own_regularization
-from ireg.analysis.panels import Scale, always, empty_figure, finish, measured, panel, require
+from ireg.analysis.panels import always, empty_figure, finish, measured, panel, require
 from ireg.analysis.settings import Setting, settings_of
 from ireg.catalogue import CATALOGUE
 
 
 def training_error(table: pd.DataFrame) -> Figure:
     """Figure 1: training error on the observed labels, over the epoch as it ran."""
-    return _single(table, "train/error", "Training error", "share")
+    return _single(table, "train/error", "Training error")
 
 
 def test_error(table: pd.DataFrame) -> Figure:
     """Figure 2: test error, after the epoch."""
-    return _single(table, "test/error", "Test error", "share")
+    return _single(table, "test/error", "Test error")
 
 
 def parameter_norm(table: pd.DataFrame) -> Figure:
     """Figure 4: Euclidean norm of all parameters."""
-    return _single(table, "norm/l2", "Parameter norm", "auto")
+    return _single(table, "norm/l2", "Parameter norm")
 
 
 def implicit_regularization(table: pd.DataFrame) -> Figure:
@@ -83,11 +83,11 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
 }
 
 
-def _single(table: pd.DataFrame, tag: str, title: str, scale: Scale) -> Figure:
+def _single(table: pd.DataFrame, tag: str, title: str) -> Figure:
     require(table, tag)
     settings = settings_of(table)
     figure, (axis,) = empty_figure(1)
-    panel(axis, settings, partial(always, tag), scale)
+    panel(axis, settings, partial(always, tag), "share" if CATALOGUE[tag].unit == "share" else "auto")
     axis.set_title(title, fontsize="medium")
     axis.set_ylabel(CATALOGUE[tag].axis)
     return finish(figure, settings)

@@ -6,7 +6,8 @@ others the two numbers say what the correction is against the leading flow, and 
 unit for all optimizers. Weight decay, if there is any, is in the loss and its gradients.
 
 They are measured at the point alone, from the optimizer's hyperparameters and not from its state, past the transient
-of the first steps. The expansion holds while the strength is small: from about 0.3 on it says nothing.
+of the first steps. The expansion holds while the strength is small: from `ireg.catalogue.VALID_STRENGTH` on it says
+nothing.
 
 Source: docs/theory.md, section 7, where it is derived and certified; for full batches Cattaneo, Klusowski & Shigida
 2024, arXiv:2309.00079.
