@@ -98,7 +98,7 @@ def _ordinary(results: Sequence[Result]) -> str:
 
 
 def _cpu() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name as the system has it."""
     lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

@@ -68,7 +68,7 @@ def by_hand(case: Case, epochs: int) -> list[EpochTime]:
 
 
 def ordinarily(case: Case, epochs: int) -> list[EpochTime]:
-    """The ordinary Lightning way, with the kernels that torch takes by itself: on a CPU a loop over the parameters."""
+    """Ordinary Lightning, with torch's default kernels: on a CPU a loop over the parameters."""
     settings, data = prepared(
         replace(case, extra=(*case.extra, "trainer.fused=false", "+optimizer.foreach=false")), epochs
     )
@@ -146,7 +146,7 @@ def watching(attach: Callable[[Classifier], None]) -> Iterator[None]:
 
 
 def quietly() -> None:
-    """Leave out what Lightning tells and warns of in every run: stderr is for the progress."""
+    """Leave out what Lightning prints and warns of in every run: stderr is for the progress."""
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
 

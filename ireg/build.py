@@ -95,7 +95,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
         # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.
         optimizer: Callable[..., Any] = instantiate(arguments, _convert_="all")
         optimizer = _with_kernel(optimizer, fused=settings.trainer.get("fused", False), given=arguments)
-        # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not amid the training.
+        # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not during training.
         made = optimizer(model.parameters())
         if terms:
             union_of_needs(terms.values(), view(made, dict(model.named_parameters())))

@@ -29,7 +29,7 @@ class Main(Protocol):
 
 
 def plainly(error: Exception) -> str | None:
-    """Return what to say of an error that the user can mend, in one line; None for any other."""
+    """Return the line that reports a user's error; None for any other error."""
     is_theirs = isinstance(error, UserError) or (isinstance(error, OSError) and error.filename is not None)
     return in_one_line(error) if is_theirs else None  # type: ignore[arg-type]
 
@@ -42,7 +42,7 @@ class _Ended(SystemExit):
 def endings_in_one_line(
     explain: Callable[[Exception], str | None] = plainly, code: Callable[[], int] = lambda: EXIT_USER_ERROR
 ) -> Iterator[None]:
-    """End the process with one line, and its exit code, for an error that the user can mend, Ctrl-C and SIGTERM.
+    """End the process with one line, and its exit code, for a user's error, Ctrl-C and SIGTERM.
 
     | ending | code |
     |---|---|

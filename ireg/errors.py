@@ -2,11 +2,11 @@
 
 
 class UserError(ValueError):
-    """An error the user can mend: its text is one line with the value, what is allowed and what to do."""
+    """A user's error: one line with the value, what is allowed, what to do."""
 
 
 def in_one_line(error: UserError | OSError) -> str:
-    """Return what to say of an error that the user can mend; raise any other again.
+    """Return the line that reports a user's error; raise any other again.
 
     Raises:
         OSError: it names no file, and is none of the user's.
@@ -15,4 +15,4 @@ def in_one_line(error: UserError | OSError) -> str:
         return str(error)
     if error.filename is None:
         raise error
-    return f"{error.filename}: {error.strerror}; choose another place, or mend this one"
+    return f"{error.filename}: {error.strerror}; choose another place, or repair this one"

@@ -10,7 +10,7 @@ from pathlib import Path
 from ireg.errors import UserError
 
 _MARK = ".tmp-"
-"""In the name of every temporary file, so that what a killed process left can be told from anything else."""
+"""In the name of every temporary file, so that what a killed process left can be recognized."""
 
 
 @contextmanager

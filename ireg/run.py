@@ -44,7 +44,7 @@ def run(config: DictConfig) -> float:
 
 
 def run_in(folder: Path, settings: Config) -> float:
-    """Do a run in a folder, unless it is done there already; go on with it if it was broken off.
+    """Do a run in a folder, or resume it, unless it is done there.
 
     Returns:
         The final value of the settings' objective; infinity for a run that diverged.
@@ -125,10 +125,10 @@ def _fit(
 
 
 def _say_that_it_goes_on(status: Status, start: "Resumption") -> None:
-    log.info("goes on after epoch %d, from %s", max(start.rows), start.checkpoint)
+    log.info("resumes after epoch %d, from %s", max(start.rows), start.checkpoint)
     for what, before, now in status.changed_software():
         log.warning(
-            "%s: begun with %s %s, goes on with %s: the last bits may differ", status.path.parent, what, before, now
+            "%s: begun with %s %s, resumes with %s: the last bits may differ", status.path.parent, what, before, now
         )
 
 
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m ireg.run",
-        description="Do the run that FOLDER holds again: go on with it if it was broken off or has failed, or, with "
+        description="Do the run that FOLDER holds again: resume it if it was interrupted or has failed, or, with "
         "--into, do it from the beginning in another folder. Everything is taken from FOLDER's status.json.",
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="a run's folder, like multirun/NAME/RUN")

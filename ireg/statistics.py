@@ -61,7 +61,7 @@ def jackknife(
 def limit(values: Mapping[int, float]) -> float:
     """The value at 1/r = 0 of the straight line in 1/r through the two finest; of one r its value.
 
-    With an error that goes on like a/r + b/r² the line of r₁ and r₂ is off by b/(r₁r₂), which coarser ones worsen.
+    With an error like a/r + b/r² the line of r₁ and r₂ is off by b/(r₁r₂), which coarser ones worsen.
 
     Args:
         values: by refinement r.

@@ -51,7 +51,7 @@ def as_command(*, exit_code: int = 1) -> Iterator[None]:
     if failure is not None and failure.errno == errno.EPIPE:
         sys.exit(EXIT_PIPE_CLOSED)
     if failure is not None:
-        print(f"error: standard output: {failure.strerror}; choose another place, or mend this one", file=sys.stderr)
+        print(f"error: standard output: {failure.strerror}; choose another place, or repair this one", file=sys.stderr)
         sys.exit(exit_code)
 
 
@@ -105,7 +105,7 @@ class _Discarding(io.RawIOBase):
 
 
 def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Replace what an encoding lacks: signs by ASCII, a name's bytes by themselves, other characters by escapes."""
+    """Replace what an encoding lacks: signs by ASCII, a name's bytes as they are, other characters by escapes."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character = error.object[error.start]

@@ -1,4 +1,4 @@
-"""Being told to end: SIGTERM becomes an exception, and a process whose parent is gone ends, too."""
+"""SIGTERM becomes an exception, and a process whose parent is gone ends, too."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ class Terminated(BaseException):
 def sigterm_raises() -> Iterator[None]:
     """Raise `Terminated` in the block when SIGTERM comes.
 
-    A handler that is there already stays, as that of Slurm's launcher, which has a job go on until it is preempted.
+    A handler that is there already stays, as that of Slurm's launcher, which lets a job continue until it is preempted.
     Outside the main thread, where Python allows no handlers, nothing is done.
     """
     free = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

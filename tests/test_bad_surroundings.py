@@ -35,7 +35,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
     )
     assert result.returncode == 2
-    line = "run/checkpoints/last.ckpt: File too large; choose another place, or mend this one"
+    line = "run/checkpoints/last.ckpt: File too large; choose another place, or repair this one"
     assert result.stderr.strip().splitlines()[-1] == f"error: {tmp_path}/{line}"
     assert "Traceback" not in result.stderr
     status = read_status(tmp_path / "run")
@@ -79,7 +79,7 @@ def test_a_place_where_nothing_can_be_written_is_one_line(tmp_path, train):
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "file/run" in result.stderr
-    assert "choose another place, or mend this one" in result.stderr
+    assert "choose another place, or repair this one" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -33,7 +33,7 @@ def ending(what):
         (0, 0, ""),
         (1, 1, ""),
         (UserError, 2, "error: lr=-1: must be > 0\n"),
-        (OSError, 2, "error: a/b: No space left on device; choose another place, or mend this one\n"),
+        (OSError, 2, "error: a/b: No space left on device; choose another place, or repair this one\n"),
         (signal.SIGINT, 130, "interrupted\n"),
         (signal.SIGTERM, 143, "terminated\n"),
     ],

@@ -328,8 +328,8 @@ def test_other_software_is_told(tmp_path, small_run, monkeypatch, caplog):
     monkeypatch.setattr("ireg.runs.status.versions", lambda: {"torch": "0.2", "python": "2.7"})
     monkeypatch.setattr("ireg.runs.status.git", lambda: None)
     small_run(tmp_path, *ARGUMENTS)
-    told = [record.getMessage() for record in caplog.records if "goes on with" in record.getMessage()]
-    assert [line.partition(": ")[2] for line in told] == [
-        "begun with torch 0.1, goes on with 0.2: the last bits may differ",
-        "begun with commit abc, goes on with None: the last bits may differ",
+    found = [record.getMessage() for record in caplog.records if "resumes with" in record.getMessage()]
+    assert [line.partition(": ")[2] for line in found] == [
+        "begun with torch 0.1, resumes with 0.2: the last bits may differ",
+        "begun with commit abc, resumes with None: the last bits may differ",
     ]

@@ -12,6 +12,7 @@ import pytest
 from ireg.terminal import EXIT_PIPE_CLOSED, as_command, as_shown, make_console
 from tests.conftest import ROOT, SMALL, call_train
 
+FULL = "error: standard output: No space left on device; choose another place, or repair this one\n"
 FRAME = r"    run_as_process\(main\)\n|    with as_command\(|        as_command\("
 INNER = {"make_mnist10k.py", "memory.py"}
 """Not called by users."""
@@ -59,7 +60,7 @@ def test_a_spelled_text_has_the_length_it_is_shown_with(monkeypatch):
     ("number", "code", "line"),
     [
         (errno.EPIPE, EXIT_PIPE_CLOSED, ""),
-        (errno.ENOSPC, 2, "error: standard output: No space left on device; choose another place, or mend this one\n"),
+        (errno.ENOSPC, 2, FULL),
     ],
 )
 def test_an_output_that_fails_costs_no_work(monkeypatch, capsys, ending, number, code, line):

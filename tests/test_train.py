@@ -241,7 +241,7 @@ def test_a_failing_run_harms_no_other_and_the_sweep_says_so(train, tmp_path):
 def test_a_run_that_is_lost_is_one_line(name, line):
     told = explain(type(name, (Exception,), {})("a long story\nof many lines"))
     assert told.startswith(line)
-    assert "the same command goes on" in told
+    assert "the same command resumes" in told
     assert "\n" not in told
 
 

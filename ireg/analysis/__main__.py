@@ -11,7 +11,7 @@ from ireg.command import framed, run_as_process
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 after an error that the user can mend."""
+    """Print and write the tables and figures of a sweep."""
     parser = argparse.ArgumentParser(
         prog="python -m ireg.analysis",
         description="Print a table of the runs in FOLDER, and write summary.csv and figures/ (PNG and PDF) there. "

@@ -112,7 +112,7 @@ def _judge(lr: float, rows: pd.DataFrame, criterion: str, num_seeds: int) -> _Ra
 
 
 def _choose(name: str, rates: Sequence[_Rate], criterion: str) -> dict[str, Any]:
-    """Return a group's row: the best rate, what it is held against, and the warnings."""
+    """Return a group's row: the best rate, what it is compared with, and the warnings."""
     ranked = sorted((rate for rate in rates if rate.complete), key=lambda rate: rate.rank)
     incomplete = [rate for rate in rates if not rate.complete and not rate.diverged]
     best, runner_up = [*ranked[:2], None, None][:2]

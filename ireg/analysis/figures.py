@@ -1,7 +1,7 @@
 """The figures: one function `(tidy table of load) -> Figure` each, by name in `FIGURES`.
 
 One curve is one setting. Runs that differ in seeds only are drawn as their mean with a band from the smallest to the
-largest; a diverged run is drawn by itself up to its last finite value, marked ×, and stays out of mean and band.
+largest; a diverged run is drawn alone, up to its last finite value, marked ×, and stays out of mean and band.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Read run folders into tables: one row an epoch (`load`) or one row a run (`runs`).
 
 Columns: a tag such as `train/error` is the only name with a slash. A number that a run wrote as nan, inf or -inf and
-one that was not measured are told apart by the column `nonfinite`, which lists the former's tags, separated by spaces.
+one that was not measured are distinguished by the column `nonfinite`. It lists the former's tags, separated by
+spaces.
 """
 
 from __future__ import annotations

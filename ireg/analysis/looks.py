@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # By the name in the configuration, which is an optimizer's label in every figure, and in the order of legends.
-# Okabe and Ito's palette, told apart by the colour-blind; wine stands for its yellow, which is too light for lines.
+# Okabe and Ito's palette, which the colour-blind can distinguish; wine stands for its yellow,
+# which is too light for lines.
 COLOURS = {
     "sgd": "#0072B2", "momentum": "#56B4E9", "nesterov": "#009E73", "gd": "#000000",
     "rmsprop": "#D55E00", "adagrad": "#E69F00", "adam": "#882255", "adamw": "#CC79A7", "nadam": "#661100",

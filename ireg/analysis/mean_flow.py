@@ -18,7 +18,7 @@ PARTS = ("", "_memory", "_lag", "_fluctuation")
 
 
 def own_regularization(table: pd.DataFrame) -> Figure:
-    """Figure 3 anew: Eq. 1, the adaptive term as printed, and each optimizer's own regularizer."""
+    """Draw figure 3 again: Eq. 1, the adaptive term as printed, and each optimizer's own regularizer."""
     require(table, "ireg/own")
     settings = settings_of(table)
     shown = [tag for tag in TERMS if measured(table, tag)]

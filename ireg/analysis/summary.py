@@ -26,7 +26,7 @@ COLUMNS_AT_ONCE = 5
 def summarize(runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Return one row a run, from the tables that `load.runs` and `load.load` read of the same folder.
 
-    Columns: `run`, `state`, `epochs_done`, `epochs`, the configuration as far as it tells settings apart, seeds,
+    Columns: `run`, `state`, `epochs_done`, `epochs`, the configuration as far as settings differ in it, seeds,
     the final value of every tag, `best_test_error` (the smallest `test/error`) and `best_epoch` (the first with it),
     `seconds` (the sum of `time/epoch`), `nonfinite` (tags whose final value is nan or ±inf), `error`. What was not
     measured is empty.

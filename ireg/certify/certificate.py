@@ -147,7 +147,7 @@ class Certificate:
 
     @property
     def name(self) -> str:
-        """What tells it from the others."""
+        """The name that no other certificate has."""
         return f"{self.optimizer}, {self.setting}: {self.theory}"
 
     def run(self, rates: Sequence[float] | None = None) -> Outcome:

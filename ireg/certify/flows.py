@@ -17,7 +17,7 @@ from ireg.terms.own import own_full_batch, own_variance
 
 
 def integrate(velocity: Callable[[np.ndarray], np.ndarray], start: np.ndarray, time: float, rtol: float) -> np.ndarray:
-    """The end of the flow ω̇ = velocity(ω), by an integrator of order 8."""
+    """The end of the flow ω̇ = velocity(ω), by an integrator of eighth order."""
     solution = solve_ivp(
         lambda _, point: velocity(point), (0.0, time), start, method="DOP853", rtol=rtol, atol=rtol / 100
     )

@@ -46,7 +46,7 @@ def stacks(batches: Sequence[Batch], size: int) -> Iterator[Batch]:
     All minibatches come once, in their order; a smaller one among them ends a stack. The next stack may overwrite the
     inputs of this one.
     """
-    if isinstance(batches, IndexedBatches):  # gathered at once, not each by itself and then copied
+    if isinstance(batches, IndexedBatches):  # gathered at once, not one after the other and then copied
         buffer = batches.inputs.new_empty(0)  # used again and again: a CPU pays for the first touch of fresh memory
         for indices in _runs(batches.indices, size):
             index = torch.cat(indices)

@@ -50,7 +50,7 @@ class Point:
         return value if self.scale is None else self.scale[name] * value
 
     def relative(self, name: str, value: Tensor) -> Tensor:
-        """The value over √s̄, 0 where that is 0: numbers of order 1, whose powers neither vanish nor overflow."""
+        """The value over √s̄, 0 where that is 0: numbers of scale 1, whose powers neither vanish nor overflow."""
         assert self.inverse_root is not None
         return self.inverse_root[name] * value
 

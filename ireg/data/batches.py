@@ -34,7 +34,7 @@ class Batches:
 class ShuffledBatches(Batches):
     """Iterable over `(inputs, labels, indices)` of all examples, in a fresh order each epoch.
 
-    The order is a function of seed and epoch alone, so a run can go on from any epoch as if it had never stopped, and
+    The order is a function of seed and epoch alone, so a run can resume from any epoch as if it had never stopped, and
     looking at the order of an epoch moves no random stream.
 
     Args:

@@ -62,13 +62,13 @@ def idx(*, dataset: str, root: str | Path | None, md5: Mapping[str, str] | None,
     except NoLocksError as error:
         raise UserError(f"{files.root}: {error} with data.root=…") from error
     except OSError as error:
-        raise UserError(f"{files.root} cannot be used ({error}): mend it or set another data.root") from error
+        raise UserError(f"{files.root} cannot be used ({error}): repair it or set another data.root") from error
     return source.data, source.targets
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Files:
-    """The four files of a data set: where they are and what tells that they are right."""
+    """The four files of a data set: where they are, and how they are verified."""
 
     reader: type[MNIST]
     root: Path
@@ -94,7 +94,7 @@ class _Files:
 
 
 def _complete(files: _Files) -> list[str]:
-    """Put the missing files there, once for all processes; return the names of those verified on the way."""
+    """Put the missing files there, once for all processes; return the names of those that were verified meanwhile."""
     dataset = files.reader.__name__
     if files.root == PACKAGED:
         raise UserError(f"{files.folder} lacks {', '.join(files.missing())}: reinstall ireg, or set data.root")

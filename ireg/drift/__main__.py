@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "--flow-lr",
         type=float,
         metavar="LR",
-        help="rate at which the drift is held against the leading flow (default: the run's own)",
+        help="rate at which the drift is compared with the leading flow (default: the run's own)",
     )
     parser.add_argument(
         "--output",

@@ -1,10 +1,10 @@
-"""How curved C is where a drift is measured, and whether its Hessian tells how its slope changes.
+"""How curved C is where a drift is measured, and whether its Hessian predicts how its slope changes.
 
 - `steepest`: λ₁, the largest eigenvalue of H = ∇²C, by Lanczos' method. First order in η holds while
   η_e(1 + 2L)λ₁/2 ≪ 1 and, for the variance's part, mη_eλ₁ ≪ 1.
 - `smoothness`: the cosine of ∇C(ω + s∇C) − ∇C(ω) and H∇C, s = η_e(½ + L): of what the mean's part of the correction is
-  in truth, and in the theorem, which takes H for it. 1 where C is smooth over that way; double backward does not see
-  that units with kinks, as ReLU has them, switch on and off along it.
+  in truth, and in the theorem, which takes H for it. It is 1 where C is smooth over that distance. Double backward does
+  not see that units with kinks, as ReLU has them, switch on and off along it.
 
 C is the mean over the examples, weight decay included.
 """

@@ -7,10 +7,10 @@ logarithm less that limit:
 
 - at equal time: after the time of one epoch;
 - at equal C: where the reference has the plain optimizer's C. Each reference is known at 1/8, 1/4, 1/2 and all of the
-  epoch, as far as r allows; ln ‖ḡ‖² and ln Q against ln C are taken as straight lines between, and the outer ones go on
-  beyond. The start is not used: the noise of the minibatches before it has put it off the reference's way, and Q there
-  may be a multiple of what it is after a few small steps. `position` says where on that way the reference has that C: 0
-  at the start, 1 at the end of the epoch, outside of [0, 1] extrapolated.
+  epoch, as far as r allows. Between them ln ‖ḡ‖² and ln Q against ln C are straight lines, and the outer lines extend
+  beyond. The start is not used: the noise of the minibatches before it has put it off the reference's path, and Q
+  there may be a multiple of what it is after a few small steps. `position` says where on that path the reference has
+  that C: 0 at the start, 1 at the end of the epoch, outside of [0, 1] extrapolated.
 
 Below 0 the finite steps lower the quantity.
 """
@@ -154,7 +154,7 @@ def effects(records: Mapping[int, Record]) -> dict[str, float]:
 
 
 def _segment(record: Record, place: str, refinement: int, loss: float) -> tuple[int, float]:
-    """Between which stops a reference has this ln C: the first one's number, and the share of the way to the next.
+    """Between which stops a reference has this ln C: the first one's number, and the share of the distance to the next.
 
     The last of them that it lies between or beyond, or else what is before the first; nan if C stays the same.
     """

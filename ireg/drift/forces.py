@@ -22,8 +22,8 @@ def forces_at(problem: Problem, weights: Tensor, number: int) -> dict[str, Tenso
     Returns:
         `full_batch` and `variance`.
     """
-    # Heavy ball with β = ½ and η = 1 has M = 3Hu + (1 − τ)(½∇Q − Hu), from which the two parts can be told; plain SGD
-    # has the same coefficient for both.
+    # Heavy ball with β = ½ and η = 1 has M = 3Hu + (1 − τ)(½∇Q − Hu): the two parts can be separated. Plain SGD has the
+    # same coefficient for both.
     seen = problem.optimizer
     probe = SGDView(lr=1.0, moving=seen.moving, weight_decay=seen.loss_decay, momentum=0.5)
     flow = mean_flow_at(problem, weights, number, probe)

@@ -3,7 +3,7 @@
 D = mean over orders of the (settled) weights after an epoch, less the leading flow's end after the time m η_e. The
 prediction for a force f is the end of ω̇ = −(u + f) less that of ω̇ = −u: it takes along that the flow carries every
 push on, so that steep directions forget it, which the force at one point does not know. f is each part of the theorem
-for SGD, momentum and Nesterov by itself,
+for SGD, momentum and Nesterov, one at a time,
 
     f₁ = (η_e/4)(1 + 2L) ∇‖ḡ‖²,   f₂ = (η_e/4)(1 − τ) ∇Var,
 

@@ -39,7 +39,7 @@ def order_of(problem: Problem, refinement: int, order: int, epoch: int) -> list[
     """The examples' indices of each minibatch: a fresh partition and order for each pair of orders and each epoch.
 
     Orders come in pairs, 2i and 2i + 1, the second with the first's minibatches backwards (but for a smaller last one,
-    which stays last). Each by itself is as random as any, and in the mean of the two the sum over ordered pairs
+    which stays last). Each alone is as random as any, and in the mean of the two the sum over ordered pairs
     Σ_{j<k} H_k g_j is that over all pairs: at second order in η a pair of SGD's orders has no noise but its
     partition's. It is the pairing by which Smith et al. 2021 (arXiv:2101.12176) take the mean over the orders.
     """

@@ -2,7 +2,7 @@
 
 The mean flow holds for an optimizer whose memory is that of a path along the flow. What a checkpoint holds is that and
 the noise of the last minibatches before it, which would push every order the same way. So where the mean flow is
-measured, the buffer is made anew: b = u (1−δ)/(1−β), u uphill, where the flow was one mean age of the buffer ago.
+measured, the buffer is computed: b = u (1−δ)/(1−β), u uphill, where the flow was one mean age of the buffer ago.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@
 | Adagrad | sum → r times, ε → ε√r, η → η/√r, step count → r times, its decay → 1/r of it |
 
 The factor s keeps what moves the weights equal in time: torch's buffer b ← βb + (1−δ)g settles at (1−δ)g/(1−β), so the
-rate η_e = η(1−δ)/(1−β) becomes η_e/r, and the buffer means the same velocity. Adam's bias correction 1 − ρ^t goes on as
+rate η_e = η(1−δ)/(1−β) becomes η_e/r, and the buffer means the same velocity. Adam's bias correction 1 − ρ^t stays as
 it was, since (ρ^{1/r})^{rt} = ρ^t. Adagrad's sum grows r times as fast, and η/(√v + ε) is left as it was. With r → ∞
 what is left is the optimizer in continuous time, without steps and without minibatches; Nesterov's extra gradient, a
 share 1 − β^{1/r} of its step, vanishes with the steps.

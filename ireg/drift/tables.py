@@ -90,8 +90,9 @@ def text(results: Sequence[Result]) -> str:
             sentences.append(f"{result['run']}: {curved}")
         strength, alignment = result["predicted"].values()
         if flow is None:
-            told = "" if strength is None else f"strength {strength:.2g} and alignment {alignment:.2g} are predicted; "
-            sentences.append(f"{result['run']}: {told}no leading flow: {result['leading_flow_left_out']}")
+            known = strength is not None
+            prediction = f"strength {strength:.2g} and alignment {alignment:.2g} are predicted; " if known else ""
+            sentences.append(f"{result['run']}: {prediction}no leading flow: {result['leading_flow_left_out']}")
             continue
         found = {name: _measured(*_numbers(estimate)) for name, estimate in flow["estimates"].items()}
         names = ("strength", "strength predicted", "alignment", "alignment predicted")
@@ -110,9 +111,9 @@ def _small_steps(result: Result) -> Iterator[list[str]]:
         for place in ("mean", "ends") if steps is not None else ():
             names = ("time/loss", "time/squares", "equal C/squares", "equal C moved/squares", "position/loss")
             *changes, position = (_measured(*_numbers(steps.get(f"{place}/{name}", (None, None)))) for name in names)
-            told = verdict(steps[f"{place}/equal C/squares"])
+            direction = verdict(steps[f"{place}/equal C/squares"])
             loss = math.exp(steps[f"{place}/plain/loss"][0])
-            yield [result["run"], memory, place, f"{loss:.4g}", *changes, told, position]
+            yield [result["run"], memory, place, f"{loss:.4g}", *changes, direction, position]
 
 
 def verdict(estimate: Sequence[float | None]) -> str:
@@ -120,7 +121,7 @@ def verdict(estimate: Sequence[float | None]) -> str:
     value, error = _numbers(estimate)
     if abs(value) > 2 * error:
         return "lower" if value < 0 else "higher"
-    return "not told"
+    return "not significant"
 
 
 def _numbers(estimate: Sequence[float | None]) -> tuple[float, float]:

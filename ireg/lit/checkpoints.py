@@ -26,7 +26,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path` in one step; what was there becomes `previous.ckpt`."""
         path = Path(path)
-        # By way of memory: torch's own writer makes a RuntimeError of a full disk.
+        # Through memory: torch's own writer makes a RuntimeError of a full disk.
         content = io.BytesIO()
         torch.save(checkpoint, content)
         with replacing(path) as temporary:
@@ -42,7 +42,7 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         folder: where the files go.
-        run: what tells this run's checkpoints from others', as the hash of its configuration.
+        run: the mark of this run's checkpoints, the hash of its configuration.
         every: write one each so many epochs, and after the last.
     """
 

@@ -8,7 +8,7 @@ from ireg.objective import criterion
 
 
 class TrainingFit:
-    """Predictions for the training examples at fixed weights, held against their labels.
+    """Predictions for the training examples at fixed weights, compared with their labels.
 
     Args:
         labels: observed, clean and corrupted, each (N,).

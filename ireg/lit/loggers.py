@@ -16,7 +16,7 @@ class MetricsFile(Logger):
     Args:
         path: the file.
         listener: called with epoch and row after each row is written.
-        earlier: the rows of a run that goes on, by epoch; others that the file holds are dropped with the next row.
+        earlier: the rows of a run that resumes, by epoch; others that the file holds are dropped with the next row.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class TensorBoard(TensorBoardLogger):
 
     The first row registers its tags as the metrics of the HPARAMS tab, which then shows their latest values.
 
-    A run that goes on gets a new file that begins with its earlier rows and takes the place of its files before:
-    whether these were cut off amid a record, or have rows that the run has lost or will write again, is then no
+    A run that resumes gets a new file that begins with its earlier rows and takes the place of its files before:
+    whether these were cut off within a record, or have rows that the run has lost or will write again, is then no
     matter. A TensorBoard that has read the old files drops what it knows (`purge_step`).
 
     Args:
         folder: the run folder.
         hyperparameters: the columns of the HPARAMS tab.
-        earlier: the rows of a run that goes on, by epoch.
+        earlier: the rows of a run that resumes, by epoch.
         replaced: its event files before, which the new one takes the place of; those of others stay.
     """
 
@@ -90,7 +90,7 @@ class TensorBoard(TensorBoardLogger):
                 path.unlink()
 
     def _write_earlier(self, rows: Mapping[int, Row]) -> None:
-        """Write rows as if the run had gone on without a break: its wall times are that of training."""
+        """Write rows as if the run had never stopped: its wall times are that of training."""
         first, *others = sorted(rows)
         self.log_metrics(rows[first], first)
         at = time.time() - sum(rows[epoch].get("time/epoch", 0.0) for epoch in others)

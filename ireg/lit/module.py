@@ -145,7 +145,7 @@ class Classifier(L.LightningModule):
     # before training.
 
     def on_validation_epoch_start(self) -> None:
-        """Begin the means anew."""
+        """Reset the means."""
         self.test_loss.reset()
         self.test_error.reset()
 
@@ -172,7 +172,7 @@ class Classifier(L.LightningModule):
         return data
 
     def on_train_start(self) -> None:
-        """Record row 0, or go on after the rows there are."""
+        """Record row 0, or continue after the rows there are."""
         if self.current_epoch > 0:
             self._clock = time.perf_counter()
         else:

@@ -29,8 +29,8 @@ class NoProfiler(PassThroughProfiler):
 class Trainer(L.Trainer):
     """A trainer that leaves SIGTERM to the handlers that were there before it.
 
-    Lightning's own ends the training whatever they do. Slurm's launcher lets a run go on that is to be preempted: one
-    that ends by itself before Slurm takes its node is not put back into the queue.
+    Lightning's own ends the training whatever they do. Slurm's launcher lets a run continue that is to be preempted:
+    one that ends before Slurm takes its node is not put back into the queue.
     """
 
     @property

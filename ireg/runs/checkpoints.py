@@ -45,7 +45,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Resumption:
-    """Where a run goes on: its checkpoint, or None for the beginning, and the rows up to there, row 0 included."""
+    """Where a run resumes: its checkpoint, or None, and the rows up to there, row 0 included."""
 
     checkpoint: Path | None = None
     rows: Mapping[int, Row] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class _UnusableError(Exception):
 
 
 def find_resumption(folder: Path, *, run: str, model: Mapping[str, Tensor]) -> Resumption:
-    """Where the run of a folder can go on: at its last checkpoint, else at the one before, else at the beginning.
+    """Find where a run can resume: last checkpoint, the one before, or the beginning.
 
     A checkpoint that is not whole, not this run's, or whose rows are not all there, is named in a warning and set
     aside as `<name>.unusable-<n>`.

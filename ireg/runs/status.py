@@ -216,7 +216,7 @@ class Status:
 
 
 def note_killed(folder: Path) -> None:
-    """Note that a run that is said to go on has ended, if no process holds its folder: it was killed."""
+    """Note that a `running` run was killed, if no process holds its folder."""
     if not _is_said_to_go_on(folder) or is_locked(folder):
         return
     try:

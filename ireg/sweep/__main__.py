@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "status",
         help="show how the runs stand",
         description="Show a table of the runs in FOLDER, from the folders alone: other processes and machines may be "
-        "at work there. On a terminal it is kept up to date until no run goes on; elsewhere it is printed once.",
+        "at work there. On a terminal it is kept up to date until no run is at work; elsewhere it is printed once.",
     )
     status.add_argument("--once", action="store_true", help="print it once, on a terminal, too")
     retry = commands.add_parser(
@@ -63,7 +63,7 @@ def _positive(text: str) -> int:
 
 
 def show(folder: Path, *, once: bool, console: Console | None = None) -> int:
-    """Show the table, on a terminal until no run goes on."""
+    """Show the table, on a terminal until no run is at work."""
     console = console or make_console()
     runs = look(folder)
     if once or not console.is_terminal:
@@ -101,7 +101,7 @@ def do_again(folder: Path, *, at_once: int) -> int:
 
 
 def _in_processes(folders: Sequence[Path], at_once: int) -> list[int]:
-    """Do these runs again, each in a process of its own; their exit codes. If this is broken off, so are they."""
+    """Do runs again in processes of their own, which end with this one; return their exit codes."""
     waiting = list(folders)
     processes: list[subprocess.Popen[bytes]] = []
     try:

@@ -92,7 +92,7 @@ _begun_sweeps: list[Path] = []
 
 
 def exit_code() -> int:
-    """Return the exit code of an error that the user can mend: once a sweep has begun, it is that of a failed run."""
+    """Return the exit code of a user's error; in a sweep, that of a failed run."""
     return EXIT_FAILED if _begun_sweeps else EXIT_USER_ERROR
 
 
@@ -116,7 +116,7 @@ def _sum_up() -> None:
 
 @contextmanager
 def _errors_end_the_process() -> Iterator[None]:
-    """End the process with the error's text: Hydra would make a warning of what a callback raises, and go on."""
+    """End the process with the error's text, of which Hydra would only warn."""
     try:
         with endings_in_one_line(explain):
             yield

@@ -27,7 +27,7 @@ def read_plan(sweep: Path) -> dict[str, list[str]]:
         return {}
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(
-            f"{path}: not a list of runs ({error}); delete it, and the next command writes it anew, "
+            f"{path}: not a list of runs ({error}); delete it, and the next command writes it again, "
             "or choose another folder with name=… or hydra.sweep.dir=…"
         ) from error
     return dict(content["runs"])

@@ -1,4 +1,4 @@
-"""What the user sees while runs go on, read from their folders alone."""
+"""What the user sees of running runs, read from their folders alone."""
 
 import sys
 import threading
@@ -102,7 +102,7 @@ class ProgressDisplay:
                     return
 
     def line(self) -> str:
-        """One line: runs ended, those that go on with their epochs and errors, and the time left."""
+        """One line: runs ended, the others with their epochs and errors, the time left."""
         statuses = self._statuses()
         running = {folder: status for folder, status in statuses.items() if status["state"] == "running"}
         parts = [f"{len(statuses) - len(running)} of {len(self.folders)} runs ended"] if len(self.folders) > 1 else []
@@ -130,7 +130,7 @@ class ProgressDisplay:
         return {folder: status for folder, status in found.items() if status is not None}
 
     def _eta(self, statuses: Mapping[Path, Mapping[str, Any]]) -> str:
-        """Time left, by how many runs went on at once so far."""
+        """Time left, by how many runs were at work at once so far."""
         self._busiest = max(self._busiest, sum(status["state"] == "running" for status in statuses.values()))
         return time_left(list(statuses.values()), waiting=len(self.folders) - len(statuses), at_once=self._busiest)
 
@@ -139,9 +139,9 @@ def time_left(statuses: Sequence[Mapping[str, Any]], *, waiting: int, at_once: i
     """Time left, from the mean seconds of an epoch of the runs so far.
 
     Args:
-        statuses: of the runs that go on or have ended.
+        statuses: of the runs that are at work or have ended.
         waiting: number of the runs that have not begun.
-        at_once: number of runs that go on side by side.
+        at_once: number of runs at work side by side.
     """
     seconds = [status["epoch_seconds"] for status in statuses if status["epoch_seconds"]]
     if not seconds:
@@ -150,7 +150,7 @@ def time_left(statuses: Sequence[Mapping[str, Any]], *, waiting: int, at_once: i
     running = [status for status in statuses if status["state"] == "running"]
     left = [(status["epochs"] - status["epochs_done"]) * (status["epoch_seconds"] or mean) for status in running]
     to_come = waiting * max(status["epochs"] for status in statuses) * mean
-    # Runs side by side end with the slowest; what waits is shared out among as many as go on at once.
+    # Runs side by side end with the slowest; what waits is shared out among as many as work at once.
     return f"time left: {duration(max([*left, (sum(left) + to_come) / at_once]))}"
 
 

@@ -27,7 +27,7 @@ COLOURS = {
     "diverged": "red",
     "done": "green",
 }
-"""States in the order in which they are shown: what goes on or needs a hand comes first."""
+"""States in the order in which they are shown: what is at work or needs a hand comes first."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Seen:
     Attributes:
         name: what sets it apart from the others, or its folder's name.
         folder: the run folder.
-        state: as in its status; `interrupted`, too, if it is said to go on and no process does; `waiting` if it was
+        state: as in its status; `interrupted`, too, if it is `running` and no process is at work; `waiting` if it was
             asked for and has not begun.
         status: what `status.json` holds; empty while it waits.
     """
@@ -56,7 +56,7 @@ class Seen:
 
 
 def look(sweep: Path) -> list[Seen]:
-    """All runs at or below a folder, those first that go on or need a hand.
+    """All runs at or below a folder, those first that are at work or need a hand.
 
     Raises:
         UserError: there are none, or a status cannot be read.

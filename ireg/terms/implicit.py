@@ -56,11 +56,11 @@ def rmsprop(snapshot: Snapshot) -> Tensor | None:
     """The adaptive term of Singh's paper, as printed: η/(4m) Σ_k ‖s_t ⊙ g_k‖².
 
     Computed as (η/4) ‖s_t ⊙ √((1/m) Σ g_k ⊙ g_k)‖², the same by algebra, with a norm that single precision's range does
-    not bound: of order g⁶, the entries of a well-fitted network leave it.
+    not bound: like g⁶, the entries of a well-fitted network leave it.
     s_t = γ s_{t−1} + (1 − γ) g_t ⊙ g_t is the optimizer's running mean of squared gradients, before bias correction
     (for Adagrad the plain mean over all steps). None for optimizers that keep none.
 
-    Since s_t ≈ g², the term is of order g⁶: it is tiny for that reason alone, and its size says nothing about whether
+    Since s_t ≈ g², the term scales like g⁶: it is tiny for that reason alone, and its size says nothing about whether
     adaptive methods regularize.
 
     Source: Singh, "Implicit Regularization in Deep Neural Networks: An Optimization Perspective", section 2; no

@@ -108,7 +108,7 @@ def test_a_full_disk_is_one_line_below_the_tables(make_run, capsys, monkeypatch)
     assert f"wrote {sweep / 'summary.csv'}" in out
     assert err == (
         f"error: {sweep / 'figures' / 'training_error.png'}: No space left on device; "
-        "choose another place, or mend this one\n"
+        "choose another place, or repair this one\n"
     )
 
 

@@ -283,7 +283,7 @@ def test_other_errors_of_a_download_pass_through(tmp_path, monkeypatch):
 def test_root_that_cannot_be_written_is_refused(tmp_path):
     # A file in the place of a folder: unlike a missing permission it stops the superuser too.
     (tmp_path / "root").write_text("")
-    with pytest.raises(UserError, match=r"root cannot be used \(.*Errno.*\): mend it or set another data.root"):
+    with pytest.raises(UserError, match=r"root cannot be used \(.*Errno.*\): repair it or set another data.root"):
         read(tmp_path / "root")
 
 

@@ -184,8 +184,8 @@ def test_help_is_answered_without_torch():
 def test_verdicts():
     assert verdict([-0.5, 0.1]) == "lower"
     assert verdict([0.5, 0.1]) == "higher"
-    assert verdict([0.15, 0.1]) == "not told"
-    assert verdict([None, None]) == "not told"
+    assert verdict([0.15, 0.1]) == "not significant"
+    assert verdict([None, None]) == "not significant"
 
 
 def made_up(run, **estimates):

@@ -33,7 +33,7 @@ def test_a_folder_that_cannot_be_written_to_harms_no_other_run(tmp_path, forked_
     log = (tmp_path / "log").read_text()
     assert f"{finished}: done already, kept as it is" in log
     for name in ("1", "2/.hydra"):
-        assert f"runs/{name}: File exists; choose another place, or mend this one" in log
+        assert f"runs/{name}: File exists; choose another place, or repair this one" in log
     assert "error: multirun/runs/1: File exists; choose another place" in log
     assert "Traceback" not in log
     assert (finished / "status.json").stat().st_mtime_ns == before

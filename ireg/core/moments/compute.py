@@ -46,7 +46,7 @@ def gradient_moments(
         method: one of the above.
         chunk_size: minibatches held at once by `vmap` (default: as many as fit into `VMAP_MEMORY` bytes), `ghost` and
             `layers` (default: those of `EXAMPLES_AT_ONCE` examples).
-        observer: called with each minibatch's outputs on the way.
+        observer: called with each minibatch's outputs during the pass.
 
     Raises:
         ValueError: no minibatches, an unknown method, a chunk size below 1, or a loss that `method` cannot serve.

@@ -7,7 +7,7 @@ over many minibatches at once give all a and δ, because no example's output dep
 - *ghost*: ‖g_k‖² = Σ_{i,j∈k} (a_i·a_j) (δ_i·δ_j) for the weight: two products of the size of a minibatch, and no g_k is
   formed (the "ghost norm" of per-example gradients: Goodfellow 2015, arXiv:1510.01799; here of minibatches);
   Σ_k g_k is one large product over all examples;
-- *layers*: g_k is formed layer by layer, as a product of the minibatch's δ and a; so Σ_k g_k ⊙ g_k can be had, too.
+- *layers*: g_k is formed layer by layer, as a product of the minibatch's δ and a; so Σ_k g_k ⊙ g_k is available, too.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from ireg.core.moments.sensitivities import Buffers, Layer, sensitivities
 from ireg.core.moments.sums import MomentSums, add_up
 from ireg.core.types import Batch, LossFn
 
-# Functions that treat every number, or every example, by itself in eval mode.
+# Functions that treat numbers, or examples, independently of each other in eval mode.
 _EXAMPLEWISE = (
     nn.Flatten,
     nn.Identity,
@@ -50,11 +50,11 @@ OPERATIONS_PER_PASS = 16
 
 
 def serves(module: nn.Module, input_dimensions: int) -> bool:
-    """Whether the moments of a module's gradients can be computed this way.
+    """Say whether `ghost` and `layers` can compute the moments of a module's gradients.
 
-    It must be a Sequential (of Sequentials) of Linear layers, each used once and sharing no parameter, and of functions
-    from a list that treat every example by itself, without hooks, in-place work, or dropout in train mode; and every
-    Linear layer must get inputs of shape (examples, features).
+    It must be a Sequential (of Sequentials) of Linear layers and of functions from a list. Each Linear layer is used
+    once, shares no parameter, and gets inputs of shape (examples, features). The functions treat every example
+    independently, without hooks, in-place work, or dropout in train mode.
 
     Args:
         module: the module.
@@ -64,7 +64,7 @@ def serves(module: nn.Module, input_dimensions: int) -> bool:
 
 
 def _served(module: nn.Module, input_dimensions: int) -> list[tuple[str, nn.Module]] | None:
-    """Linear layers and functions in the order of their use, with their names; None if this way does not serve."""
+    """Linear layers and functions in the order of their use, with their names; None if the module is not served."""
     leaves = _leaves(module)
     if leaves is None or len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False))):
         return None

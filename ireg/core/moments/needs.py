@@ -16,7 +16,7 @@ class Need(Flag):
     MEAN = auto()
     """ḡ = (1/m) Σ g_k."""
     SQUARE = auto()
-    """(1/m) Σ g_k ⊙ g_k: no way around forming every g_k."""
+    """(1/m) Σ g_k ⊙ g_k: every g_k must be formed."""
 
 
 NOTHING = Need(0)
@@ -29,7 +29,7 @@ def needs(need: Need | Callable[[OptimizerView], Need]) -> Callable[[Function], 
     """Decorator of a term: say what it uses of the moments, so that no pass computes less or more.
 
     Args:
-        need: what the term uses, or a function that tells it for an optimizer and raises a `ValueError` for one that
+        need: what the term uses, or a function that says so for an optimizer and raises a `ValueError` for one that
             the term is not made for.
     """
 

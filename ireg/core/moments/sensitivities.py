@@ -48,11 +48,11 @@ def sensitivities(
 
     With z_i the output of a Linear layer for example i, its sensitivity is ∂(Σ_k Ĉ_k)/∂z_i, Ĉ_k the loss of minibatch
     k. Leaf by leaf, in `buffers`, where autograd would take fresh memory for each product; it is left the functions
-    between the layers, each by itself, and the criterion.
+    between the layers, one at a time, and the criterion.
 
     Args:
         loss: its criterion is used, and its module through `leaves`.
-        leaves: names with a dot, Linear layers and functions of each example by itself, in the order of their use.
+        leaves: names with a dot, Linear layers and functions of single examples, in the order of their use.
         params: the parameters.
         inputs: (c, examples, …).
         targets: (c, examples).
