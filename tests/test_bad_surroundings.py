@@ -125,9 +125,9 @@ def test_a_run_is_done_again_from_its_folder_alone(tmp_path, small_run, capsys):
     assert differences(run_content(tmp_path / "run"), before) == []
 
 
-def test_a_folder_without_a_run_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="no run there \\(no status.json\\); name a run's folder"):
-        run_module.main([str(tmp_path)])
+def test_a_folder_without_a_run_is_one_line(tmp_path, capsys):
+    assert run_module.main([str(tmp_path)]) == 2
+    assert "no run there (no status.json); name a run's folder" in capsys.readouterr().err
 
 
 def test_the_command_goes_on_with_a_broken_off_run(tmp_path, small_run, monkeypatch):

@@ -8,7 +8,6 @@ import re
 
 import pytest
 from rich.console import Console
-from tests.test_datasets import NAMES, fill
 
 from ireg import datasets
 from ireg.errors import UserError
@@ -16,6 +15,7 @@ from ireg.runs.lock import is_locked, locked
 from ireg.runs.status import note_killed, read_status
 from ireg.sweep import __main__ as command
 from ireg.sweep.plan import add_to_plan
+from tests.data.test_idx import NAMES, fill
 from tests.sweep.test_main import make_run
 
 
