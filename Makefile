@@ -44,7 +44,7 @@ bench: install ## Measure an epoch against other ways to write it; writes docs/b
 	$(RUN) -m benchmarks.epoch
 
 lint: install ## Check style and types (installs ruff and mypy)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check 'ruff>=0.9' 'mypy>=1.14'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
