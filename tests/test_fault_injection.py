@@ -12,8 +12,8 @@ from tests.content import differences, sweep_content
 
 ARGUMENTS = [
     "-m",
-    "optimizer=sgd,adam,rmsprop",
-    "epochs=20",
+    "optimizer=sgd,adam",
+    "epochs=30",
     "lr=1e-2",
     "data.train_size=200",
     "data.test_size=100",

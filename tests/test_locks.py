@@ -9,7 +9,7 @@ import re
 import pytest
 from rich.console import Console
 
-from ireg import datasets
+from ireg.data import idx
 from ireg.errors import UserError
 from ireg.runs.lock import is_locked, locked
 from ireg.runs.status import note_killed, read_status
@@ -43,7 +43,7 @@ def test_a_file_system_without_locks_is_one_line_and_nothing_stays(tmp_path, no_
 def test_a_data_set_that_is_to_be_unpacked_says_so_too(tmp_path, no_locks):
     fill(tmp_path, "MNIST", gz=NAMES)
     with pytest.raises(UserError, match=re.escape(f"{tmp_path}: {no_locks}") + ".*or use another with data.root=…"):
-        datasets.idx(dataset="MNIST", root=tmp_path, md5=None, train=True)
+        idx.idx(dataset="MNIST", root=tmp_path, md5=None, train=True)
 
 
 def content(folder):

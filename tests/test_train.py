@@ -116,7 +116,8 @@ def test_a_single_run_shows_its_final_values(train, tmp_path):
     assert "here: done already, kept as it is" in again.stderr
 
 
-GRID = ["optimizer=sgd,rmsprop", "lr=1e-3,1e30", "epochs=2", "model.hidden=[32]", "batch_size=250", "name=test"]
+SIZES = ["data.train_size=2000", "data.test_size=500"]
+GRID = ["optimizer=sgd,rmsprop", "lr=1e-3,1e30", "epochs=2", "model.hidden=[32]", "batch_size=250", "name=test", *SIZES]
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def test_a_sweep_goes_on_over_a_run_that_diverges(sweep):
     states = {name: json.loads((folder / name / "status.json").read_text())["state"] for name in names(folder)}
     assert {name.split("_")[0] for name in states} == {"sgd", "rmsprop"}
     diverged = {name for name, state in states.items() if state == "diverged"}
-    assert "sgd_batch_size=250_epochs=2_lr=1e+30_model.hidden=32" in diverged
+    assert "sgd_batch_size=250_data.test_size=500_data.train_size=2000_epochs=2_lr=1e+30_model.hidden=32" in diverged
     assert all("lr=0.001" in name for name, state in states.items() if state == "done")
     assert len(states) == 4
 
@@ -187,7 +188,10 @@ def test_a_sweep_with_a_folder_of_another_configuration_is_refused(tmp_path, for
 def test_event_files_hold_what_metrics_csv_holds(sweep):
     _, folder = sweep
     for optimizer in ("sgd", "rmsprop"):
-        run = folder / f"{optimizer}_batch_size=250_epochs=2_lr=0.001_model.hidden=32"
+        run = (
+            folder
+            / f"{optimizer}_batch_size=250_data.test_size=500_data.train_size=2000_epochs=2_lr=0.001_model.hidden=32"
+        )
         events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
         with (run / "metrics.csv").open() as file:
             rows = list(csv.DictReader(file))
