@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 ARROWS = {
     "core": set(),
     "terms": {"core"},
-    "certify": {"core", "terms"},
-    "verify": {"certify", "analysis", "parallel"},
+    "certify": {"analysis", "core", "parallel", "terms"},
+    "verify": {"certify"},
     "models": set(),
     "data": {"core"},
     "objective": set(),

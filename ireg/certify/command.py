@@ -1,0 +1,208 @@
+"""The command `python -m ireg.verify`.
+
+It certifies every optimizer's theory on this machine, in a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from ireg.analysis.looks import drawn
+from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
+from ireg.command import framed, run_as_process
+from ireg.errors import UserError
+from ireg.files import is_writable, write_bytes
+from ireg.parallel import workers
+from ireg.terminal import as_shown, make_console
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SLOWEST, FASTEST = 1e-4, 1.0
+"""Rates that can be asked for: below, rounding shows and the runs are long."""
+
+NUM_RATES = 5
+"""Rates in a range that is asked for, in equal ratios."""
+
+WIDTH = 160
+"""Columns of the table where there is no terminal to fit it to."""
+
+
+@framed
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code.
+
+    It is 0 if all certificates pass, 1 if not.
+    """
+    options = _parser().parse_args(arguments)
+    chosen = _chosen(options.optimizer)
+    rates = None if options.lr_range is None else _rates(options.lr_range)
+    plot = None if options.plot is None else _plot_path(options.plot)
+    outcomes = run(chosen, rates, jobs=_jobs(options.jobs))
+    show(outcomes, make_console(**({} if sys.stdout.isatty() else {"width": WIDTH})))
+    if plot is not None:
+        for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
+            write_bytes(plot, content)
+    return 0 if all(outcome.passes for outcome in outcomes.values()) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ireg.verify",
+        description="Certify the theory of every optimizer: torch's own optimizers, in float64 on small smooth "
+        "problems, against their modified flows, and against flows that are wrong in one place.",
+    )
+    parser.add_argument("--optimizer", metavar="NAME", nargs="+", help="certify these only")
+    parser.add_argument(
+        "--lr-range", metavar=("LOW", "HIGH"), nargs=2, help="learning rates, where nothing else is tied to them"
+    )
+    parser.add_argument("--plot", metavar="PATH", help="draw error against rate, as .png, .pdf or .svg")
+    parser.add_argument("--jobs", metavar="N", help="certificates at a time (default: one a core)")
+    return parser
+
+
+def _chosen(names: Sequence[str] | None) -> list[int]:
+    """Positions of the certificates of these optimizers."""
+    known = list(dict.fromkeys(certificate.optimizer for certificate in CERTIFICATES))
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"--optimizer {name}: no certificate for it; choose among {', '.join(known)}")
+    wanted = known if names is None else names
+    return [position for position, certificate in enumerate(CERTIFICATES) if certificate.optimizer in wanted]
+
+
+def _rates(given: Sequence[str]) -> tuple[float, ...]:
+    text = f"--lr-range {' '.join(given)}"
+    try:
+        low, high = (float(value) for value in given)
+    except ValueError:
+        raise UserError(f"{text}: must be two numbers, like 0.001 0.01") from None
+    if not SLOWEST <= low < high <= FASTEST:
+        raise UserError(f"{text}: must rise, between {SLOWEST:g} and {FASTEST:g}, like 0.001 0.01")
+    return tuple(np.geomspace(high, low, NUM_RATES).tolist())
+
+
+def _jobs(given: str | None) -> int:
+    if given is None:
+        return os.cpu_count() or 1
+    if not given.isdecimal() or int(given) == 0:
+        raise UserError(f"--jobs {given}: must be a whole number, at least 1")
+    return int(given)
+
+
+def _plot_path(given: str) -> Path:
+    """The path, refused before the work and not after it."""
+    path = Path(given)
+    if path.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--plot {given}: must end in .png, .pdf or .svg")
+    if path.is_dir() or not is_writable(path.parent):
+        raise UserError(f"--plot {given}: cannot be written; choose another place")
+    return path
+
+
+def run(chosen: Sequence[int], rates: Sequence[float] | None, *, jobs: int) -> dict[int, Outcome]:
+    """Run the certificates at these positions, several at a time.
+
+    A terminal shows a progress bar.
+    """
+    console = make_console(file=sys.stderr)
+    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with progress if console.is_terminal else nullcontext():  # rich before 14.3 ends a disabled one with an empty line
+        task = progress.add_task("certificates", total=len(chosen))
+        # Those over samples of orders take longest: they first, so that no process ends alone.
+        work = [1.0 if CERTIFICATES[position].experiment.free else 2.0 for position in chosen]
+        with workers(rates, min(jobs, len(chosen)), _Bar(lambda: progress.advance(task))) as team:
+            outcomes = team.map(_run, [(position,) for position in chosen], work=work)
+    return dict(zip(chosen, outcomes, strict=True))
+
+
+class _Bar:
+    """Advances a progress bar by one certificate at a time."""
+
+    def __init__(self, advance: Callable[[], None]) -> None:
+        self._advance = advance
+
+    def expect(self, work: float) -> None:
+        """Change nothing: the number of certificates is known."""
+
+    def add(self, work: float) -> None:
+        """Advance the bar."""
+        self._advance()
+
+
+def _run(rates: Sequence[float] | None, position: int) -> Outcome:
+    """Run one certificate, by its position.
+
+    Certificates hold functions and do not travel between processes.
+    """
+    certificate = CERTIFICATES[position]
+    return certificate.run(rates if certificate.experiment.free else None)
+
+
+def show(outcomes: Mapping[int, Outcome], console: Console) -> None:
+    """Print the table, and what failed."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("optimizer", "setting", "flow", "source"):
+        table.add_column(column)
+    for column in ("slope\nplain", "slope\nmodified", "controls\nrejected", "verdict"):
+        table.add_column(column, justify="right")
+    for position, outcome in outcomes.items():
+        certificate = CERTIFICATES[position]
+        table.add_row(
+            certificate.optimizer, certificate.setting, certificate.theory, certificate.source, _slope(outcome.plain),
+            _slope(outcome.modified), f"{len(outcome.rejected)}/{len(outcome.controls)}",
+            Text("holds", style="green") if outcome.passes else Text("FAILS", style="bold red"),
+        )  # fmt: skip
+    console.print(table)
+    for position, outcome in outcomes.items():
+        for line in _failures(CERTIFICATES[position], outcome):
+            console.print(line)
+    passed = sum(outcome.passes for outcome in outcomes.values())
+    console.print(f"{passed} of {len(outcomes)} certificates hold")
+
+
+def _slope(curve: Curve) -> str:
+    return as_shown(f"{curve.slope:.2f}" + (f" ± {curve.uncertainty:.2f}" if curve.uncertainty else ""))
+
+
+def _failures(certificate: Certificate, outcome: Outcome) -> Iterator[str]:
+    """What to say of a certificate that fails, a line each."""
+    criterion = outcome.criterion
+    for kind, curve, (low, high) in (
+        ("plain", outcome.plain, criterion.plain),
+        ("modified", outcome.modified, criterion.modified),
+    ):
+        if not curve.within(low, high):
+            errors = ", ".join(f"{error:.1e}" for error in curve.errors)
+            yield f"{certificate.name}: the slope of the {kind} flow is not within {low:g} to {high:g}; errors {errors}"
+    for name, curve in outcome.controls.items():
+        if name not in outcome.rejected:
+            yield f"{certificate.name}: not rejected: {name} (slope {_slope(curve)})"
+
+
+def _figure(outcomes: Mapping[int, Outcome]) -> Figure:
+    from ireg.analysis.certificates import ErrorCurves, errors_against_rate  # matplotlib only where it is wanted
+
+    curves = []
+    for position, found in outcomes.items():
+        certificate, errors = CERTIFICATES[position], (found.plain.errors, found.modified.errors)
+        curves.append(ErrorCurves(certificate.optimizer, certificate.experiment.abscissa, found.rates, *errors))
+    return errors_against_rate(curves)
+
+
+if __name__ == "__main__":
+    run_as_process(main)
