@@ -1,4 +1,7 @@
-"""Train and measure: `python train.py optimizer=rmsprop lr=1e-3`; sweep with -m; `--help` lists the keys."""
+"""Train and measure: `python train.py optimizer=rmsprop lr=1e-3`.
+
+Sweep with -m; `--help` lists the keys.
+"""
 
 import sys
 
@@ -14,7 +17,10 @@ from ireg.terminal import as_command
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float:
-    """One run; torch is imported only when the configuration has been found to be right."""
+    """Do one run.
+
+    torch is imported only when the configuration has been found to be right.
+    """
     from ireg.run import run
 
     return run(config)

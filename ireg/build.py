@@ -1,4 +1,4 @@
-"""From settings to what a run is made of: its data, its network, and the module that trains and measures it."""
+"""From settings to data, network, and the module that trains it."""
 
 import inspect
 import logging
@@ -122,7 +122,9 @@ def _made_term(tag: str, entry: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def _with_kernel(optimizer: Callable[..., Any], *, fused: bool, given: Mapping[str, Any]) -> Callable[..., Any]:
-    """The optimizer with torch's fused kernel if asked for, else with those for many tensors at once.
+    """Choose torch's kernel of the optimizer.
+
+    It is the fused one if asked for, else the one for many tensors at once.
 
     The latter give the same bits as a loop over the parameters, which is torch's default on a CPU, in less time; where
     they do not, the loop is used.
@@ -145,7 +147,7 @@ def _with_kernel(optimizer: Callable[..., Any], *, fused: bool, given: Mapping[s
 
 @contextmanager
 def user_errors(what: str) -> Iterator[None]:
-    """Tell errors of values that only their receiver can check as the user's."""
+    """Report errors of values that only their receiver can check."""
     try:
         yield
     except UserError:

@@ -1,4 +1,7 @@
-"""What every tag of a row means: for axes, README's table and the comments of conf/terms; plain data."""
+"""What every tag of a row means, as plain data.
+
+Axes, README's table and the comments of conf/terms read it.
+"""
 
 from dataclasses import dataclass
 

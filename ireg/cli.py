@@ -34,7 +34,7 @@ _LOST = {
 
 @contextmanager
 def hydra_errors_raised() -> Iterator[None]:
-    """Let Hydra raise its errors, so that they can be reported in one line."""
+    """Let Hydra raise its errors, to report them in one line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
@@ -63,7 +63,7 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
 
 
 def explain(error: Exception) -> str | None:
-    """What to tell the user in one line; None for an error that is not theirs."""
+    """Return the one line for a user's error; None for another."""
     if line := composition_error(error) or _missing_choice(error):
         return line
     if isinstance(error, OverrideParseException):
@@ -97,7 +97,10 @@ def _by_its_kind(error: Exception) -> str | None:
 
 
 def _missing_choice(error: Exception) -> str | None:
-    """What to say of a file that is not there: None where it was no choice of the user's."""
+    """Return the line for a missing file.
+
+    None where the user did not choose the file.
+    """
     if not isinstance(error, MissingConfigException):
         return None
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")

@@ -1,4 +1,7 @@
-"""The frame of every command: one line for an error of the user's, for Ctrl-C and SIGTERM, and their exit codes."""
+"""The frame of every command: endings in one line, and exit codes.
+
+It serves errors of the user's, Ctrl-C and SIGTERM.
+"""
 
 import functools
 import os
@@ -29,7 +32,7 @@ class Main(Protocol):
 
 
 def plainly(error: Exception) -> str | None:
-    """Return the line that reports a user's error; None for any other error."""
+    """Return the line for a user's error; None for another error."""
     is_theirs = isinstance(error, UserError) or (isinstance(error, OSError) and error.filename is not None)
     return in_one_line(error) if is_theirs else None  # type: ignore[arg-type]
 
@@ -42,7 +45,9 @@ class _Ended(SystemExit):
 def endings_in_one_line(
     explain: Callable[[Exception], str | None] = plainly, code: Callable[[], int] = lambda: EXIT_USER_ERROR
 ) -> Iterator[None]:
-    """End the process with one line, and its exit code, for a user's error, Ctrl-C and SIGTERM.
+    """End the process with one line and an exit code.
+
+    This holds for a user's error, Ctrl-C and SIGTERM.
 
     | ending | code |
     |---|---|
@@ -76,7 +81,10 @@ def endings_in_one_line(
 
 
 def framed(main: Main) -> Main:
-    """Make `main(arguments)`, which may raise, return its exit code: 0, 1 where runs failed, or that of its ending."""
+    """Make `main(arguments)`, which may raise, return its exit code.
+
+    It is 0, 1 where runs failed, or the code of the way it ended.
+    """
 
     @functools.wraps(main)
     def returning(arguments: Sequence[str] | None = None) -> int:
@@ -90,6 +98,9 @@ def framed(main: Main) -> Main:
 
 
 def run_as_process(main: Main) -> None:
-    """Run a command as this process, which ends with its exit code; see `ireg.terminal.as_command`."""
+    """Run a command as this process, and end with its exit code.
+
+    See `ireg.terminal.as_command`.
+    """
     with as_command(exit_code=EXIT_USER_ERROR):
         sys.exit(main())

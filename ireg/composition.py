@@ -1,4 +1,7 @@
-"""Errors of Hydra's composition, in one line that names what was written and what works."""
+"""Errors of Hydra's composition, in one line.
+
+The line names what was written and what works.
+"""
 
 import argparse
 import json
@@ -32,7 +35,10 @@ _TEXTS = (
 
 
 def composition_error(error: Exception) -> str | None:
-    """Explain an error of Hydra's composition; None for one that Hydra's own text explains."""
+    """Explain an error of Hydra's composition.
+
+    None where Hydra's own text explains it.
+    """
     if isinstance(error, HydraException):
         found = ((re.match(pattern, str(error)), line) for pattern, line in _TEXTS)
         return next((line.format(*match.groups()) for match, line in found if match), None)
@@ -47,7 +53,10 @@ def composition_error(error: Exception) -> str | None:
 
 
 def _no_name(variables: Mapping[str, Any]) -> str | None:
-    """Say what to choose, from the variables where the choice is refused: the error does not name the group."""
+    """Say what can be chosen instead of a refused choice.
+
+    It reads the variables of Hydra's code that refuses: the error does not name the group.
+    """
     if {"override", "repo", "is_group"} <= variables.keys():
         group, written = variables["override"].key_or_group, variables["override"].input_line
     elif {"item", "repo", "d"} <= variables.keys() and not isinstance(variables["item"], str):

@@ -1,4 +1,7 @@
-"""The shape of the configuration, and the ranges of its values: checked before anything heavy is imported."""
+"""The shape of the configuration, and the ranges of its values.
+
+Both are checked before anything heavy is imported.
+"""
 
 import math
 import re
@@ -48,7 +51,10 @@ class Noise:
 
 @dataclass
 class Data:
-    """A data set and what is taken from it; `num_train` and `num_test` say what the source holds."""
+    """A data set and what is taken from it.
+
+    `num_train` and `num_test` say what the source holds.
+    """
 
     name: str = MISSING
     source: dict[str, Any] = MISSING
@@ -75,7 +81,10 @@ class Checkpoints:
 
 @dataclass
 class Config:
-    """The whole configuration; `conf/config.yaml` holds the defaults and says what each key means."""
+    """The whole configuration.
+
+    `conf/config.yaml` holds the defaults and says what each key means.
+    """
 
     name: str = MISSING
     lr: float = MISSING
@@ -97,7 +106,10 @@ REQUIRED = frozenset(key.name for key in fields(Config) if key.default == MISSIN
 
 
 def register() -> None:
-    """Make the schema known to Hydra, as `schema/config`: types and unknown keys are then refused in composition."""
+    """Make the schema known to Hydra, as `schema/config`.
+
+    Wrong types and unknown keys are then refused in composition.
+    """
     ConfigStore.instance().store(group="schema", name="config", node=Config, package="_global_")
 
 
@@ -125,7 +137,10 @@ def read(config: DictConfig) -> Config:
 
 
 def unresolved(error: OmegaConfBaseException) -> str:
-    """Say in one line which key has a value that is missing, of another type, or not to be resolved."""
+    """Say in one line which key has no usable value.
+
+    It is missing, of another type, or cannot be resolved.
+    """
     first = (error.msg or str(error)).splitlines()[0]
     reason = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", first).strip('"')
     key = f"{error.full_key}: " if error.full_key and error.full_key not in reason else ""
@@ -137,7 +152,10 @@ def unresolved(error: OmegaConfBaseException) -> str:
 
 
 def _floats(value: Any) -> Any:
-    """Make floats of the integers in a list of numbers, like betas=[0,0.999]: torch takes no integers there."""
+    """Make floats of the integers in a list of numbers.
+
+    An example is betas=[0,0.999]: torch takes no integers there.
+    """
     if not isinstance(value, list) or not all(type(entry) in (int, float) for entry in value):
         return value
     # One that no float equals is meant as an integer.
@@ -145,7 +163,10 @@ def _floats(value: Any) -> Any:
 
 
 def no_such_key(key: str, hint: str = "") -> str:
-    """Say what to do about an unknown key; groups that hold another's arguments take further ones."""
+    """Say what to do about an unknown key.
+
+    Groups that hold another's arguments take further ones.
+    """
     group, _, argument = key.partition(".")
     if group == "trainer" and argument and argument not in TRAINER:
         return f"{key}: {unsupported(argument)}"
@@ -189,7 +210,10 @@ def _ranges(settings: Config) -> Iterator[Check]:
 
 
 def active_terms(terms: Mapping[str, Any]) -> dict[str, Any]:
-    """List by tag the terms that are switched on; null switches one, or a whole group, off."""
+    """List by tag the terms that are switched on.
+
+    null switches one, or a whole group, off.
+    """
     groups = {group: entries for group, entries in terms.items() if isinstance(entries, dict)}
     return {
         f"{group}/{name}": function
@@ -252,7 +276,10 @@ def _data_ranges(data: Data) -> Iterator[Check]:
 
 
 def _all_finite(value: Any, above: float = -math.inf) -> bool:
-    """Whether a number, or every one of a list, is finite and above a bound."""
+    """Say whether a number is finite and above a bound.
+
+    Of a list, every number must be.
+    """
     numbers = value if isinstance(value, list) and value else [value]
     return all(type(number) in (int, float) and above < number < math.inf for number in numbers)
 

@@ -2,7 +2,10 @@
 
 
 class UserError(ValueError):
-    """A user's error: one line with the value, what is allowed, what to do."""
+    """A user's error, in one line.
+
+    The line has the value, what is allowed, and what to do.
+    """
 
 
 def in_one_line(error: UserError | OSError) -> str:

@@ -1,4 +1,7 @@
-"""Files that are whole or absent: written under a temporary name, then renamed."""
+"""Files that are whole or absent.
+
+They are written under a temporary name, then renamed.
+"""
 
 import os
 import re
@@ -15,7 +18,9 @@ _MARK = ".tmp-"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends without an error.
+    """Yield a temporary path beside `path`.
+
+    It takes the place of `path` when the block ends without an error.
 
     The temporary name keeps the suffix (writers choose a format by it) and lies in the same folder (a rename
     is atomic only within one file system). Missing folders are made. After an error `path` is as it was and
@@ -43,7 +48,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def making(folder: Path) -> Iterator[None]:
-    """Make a folder and its parents; after an error in the block, remove those that were made and are empty."""
+    """Make a folder and its parents for the block.
+
+    After an error in the block, those that were made and are empty are removed.
+    """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,13 +76,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def is_writable(folder: Path) -> bool:
-    """Say whether files can be made in a folder, which need not exist yet."""
+    """Say whether files can be made in a folder.
+
+    The folder need not exist yet.
+    """
     place = next(place for place in (folder, *folder.parents) if os.path.exists(place))
     return place.is_dir() and os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def require_own(folder: Path, table: str, header: str, names: Iterable[str]) -> None:
-    """Refuse a folder that holds files of these names, unless its table has a header of ours.
+    """Refuse a folder that holds files of these names.
+
+    A folder whose table has a header of ours is accepted.
 
     Args:
         folder: where the files are to be written, the table first.
@@ -97,7 +110,10 @@ def require_own(folder: Path, table: str, header: str, names: Iterable[str]) -> 
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove what killed processes left of writing these files; nobody may be writing there meanwhile."""
+    """Remove what killed processes left of writing these files.
+
+    Nobody may be writing there meanwhile.
+    """
     for name in map(Path, names):
         ours = re.compile(rf"\.{re.escape(name.stem + _MARK)}[a-z0-9_]{{8}}{re.escape(name.suffix)}")  # as mkstemp's
         for path in folder.glob(f".*{_MARK}*"):

@@ -1,4 +1,7 @@
-"""Locks on files, of which the system lets go however a process ends."""
+"""Locks on files.
+
+The system releases them however a process ends.
+"""
 
 import fcntl
 import math
@@ -17,7 +20,7 @@ class HeldError(Exception):
 
 
 class NoLocksError(Exception):
-    """The file system has no locks; the text says so, with the system's reason."""
+    """Error of a file system without locks, with the system's reason."""
 
 
 @contextmanager
@@ -47,7 +50,9 @@ def held(path: Path, *, seconds: float = math.inf) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Say whether a process holds the lock of a file; nothing is written.
+    """Say whether a process holds the lock of a file.
+
+    Nothing is written.
 
     Raises:
         NoLocksError: the file system has none.
@@ -69,7 +74,7 @@ def _wait(file: int, seconds: float) -> None:
 
 
 def _try(file: int, kind: int) -> bool:
-    """Take a lock of this kind, and say whether that went well: not where another process holds one."""
+    """Take a lock of this kind; say whether it was free."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # EAGAIN; some file systems say EACCES

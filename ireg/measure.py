@@ -1,4 +1,7 @@
-"""The one measuring path: a module, its minibatches, its loss and its optimizer become one number a term."""
+"""The one measuring path, from a network to one number a term.
+
+It takes a module, its minibatches, its loss and its optimizer.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -87,7 +90,7 @@ def take_snapshot(
     method: str = "auto",
     observer: Observer | None = None,
 ) -> Snapshot:
-    """Look at one moment of training, as far as the terms need it.
+    """Take a snapshot of training, as far as the terms need it.
 
     Args:
         module: whose parameters; in the mode in which it is measured, see `ireg.core.functional.measuring`.
@@ -118,6 +121,9 @@ def take_snapshot(
 
 
 def evaluate(terms: Mapping[str, Term], snapshot: Snapshot) -> dict[str, float]:
-    """Compute the terms at a snapshot, by tag; those that do not exist for the optimizer are left out."""
+    """Compute the terms at a snapshot, by tag.
+
+    Those that do not exist for the optimizer are left out.
+    """
     values = {tag: term(snapshot) for tag, term in terms.items()}
     return {tag: float(value) for tag, value in values.items() if value is not None}

@@ -8,7 +8,9 @@ from torch import nn
 
 
 class MLP(nn.Sequential):
-    """Fully connected network with ReLU between its layers; the output is logits (no softmax).
+    """Fully connected network with ReLU between its layers.
+
+    The output is logits (no softmax).
 
     Softmax belongs to the loss: `cross_entropy` applies it, and applying it here too would do so twice.
 

@@ -33,7 +33,9 @@ class Progress(Protocol):
 
 
 class LinesOfProgress:
-    """Reports on standard error how much is done and how long the rest will take.
+    """Report of progress on standard error.
+
+    It says how much is done and how long the rest will take.
 
     Args:
         epochs: the whole of the work, in epochs of training.
@@ -50,7 +52,10 @@ class LinesOfProgress:
         self.epochs += work
 
     def add(self, work: float) -> None:
-        """Note that so much is done; report the first time, and every few seconds."""
+        """Note that so much is done.
+
+        A report comes the first time, and every few seconds.
+        """
         self.done += work
         now = time.monotonic()
         if work == 0 or (self._last is not None and now - self._last < LINE_SECONDS):
@@ -88,7 +93,9 @@ class Workers(Generic[Subject]):
         self._pool = pool
 
     def map(self, function: Callable[..., Any], tasks: Sequence[Task], *, work: Sequence[float] = ()) -> list[Any]:
-        """Return `function(subject, *task)` of each task, in the order of the tasks; the most work is begun first.
+        """Return `function(subject, *task)` of each task, in the order given.
+
+        The tasks with the most work are begun first.
 
         Args:
             function: of a module, so that other processes find it.
@@ -119,7 +126,9 @@ class Workers(Generic[Subject]):
 
 @contextmanager
 def workers(subject: Subject, processes: int, progress: Progress) -> Iterator[Workers[Subject]]:
-    """Start processes for tasks about a subject, and end them with the block; see `Workers`.
+    """Start processes for tasks about a subject, for the block.
+
+    See `Workers`.
 
     Args:
         subject: what the tasks are about; each process gets it once.
@@ -149,7 +158,10 @@ def workers(subject: Subject, processes: int, progress: Progress) -> Iterator[Wo
 
 
 def _begin(subject: bytes) -> None:
-    """Begin a process: one thread, and Ctrl-C is its parent's, which ends it."""
+    """Begin a process with one thread.
+
+    Ctrl-C is its parent's, which ends it.
+    """
     global _subject
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

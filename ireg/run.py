@@ -1,4 +1,7 @@
-"""One run: from a configuration to a folder with its results. `python -m ireg.run FOLDER` does a folder's run again."""
+"""One run: from a configuration to a folder with its results.
+
+`python -m ireg.run FOLDER` does a folder's run again.
+"""
 
 import argparse
 import logging
@@ -35,7 +38,9 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> float:
-    """Do the run of a composed configuration in Hydra's output folder, see `run_in`.
+    """Do a composed configuration's run in Hydra's output folder.
+
+    See `run_in`.
 
     Raises:
         UserError: as `run_in`, or a value is out of its range.
@@ -44,7 +49,9 @@ def run(config: DictConfig) -> float:
 
 
 def run_in(folder: Path, settings: Config) -> float:
-    """Do a run in a folder, or resume it, unless it is done there.
+    """Do a run in a folder, or resume it.
+
+    A run that is done there is left as it is.
 
     Returns:
         The final value of the settings' objective; infinity for a run that diverged.
@@ -70,7 +77,10 @@ def run_in(folder: Path, settings: Config) -> float:
 
 
 def _train(settings: Config, folder: Path, status: Status) -> str:
-    """Build everything, train from where the run stands, and say how it ended: `done` or `diverged`."""
+    """Build everything, train to the end, and return the final status.
+
+    Training starts from where the run stands. The status is `done` or `diverged`.
+    """
     # Imported here: together they take seconds, which a mistyped command should not.
     import torch
 
@@ -112,7 +122,7 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
 def _fit(
     settings: Config, folder: Path, status: Status, start: "Resumption", data: "NoisyImages", classifier: "Classifier"
 ) -> bool:
-    """Train to the end, and say whether the loss ceased to be finite."""
+    """Train to the end; say whether the loss ceased to be finite."""
     trainer = _trainer(settings, folder, status, start)
     status.update(device=str(trainer.strategy.root_device))
     try:
@@ -133,13 +143,19 @@ def _say_that_it_goes_on(status: Status, start: "Resumption") -> None:
 
 
 def _clear(folder: Path, status: Status) -> None:
-    """Remove the rows and events of an unfinished run that cannot be resumed: they come again."""
+    """Remove the rows and events of a run that cannot be resumed.
+
+    They are written again from the start.
+    """
     for path in (folder / METRICS, *event_files(folder, status.fields["starts"])):
         path.unlink(missing_ok=True)
 
 
 def _save_labels(data: "NoisyImages", path: Path) -> None:
-    """What was corrupted, of the training labels and, under names with `test_`, of the test labels."""
+    """Return what was corrupted of the labels.
+
+    Names of test labels begin with `test_`.
+    """
     import numpy as np
 
     from ireg.files import replacing
@@ -152,7 +168,9 @@ def _save_labels(data: "NoisyImages", path: Path) -> None:
 
 
 def rebuild(config: Mapping[str, Any]) -> tuple[Config, "NoisyImages", "Classifier"]:
-    """What a run was made of, made again: its settings, its data, and its network before training.
+    """What a run was made of: settings, data, and the untrained network.
+
+    All of it is made again from the folder.
 
     Args:
         config: the configuration as `status.json` holds it.
@@ -199,7 +217,7 @@ def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption"
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do the run of a folder again from what its `status.json` holds; return the exit code.
+    """Do a folder's run again from its `status.json`; return the exit code.
 
     Raises:
         UserError: the folder holds no run, or as `run_in`.
@@ -235,7 +253,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Messages to a run's log file, and warnings to standard error, as a run under Hydra has them."""
+    """Send messages to the run's log file, and warnings to standard error.
+
+    A run under Hydra has the same.
+    """
     file, terminal = logging.FileHandler(path), logging.StreamHandler()
     terminal.setLevel(logging.WARNING)
     root = logging.getLogger()

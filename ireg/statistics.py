@@ -20,7 +20,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample(Generic[Record]):
-    """What was found from all pairs of orders, and from all but each one in turn."""
+    """A statistic of all samples, and of all but each one."""
 
     whole: Record
     without: Sequence[Record]
@@ -29,7 +29,9 @@ class Sample(Generic[Record]):
 def jackknife(
     function: Callable[[Mapping[Key, Record]], dict[str, float]], samples: Mapping[Key, Sample[Record]]
 ) -> dict[str, Estimate]:
-    """Numbers made of independent samples, with the jackknife's bias correction and standard error.
+    """Numbers made of independent samples, by the jackknife.
+
+    It corrects the bias and gives a standard error.
 
     With θ of all and θ_(i) without the i-th of n pairs of a sample, the bias is (n−1)(mean θ_(i) − θ) and the variance
     (n−1)/n Σ (θ_(i) − mean θ_(i))²; both add up over the samples (Efron & Tibshirani 1993, chapters 10 and 11). The
@@ -59,7 +61,9 @@ def jackknife(
 
 
 def limit(values: Mapping[int, float]) -> float:
-    """The value at 1/r = 0 of the straight line in 1/r through the two finest; of one r its value.
+    """Extrapolate to 1/r = 0 by a straight line.
+
+    The line is in 1/r and goes through the two finest; with one r it is its value.
 
     With an error like a/r + b/r² the line of r₁ and r₂ is off by b/(r₁r₂), which coarser ones worsen.
 

@@ -1,4 +1,4 @@
-"""What a command is started from: its standard output and error, and the settings of libraries in its environment."""
+"""What a command is started from: standard streams and environment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ENVIRONMENT = {
 
 @contextmanager
 def as_command(*, exit_code: int = 1) -> Iterator[None]:
-    """Run the block as a command that does not depend on its surroundings.
+    """Run the block as a command, independent of its surroundings.
 
     Characters that an output cannot show are spelled, as ± by +-. An output that fails does not stop the work: what
     follows is discarded. A command that has nothing else to report then ends with one line and `exit_code`, or
@@ -56,11 +56,17 @@ def as_command(*, exit_code: int = 1) -> Iterator[None]:
 
 
 class _Output(io.TextIOWrapper):
-    """A standard stream that writes every character, and notes an error of the file below."""
+    """A standard stream that writes every character.
+
+    It notes an error of the file below.
+    """
 
     @classmethod
     def over(cls, stream: TextIO | None) -> TextIO | None:
-        """Return a stream that writes to the same file; what is no file, or no stream at all, as it is."""
+        """Return a stream that writes to the same file.
+
+        What is no file, or no stream at all, is returned as it is.
+        """
         if not isinstance(stream, io.TextIOWrapper):
             return stream
         stream.flush()
@@ -80,7 +86,10 @@ class _Output(io.TextIOWrapper):
 
 
 class _Discarding(io.RawIOBase):
-    """Writes to a file until that fails; the first error is noted, and what follows is discarded."""
+    """A file that is written to until that fails.
+
+    The first error is noted; what follows is discarded.
+    """
 
     def __init__(self, file: io.RawIOBase) -> None:
         self._file = file
@@ -105,7 +114,10 @@ class _Discarding(io.RawIOBase):
 
 
 def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Replace what an encoding lacks: signs by ASCII, a name's bytes as they are, other characters by escapes."""
+    """Replace the characters that an encoding lacks.
+
+    Signs become ASCII, a name's bytes stay as they are, other characters become escapes.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character = error.object[error.start]
@@ -126,13 +138,19 @@ codecs.register_error(_SPELLED, _spell)
 
 
 def as_shown(text: str) -> str:
-    """Return a text as standard output shows it, so that its length is right for a table."""
+    """Return a text as standard output shows it.
+
+    Its length is then right for a table.
+    """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, _SPELLED).decode(encoding, "surrogateescape")
 
 
 def make_console(**options: Any) -> Console:
-    """Return a console that prints text as it is: rich's markup and emoji codes occur in names of folders, too."""
+    """Return a console that prints text as it is.
+
+    Names of folders may hold what rich reads as markup or emoji codes.
+    """
     from rich.console import Console
 
     return Console(markup=False, emoji=False, highlight=False, **options)

@@ -1,4 +1,7 @@
-"""SIGTERM becomes an exception, and a process whose parent is gone ends, too."""
+"""SIGTERM as an exception.
+
+A process whose parent is gone ends, too.
+"""
 
 import multiprocessing
 import os
@@ -20,7 +23,10 @@ GRACE_SECONDS = 20.0
 
 
 class Terminated(BaseException):
-    """SIGTERM was received; like KeyboardInterrupt no `Exception`, so that nothing takes it for a failure."""
+    """SIGTERM was received.
+
+    Like KeyboardInterrupt it is no `Exception`: nothing takes it for a failure.
+    """
 
 
 @contextmanager
@@ -47,7 +53,9 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def ends_with_its_parent() -> Iterator[None]:
-    """Send SIGTERM to this process if it is a worker whose parent ends while the block runs; end it after the block.
+    """Send SIGTERM to this worker if its parent ends during the block.
+
+    The process of a parent that ended is left with the block, too.
 
     A worker is a process that Python's multiprocessing made, as joblib's are: nobody waits any more for what one gives
     back when the process that started it was killed. Any other process may outlive its parent, as under nohup.

@@ -1,4 +1,4 @@
-"""Which arguments of Lightning's Trainer a run takes, and which values of them."""
+"""The arguments of Lightning's Trainer that a run takes, with values."""
 
 import json
 import math
@@ -57,17 +57,23 @@ FUSED = ("Adagrad", "Adam", "AdamW", "SGD")
 
 
 def instead(argument: str) -> str | None:
-    """Say what to write instead of an argument of Lightning's; None for another word."""
+    """Say what to write instead of a Trainer's argument.
+
+    None for another word.
+    """
     return _INSTEAD.get(argument)
 
 
 def unsupported(argument: str) -> str:
-    """Say what to do about an argument of the trainer that a run does not take."""
+    """Say what to do about an argument that a run refuses."""
     return f"not supported; {_INSTEAD.get(argument) or 'supported are ' + ', '.join(TRAINER)}"
 
 
 def trainer_ranges(trainer: Mapping[str, Any], optimizer: Mapping[str, Any]) -> Iterator[Check]:
-    """Check each argument of the trainer, then what Lightning refuses of several together."""
+    """Check each argument of the trainer, then all together.
+
+    Lightning itself refuses some combinations.
+    """
     for key, value in trainer.items():
         yield f"trainer.{key}", value, key in TRAINER, unsupported(key)
     for key, allowed in _CHOICES.items():
@@ -103,6 +109,9 @@ def _combinations(groups: Mapping[str, Mapping[str, Any]], *, clips: bool) -> It
 
 
 def _has_fused_kernel(optimizer: Mapping[str, Any]) -> bool:
-    """Whether the class may have one: of torch's it is known, of others it is not."""
+    """Say whether the class may have a fused kernel.
+
+    Of torch's classes it is known, of others it is not.
+    """
     module, _, name = str(optimizer.get("_target_")).rpartition(".")
     return name in FUSED or not module.startswith("torch.optim")

@@ -11,7 +11,9 @@ from ireg.core.types import Batch
 
 
 class IndexedBatches(Sequence[Batch]):
-    """The minibatches `(inputs[i], targets[i])` for each index tensor `i`, gathered when asked for.
+    """Minibatches by index tensors, gathered when asked for.
+
+    For each index tensor `i` the minibatch is `(inputs[i], targets[i])`.
 
     Memory is that of the indices and of one minibatch, however many minibatches there are.
 
@@ -41,7 +43,9 @@ class IndexedBatches(Sequence[Batch]):
 
 
 def stacks(batches: Sequence[Batch], size: int) -> Iterator[Batch]:
-    """Up to `size` neighbouring minibatches of equal shape at a time: inputs (c, examples, …), targets (c, examples).
+    """Stack up to `size` neighbouring minibatches of equal shape.
+
+    Yields inputs (c, examples, …) and targets (c, examples).
 
     All minibatches come once, in their order; a smaller one among them ends a stack. The next stack may overwrite the
     inputs of this one.

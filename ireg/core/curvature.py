@@ -1,4 +1,4 @@
-"""Curvature of a loss over minibatches: products with its Hessian by double backward, and Lanczos' method."""
+"""Curvature of a loss: Hessian products by double backward, and Lanczos' method."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,7 +9,7 @@ from ireg.core.types import Batch, LossFn, Params
 
 
 def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float, Batch]], direction: Params) -> Params:
-    """Compute Σ_k w_k ∇²Ĉ_k v at `params`, a weighted sum of products of Hessians with a vector.
+    """Compute a weighted sum of Hessian products, Σ_k w_k ∇²Ĉ_k v.
 
     A parameter that the loss does not use, or that enters linearly, has products 0.
 
@@ -46,7 +46,9 @@ def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float,
 
 
 def largest_eigenvalue(product: Callable[[Tensor], Tensor], start: Tensor, *, products: int) -> float:
-    """Estimate the largest eigenvalue of a symmetric matrix from below, by Lanczos' method.
+    """Estimate the largest eigenvalue of a symmetric matrix from below.
+
+    The method is Lanczos'.
 
     Every new vector is made orthogonal to all before, twice: once leaves rounding errors that grow.
 

@@ -12,7 +12,9 @@ from ireg.core.types import Batch, LossFn, Params
 
 
 class ModuleLoss:
-    """The mean loss of a minibatch as a function `(params, (inputs, targets)) -> 0-d tensor`.
+    """The mean loss of a minibatch as a function of the parameters.
+
+    It is called as `loss(params, (inputs, targets))` and returns a 0-d tensor.
 
     A parameter that `params` lacks has the module's own value, and no gradient.
 
@@ -46,7 +48,10 @@ def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Ten
 
 
 def loss_and_outputs(loss: LossFn, params: Params, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Compute the loss of a minibatch, and the outputs it is of where the loss has them."""
+    """Compute the loss of a minibatch, and its outputs.
+
+    The outputs are None where the loss has none.
+    """
     return loss.with_outputs(params, batch) if isinstance(loss, ModuleLoss) else (loss(params, batch), None)
 
 
@@ -66,12 +71,17 @@ def _places(module: nn.Module) -> dict[str, str]:
 
 
 def detached_parameters(module: nn.Module) -> Params:
-    """The module's parameters by name, detached: they share memory with the module, shared weights come once."""
+    """Return the module's parameters by name, detached.
+
+    They share memory with the module; shared weights come once.
+    """
     return {name: parameter.detach() for name, parameter in module.named_parameters()}
 
 
 def batch_statistics(module: nn.Module) -> list[nn.Module]:
-    """List the normalization layers that take the statistics of the minibatch, in the module's present mode.
+    """List the layers that normalize by the minibatch's statistics.
+
+    The module's present mode decides.
 
     With them, outputs are other than in eval mode. Those of BatchNorm make each output a function of all examples.
     """
@@ -83,13 +93,16 @@ def batch_statistics(module: nn.Module) -> list[nn.Module]:
 
 
 def couples_examples(module: nn.Module) -> bool:
-    """Say whether outputs of one example depend on the others of its minibatch, in the module's present mode."""
+    """Say whether an example's outputs depend on others of its minibatch.
+
+    The module's present mode decides.
+    """
     return any(isinstance(layer, _BatchNorm) for layer in batch_statistics(module))
 
 
 @contextmanager
 def measuring(module: nn.Module) -> Iterator[None]:
-    """Let `module` compute the loss that training descends, without changing anything of it.
+    """Let `module` compute the loss that training descends, and change nothing.
 
     Layers that normalize by the minibatch's statistics in the present mode still do, and their running statistics stay
     as they are. Everything else is in eval mode, so that dropout is off. At the end all is as before.
@@ -113,7 +126,10 @@ def measuring(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put `module` and its submodules into eval mode, and every one of them back into its own mode at the end."""
+    """Put `module` into eval mode for the block.
+
+    Every submodule has its own mode again at the end.
+    """
     modes = {submodule: submodule.training for submodule in module.modules()}
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""What the mean flow needs of every minibatch's gradient and Hessian, in one pass with double backward."""
+"""Sums over minibatches that the mean flow needs, by double backward."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,9 @@ from ireg.core.types import Batch, LossFn, Params
 
 
 class Point:
-    """What is known at ω before the pass: mean gradient, P, u, and the root of s̄.
+    """What is known at ω before the pass.
+
+    Mean gradient, P, u, and the root of s̄.
 
     Args:
         params: ω.
@@ -50,17 +52,22 @@ class Point:
         return value if self.scale is None else self.scale[name] * value
 
     def relative(self, name: str, value: Tensor) -> Tensor:
-        """The value over √s̄, 0 where that is 0: numbers of scale 1, whose powers neither vanish nor overflow."""
+        """Divide the value by √s̄; 0 where that is 0.
+
+        These numbers have scale 1, so that their powers neither vanish nor overflow.
+        """
         assert self.inverse_root is not None
         return self.inverse_root[name] * value
 
     def decayed(self, gradient: Params) -> Params:
-        """The gradient with weight decay, where the optimizer adds that to the gradient."""
+        """Add weight decay to the gradient, where the optimizer does so."""
         return add_scaled(gradient, self.params, self.decay)
 
 
 class Sums:
-    """Sums over the minibatches, and in the end means, by name; z_k = g_k/√s̄.
+    """Sums over the minibatches, and in the end means, by name.
+
+    z_k = g_k/√s̄.
 
     Attributes:
         along_velocity: (1/m) Σ H_k u.
@@ -117,7 +124,10 @@ def hessian_sums(loss: LossFn, params: Params, batches: Sequence[Batch], point: 
 
 
 class HessianProduct:
-    """Products of one minibatch's Hessian, weight decay included, with vectors, by double backward."""
+    """Products of one minibatch's Hessian with vectors, weight decay included.
+
+    They are computed by double backward.
+    """
 
     def __init__(self, weights: Params, slopes: Sequence[Tensor], decay: float) -> None:
         self.weights = weights

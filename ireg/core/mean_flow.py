@@ -1,4 +1,6 @@
-"""The mean flow of an optimizer to first order: where its mean over the orders of the minibatches goes.
+"""The mean flow of an optimizer, to first order.
+
+It says where the mean over the orders of the minibatches moves.
 
 With g_k, H_k gradient and Hessian of minibatch k of m, ḡ and H their means, s̄ = (1/m) Σ g_k⊙g_k, P = φ(s̄) with
 φ(v) = 1/(√v + ε) as torch has it (P = 1 for SGD), u = Pḡ, the mean over orders follows in time n η_e, past the
@@ -70,7 +72,9 @@ def moments_needed(optimizer: OptimizerView) -> Need:
 def mean_flow(
     loss: LossFn, params: Params, batches: Sequence[Batch], optimizer: OptimizerView, moments: GradientMoments
 ) -> MeanFlow:
-    """The mean flow at `params`: a pass over the minibatches, with double backward, on top of that of `moments`.
+    """Compute the mean flow at `params`.
+
+    This is one pass over the minibatches with double backward, on top of that of `moments`.
 
     Coordinates whose gradient is zero in every minibatch contribute 0 to V and F. Memory does not grow with the number
     of minibatches.
@@ -119,7 +123,10 @@ def _memory(point: Point, sums: Sums, remembered: Memory, num_batches: int) -> P
 
 
 def _lag(point: Point, sums: Sums, dividing: SecondMoment, remembered: Memory) -> Params:
-    """V. With x = √s̄/(√s̄ + ε), φ' s̄ = −½ φ x."""
+    """Compute V.
+
+    With x = √s̄/(√s̄ + ε), φ' s̄ = −½ φ x.
+    """
     rate = remembered.effective_rate * (dividing.decay / (1 - dividing.decay) + 0.5 + dividing.lag_after)
     result = {}
     for name, share in _shares(point).items():
@@ -129,7 +136,10 @@ def _lag(point: Point, sums: Sums, dividing: SecondMoment, remembered: Memory) -
 
 
 def _fluctuation(point: Point, sums: Sums, dividing: SecondMoment, num_batches: int) -> Params:
-    """F. With x as in `_lag`, φ'' s̄² = φ (x/4 + x²/2)."""
+    """Compute F.
+
+    With x as in `_lag`, φ'' s̄² = φ (x/4 + x²/2).
+    """
     assert point.root is not None
     rho, bare = dividing.decay, dividing.numerator_bare
     of_covariance = (1 - bare) * _shared(rho, dividing.numerator_decay, num_batches)
@@ -146,7 +156,9 @@ def _fluctuation(point: Point, sums: Sums, dividing: SecondMoment, num_batches: 
 
 
 def _shared(rho: float, beta: float, num_batches: int) -> float:
-    """How far what is divided and v hold the same minibatches: their covariance in units of Cov.
+    """Return the covariance of numerator and v, in units of Cov.
+
+    It says how far the two hold the same minibatches.
 
     Of a mean with decay β above one with decay ρ, Σ_n (1−β)βⁿ (1−ρ)ρⁿ, less what two different minibatches of an epoch
     make of each other's gradients.

@@ -1,4 +1,4 @@
-"""What an optimizer moves: the one place that says which parameters the terms are about."""
+"""Which parameters an optimizer moves: those that the terms are about."""
 
 from collections.abc import Iterable, Mapping
 
@@ -74,7 +74,7 @@ def _used(loss: LossFn, candidates: Mapping[str, Tensor], batches: Iterable[Batc
 
 
 def _leaves(value: Tensor) -> set[int]:
-    """The identities of the leaves of a value's graph: a forward pass is enough to see them."""
+    """Return the identities of the leaves of a value's graph."""
     leaves, seen, waiting = set(), set(), [value.grad_fn]
     while waiting:
         node = waiting.pop()

@@ -19,7 +19,9 @@ def squared_norm(params: Params) -> Tensor:
 
 
 def wide_squared_norm(params: Params) -> Tensor:
-    """‖v‖² where squares of entries may leave the range of their type: c² Σ (v_i/c)² with c = max |v_i|, 0-d float64.
+    """Compute ‖v‖² where squares may leave the range of their type.
+
+    c² Σ (v_i/c)² with c = max |v_i|, 0-d float64.
 
     Example:
         >>> wide_squared_norm({"a": torch.tensor([3e-30]), "b": torch.tensor([[0.0, 4e-30]])})
@@ -33,14 +35,17 @@ def wide_squared_norm(params: Params) -> Tensor:
 
 
 def add_scaled(params: Params, other: Params, factor: float) -> Params:
-    """The sum v + c w by name; v itself where c is 0, as a weight decay mostly is."""
+    """Compute v + c w by name.
+
+    It is v itself where c is 0.
+    """
     if factor == 0.0:
         return params
     return {name: torch.add(value, other[name], alpha=factor) for name, value in params.items()}
 
 
 def inner_product(left: Params, right: Params) -> Tensor:
-    """⟨v, w⟩ = Σ v_i w_i over all entries of all tensors, 0-d.
+    """Compute ⟨v, w⟩ over all entries of all tensors, 0-d.
 
     Raises:
         KeyError: `right` lacks a name of `left`.

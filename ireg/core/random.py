@@ -6,7 +6,7 @@ import torch
 
 
 def named_seed(purpose: str, *numbers: int) -> int:
-    """A 63-bit seed that is a fixed function of `purpose` and `numbers` alone.
+    """Return a 63-bit seed made of `purpose` and `numbers` alone.
 
     Hashing keeps the streams apart: neighbouring seeds or epochs share nothing, and the same seed serves the order
     of batches and the label noise without coupling them.
@@ -16,5 +16,8 @@ def named_seed(purpose: str, *numbers: int) -> int:
 
 
 def named_generator(purpose: str, *numbers: int) -> torch.Generator:
-    """A CPU generator seeded by `named_seed`; the global random stream is neither read nor moved."""
+    """Return a CPU generator seeded by `named_seed`.
+
+    The global random stream is neither read nor moved.
+    """
     return torch.Generator().manual_seed(named_seed(purpose, *numbers))

@@ -16,7 +16,9 @@ from ireg.core.types import Batch, LossFn, Params
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The state of training at one moment, and what is derived from it, computed once for all terms.
+    """The state of training at one moment, for all terms.
+
+    What is derived from it is computed once.
 
     `ireg.measure.take_snapshot` makes one of a module and its optimizer.
 
@@ -60,7 +62,10 @@ class Snapshot:
 
     @cached_property
     def moments(self) -> GradientMoments:
-        """Moments of the minibatch gradients by what moves: one pass over the data for all terms."""
+        """Moments of the minibatch gradients by what moves.
+
+        They take one pass over the data for all terms.
+        """
         return gradient_moments(
             self.loss, self.moving, self.batches, needs=self.needs, method=self.method, observer=self.observer
         )
@@ -72,12 +77,18 @@ class Snapshot:
 
     @cached_property
     def preconditioner(self) -> Params | None:
-        """P of the optimizer's last step; None for the identity, and before the first step."""
+        """P of the optimizer's last step.
+
+        None for the identity, and before the first step.
+        """
         return self.optimizer.preconditioner
 
     @cached_property
     def mean_flow(self) -> MeanFlow:
-        """The optimizer's mean flow in what moves: a second pass over the data, with double backward."""
+        """The optimizer's mean flow in what moves.
+
+        It takes a second pass over the data, with double backward.
+        """
         return mean_flow(self.loss, self.moving, self.batches, self.optimizer, self.moments)
 
 

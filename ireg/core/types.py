@@ -1,4 +1,4 @@
-"""The numerics' vocabulary: parameters by name, batches, and losses as functions of both."""
+"""The numerics' types: parameters by name, batches, losses as functions."""
 
 from collections.abc import Callable
 

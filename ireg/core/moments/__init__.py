@@ -1,4 +1,4 @@
-"""Moments of the minibatch gradients: what a term needs, the sums, and the methods that compute them."""
+"""Moments of the minibatch gradients, and the methods that compute them."""
 
 from ireg.core.moments.compute import choose_method, gradient_moments
 from ireg.core.moments.methods import METHODS

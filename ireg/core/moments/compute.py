@@ -1,4 +1,4 @@
-"""Moments of the minibatch gradients at fixed parameters: one pass over the minibatches for whatever is needed."""
+"""Moments of the minibatch gradients at fixed parameters, in one pass."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def gradient_moments(
     chunk_size: int | None = None,
     observer: Observer | None = None,
 ) -> GradientMoments:
-    """Moments of the gradients of `loss` at `params` over `batches`, of those only that are needed.
+    """Compute the needed moments of the minibatch gradients at `params`.
 
     With g_k the gradient of the mean loss of minibatch k: the m values ‖g_k‖², (1/m) Σ g_k and (1/m) Σ g_k ⊙ g_k, each
     minibatch with the same weight 1/m whatever its size, so that ḡ is the gradient of C = (1/m) Σ Ĉ_k (Smith et al.

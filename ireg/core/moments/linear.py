@@ -1,4 +1,6 @@
-"""Gradient moments of stacks of Linear layers, layer by layer, without a backward pass for each minibatch.
+"""Gradient moments of stacks of Linear layers, layer by layer.
+
+No minibatch needs a backward pass of its own.
 
 With a_i the input and δ_i = ∂(Σ_k Ĉ_k)/∂z_i the sensitivity of a Linear layer z = W a + b at example i, the gradient
 of minibatch k with respect to W is g_k = Σ_{i∈k} δ_i a_iᵀ and to b Σ_{i∈k} δ_i. One forward and one backward pass
@@ -50,7 +52,7 @@ OPERATIONS_PER_PASS = 16
 
 
 def serves(module: nn.Module, input_dimensions: int) -> bool:
-    """Say whether `ghost` and `layers` can compute the moments of a module's gradients.
+    """Say whether `ghost` and `layers` serve a module.
 
     It must be a Sequential (of Sequentials) of Linear layers and of functions from a list. Each Linear layer is used
     once, shares no parameter, and gets inputs of shape (examples, features). The functions treat every example
@@ -64,7 +66,10 @@ def serves(module: nn.Module, input_dimensions: int) -> bool:
 
 
 def _served(module: nn.Module, input_dimensions: int) -> list[tuple[str, nn.Module]] | None:
-    """Linear layers and functions in the order of their use, with their names; None if the module is not served."""
+    """List layers and functions by name in the order of use.
+
+    None if the module is not served.
+    """
     leaves = _leaves(module)
     if leaves is None or len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False))):
         return None
@@ -77,7 +82,10 @@ def _served(module: nn.Module, input_dimensions: int) -> list[tuple[str, nn.Modu
 
 
 def _leaves(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]] | None:
-    """Linear layers and functions in the order of their use, with their names; None if there is anything else."""
+    """List layers and functions by name in the order of use.
+
+    None if there is anything else.
+    """
     if module._forward_hooks or module._forward_pre_hooks:
         return None
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
@@ -91,7 +99,7 @@ def _leaves(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]] 
 
 
 def products_pay(module: nn.Module, examples: int, needs: Need) -> bool:
-    """Whether ghost norms are less work than forming the gradients of minibatches of so many examples.
+    """Say whether ghost norms are less work than forming the gradients.
 
     For B examples, and summed over layers: the products take B² (in + out) multiplications, forming g_k takes
     B · in · out. But the mean takes as many, unless g_k has been formed; then forming costs only some passes over
@@ -105,13 +113,16 @@ def products_pay(module: nn.Module, examples: int, needs: Need) -> bool:
 
 @method("ghost")
 def add_by_ghost_norms(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums) -> None:
-    """Add the moments of all minibatches to `sums`, without forming any g_k unless Σ g_k ⊙ g_k is needed."""
+    """Add the moments of all minibatches to `sums` by ghost norms.
+
+    No g_k is formed unless Σ g_k ⊙ g_k is needed.
+    """
     _add(loss, batches, chunk_size, sums, form=Need.SQUARE in sums.needs)
 
 
 @method("layers")
 def add_by_layers(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums) -> None:
-    """Add the moments of all minibatches to `sums`, forming the gradients layer by layer."""
+    """Add the moments of all minibatches to `sums`, layer by layer."""
     _add(loss, batches, chunk_size, sums, form=True)
 
 
@@ -136,7 +147,9 @@ def _add(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: M
 
 
 def _add_layer(layer: Layer, sums: MomentSums, memory: int | None) -> list[Tensor | None]:
-    """Add one layer's gradients of c minibatches; the parts of ‖g_k‖², (c,), of its weight and its bias.
+    """Add one layer's gradients of c minibatches; return their parts of ‖g_k‖².
+
+    Each part, of its weight or its bias, is (c,).
 
     Of the two, those that are among the parameters of `sums`: others are frozen.
     """
@@ -150,7 +163,9 @@ def _add_layer(layer: Layer, sums: MomentSums, memory: int | None) -> list[Tenso
 
 
 def _add_weight(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, memory: int | None) -> Tensor | None:
-    """Add a weight's gradients of c minibatches; their part of ‖g_k‖², (c,), where needed.
+    """Add a weight's gradients of c minibatches; return their part of ‖g_k‖².
+
+    It is (c,), and None where it is not needed.
 
     Up to `memory` bytes of gradients are formed at once, but at least one minibatch's; none with `memory=None`.
     """
@@ -168,7 +183,10 @@ def _add_weight(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, mem
 
 
 def _form(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, at_once: int) -> Tensor | None:
-    """Form and add a weight's gradients, `at_once` minibatches at a time; their ‖g_k‖², (c,), where needed."""
+    """Form and add a weight's gradients; return their ‖g_k‖², (c,), where needed.
+
+    `at_once` minibatches are formed at a time.
+    """
     found: list[Tensor | None]
     if at_once > 1:
         pairs = zip(slopes.split(at_once), inputs.split(at_once), strict=True)

@@ -1,4 +1,7 @@
-"""Gradient moments by one backward pass a minibatch: serves everything, the reference of the other methods."""
+"""Gradient moments by one backward pass for each minibatch.
+
+It serves every loss, and is the reference of the other methods.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a term asks of the moments; a term's module imports this, not what computes them."""
+"""What a term asks of the moments: all that its module imports."""
 
 from collections.abc import Callable, Iterable
 from enum import Flag, auto
@@ -9,7 +9,7 @@ from ireg.core.optimizers import OptimizerView
 
 
 class Need(Flag):
-    """What can be asked of a pass; each costs something, so ask for what is used."""
+    """What can be asked of a pass; each costs time."""
 
     SQ_NORMS = auto()
     """‖g_k‖² of each minibatch."""
@@ -26,7 +26,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def needs(need: Need | Callable[[OptimizerView], Need]) -> Callable[[Function], Function]:
-    """Decorator of a term: say what it uses of the moments, so that no pass computes less or more.
+    """Mark a term with what it uses of the moments.
+
+    No pass then computes less or more.
 
     Args:
         need: what the term uses, or a function that says so for an optimizer and raises a `ValueError` for one that
@@ -41,7 +43,9 @@ def needs(need: Need | Callable[[OptimizerView], Need]) -> Callable[[Function], 
 
 
 def union_of_needs(functions: Iterable[Callable[..., Any]], view: OptimizerView) -> Need:
-    """What functions marked by `needs`, or `functools.partial` of such, use together; unmarked ones use nothing.
+    """Return what functions use of the moments together.
+
+    They are marked by `needs`, or are a `functools.partial` of such; unmarked ones use nothing.
 
     Raises:
         ValueError: a function is not made for this optimizer.

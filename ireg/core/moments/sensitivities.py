@@ -1,4 +1,7 @@
-"""One pass forward and backward through a stack of Linear layers: what each layer gets, and how the losses feel it."""
+"""Inputs and sensitivities of every Linear layer of a stack.
+
+They come from one pass through the stack.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +17,10 @@ Pullback = Callable[[Tensor], Tensor]
 
 
 class Layer(NamedTuple):
-    """One Linear layer: its name with a dot, inputs (c, examples, in) and sensitivities (c, examples, out)."""
+    """One Linear layer: name, inputs and sensitivities.
+
+    The name ends with a dot. Inputs are (c, examples, in), sensitivities (c, examples, out).
+    """
 
     prefix: str
     inputs: Tensor
@@ -22,13 +28,19 @@ class Layer(NamedTuple):
 
 
 class Buffers:
-    """Matrices that each pass overwrites, by name: a CPU pays for the first touch of fresh memory."""
+    """Matrices by name that each pass overwrites.
+
+    A CPU pays for the first touch of fresh memory.
+    """
 
     def __init__(self) -> None:
         self._matrices: dict[str, Tensor] = {}
 
     def get(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
-        """The matrix (rows, columns) of a name, of another tensor's type and on its device."""
+        """Return the matrix (rows, columns) of a name.
+
+        It has another tensor's type and device.
+        """
         matrix = self._matrices.get(name)
         if matrix is None or len(matrix) < rows:
             matrix = self._matrices[name] = like.new_empty(rows, columns)
@@ -44,7 +56,9 @@ def sensitivities(
     targets: Tensor,
     buffers: Buffers,
 ) -> tuple[Tensor, Tensor, list[Layer]]:
-    """Losses (c,) and outputs (c, examples, …) of c minibatches, and what each Linear layer gets and is worth.
+    """Compute losses, outputs, and every Linear layer of c minibatches.
+
+    Losses are (c,), outputs (c, examples, …).
 
     With z_i the output of a Linear layer for example i, its sensitivity is ∂(Σ_k Ĉ_k)/∂z_i, Ĉ_k the loss of minibatch
     k. Leaf by leaf, in `buffers`, where autograd would take fresh memory for each product; it is left the functions
@@ -98,7 +112,10 @@ def _linear(prefix: str, params: Params, inputs: Tensor, buffers: Buffers) -> tu
 
 
 def _relu(inputs: Tensor, out: Tensor | None) -> tuple[Tensor, Pullback]:
-    """As `_function`, without memory for the outputs and the sensitivities: a twentieth of a pass."""
+    """Do what `_function` does, without fresh memory.
+
+    That memory would take a twentieth of a pass.
+    """
     outputs = torch.clamp_min(inputs, 0, out=out)
     backward = torch.ops.aten.threshold_backward.grad_input  # that of torch's own relu
     return outputs, lambda slopes: backward(slopes, outputs, 0, grad_input=slopes)
@@ -112,7 +129,10 @@ def _function(function: nn.Module, inputs: Tensor) -> tuple[Tensor, Pullback]:
 
 
 def _criterion(loss: ModuleLoss, values: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses (c,), outputs (c, examples, …), and the sensitivities to these (c · examples, …)."""
+    """Compute losses, outputs, and the sensitivities to the outputs.
+
+    Losses are (c,), outputs (c, examples, …), sensitivities (c · examples, …).
+    """
     outputs = values.clone().requires_grad_()  # a tensor of its own: an observer may keep it
     with torch.enable_grad():
         losses = torch.stack([loss.criterion(*batch) for batch in zip(outputs, targets, strict=True)])

@@ -16,7 +16,9 @@ Observer = Callable[[int, Tensor], None]
 
 @dataclass(frozen=True, kw_only=True)
 class GradientMoments:
-    """Moments of the m minibatch gradients g_k = ∇Ĉ_k(ω); what was not asked for raises a `ValueError`.
+    """Moments of the m minibatch gradients g_k = ∇Ĉ_k(ω).
+
+    What was not asked for raises a `ValueError`.
 
     Attributes:
         needs: what was computed.
@@ -68,7 +70,10 @@ def _computed(value: Value | None, need: Need) -> Value:
 
 @dataclass(kw_only=True)
 class MomentSums:
-    """Running sums over the minibatches, of what is needed only; the ways to compute gradients add to them."""
+    """Running sums over the minibatches, of what is needed only.
+
+    The methods that compute gradients add to them.
+    """
 
     params: Params
     needs: Need
@@ -84,7 +89,10 @@ class MomentSums:
         self.square = _zeros(self.params) if Need.SQUARE in self.needs else {}
 
     def add_minibatches(self, losses: Tensor, outputs: Tensor | None, sq_norms: Tensor | None) -> None:
-        """Add c minibatches: losses (c,), outputs (c, examples, …), ‖g_k‖² (c,) where needed."""
+        """Add the losses, outputs and ‖g_k‖² of c minibatches.
+
+        Losses are (c,), outputs (c, examples, …), ‖g_k‖² (c,) where needed.
+        """
         if self.observer is not None:
             if outputs is None:
                 raise ValueError("the loss gives no outputs to observe: make it with functional_loss")
@@ -95,7 +103,7 @@ class MomentSums:
             self.sq_norms.append(sq_norms)
 
     def add_gradient(self, name: str, gradient: Tensor) -> Tensor | None:
-        """Add one parameter's gradient of one minibatch; its part of ‖g_k‖², 0-d, where needed.
+        """Add one parameter's gradient; return its part of ‖g_k‖², where needed.
 
         The tensor is not kept: it may be a buffer that the next gradient overwrites.
         """
@@ -109,7 +117,10 @@ class MomentSums:
         return torch.dot(flat, flat)
 
     def add_gradients(self, name: str, gradients: Tensor) -> Tensor | None:
-        """Add one parameter's gradients of c minibatches, (c, *shape); their part of ‖g_k‖², (c,), where needed."""
+        """Add one parameter's gradients of c minibatches; return their part of ‖g_k‖².
+
+        Gradients are (c, *shape); the part is (c,), and None where it is not needed.
+        """
         if Need.MEAN in self.needs:
             self.mean[name].add_(gradients.sum(0))
         squares = gradients.square() if self.needs & (Need.SQUARE | Need.SQ_NORMS) else None

@@ -1,4 +1,4 @@
-"""The update rules, one file each: what torch's optimizers hold, remember, divide by, and how their steps are refined.
+"""The update rules of torch's optimizers, one file each.
 
 A further rule is a file here with a class that `view.rule` registers, and an import below.
 """

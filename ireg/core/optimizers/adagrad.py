@@ -1,4 +1,4 @@
-"""Adagrad: it divides by the root of the sum of all squared gradients, which never fades."""
+"""Adagrad: it divides by the root of all squared gradients' sum."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,9 @@ from ireg.core.optimizers.view import Group, OptimizerView, State, rule, slot, s
 @rule("adagrad", Adagrad)
 @dataclass(frozen=True, kw_only=True)
 class AdagradView(OptimizerView):
-    """The rule of `torch.optim.Adagrad`: ω loses ηg/(√Σg² + ε), η falling with `lr_decay`.
+    """The rule of `torch.optim.Adagrad`: ω loses ηg/(√Σg² + ε).
+
+    η falls with `lr_decay`, and the sum never fades.
 
     Example:
         >>> AdagradView(lr=0.1, moving=("weight",), weight_decay=0.0, eps=1e-10).memory.effective_rate
@@ -68,7 +70,10 @@ class AdagradView(OptimizerView):
 
     @classmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-        """Make sum → r times, ε → ε√r, η → η/√r, so that η/(√v + ε) is left as it was, and `lr_decay` → 1/r of it."""
+        """Make the sum r times as large; keep η/(√v + ε).
+
+        ε → ε√r, η → η/√r, and `lr_decay` → 1/r of it.
+        """
         group["lr"] = group["lr"] / refinement**0.5
         group["eps"] = group["eps"] * refinement**0.5
         group["lr_decay"] = group["lr_decay"] / refinement

@@ -42,7 +42,7 @@ class AdamView(OptimizerView):
 
     @classmethod
     def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Read β, ρ, ε, the means of gradients and squares, and what bias correction makes of the latter."""
+        """Read β, ρ, ε, both means, and the corrected second moment."""
         steps = steps_of(state)
         betas = tuple(float(beta) for beta in group["betas"])
         second = slot(state, moving, "exp_avg_sq")
@@ -68,7 +68,10 @@ class AdamView(OptimizerView):
 
     @property
     def buffer(self) -> MomentumBuffer | None:
-        """m, whose mean is divided as a whole; None with β = 0, where it is the gradient."""
+        """m, which is divided as a whole; None for β = 0.
+
+        For β = 0 it is the gradient.
+        """
         beta = self.betas[0]
         if not beta:
             return None
@@ -83,7 +86,9 @@ class AdamView(OptimizerView):
 
     @classmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-        """Make η → η/r, β → β^{1/r}, ρ → ρ^{1/r} and the count r times; the means stay.
+        """Make η → η/r, β → β^{1/r}, ρ → ρ^{1/r}.
+
+        The count becomes r times as large; the means stay.
 
         Bias correction stays what it was, since (ρ^{1/r})^{rt} = ρ^t.
         """

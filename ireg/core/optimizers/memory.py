@@ -1,4 +1,4 @@
-"""What the update rules are made of: memory of past gradients, momentum buffer, second moment, preconditioner.
+"""What update rules are made of: memory, momentum buffer, second moment, preconditioner.
 
 For fixed P (diagonal, positive) every rule here is a linear filter of the gradients seen so far,
 
@@ -14,7 +14,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """The weights a_n of past gradients, n steps back, past the transient of the first steps.
+    """The weights a_n of past gradients, n steps back.
+
+    They hold past the transient of the first steps.
 
     Attributes:
         effective_rate: η_e = η Σ a_n.
@@ -30,7 +32,9 @@ class Memory:
 
     @property
     def alternating_rate(self) -> float:
-        """The rate η Σ (−1)ⁿ a_n at which a gradient that changes its sign every step moves the weights.
+        """Return the rate for a gradient of alternating sign.
+
+        It is η Σ (−1)ⁿ a_n.
 
         Gradient descent with this memory is unstable where an eigenvalue of PH exceeds 2/(η Σ (−1)ⁿ a_n). From the
         tail shares: Σ (−1)ⁿ a_n / Σ a_n = 1 − 2cr/(1 + r).
@@ -45,11 +49,17 @@ class Memory:
         return self.effective_rate * (1 - 2 * self.tail_scale * self.decay / (1 + self.decay))
 
     def tail_share(self, distance: int) -> float:
-        """T_d = Σ_{n≥d} a_n / Σ a_n = c rᵈ, the weight of what is d ≥ 1 steps old or older."""
+        """Return the weight of gradients that are at least d ≥ 1 steps old.
+
+        T_d = Σ_{n≥d} a_n / Σ a_n = c rᵈ.
+        """
         return self.tail_scale * self.decay**distance
 
     def overlap(self, num_batches: int) -> float:
-        """τ = 2/(m(m−1)) Σ_{d=1}^{m−1} (m−d) T_d, the mean tail share of two minibatches of an epoch; 0 for m = 1."""
+        """Return the mean tail share of two minibatches of an epoch.
+
+        τ = 2/(m(m−1)) Σ_{d=1}^{m−1} (m−d) T_d, and 0 for m = 1.
+        """
         return self.tail_scale * overlap(self.decay, num_batches)
 
 
@@ -66,7 +76,9 @@ def overlap(decay: float, num_batches: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class MomentumBuffer:
-    """A running mean or sum of gradients that an optimizer holds (torch's `momentum_buffer`, `exp_avg`).
+    """A running mean or sum of gradients that an optimizer holds.
+
+    torch calls it `momentum_buffer` or `exp_avg`.
 
     Before the next step the gradients in it have a mean age of 1/(1 − β) steps.
 
@@ -86,7 +98,7 @@ class MomentumBuffer:
 
 @dataclass(frozen=True, kw_only=True)
 class SecondMoment:
-    """How an optimizer divides by the root of its running mean of squared gradients.
+    """How an optimizer divides by the root of its second moment.
 
     Attributes:
         decay: ρ.
@@ -104,7 +116,9 @@ class SecondMoment:
 
 
 def reciprocal_root(root: Tensor, eps: float) -> Tensor:
-    """Return P = 1/(√v + ε), the one place of the formula; torch adds ε outside of the root.
+    """Return P = 1/(√v + ε).
+
+    This is the one place of the formula; torch adds ε outside of the root.
 
     Args:
         root: √v.

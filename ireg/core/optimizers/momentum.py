@@ -17,7 +17,9 @@ def fading(kind: str, beta: float) -> float:
 
 
 def refine_momentum(group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-    """Make β → β^{1/r}, η → (η/r) s and the buffer → buffer/s, s = (1 − β^{1/r})/(1 − β), in place.
+    """Refine rate, momentum and buffer in place.
+
+    β → β^{1/r}, η → (η/r) s and the buffer → buffer/s, with s = (1 − β^{1/r})/(1 − β).
 
     torch's buffer b ← βb + (1−δ)g settles at (1−δ)g/(1−β). The factor s keeps what moves the weights equal in time.
     """

@@ -1,4 +1,4 @@
-"""NAdam: Adam with Nesterov's look ahead, a mixture of the gradient and its running mean.
+"""NAdam: Adam whose numerator mixes the gradient and its mean.
 
 | torch's form | a_n | η_e | L | T_d, d ≥ 1 |
 |---|---|---|---|---|
@@ -80,7 +80,10 @@ class NAdamView(AdamView):
 
     @classmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-        """Do what Adam does, and ψ → ψ/r; the extra gradient, a share 1 − μ of the step, falls with 1 − β."""
+        """Do what Adam does, and make ψ → ψ/r.
+
+        The extra gradient, a share 1 − μ of the step, falls with 1 − β.
+        """
         super().refine(group, states, refinement)
         group["momentum_decay"] = group["momentum_decay"] / refinement
 

@@ -1,8 +1,8 @@
-"""What optimizers that divide by the root of a fading mean of squares have in common."""
+"""What optimizers with a fading mean of squares have in common."""
 
 
 def fading_mean(kind: str, decay: float | None) -> float:
-    """Return ρ if the second moment is a fading mean of squared gradients.
+    """Return ρ if the second moment is a fading mean.
 
     Args:
         kind: the rule's name.

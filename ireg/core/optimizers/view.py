@@ -1,4 +1,4 @@
-"""What an optimizer holds, and all that is known of its update rule: the base of the rules, and their registry."""
+"""The base of the update rules, and their registry."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -59,7 +59,7 @@ class OptimizerView(ABC):
     @classmethod
     @abstractmethod
     def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Read the rule's own fields, and those of the common ones that it knows better."""
+        """Read the rule's own fields, and common ones that differ."""
 
     @property
     @abstractmethod
@@ -86,7 +86,9 @@ class OptimizerView(ABC):
 
     @property
     def preconditioner(self) -> Params | None:
-        """P of the update, by name: 1/(√v̂ + ε) with v̂ as the last step had it; None for the identity (SGD).
+        """P of the update, by name; None for the identity.
+
+        P = 1/(√v̂ + ε) with v̂ as the last step had it.
 
         v̂ is the optimizer's second moment with all that torch does to it: bias correction (Adam), the running maximum
         (AMSGrad), the square of the mean taken off (centered RMSProp), the sum (Adagrad).
@@ -98,16 +100,24 @@ class OptimizerView(ABC):
 
     @property
     def loss_decay(self) -> float:
-        """λ where weight decay is part of the loss, C + (λ/2) ‖ω‖²; 0 where it is decoupled."""
+        """λ where weight decay is part of the loss, else 0.
+
+        That loss is C + (λ/2) ‖ω‖².
+        """
         return 0.0 if self.decoupled else self.weight_decay
 
     @property
     def decoupled_decay(self) -> float:
-        """λ where weight decay is decoupled: ω loses ηλω a step, beside the gradient; else 0."""
+        """λ where weight decay is decoupled, else 0.
+
+        ω then loses ηλω a step, beside the gradient.
+        """
         return self.weight_decay if self.decoupled else 0.0
 
     def decayed(self, gradient: Params, params: Params, scale: Params | None) -> Params:
-        """The gradient with weight decay λ: of C + (λ/2) ‖ω‖², or, where that is decoupled, of C + (λ/2) ωᵀP⁻¹ω.
+        """Add weight decay to the gradient.
+
+        The result is the gradient of C + (λ/2) ‖ω‖², or, where weight decay is decoupled, of C + (λ/2) ωᵀP⁻¹ω.
 
         Args:
             gradient: ∇C.
@@ -121,7 +131,10 @@ class OptimizerView(ABC):
     @classmethod
     @abstractmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-        """Make r steps take the time of one in place, the memory kept, see `ireg.drift.small_steps`."""
+        """Make r steps take the time of one, in place.
+
+        The memory is kept, see `ireg.drift.small_steps`.
+        """
 
     @classmethod
     def remembers(cls, group: Group) -> bool:
@@ -130,7 +143,7 @@ class OptimizerView(ABC):
 
     @classmethod
     def fades(cls, group: Group) -> bool:
-        """Whether what is remembered is forgotten: a sum and a maximum never are."""
+        """Say whether memory fades; a sum and a maximum never do."""
         return True
 
     @classmethod
@@ -210,7 +223,10 @@ def view(optimizer: Optimizer, moving: Mapping[str, Tensor]) -> OptimizerView:
 
 
 def slot(state: State, names: Mapping[str, Tensor], key: str) -> Params:
-    """The state tensors under `key` by name, detached; zeros where the optimizer has not stepped yet."""
+    """Return the state tensors under `key` by name, detached.
+
+    They are zeros where the optimizer has not stepped yet.
+    """
     slots = {name: state[name].get(key) for name in names}
     return {
         name: torch.zeros_like(names[name].detach()) if slot is None else slot.detach() for name, slot in slots.items()
@@ -218,5 +234,8 @@ def slot(state: State, names: Mapping[str, Tensor], key: str) -> Params:
 
 
 def steps_of(state: State) -> dict[str, int]:
-    """How often each parameter has been stepped: torch counts one by one, as some are unfrozen later than others."""
+    """Return how often each parameter has been stepped.
+
+    torch counts separately, as some parameters are unfrozen later than others.
+    """
     return {name: int(slots.get("step", 0)) for name, slots in state.items()}
