@@ -42,7 +42,7 @@ class Case:
         return f"{self.optimizer}, width {self.width}, batch size {self.batch_size}{examples}"
 
     def overrides(self, epochs: int) -> list[str]:
-        """What is written on the command line of a run of so many epochs."""
+        """Return a run's command line, for so many epochs."""
         return [
             *self.extra,  # first, since the last value of a key counts
             f"optimizer={self.optimizer}",
@@ -57,7 +57,10 @@ class Case:
 
 @contextmanager
 def composed(overrides: Sequence[str]) -> Iterator[tuple[DictConfig, Path]]:
-    """The configuration as `train.py` would get it, and its run folder, which is removed afterwards."""
+    """Yield a configuration as `train.py` gets it, and its folder.
+
+    The run folder is removed afterwards.
+    """
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), TemporaryDirectory() as folder:
         config = compose("config", list(overrides), return_hydra_config=True)
         with open_dict(config):
@@ -70,7 +73,9 @@ def composed(overrides: Sequence[str]) -> Iterator[tuple[DictConfig, Path]]:
 
 
 def pass_flops(model: nn.Module, num_examples: int) -> int:
-    """Floating-point operations of the matrix products of one pass, forward and backward, over `num_examples`.
+    """Count the operations of one pass over `num_examples`.
+
+    They are the floating-point operations of its matrix products, forward and backward.
 
     A Linear layer of I inputs and O outputs takes 2·I·O an example for its outputs, as many for the gradient of its
     weights, and as many for that of its inputs; the first layer's inputs are the data and need none.

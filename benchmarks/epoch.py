@@ -1,4 +1,6 @@
-"""`python -m benchmarks.epoch`: what an epoch of the project costs, side by side with other ways to write it.
+"""`python -m benchmarks.epoch`: what an epoch of the project costs.
+
+It is measured side by side with other programs that do the same.
 
 Prints tables of ratios and writes docs/benchmarks.md; see there for what is measured. All of it takes 15 to 25
 minutes; --quick measures width 256 and batch size 64 only, in five to ten, and writes no page.

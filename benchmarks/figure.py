@@ -1,4 +1,7 @@
-"""The figure: seconds of the terms' pass against the number of examples, the width and the batch size."""
+"""The figure: seconds of the terms' pass.
+
+They are drawn over the number of examples, the width and the batch size.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +21,10 @@ MARKERS = {"sgd": "o", "rmsprop": "s"}
 
 
 def draw(points: Mapping[str, Sequence[Point]], peaks: Mapping[int, float]) -> Figure:
-    """One panel an axis, both axes logarithmic; `peaks`, operations per second by threads, make the floor."""
+    """Draw one panel an axis, both axes logarithmic.
+
+    `peaks`, operations per second by threads, make the floor.
+    """
     base = points["num_examples"][0].case
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     panels = figure.subplots(1, len(points), sharey=True)

@@ -9,7 +9,9 @@ REPEATS = 8
 
 
 class Peaks:
-    """The highest rates of float32 matrix products seen, in floating-point operations per second.
+    """The highest rates of float32 matrix products seen.
+
+    They are in floating-point operations per second.
 
     Looked for several times in a run, since whatever else the machine does can only lower what is seen.
 
@@ -21,7 +23,10 @@ class Peaks:
         self.rates: dict[int, float] = {}
 
     def look(self, threads: int) -> None:
-        """Multiply square matrices on so many threads, and keep the rate if it is the highest."""
+        """Multiply square matrices, and keep the highest rate.
+
+        So many threads are used.
+        """
         torch.set_num_threads(threads)
         for size in SIZES:
             left, right, out = torch.rand(3, size, size)

@@ -22,7 +22,10 @@ EPOCHS = 3
 
 @dataclass(frozen=True)
 class Point:
-    """Median seconds of the terms' pass of one case, and the operations of its matrix products."""
+    """Median seconds of one case's terms' pass.
+
+    The operations of its matrix products stand beside them.
+    """
 
     case: Case
     seconds: float
@@ -30,7 +33,10 @@ class Point:
 
 
 def seconds(base: Case, grid: dict[str, Sequence[int]] = GRID) -> dict[str, list[Point]]:
-    """The terms' pass by axis: one field of the case varies, the others are those of `base`."""
+    """Measure the terms' pass by axis.
+
+    One field of the case varies, the others are those of `base`.
+    """
     known: dict[Case, Point] = {}
     points: dict[str, list[Point]] = {}
     for axis, values in grid.items():
@@ -45,7 +51,10 @@ def seconds(base: Case, grid: dict[str, Sequence[int]] = GRID) -> dict[str, list
 
 
 def memory(base: Case, sizes: Sequence[int] = GRID["num_examples"]) -> list[tuple[Case, Memory]]:
-    """Peak memory of the terms' pass for more and more minibatches, each in a process of its own."""
+    """Measure peak memory of the terms' pass over many minibatches.
+
+    Each number of them has a process of its own.
+    """
     cases = [replace(base, optimizer=optimizer, num_examples=size) for optimizer in OPTIMIZERS for size in sizes]
     found = []
     for case in cases:

@@ -1,4 +1,6 @@
-"""A training loop written by hand in plain PyTorch: what the project's epoch is measured against.
+"""A training loop written by hand in plain PyTorch.
+
+The project's epoch is measured against it.
 
 It does what an epoch of the project does: trains on minibatches in a fresh order, evaluates the test examples, and
 computes the default terms over the epoch's minibatches at its final weights; the training examples are evaluated by
@@ -93,7 +95,9 @@ def _fit(predicted: Tensor, observed: Tensor, clean: Tensor) -> Row:
 def terms_pass(
     model: nn.Module, optimizer: Optimizer, initial: Sequence[Tensor], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[Row, list[Tensor]]:
-    """The default terms over `(inputs, labels)` of each minibatch at the present weights, and the minibatches' logits.
+    """Compute the default terms, and the logits, of all minibatches.
+
+    Minibatches are `(inputs, labels)`; the weights are the present ones.
 
     Args:
         model: maps inputs to logits.

@@ -1,4 +1,6 @@
-"""Peak memory of the terms' pass, measured in a fresh process: `python -m benchmarks.memory --help`.
+"""Peak memory of the terms' pass, measured in a fresh process.
+
+See `python -m benchmarks.memory --help`.
 
 Two measures, each over one call of the pass, above what was in use when it began:
 
@@ -32,7 +34,10 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Peak bytes of one terms' pass above what was in use before it; None where the system does not tell."""
+    """Return peak bytes of a terms' pass.
+
+    They are above what was in use before it; None where the system does not say.
+    """
 
     num_batches: int
     tensors: int
@@ -53,7 +58,10 @@ def in_fresh_process(case: Case) -> Memory:
 
 
 class MemoryWatch:
-    """Wraps a classifier's `measure`: the second call is watched by resident set, the third by torch's allocator."""
+    """Wrapper of `measure` that watches memory.
+
+    It watches the second call by resident set, the third by torch's allocator.
+    """
 
     def __init__(self) -> None:
         self.num_batches = 0
@@ -95,7 +103,10 @@ def _plainly(call: Callable[[], Any]) -> Any:
 
 
 def _settled() -> int | None:
-    """Resident bytes after giving free memory back to the system and resetting the mark; None where that cannot be."""
+    """Return resident bytes, after resetting the mark.
+
+    Free memory is given back to the system before; None where that cannot be.
+    """
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)  # glibc; memory it keeps would hide what the pass takes

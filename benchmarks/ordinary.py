@@ -1,4 +1,6 @@
-"""The ordinary Lightning way: what a competent user writes from the tutorials, measured against the project.
+"""What a competent user writes from the tutorials.
+
+This ordinary Lightning program is measured against the project.
 
 A torchvision dataset with `ToTensor` in a shuffling DataLoader, a LightningModule that logs loss and accuracy with
 `self.log` and torchmetrics in each step, and a Trainer with its defaults and a CSV logger. The terms come from a loop
@@ -31,7 +33,9 @@ NUM_CLASSES = 10
 
 
 class OrdinaryClassifier(L.LightningModule):
-    """A classifier that logs as the tutorials do, and the terms after each epoch.
+    """A classifier that logs as the tutorials do.
+
+    The terms are computed after each epoch.
 
     Args:
         model: maps inputs to logits.
@@ -84,7 +88,10 @@ class OrdinaryClassifier(L.LightningModule):
 
 
 class EpochClock(L.Callback):
-    """Seconds from the start of each epoch to that of the next, or to the end of training."""
+    """Seconds of each epoch, to the start of the next.
+
+    The last epoch ends with training.
+    """
 
     def __init__(self) -> None:
         self.marks: list[float] = []
@@ -139,7 +146,10 @@ def epochs_the_ordinary_way(
 
 
 def _dataset(indices: Tensor, labels: Tensor, *, train: bool) -> MNIST:
-    """MNIST of the package's files, with these examples and labels; images become tensors one by one."""
+    """MNIST of the package's files, with these examples and labels.
+
+    Images become tensors one by one.
+    """
     dataset = MNIST(PACKAGED, train=train, transform=ToTensor())
     dataset.data, dataset.targets = dataset.data[indices], torch.as_tensor(labels)
     return dataset

@@ -24,7 +24,10 @@ CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """All that one run of the benchmark found; `peaks` in floating-point operations per second, by threads of torch."""
+    """All that one run of the benchmark found.
+
+    `peaks` are floating-point operations per second, by threads of torch.
+    """
 
     results: Sequence[Result]
     peaks: Mapping[int, float]
@@ -44,7 +47,10 @@ def machine(peaks: Mapping[int, float]) -> str:
 
 
 def write(findings: Findings, path: Path) -> list[Path]:
-    """Write the page and, beside it in `figures/`, its figure; return what was written."""
+    """Write the page and its figure; return what was written.
+
+    The figure is beside it in `figures/`.
+    """
     written = []
     if findings.growth is not None:
         picture = path.parent / "figures" / f"{path.stem}.png"

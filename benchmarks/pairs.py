@@ -1,4 +1,7 @@
-"""Sides in turns: what else the machine does hits all of them, and ratios are taken within one process."""
+"""Sides in turns, measured in one process.
+
+What else the machine does affects all of them.
+"""
 
 import gc
 import sys
@@ -59,7 +62,10 @@ def measured(case: Case, effort: Effort) -> Result:
 
 
 def _order(turn: int) -> list[str]:
-    """Each turn begins with another side, so that none always follows the same."""
+    """Take turns: each begins with another side.
+
+    None always follows the same one.
+    """
     names = list(SIDES)
     shift = turn % len(names)
     return names[shift:] + names[:shift]

@@ -1,4 +1,6 @@
-"""What is measured side by side: functions `(case, epochs) -> seconds of each epoch`, by name in `SIDES`.
+"""What is measured side by side, by name in `SIDES`.
+
+Each is a function `(case, epochs) -> seconds of each epoch`.
 
 Every call starts afresh: new weights, a new optimizer, a new run folder.
 """
@@ -30,7 +32,10 @@ from ireg.lit.module import Classifier
 
 
 def by_project(case: Case, epochs: int, extra: Sequence[str] = ()) -> list[EpochTime]:
-    """A run of the project as `train.py` does it: training, terms, evaluation, logs, checkpoint."""
+    """Do a run of the project as `train.py` does it.
+
+    It has training, terms, evaluation, logs and checkpoint.
+    """
     clock = PassClock()
     with composed([*case.overrides(epochs), *extra]) as (config, folder), watching(clock.attach):
         project.run(config)
@@ -43,12 +48,15 @@ def by_project(case: Case, epochs: int, extra: Sequence[str] = ()) -> list[Epoch
 
 
 def without_terms(case: Case, epochs: int) -> list[EpochTime]:
-    """The same run with no terms."""
+    """Do the same run with no terms."""
     return by_project(case, epochs, ["terms=[]"])
 
 
 def with_theory(case: Case, epochs: int) -> list[EpochTime]:
-    """The same run with the mean flow's terms besides, which take a pass with double backward."""
+    """Do the same run with the mean flow's terms.
+
+    They take a pass with double backward.
+    """
     return by_project(case, epochs, ["terms=theory"])
 
 
@@ -68,7 +76,10 @@ def by_hand(case: Case, epochs: int) -> list[EpochTime]:
 
 
 def ordinarily(case: Case, epochs: int) -> list[EpochTime]:
-    """Ordinary Lightning, with torch's default kernels: on a CPU a loop over the parameters."""
+    """Do ordinary Lightning with torch's default kernels.
+
+    On a CPU they are a loop over the parameters.
+    """
     settings, data = prepared(
         replace(case, extra=(*case.extra, "trainer.fused=false", "+optimizer.foreach=false")), epochs
     )
@@ -96,7 +107,9 @@ SIDES: dict[str, Callable[[Case, int], list[EpochTime]]] = {
 
 
 class PassClock:
-    """Seconds of the training pass of each epoch: from its start to the evaluation of the test examples.
+    """Measure seconds of each epoch's training pass.
+
+    It lasts from its start to the evaluation of the test examples.
 
     It listens to hooks that come once an epoch, on the module itself: a Lightning callback would be asked six times in
     each step.
@@ -121,7 +134,10 @@ class PassClock:
 
 
 def before(owner: nn.Module, name: str, action: Callable[[], None]) -> None:
-    """Let `action` happen before each call of a method of this one object."""
+    """Let `action` happen before each call of a method.
+
+    Only this one object is changed.
+    """
     method = getattr(owner, name)
 
     def both(*args: Any, **kwargs: Any) -> Any:
@@ -133,7 +149,10 @@ def before(owner: nn.Module, name: str, action: Callable[[], None]) -> None:
 
 @contextmanager
 def watching(attach: Callable[[Classifier], None]) -> Iterator[None]:
-    """Hand the classifier of each run in this context to `attach` before it trains."""
+    """Hand each classifier to `attach` before it trains.
+
+    This holds for all runs in this context.
+    """
     make = build.make_classifier
 
     def attached(settings: Config, model: nn.Module) -> Classifier:
@@ -146,7 +165,10 @@ def watching(attach: Callable[[Classifier], None]) -> Iterator[None]:
 
 
 def quietly() -> None:
-    """Leave out what Lightning prints and warns of in every run: stderr is for the progress."""
+    """Leave out what Lightning prints in every run.
+
+    Standard error is for the progress.
+    """
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
 

@@ -37,7 +37,10 @@ class Grid:
 
 
 def epochs(results: Sequence[Result], peaks: Mapping[int, float]) -> Grid:
-    """Seconds of an epoch by side, and their ratios; `peaks` in operations per second, by number of threads."""
+    """Tabulate seconds of an epoch by side, and their ratios.
+
+    `peaks` are operations per second, by number of threads.
+    """
     sides = (PROJECT, TERMS_OFF, BY_HAND, ORDINARY)
     columns = [*_CASE, *sides, "floor", "project / by hand", "lowest to highest"]
     columns += ["project / terms off", "ordinary / project", "project / floor"]
@@ -63,7 +66,10 @@ def epochs(results: Sequence[Result], peaks: Mapping[int, float]) -> Grid:
 
 
 def passes(results: Sequence[Result], peaks: Mapping[int, float]) -> Grid:
-    """The training pass and the terms' pass of the project, against each other and those of the loop by hand."""
+    """Tabulate the training pass and the terms' pass.
+
+    Each is compared with the other, and with those of the loop by hand.
+    """
     columns = [*_CASE, "training", "terms", "terms / training", "training by hand", "terms by hand"]
     columns += ["training / by hand", "terms / by hand", "floor of a pass"]
     training: Measure = (PROJECT, "training")
@@ -128,7 +134,10 @@ def _case(case: Case) -> list[str]:
 
 
 def _floor(result: Result, peaks: Mapping[int, float]) -> float:
-    """Seconds of the matrix products of one pass at the machine's best rate."""
+    """Return seconds of one pass at the machine's best rate.
+
+    They are those of its matrix products.
+    """
     return result.flops / peaks[result.case.threads]
 
 

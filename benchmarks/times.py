@@ -12,7 +12,10 @@ Measure = tuple[str, Part]
 
 
 class EpochTime(NamedTuple):
-    """Seconds of one epoch: of the whole, of its training pass alone, and of the pass for the terms."""
+    """Seconds of one epoch, and of its two parts.
+
+    The parts are the training pass alone, and the pass for the terms.
+    """
 
     whole: float
     training: float | None = None
@@ -40,13 +43,19 @@ class Result:
         return _median([epoch for turn in self.turns.get(side, []) for epoch in turn], part)
 
     def ratios(self, left: Measure, right: Measure) -> list[float]:
-        """The ratio of medians of each turn, in which both sides ran one right after the other."""
+        """Return the ratio of medians of each turn.
+
+        Both sides ran in it, one right after the other.
+        """
         pairs = zip(self.turns.get(left[0], []), self.turns.get(right[0], []), strict=False)
         found = (quotient(_median(one, left[1]), _median(other, right[1])) for one, other in pairs)
         return [ratio for ratio in found if ratio is not None]
 
     def ratio(self, left: Measure, right: Measure) -> float | None:
-        """The median of the turns' ratios: a machine that slows down in between does not change it."""
+        """Return the median of the turns' ratios.
+
+        A machine that slows down in between does not change it.
+        """
         ratios = self.ratios(left, right)
         return statistics.median(ratios) if ratios else None
 

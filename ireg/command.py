@@ -83,7 +83,7 @@ def endings_in_one_line(
 def framed(main: Main) -> Main:
     """Make `main(arguments)`, which may raise, return its exit code.
 
-    It is 0, 1 where runs failed, or the code of the way it ended.
+    It is 0, 1 where runs failed, or the code of how it ended.
     """
 
     @functools.wraps(main)

@@ -1,47 +1,39 @@
-"""The language of docs, docstrings, configuration and messages: the field's plain words."""
+"""The language of docs, docstrings, configuration and messages: the field's plain words, in short sentences."""
 
-import ast
-import re
-from pathlib import Path
+import statistics
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-NOT_PLAIN = re.compile(
-    r"\b(told|tells|go(es|ing|ne)? on|went on|br(oken|oke) off|by itself|by themselves|amid|anew|be had|held against"
-    r"|holds? against|mend(ed)?|of order|by way of|no way around)\b|\b(a|the|one|this|that|its|two) way\b",
-    re.IGNORECASE,
-)
-SOURCES = [*(ROOT / "ireg").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), ROOT / "train.py"]
-PAGES = [
-    *ROOT.glob("*.md"), ROOT / "multirun" / "README.md", *(ROOT / "docs").glob("*.md"),
-    *(ROOT / "conf").rglob("*.yaml"), ROOT / "Makefile",
-]  # fmt: skip
-
-
-def texts(path):
-    """The prose of a file by line: strings and comments of Python, all of a page."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix != ".py":
-        yield from enumerate(text.splitlines(), 1)
-        return
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.lineno, node.value
-    yield from ((number, line.partition("# ")[2]) for number, line in enumerate(text.splitlines(), 1))
+from tests.language import FIRST_LINE, NOT_PLAIN, PROSE, SENTENCE, SOURCES, first_lines, other_words, sentences, words
 
 
 def test_words_are_plain():
     assert len(SOURCES) > 100
-    found = [
-        f"{path.relative_to(ROOT)}:{number}: {match.group()}"
-        for path in sorted([*SOURCES, *PAGES])
-        for number, text in texts(path)
-        for match in NOT_PLAIN.finditer(text)
-    ]
-    assert found == []
+    assert other_words() == []
 
 
 @pytest.mark.parametrize("text", ["the run goes on", "It is TOLD.", "a number of order 1", "in this way"])
 def test_other_words_are_seen(text):
     assert NOT_PLAIN.search(text)
+
+
+def test_docstrings_begin_with_a_short_line():
+    lines = [line for path in SOURCES for line in first_lines(path.read_text(encoding="utf-8"))]
+    assert len(lines) > 700
+    assert [line for line in lines if words(line) > FIRST_LINE] == []
+
+
+def test_first_lines_are_those_of_modules_classes_and_functions():
+    source = '"""Module."""\nclass A:\n    """Class.\n\n    More.\n    """\n    def f(self):\n        """Method."""\n'
+    assert first_lines(source) == ["Module.", "Class.", "Method."]
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.name)
+def test_sentences_are_short(path):
+    lengths = [words(sentence) for sentence in sentences(path.read_text(encoding="utf-8"))]
+    assert statistics.median(lengths) <= SENTENCE
+
+
+def test_sentences_are_those_of_the_prose():
+    page = "# A title here\n\nOne claim\nstands here. Another one: it\nis 0.5 long.\n- an item here\n\n    code is not prose\n"
+    assert sentences(page) == ["One claim stands here.", "Another one: it is 0.5 long.", "an item here"]

@@ -1,4 +1,7 @@
-"""Tables and figures from run folders: `load`, `runs`, `summarize`, `best_rates`, `write`, `report`; without torch."""
+"""Tables and figures from run folders, without torch.
+
+See `load`, `runs`, `summarize`, `best_rates`, `write`, `report`.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +19,10 @@ __all__ = ["FIGURES", "best_rates", "load", "report", "runs", "summarize", "summ
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs pandas or matplotlib at its first use, so that `--help` and typos are answered at once."""
+    """Import what needs pandas or matplotlib at its first use.
+
+    So `--help` and typos are answered at once.
+    """
     if name == "FIGURES":
         from ireg.analysis import figures
 

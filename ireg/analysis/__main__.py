@@ -1,4 +1,7 @@
-"""`python -m ireg.analysis FOLDER`: print the summary of a sweep and write its tables and figures."""
+"""`python -m ireg.analysis FOLDER`: summary, tables and figures of a sweep.
+
+The summary is printed; the tables and figures are written.
+"""
 
 from __future__ import annotations
 

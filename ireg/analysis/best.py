@@ -1,4 +1,7 @@
-"""Fair tuning: each optimizer's best learning rate in a sweep over rates and seeds, and how far to trust it."""
+"""Fair tuning: each optimizer's best learning rate in a sweep.
+
+The sweep is over rates and seeds. It also says how far to trust the rate.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ CRITERION = "test/error"
 
 @dataclass(frozen=True)
 class _Rate:
-    """One learning rate of a group; its verdict is complete, diverged, or, with neither, incomplete."""
+    """One learning rate of a group, and its verdict.
+
+    The rate is complete, diverged, or, with neither, incomplete.
+    """
 
     lr: float
     values: list[float]  # final values of the seeds that are done
@@ -43,7 +49,9 @@ class _Rate:
 
 
 def best_rates(runs: pd.DataFrame, criterion: str = CRITERION) -> pd.DataFrame | None:
-    """Return each optimizer's best learning rate in the table of `load.runs`; None if none has two rates.
+    """Return each optimizer's best learning rate.
+
+    They are in the table of `load.runs`; None if none has two rates.
 
     The best has the smallest mean over seeds of the final value of the tag `criterion`; of equal ones it is the
     smallest rate. Whatever else separates runs (batch size, an optimizer's other arguments, label noise, epochs)
@@ -85,7 +93,10 @@ def best_rates(runs: pd.DataFrame, criterion: str = CRITERION) -> pd.DataFrame |
 
 
 def _group_columns(runs: pd.DataFrame) -> list[str]:
-    """What separates settings beside the learning rate, and is no copy of it, as an optimizer's own `lr` is."""
+    """List what separates settings beside the learning rate.
+
+    Copies of it, as an optimizer's own `lr` is, are left out.
+    """
     copies = [column for column in runs.columns if column != "lr" and runs[column].equals(runs["lr"])]
     return [column for column in setting_columns(runs.drop(columns=copies).assign(lr=0.0)) if column != "lr"]
 
@@ -112,7 +123,10 @@ def _judge(lr: float, rows: pd.DataFrame, criterion: str, num_seeds: int) -> _Ra
 
 
 def _choose(name: str, rates: Sequence[_Rate], criterion: str) -> dict[str, Any]:
-    """Return a group's row: the best rate, what it is compared with, and the warnings."""
+    """Return a group's row: the best rate, and warnings.
+
+    It also has what the rate is compared with.
+    """
     ranked = sorted((rate for rate in rates if rate.complete), key=lambda rate: rate.rank)
     incomplete = [rate for rate in rates if not rate.complete and not rate.diverged]
     best, runner_up = [*ranked[:2], None, None][:2]
@@ -135,7 +149,10 @@ def _choose(name: str, rates: Sequence[_Rate], criterion: str) -> dict[str, Any]
 
 
 def _doubts(best: _Rate | None, runner_up: _Rate | None, judged: Sequence[_Rate]) -> list[str]:
-    """Why the choice may be another with more rates or seeds; `judged` are the ranked and the diverged rates."""
+    """Say why another choice may follow from more data.
+
+    More data are more rates or seeds. `judged` are the ranked and the diverged rates.
+    """
     if best is None:
         return ["every rate diverged, try smaller ones"] if judged else ["no rate can be ranked yet"]
     doubts = []
@@ -156,7 +173,10 @@ def _doubts(best: _Rate | None, runner_up: _Rate | None, judged: Sequence[_Rate]
 
 
 def print_best(best: pd.DataFrame) -> None:
-    """Print the table of `best_rates`, a line for each warning, and what the numbers may not be used for."""
+    """Print the table of `best_rates`, and its warnings.
+
+    Each warning has a line. A last one says what the numbers may not be used for.
+    """
     criterion = best["criterion"].iloc[0]
     group = list(best.columns[: best.columns.get_loc("criterion")])
     shown = [column for column in group if column == "optimizer" or len(best[column].drop_duplicates()) > 1]

@@ -1,4 +1,7 @@
-"""The figure of the certificates: errors of plain and modified flows against the rate."""
+"""The figure of the certificates: errors against the rate.
+
+They are those of plain and modified flows.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ COLUMNS = 4
 
 
 class ErrorCurves(NamedTuple):
-    """One certificate: its optimizer, what the rates are, the rates, and the errors of the two flows."""
+    """One certificate, as the figure shows it.
+
+    It has its optimizer, what the rates are, the rates, and the errors of the two flows.
+    """
 
     optimizer: str
     abscissa: str
@@ -25,7 +31,10 @@ class ErrorCurves(NamedTuple):
 
 
 def errors_against_rate(curves: Sequence[ErrorCurves]) -> Figure:
-    """A panel for each optimizer and abscissa: plain flows dashed, modified flows solid, and slopes 1 and 2."""
+    """Draw a panel for each optimizer and abscissa.
+
+    Plain flows are dashed, modified flows solid. Slopes 1 and 2 are shown.
+    """
     panels: dict[tuple[str, str], list[ErrorCurves]] = {}
     # Panels with the same abscissa side by side.
     for curve in sorted(curves, key=lambda curve: curve.abscissa != curves[0].abscissa):

@@ -1,4 +1,7 @@
-"""The figure of `python -m ireg.drift`: from its plain numbers, as `drift.json` holds them."""
+"""The figure of `python -m ireg.drift`.
+
+It is drawn from the plain numbers that `drift.json` holds.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ COEFFICIENTS = {
 
 
 def drift_figure(results: Sequence[Mapping[str, Any]]) -> Figure:
-    """What finite steps do to Q at equal C, run by run, and the fitted coefficients against the predicted strength.
+    """Draw the effects of finite steps, and the coefficients.
+
+    The effects are on Q at equal C, run by run. The fitted coefficients stand beside the predicted strength.
 
     Bars are two standard errors to each side. The last panel is left out where no run was compared with its leading
     flow.

@@ -1,4 +1,6 @@
-"""The figures: one function `(tidy table of load) -> Figure` each, by name in `FIGURES`.
+"""The figures, by name in `FIGURES`.
+
+Each is a function `(tidy table of load) -> Figure`.
 
 One curve is one setting. Runs that differ in seeds only are drawn as their mean with a band from the smallest to the
 largest; a diverged run is drawn alone, up to its last finite value, marked ×, and stays out of mean and band.
@@ -20,7 +22,10 @@ from ireg.catalogue import CATALOGUE
 
 
 def training_error(table: pd.DataFrame) -> Figure:
-    """Figure 1: training error on the observed labels, over the epoch as it ran."""
+    """Draw figure 1: training error on the observed labels.
+
+    It is over the epoch as it ran.
+    """
     return _single(table, "train/error", "Training error")
 
 
@@ -35,7 +40,9 @@ def parameter_norm(table: pd.DataFrame) -> Figure:
 
 
 def implicit_regularization(table: pd.DataFrame) -> Figure:
-    """Figure 3: the implicit regularization term; Eq. 1 for every optimizer, and as the paper prints it.
+    """Draw figure 3: the implicit regularization term.
+
+    It shows Eq. 1 for every optimizer, and the term as the paper prints it.
 
     As printed: Eq. 1 for the family of SGD, the term with s_t for adaptive optimizers. The right panel is left out
     if no run has measured the latter.
@@ -55,7 +62,10 @@ def implicit_regularization(table: pd.DataFrame) -> Figure:
 
 
 def memorization(table: pd.DataFrame) -> Figure:
-    """Figure 5: on the training set, what became of the corrupted labels, and the error on the uncorrupted ones."""
+    """Draw figure 5: memorization on the training set.
+
+    It shows what became of the corrupted labels, and the error on the uncorrupted ones.
+    """
     tags = ("fit/memorized", "fit/recovered", "fit/clean_error")
     shown = [tag for tag in tags if measured(table, tag)]
     if not shown:
@@ -98,7 +108,10 @@ def _printed_tag(rows: pd.DataFrame) -> str:
 
 
 def _as_printed(settings: Sequence[Setting], adaptive: Sequence[Setting]) -> str:
-    """Say in the right panel's title which of the two terms it shows for whom."""
+    """Say in the right panel's title which term it shows.
+
+    It says for which optimizers.
+    """
     with_s = list(dict.fromkeys(setting.optimizer for setting in adaptive))
     others = list(dict.fromkeys(setting.optimizer for setting in settings if setting not in adaptive))
     lines = [

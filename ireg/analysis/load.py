@@ -1,4 +1,6 @@
-"""Read run folders into tables: one row an epoch (`load`) or one row a run (`runs`).
+"""Read run folders into tables.
+
+They have one row an epoch (`load`) or one row a run (`runs`).
 
 Columns: a tag such as `train/error` is the only name with a slash. A number that a run wrote as nan, inf or -inf and
 one that was not measured are distinguished by the column `nonfinite`. It lists the former's tags, separated by
@@ -38,7 +40,11 @@ class _Run:
 
 
 def load(folder: str | Path) -> pd.DataFrame:
-    """Read a sweep (runs at any depth below `folder`) or a single run: one row per run and epoch.
+    """Read a sweep or a single run: one row a run.
+
+    Failed runs are included.
+
+    A sweep is runs at any depth below `folder`.
 
     Columns: `run` (the folder's name, or its path below `folder`), `state`, `optimizer`, `lr`, `batch_size`, `seed`,
     every other configuration value that differs between the runs (dotted keys), `epoch`, `nonfinite`, then the tags.
@@ -59,7 +65,9 @@ def load(folder: str | Path) -> pd.DataFrame:
 
 
 def runs(folder: str | Path) -> pd.DataFrame:
-    """Read a sweep or a single run: one row a run, failed ones included.
+    """Read a sweep or a single run: one row a run.
+
+    Failed runs are included.
 
     Columns: those of `load` up to `seed` and the configuration, `epochs_done`, `epochs`, `nonfinite`, the last value
     of every tag (the status file's final ones; of an unfinished run the last measured ones), `error`.
@@ -83,7 +91,9 @@ def runs(folder: str | Path) -> pd.DataFrame:
 
 
 def setting_columns(table: pd.DataFrame) -> list[str]:
-    """Return the columns that tell one setting from another: `optimizer`, `lr`, `batch_size` and what else does.
+    """Return the columns that distinguish one setting from another.
+
+    They are `optimizer`, `lr`, `batch_size` and what else does.
 
     A further column counts if it separates runs that the chosen ones of its own group do not: an optimizer's betas
     say nothing beside its name, nor a data set's size beside the data set's. Never among them: seeds, whose runs
@@ -109,7 +119,9 @@ def is_seed(column: str) -> bool:
 
 
 def one_run_a_seed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Drop the rows of runs that repeat another's setting and seeds: they are no further sample of it.
+    """Drop the rows of runs that repeat another's setting and seeds.
+
+    They are no further sample of it.
 
     Such runs differ in what is measured only (the terms), or were started under two names; the first one stays, a
     finished one before others.
@@ -127,7 +139,10 @@ def is_measured(rows: pd.DataFrame, tag: str) -> pd.Series:
 
 
 def _find(folder: Path) -> list[_Run]:
-    """All runs in `folder`, in the natural order of their names (2 before 10, 1e-3 before 0.01)."""
+    """Return all runs in `folder`, in natural order of their names.
+
+    2 comes before 10, 1e-3 before 0.01.
+    """
     folders = sorted(run_folders(folder), key=lambda path: _natural(path.relative_to(folder).as_posix()))
     if not folders:
         what = f"holds no runs (no {STATUS} at any depth)" if folder.is_dir() else "is not a folder"
@@ -158,7 +173,10 @@ def _leaves(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(found: list[_Run]) -> pd.DataFrame:
-    """One row a run: name, state and the configuration as far as it matters."""
+    """Return one row a run: name, state and configuration.
+
+    The configuration is there as far as it matters.
+    """
     import pandas as pd
 
     keys = dict.fromkeys(key for run in found for key in run.config if key not in {"name", *ALWAYS.values()})
@@ -174,7 +192,10 @@ def _identity(value: Any) -> tuple[bool, Any]:
 
 
 def _read_metrics(run: _Run) -> pd.DataFrame | None:
-    """Read the run's metrics.csv as numbers, with the column `nonfinite`; None if it has no rows."""
+    """Read the run's metrics.csv as numbers.
+
+    A column `nonfinite` is added. None if it has no rows.
+    """
     import numpy as np
     import pandas as pd
 

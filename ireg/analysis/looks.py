@@ -1,4 +1,7 @@
-"""How figures look: optimizers' colours, and equal bytes for equal figures whatever the user's settings are."""
+"""How figures look: colours and labels.
+
+Equal figures have equal bytes, whatever the user's settings are.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def colour_of(optimizer: str) -> str:
-    """Return an optimizer's colour, the same in every figure; one that is not listed has one by its name."""
+    """Return an optimizer's colour, the same in every figure.
+
+    One that is not listed has one by its name.
+    """
     further = _FURTHER_COLOURS[zlib.crc32(optimizer.encode()) % len(_FURTHER_COLOURS)]
     return COLOURS.get(optimizer, further)
 

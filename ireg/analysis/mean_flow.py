@@ -18,7 +18,10 @@ PARTS = ("", "_memory", "_lag", "_fluctuation")
 
 
 def own_regularization(table: pd.DataFrame) -> Figure:
-    """Draw figure 3 again: Eq. 1, the adaptive term as printed, and each optimizer's own regularizer."""
+    """Draw figure 3 again, with each optimizer's own regularizer.
+
+    Beside it are Eq. 1 and the adaptive term as printed.
+    """
     require(table, "ireg/own")
     settings = settings_of(table)
     shown = [tag for tag in TERMS if measured(table, tag)]
@@ -32,7 +35,10 @@ def own_regularization(table: pd.DataFrame) -> Figure:
 
 
 def mean_flow(table: pd.DataFrame) -> Figure:
-    """Strength and alignment of the mean flow's correction and its parts; dots where the expansion can hold."""
+    """Draw strength and alignment of the mean flow's correction.
+
+    Its parts are shown, too. Dots are where the expansion can hold.
+    """
     require(table, "ireg/strength")
     settings = settings_of(table)
     shown = [part for part in PARTS if measured(table, f"ireg/strength{part}")]

@@ -1,4 +1,7 @@
-"""What all figures are made of: panels with one curve a setting, and one legend below them."""
+"""Panels, of which all figures are made.
+
+They have one curve a setting, and one legend below them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ Scale = Literal["share", "log", "linear", "auto"]
 
 
 def spans_decades(values: np.ndarray) -> bool:
-    """Whether a logarithmic axis is due: the positive finite values differ by a factor of more than 30."""
+    """Say whether a logarithmic axis is due.
+
+    It is if the positive finite values differ by a factor of more than 30.
+    """
     positive = values[np.isfinite(values) & (values > 0)]
     return positive.size > 0 and bool(positive.max() / positive.min() > 30)
 
@@ -36,7 +42,10 @@ def measured(rows: pd.DataFrame, tag: str) -> bool:
 
 
 def panel(axis: Axes, settings: Sequence[Setting], tag_of: Callable[[pd.DataFrame], str], scale: Scale) -> None:
-    """Draw one curve a setting, of the tag that `tag_of` names for its rows."""
+    """Draw one curve a setting.
+
+    It is of the tag that `tag_of` names for its rows.
+    """
     curves = [(setting, *_curves(setting.rows, tag_of(setting.rows))) for setting in settings]
     values = np.concatenate([frame.to_numpy().ravel() for _, *frames in curves for frame in frames])
     log = bool((values > 0).any()) if scale == "log" else scale == "auto" and spans_decades(values)
@@ -57,7 +66,10 @@ def panel(axis: Axes, settings: Sequence[Setting], tag_of: Callable[[pd.DataFram
 
 
 def _curves(rows: pd.DataFrame, tag: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return epochs by runs, of the runs that make mean and band and of the diverged ones; nan breaks a curve."""
+    """Return epochs by runs, for mean and band.
+
+    The diverged runs come separately; nan breaks a curve.
+    """
     measured = rows[is_measured(rows, tag)].replace([np.inf, -np.inf], np.nan)
     wide = measured.pivot(index="epoch", columns="run", values=tag)
     diverged = rows.groupby("run")["state"].first().reindex(wide.columns) == "diverged"
@@ -83,14 +95,20 @@ def _draw(axis: Axes, setting: Setting, repeats: pd.DataFrame, diverged: pd.Data
 
 
 def empty_figure(panels: int, *, share: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure of panels side by side, which may share their vertical axis."""
+    """Make a figure of panels side by side.
+
+    They may share their vertical axis.
+    """
     # Not pyplot: its global state would keep every figure alive, and is not safe in threads.
     figure = Figure(figsize=(8, 4.2 if panels < 3 else 3.4), layout="constrained")
     return figure, list(figure.subplots(1, panels, sharey=share, squeeze=False)[0])
 
 
 def finish(figure: Figure, settings: Sequence[Setting]) -> Figure:
-    """Put one legend for all panels below them, as high as it needs to be."""
+    """Put one legend for all panels below them.
+
+    It is as high as it needs to be.
+    """
     handles: dict[str, Any] = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -113,5 +131,8 @@ def finish(figure: Figure, settings: Sequence[Setting]) -> Figure:
 
 
 def always(tag: str, rows: pd.DataFrame) -> str:
-    """The tag, whatever the rows: with `functools.partial` the choice of a panel with one tag."""
+    """Return the tag, whatever the rows.
+
+    With `functools.partial` it is the choice of a panel with one tag.
+    """
     return tag

@@ -1,4 +1,7 @@
-"""Which curves a figure has, and how they look: one a setting, the same in every figure."""
+"""Which curves a figure has, and how they look.
+
+There is one a setting, the same in every figure.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """One curve of every figure: its name, its look, and its rows of the tidy table."""
+    """One curve of every figure: its name and its look.
+
+    It also has its rows of the tidy table.
+    """
 
     label: str
     optimizer: str
@@ -29,7 +35,10 @@ class Setting:
 
 
 def settings_of(table: pd.DataFrame) -> list[Setting]:
-    """List the curves in the order of the legend: by optimizer, then by the values of what else differs."""
+    """List the curves in the order of the legend.
+
+    They are sorted by optimizer, then by the values of what else differs.
+    """
     columns = setting_columns(table)
     varied = [column for column in columns[1:] if len(table[column].drop_duplicates()) > 1]
     names = _short_names(varied)
@@ -51,7 +60,10 @@ def settings_of(table: pd.DataFrame) -> list[Setting]:
 
 
 def _short_names(columns: Sequence[str]) -> dict[str, str]:
-    """`data.noise.rate` -> `rate`, `data.name` -> `data`; the whole name where that is ambiguous."""
+    """Shorten keys: `data.noise.rate` -> `rate`, `data.name` -> `data`.
+
+    Where that is ambiguous, the whole name stays.
+    """
     short = {}
     for column in columns:
         *above, last = column.split(".")
@@ -67,7 +79,10 @@ def _order(column: str, value: Any) -> tuple[int, float, str]:
 
 
 def _repeats(rows: pd.DataFrame) -> str:
-    """Say in the legend how many seeds a setting has and how many of its runs diverged."""
+    """Say in the legend how many seeds a setting has.
+
+    It also says how many of its runs diverged.
+    """
     states = rows.groupby("run")["state"].first()
     diverged = int((states == "diverged").sum())
     if len(states) == 1:
@@ -78,7 +93,10 @@ def _repeats(rows: pd.DataFrame) -> str:
 
 
 def _shade(optimizer: str, pale: float) -> tuple[float, float, float]:
-    """Return the optimizer's colour, the same whatever else is in the table, mixed with so much white."""
+    """Return the optimizer's colour, mixed with so much white.
+
+    It is the same whatever else is in the table.
+    """
     red, green, blue = to_rgb(colour_of(optimizer))
     return red + (1 - red) * pale, green + (1 - green) * pale, blue + (1 - blue) * pale
 

@@ -1,4 +1,7 @@
-"""Summaries of a sweep: one row a run, one row a setting with mean and standard deviation over its seeds."""
+"""Summaries of a sweep, by run and by setting.
+
+A setting has mean and standard deviation over its seeds.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ COLUMNS_AT_ONCE = 5
 
 
 def summarize(runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a run, from the tables that `load.runs` and `load.load` read of the same folder.
+    """Return one row a run.
+
+    It is made from the tables that `load.runs` and `load.load` read of the same folder.
 
     Columns: `run`, `state`, `epochs_done`, `epochs`, the configuration as far as settings differ in it, seeds,
     the final value of every tag, `best_test_error` (the smallest `test/error`) and `best_epoch` (the first with it),
@@ -46,7 +51,9 @@ def summarize(runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarize_settings(summary: pd.DataFrame) -> pd.DataFrame | None:
-    """Return mean and standard deviation over the seeds of every setting; None if no setting has several runs.
+    """Return mean and standard deviation over seeds, by setting.
+
+    None if no setting has several runs.
 
     Columns: the setting's, `runs` (how many there are), `n` (how many of them are done and enter the numbers), and
     `<value>.mean` and `<value>.sd` (of a sample, divisor n - 1; empty for n = 1) for every value of `summarize`.
@@ -77,7 +84,9 @@ def _without(columns: list[str], *names: str) -> list[str]:
 
 
 def print_summary(summary: pd.DataFrame, console: Console | None = None) -> None:
-    """Print the summary as tables: fit, losses and norms, terms, the same by setting, and the errors of failed runs.
+    """Print the summary as tables.
+
+    They are fit, losses and norms, terms, the same by setting, and the errors of failed runs.
 
     Configuration columns with the same value in every run are said once, above. Without a terminal (a pipe, a file)
     the tables are as wide as they need to be; on one, long cells are folded and nothing is cut off.
@@ -87,7 +96,10 @@ def print_summary(summary: pd.DataFrame, console: Console | None = None) -> None
 
 
 def print_tables(tables: Sequence[Table], console: Console | None = None, above: str = "") -> None:
-    """Print tables, and before them a line, as wide as they need to be or, on a terminal, as there is room."""
+    """Print tables, and before them a line.
+
+    They are as wide as they need to be or, on a terminal, as there is room.
+    """
     wide = make_console(width=10_000)
     needed = max(wide.measure(table).maximum for table in tables)
     if console is None:
@@ -104,7 +116,10 @@ def print_tables(tables: Sequence[Table], console: Console | None = None, above:
 
 
 def plain(value: Any) -> str:
-    """Write a configuration value as a user would: 64 rather than 64.0, all digits that matter, empty for none."""
+    """Write a configuration value as a user would.
+
+    It is 64 rather than 64.0, with all digits that matter, and empty for none.
+    """
     if value is None or value is pd.NA:
         return ""
     if isinstance(value, (float, np.floating)):
@@ -143,7 +158,10 @@ def _tables(summary: pd.DataFrame) -> Iterator[Table]:
 
 
 def _grouped(columns: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Losses and norms, then terms, no more in a table than a terminal holds."""
+    """List the tables: losses and norms, then terms.
+
+    No table has more than a terminal holds.
+    """
     terms = [column for column in columns if column.startswith("ireg/")]
     for title, group in (("losses and norms", [column for column in columns if column not in terms]), ("terms", terms)):
         for start in range(0, len(group), COLUMNS_AT_ONCE):
@@ -151,7 +169,10 @@ def _grouped(columns: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _with_spread(settings: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Add a column of ready text, like "36.10 ± 0.21 %", for each of `columns`."""
+    """Add a column of ready text for each of `columns`.
+
+    An example is "36.10 ± 0.21 %".
+    """
     texts = {}
     for column in columns:
         pairs = zip(settings[f"{column}.mean"], settings[f"{column}.sd"], strict=True)
@@ -160,7 +181,10 @@ def _with_spread(settings: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def spread(column: str, mean: float, sd: float) -> str:
-    """Write mean and standard deviation as the values of a column are written, like "36.10 ± 0.21 %"."""
+    """Write mean and standard deviation as text.
+
+    They are written as the values of a column are, like "36.10 ± 0.21 %".
+    """
     if np.isnan(sd):
         return _cell(column, mean)
     return f"{_cell(column, mean).removesuffix(' %')} ± {_cell(column, sd)}"
@@ -181,7 +205,10 @@ def _cell(column: str, value: Any) -> str:
 
 
 def rich_table(title: str, rows: pd.DataFrame, columns: list[str]) -> Table:
-    """Return columns of a table for the terminal, numbers written by what their column holds."""
+    """Return columns of a table for the terminal.
+
+    Numbers are written by what their column holds.
+    """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         numeric = "/" in column or column == "best_test_error" or pd.api.types.is_numeric_dtype(rows[column])
@@ -193,7 +220,10 @@ def rich_table(title: str, rows: pd.DataFrame, columns: list[str]) -> Table:
 
 
 def _final(row: dict[Any, Any], column: str) -> str:
-    """Return the cell's text; a value that was measured as nan says so, one that was not measured is empty."""
+    """Return the cell's text.
+
+    A value that was measured as nan says so, one that was not measured is empty.
+    """
     text = _cell(column, row[column])
     if column == "best_test_error" and text and "best_epoch" in row:
         return f"{text} @ {row['best_epoch']}"

@@ -1,4 +1,7 @@
-"""Write the tables and figures of a sweep into its folder; print the summary."""
+"""Write the tables and figures of a sweep.
+
+They go into its folder; the summary is printed.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @dataclass(frozen=True)
 class _Tables:
-    """What is written and printed of a sweep; None where its runs do not make a table."""
+    """Collect what is written and printed of a sweep.
+
+    None where its runs do not make a table.
+    """
 
     epochs: pd.DataFrame
     summary: pd.DataFrame
@@ -79,7 +85,9 @@ def require_own_tables(folder: Path, *, with_figures: bool = False) -> None:
 
 
 def report(folder: str | Path, criterion: str | None = None) -> None:
-    """Do what `write` does, print the summary and the best rates, and say where the files are.
+    """Do what `write` does, and print the results.
+
+    Printed are the summary, the best rates, and where the files are.
 
     In a folder that the user may not write to, the tables are printed, and a line says that nothing was written.
 
@@ -136,7 +144,10 @@ def _write(tables: _Tables, folder: Path) -> Iterator[Path]:
 
 
 def _figures(epochs: pd.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the name of each figure that can be drawn, and its files by suffix."""
+    """Yield the name of each figure, and its files.
+
+    Only figures that can be drawn are there. The files are by suffix.
+    """
     try:
         from ireg.analysis.figures import FIGURES
     except Exception as error:  # matplotlib reads files of the user's when it is imported

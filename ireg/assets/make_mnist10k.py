@@ -1,4 +1,6 @@
-"""Cut the embedded MNIST subset from the four original files: `python -m ireg.assets.make_mnist10k FOLDER`.
+"""Cut the embedded MNIST subset from the four original files.
+
+The command is `python -m ireg.assets.make_mnist10k FOLDER`.
 
 The first 10,000 training and the 10,000 test examples, in the original order and in the original (IDX) format, so that
 they are read like the full set. Running it again writes the same bytes.
@@ -25,7 +27,9 @@ ORIGINAL_MD5 = {
 
 
 def make(originals: Path, out: Path) -> dict[str, str]:
-    """Write the subset of the four files in `originals` to `out`; return the md5 of each file written.
+    """Write the subset; return the md5 of each file.
+
+    The four original files are in `originals`; the subset goes to `out`.
 
     Raises:
         UserError: An original is missing, cannot be unpacked or has another md5; nothing is written then.
@@ -38,7 +42,10 @@ def make(originals: Path, out: Path) -> dict[str, str]:
 
 
 def read_original(folder: Path, name: str) -> bytes:
-    """Return the content of the raw file `name`, or of `name`.gz, after comparing its md5."""
+    """Return the content of a raw file, after comparing its md5.
+
+    It is read from `name`, or from `name`.gz.
+    """
     path, gz = folder / name, folder / f"{name}.gz"
     try:
         content = path.read_bytes() if path.is_file() else gzip.decompress(gz.read_bytes())
@@ -66,7 +73,10 @@ def cut(content: bytes) -> bytes:
 
 
 def main(arguments: list[str]) -> None:
-    """Run `make` on the command line's folder and print the md5s as conf/data/mnist10k.yaml has them."""
+    """Run `make` on the folder, and print the md5s.
+
+    They are printed as conf/data/mnist10k.yaml has them.
+    """
     if len(arguments) != 1:
         sys.exit("usage: python -m ireg.assets.make_mnist10k FOLDER_WITH_THE_ORIGINAL_FILES")
     try:

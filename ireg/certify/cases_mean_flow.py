@@ -1,4 +1,7 @@
-"""Certificates of the mean flow: with the second moment in motion, on full batches and with minibatches."""
+"""Certificates of the mean flow.
+
+The second moment is in motion, on full batches and with minibatches.
+"""
 
 from collections.abc import Callable
 from typing import Any

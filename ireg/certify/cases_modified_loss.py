@@ -1,4 +1,7 @@
-"""Certificates of the modified loss: filters of the gradient under a fixed preconditioner."""
+"""Certificates of the modified loss.
+
+The optimizers are filters of the gradient under a fixed preconditioner.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,7 @@
-"""What a certificate is, and when it holds: orders of accuracy, their tolerances, the verdict."""
+"""What a certificate is, and when it holds.
+
+It has orders of accuracy, their tolerances, and a verdict.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +39,9 @@ STANDARD_ERRORS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Errors of a flow at a fixed time, against the rates, and the order fitted to them.
+    """Errors of a flow at a fixed time, against the rates.
+
+    The order is fitted to them.
 
     Attributes:
         errors: ‖mean of the optimizer − flow‖ at each rate.
@@ -49,7 +54,7 @@ class Curve:
     uncertainty: float
 
     def within(self, low: float, high: float) -> bool:
-        """Whether the slope lies there, sampling considered."""
+        """Say whether the slope lies there, sampling considered."""
         margin = STANDARD_ERRORS * self.uncertainty
         return low <= self.slope - margin and self.slope + margin <= high
 
@@ -104,7 +109,10 @@ class Outcome:
 
     @property
     def passes(self) -> bool:
-        """Whether the certificate holds and rejects every control: else it could not have failed."""
+        """Say whether the certificate holds and rejects every control.
+
+        Without the latter it could not have failed.
+        """
         return self.holds and len(self.rejected) == len(self.controls)
 
 
@@ -129,7 +137,9 @@ class Experiment(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """A claim of theory about one optimizer, and the experiment that could refute it.
+    """A claim of theory about one optimizer.
+
+    With it comes the experiment that could refute it.
 
     Attributes:
         optimizer: a name of conf/optimizer.

@@ -1,4 +1,7 @@
-"""Flows that are wrong in one place each: a certificate that accepts one of them certifies nothing."""
+"""Flows that are wrong in one place each.
+
+A certificate that accepts one of them certifies nothing.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,7 +37,10 @@ def no_overlap(flow: ModifiedLoss) -> ModifiedLoss:
 
 
 def one_factor(flow: ModifiedLoss) -> ModifiedLoss:
-    """The factor of the mean part, (1 + β)/(1 − β), on the variance too."""
+    """Put the mean part's factor on the variance, too.
+
+    The factor is (1 + β)/(1 − β).
+    """
     return replace(flow, of_variance=flow.of_mean)
 
 
@@ -64,7 +70,10 @@ def same_clock(flow: ModifiedLoss) -> ModifiedLoss:
 
 
 def decay_in_gradient(flow: ModifiedLoss) -> ModifiedLoss:
-    """Weight decay taken for the other kind: L2 for decoupled, and the other way round."""
+    """Take weight decay for the other kind.
+
+    It is L2 for decoupled, and decoupled for L2.
+    """
     return modified_loss(flow.problem, _changed(flow, decoupled=not flow.optimizer.decoupled))
 
 
@@ -78,7 +87,10 @@ def eps_inside(flow: ModifiedLoss) -> ModifiedLoss:
 
 
 def uncorrected_squares(flow: ModifiedLoss) -> ModifiedLoss:
-    """The second moment without what is done to it: AMSGrad without its maximum, RMSProp without its centre."""
+    """Leave the second moment as it is.
+
+    AMSGrad is without its maximum, RMSProp without its centre.
+    """
     return modified_loss(flow.problem, replace(flow.optimizer, corrected_second_moment=flow.optimizer.second_moment))
 
 
@@ -99,13 +111,18 @@ def without_look_ahead_parts(flow: MeanFlowParts) -> MeanFlowParts:
 
 
 def squares_of_mean(flow: MeanFlowParts) -> MeanFlowParts:
-    """ḡ² for s̄ in u, the other parts left out: they do not exist where ḡ² is 0 and s̄ is not."""
+    """Put ḡ² for s̄ in u.
+
+    The other parts are left out: they do not exist where ḡ² is 0 and s̄ is not.
+    """
     return replace(flow, squares_of_mean=True, parts=np.zeros_like(flow.parts))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EpsInside(MeanFlowParts):
-    """Cattaneo, Klusowski & Shigida's flow for ε inside the root, full batches, without weight decay.
+    """Take Cattaneo, Klusowski & Shigida's flow.
+
+    It has ε inside the root, full batches, and no weight decay.
 
     With r = g² + ε, u = g/√r: ω̇ = −[g + η (Hu) (L − (ρ/(1−ρ)) g²/r + ½ ε/r)] / √r.
     """

@@ -1,4 +1,7 @@
-"""Where the mean of an optimizer is after some steps: on full batches, over all orders, over a sample of orders."""
+"""Where the mean of an optimizer is after some steps.
+
+It is on full batches, over all orders, or over a sample of orders.
+"""
 
 from dataclasses import dataclass
 from itertools import permutations
@@ -28,7 +31,9 @@ def on_full_batches(recipe: Recipe, problem: Problem, begin: Start, abscissa: fl
 
 
 def over_all_orders(recipe: Recipe, problem: Problem, begin: Start, abscissa: float, epochs: int) -> np.ndarray:
-    """The mean of ω over every order of every epoch, exactly, for quadratic losses and filters of their gradients.
+    """Compute the mean of ω over every order, exactly.
+
+    This is for quadratic losses and filters of their gradients, over every order of every epoch.
 
     An epoch is an affine map of ω and the momentum buffer. Epochs are independent, so the mean over the orders of all
     of them is the mean map, iterated. The map is read off what torch's optimizer does to the origin and unit vectors.
@@ -69,7 +74,9 @@ class SampledMean:
 def over_sampled_orders(
     recipe: Recipe, problem: Problem, begin: Start, abscissa: float, epochs: int, columns: int, seed: int
 ) -> SampledMean:
-    """The mean of ω over a sample of orders, each column with its own fresh orders.
+    """Compute the mean of ω over a sample of orders.
+
+    Each column has its own fresh orders.
 
     Columns come in pairs that run through every epoch in opposite orders: what is odd in the order, most of the
     scatter, cancels. Where an epoch has few orders, each is taken equally often in every epoch.
@@ -86,7 +93,10 @@ def over_sampled_orders(
 
 
 def _orders(num_batches: int, columns: int, generator: torch.Generator) -> Tensor:
-    """An order for each column, shape (m, columns): in every group first one half, then the same backwards."""
+    """Draw an order for each column, shape (m, columns).
+
+    Every group has first one half, then the same backwards.
+    """
     half = columns // GROUPS // 2
     if factorial(num_batches) > BALANCED:
         drawn = torch.rand(GROUPS, half, num_batches, generator=generator).argsort(2)

@@ -1,4 +1,7 @@
-"""The experiments: run the optimizer for a fixed time of the flow, and compare its mean with the flows' ends."""
+"""The experiments: an optimizer's mean and the ends of flows.
+
+The optimizer runs for a fixed time of the flow.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,7 +45,10 @@ class Sample:
 def mean_end(
     recipe: Recipe, problem: Problem, begin: Start, rate: float, steps: int, sample: Sample | None
 ) -> SampledMean:
-    """The mean of ω after some steps, whole epochs: exact, unless a sample of orders is asked for."""
+    """Compute the mean of ω after some steps, whole epochs.
+
+    It is exact, unless a sample of orders is asked for.
+    """
     if sample is not None:
         epochs, seed = steps // problem.num_batches, sample.seed + steps
         return over_sampled_orders(recipe, problem, begin, rate, epochs, sample.columns, seed)
@@ -60,7 +66,9 @@ def whole_epochs(time: float, step_time: float, num_batches: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class OfModifiedLoss:
-    """Filters of the gradient under a fixed P, against the flow of `ireg.terms.own`'s modified loss.
+    """Filters of the gradient under a fixed P.
+
+    They are compared with the flow of `ireg.terms.own`'s modified loss.
 
     Attributes:
         recipe: the optimizer.

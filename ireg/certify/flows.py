@@ -1,4 +1,7 @@
-"""The modified flows, their constants taken from the product: `ireg.terms.own` and `ireg.core.mean_flow`."""
+"""The modified flows, their constants taken from the product.
+
+These are `ireg.terms.own` and `ireg.core.mean_flow`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +20,10 @@ from ireg.terms.own import own_full_batch, own_variance
 
 
 def integrate(velocity: Callable[[np.ndarray], np.ndarray], start: np.ndarray, time: float, rtol: float) -> np.ndarray:
-    """The end of the flow ω̇ = velocity(ω), by an integrator of eighth order."""
+    """Compute the end of the flow ω̇ = velocity(ω).
+
+    The integrator is of eighth order.
+    """
     solution = solve_ivp(
         lambda _, point: velocity(point), (0.0, time), start, method="DOP853", rtol=rtol, atol=rtol / 100
     )
@@ -26,7 +32,9 @@ def integrate(velocity: Callable[[np.ndarray], np.ndarray], start: np.ndarray, t
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModifiedLoss:
-    """The P-gradient flow of C′ + a ‖ḡ′‖²_P + b (1/m) Σ ‖g_k − ḡ‖²_P, P fixed.
+    """Compute the P-gradient flow of a modified loss.
+
+    The loss is C′ + a ‖ḡ′‖²_P + b (1/m) Σ ‖g_k − ḡ‖²_P, P fixed.
 
     C′ is C with weight decay: C + (λ/2) ‖ω‖², decoupled C + (λ/2) ωᵀP⁻¹ω.
 
@@ -63,7 +71,10 @@ class ModifiedLoss:
 
 
 def modified_loss(problem: Problem, optimizer: OptimizerView) -> ModifiedLoss:
-    """The modified loss of an optimizer, its factors read off the values of `own_full_batch` and `own_variance`."""
+    """Return the modified loss of an optimizer.
+
+    Its factors are read off the values of `own_full_batch` and `own_variance`.
+    """
     params = {NAME: problem.start[:, None]}
     snapshot = Snapshot(
         params=params, initial=params, loss=problem.loss, batches=problem.batches, optimizer=optimizer,
@@ -91,7 +102,9 @@ def modified_loss(problem: Problem, optimizer: OptimizerView) -> ModifiedLoss:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeanFlowParts:
-    """The flow ω̇ = −(u + a M + b V + c F) of `ireg.core.mean_flow`, for several (a, b, c) at once.
+    """Compute the flow of the mean flow, with weighted parts.
+
+    It is ω̇ = −(u + a M + b V + c F) of `ireg.core.mean_flow`, for several (a, b, c) at once.
 
     Attributes:
         problem: the loss.

@@ -1,4 +1,6 @@
-"""torch's own optimizers on stacks of points, their state put onto the slow manifold.
+"""torch's own optimizers on stacks of points.
+
+Their state is put onto the slow manifold.
 
 They work element by element, so one optimizer on a parameter (p, R) is R independent optimizers on its columns.
 """
@@ -18,7 +20,7 @@ from ireg.core.optimizers import OptimizerView, reciprocal_root, rule_of, view
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to build one of torch's optimizers at each rate of a certificate.
+    """How to build one of torch's optimizers at each rate.
 
     Attributes:
         make: its class.
@@ -48,7 +50,9 @@ class Start:
 
 
 def start(recipe: Recipe, problem: Problem, abscissa: float) -> Start:
-    """The slow manifold at the start of a problem: what the optimizer would hold had it come along the leading flow.
+    """The slow manifold at the start of a problem.
+
+    It is what the optimizer would hold had it come along the leading flow.
 
     One step ago the point was ω + η_e u, so a mean of x with decay r is x̄ + η_e/(1 − r) (∇x̄)u, on time for the next
     step to be taken at ω. What minibatches of the last epochs have left on average is of higher order.
@@ -78,7 +82,10 @@ def start(recipe: Recipe, problem: Problem, abscissa: float) -> Start:
 
 
 def build(recipe: Recipe, points: Tensor, abscissa: float, *, first: Tensor | None, second: Tensor | None) -> Optimizer:
-    """The optimizer of copies of the points (p, R), with this state: (p,) or (p, R), zeros for None."""
+    """Build the optimizer of copies of the points (p, R).
+
+    It has this state: (p,) or (p, R), zeros for None.
+    """
     weights = points.detach().clone().requires_grad_()
     optimizer = recipe.make([weights], **recipe.arguments(abscissa))
     zeros = torch.zeros_like(points)

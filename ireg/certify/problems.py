@@ -19,7 +19,9 @@ NAME = "w"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """A loss by minibatches. Points are stacked as columns: one tensor (p, R) holds R independent copies of ω.
+    """A loss by minibatches, of points that are stacked as columns.
+
+    One tensor (p, R) holds R independent copies of ω.
 
     Attributes:
         inputs: X, shape (m, n, p), float64.
@@ -44,7 +46,10 @@ class Problem:
         return list(zip(self.inputs, self.targets, strict=True))
 
     def loss(self, params: Params, batch: Batch) -> Tensor:
-        """Ĉ_k, summed over the columns: its Hessian has a block for each, so products with it are column by column."""
+        """Compute Ĉ_k, summed over the columns.
+
+        Its Hessian has a block for each, so products with it are column by column.
+        """
         residuals = batch[0] @ params[NAME] - batch[1][:, None]
         return residuals[: self.squares].square().sum() / 2 + residuals[self.squares :].cosh().log().sum()
 
@@ -62,7 +67,10 @@ class Problem:
         return np.einsum("kni,kn,knj->kij", self._arrays[0], curvatures, self._arrays[0])
 
     def column_gradients(self, weights: Tensor, which: Tensor) -> Tensor:
-        """The gradients at the columns of `weights` (p, R), each of the minibatch that `which` (R,) says."""
+        """Compute the gradients at the columns of `weights` (p, R).
+
+        Each is of the minibatch that `which` (R,) says.
+        """
         rows, negative_targets = self._by_minibatch
         rows = rows.index_select(2, which)
         slopes = (rows * weights).sum(1).add_(negative_targets.index_select(1, which))

@@ -9,7 +9,9 @@ from ireg.core.random import named_generator
 
 
 class Batches:
-    """Iterable over `(inputs, labels, indices)` of all examples as they lie; the batches are views, nothing is copied.
+    """Iterable over `(inputs, labels, indices)` of all examples as they lie.
+
+    The batches are views, nothing is copied.
 
     Args:
         inputs: all inputs, examples along the first dimension.
@@ -32,7 +34,9 @@ class Batches:
 
 
 class ShuffledBatches(Batches):
-    """Iterable over `(inputs, labels, indices)` of all examples, in a fresh order each epoch.
+    """Iterable over `(inputs, labels, indices)`, in a fresh order each epoch.
+
+    Each epoch has all examples.
 
     The order is a function of seed and epoch alone, so a run can resume from any epoch as if it had never stopped, and
     looking at the order of an epoch moves no random stream.

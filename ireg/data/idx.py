@@ -68,7 +68,10 @@ def idx(*, dataset: str, root: str | Path | None, md5: Mapping[str, str] | None,
 
 @dataclass(frozen=True, kw_only=True)
 class _Files:
-    """The four files of a data set: where they are, and how they are verified."""
+    """The four files of a data set.
+
+    This module knows where they are, and how they are verified.
+    """
 
     reader: type[MNIST]
     root: Path
@@ -94,7 +97,10 @@ class _Files:
 
 
 def _complete(files: _Files) -> list[str]:
-    """Put the missing files there, once for all processes; return the names of those that were verified meanwhile."""
+    """Put the missing files there, once for all processes.
+
+    Returned are the names of those that were verified meanwhile.
+    """
     dataset = files.reader.__name__
     if files.root == PACKAGED:
         raise UserError(f"{files.folder} lacks {', '.join(files.missing())}: reinstall ireg, or set data.root")
@@ -112,7 +118,10 @@ def _complete(files: _Files) -> list[str]:
 
 
 def _download(files: _Files) -> None:
-    """Let torchvision download into a folder of its own, and move over what was not there."""
+    """Let torchvision download the missing files.
+
+    It uses a folder of its own, from which they are moved.
+    """
     dataset = files.reader.__name__
     with tempfile.TemporaryDirectory(dir=files.root, prefix=f"{dataset}-download-") as scratch:
         try:
@@ -131,7 +140,10 @@ def _download(files: _Files) -> None:
 
 
 def _verify(files: _Files, name: str) -> None:
-    """Compare a raw file with its md5 or, where that is not known, with its verified ``.gz``."""
+    """Compare a raw file with its md5.
+
+    Where that is not known, it is compared with its verified ``.gz``.
+    """
     path, gz = files.folder / name, files.folder / f"{name}.gz"
     if files.md5 is not None:
         with path.open("rb") as file:

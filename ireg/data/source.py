@@ -1,4 +1,7 @@
-"""What a data source returns, checked in one place before anything is made of it."""
+"""What a data source returns, checked in one place.
+
+This is done before anything is made of it.
+"""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -68,7 +71,10 @@ def require_one_shape(train: Tensor, test: Tensor) -> None:
 
 
 def _faults(returned: Any) -> Iterator[str]:
-    """What is wrong with a source's return value, the first fault first; a later one presumes that there is none."""
+    """List what is wrong with a source's return value.
+
+    The first fault comes first; a later one presumes that there is none before.
+    """
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         yield f"returned {_what(returned)}; must be a pair (images, labels)"
     for name, values, dtype in zip(("images", "labels"), returned, (torch.uint8, torch.int64), strict=True):

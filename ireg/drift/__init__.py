@@ -1,4 +1,6 @@
-"""The mean drift of an epoch as data: many random orders from one checkpoint, against small steps and the mean flow.
+"""The mean drift of an epoch, measured.
+
+Many random orders from one checkpoint are compared with small steps and with the mean flow.
 
 `python -m ireg.drift RUN`; docs/drift.md has the method, the formulas and a study.
 """

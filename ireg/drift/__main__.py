@@ -1,4 +1,7 @@
-"""`python -m ireg.drift RUN`: measure the mean drift of runs over one epoch, print tables, write numbers and figure."""
+"""`python -m ireg.drift RUN`: measure the mean drift of runs.
+
+The drift is over one epoch. Tables are printed; numbers and figure are written.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,10 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """What is measured of a run, or was, with the same options, and lies in its output folder."""
+    """Return what is measured of a run, or was already.
+
+    Results with the same options are read from its output folder.
+    """
     from ireg.drift.from_run import load
     from ireg.drift.study import options as of_result
     from ireg.drift.study import study

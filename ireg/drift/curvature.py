@@ -1,4 +1,6 @@
-"""How curved C is where a drift is measured, and whether its Hessian predicts how its slope changes.
+"""How curved C is where a drift is measured.
+
+It also says whether its Hessian predicts how its slope changes.
 
 - `steepest`: λ₁, the largest eigenvalue of H = ∇²C, by Lanczos' method. First order in η holds while
   η_e(1 + 2L)λ₁/2 ≪ 1 and, for the variance's part, mη_eλ₁ ≪ 1.
@@ -27,7 +29,10 @@ CURVATURE_COST = 60.0
 
 
 def curvature(problem: Problem) -> dict[str, float]:
-    """The numbers `steepest` and `smoothness` at the start of optimizers without second moment, in double precision."""
+    """Compute `steepest` and `smoothness` at the start.
+
+    They are of optimizers without second moment, in double precision.
+    """
     problem = in_double(problem)
     remembered = problem.optimizer.memory
     uphill = velocity(problem, problem.weights)
@@ -40,7 +45,9 @@ def curvature(problem: Problem) -> dict[str, float]:
 
 
 def steepest(problem: Problem, products: int) -> float:
-    """Estimate the largest eigenvalue λ₁ of ∇²C at the start from below, with a random first vector.
+    """Estimate the largest eigenvalue λ₁ of ∇²C from below.
+
+    It is that at the start. The first vector is random.
 
     Args:
         problem: whose C.

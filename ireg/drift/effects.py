@@ -1,4 +1,6 @@
-"""What finite steps do at any rate: an epoch of the optimizer against the same optimizer with small steps.
+"""What finite steps do, at any rate.
+
+An epoch of the optimizer is compared with the same optimizer with small steps.
 
 Of C, ‖ḡ‖² and Q the logarithm is taken, at the mean of the orders' ends and as the mean over the ends. The references
 take r times as many steps, r times smaller, with their memory kept or shrinking (`ireg.drift.small_steps`). Their
@@ -39,7 +41,9 @@ Record = Mapping[str, float]
 
 
 def orders_of(refinement: int, orders: int) -> int:
-    """How many orders a refinement takes: half of the plain ones, even, and at least 4; small steps have less noise.
+    """Return how many orders a refinement takes.
+
+    They are half of the plain ones, even, and at least 4; small steps have less noise.
 
     Of steps more than 8 times smaller 4, for the same reason.
     """
@@ -82,7 +86,9 @@ def follow_all(
 
 
 def samples(workers: Workers[Problem], found: Mapping[int, Sequence[Sequence[Stop]]]) -> dict[int, Sample[Record]]:
-    """Of each refinement the records of all pairs of orders, and of all but each one in turn.
+    """Yield the records of all pairs, and of all but one.
+
+    They are the records of each refinement; each pair is left out in turn.
 
     Args:
         workers: measure at the means.
@@ -92,7 +98,9 @@ def samples(workers: Workers[Problem], found: Mapping[int, Sequence[Sequence[Sto
 
 
 def small_steps(samples: Mapping[int, Sample[Record]]) -> dict[str, Estimate]:
-    """The effects of finite steps, and what they are made of, with standard errors over pairs of orders.
+    """Estimate the effects of finite steps, and their parts.
+
+    The standard errors are over pairs of orders.
 
     Args:
         samples: by refinement, 1 being the plain optimizer.
@@ -121,7 +129,9 @@ def _sample(workers: Workers[Problem], orders: Sequence[Sequence[Stop]]) -> Samp
 
 
 def effects(records: Mapping[int, Record]) -> dict[str, float]:
-    """Logarithms and effects by `place/what/quantity`, from a record of each refinement, 1 being the plain optimizer.
+    """Compute logarithms and effects by `place/what/quantity`.
+
+    They are made from a record of each refinement, 1 being the plain optimizer.
 
     `what` is `plain`, `r=…` (a reference at equal time), `time` (effect at equal time), `r=… at equal C` and
     `equal C` (effect there); `time moved` and `equal C moved`, by how much the finest reference has changed them, with
@@ -154,7 +164,9 @@ def effects(records: Mapping[int, Record]) -> dict[str, float]:
 
 
 def _segment(record: Record, place: str, refinement: int, loss: float) -> tuple[int, float]:
-    """Between which stops a reference has this ln C: the first one's number, and the share of the distance to the next.
+    """Find the stops between which a reference has this ln C.
+
+    Returned are the first one's number, and the share of the distance to the next.
 
     The last of them that it lies between or beyond, or else what is before the first; nan if C stays the same.
     """

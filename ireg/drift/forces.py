@@ -1,4 +1,7 @@
-"""What the mean flow adds to the leading flow, at given weights: the forces that the drift is compared with."""
+"""What the mean flow adds to the leading flow.
+
+The drift is compared with these forces, at given weights.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from ireg.drift.problem import Problem, flattened
 
 
 def forces_at(problem: Problem, weights: Tensor, number: int) -> dict[str, Tensor]:
-    """The parts of the correction, for optimizers without second moment: ∇‖ḡ‖² and ∇Var where the weights are.
+    """The parts of the correction, without a second moment.
+
+    They are ∇‖ḡ‖² and ∇Var where the weights are.
 
     Args:
         problem: whose.
@@ -33,7 +38,9 @@ def forces_at(problem: Problem, weights: Tensor, number: int) -> dict[str, Tenso
 
 
 def mean_flow_at(problem: Problem, weights: Tensor, number: int, seen: OptimizerView) -> MeanFlow:
-    """The mean flow of an optimizer at these weights, over one random partition.
+    """Compute the mean flow of an optimizer at these weights.
+
+    It is over one random partition.
 
     Raises:
         ValueError: an optimizer whose mean flow is not known.
@@ -45,7 +52,10 @@ def mean_flow_at(problem: Problem, weights: Tensor, number: int, seen: Optimizer
 
 
 def coefficients(problem: Problem) -> dict[str, float]:
-    """The theorem's coefficients of ∇‖ḡ‖² and ∇Var: (η_e/4)(1 + 2L) and (η_e/4)(1 − τ)."""
+    """Return the theorem's coefficients of ∇‖ḡ‖² and ∇Var.
+
+    They are (η_e/4)(1 + 2L) and (η_e/4)(1 − τ).
+    """
     remembered = problem.optimizer.memory
     return {
         "full_batch": remembered.effective_rate / 4 * (1 + 2 * remembered.lag),

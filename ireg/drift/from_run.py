@@ -1,4 +1,4 @@
-"""From a run's folder to the problem that its drift is measured on."""
+"""From a run's folder to the problem of its drift."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class Start:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """The run folders at or below these paths, each once; what is beside runs in a sweep's folder is passed over.
+    """Return the run folders at or below paths, each once.
+
+    What is beside runs in a sweep's folder is ignored.
 
     Raises:
         UserError: there is no run at all.
@@ -110,6 +112,9 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _ordinary(state: dict[str, Any]) -> dict[str, Any]:
-    """The state for torch's ordinary kernels, also of a run with fused ones: they compute the same."""
+    """Return the state for torch's ordinary kernels.
+
+    A run with fused ones has the same state: they compute the same.
+    """
     groups = [{**group, "fused": None} if "fused" in group else group for group in state["param_groups"]]
     return {**state, "param_groups": groups}

@@ -1,4 +1,6 @@
-"""The measured mean drift against the leading flow, beside what the mean flow predicts.
+"""The measured mean drift and the leading flow.
+
+Beside them stands what the mean flow predicts.
 
 D = mean over orders of the (settled) weights after an epoch, less the leading flow's end after the time m η_e. The
 prediction for a force f is the end of ω̇ = −(u + f) less that of ω̇ = −u: it takes along that the flow carries every
@@ -43,7 +45,7 @@ FLOW_COST = (PARTS + 1) * FORCES + 7 * PARTS * GRADIENT
 
 
 class LeftOut(Exception):
-    """Why there is no leading flow to compare with, in half a sentence."""
+    """Say in half a sentence why there is no leading flow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,9 @@ class MeanDrift:
 
 
 def predicted(problem: Problem) -> tuple[float, float]:
-    """Strength ‖X‖/‖u‖ and alignment (cosine of X and ∇Q) of the mean flow's correction at the start.
+    """Compute strength and alignment of the correction at the start.
+
+    They are ‖X‖/‖u‖ and the cosine of X and ∇Q, X the mean flow's correction.
 
     Raises:
         LeftOut: an optimizer whose mean flow is not known.
@@ -124,7 +128,9 @@ def drift_from_leading_flow(
 def _leading_flow(
     workers: Workers[Problem], start: Tensor, time: float, strength: float
 ) -> tuple[list[Tensor], Tensor, int]:
-    """The path in as few steps as are enough, the change of its end by halving them, and their number.
+    """Integrate the path in as few steps as are enough.
+
+    Returned are the path, the change of its end by halving the steps, and their number.
 
     Of a smooth gradient the method would be of fourth order, and a fifteenth of the change be left. That of a network
     with kinks, as ReLU has them, is rough: there the change falls like the steps, and is itself what is left.

@@ -1,4 +1,6 @@
-"""The mean drift of optimizers with second moment at a small rate, beside M, V and F of the mean flow.
+"""The mean drift of adaptive optimizers at a small rate.
+
+Beside it stand M, V and F of the mean flow.
 
 All orders shuffle one partition into minibatches, as the theorem has it, so that s̄ is known. Each begins on the slow
 manifold, with v = s̄ and m = ḡ where the leading flow was one mean age of them ago, takes `WARM_UP` epochs in which v's
@@ -44,7 +46,10 @@ FLOW = 4.0
 
 
 def can_be_slow(problem: Problem) -> bool:
-    """Whether the slow manifold is known here: of RMSProp and Adam without momentum after the division or decay."""
+    """Say whether the slow manifold is known here.
+
+    It is for RMSProp and Adam without momentum after the division or decay.
+    """
     seen = problem.optimizer
     buffer = seen.buffer
     return seen.divides_by is not None and not seen.weight_decay and not (buffer is not None and buffer.divided)
@@ -88,7 +93,9 @@ def drift_of_settled_weights(workers: Workers[Problem], orders: int) -> dict[str
 
 
 def slow_state(problem: Problem) -> tuple[Tensor, Tensor]:
-    """The moments m and v on the slow manifold, to first order: ḡ and s̄ where the flow was a mean age of each before.
+    """Compute the moments m and v on the slow manifold.
+
+    They are ḡ and s̄ where the flow was a mean age of each before, to first order.
 
     Before the next step the gradients in m and v have mean ages of 1/(1−β) and 1/(1−ρ) steps.
     """
@@ -102,7 +109,9 @@ def slow_state(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def settled_way(problem: Problem, order: int, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The settled weights before and after the measured epoch of one order, in double precision.
+    """Compute the settled weights around the measured epoch.
+
+    They are those before and after it, of one order, in double precision.
 
     Args:
         problem: whose.
@@ -130,7 +139,10 @@ def settled_way(problem: Problem, order: int, state: tuple[Tensor, Tensor]) -> t
 
 
 def _settled(module: torch.nn.Module, optimizer: Optimizer, problem: Problem) -> Tensor:
-    """The weights y = ω − ηβ/(1−β) φ(v) m once Adam's m has run out, and no step is left half done."""
+    """Compute the weights once Adam's m has run out.
+
+    They are y = ω − ηβ/(1−β) φ(v) m: no step is left half done.
+    """
     buffer, dividing = problem.optimizer.buffer, problem.optimizer.divides_by
     assert dividing is not None
     if buffer is None:

@@ -1,4 +1,7 @@
-"""Epochs from one moment of training, in one random order of the minibatches after the other, and what is measured."""
+"""Epochs in random orders from one moment of training.
+
+It also holds what is measured of them.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,9 @@ class Stop:
 
 
 def order_of(problem: Problem, refinement: int, order: int, epoch: int) -> list[Tensor]:
-    """The examples' indices of each minibatch: a fresh partition and order for each pair of orders and each epoch.
+    """Draw the examples' indices of each minibatch.
+
+    Each pair of orders and each epoch has a fresh partition and order.
 
     Orders come in pairs, 2i and 2i + 1, the second with the first's minibatches backwards (but for a smaller last one,
     which stays last). Each alone is as random as any, and in the mean of the two the sum over ordered pairs
@@ -60,7 +65,9 @@ def train_epoch(module: nn.Module, optimizer: Optimizer, problem: Problem, indic
 
 
 def stops_of(refinement: int) -> list[int]:
-    """After which epochs of a refinement it is measured: at 1/8, 1/4, 1/2 and all of the time, as far as r allows.
+    """List the epochs of a refinement after which it is measured.
+
+    They are at 1/8, 1/4, 1/2 and all of the time, as far as r allows.
 
     Example:
         >>> stops_of(1), stops_of(2), stops_of(3), stops_of(4), stops_of(16)
@@ -70,7 +77,9 @@ def stops_of(refinement: int) -> list[int]:
 
 
 def follow(problem: Problem, refinement: int, order: int, memory: str = "kept") -> list[Stop]:
-    """One order of the optimizer with r times as many, r times smaller steps, for the time of an epoch.
+    """Take one order of the optimizer with smaller steps.
+
+    There are r times as many steps, r times smaller, for the time of an epoch.
 
     Args:
         problem: where it begins.
@@ -96,7 +105,10 @@ def follow(problem: Problem, refinement: int, order: int, memory: str = "kept") 
 
 
 def measure(problem: Problem, weights: Tensor) -> tuple[float, ...]:
-    """The quantities at these weights, over one random partition that is the same for all weights."""
+    """Compute the quantities at these weights.
+
+    One random partition is the same for all weights.
+    """
     with problem.measuring():
         moments = gradient_moments(
             problem.loss,

@@ -1,4 +1,7 @@
-"""What is studied: a network, its data and its optimizer at one moment of training."""
+"""What is studied: one moment of training.
+
+It has a network, its data and its optimizer.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ from ireg.core.types import Params
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A moment of training from which epochs can be started again and again; it is never changed.
+    """A moment of training from which epochs can be started.
+
+    It can be used many times, and is never changed.
 
     Attributes:
         module: the network with the weights of that moment.
@@ -45,7 +50,10 @@ class Problem:
     seed: int
 
     def begin(self) -> tuple[nn.Module, Optimizer]:
-        """A copy of the network, and its optimizer with the state of that moment."""
+        """Return a copy of the network, and its optimizer.
+
+        The optimizer has the state of that moment.
+        """
         module = copy.deepcopy(self.module)
         optimizer = self.make_optimizer(module.parameters())
         optimizer.load_state_dict(copy.deepcopy(self.optimizer_state))
@@ -53,7 +61,9 @@ class Problem:
 
     @cached_property
     def optimizer(self) -> OptimizerView:
-        """The optimizer in the words of its update rule, and which parameters it moves.
+        """Return the optimizer in the words of its update rule.
+
+        The view says which parameters it moves.
 
         Raises:
             ValueError: see `ireg.core.optimizers.view` and `ireg.core.moving.moving_parameters`.
@@ -79,12 +89,18 @@ class Problem:
         return functional_loss(self.module, self.criterion)
 
     def moving(self, module: nn.Module) -> dict[str, nn.Parameter]:
-        """The parameters of a copy of the network that the optimizer moves, by name."""
+        """Return the moving parameters of a copy of the network.
+
+        They are by name.
+        """
         parameters = dict(module.named_parameters())
         return {name: parameters[name] for name in self.optimizer.moving}
 
     def vector(self, module: nn.Module) -> Tensor:
-        """The weights of a copy of the network that move, as one vector, detached, in double precision."""
+        """Return a copy's moving weights as one vector.
+
+        It is detached and in double precision.
+        """
         return flattened(self.moving(module)).detach()
 
     def params(self, weights: Tensor) -> Params:
@@ -98,7 +114,10 @@ class Problem:
 
     @property
     def has_loss_of_examples(self) -> bool:
-        """Whether C is a mean over examples: with BatchNorm it is one over the minibatches of a partition only."""
+        """Say whether C is a mean over examples.
+
+        With BatchNorm it is one over the minibatches of a partition only.
+        """
         return not couples_examples(self.module)
 
     def batches(self, indices: Sequence[Tensor]) -> IndexedBatches:
@@ -111,12 +130,18 @@ class Problem:
         return self.batches(torch.randperm(len(self.targets), generator=generator).split(self.batch_size))
 
     def measuring(self) -> Any:
-        """Context in which the network computes the loss that is descended, see `ireg.core.functional.measuring`."""
+        """Let the network compute the loss that is descended.
+
+        See `ireg.core.functional.measuring`.
+        """
         return measuring(self.module)
 
 
 def in_double(problem: Problem) -> Problem:
-    """The same in double precision: what a short way does to a slope is lost in the last digits of single precision."""
+    """Return the same problem in double precision.
+
+    In single precision the last digits lose what a short path does to a slope.
+    """
     return replace(problem, module=copy.deepcopy(problem.module).double(), inputs=problem.inputs.double())
 
 

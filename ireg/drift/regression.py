@@ -1,4 +1,6 @@
-"""The measured drift D and the predicted one, in numbers with standard errors.
+"""The measured drift D and the predicted one.
+
+Both come in numbers with standard errors.
 
 Every number is a function of the inner products of the pairs' drifts, the predictions, −∇Q and the leading flow's own
 displacement. Squared norms of D are taken over products of different pairs, so that noise does not add to them.
@@ -30,7 +32,10 @@ def compare(drifts: Sequence[Tensor], vectors: Mapping[str, Tensor]) -> dict[str
     pairs = list(range(len(drifts)))
 
     def record(chosen: Sequence[int]) -> np.ndarray:
-        """Products of the mean drift and the vectors; the drift's with itself over different pairs."""
+        """Compute products of the mean drift and the vectors.
+
+        The drift's product with itself is over different pairs.
+        """
         rows = products[np.ix_(chosen, chosen)]
         count = len(chosen)
         own = (rows.sum() - np.trace(rows)) / (count * (count - 1))

@@ -1,4 +1,7 @@
-"""The leading flow ω̇ = −u, with or without a further force, by Runge and Kutta's method of fourth order."""
+"""The leading flow ω̇ = −u, with or without a force.
+
+It is integrated by Runge and Kutta's method of fourth order.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ CHUNK = 1000
 
 
 def velocity(problem: Problem, weights: Tensor) -> Tensor:
-    """The leading velocity u of optimizers without second moment: ḡ of all examples, weight decay included.
+    """Compute the leading velocity u, without second moment.
+
+    It is ḡ of all examples, weight decay included.
 
     C is here the mean over the examples: that is C's mean over the partitions, whose last minibatch may be smaller.
     """
@@ -34,7 +39,9 @@ def velocity(problem: Problem, weights: Tensor) -> Tensor:
 def follow_flow(
     problem: Problem, weights: Tensor, time: float, steps: int, forces: Sequence[Tensor] | None = None
 ) -> list[Tensor]:
-    """The path of ω̇ = −(u + f(t)) at `PARTS` + 1 equal times, from these weights on.
+    """Integrate ω̇ = −(u + f(t)) from these weights.
+
+    The path is given at `PARTS` + 1 equal times.
 
     Args:
         problem: whose u.
@@ -59,7 +66,7 @@ def follow_flow(
 
 
 def _line(ends: tuple[Tensor, Tensor] | None, share: float, width: float) -> Callable[[float], Tensor | float]:
-    """The force within a step, as a function of the share of the step."""
+    """Return the force at a share of the step."""
     if ends is None:
         return lambda _: 0.0
     return lambda within: torch.lerp(ends[0], ends[1], share + within * width)

@@ -1,4 +1,6 @@
-"""Momentum's buffer past the transient of its first steps, and the weights once it has run out.
+"""Momentum's buffer past its first steps, and the settled weights.
+
+The settled weights are those once the buffer has run out.
 
 The mean flow holds for an optimizer whose memory is that of a path along the flow. What a checkpoint holds is that and
 the noise of the last minibatches before it, which would push every order the same way. So where the mean flow is
@@ -18,7 +20,9 @@ from ireg.drift.runge_kutta import velocity
 
 
 def slow_buffer(problem: Problem) -> Tensor | None:
-    """The buffer on the slow manifold, to first order; None for plain SGD.
+    """Compute the buffer on the slow manifold, to first order.
+
+    None for plain SGD.
 
     Before the next step the gradients in b ← βb + (1−δ)g have a mean age of 1/(1−β) steps.
     """
@@ -30,7 +34,9 @@ def slow_buffer(problem: Problem) -> Tensor | None:
 
 
 def settled(problem: Problem, weights: Tensor, buffer: Tensor | None) -> Tensor:
-    """The weights once the buffer has run out: y = ω − ηβ/(1−β) b, Nesterov's ω − ηβ²/(1−β) b; without buffer ω.
+    """Compute the weights once the buffer has run out.
+
+    They are y = ω − ηβ/(1−β) b, Nesterov's ω − ηβ²/(1−β) b; without buffer ω.
 
     y_{t+1} = y_t − η_e g_{k(t)}(ω_t) exactly: no step is left half done at the end of an epoch,
     and a pair of minibatches d apart counts 1 − T_d, as in the theorem. To first order y lies on the same flow as ω, a
@@ -59,7 +65,9 @@ def follow_slowly(problem: Problem, order: int, buffer: Tensor | None) -> Tensor
 
 
 def ragged_noise(problem: Problem, order: int, weights: Tensor, mean: Tensor) -> Tensor:
-    """The part of an order's end that a smaller last minibatch makes at first order, of mean 0 over the partitions.
+    """Compute what a smaller last minibatch adds to the end.
+
+    It is the part of an order's end at first order, and has mean 0 over the partitions.
 
     Σ_k g_k weighs the last minibatch's examples more: by (1 − B'/B)(g_last − ḡ) more than m ḡ, B' and B the sizes.
     It is taken at fixed weights, so that its mean is 0 exactly, and to be subtracted from the order's end.

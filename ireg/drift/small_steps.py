@@ -1,4 +1,6 @@
-"""The same optimizer with smaller steps: r steps of it take the time of one, and its memory is kept or shrinks.
+"""The same optimizer with smaller steps.
+
+r steps of it take the time of one. Its memory is kept or shrinks.
 
 **Memory kept**: it remembers for as long a time, r times as many steps. For a refinement r, per step:
 
@@ -36,7 +38,9 @@ MEMORIES = ("kept", "shrinking")
 
 
 def refine(optimizer: Optimizer, refinement: int, memory: str = "kept") -> None:
-    """Make r steps of the optimizer take the time of one, in place; r = 1 leaves it as it is to the last bit.
+    """Make r steps of the optimizer take the time of one.
+
+    This happens in place; r = 1 leaves it as it is to the last bit.
 
     Args:
         optimizer: whose steps.
@@ -63,6 +67,9 @@ def refine(optimizer: Optimizer, refinement: int, memory: str = "kept") -> None:
 
 
 def can_shrink(optimizer: Optimizer) -> bool:
-    """Whether there is a memory that shrinks with the steps: none of plain SGD's, nor one that never fades."""
+    """Say whether there is a memory that shrinks with the steps.
+
+    Plain SGD has none; one that never fades does not shrink.
+    """
     rule, groups = rule_of(type(optimizer)), optimizer.param_groups
     return any(rule.remembers(group) for group in groups) and all(rule.fades(group) for group in groups)

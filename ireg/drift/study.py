@@ -72,7 +72,9 @@ def options(
 
 
 def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[str, Any]:
-    """Measure a run's drift; says on standard error what it costs, and how far it is.
+    """Measure a run's drift.
+
+    Standard error says what it costs, and how far it is.
 
     Args:
         start: where.
@@ -138,7 +140,10 @@ def _predicted(problem: Problem) -> Predicted:
 
 
 def _curvature(team: Workers[Problem]) -> dict[str, float] | None:
-    """See `ireg.drift.curvature`; None where a flow of ∇C is not what the optimizer follows."""
+    """Measure the curvature, see `ireg.drift.curvature`.
+
+    None where a flow of ∇C is not what the optimizer follows.
+    """
     if team.subject.optimizer.second_moment is not None or not team.subject.has_loss_of_examples:
         return None
     team.progress.expect(CURVATURE_COST)
@@ -164,7 +169,9 @@ def _leading_flow(
 def mean_drift(
     team: Workers[Problem], orders: int, strength: float, plain: Sequence[Tensor] | None = None
 ) -> MeanDrift:
-    """Measure the drift from the leading flow by the method that serves the optimizer.
+    """Measure the drift by the method that serves the optimizer.
+
+    It is compared with the leading flow.
 
     Args:
         team: does the work.

@@ -39,7 +39,10 @@ def require_own_files(folder: Path) -> None:
 
 
 def write(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write `drift.json`, `drift.csv` and `drift.png` of these runs into the folder; return the paths."""
+    """Write `drift.json`, `drift.csv` and `drift.png`; return the paths.
+
+    They are of these runs and go into the folder.
+    """
     data, table, picture = (folder / name for name in FILES)
     with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file, lineterminator="\n")
@@ -60,7 +63,10 @@ def _figure(results: Sequence[Result]) -> Figure:
 
 
 def rows(result: Result) -> Iterator[list[Any]]:
-    """The tidy table's rows: a number each, `value` and `error` empty where there is none."""
+    """Return the tidy table's rows, a number each.
+
+    `value` and `error` are empty where there is none.
+    """
     of_run = [result["run"], result["optimizer"], result["lr"]]
     for quantity, value in result["predicted"].items():
         yield [*of_run, "mean flow", "start", "predicted", quantity, value, None]
@@ -117,7 +123,10 @@ def _small_steps(result: Result) -> Iterator[list[str]]:
 
 
 def verdict(estimate: Sequence[float | None]) -> str:
-    """What finite steps do to Q, if it is more than two standard errors."""
+    """Say what finite steps do to Q, if that is significant.
+
+    Significant means more than two standard errors.
+    """
     value, error = _numbers(estimate)
     if abs(value) > 2 * error:
         return "lower" if value < 0 else "higher"

@@ -1,1 +1,4 @@
-"""The Lightning side: data, module, loggers; the only room that imports lightning and torchmetrics."""
+"""The Lightning side: data, module, loggers.
+
+It is the only room that imports lightning and torchmetrics.
+"""

@@ -18,7 +18,9 @@ from ireg.runs.layout import LAST, PREVIOUS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent: written beside their place, then renamed; the one before is kept.
+    """Checkpoints that are whole or absent.
+
+    They are written beside their place, then renamed. The one before is kept.
 
     Lightning's own way goes through the system's temporary folder, and a move between file systems is no rename.
     """
@@ -36,7 +38,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """The state of training after the last epoch, in `last.ckpt`, and that of the checkpoint before in `previous.ckpt`.
+    """The state of training after the last epoch, in `last.ckpt`.
+
+    `previous.ckpt` is the checkpoint before.
 
     Lightning's own `ModelCheckpoint` can do more, and looks at every step whether it should.
 
@@ -61,7 +65,10 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.folder / LAST, weights_only=False)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the run's mark, and the states of the random streams that layers like dropout draw from."""
+        """Add the run's mark, and the states of random streams.
+
+        Layers like dropout draw from these streams.
+        """
         checkpoint[KEY] = {"run": self.run, "cpu": torch.get_rng_state(), "cuda": _cuda_states(trainer)}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

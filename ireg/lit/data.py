@@ -14,7 +14,9 @@ from ireg.errors import UserError
 
 
 class NoisyImages(L.LightningDataModule):
-    """Images as one float32 tensor, labels with noise of its own seed, batches as tensors.
+    """Images as one tensor, noisy labels, batches as tensors.
+
+    Images are float32. The noise has its own seed.
 
     Everything is a function of the arguments: the noise is made from the clean labels, so `setup` may be called
     again and changes nothing.
@@ -86,7 +88,9 @@ class NoisyImages(L.LightningDataModule):
         self._loaded = False
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the data and make the noise; a second call finds the work done.
+        """Read the data and make the noise.
+
+        A second call finds the work done.
 
         Raises:
             UserError: the source returns something else than `Source` and the arguments say.
@@ -144,7 +148,10 @@ class NoisyImages(L.LightningDataModule):
         return Batches(self.train_inputs, self.train_labels.observed, batch_size=self.eval_batch_size)
 
     def _prepare(self) -> None:
-        """Move the data to the trainer's device and precision once, instead of each batch."""
+        """Move the data to the trainer's device and precision.
+
+        This is done once, instead of for each batch.
+        """
         if self.trainer is None:
             return
         device, convert = self.trainer.strategy.root_device, self.trainer.precision_plugin.convert_input
@@ -155,7 +162,10 @@ class NoisyImages(L.LightningDataModule):
 
 
 def _by_channel(key: str, value: float | Sequence[float], inputs: Tensor) -> float | Tensor:
-    """A number as it is; one a channel in the shape in which it is broadcast, (C, 1, 1)."""
+    """Make a number, or one a channel, fit to be broadcast.
+
+    A number stays as it is; one a channel has the shape (C, 1, 1).
+    """
     if isinstance(value, int | float):
         return value
     if len(value) != inputs.shape[1]:

@@ -20,7 +20,10 @@ class TrainingFit:
         self._loss_sum = torch.zeros((), device=labels.observed.device)
 
     def add(self, indices: Tensor, logits: Tensor) -> None:
-        """Take the logits (n, C) of the examples with these indices (n,); each example is to come once."""
+        """Take the logits (n, C) of the examples with these indices.
+
+        The indices are (n,). Each example is to come once.
+        """
         self._predicted[indices] = logits.argmax(1)
         self._loss_sum += criterion(logits, self.labels.observed[indices], reduction="sum")
 
@@ -37,7 +40,10 @@ class TrainingFit:
         return self._predicted >= 0
 
     def shares(self) -> dict[str, float]:
-        """The `fit/` tags, shares of the examples seen; one of no examples (no label corrupted, or all) is left out."""
+        """Compute the `fit/` tags, shares of the examples seen.
+
+        A share of no examples (no label corrupted, or all) is left out.
+        """
         observed, clean, corrupted = self.labels
         shares = {
             "fit/clean_error": (self._predicted != clean, self._seen & ~corrupted),

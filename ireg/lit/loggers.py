@@ -58,7 +58,9 @@ class MetricsFile(Logger):
 
 
 class TensorBoard(TensorBoardLogger):
-    """TensorBoard event files in the run folder: scalars by epoch, hyperparameters, and overlaid charts.
+    """TensorBoard event files: scalars by epoch, hyperparameters, overlaid charts.
+
+    They stand in the run folder.
 
     The first row registers its tags as the metrics of the HPARAMS tab, which then shows their latest values.
 
@@ -90,7 +92,10 @@ class TensorBoard(TensorBoardLogger):
                 path.unlink()
 
     def _write_earlier(self, rows: Mapping[int, Row]) -> None:
-        """Write rows as if the run had never stopped: its wall times are that of training."""
+        """Write rows as if the run had never stopped.
+
+        Their wall times are those of training.
+        """
         first, *others = sorted(rows)
         self.log_metrics(rows[first], first)
         at = time.time() - sum(rows[epoch].get("time/epoch", 0.0) for epoch in others)

@@ -28,12 +28,17 @@ log = logging.getLogger(__name__)
 
 
 def is_finite(row: Mapping[str, float]) -> bool:
-    """Whether the losses of an epoch's row are finite, as far as it has them; if not, training stops."""
+    """Say whether the losses of an epoch's row are finite.
+
+    The row may lack one of them. If one is not finite, training stops.
+    """
     return all(math.isfinite(row.get(tag, 0.0)) for tag in ("train/loss", "test/loss"))
 
 
 class Classifier(L.LightningModule):
-    """A classifier trained with cross-entropy, and what is measured of it, one row of numbers an epoch.
+    """A classifier, and what is measured of it.
+
+    It is trained with cross-entropy. Each epoch gives one row of numbers.
 
     Row 0 is the state before training, row e the state after e epochs. The terms are computed at the epoch's final
     weights over exactly the minibatches the epoch was trained with; row 0 takes those of the first epoch. Their loss is
@@ -83,7 +88,10 @@ class Classifier(L.LightningModule):
         self._clock = time.perf_counter()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As of any module; but Lightning notes the running hook some forty times a step, which need not be slow."""
+        """Return the parameter or submodule, as any module does.
+
+        Lightning notes the running hook some forty times a step, which need not be slow.
+        """
         if name == "_current_fx_name":
             self.__dict__[name] = value
         else:
@@ -115,7 +123,9 @@ class Classifier(L.LightningModule):
         self.wrong_sum = torch.zeros((), device=self.device, dtype=torch.long)
 
     def training_step(self, dataloader_iter: Iterator[tuple[tuple[Tensor, Tensor, Tensor], int, int]]) -> Tensor:
-        """Mean cross-entropy of the next minibatch; its indices are remembered for the terms.
+        """Compute the mean cross-entropy of the next minibatch.
+
+        Its indices are remembered for the terms.
 
         By the name of its argument Lightning hands over the iterator: the data lie on the device in the trainer's
         precision, and no step need spend time on bringing them there.
@@ -132,11 +142,17 @@ class Classifier(L.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_index: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """Take a step; one too large for the weights' type makes them nan, so that the run ends as diverged."""
+        """Take a step.
+
+        One too large for the weights' type makes them nan, so that the run ends as diverged.
+        """
         step_or_overflow(optimizer, optimizer_closure)
 
     def optimizer_zero_grad(self, epoch: int, batch_index: int, optimizer: Optimizer) -> None:
-        """Drop the gradients, as `optimizer.zero_grad()` does, without the profiling around it that each step pays."""
+        """Drop the gradients, as `optimizer.zero_grad()` does.
+
+        The profiling around it, which each step pays, is left out.
+        """
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
@@ -181,7 +197,7 @@ class Classifier(L.LightningModule):
             self._record(0, {}, loader.indices(0))
 
     def on_train_epoch_end(self) -> None:
-        """Record the epoch's row, and stop if the loss is not finite any more."""
+        """Record the epoch's row; stop if the loss is not finite."""
         num_examples = sum(len(indices) for indices in self.minibatches)
         row = {
             "train/loss": float(self.loss_sum) / len(self.minibatches),
@@ -193,7 +209,10 @@ class Classifier(L.LightningModule):
         self._record(self.current_epoch + 1, row, self.minibatches)
 
     def _record(self, epoch: int, row: dict[str, float], minibatches: Sequence[Tensor]) -> None:
-        """Complete the row with evaluation, terms and times, and give it to the loggers."""
+        """Complete the row, and give it to the loggers.
+
+        Evaluation, terms and times are added.
+        """
         # Divided in double precision: a share of 10,000 examples is then the number one expects.
         test = {
             tag: float(mean.mean_value) / float(mean.weight)
@@ -217,7 +236,9 @@ class Classifier(L.LightningModule):
     def measure(
         self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term]
     ) -> tuple[dict[str, float], TrainingFit]:
-        """The terms by tag and the fit of the training examples, at the present weights.
+        """Compute terms by tag, and the fit of the training examples.
+
+        Both are at the present weights.
 
         The pass that the terms need sees every training example, so it gives the fit, too. If none needs a pass, or the
         network normalizes by the statistics of minibatches, the examples are evaluated separately.

@@ -17,7 +17,10 @@ from ireg.lit.checkpoints import AtomicCheckpointIO, LastCheckpoint
 
 
 class NoProfiler(PassThroughProfiler):
-    """No profiler: where Lightning's own opens and closes an empty context some thirty times a step, none is made."""
+    """No profiler, and no contexts either.
+
+    Lightning's own opens and closes an empty context some thirty times a step.
+    """
 
     _nothing = nullcontext("")
 
@@ -27,7 +30,7 @@ class NoProfiler(PassThroughProfiler):
 
 
 class Trainer(L.Trainer):
-    """A trainer that leaves SIGTERM to the handlers that were there before it.
+    """A trainer that leaves SIGTERM to the handlers before it.
 
     Lightning's own ends the training whatever they do. Slurm's launcher lets a run continue that is to be preempted:
     one that ends before Slurm takes its node is not put back into the queue.
@@ -42,7 +45,9 @@ class Trainer(L.Trainer):
 def make_trainer(
     arguments: Mapping[str, Any], *, epochs: int, loggers: Sequence[Logger], checkpoint: LastCheckpoint
 ) -> L.Trainer:
-    """A trainer that gives each epoch's row to the loggers, and then writes the checkpoint.
+    """A trainer that writes an epoch's row, then the checkpoint.
+
+    The row goes to all loggers.
 
     Args:
         arguments: further arguments of `lightning.Trainer`.
@@ -73,7 +78,10 @@ def make_trainer(
 
 
 def _hush() -> None:
-    """Keep Lightning's messages in the log alone, and leave out notices that are on every run and mean nothing."""
+    """Keep Lightning's messages in the log alone.
+
+    Notices that every run has and that mean nothing are left out.
+    """
     logging.getLogger("lightning").handlers.clear()  # prints each message beside those that go to the log
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # torch's notice to Lightning's authors
     # Known, see `Classifier.training_step`; the tests train, and would find a change of it.

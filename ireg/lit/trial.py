@@ -1,4 +1,7 @@
-"""Try a run on a few examples: what fails there would fail after the start, in torch's words."""
+"""Try a run on a few examples.
+
+What fails there would fail after the start, in torch's words.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ CLOSE = 1e-3
 
 
 def step_or_overflow(optimizer: Any, closure: Callable[[], Any] | None = None) -> None:
-    """Take a step; make all weights nan if a number of it leaves the range of their type.
+    """Take a step; make all weights nan on overflow.
+
+    Overflow means that a number leaves the range of the weights' type.
 
     torch refuses such a number (of a learning rate of 1e39, say) where arithmetic would have given an infinite step.
     """
@@ -46,7 +51,9 @@ def step_or_overflow(optimizer: Any, closure: Callable[[], Any] | None = None) -
 
 
 def try_out(classifier: Classifier) -> None:
-    """Train and measure a copy of the network on a few examples, in the trainer's device and precision.
+    """Train and measure a copy of the network on few examples.
+
+    The trainer's device and precision are used.
 
     Tried are a minibatch as most are and one as small as the last, each in training and in evaluation, a step of the
     optimizer, and the terms before and after it. Neither the network nor a random stream is changed.
@@ -66,7 +73,10 @@ def try_out(classifier: Classifier) -> None:
 
 
 def _batches(classifier: Classifier, device: torch.device) -> list[Batch]:
-    """The first examples, as many as a minibatch has, and as the last one has if that is smaller."""
+    """Take the first examples, one or two minibatches of them.
+
+    They are as many as a minibatch has, and as the last one has if that is smaller.
+    """
     data, convert = classifier.data, classifier.trainer.precision_plugin.convert_input
     count = len(data.train_inputs)
     size = data.batch_size or count
@@ -76,7 +86,9 @@ def _batches(classifier: Classifier, device: torch.device) -> list[Batch]:
 
 
 def _try_network(model: nn.Module, batch: Batch, classifier: Classifier) -> None:
-    """Check what the network returns, and that what is measured is the loss that is trained.
+    """Check what the network returns, and which loss is measured.
+
+    It must be the loss that is trained.
 
     Raises:
         UserError: it fails or returns no logits, or in training its loss is another one than measured.
@@ -182,7 +194,10 @@ def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], cla
 
 @contextmanager
 def _errors_of(what: str, remedy: str = "") -> Iterator[None]:
-    """Say in one line whose error it is; a network, an optimizer or a term may raise any."""
+    """Say in one line whose error it is.
+
+    A network, an optimizer or a term may raise any.
+    """
     try:
         yield
     except UserError:

@@ -1,1 +1,4 @@
-"""The run folder: one writer and one reader of each of its files; torch is not imported before a checkpoint is read."""
+"""The run folder: one writer and one reader of each file.
+
+torch is not imported before a checkpoint is read.
+"""

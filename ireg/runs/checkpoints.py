@@ -1,4 +1,7 @@
-"""Checkpoints as they are read: taken up again only if they are whole and the run's own."""
+"""Checkpoints as they are read.
+
+They are used only if they are whole and the run's own.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ KEY = "ireg"
 
 
 class DamagedCheckpointError(Exception):
-    """A file is no checkpoint, or not whole; the text follows its name."""
+    """Error of a file that is no checkpoint, or not whole.
+
+    The text follows its name.
+    """
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -45,18 +51,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Resumption:
-    """Where a run resumes: its checkpoint, or None, and the rows up to there, row 0 included."""
+    """Where a run resumes: its checkpoint, or None, and its rows.
+
+    The rows are those up to there, row 0 included.
+    """
 
     checkpoint: Path | None = None
     rows: Mapping[int, Row] = field(default_factory=dict)
 
 
 class _UnusableError(Exception):
-    """Why a checkpoint cannot be taken up, in words that follow its name."""
+    """Say why a checkpoint cannot be used.
+
+    The words follow its name.
+    """
 
 
 def find_resumption(folder: Path, *, run: str, model: Mapping[str, Tensor]) -> Resumption:
-    """Find where a run can resume: last checkpoint, the one before, or the beginning.
+    """Find where a run can resume.
+
+    It is the last checkpoint, the one before, or the beginning.
 
     A checkpoint that is not whole, not this run's, or whose rows are not all there, is named in a warning and set
     aside as `<name>.unusable-<n>`.
@@ -83,7 +97,10 @@ def find_resumption(folder: Path, *, run: str, model: Mapping[str, Tensor]) -> R
 
 
 def _completed_epochs(path: Path, run: str, model: Mapping[str, Tensor]) -> int:
-    """The number of epochs a checkpoint has behind it, if it can be read and is of this run."""
+    """Return the number of epochs that a checkpoint has behind it.
+
+    None if it cannot be read or is of another run.
+    """
     try:
         content = read_checkpoint(path)
     except DamagedCheckpointError as error:

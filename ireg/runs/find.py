@@ -1,4 +1,7 @@
-"""Find the runs in a folder: the one place that knows how, for tables, status, progress and drift alike."""
+"""Find the runs in a folder.
+
+This is the one place that knows how, for tables, status, progress and drift alike.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from ireg.runs.layout import STATUS
 
 
 def run_folders(*folders: Path) -> list[Path]:
-    """Return the run folders at or below folders, each once, sorted below each.
+    """Return the run folders at or below folders, each once.
+
+    They are sorted below each.
 
     Links to folders are followed, as where runs were moved to another disk. Of several paths to a run, the one with
     the fewest links is its name.

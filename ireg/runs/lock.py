@@ -19,7 +19,9 @@ class FolderInUseError(UserError):
 
 @contextmanager
 def locked(folder: Path, *, seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Hold a folder for this process; the lock goes with the process, however it ends.
+    """Hold a folder for this process.
+
+    The lock ends with the process, however that ends.
 
     Args:
         folder: it must exist.
@@ -42,7 +44,10 @@ def locked(folder: Path, *, seconds: float = PATIENCE_SECONDS) -> Iterator[None]
 
 
 def is_locked(folder: Path) -> bool:
-    """Say whether a process holds the folder, which is only read; so it is taken to do where that cannot be seen."""
+    """Say whether a process holds the folder, which is only read.
+
+    Where that cannot be seen, the answer is yes.
+    """
     try:
         return is_held(folder / _NAME)
     except FileNotFoundError:

@@ -1,4 +1,7 @@
-"""`metrics.csv`: a row an epoch, a column a tag; an empty cell was not measured."""
+"""`metrics.csv`: a row an epoch, a column a tag.
+
+An empty cell was not measured.
+"""
 
 import csv
 import io
@@ -12,14 +15,19 @@ Row = Mapping[str, float]
 
 
 class Cells(NamedTuple):
-    """The texts of a table: its tags, and its rows by epoch, without the epoch."""
+    """The texts of a table: its tags, and its rows.
+
+    Rows are by epoch, and do not hold the epoch.
+    """
 
     tags: list[str]
     rows: dict[int, list[str]]
 
 
 def read_cells(path: Path, *, growing: bool = False) -> Cells:
-    """Read the texts of a table; of a file that is not there, or is empty, none.
+    """Read the texts of a table.
+
+    A file that is not there, or is empty, has none.
 
     Args:
         path: the file.
@@ -45,7 +53,9 @@ def read_cells(path: Path, *, growing: bool = False) -> Cells:
 
 
 def read_rows(path: Path) -> dict[int, Row]:
-    """Read the rows of a table by epoch, to the last digit; cells that were not measured are left out.
+    """Read the rows of a table by epoch, to the last digit.
+
+    Cells that were not measured are left out.
 
     Raises:
         ValueError: the file is not such a table.
@@ -58,7 +68,9 @@ def read_rows(path: Path) -> dict[int, Row]:
 
 
 class Table:
-    """The rows of a run, written as a whole with each new one.
+    """The rows of a run.
+
+    The file is written as a whole with each new one.
 
     The file is replaced by a rename: it is whole at any moment, and new tags may come at any time. 300 rows of 20
     numbers are 100 kB.

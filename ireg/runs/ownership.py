@@ -1,4 +1,7 @@
-"""Whose the files of a run's folder are: a run replaces and removes only what runs of `ireg` wrote."""
+"""Whose the files of a run's folder are.
+
+A run replaces and removes only what runs of `ireg` wrote.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +18,9 @@ _WRITTEN = (METRICS, LABELS, f"{CHECKPOINTS}/*.ckpt", EVENTS)
 
 
 def files_of_others(folder: Path) -> list[str]:
-    """List the files of a folder without a run's status whose names a run needs.
+    """List the files whose names a run needs.
+
+    It is asked of a folder without a status.
 
     What a run leaves that ends before it has a status is not listed: empty files, and Hydra's `.hydra` and log.
     """
@@ -30,7 +35,10 @@ def _has_content(path: Path) -> bool:
 
 
 def _is_configuration(path: Path) -> bool:
-    """Whether this is a file of Hydra's with the keys of a run's configuration."""
+    """Say whether this is a configuration file of a run's.
+
+    It is one of Hydra's with the keys of a run's configuration.
+    """
     if not path.is_file():
         return False
     keys = {line.partition(":")[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()}
@@ -38,14 +46,19 @@ def _is_configuration(path: Path) -> bool:
 
 
 def event_files(folder: Path, starts: Iterable[Mapping[str, Any]]) -> list[Path]:
-    """List the event files that these starts of a run wrote: the names bear host and process."""
+    """List the event files that these starts of a run wrote.
+
+    The names bear host and process.
+    """
     writers = "|".join(re.escape(f"{start['host']}.{start['pid']}") for start in starts)
     own = re.compile(rf"events\.out\.tfevents\.\d+\.({writers})\.\d+")
     return [path for path in sorted(folder.glob(EVENTS)) if own.fullmatch(path.name)]
 
 
 def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The status of a folder in which this very run is finished; None where it is still to be done.
+    """Return the status of a folder where this run is finished.
+
+    None where the run is still to be done.
 
     Raises:
         UserError: the folder belongs to a run of another configuration, holds files of others that the run needs the

@@ -41,7 +41,9 @@ _NOT_IN_HASH = (
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """The status of a run folder, or None where there is none, or a file of that name that is of something else.
+    """Return the status of a run folder, or None.
+
+    It is None without a file, and where a file of that name is of something else.
 
     Raises:
         UserError: the file is not valid JSON.
@@ -100,12 +102,18 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def values(config: Mapping[str, Any]) -> dict[str, str]:
-    """List by dotted key the values that change the result, each in one spelling."""
+    """List by dotted key the values that change the result.
+
+    Each has one spelling.
+    """
     return {key: json.dumps(_one_spelling(value)) for key, value in flat(_relevant(config)).items()}
 
 
 def _one_spelling(value: Any) -> Any:
-    """Make an integer of a float that is one, exactly: 1.0 is 1; true is not."""
+    """Make an integer of a float that is one.
+
+    This is exact: 1.0 is 1; true is not.
+    """
     if isinstance(value, list):
         return [_one_spelling(entry) for entry in value]
     if isinstance(value, dict):
@@ -157,7 +165,10 @@ class Status:
         self.update()
 
     def _hash(self, config: Mapping[str, Any]) -> str:
-        """Keep the run's hash, which its checkpoints bear, where only the spelling of values has changed."""
+        """Keep the run's hash where only the spelling has changed.
+
+        Its checkpoints bear that hash.
+        """
         before = self.earlier.get("config")
         if before is not None and "config_hash" in self.earlier and values(before) == values(config):
             return str(self.earlier["config_hash"])
@@ -169,7 +180,10 @@ class Status:
         _write(self.path, self.fields)
 
     def begin(self, rows: Mapping[int, Mapping[str, float]], **fields: Any) -> None:
-        """Note where the run begins, after these rows or, without any, before training, and set further fields."""
+        """Note where the run begins, and set further fields.
+
+        It begins after these rows or, without any, before training.
+        """
         last = max(rows, default=0)
         self.fields["starts"][-1]["epoch"] = last
         self.seconds = sum(row["time/epoch"] for epoch, row in rows.items() if epoch not in (0, last))
@@ -187,14 +201,20 @@ class Status:
         return [*changed, *([("commit", *commits)] if commits[0] != commits[1] else [])]
 
     def row(self, epoch: int, row: Mapping[str, float]) -> None:
-        """Note a completed epoch and its values; values that are not finite become text, as JSON knows none."""
+        """Note a completed epoch and its values.
+
+        Values that are not finite become text, as JSON knows none.
+        """
         values = {tag: value if math.isfinite(value) else str(value) for tag, value in row.items()}
         self.seconds += row["time/epoch"] if epoch else 0.0
         self.update(epochs_done=epoch, final=values, epoch_seconds=self.seconds / epoch if epoch else None)
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Note an error that ends the block, as `failed` or `interrupted`; a good end is the block's to note."""
+        """Note an error that ends the block.
+
+        The status is `failed` or `interrupted`. A good end is noted by the block.
+        """
         try:
             yield
         except BaseException as error:
@@ -216,7 +236,10 @@ class Status:
 
 
 def note_killed(folder: Path) -> None:
-    """Note that a `running` run was killed, if no process holds its folder."""
+    """Note that a `running` run was killed.
+
+    It was, if no process holds its folder.
+    """
     if not _is_said_to_go_on(folder) or is_locked(folder):
         return
     try:
@@ -240,5 +263,8 @@ def _write(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def now() -> str:
-    """The present moment, as statuses hold it: UTC, to the second, in ISO 8601, so that texts compare as times."""
+    """Return the present moment, as statuses hold it.
+
+    It is UTC, to the second, in ISO 8601, so that texts compare as times.
+    """
     return datetime.now(UTC).isoformat(timespec="seconds")

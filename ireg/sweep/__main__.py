@@ -1,4 +1,7 @@
-"""`python -m ireg.sweep status FOLDER`: how the runs of a sweep stand; `retry FOLDER`: do the failed ones again."""
+"""`python -m ireg.sweep status FOLDER` and `retry FOLDER`.
+
+The first shows how the runs of a sweep stand. The second does the failed ones again.
+"""
 
 import argparse
 import subprocess
@@ -80,12 +83,18 @@ def show(folder: Path, *, once: bool, console: Console | None = None) -> int:
 
 
 def _fitting(runs: Sequence[Seen], console: Console) -> RenderableType:
-    """As many rows as a terminal has room for: more would make it flicker."""
+    """Return as many rows as a terminal has room for.
+
+    More would make it flicker.
+    """
     return render(runs, rows=max(console.height - 8, 1))
 
 
 def do_again(folder: Path, *, at_once: int) -> int:
-    """Do the failed runs again and report on all; 1 if one has failed again."""
+    """Do the failed runs again and report on all.
+
+    Return 1 if one has failed again.
+    """
     failed = [run for run in look(folder) if run.state == "failed"]
     if not failed:
         print(f"{folder}: no run has failed")
@@ -101,7 +110,10 @@ def do_again(folder: Path, *, at_once: int) -> int:
 
 
 def _in_processes(folders: Sequence[Path], at_once: int) -> list[int]:
-    """Do runs again in processes of their own, which end with this one; return their exit codes."""
+    """Do runs again in processes; return their exit codes.
+
+    The processes end with this one.
+    """
     waiting = list(folders)
     processes: list[subprocess.Popen[bytes]] = []
     try:

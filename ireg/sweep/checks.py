@@ -1,4 +1,7 @@
-"""What is checked of every run of a command before the first one starts: its values, and its folder."""
+"""What is checked of runs before the first one starts.
+
+Every run of a command is checked: its values, and its folder.
+"""
 
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -19,7 +22,7 @@ from ireg.runs.ownership import finished
 
 
 def checked_folder(config: DictConfig) -> Path:
-    """The folder of a single run, checked.
+    """Check a single run; return its folder.
 
     Raises:
         UserError: a value is out of range or cannot be resolved, a list was given for a group of which one is chosen,
@@ -33,7 +36,9 @@ def checked_folder(config: DictConfig) -> Path:
 
 
 def checked_folders(config: DictConfig, sweep: Path) -> dict[Path, list[str]]:
-    """The folders of all runs of a sweep, each composed and checked, with what is set for each.
+    """Compose and check all runs of a sweep; return their folders.
+
+    Beside each stands what is set for it.
 
     Raises:
         UserError: as `checked_folder`, the sweep has no run, or two runs have the same folder or one elsewhere.
@@ -68,7 +73,10 @@ def _check(config: DictConfig, settings: configuration.Config, folder: Path, *, 
 
 
 def _resolve(config: DictConfig, keys: Collection[str]) -> None:
-    """Resolve some of Hydra's own settings: later, an error in them would end a command that has begun."""
+    """Resolve some of Hydra's own settings.
+
+    Later, an error in them would end a command that has begun.
+    """
     for key in keys:
         value = config.hydra[key]
         if OmegaConf.is_config(value):
@@ -96,7 +104,10 @@ def _known_to_resolvers(config: DictConfig) -> Iterator[None]:
 
 
 def _place(job: DictConfig, sweep: Path) -> Path:
-    """The folder of a run, within that of the sweep, which all commands look at as one."""
+    """Return the folder of a run within that of the sweep.
+
+    All commands see it as one.
+    """
     own, subdir = str(job.hydra.sweep.dir), os.path.normpath(job.hydra.sweep.subdir)
     if Path(own).absolute() != sweep:
         swept = any(override.startswith("experiment=") for override in job.hydra.overrides.task)
@@ -124,7 +135,10 @@ _REMEDIES = {
 
 
 def _why(job: DictConfig, one: Sequence[str], other: Sequence[str]) -> str:
-    """What two runs with one folder are set to, and what to do."""
+    """Say what two runs with one folder are set to.
+
+    It also says what to do.
+    """
     differing = [override for override in (*other, *one) if (override in one) != (override in other)]
     keys = {override.partition("=")[0] for override in differing}
     if not differing:
@@ -137,7 +151,9 @@ def _why(job: DictConfig, one: Sequence[str], other: Sequence[str]) -> str:
 
 
 def _jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of each run; none for a sweeper that chooses them as it goes, unlike Hydra's basic one.
+    """Return the overrides of each run.
+
+    None for a sweeper that chooses them during the sweep, unlike Hydra's basic one.
 
     Raises:
         UserError: there is none at all.

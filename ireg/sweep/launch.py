@@ -1,4 +1,7 @@
-"""Runs as Hydra's launchers start them: a folder that cannot be written to is its run's failure, and harms no other."""
+"""Runs as Hydra's launchers start them.
+
+A folder that cannot be written to is its run's failure, and harms no other.
+"""
 
 import functools
 import inspect
@@ -28,7 +31,9 @@ _hydras_own = utils.run_job
 
 @functools.wraps(_hydras_own)
 def run_job(*arguments: Any, **keywords: Any) -> JobReturn:
-    """Do a run as Hydra does; return the error, too, if its folder, log or `.hydra` cannot be written.
+    """Do a run as Hydra does.
+
+    Return the error, too, if its folder, log or `.hydra` cannot be written.
 
     Hydra makes these before the part whose errors it catches, so that one of them would end the whole sweep.
     A run that is finished needs none.
@@ -53,14 +58,20 @@ def register() -> None:
 
 
 def _of_the_system(error: BaseException | None) -> OSError | None:
-    """The system's error under those around it, as logging's, which name no file."""
+    """Find the system's error under those around it.
+
+    Logging's, for example, name no file.
+    """
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__
     return error
 
 
 def _without_folder(config: DictConfig, failure: Exception) -> JobReturn:
-    """How a run ends whose folder cannot be written to: as it did before, if it is finished; otherwise it fails."""
+    """Return how a run ends whose folder cannot be written to.
+
+    A finished run ends as it did before; any other fails.
+    """
     overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(overrides, list)
     ended = JobReturn(overrides)
@@ -80,7 +91,9 @@ def _without_folder(config: DictConfig, failure: Exception) -> JobReturn:
 
 
 def objective_if_finished(folder: Path, settings: Config) -> float | None:
-    """The objective of a run that is finished in a folder, which is said; None where it is still to be done.
+    """Return the objective of a run that is finished.
+
+    That it is finished is printed. None where it is still to be done.
 
     Raises:
         UserError: the folder belongs to another run, or the objective has no value for the run's optimizer.
@@ -93,7 +106,9 @@ def objective_if_finished(folder: Path, settings: Config) -> float | None:
 
 
 def objective(settings: Config, state: str, final: Mapping[str, Any]) -> float:
-    """The final value of the settings' objective; infinity for a run that diverged.
+    """Return the final value of the settings' objective.
+
+    It is infinity for a run that diverged.
 
     Raises:
         UserError: there is none, as of a term that does not exist for the optimizer.

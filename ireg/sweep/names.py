@@ -14,7 +14,9 @@ _IMPLIED = ("name", "experiment", "optimizer")
 
 
 def run_name(optimizer: str, overrides: Sequence[str]) -> str:
-    """The folder name of a run: the optimizer, then what else was set, sorted, so that the order does not matter.
+    """Return the folder name of a run.
+
+    It is the optimizer, then what else was set, sorted, so that the order does not matter.
 
     Numbers have one spelling (`1e-3` is 0.001), other characters than letters, digits and `._=,+-` are replaced, and
     long names are cut; whatever that loses is kept apart by a hash at the end.

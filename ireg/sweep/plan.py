@@ -1,4 +1,7 @@
-"""`sweep.json`: which runs the commands of a sweep have asked for, so that those still to come are known, too."""
+"""`sweep.json`: which runs a sweep was asked for.
+
+So those still to come are known, too.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +16,9 @@ FILE_NAME = "sweep.json"
 
 
 def read_plan(sweep: Path) -> dict[str, list[str]]:
-    """The runs of a sweep's folder that were asked for: what was set for each, by its folder's name.
+    """Return the runs that a sweep's folder was asked for.
+
+    It is what was set for each, by its folder's name.
 
     Raises:
         UserError: the file is there and not valid.
@@ -49,7 +54,10 @@ def add_to_plan(sweep: Path, runs: Mapping[str, Sequence[str]]) -> None:
 
 
 def _require_own_description(sweep: Path) -> None:
-    """Refuse a folder that holds the `multirun.yaml` of another program's sweep: Hydra would replace it."""
+    """Refuse a folder with another program's `multirun.yaml`.
+
+    Hydra would replace it.
+    """
     path = sweep / "multirun.yaml"
     if path.is_file() and not (sweep / FILE_NAME).exists() and "ireg.sweep" not in path.read_text(errors="replace"):
         raise UserError(

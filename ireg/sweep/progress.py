@@ -20,7 +20,9 @@ LINE_SECONDS = 10.0
 
 
 class ProgressDisplay:
-    """Shows the progress of runs until it is stopped: bars on a terminal, a line every some seconds elsewhere.
+    """Display of the progress of runs until it is stopped.
+
+    It shows bars on a terminal, a line every some seconds elsewhere.
 
     It reads `status.json` of each folder from a thread of its own, so it works alike for a run in this process, in
     others, or on another machine, and never touches the training.
@@ -102,7 +104,10 @@ class ProgressDisplay:
                     return
 
     def line(self) -> str:
-        """One line: runs ended, the others with their epochs and errors, the time left."""
+        """Write one line: runs ended, others with their errors, time left.
+
+        The others have their epochs, too.
+        """
         statuses = self._statuses()
         running = {folder: status for folder, status in statuses.items() if status["state"] == "running"}
         parts = [f"{len(statuses) - len(running)} of {len(self.folders)} runs ended"] if len(self.folders) > 1 else []
@@ -115,7 +120,10 @@ class ProgressDisplay:
         return " | ".join([time.strftime("%H:%M:%S"), *parts, self._eta(statuses)])
 
     def _statuses(self) -> dict[Path, dict[str, Any]]:
-        """The statuses of the runs that have one, in their order, but for what an earlier command left unfinished."""
+        """Return the statuses of the runs that have one.
+
+        They are in the order of the runs. What an earlier command left unfinished is left out.
+        """
         return {
             folder: status
             for folder, status in self._read().items()
@@ -130,13 +138,18 @@ class ProgressDisplay:
         return {folder: status for folder, status in found.items() if status is not None}
 
     def _eta(self, statuses: Mapping[Path, Mapping[str, Any]]) -> str:
-        """Time left, by how many runs were at work at once so far."""
+        """Estimate the time left by the runs at work at once.
+
+        It is their number so far.
+        """
         self._busiest = max(self._busiest, sum(status["state"] == "running" for status in statuses.values()))
         return time_left(list(statuses.values()), waiting=len(self.folders) - len(statuses), at_once=self._busiest)
 
 
 def time_left(statuses: Sequence[Mapping[str, Any]], *, waiting: int, at_once: int = 1) -> str:
-    """Time left, from the mean seconds of an epoch of the runs so far.
+    """Estimate the time left from the mean seconds of an epoch.
+
+    The mean is over the runs so far.
 
     Args:
         statuses: of the runs that are at work or have ended.
@@ -159,7 +172,10 @@ def _times_begun(status: Mapping[str, Any]) -> int:
 
 
 def _figures(status: Mapping[str, Any]) -> str:
-    """Training and test error of the last row, and whether the run has come to an end."""
+    """Return training and test error of the last row.
+
+    It also says whether the run has come to an end.
+    """
     errors = [
         f"{name} error {100 * float(status['final'][tag]):.1f} %"
         for name, tag in (("train", "train/error"), ("test", "test/error"))

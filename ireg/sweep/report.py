@@ -1,4 +1,7 @@
-"""What is said and written at the end of a sweep, from its folders alone, whatever happened to its runs."""
+"""What is printed and written at the end of a sweep.
+
+It comes from its folders alone, whatever happened to its runs.
+"""
 
 import sys
 from pathlib import Path
@@ -11,7 +14,9 @@ from ireg.sweep.plan import FILE_NAME as PLAN
 
 
 def report(sweep: Path) -> None:
-    """Write and print the summary of a sweep, and list the runs that failed on standard error.
+    """Write and print the summary of a sweep.
+
+    The runs that failed are listed on standard error.
 
     Raises:
         UserError: there are no runs, a file of a run cannot be read, or another process has been writing the summary

@@ -1,4 +1,7 @@
-"""The runs of a sweep's folder as a table: how far each is, what it has reached, and what went wrong."""
+"""The runs of a sweep's folder as a table.
+
+It shows how far each is, what it has reached, and what went wrong.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -56,7 +59,9 @@ class Seen:
 
 
 def look(sweep: Path) -> list[Seen]:
-    """All runs at or below a folder, those first that are at work or need a hand.
+    """Return all runs at or below a folder.
+
+    Those that are at work or need a hand come first.
 
     Raises:
         UserError: there are none, or a status cannot be read.
@@ -73,7 +78,10 @@ def look(sweep: Path) -> list[Seen]:
 
 
 def _short_names(names: Sequence[str], plan: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Of each run, what was set for it and not for all, where that is known of all; otherwise its folder's name."""
+    """Name each run by what was set for it alone.
+
+    Where that is not known of all, its folder's name is used.
+    """
     if len(names) < 2 or not set(names) <= set(plan):
         return dict(zip(names, names, strict=True))
     common = set.intersection(*(set(plan[name]) for name in names))
@@ -93,7 +101,10 @@ def _look_at(name: str, folder: Path) -> Seen:
 
 
 def render(runs: Sequence[Seen], *, rows: int | None = None) -> RenderableType:
-    """A line of counts and time left, and a table with a row a run; with `rows`, of the first so many."""
+    """Return a line of counts, and a table of the runs.
+
+    The line has the time left, too. With `rows`, the table has the first so many.
+    """
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("run", overflow="fold")
     table.add_column("state")

@@ -12,7 +12,10 @@ from ireg.core.snapshot import Snapshot
 
 
 def _quarter_rate(snapshot: Snapshot) -> float:
-    """η/4, the constant of all terms here (Barrett & Dherin 2021; Smith et al. 2021)."""
+    """η/4, the constant of all terms here.
+
+    Sources: Barrett & Dherin 2021; Smith et al. 2021.
+    """
     return snapshot.optimizer.lr / 4
 
 
@@ -53,7 +56,9 @@ def minibatch_variance(snapshot: Snapshot) -> Tensor:
 
 @needs(lambda optimizer: NOTHING if optimizer.second_moment is None else Need.SQUARE)
 def rmsprop(snapshot: Snapshot) -> Tensor | None:
-    """The adaptive term of Singh's paper, as printed: η/(4m) Σ_k ‖s_t ⊙ g_k‖².
+    """The adaptive term of Singh's paper, as printed.
+
+    It is η/(4m) Σ_k ‖s_t ⊙ g_k‖².
 
     Computed as (η/4) ‖s_t ⊙ √((1/m) Σ g_k ⊙ g_k)‖², the same by algebra, with a norm that single precision's range does
     not bound: like g⁶, the entries of a well-fitted network leave it.

@@ -7,7 +7,10 @@ from ireg.core.snapshot import Snapshot
 
 
 def l2(snapshot: Snapshot) -> Tensor:
-    """The norm of all parameters, also of those that the optimizer does not move: ‖ω‖₂."""
+    """The norm ‖ω‖₂ of all parameters.
+
+    Those that the optimizer does not move are included.
+    """
     return squared_norm(snapshot.params).sqrt()
 
 

@@ -1,4 +1,6 @@
-"""The implicit regularizer of the run's own optimizer, its memory and its preconditioner included.
+"""The implicit regularizer of the run's own optimizer.
+
+Its memory and its preconditioner are included.
 
 Let the update be a linear filter of the minibatch gradients seen so far, ω_{t+1} = ω_t − η P Σ_{n≥0} a_n g_{t−n}, P a
 fixed diagonal, each epoch all m minibatches in a fresh random order. To first order in η, past the transient of the
@@ -38,7 +40,9 @@ def _undefined(snapshot: Snapshot) -> bool:
 
 @needs(_moments)
 def own_full_batch(snapshot: Snapshot) -> Tensor | None:
-    """The part of `own` that full batches have too: (η_e/4) (1 + 2L) ‖ḡ‖²_P; of ḡ with weight decay, if there is any.
+    """The part of `own` that full batches have, too.
+
+    It is (η_e/4) (1 + 2L) ‖ḡ‖²_P. With weight decay, ḡ includes the decay.
 
     Source and validity: see `ireg.terms.own`.
     """
@@ -51,7 +55,9 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
 
 @needs(_moments)
 def own_variance(snapshot: Snapshot) -> Tensor | None:
-    """The part of `own` that minibatches add: (η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P; 0 for a single minibatch.
+    """The part of `own` that minibatches add.
+
+    It is (η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P, and 0 for a single minibatch.
 
     Computed as the difference of (1/m) Σ ‖g_k‖²_P and ‖ḡ‖²_P, the same by algebra.
 
@@ -67,7 +73,9 @@ def own_variance(snapshot: Snapshot) -> Tensor | None:
 
 @needs(_moments)
 def own(snapshot: Snapshot) -> Tensor | None:
-    """The implicit regularizer of the run's own optimizer, `own_full_batch` + `own_variance`; that of SGD is `sgd`.
+    """The implicit regularizer of the run's optimizer.
+
+    It is `own_full_batch` + `own_variance`; that of SGD is `sgd`.
 
     Source and validity: see `ireg.terms.own`.
     """

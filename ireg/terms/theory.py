@@ -1,4 +1,6 @@
-"""How much, and in which direction, an optimizer's finite step and memory bend its mean path: its mean flow in numbers.
+"""An optimizer's mean flow in numbers.
+
+They say how much, and in which direction, finite step and memory bend its mean path.
 
 With the mean flow ω̇ = −(u + M + V + F) of `ireg.core.mean_flow`, u the leading velocity, X = M + V + F, and
 Q = (1/m) Σ ‖g_k‖², the quantity that SGD's regularizer penalizes. For SGD X = (η/4) ∇Q, so its alignment is 1; for
@@ -38,7 +40,9 @@ def _part(flow: MeanFlow, part: str) -> Params | None:
 
 @needs(moments_needed)
 def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
-    """The size of the correction against the leading velocity: ‖X‖/‖u‖, or ‖M‖/‖u‖, ‖V‖/‖u‖, ‖F‖/‖u‖.
+    """The size of the correction relative to the leading velocity.
+
+    It is ‖X‖/‖u‖, or ‖M‖/‖u‖, ‖V‖/‖u‖, ‖F‖/‖u‖.
 
     None for a part that the optimizer does not have (V and F of SGD).
 
@@ -57,7 +61,9 @@ def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
 
 @needs(moments_needed)
 def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
-    """The cosine of the correction and ∇Q: ⟨X, ∇Q⟩/(‖X‖ ‖∇Q‖), or of M, V, F.
+    """The cosine of the correction and ∇Q.
+
+    It is ⟨X, ∇Q⟩/(‖X‖ ‖∇Q‖), or the same of M, V, F.
 
     Above 0 the correction pushes Q = (1/m) Σ ‖g_k‖² down, which is implicit regularization; below 0 up. None for a part
     that the optimizer does not have (V and F of SGD).

@@ -49,7 +49,7 @@ class Memory:
         return self.effective_rate * (1 - 2 * self.tail_scale * self.decay / (1 + self.decay))
 
     def tail_share(self, distance: int) -> float:
-        """Return the weight of gradients that are at least d ≥ 1 steps old.
+        """Return the weight of gradients at least d ≥ 1 steps old.
 
         T_d = Σ_{n≥d} a_n / Σ a_n = c rᵈ.
         """
