@@ -7,10 +7,10 @@ from typing import TypeVar, overload
 import torch
 from torch import Tensor
 
-from ireg.core.types import Batch
+from ireg.core.types import Pair
 
 
-class IndexedBatches(Sequence[Batch]):
+class IndexedBatches(Sequence[Pair]):
     """Minibatches by index tensors, gathered when asked for.
 
     For each index tensor `i` the minibatch is `(inputs[i], targets[i])`.
@@ -32,17 +32,17 @@ class IndexedBatches(Sequence[Batch]):
         return len(self.indices)
 
     @overload
-    def __getitem__(self, position: int) -> Batch: ...
+    def __getitem__(self, position: int) -> Pair: ...
     @overload
     def __getitem__(self, position: slice) -> "IndexedBatches": ...
-    def __getitem__(self, position: int | slice) -> "Batch | IndexedBatches":
+    def __getitem__(self, position: int | slice) -> "Pair | IndexedBatches":
         if isinstance(position, slice):
             return IndexedBatches(self.inputs, self.targets, self.indices[position])
         index = self.indices[position]
         return self.inputs.index_select(0, index), self.targets.index_select(0, index)
 
 
-def stacks(batches: Sequence[Batch], size: int) -> Iterator[Batch]:
+def stacks(batches: Sequence[Pair], size: int) -> Iterator[Pair]:
     """Stack up to `size` neighbouring minibatches of equal shape.
 
     Yields inputs (c, examples, …) and targets (c, examples).
@@ -65,13 +65,13 @@ def stacks(batches: Sequence[Batch], size: int) -> Iterator[Batch]:
         yield torch.stack(inputs), torch.stack(targets)
 
 
-Item = TypeVar("Item", Tensor, Batch)
+Item = TypeVar("Item", Tensor, Pair)
 
 
 def _runs(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Up to `size` neighbours of equal shape at a time."""
 
-    def shape(item: Tensor | Batch) -> torch.Size:
+    def shape(item: Tensor | Pair) -> torch.Size:
         return item.shape if isinstance(item, Tensor) else item[0].shape
 
     for _, same in groupby(items, key=shape):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -45,6 +46,45 @@ class ModuleLoss:
 def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> ModuleLoss:
     """Turn a module and a criterion into a `LossFn`, see `ModuleLoss`."""
     return ModuleLoss(module, criterion)
+
+
+class StepLoss:
+    """Any loss `(module, batch) -> 0-d tensor` as a function of the parameters.
+
+    It is called as `loss(params, batch)`. While the given function runs, the module's parameters are those of `params`,
+    wherever it reads them: in `module(…)`, by `module.parameters()`, or through another name of the same module. A
+    parameter that `params` lacks has the module's own value, and no gradient.
+
+    Args:
+        module: its parameters are not changed.
+        loss: the mean loss of a minibatch, of any structure.
+    """
+
+    def __init__(self, module: nn.Module, loss: Callable[[Any, Any], Tensor]) -> None:
+        self.module = module
+        self._step = _Step(module, loss)
+        self._places = _places(module)
+
+    def __call__(self, params: Params, batch: Batch) -> Tensor:
+        """The mean loss."""
+        own = detached_parameters(self.module)
+        weights = {
+            f"module.{place}": params[name] if name in params else own[name] for place, name in self._places.items()
+        }
+        value: Tensor = functional_call(self._step, weights, (batch,), tie_weights=False)
+        return value
+
+
+class _Step(nn.Module):
+    """A loss of a module and a minibatch, as a module of its own: torch swaps the parameters of modules."""
+
+    def __init__(self, module: nn.Module, loss: Callable[[Any, Any], Tensor]) -> None:
+        super().__init__()
+        self.module = module
+        self.loss = loss
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.loss(self.module, batch)
 
 
 def loss_and_outputs(loss: LossFn, params: Params, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -105,12 +145,13 @@ def measuring(module: nn.Module) -> Iterator[None]:
     """Let `module` compute the loss that training descends, and change nothing.
 
     Layers that normalize by the minibatch's statistics in the present mode still do, and their running statistics stay
-    as they are. Everything else is in eval mode, so that dropout is off. At the end all is as before.
+    as they are. Everything else is in eval mode, so that dropout is off. Buffers are copies. At the end all is as
+    before.
     """
     normalizing = batch_statistics(module)
     names = ("track_running_stats", "running_mean", "running_var")
     before = [(layer, {name: getattr(layer, name) for name in names}) for layer in normalizing]
-    with evaluating(module):
+    with evaluating(module), _copied_buffers(module):
         try:
             for layer in normalizing:
                 layer.training = True
@@ -122,6 +163,24 @@ def measuring(module: nn.Module) -> Iterator[None]:
             for layer, values in before:
                 for name, value in values.items():
                     setattr(layer, name, value)
+
+
+@contextmanager
+def _copied_buffers(module: nn.Module) -> Iterator[None]:
+    """Replace all buffers by copies for the block: a forward pass may change them in place."""
+    buffers = [
+        (layer, name, buffer)
+        for layer in module.modules()
+        for name, buffer in layer.named_buffers(recurse=False, remove_duplicate=False)
+    ]
+    copies = {id(buffer): buffer.clone() for _, _, buffer in buffers}
+    for layer, name, buffer in buffers:
+        setattr(layer, name, copies[id(buffer)])
+    try:
+        yield
+    finally:
+        for layer, name, buffer in buffers:
+            setattr(layer, name, buffer)
 
 
 @contextmanager

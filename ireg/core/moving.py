@@ -29,7 +29,7 @@ def moving_parameters(
         batches: the minibatches; they are looked at one by one until every candidate has been used.
 
     Raises:
-        ValueError: the optimizer holds a parameter that is not named, or nothing moves.
+        ValueError: the optimizer holds a parameter that is not named, nothing moves, or the loss is no single number.
 
     Example:
         >>> from ireg.core.functional import functional_loss
@@ -69,7 +69,11 @@ def _used(loss: LossFn, candidates: Mapping[str, Tensor], batches: Iterable[Batc
         if len(used) == len(names):
             break
         with torch.enable_grad():
-            used |= {names[leaf] for leaf in _leaves(loss(weights, batch)) if leaf in names}
+            value = loss(weights, batch)
+        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+            found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise ValueError(f"the loss of a minibatch is {found}; must be one number, the mean over its examples")
+        used |= {names[leaf] for leaf in _leaves(value) if leaf in names}
     return used
 
 

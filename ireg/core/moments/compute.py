@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch  # noqa: F401 — of the example
 
-from ireg.core.functional import ModuleLoss
+from ireg.core.functional import ModuleLoss, StepLoss
 from ireg.core.moments import linear, loop, vmap  # noqa: F401 — they register their methods
 from ireg.core.moments.methods import METHODS
 from ireg.core.moments.needs import EVERYTHING, Need
@@ -35,7 +35,7 @@ def gradient_moments(
     - `ghost` and `layers`: for stacks of Linear layers, one pass over many minibatches and then layer by layer, see
       `ireg.core.moments.linear`; `ghost` forms no g_k unless their squares are needed.
     - `auto`: `ghost` or `layers`, whichever is less work, where the model allows them and there are several
-      minibatches; else `vmap` on an accelerator, else `loop`.
+      minibatches; else `vmap` on an accelerator, else `loop`. A loss of a module and any batch takes `loop`.
 
     Args:
         loss: pure function `(params, batch) -> 0-d mean loss`; `ghost`, `layers` and `observer` want one made by
@@ -78,6 +78,8 @@ def choose_method(loss: LossFn, batches: Sequence[Batch], needs: Need) -> str:
 
     A single minibatch leaves nothing to batch, and by the loop its ‖g‖² is ‖ḡ‖² to the last bit.
     """
+    if isinstance(loss, StepLoss):
+        return "loop"
     inputs, targets = batches[0]
     if len(batches) > 1 and isinstance(loss, ModuleLoss) and linear.serves(loss.module, inputs.ndim):
         pays = Need.SQUARE not in needs and linear.products_pay(loss.module, len(targets), needs)

@@ -107,6 +107,7 @@ class MomentSums:
 
         The tensor is not kept: it may be a buffer that the next gradient overwrites.
         """
+        gradient = _summable(gradient)
         if Need.MEAN in self.needs:
             self.mean[name].add_(gradient)
         if Need.SQUARE in self.needs:
@@ -121,6 +122,7 @@ class MomentSums:
 
         Gradients are (c, *shape); the part is (c,), and None where it is not needed.
         """
+        gradients = _summable(gradients)
         if Need.MEAN in self.needs:
             self.mean[name].add_(gradients.sum(0))
         squares = gradients.square() if self.needs & (Need.SQUARE | Need.SQ_NORMS) else None
@@ -149,4 +151,14 @@ def add_up(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _zeros(params: Params) -> Params:
-    return {name: torch.zeros_like(value) for name, value in params.items()}
+    return {name: torch.zeros_like(value, dtype=_sum_type(value)) for name, value in params.items()}
+
+
+def _summable(gradient: Tensor) -> Tensor:
+    """Make a gradient dense, and one of a half type single: sums and squares of these lose digits and range."""
+    dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
+    return dense.to(_sum_type(dense))
+
+
+def _sum_type(value: Tensor) -> torch.dtype:
+    return torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else value.dtype
