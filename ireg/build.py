@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from ireg.config import Config, active_terms
 from ireg.core.moments.needs import union_of_needs
-from ireg.core.optimizers import view
+from ireg.core.optimizers import WithoutRule, view
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
@@ -98,7 +98,10 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
         # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not during training.
         made = optimizer(model.parameters())
         if terms:
-            union_of_needs(terms.values(), view(made, dict(model.named_parameters())))
+            seen = view(made, dict(model.named_parameters()))
+            union_of_needs(terms.values(), seen)
+            if isinstance(seen, WithoutRule):
+                log.warning("%s; the terms of its memory and its second moment are left out", seen.reason)
     return Classifier(
         model,
         optimizer,

@@ -35,5 +35,7 @@ def test_sentences_are_short(path):
 
 
 def test_sentences_are_those_of_the_prose():
-    page = "# A title here\n\nOne claim\nstands here. Another one: it\nis 0.5 long.\n- an item here\n\n    code is not prose\n"
+    page = (
+        "# A title\n\nOne claim\nstands here. Another one: it\nis 0.5 long.\n- an item here\n\n    code is no prose\n"
+    )
     assert sentences(page) == ["One claim stands here.", "Another one: it is 0.5 long.", "an item here"]

@@ -114,8 +114,8 @@ def test_a_folder_of_another_run_is_refused(tmp_path, small_run):
         (["+optimizer.momentum=fast"], "optimizer=sgd: .*not supported between instances of 'str'"),
         (["optimizer=adam", "optimizer.betas=[0.9]"], "optimizer=adam: list index out of range"),
         (
-            ["optimizer._target_=torch.optim.Rprop"],
-            "Rprop: unknown optimizer; known are Adagrad, Adam, AdamW, NAdam, RMS",
+            ["optimizer._target_=torch.optim.Rprop", "terms=theory"],
+            "optimizer=sgd: Rprop: no rule is known for it",
         ),
         (["data.num_classes=5"], r"train=True: labels from 0 to 9; must be in \[0, 5\)"),
         (["trainer.accelerator=tpu"], "trainer: "),

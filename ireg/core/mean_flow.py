@@ -66,6 +66,11 @@ def moments_needed(optimizer: OptimizerView) -> Need:
     Raises:
         ValueError: an optimizer whose mean flow is not known.
     """
+    if not optimizer.uniform:
+        raise ValueError(
+            "the mean flow is known for one rate and one weight decay, at all weights and steps of the epoch; leave "
+            "its terms out, or give all parameter groups the same"
+        )
     return Need.MEAN if optimizer.divides_by is None else Need.MEAN | Need.SQUARE
 
 

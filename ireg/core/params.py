@@ -50,4 +50,16 @@ def inner_product(left: Params, right: Params) -> Tensor:
     Raises:
         KeyError: `right` lacks a name of `left`.
     """
-    return torch.stack([torch.dot(value.flatten(), right[name].flatten()) for name, value in left.items()]).sum()
+    return torch.stack([torch.dot(_summable(value), _summable(right[name])) for name, value in left.items()]).sum()
+
+
+def sum_type(value: Tensor) -> torch.dtype:
+    """Return the type in which numbers like this are added up: single precision for half types.
+
+    Sums and squares of half types lose digits and range.
+    """
+    return torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else value.dtype
+
+
+def _summable(value: Tensor) -> Tensor:
+    return value.flatten().to(sum_type(value))

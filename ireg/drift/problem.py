@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from ireg.core.batches import IndexedBatches
 from ireg.core.functional import ModuleLoss, couples_examples, functional_loss, measuring
 from ireg.core.moving import moving_parameters
-from ireg.core.optimizers import OptimizerView, view
+from ireg.core.optimizers import OptimizerView, rule_of, view
 from ireg.core.random import named_generator
 from ireg.core.types import Params
 
@@ -69,6 +69,7 @@ class Problem:
             ValueError: see `ireg.core.optimizers.view` and `ireg.core.moving.moving_parameters`.
         """
         module, optimizer = self.begin()
+        rule_of(type(optimizer))
         loss, named = functional_loss(module, self.criterion), dict(module.named_parameters())
         with measuring(module):
             return view(optimizer, moving_parameters(optimizer, named, loss, self.partition("what moves")))

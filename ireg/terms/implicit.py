@@ -2,13 +2,18 @@
 
 Notation: g_k = ∇Ĉ_k(ω) is the gradient of the mean loss of minibatch k of m, ḡ = (1/m) Σ g_k = ∇C(ω) with
 C = (1/m) Σ Ĉ_k, η the learning rate. All are measured at fixed ω.
+
+Where parameter groups have rates of their own, η‖v‖² is Σ_i η_i v_i², each weight with its own rate. Where the rate
+changes within the epoch, the two parts have different coefficients, see `OptimizerView.step_factors`.
 """
 
 from torch import Tensor
 
 from ireg.core.moments.needs import NOTHING, Need, needs
-from ireg.core.params import squared_norm, wide_squared_norm
+from ireg.core.optimizers import OptimizerView
+from ireg.core.params import inner_product, squared_norm, wide_squared_norm
 from ireg.core.snapshot import Snapshot
+from ireg.core.types import Params
 
 
 def _quarter_rate(snapshot: Snapshot) -> float:
@@ -19,7 +24,29 @@ def _quarter_rate(snapshot: Snapshot) -> float:
     return snapshot.optimizer.lr / 4
 
 
-@needs(Need.SQ_NORMS)
+def _whole(optimizer: OptimizerView) -> Need:
+    """Squares by weight where the rates differ, and the parts of the whole where they change."""
+    need = Need.SQ_NORMS if optimizer.shares is None else Need.SQUARE
+    return need if optimizer.rates is None else need | Need.MEAN
+
+
+def _mean_squares(snapshot: Snapshot) -> Tensor:
+    """(1/m) Σ ‖g_k‖², each weight's square times its share of the rate."""
+    shares = snapshot.optimizer.shares
+    return snapshot.moments.sq_norm_mean if shares is None else inner_product(shares, snapshot.moments.square)
+
+
+def _square_of_mean(snapshot: Snapshot) -> Tensor:
+    """‖ḡ‖², each weight's square times its share of the rate."""
+    shares, mean = snapshot.optimizer.shares, snapshot.moments.mean
+    return squared_norm(mean) if shares is None else inner_product(shares, _squares(mean))
+
+
+def _squares(vector: Params) -> Params:
+    return {name: value.square() for name, value in vector.items()}
+
+
+@needs(_whole)
 def sgd(snapshot: Snapshot) -> Tensor:
     """The implicit regularizer of SGD: η/(4m) Σ_k ‖g_k‖².
 
@@ -29,7 +56,9 @@ def sgd(snapshot: Snapshot) -> Tensor:
 
     Source: Smith, Dherin, Barrett & De 2021, arXiv:2101.12176; valid for small finite η.
     """
-    return _quarter_rate(snapshot) * snapshot.moments.sq_norm_mean
+    if snapshot.optimizer.rates is not None:
+        return full_batch(snapshot) + minibatch_variance(snapshot)
+    return _quarter_rate(snapshot) * _mean_squares(snapshot)
 
 
 @needs(Need.MEAN)
@@ -38,10 +67,11 @@ def full_batch(snapshot: Snapshot) -> Tensor:
 
     Source: Barrett & Dherin 2021, arXiv:2009.11162, equation (1) with λ = η/4.
     """
-    return _quarter_rate(snapshot) * squared_norm(snapshot.moments.mean)
+    factor, _ = snapshot.optimizer.step_factors(len(snapshot.batches))
+    return _quarter_rate(snapshot) * factor * _square_of_mean(snapshot)
 
 
-@needs(Need.SQ_NORMS | Need.MEAN)
+@needs(lambda optimizer: _whole(optimizer) | Need.MEAN)
 def minibatch_variance(snapshot: Snapshot) -> Tensor:
     """The part of `sgd` that minibatches add: η/(4m) Σ_k ‖g_k − ḡ‖².
 
@@ -50,8 +80,8 @@ def minibatch_variance(snapshot: Snapshot) -> Tensor:
 
     Source: Smith et al. 2021, arXiv:2101.12176.
     """
-    moments = snapshot.moments
-    return _quarter_rate(snapshot) * (moments.sq_norm_mean - squared_norm(moments.mean))
+    _, factor = snapshot.optimizer.step_factors(len(snapshot.batches))
+    return _quarter_rate(snapshot) * factor * (_mean_squares(snapshot) - _square_of_mean(snapshot))
 
 
 @needs(lambda optimizer: NOTHING if optimizer.second_moment is None else Need.SQUARE)

@@ -16,7 +16,9 @@ section 6.
 
 Adaptive optimizers: P = 1/(√v̂ + ε) frozen as the last step had it. That is the whole of it where P changes little
 within its own memory; what its changes add is in `ireg.terms.theory`. Before the first step P does not exist, nor do
-these terms. Weight decay λ makes ḡ + λω of ḡ, decoupled weight decay ḡ + λP⁻¹ω: of the loss that is descended then.
+these terms. Parameter groups with rates of their own: P includes each one's share of the largest. Without a rule for
+the optimizer's class these terms do not exist. Weight decay λ makes ḡ + λω of ḡ, decoupled weight decay ḡ + λP⁻¹ω: of
+the loss that is descended then.
 """
 
 from torch import Tensor
@@ -29,13 +31,23 @@ from ireg.core.types import Params
 
 
 def _moments(optimizer: OptimizerView) -> Need:
+    if not optimizer.has_rule:
+        return NOTHING
     if optimizer.second_moment is None:
-        return Need.SQ_NORMS | Need.MEAN
+        return (Need.SQ_NORMS if optimizer.shares is None else Need.SQUARE) | Need.MEAN
     return NOTHING if optimizer.corrected_second_moment is None else Need.SQUARE | Need.MEAN
 
 
 def _undefined(snapshot: Snapshot) -> bool:
-    return snapshot.optimizer.second_moment is not None and snapshot.preconditioner is None
+    optimizer = snapshot.optimizer
+    return not optimizer.has_rule or (optimizer.second_moment is not None and snapshot.preconditioner is None)
+
+
+def _step_factors(snapshot: Snapshot) -> tuple[float, float]:
+    """SGD's, for rates that change within the epoch; with a memory these are not known, and the mean rate stands."""
+    optimizer = snapshot.optimizer
+    plain = optimizer.kind == "sgd" and optimizer.buffer is None
+    return optimizer.step_factors(len(snapshot.batches)) if plain else (1.0, 1.0)
 
 
 @needs(_moments)
@@ -50,7 +62,8 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
         return None
     scale, memory = snapshot.preconditioner, snapshot.memory
     mean = snapshot.optimizer.decayed(snapshot.moments.mean, snapshot.moving, scale)
-    return memory.effective_rate / 4 * (1 + 2 * memory.lag) * _squared_norm(mean, scale)
+    factor, _ = _step_factors(snapshot)
+    return memory.effective_rate / 4 * factor * (1 + 2 * memory.lag) * _squared_norm(mean, scale)
 
 
 @needs(_moments)
@@ -68,7 +81,8 @@ def own_variance(snapshot: Snapshot) -> Tensor | None:
     scale, memory, moments = snapshot.preconditioner, snapshot.memory, snapshot.moments
     squares = moments.sq_norm_mean if scale is None else inner_product(scale, moments.square)
     unlike = 1 - memory.overlap(moments.num_batches)
-    return memory.effective_rate / 4 * unlike * (squares - _squared_norm(moments.mean, scale))
+    _, factor = _step_factors(snapshot)
+    return memory.effective_rate / 4 * factor * unlike * (squares - _squared_norm(moments.mean, scale))
 
 
 @needs(_moments)

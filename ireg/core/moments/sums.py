@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.moments.needs import Need
+from ireg.core.params import sum_type
 from ireg.core.types import Params
 
 Observer = Callable[[int, Tensor], None]
@@ -151,14 +152,10 @@ def add_up(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _zeros(params: Params) -> Params:
-    return {name: torch.zeros_like(value, dtype=_sum_type(value)) for name, value in params.items()}
+    return {name: torch.zeros_like(value, dtype=sum_type(value)) for name, value in params.items()}
 
 
 def _summable(gradient: Tensor) -> Tensor:
-    """Make a gradient dense, and one of a half type single: sums and squares of these lose digits and range."""
+    """Make a gradient dense, and of the type of sums."""
     dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
-    return dense.to(_sum_type(dense))
-
-
-def _sum_type(value: Tensor) -> torch.dtype:
-    return torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else value.dtype
+    return dense.to(sum_type(dense))

@@ -1,7 +1,8 @@
 """The base of the update rules, and their registry."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, reciprocal_root
-from ireg.core.params import add_scaled
+from ireg.core.params import add_scaled, sum_type
 from ireg.core.types import Params
 
 Group = dict[str, Any]
@@ -30,9 +31,11 @@ class OptimizerView(ABC):
     made smaller, and how its state looks past the transient of the first steps.
 
     Attributes:
-        lr: learning rate η of the last step (Adagrad's falls with `lr_decay`).
+        lr: learning rate η of the last step (Adagrad's falls with `lr_decay`), the largest where groups differ, and
+            the mean of `rates` where these are given.
         moving: names of the parameters that it steps, see `ireg.core.moving`; what is held by name is held of these.
-        weight_decay: λ; λω is added to the gradient, or, decoupled, to what is taken off the weights.
+        weight_decay: λ; λω is added to the gradient, or, decoupled, to what is taken off the weights. The largest where
+            groups differ.
         decoupled: which of the two (`adamw`).
         eps: ε; torch adds it *outside* the root, √v + ε. None where there is none.
         first_moment: torch's momentum buffer or `exp_avg`, by name; zeros before the first step; None without one.
@@ -42,6 +45,9 @@ class OptimizerView(ABC):
         corrected_second_moment: v̂, whose root the last step took: the second moment bias corrected, or its maximum, or
             centered, or Adagrad's sum. torch corrects each parameter's by its own number of steps. None for `sgd`, and
             as long as a moving parameter has not been stepped.
+        shares: the rate of each parameter over `lr`, by name, in its shape; None where groups do not differ.
+        decays: λ by name; None where groups do not differ.
+        rates: η_1 … η_m of the epoch's steps where they differ, of the group with the largest.
     """
 
     kind: ClassVar[str]
@@ -55,6 +61,38 @@ class OptimizerView(ABC):
     first_moment: Params | None = None
     second_moment: Params | None = None
     corrected_second_moment: Params | None = None
+    shares: Params | None = None
+    decays: Mapping[str, float] | None = None
+    rates: tuple[float, ...] | None = None
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether its memory and second moment are known: without them there is no `own` term."""
+        return True
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all weights have one rate and one decay, at all steps."""
+        return self.shares is None and self.decays is None and self.rates is None
+
+    def step_factors(self, num_batches: int) -> tuple[float, float]:
+        """Return what rates that differ within an epoch make of SGD's two parts.
+
+        With T = Σ η_t and S = Σ η_t² over the m steps, the mean over all orders follows
+
+            C + S/(4T) ‖ḡ‖² + (T² − S)/(4(m−1)T) · (1/m) Σ_k ‖g_k − ḡ‖².
+
+        The factors are these coefficients over η/4, η = T/m; (1, 1) for equal rates.
+
+        Source: docs/theory.md, section 9.
+        """
+        if self.rates is None:
+            return 1.0, 1.0
+        total, squares = sum(self.rates), sum(rate * rate for rate in self.rates)
+        if num_batches != len(self.rates):
+            raise ValueError(f"{len(self.rates)} rates for {num_batches} minibatches; each minibatch needs its step's")
+        variance = (total * total - squares) / ((num_batches - 1) * total) if num_batches > 1 else self.lr
+        return squares / (total * self.lr), variance / self.lr
 
     @classmethod
     @abstractmethod
@@ -88,15 +126,17 @@ class OptimizerView(ABC):
     def preconditioner(self) -> Params | None:
         """P of the update, by name; None for the identity.
 
-        P = 1/(√v̂ + ε) with v̂ as the last step had it.
+        P = 1/(√v̂ + ε) with v̂ as the last step had it. Where groups have rates of their own, P includes each one's
+        share of the largest.
 
         v̂ is the optimizer's second moment with all that torch does to it: bias correction (Adam), the running maximum
         (AMSGrad), the square of the mean taken off (centered RMSProp), the sum (Adagrad).
         """
         if self.corrected_second_moment is None:
-            return None
+            return None if self.second_moment is not None else self.shares
         assert self.eps is not None
-        return {name: reciprocal_root(value.sqrt(), self.eps) for name, value in self.corrected_second_moment.items()}
+        roots = {name: reciprocal_root(value.sqrt(), self.eps) for name, value in self.corrected_second_moment.items()}
+        return roots if self.shares is None else {name: root * self.shares[name] for name, root in roots.items()}
 
     @property
     def loss_decay(self) -> float:
@@ -125,8 +165,18 @@ class OptimizerView(ABC):
             scale: P; None for the identity.
         """
         if self.decoupled_decay and scale is not None:
-            params = {name: value / scale[name] for name, value in params.items()}
-        return add_scaled(gradient, params, self.weight_decay)
+            shares = self.shares
+            # P and the decay both include a group's share of the rate. A share of 0 leaves nothing of either.
+            params = {
+                name: value / scale[name]
+                if shares is None
+                else torch.where(scale[name] > 0, value * shares[name] / scale[name], 0.0)
+                for name, value in params.items()
+            }
+        if self.decays is None:
+            return add_scaled(gradient, params, self.weight_decay)
+        decays = self.decays
+        return {name: torch.add(value, params[name], alpha=decays[name]) for name, value in gradient.items()}
 
     @classmethod
     @abstractmethod
@@ -188,38 +238,166 @@ def rule_of(optimizer: type[Optimizer]) -> type[OptimizerView]:
     return RULES[optimizer]
 
 
-def view(optimizer: Optimizer, moving: Mapping[str, Tensor]) -> OptimizerView:
+@dataclass(frozen=True, kw_only=True)
+class WithoutRule(OptimizerView):
+    """An optimizer of which the rate is known, and neither memory nor second moment.
+
+    Attributes:
+        reason: why, in half a sentence.
+    """
+
+    kind: ClassVar[str] = "unknown"
+    reason: str
+
+    @property
+    def has_rule(self) -> bool:
+        """It has none."""
+        return False
+
+    @classmethod
+    def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Read nothing."""
+        return {}
+
+    @property
+    def memory(self) -> Memory:
+        """Unknown.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(self.reason)
+
+    @property
+    def buffer(self) -> MomentumBuffer | None:
+        """Unknown.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(self.reason)
+
+    @property
+    def divides_by(self) -> SecondMoment | None:
+        """Unknown.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(self.reason)
+
+    @classmethod
+    def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
+        """Not known.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("an optimizer without a rule has no smaller steps")
+
+    @classmethod
+    def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """Not known.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("an optimizer without a rule has no state to set")
+
+
+OWN_IN_A_GROUP = {"params", "lr", "initial_lr", "weight_decay", "foreach", "fused", "capturable", "differentiable"}
+"""What parameter groups may have of their own."""
+
+
+def view(
+    optimizer: Optimizer, moving: Mapping[str, Tensor], rates: Sequence[Sequence[float]] | None = None
+) -> OptimizerView:
     """Read `optimizer` without changing it.
 
+    Parameter groups may differ in rate and weight decay. An optimizer without a rule, or whose groups differ in more,
+    is read as a `WithoutRule`.
+
     Args:
-        optimizer: of a class that has a rule, with one parameter group.
+        optimizer: any of torch's.
         moving: the parameters that it steps, by name, as `ireg.core.moving.moving_parameters` finds them.
+        rates: of each step of the epoch, the rate of each group; by default the present ones.
 
     Raises:
-        ValueError: several parameter groups, a parameter that it does not hold, an optimizer of another class, one that
-            maximizes, or one whose parameters have different learning rates.
+        ValueError: a parameter that it does not hold, an optimizer that maximizes, rates that are no finite numbers, or
+            groups whose rates change by other factors within the epoch.
     """
-    if len(optimizer.param_groups) != 1:
-        raise ValueError(
-            f"{type(optimizer).__name__} has {len(optimizer.param_groups)} parameter groups: the terms are defined for "
-            "one learning rate; give the optimizer all parameters in one group"
-        )
-    cls = rule_of(type(optimizer))
-    group = optimizer.param_groups[0]
-    held = {id(parameter) for parameter in group["params"]}
-    others = [name for name, parameter in moving.items() if id(parameter) not in held]
-    if others:
-        raise ValueError(f"{type(optimizer).__name__} does not hold {', '.join(others)}: name what it moves only")
-    if group.get("maximize", False):
+    groups = {name: _group_of(optimizer, name, parameter) for name, parameter in moving.items()}
+    if any(group.get("maximize", False) for group in optimizer.param_groups):
         raise ValueError("maximize=True: the terms are those of descent; minimize the negative loss instead")
+    used = [[float(group["lr"]) for group in optimizer.param_groups]] if rates is None else rates
+    by_group, steps = _rates(used, sorted(set(groups.values())))
+    largest = max(by_group.values())
+    decays = {name: float(optimizer.param_groups[group].get("weight_decay", 0.0)) for name, group in groups.items()}
+    decay = max(decays.values())
+    cls, reason = _rule_for(optimizer, set(groups.values()))
+    fields: dict[str, Any] = {
+        "lr": largest,
+        "weight_decay": decay,
+        "moving": tuple(moving),
+        "shares": None
+        if len(set(by_group.values())) == 1
+        else {
+            name: torch.full_like(moving[name].detach(), by_group[group] / largest, dtype=sum_type(moving[name]))
+            for name, group in groups.items()
+        },
+        "decays": None if len(set(decays.values())) == 1 else decays,
+        "rates": steps,
+    }
+    if cls is None:
+        return WithoutRule(reason=reason, **fields)
     # A copy of the look-up: `optimizer.state` is a defaultdict, and reading it would add entries.
     state = {name: optimizer.state.get(parameter, {}) for name, parameter in moving.items()}
-    fields: dict[str, Any] = {
-        "lr": float(group["lr"]),
-        "weight_decay": float(group["weight_decay"]),
-        "moving": tuple(moving),
-    }
+    group = {**optimizer.param_groups[min(groups.values())], "lr": largest, "weight_decay": decay}
     return cls(**(fields | cls.read(group, state, moving)))
+
+
+def _group_of(optimizer: Optimizer, name: str, parameter: Tensor) -> int:
+    """The number of the group that holds a parameter."""
+    for number, group in enumerate(optimizer.param_groups):
+        if any(held is parameter for held in group["params"]):
+            return number
+    raise ValueError(f"{type(optimizer).__name__} does not hold {name}: name what it moves only")
+
+
+def _rates(used: Sequence[Sequence[float]], groups: Sequence[int]) -> tuple[dict[int, float], tuple[float, ...] | None]:
+    """The rate of each group, and those of the steps where they differ.
+
+    A group's rate is the mean over the steps, or the one rate that all of them had.
+    """
+    first = {group: float(used[0][group]) for group in groups}
+    given = sorted({float(step[group]) for step in used for group in groups})
+    if not all(math.isfinite(rate) and rate >= 0 for rate in given):
+        raise ValueError(f"learning rates {given}: must be finite numbers of at least 0")
+    if all(float(step[group]) == first[group] for step in used for group in groups):
+        return first, None
+    means = {group: sum(float(step[group]) for step in used) / len(used) for group in groups}
+    lead = max(means, key=lambda group: means[group])
+    for step in used:
+        for group in groups:
+            if not math.isclose(step[group] * means[lead], means[group] * step[lead], rel_tol=1e-6):
+                raise ValueError(
+                    "the rates of the parameter groups change by different factors within the epoch: no modified loss "
+                    "is known for that; let one scheduler scale all groups alike"
+                )
+    return means, tuple(float(step[lead]) for step in used)
+
+
+def _rule_for(optimizer: Optimizer, numbers: set[int]) -> tuple[type[OptimizerView] | None, str]:
+    """The rule of an optimizer and its groups; None, and why, where there is none."""
+    name = type(optimizer).__name__
+    if type(optimizer) not in RULES:
+        return None, f"{name}: no rule is known for it"
+    groups = [optimizer.param_groups[number] for number in sorted(numbers)]
+    keys = set().union(*groups) - OWN_IN_A_GROUP
+    differ = sorted(key for key in keys if any(group.get(key) != groups[0].get(key) for group in groups))
+    if differ:
+        return None, f"{name}: its parameter groups differ in {', '.join(differ)}, for which no modified loss is known"
+    return RULES[type(optimizer)], ""
 
 
 def slot(state: State, names: Mapping[str, Tensor], key: str) -> Params:
@@ -229,7 +407,10 @@ def slot(state: State, names: Mapping[str, Tensor], key: str) -> Params:
     """
     slots = {name: state[name].get(key) for name in names}
     return {
-        name: torch.zeros_like(names[name].detach()) if slot is None else slot.detach() for name, slot in slots.items()
+        name: torch.zeros_like(names[name].detach(), dtype=sum_type(names[name]))
+        if slot is None
+        else slot.detach().to(sum_type(slot))
+        for name, slot in slots.items()
     }
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ireg.core.optimizers import view
+from ireg.core.optimizers import WithoutRule, view
 from tests.cases import EXACT
 
 STEPS = 4
@@ -104,21 +104,79 @@ def test_before_the_first_step_there_are_zeros_and_reading_adds_nothing(optimize
     assert len(optimizer.state) == entries
 
 
-def test_several_groups_are_refused():
+def in_groups(optimizer_class, weight=None, bias=None, **arguments):
     module = nn.Linear(2, 1)
-    optimizer = torch.optim.SGD([{"params": [module.weight]}, {"params": [module.bias], "lr": 1.0}], lr=0.1)
-    with pytest.raises(ValueError, match="SGD has 2 parameter groups.*give the optimizer all parameters in one group"):
-        view(optimizer, dict(module.named_parameters()))
+    groups = [{"params": [module.weight], **(weight or {})}, {"params": [module.bias], **(bias or {})}]
+    return optimizer_class(groups, **{"lr": 0.1, **arguments}), dict(module.named_parameters())
 
 
-def test_unknown_optimizers_are_refused_subclasses_too():
+def test_groups_have_rates_and_decays_of_their_own():
+    seen = view(*in_groups(torch.optim.SGD, bias={"lr": 0.4, "weight_decay": 0.5}))
+    assert (seen.kind, seen.lr, seen.weight_decay) == ("sgd", 0.4, 0.5)
+    assert_close(seen.shares, {"weight": torch.full((1, 2), 0.25), "bias": torch.ones(1)}, rtol=0, atol=0)
+    assert (seen.decays, seen.uniform) == ({"weight": 0.0, "bias": 0.5}, False)
+
+
+def test_groups_that_are_alike_are_one():
+    seen = view(*in_groups(torch.optim.SGD))
+    assert (seen.lr, seen.shares, seen.decays, seen.rates, seen.uniform) == (0.1, None, None, None, True)
+
+
+def test_a_group_that_holds_nothing_that_moves_does_not_matter():
+    optimizer, names = in_groups(torch.optim.SGD, bias={"lr": 0.4, "momentum": 0.9})
+    seen = view(optimizer, {"weight": names["weight"]})
+    assert (seen.kind, seen.lr, seen.shares) == ("sgd", 0.1, None)
+
+
+def test_groups_that_differ_in_more_have_no_rule():
+    seen = view(*in_groups(torch.optim.SGD, bias={"momentum": 0.9}))
+    assert isinstance(seen, WithoutRule)
+    assert seen.reason == "SGD: its parameter groups differ in momentum, for which no modified loss is known"
+
+
+def test_rates_of_the_steps():
+    optimizer, names = in_groups(torch.optim.SGD, bias={"lr": 0.4})
+    seen = view(optimizer, names, [(0.1, 0.2), (0.3, 0.6)])
+    assert (seen.lr, seen.rates) == (pytest.approx(0.4), (0.2, 0.6))
+    assert_close(seen.shares["weight"], torch.full((1, 2), 0.5))
+    total, squares = 0.8, 0.04 + 0.36
+    assert seen.step_factors(2) == pytest.approx(
+        (squares / (4 * total) / (0.4 / 4), (total**2 - squares) / (4 * total) / (0.4 / 4))
+    )
+    with pytest.raises(ValueError, match="2 rates for 3 minibatches"):
+        seen.step_factors(3)
+    assert view(optimizer, names, [(0.1, 0.4)] * 3).rates is None
+
+
+@pytest.mark.parametrize(
+    ("rates", "match"),
+    [
+        ([(0.1, 0.4), (0.2, 0.4)], "change by different factors within the epoch"),
+        ([(float("nan"), 0.4)], "must be finite numbers of at least 0"),
+        ([(-0.1, 0.4)], "must be finite numbers of at least 0"),
+    ],
+)
+def test_rates_without_a_modified_loss_are_refused(rates, match):
+    optimizer, names = in_groups(torch.optim.SGD)
+    with pytest.raises(ValueError, match=match):
+        view(optimizer, names, rates)
+
+
+def test_unknown_optimizers_have_no_rule_subclasses_too():
     class Mine(torch.optim.SGD):
         pass
 
     for unknown in (torch.optim.Rprop, Mine):
         optimizer, names = make(unknown, lr=0.1)
-        with pytest.raises(ValueError, match=f"{unknown.__name__}: unknown optimizer; known are Adagrad, Adam, AdamW"):
-            view(optimizer, names)
+        seen = view(optimizer, names)
+        assert (seen.lr, seen.moving, seen.has_rule) == (0.1, ("weight",), False)
+        for get in ("memory", "buffer", "divides_by"):
+            with pytest.raises(ValueError, match=f"{unknown.__name__}: no rule is known for it"):
+                getattr(seen, get)
+        with pytest.raises(ValueError, match="without a rule has no smaller steps"):
+            seen.refine({}, [], 2)
+        with pytest.raises(ValueError, match="without a rule has no state"):
+            seen.state(torch.zeros(1), torch.zeros(1))
 
 
 def test_what_is_not_held_is_refused():
