@@ -1,5 +1,7 @@
 """Minibatches remembered as index tensors, and several of them stacked."""
 
+import copy
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import TypeVar, overload
@@ -7,7 +9,7 @@ from typing import TypeVar, overload
 import torch
 from torch import Tensor
 
-from ireg.core.types import Pair
+from ireg.core.types import Batch, Pair
 
 
 class IndexedBatches(Sequence[Pair]):
@@ -77,3 +79,16 @@ def _runs(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     for _, same in groupby(items, key=shape):
         while run := list(islice(same, size)):
             yield run
+
+
+def copied(batch: Batch) -> Batch:
+    """Copy a minibatch of any structure; of a view, the view alone."""
+    if isinstance(batch, Tensor):
+        return batch.detach().clone()
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(copied(item) for item in batch))
+    if type(batch) in (list, tuple):
+        return type(batch)(copied(item) for item in batch)
+    if type(batch) in (dict, OrderedDict):
+        return type(batch)((key, copied(value)) for key, value in batch.items())
+    return copy.deepcopy(batch)

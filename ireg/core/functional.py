@@ -9,6 +9,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from ireg.core.batches import copied
 from ireg.core.types import Batch, LossFn, Params
 
 
@@ -49,11 +50,14 @@ def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Ten
 
 
 class StepLoss:
-    """Any loss `(module, batch) -> 0-d tensor` as a function of the parameters.
+    """Any loss of a module and a minibatch, by the parameters.
 
-    It is called as `loss(params, batch)`. While the given function runs, the module's parameters are those of `params`,
-    wherever it reads them: in `module(…)`, by `module.parameters()`, or through another name of the same module. A
-    parameter that `params` lacks has the module's own value, and no gradient.
+    The given function is `(module, batch) -> 0-d tensor`.
+
+    It is called as `loss(params, batch)`. While the given function runs, the module's parameters are those of `params`.
+    That holds wherever it reads them: in `module(…)`, by `module.parameters()`, or through another name of the same
+    module. A parameter that `params` lacks has the module's own value, and no gradient. The function gets a copy of the
+    minibatch, which it may change.
 
     Args:
         module: its parameters are not changed.
@@ -71,12 +75,15 @@ class StepLoss:
         weights = {
             f"module.{place}": params[name] if name in params else own[name] for place, name in self._places.items()
         }
-        value: Tensor = functional_call(self._step, weights, (batch,), tie_weights=False)
+        value: Tensor = functional_call(self._step, weights, (copied(batch),), tie_weights=False)
         return value
 
 
 class _Step(nn.Module):
-    """A loss of a module and a minibatch, as a module of its own: torch swaps the parameters of modules."""
+    """A loss of a module and a minibatch, as a module.
+
+    torch swaps the parameters of modules.
+    """
 
     def __init__(self, module: nn.Module, loss: Callable[[Any, Any], Tensor]) -> None:
         super().__init__()
@@ -151,7 +158,7 @@ def measuring(module: nn.Module) -> Iterator[None]:
     normalizing = batch_statistics(module)
     names = ("track_running_stats", "running_mean", "running_var")
     before = [(layer, {name: getattr(layer, name) for name in names}) for layer in normalizing]
-    with evaluating(module), _copied_buffers(module):
+    with evaluating(module):
         try:
             for layer in normalizing:
                 layer.training = True
@@ -167,7 +174,10 @@ def measuring(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _copied_buffers(module: nn.Module) -> Iterator[None]:
-    """Replace all buffers by copies for the block: a forward pass may change them in place."""
+    """Replace all buffers by copies for the block.
+
+    A forward pass may change them in place.
+    """
     buffers = [
         (layer, name, buffer)
         for layer in module.modules()
@@ -187,12 +197,13 @@ def _copied_buffers(module: nn.Module) -> Iterator[None]:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put `module` into eval mode for the block.
 
-    Every submodule has its own mode again at the end.
+    Every submodule has its own mode again at the end. Buffers are copies.
     """
     modes = {submodule: submodule.training for submodule in module.modules()}
     module.eval()
     try:
-        yield
+        with _copied_buffers(module):
+            yield
     finally:
         for submodule, mode in modes.items():
             submodule.training = mode

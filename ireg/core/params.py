@@ -54,7 +54,9 @@ def inner_product(left: Params, right: Params) -> Tensor:
 
 
 def sum_type(value: Tensor) -> torch.dtype:
-    """Return the type in which numbers like this are added up: single precision for half types.
+    """Return the type in which numbers like this are summed.
+
+    It is single precision for half types.
 
     Sums and squares of half types lose digits and range.
     """

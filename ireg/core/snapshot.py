@@ -20,7 +20,7 @@ class Snapshot:
 
     What is derived from it is computed once.
 
-    `ireg.measure.take_snapshot` makes one of a module and its optimizer.
+    `ireg.measurement.take_snapshot` makes one of a module and its optimizer.
 
     Attributes:
         params: all parameters ω, detached.

@@ -21,7 +21,7 @@ from ireg.data.batches import ShuffledBatches
 from ireg.lit.data import NoisyImages
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import step_or_overflow, try_out
-from ireg.measure import evaluate, take_snapshot
+from ireg.measurement import evaluate, take_snapshot
 from ireg.objective import criterion
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from ireg.core.functional import detached_parameters, evaluating, functional_los
 from ireg.core.random import named_generator, named_seed
 from ireg.core.types import Batch
 from ireg.errors import UserError
-from ireg.measure import evaluate, take_snapshot
+from ireg.measurement import evaluate, take_snapshot
 from ireg.objective import criterion
 
 if TYPE_CHECKING:

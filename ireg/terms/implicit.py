@@ -25,7 +25,10 @@ def _quarter_rate(snapshot: Snapshot) -> float:
 
 
 def _whole(optimizer: OptimizerView) -> Need:
-    """Squares by weight where the rates differ, and the parts of the whole where they change."""
+    """Return the needs: squares by weight where the rates differ.
+
+    Where they change within the epoch, the whole needs its parts.
+    """
     need = Need.SQ_NORMS if optimizer.shares is None else Need.SQUARE
     return need if optimizer.rates is None else need | Need.MEAN
 

@@ -44,7 +44,10 @@ def _undefined(snapshot: Snapshot) -> bool:
 
 
 def _step_factors(snapshot: Snapshot) -> tuple[float, float]:
-    """SGD's, for rates that change within the epoch; with a memory these are not known, and the mean rate stands."""
+    """Return SGD's factors for rates that change within the epoch.
+
+    With a memory these are not known, and the mean rate stands.
+    """
     optimizer = snapshot.optimizer
     plain = optimizer.kind == "sgd" and optimizer.buffer is None
     return optimizer.step_factors(len(snapshot.batches)) if plain else (1.0, 1.0)

@@ -9,7 +9,7 @@ from ireg.core.functional import functional_loss
 from ireg.core.moments import METHODS, gradient_moments
 from ireg.core.moving import moving_parameters
 from ireg.core.random import named_generator
-from ireg.measure import evaluate, take_snapshot
+from ireg.measurement import evaluate, take_snapshot
 from ireg.terms import implicit, norm, own, theory
 
 BATCH = torch.ones(1, 1), torch.zeros(1, 1)

@@ -67,7 +67,10 @@ class OptimizerView(ABC):
 
     @property
     def has_rule(self) -> bool:
-        """Whether its memory and second moment are known: without them there is no `own` term."""
+        """Whether its memory and second moment are known.
+
+        Without them there is no `own` term.
+        """
         return True
 
     @property
@@ -76,7 +79,9 @@ class OptimizerView(ABC):
         return self.shares is None and self.decays is None and self.rates is None
 
     def step_factors(self, num_batches: int) -> tuple[float, float]:
-        """Return what rates that differ within an epoch make of SGD's two parts.
+        """Return the factors of SGD's two parts for changing rates.
+
+        The rates change within an epoch.
 
         With T = Σ η_t and S = Σ η_t² over the m steps, the mean over all orders follows
 
@@ -240,7 +245,9 @@ def rule_of(optimizer: type[Optimizer]) -> type[OptimizerView]:
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutRule(OptimizerView):
-    """An optimizer of which the rate is known, and neither memory nor second moment.
+    """An optimizer whose memory and second moment are not known.
+
+    Its rate is.
 
     Attributes:
         reason: why, in half a sentence.
@@ -365,7 +372,9 @@ def _group_of(optimizer: Optimizer, name: str, parameter: Tensor) -> int:
 
 
 def _rates(used: Sequence[Sequence[float]], groups: Sequence[int]) -> tuple[dict[int, float], tuple[float, ...] | None]:
-    """The rate of each group, and those of the steps where they differ.
+    """Return the rate of each group, and the differing ones.
+
+    The latter are those of the steps where they differ, otherwise None.
 
     A group's rate is the mean over the steps, or the one rate that all of them had.
     """
@@ -388,7 +397,10 @@ def _rates(used: Sequence[Sequence[float]], groups: Sequence[int]) -> tuple[dict
 
 
 def _rule_for(optimizer: Optimizer, numbers: set[int]) -> tuple[type[OptimizerView] | None, str]:
-    """The rule of an optimizer and its groups; None, and why, where there is none."""
+    """Return the rule of an optimizer, or why there is none.
+
+    Its groups must not differ in what the rule reads.
+    """
     name = type(optimizer).__name__
     if type(optimizer) not in RULES:
         return None, f"{name}: no rule is known for it"

@@ -1,0 +1,406 @@
+"""Measure the terms on anybody's LightningModule."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ireg.core.batches import copied
+from ireg.core.functional import detached_parameters
+from ireg.core.random import named_generator
+from ireg.errors import UserError
+from ireg.measurement import MODES, ModelLoss, measure
+from ireg.monitor import Warnings, rates_of
+from ireg.terms.named import Chosen, chosen_terms
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+class Window(NamedTuple):
+    """The micro-batches of one optimizer step, each with its index.
+
+    The sum of their losses is divided by `divisor`.
+    """
+
+    batches: tuple[tuple[Any, int], ...]
+    divisor: int
+
+
+class ImplicitRegularizationMonitor(Callback):
+    """Lightning callback that measures the terms after training epochs.
+
+    The loss is the module's own `training_step`, as a function of the parameters, over the minibatches that were used.
+    It is called on a copy of the module that shares its parameters. Training with and without the callback is
+    bit-equal, and the module's own records stay as they are. A minibatch is all that one optimizer step has seen, so
+    that gradient accumulation is measured as it trains.
+
+    The copy's `training_step` sees the trainer as it is at the end of the epoch. Its logging is muted. A step that
+    depends on `global_step`, on `is_last_batch`, or on noise that it draws, computes another loss than in training.
+    Give `loss` then.
+
+    A row goes to the trainer's loggers and to `rows`, and callbacks like `ModelCheckpoint(monitor="ireg/sgd")` see it.
+    Rows are part of the trainer's checkpoints.
+
+    Args:
+        terms: `"default"`, `"theory"`, tags, or functions by tag, see `ireg.terms.named.chosen_terms`.
+        every_n_epochs: measure every n-th epoch, and the last.
+        loss: `(module, batch) -> 0-d tensor` instead of `training_step`.
+        mode: `as_trained` or `eval`, see `ireg.measure`.
+        max_cache: memory that the epoch's minibatches may take, in bytes or like `"1GiB"`.
+        cache_device: where they are kept; by default where they are.
+        method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
+        prefix: what the tags of the implicit terms begin with; several monitors of a trainer need different ones.
+
+    Raises:
+        ValueError: an argument has a value that is not allowed.
+
+    Example:
+        >>> monitor = ImplicitRegularizationMonitor(["ireg/sgd", "norm/l2"], every_n_epochs=5, prefix="reg/")
+        >>> list(monitor.terms)
+        ['reg/sgd', 'norm/l2']
+    """
+
+    def __init__(
+        self,
+        terms: Chosen = "default",
+        *,
+        every_n_epochs: int = 1,
+        loss: ModelLoss | None = None,
+        mode: str = "as_trained",
+        max_cache: int | str = "1GiB",
+        cache_device: torch.device | str | None = None,
+        method: str = "auto",
+        prefix: str = "ireg/",
+    ) -> None:
+        super().__init__()
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs={every_n_epochs}: must be at least 1")
+        if mode not in MODES:
+            raise ValueError(f"mode={mode!r}: must be one of {', '.join(MODES)}")
+        self.terms = {
+            prefix + tag.removeprefix("ireg/") if tag.startswith("ireg/") else tag: term
+            for tag, term in chosen_terms(terms).items()
+        }
+        self.every_n_epochs = every_n_epochs
+        self.loss = loss
+        self.mode = mode
+        self.max_cache = _bytes(max_cache)
+        self.cache_device = cache_device
+        self.method = method
+        self.prefix = prefix
+        self.initial: dict[str, Tensor] = {}
+        self.warnings = Warnings()
+        self._rows: list[dict[str, float]] = []
+        self._forget()
+
+    @property
+    def rows(self) -> DataFrame:
+        """What was measured, one row an epoch; `epoch` counts the completed ones."""
+        from pandas import DataFrame  # only where it is wanted: it takes half a second to import
+
+        return DataFrame(self._rows)
+
+    # Before training.
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            UserError: see the text of each.
+        """
+        if stage != "fit":
+            return
+        for wrong, text in (
+            (trainer.world_size > 1, f"devices={trainer.world_size}: the minibatches of one device are not those of a "
+             "step; use devices=1"),
+            (not isinstance(trainer.strategy, SingleDeviceStrategy), f"strategy={type(trainer.strategy).__name__}: "
+             "shards or spreads the weights; use strategy='auto' with devices=1"),
+            (not pl_module.automatic_optimization, "automatic_optimization=False: what a step is stands in the module "
+             "alone; use automatic optimization, or ireg.Monitor in the training_step"),
+            (trainer.precision == "16-true", "precision=16-true: gradients leave its range; use bf16-mixed, 16-mixed "
+             "or 32-true"),
+            (self.loss is None and "dataloader_iter" in inspect.signature(pl_module.training_step).parameters,
+             "training_step takes the iterator of the loader; take (batch, batch_idx), or use ireg.Monitor"),
+        ):  # fmt: skip
+            if wrong:
+                raise UserError(f"ImplicitRegularizationMonitor: {text}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the initial weights, and refuse optimizers that cannot be measured.
+
+        Raises:
+            UserError: there are several, or one that evaluates the loss several times a step.
+        """
+        if len(trainer.optimizers) != 1:
+            raise UserError(
+                f"ImplicitRegularizationMonitor: {len(trainer.optimizers)} optimizers: no modified loss is known for "
+                "several; use one, with parameter groups"
+            )
+        if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
+            raise UserError("ImplicitRegularizationMonitor: LBFGS evaluates the loss several times a step; use another")
+        if not self.initial:
+            self.initial = {name: value.clone() for name, value in detached_parameters(pl_module).items()}
+
+    # During an epoch: which minibatches, and at which rates.
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last epoch's minibatches."""
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pending: list[tuple[Any, int]] = []
+        self._step_rates: tuple[float, ...] | None = None
+        self._windows: list[Window] = []
+        self._rates: list[tuple[float, ...]] = []
+        self._size = 0
+        self._clipped = 0
+
+    def _measures(self, trainer: Trainer) -> bool:
+        epoch = trainer.current_epoch + 1
+        return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Copy the minibatch before the step, which may change it in place.
+
+        Raises:
+            UserError: the epoch's minibatches take more memory than allowed.
+        """
+        if not self._measures(trainer):
+            return
+        kept = copied(batch)
+        if self.cache_device is not None:
+            kept = _moved(kept, self.cache_device)
+        self._size += _size(kept)
+        if self._size > self.max_cache:
+            raise UserError(
+                f"ImplicitRegularizationMonitor: the first {batch_idx + 1} minibatches of the epoch take "
+                f"{self._size / 2**20:.1f} MiB, more than max_cache={self.max_cache / 2**20:.1f} MiB; raise max_cache, "
+                "keep them elsewhere by cache_device='cpu', or use smaller epochs by Trainer(limit_train_batches=...)"
+            )
+        self._pending.append((kept, batch_idx))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Note the rates of this step, and whether clipping acts.
+
+        A scheduler may change the rates afterwards.
+        """
+        if self._measures(trainer):
+            self._step_rates = rates_of(trainer.optimizers[0])
+            self._clipped += _is_clipped(trainer, optimizer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Close the window if a step was taken.
+
+        A `training_step` that returned None has no minibatch.
+        """
+        if not outputs and self._pending:
+            self._pending.pop()
+        if self._step_rates is None:
+            return
+        if self._pending:
+            self._windows.append(Window(tuple(self._pending), trainer.accumulate_grad_batches))
+            self._rates.append(self._step_rates)
+        self._pending, self._step_rates = [], None
+
+    # After it.
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, and give the row to loggers, callbacks and `rows`."""
+        if not self._measures(trainer) or not self._windows:
+            return
+        twin = muted_twin(pl_module)
+        values = measure(
+            twin,
+            self._windows,
+            optimizer=trainer.optimizers[0],
+            loss=self._window_loss(trainer),
+            terms=self.terms,
+            rates=self._rates,
+            initial={name: value.to(pl_module.device) for name, value in self.initial.items()},
+            generator=named_generator("terms", trainer.current_epoch + 1),
+            method=self.method,
+            mode=self.mode,
+        )
+        self.warnings.of_measurement(pl_module, self._rates, values)
+        if trainer.gradient_clip_val is not None:
+            values[f"{self.prefix}clipped"] = self._clipped / len(self._windows)
+            if self._clipped:
+                self.warnings.once(
+                    "clipping",
+                    f"gradient clipping acted in {self._clipped} of {len(self._windows)} steps of the epoch; the terms "
+                    "are those of steps without it",
+                )
+        self._rows.append({"epoch": trainer.current_epoch + 1, **values})
+        trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in values.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step)
+
+    def _window_loss(self, trainer: Trainer) -> ModelLoss:
+        """Return the loss of what one optimizer step has seen.
+
+        Lightning divides by the full window, in the last one, too.
+        """
+        context, given = trainer.precision_plugin.train_step_context, self.loss
+
+        def loss(module: Any, window: Window) -> Tensor:
+            device = module.device
+            with context():
+                values = []
+                for batch, number in window.batches:
+                    batch = _moved(batch, device) if self.cache_device is not None else batch
+                    values.append(_training_step(module, batch, number) if given is None else given(module, batch))
+                return torch.stack(values).sum() / window.divisor
+
+        return loss
+
+    # Checkpoints.
+
+    @property
+    def state_key(self) -> str:
+        """Several monitors of a trainer need prefixes of their own."""
+        return self._generate_state_key(prefix=self.prefix)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows and initial weights."""
+        return {"rows": self._rows, "initial": self.initial}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after the rows of a checkpoint."""
+        self._rows = [dict(row) for row in state_dict["rows"]]
+        self.initial = dict(state_dict["initial"])
+
+
+def muted_twin(module: LightningModule) -> LightningModule:
+    """Copy a module that shares its parameters, and mute its logging.
+
+    What the copy's methods record, as in lists, counters and metrics, is the copy's.
+
+    Raises:
+        UserError: the module cannot be copied.
+    """
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
+    for shared in (module.__dict__.get("_trainer"), module.__dict__.get("_fabric")):
+        memo[id(shared)] = shared
+    for kept in _non_leaves(module.__dict__, set()):
+        memo[id(kept)] = kept.detach()
+    try:
+        twin = copy.deepcopy(module, memo)
+    except Exception as error:
+        raise UserError(
+            f"ImplicitRegularizationMonitor: {type(module).__name__} cannot be copied: {' '.join(str(error).split())}; "
+            "keep what cannot be copied outside of the module"
+        ) from error
+    cls = type(module)
+    twin.__class__ = type(cls.__name__, (_Muted, cls), {"__module__": cls.__module__})
+    return twin
+
+
+class _Muted(LightningModule):
+    """A module whose logging does nothing."""
+
+    def log(self, *arguments: Any, **keywords: Any) -> None:
+        """Log nothing."""
+
+    def log_dict(self, *arguments: Any, **keywords: Any) -> None:
+        """Log nothing."""
+
+    def print(self, *arguments: Any, **keywords: Any) -> None:
+        """Print nothing."""
+
+    @property
+    def logger(self) -> Any:
+        """A logger that takes everything."""
+        return DummyLogger()
+
+    @property
+    def loggers(self) -> list[Any]:
+        """One logger that takes everything."""
+        return [DummyLogger()]
+
+
+def _training_step(module: Any, batch: Any, number: int) -> Tensor:
+    """The loss of the module's own step."""
+    parameters = inspect.signature(module.training_step).parameters.values()
+    takes_number = len(parameters) > 1 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+    output = module.training_step(batch, number) if takes_number else module.training_step(batch)
+    if output is None:
+        raise UserError(
+            "ImplicitRegularizationMonitor: training_step returns None where it returned a loss in training; give "
+            "loss=(module, batch) -> tensor"
+        )
+    value: Tensor = output["loss"] if isinstance(output, Mapping) else output
+    return value
+
+
+def _non_leaves(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Tensors with a history in containers and modules: torch copies only leaves."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _non_leaves(item, seen)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from _non_leaves(item, seen)
+    elif isinstance(value, nn.Module):
+        yield from _non_leaves(value.__dict__, seen)
+
+
+def _is_clipped(trainer: Trainer, optimizer: Optimizer) -> bool:
+    """Whether Lightning's clipping, which follows, changes the gradients."""
+    bound = trainer.gradient_clip_val
+    if bound is None:
+        return False
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        return False
+    if trainer.gradient_clip_algorithm == "value":
+        return bool(max(float(gradient.abs().max()) for gradient in gradients) > bound)
+    return bool(float(nn.utils.get_total_norm(gradients)) > bound)
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Apply a function to the tensors of a minibatch of any structure."""
+    from lightning.fabric.utilities.apply_func import apply_to_collection
+
+    return apply_to_collection(value, Tensor, function)
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    return _mapped(value, lambda tensor: tensor.to(device))
+
+
+def _size(value: Any) -> int:
+    """Bytes of a minibatch's tensors."""
+    sizes: list[int] = []
+    _mapped(value, lambda tensor: sizes.append(tensor.numel() * tensor.element_size()))
+    return sum(sizes)
+
+
+def _bytes(size: int | str) -> int:
+    """A number of bytes, also written like 512MiB."""
+    if isinstance(size, int):
+        return size
+    for unit, factor in UNITS.items():
+        number = size.removesuffix(unit).strip()
+        if size.endswith(unit) and number.isdecimal():
+            return int(number) * factor
+    raise ValueError(f"max_cache={size!r}: must be a number of bytes, or like 512MiB or 1GiB")

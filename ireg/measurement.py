@@ -1,0 +1,214 @@
+"""The one measuring path, from a network to one number a term.
+
+It takes a module, its minibatches, its loss and its optimizer.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ireg.core.functional import StepLoss, detached_parameters, evaluating, functional_loss, measuring
+from ireg.core.moments import Observer
+from ireg.core.moments.needs import union_of_needs
+from ireg.core.moving import moving_parameters
+from ireg.core.optimizers import view
+from ireg.core.random import named_generator
+from ireg.core.snapshot import Snapshot, Term
+from ireg.core.types import Batch, LossFn, Params
+from ireg.terms.named import Chosen, chosen_terms
+
+Criterion = Callable[[Any, Any], Tensor]
+"""`(outputs, targets) -> 0-d tensor`, the mean over the examples of a minibatch."""
+
+ModelLoss = Callable[[Any, Any], Tensor]
+"""`(model, batch) -> 0-d tensor`, the mean loss of a minibatch of any structure."""
+
+MODES = {"as_trained": measuring, "eval": evaluating}
+"""How the model computes the loss; see `measure`."""
+
+
+def measure(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    *,
+    optimizer: Optimizer,
+    criterion: Criterion | None = None,
+    loss: ModelLoss | None = None,
+    terms: Chosen = "default",
+    rates: Sequence[Sequence[float]] | None = None,
+    initial: Params | None = None,
+    generator: torch.Generator | None = None,
+    method: str = "auto",
+    mode: str = "as_trained",
+) -> dict[str, float]:
+    """Measure terms at the model's present weights, over these minibatches.
+
+    Nothing of the training is changed: weights, gradients, buffers, modes, random streams, and the optimizer's state
+    are as before. Only the weights that the optimizer moves are differentiated.
+
+    Args:
+        model: any module.
+        batches: the minibatches of an epoch, as a list: each is looked at several times.
+        optimizer: of the model. For a class without a rule in `ireg.core.optimizers`, the terms of its memory and of
+            its second moment are left out.
+        criterion: `(outputs, targets) -> 0-d tensor` for minibatches that are pairs `(inputs, targets)`: the mean over
+            the examples. It opens the faster methods.
+        loss: `(model, batch) -> 0-d tensor` for minibatches of any structure: the mean loss. Give this or `criterion`.
+        terms: `"default"`, `"theory"`, tags, or functions by tag, see `ireg.terms.named.chosen_terms`.
+        rates: of each minibatch's step, the learning rate of each parameter group; by default the optimizer's present
+            ones.
+        initial: the parameters before training, by name, for `norm/distance`; by default the present ones.
+        generator: random numbers for terms that draw; by default one with a fixed seed.
+        method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
+        mode: `as_trained` measures the loss that is descended: BatchNorm takes the minibatch's statistics if the model
+            is in training mode, and dropout is off. `eval` measures the model in eval mode.
+
+    Returns:
+        The values by tag, without those that do not exist for the optimizer.
+
+    Raises:
+        ValueError: no minibatches, or no sequence of them; not exactly one of `criterion` and `loss`; a loss that is no
+            single number; a term or a mode that is unknown; an optimizer that moves nothing, or that a term is not made
+            for.
+
+    Example:
+        >>> module = nn.Linear(1, 1)
+        >>> _ = module.load_state_dict({"weight": torch.tensor([[2.0]]), "bias": torch.tensor([0.0])})
+        >>> optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        >>> batches = [(torch.ones(1, 1), torch.zeros(1, 1))]
+        >>> value = measure(module, batches, optimizer=optimizer, criterion=nn.functional.mse_loss)
+        >>> round(value["ireg/sgd"], 6)  # (η/4) ‖g‖² with g = (4, 4)
+        0.8
+        >>> def loss(model, batch):
+        ...     return (model(batch["x"]) - batch["y"]).square().mean()
+        >>> batches = [{"x": torch.ones(1, 1), "y": torch.zeros(1, 1), "name": "first"}]
+        >>> value = measure(module, batches, optimizer=optimizer, loss=loss, terms=["ireg/sgd"])
+        >>> round(value["ireg/sgd"], 6)
+        0.8
+    """
+    chosen = chosen_terms(terms)
+    function = loss_function(model, criterion, loss)
+    require_minibatches(batches, pairs=criterion is not None)
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r}: must be one of {', '.join(MODES)}")
+    with random_streams_kept(model), MODES[mode](model):
+        snapshot = take_snapshot(
+            model,
+            batches,
+            loss=function,
+            optimizer=optimizer,
+            terms=chosen,
+            initial=detached_parameters(model) if initial is None else initial,
+            generator=named_generator("terms") if generator is None else generator,
+            rates=rates,
+            method=method,
+        )
+        return evaluate(chosen, snapshot)
+
+
+def loss_function(model: nn.Module, criterion: Criterion | None, loss: ModelLoss | None) -> LossFn:
+    """Make the loss a function of the parameters.
+
+    Raises:
+        ValueError: both or none of `criterion` and `loss` are given.
+    """
+    if criterion is not None and loss is None:
+        return functional_loss(model, criterion)
+    if loss is not None and criterion is None:
+        return StepLoss(model, loss)
+    raise ValueError(
+        f"{'neither' if loss is None else 'both'} of criterion and loss are given; give criterion(outputs, targets) "
+        "for pairs of inputs and targets, or loss(model, batch) for any minibatch"
+    )
+
+
+def require_minibatches(batches: Sequence[Batch], *, pairs: bool) -> None:
+    """Check that the minibatches can be looked at again and again.
+
+    Raises:
+        ValueError: they are no sequence, there is none, or one is no pair though it must be.
+    """
+    if not isinstance(batches, Sequence):
+        raise ValueError(
+            f"batches is a {type(batches).__name__}; must be a sequence, since each pass over a shuffling loader sees "
+            "other minibatches: give list(loader), or use ireg.Monitor, which remembers those of the epoch"
+        )
+    if not batches:
+        raise ValueError("there are no minibatches; give at least one")
+    if pairs and not (isinstance(batches[0], tuple | list) and len(batches[0]) == 2):
+        raise ValueError(
+            f"a minibatch is a {type(batches[0]).__name__}, and criterion takes pairs (inputs, targets); give "
+            "loss(model, batch) instead"
+        )
+
+
+@contextmanager
+def random_streams_kept(model: nn.Module) -> Iterator[None]:
+    """Keep the global random streams of torch, Python and numpy."""
+    devices = sorted({parameter.device.index or 0 for parameter in model.parameters() if parameter.is_cuda})
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def take_snapshot(
+    module: nn.Module,
+    batches: Sequence[Batch],
+    *,
+    loss: LossFn,
+    optimizer: Optimizer,
+    terms: Mapping[str, Term],
+    initial: Params,
+    generator: torch.Generator,
+    rates: Sequence[Sequence[float]] | None = None,
+    method: str = "auto",
+    observer: Observer | None = None,
+) -> Snapshot:
+    """Take a snapshot of training, as far as the terms need it.
+
+    Args:
+        module: whose parameters; in the mode in which it is measured, see `ireg.core.functional.measuring`.
+        batches: the minibatches that the terms are computed over.
+        loss: of the module, as a function of its parameters.
+        optimizer: of the module.
+        terms: function by tag.
+        initial: the parameters before training, by name.
+        generator: random numbers for terms that draw.
+        rates: of each minibatch's step, the rate of each parameter group; by default the present ones.
+        method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
+        observer: called with each minibatch's outputs when the moments are computed.
+
+    Raises:
+        ValueError: an optimizer that cannot be read, that moves nothing, or that a term is not made for.
+    """
+    seen = view(optimizer, moving_parameters(optimizer, dict(module.named_parameters()), loss, batches), rates)
+    return Snapshot(
+        params=detached_parameters(module),
+        initial=initial,
+        loss=loss,
+        batches=batches,
+        optimizer=seen,
+        generator=generator,
+        needs=union_of_needs(terms.values(), seen),
+        method=method,
+        observer=observer,
+    )
+
+
+def evaluate(terms: Mapping[str, Term], snapshot: Snapshot) -> dict[str, float]:
+    """Compute the terms at a snapshot, by tag.
+
+    Those that do not exist for the optimizer are left out.
+    """
+    values = {tag: term(snapshot) for tag, term in terms.items()}
+    return {tag: float(value) for tag, value in values.items() if value is not None}

@@ -1,0 +1,154 @@
+"""`ireg.Monitor` in a training loop."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+import ireg
+from ireg.monitor import unwrapped
+from tests import reference
+
+INPUTS = torch.randn(20, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+TARGETS = torch.randint(0, 3, (20,), generator=torch.Generator().manual_seed(1))
+
+
+def network(*layers):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), *layers, nn.Linear(4, 3)).double()
+
+
+def train(model, optimizer, monitor=None, epochs=2, scheduler=None, buffer=None):
+    """Train, minibatch by minibatch, and return what was computed after each epoch."""
+    values = []
+    for epoch in range(epochs):
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(epoch))
+        for index in order.split(8):
+            batch = INPUTS[index], TARGETS[index]
+            if buffer is not None:  # a loader that fills the same memory again
+                batch = buffer[: len(index)].copy_(batch[0]), batch[1]
+            optimizer.zero_grad()
+            cross_entropy(model(batch[0]), batch[1]).backward()
+            optimizer.step()
+            if monitor is not None:
+                monitor.update(batch)
+            if scheduler is not None:
+                scheduler.step()
+        if monitor is not None:
+            values.append(monitor.compute())
+            monitor.reset()
+    return values
+
+
+def test_it_measures_the_epochs_minibatches_at_its_end():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = ireg.Monitor(model, optimizer, criterion=cross_entropy, terms=["ireg/sgd", "norm/distance"])
+    start = copy.deepcopy(model)
+    values = train(model, optimizer, monitor, buffer=INPUTS.clone())
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    batches = [(INPUTS[index], TARGETS[index]) for index in order.split(8)]
+    expected = reference.sgd(reference.minibatch_gradients(model, cross_entropy, batches), 0.1)
+    assert values[1]["ireg/sgd"] == pytest.approx(expected, rel=1e-8)
+    ends = zip(model.parameters(), start.parameters(), strict=True)
+    moved = sum(float((end - begin).detach().square().sum()) for end, begin in ends)
+    assert values[1]["norm/distance"] == pytest.approx(moved**0.5, rel=1e-8)
+    assert monitor.rows.to_dict("records") == [
+        {"steps": steps, **row} for steps, row in zip((3, 6), values, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    "layers", [[], [nn.BatchNorm1d(4).double(), nn.Dropout(0.3)]], ids=["plain", "batch statistics"]
+)
+@pytest.mark.filterwarnings("ignore:the model has dropout")
+def test_observing_does_not_change_training(layers):
+    ends = []
+    for watched in (False, True):
+        model = network(*copy.deepcopy(layers))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+        train(model, optimizer, ireg.Monitor(model, optimizer, criterion=cross_entropy) if watched else None)
+        ends.append((copy.deepcopy(model.state_dict()), torch.rand(())))
+    (plain, stream), (observed, other) = ends
+    assert all(torch.equal(value, observed[name]) for name, value in plain.items())
+    assert stream == other
+
+
+def test_rates_are_those_the_steps_used():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    monitor = ireg.Monitor(model, optimizer, criterion=cross_entropy, terms=["ireg/full_batch", "ireg/sgd"])
+    with pytest.warns(UserWarning, match="the learning rate changes within the epoch") as warned:
+        values = train(model, optimizer, monitor, scheduler=scheduler)
+    assert len(warned) == 1
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    batches = [(INPUTS[index], TARGETS[index]) for index in order.split(8)]
+    gradients = reference.minibatch_gradients(model, cross_entropy, batches)
+    rates = [0.1 * 0.5**k for k in (3, 4, 5)]
+    total, squares = sum(rates), sum(rate**2 for rate in rates)
+    full = squares / (4 * total) * reference.squared_norm(reference.mean(gradients))
+    variance = (total**2 - squares) / (2 * total) * reference.minibatch_variance(gradients, 1.0)
+    assert values[1] == pytest.approx({"ireg/full_batch": full, "ireg/sgd": full + variance}, rel=1e-8)
+
+
+def test_other_warnings_come_once():
+    model = network(nn.Dropout(0.1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=50.0)
+    monitor = ireg.Monitor(model, optimizer, criterion=cross_entropy, terms="theory")
+    with (
+        pytest.warns(UserWarning, match="the model has dropout, which is off") as dropout,
+        pytest.warns(UserWarning, match=r"ireg/strength is .*: above 0.3 the expansion says nothing") as strength,
+    ):
+        train(model, optimizer, monitor)
+    assert (len(strength), len(dropout)) == (2, 1)  # the inner block sees both
+
+
+def test_what_cannot_work_is_refused_at_once():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for arguments, match in (
+        ({}, "neither of criterion and loss"),
+        ({"criterion": mse_loss, "mode": "train"}, "mode='train'"),
+        ({"criterion": mse_loss, "terms": ["ireg/sdg"]}, "'ireg/sdg' is unknown"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            ireg.Monitor(model, optimizer, **arguments)
+    monitor = ireg.Monitor(model, optimizer, criterion=mse_loss)
+    with pytest.raises(ValueError, match="a minibatch is a dict"):
+        monitor.update({"x": INPUTS})
+    with pytest.raises(ValueError, match="there are no minibatches"):
+        monitor.compute()
+    with pytest.raises(ValueError, match=r"optimizer is a list; must be one of torch.optim"):
+        ireg.Monitor(model, [optimizer], criterion=mse_loss)
+
+
+def test_a_wrapped_optimizer():
+    optimizer = torch.optim.SGD(network().parameters(), lr=0.1)
+
+    class Wrapper:
+        def __init__(self):
+            self.optimizer = optimizer
+
+    assert unwrapped(Wrapper()) is optimizer
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = (
+        "import sys, ireg; print({'torch', 'lightning', 'pandas', 'numpy'} & set(sys.modules), ireg.__all__, dir(ireg))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("set() ['ImplicitRegularizationMonitor', 'Monitor', 'Snapshot', 'load', 'measure'] [")
+
+
+def test_the_public_names():
+    import ireg.measurement
+
+    assert [getattr(ireg, name).__name__ for name in ireg.__all__] == ireg.__all__
+    assert ireg.measure is ireg.measurement.measure
+    with pytest.raises(AttributeError, match="has no attribute 'measures'"):
+        _ = ireg.measures
