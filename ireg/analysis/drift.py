@@ -27,7 +27,7 @@ COEFFICIENTS = {
 def drift_figure(results: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the effects of finite steps, and the coefficients.
 
-    The effects are on Q at equal C, run by run. The fitted coefficients stand beside the predicted strength.
+    The effects are on Q at equal C, run by run. The fitted coefficients are drawn against the predicted strength.
 
     Bars are two standard errors to each side. The last panel is left out where no run was compared with its leading
     flow.

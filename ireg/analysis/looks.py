@@ -1,4 +1,4 @@
-"""How figures look: colours and labels.
+"""How figures look: optimizers' colours, and equal bytes.
 
 Equal figures have equal bytes, whatever the user's settings are.
 """

@@ -27,9 +27,9 @@ NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @dataclass(frozen=True)
 class _Tables:
-    """Collect what is written and printed of a sweep.
+    """What is written and printed of a sweep.
 
-    None where its runs do not make a table.
+    A table is None where the runs do not make it.
     """
 
     epochs: pd.DataFrame

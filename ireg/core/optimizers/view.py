@@ -89,7 +89,7 @@ class OptimizerView(ABC):
 
         The factors are these coefficients over η/4, η = T/m; (1, 1) for equal rates.
 
-        Source: docs/theory.md, section 9.
+        Source: docs/theory.md, section 8.
         """
         if self.rates is None:
             return 1.0, 1.0
