@@ -28,7 +28,11 @@ def explained(call):
 REFUSED = [
     ("optimizer=null", "optimizer=null: choose one of adagrad, adam, adamw, gd, momentum, ", "optimizer=adagrad"),
     ("data=1", "data=1: choose one of fashion_mnist, kmnist, mnist, mnist10k, or leave it out", "data=mnist10k"),
-    ("model=null", "model=null: choose one of mlp, or leave it out for the default", "model=mlp"),
+    (
+        "model=null",
+        "model=null: choose one of cnn, linear, mlp, resnet, vit, or leave it out for the default",
+        "model=mlp",
+    ),
     ("trainer=1.5", "trainer=1.5: choose one of default, or leave it out for the default", "trainer=default"),
     ("experiment=null", "experiment=null: choose one of demo, ", "experiment=demo"),
     ("+data=null", "\\+data=null: choose one of ", "data=mnist"),

@@ -164,6 +164,17 @@ def test_the_search_for_a_rate(composed):
     assert hydra.sweeper.params == {"lr": "tag(log, interval(1e-5, 1))"}
 
 
+# Parameters on images of 28 × 28 and ten classes.
+MODELS = {"cnn": 20_586, "linear": 7_850, "mlp": 400_906, "resnet": 77_562, "vit": 71_946}
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_model(composed, name):
+    model = instantiate(read(composed(f"model={name}")).model, input_shape=(1, 28, 28), num_classes=10)
+    assert sum(parameter.numel() for parameter in model.parameters()) == MODELS[name]
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
 def test_no_file_is_untested():
     groups = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
     assert groups == {
@@ -181,7 +192,7 @@ def test_no_file_is_untested():
     assert options("optimizer") == sorted(OPTIMIZERS)
     assert options("data") == sorted(DATA)
     assert options("experiment") == ["demo", "drift", "lr_grid", "paper", "theory", "tune"]
-    assert options("model") == ["mlp"]
+    assert options("model") == sorted(MODELS)
     assert options("trainer") == ["default"]
 
 

@@ -51,7 +51,7 @@ class _Rate:
 def best_rates(runs: pd.DataFrame, criterion: str = CRITERION) -> pd.DataFrame | None:
     """Return each optimizer's best learning rate.
 
-    `runs` is the table of `load.runs`. None if no optimizer has two rates.
+    `runs` is the table of `load.runs`. None if no group has two rates.
 
     The best has the smallest mean over seeds of the final value of the tag `criterion`; of equal ones it is the
     smallest rate. Whatever else separates runs (batch size, an optimizer's other arguments, label noise, epochs)

@@ -40,7 +40,7 @@ class _Run:
 
 
 def load(folder: str | Path) -> pd.DataFrame:
-    """Read a sweep or a single run: one row per run and epoch.
+    """Read a sweep or a run: one row per run and epoch.
 
     A sweep is runs at any depth below `folder`.
 

@@ -1,4 +1,4 @@
-"""How figures look: optimizers' colours, and equal bytes.
+"""How figures look: optimizers' colours and files.
 
 Equal figures have equal bytes, whatever the user's settings are.
 """

@@ -1,0 +1,68 @@
+"""What several architectures are made of."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+
+
+def activation(name: str) -> nn.Module:
+    """Make an activation by its name.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation={name}: must be one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def normalization(groups: int, channels: int) -> nn.Module:
+    """Make GroupNorm over channels; the identity for no groups.
+
+    Raises:
+        ValueError: the groups do not divide the channels.
+    """
+    if groups < 0 or (groups and channels % groups):
+        raise ValueError(f"groups={groups}: must be 0, or divide each number of channels, as {channels}")
+    return nn.GroupNorm(groups, channels) if groups else nn.Identity()
+
+
+def require_images(input_shape: tuple[int, ...], architecture: str) -> None:
+    """Check that inputs are images.
+
+    Raises:
+        ValueError: their shape is not (C, H, W).
+    """
+    if len(input_shape) != 3:
+        raise ValueError(f"input_shape={input_shape}: {architecture} takes images (C, H, W); use model=mlp")
+
+
+class LayerNorm(nn.Module):
+    """Normalization over the last dimension, with scale and shift.
+
+    Written out: on a CPU the third derivative of torch's own is wrong.
+
+    Args:
+        width: of the last dimension.
+        eps: added to the variance.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (…, width) to the same."""
+        centered = inputs - inputs.mean(-1, keepdim=True)
+        scale = (centered.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return centered * scale * self.weight + self.bias

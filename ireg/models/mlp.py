@@ -1,0 +1,54 @@
+"""Fully connected networks."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from ireg.models.layers import activation as make_activation
+
+
+class MLP(nn.Sequential):
+    """Fully connected network with an activation between its layers.
+
+    Args:
+        input_shape: of one input; inputs (N, *input_shape) are flattened.
+        num_classes: number of outputs.
+        hidden: widths of the hidden layers; an empty list makes a linear model.
+        activation: `relu`, `tanh`, `gelu`, `silu` or `softplus`.
+        bias: whether layers have one. Without, and with ReLU, the network is homogeneous in its weights.
+        init_scale: factor of all initial weights.
+
+    Raises:
+        ValueError: a width below 1, an unknown activation, or a scale that is not above 0.
+
+    Example:
+        >>> sum(p.numel() for p in MLP(input_shape=(1, 28, 28), num_classes=10, hidden=[256] * 4).parameters())
+        400906
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        hidden: Sequence[int],
+        activation: str = "relu",
+        bias: bool = True,
+        init_scale: float = 1.0,
+    ) -> None:
+        widths = [math.prod(input_shape), *hidden, num_classes]
+        if min(widths) < 1:
+            raise ValueError(f"widths {widths}: each must be at least 1")
+        if not 0 < init_scale < math.inf:
+            raise ValueError(f"init_scale={init_scale:g}: must be a finite number above 0")
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Linear(inputs, outputs, bias=bias), make_activation(activation)]
+        super().__init__(*layers[:-1])
+        if init_scale != 1.0:
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    parameter.mul_(init_scale)

@@ -1,0 +1,86 @@
+"""A small vision transformer."""
+
+import torch
+from torch import Tensor, nn
+
+from ireg.models.layers import LayerNorm, require_images
+
+
+class ViT(nn.Module):
+    """Vision transformer over square patches.
+
+    The output is a linear function of the mean of the patches.
+
+    Attention and normalization are written out. torch's fused attention has no double backward on a CPU, and the third
+    derivative of its normalization is wrong there.
+
+    Args:
+        input_shape: (C, H, W).
+        num_classes: number of outputs.
+        patch: side of a patch in pixels; it divides height and width.
+        width: of the hidden vectors.
+        blocks: number of blocks.
+        heads: of the attention; they divide the width.
+
+    Raises:
+        ValueError: inputs that are no images, a patch that does not divide them, or heads that do not divide the width.
+
+    Source: Dosovitskiy et al. 2021, arXiv:2010.11929.
+
+    Example:
+        >>> sum(p.numel() for p in ViT(input_shape=(1, 28, 28), num_classes=10).parameters())
+        71946
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        patch: int = 7,
+        width: int = 64,
+        blocks: int = 2,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        require_images(tuple(input_shape), "ViT")
+        channels, height, columns = input_shape
+        if patch < 1 or height % patch or columns % patch:
+            raise ValueError(f"patch={patch}: must divide the {height} × {columns} pixels of an image")
+        if heads < 1 or width % heads:
+            raise ValueError(f"heads={heads}: must divide width={width}")
+        self.patch = patch
+        self.embed = nn.Linear(channels * patch * patch, width)
+        self.places = nn.Parameter(0.02 * torch.randn(height // patch * (columns // patch), width))
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(blocks)))
+        self.norm, self.last = LayerNorm(width), nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, classes)."""
+        side = self.patch
+        patches = images.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # N, C, rows, side, columns, side
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # N, patches, C · side²
+        logits: Tensor = self.last(self.norm(self.blocks(self.embed(patches) + self.places)).mean(1))
+        return logits
+
+
+class Block(nn.Module):
+    """Attention and a network of one hidden layer.
+
+    Each comes after a normalization and is added to its inputs.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before, self.between = LayerNorm(width), LayerNorm(width)
+        self.mix, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.network = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map (N, patches, width) to the same."""
+        parts = self.mix(self.before(hidden)).unflatten(2, (3, self.heads, -1))  # N, patches, 3, heads, width/heads
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+        hidden = hidden + self.out((weights @ value).transpose(1, 2).flatten(2))
+        return hidden + self.network(self.between(hidden))
