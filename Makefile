@@ -43,8 +43,11 @@ test-minima: ## The same with the oldest dependencies allowed, in .venv-minima (
 bench: install ## Measure an epoch against other ways to write it; writes docs/benchmarks.md (15 to 25 minutes)
 	$(RUN) -m benchmarks.epoch
 
-lint: install ## Check style and types (installs ruff and mypy)
+$(VENV)/linters: $(VENV)/installed
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+lint: $(VENV)/linters ## Check style and types (installs ruff and mypy)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
