@@ -40,6 +40,9 @@ def over_all_orders(recipe: Recipe, problem: Problem, begin: Start, abscissa: fl
     """
     dimension = len(problem.start)
     size = dimension if begin.first is None else 2 * dimension
+    # An epoch in one order is an affine map of (ω, buffer), so its mean over the orders is one, too. An affine map is
+    # known by its values at 0 and at the unit vectors. Orders of different epochs are independent: the mean over all
+    # orders of all epochs is this map's power.
     corners = torch.cat([torch.zeros(size, 1, dtype=torch.float64), torch.eye(size, dtype=torch.float64)], 1)
     orders = torch.tensor(list(permutations(range(problem.num_batches))))
     stacked = corners.repeat(1, len(orders))
@@ -51,7 +54,7 @@ def over_all_orders(recipe: Recipe, problem: Problem, begin: Start, abscissa: fl
     if begin.first is not None:
         slots = next(iter(optimizer.state.values()))
         parts.append(slots["exp_avg" if "exp_avg" in slots else "momentum_buffer"])
-    images = torch.cat(parts).view(size, len(orders), size + 1).mean(1).numpy()
+    images = torch.cat(parts).view(size, len(orders), size + 1).mean(1).numpy()  # (size, size + 1), 0's image first
     affine = np.eye(size + 1)
     affine[:size, size], affine[:size, :size] = images[:, 0], images[:, 1:] - images[:, :1]
     state = np.concatenate([part.numpy() for part in (problem.start, begin.first) if part is not None] + [np.ones(1)])
@@ -87,7 +90,8 @@ def over_sampled_orders(
     for _ in range(epochs):
         for which in _orders(problem.num_batches, columns, generator):
             step(problem, optimizer, which)
-    means = points_of(optimizer).view(len(problem.start), GROUPS, -1).mean(2)
+    # Groups are independent, columns within one are not: a group holds both directions of each order.
+    means = points_of(optimizer).view(len(problem.start), GROUPS, -1).mean(2)  # (p, groups)
     errors = means.std(1) / GROUPS**0.5
     return SampledMean(mean=means.mean(1).numpy(), standard_error=float(errors.norm()))
 

@@ -28,7 +28,8 @@ def compare(drifts: Sequence[Tensor], vectors: Mapping[str, Tensor]) -> dict[str
     """
     names = list(vectors)
     stacked = torch.stack([*drifts, *vectors.values()])
-    products = (stacked @ stacked.T).numpy()
+    # All that follows is a function of inner products: the vectors, of 400,000 numbers each, are read only here.
+    products = (stacked @ stacked.T).numpy()  # (pairs + vectors, pairs + vectors)
     pairs = list(range(len(drifts)))
 
     def record(chosen: Sequence[int]) -> np.ndarray:
@@ -38,6 +39,7 @@ def compare(drifts: Sequence[Tensor], vectors: Mapping[str, Tensor]) -> dict[str
         """
         rows = products[np.ix_(chosen, chosen)]
         count = len(chosen)
+        # E⟨D_i, D_j⟩ = ‖E D‖² for i ≠ j. A pair's product with itself would add its variance.
         own = (rows.sum() - np.trace(rows)) / (count * (count - 1))
         cross = products[np.ix_(chosen, range(len(pairs), len(products)))].mean(0)
         rest = products[len(pairs) :, len(pairs) :]
@@ -63,12 +65,15 @@ def numbers(products: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """
     parts = [1 + index for index, name in enumerate(names) if name.startswith("d_")]
     downhill, leading, halving = (1 + names.index(name) for name in ("downhill", "leading", "halving"))
-    size = max(float(products[0, 0]), 0.0)
+    size = max(float(products[0, 0]), 0.0)  # an estimate of a square by different pairs may fall below 0
     inner, cross = products[np.ix_(parts, parts)], products[0, parts]
+    # Least squares over all weights by the normal equations, of D and of the leading flow's own error in one solve.
+    # Parts that point in nearly one direction share a coefficient: rcond.
     fit, moved = np.linalg.lstsq(inner, np.stack([cross, products[halving, parts]], axis=1), rcond=1e-12)[0].T
     sum_size = float(inner.sum())
 
     def left(factors: np.ndarray) -> float:
+        # ‖D − Σ k d‖²/‖D‖², multiplied out.
         return float(products[0, 0] - 2 * factors @ cross + factors @ inner @ factors) / size if size else math.nan
 
     def cosine(product: float, square: float, other: float) -> float:
