@@ -61,6 +61,7 @@ def test_optimizer(composed, name):
 # Training examples, test examples, classes, and whether the package holds it.
 DATA = {
     "mnist10k": (10_000, 10_000, 10, True),
+    "fashion10k": (10_000, 10_000, 10, True),
     "mnist": (60_000, 10_000, 10, False),
     "fashion_mnist": (60_000, 10_000, 10, False),
     "kmnist": (60_000, 10_000, 10, False),

@@ -34,14 +34,14 @@ def make(originals: Path, out: Path) -> dict[str, str]:
     Raises:
         UserError: An original is missing, cannot be unpacked or has another md5; nothing is written then.
     """
-    subset = {name: cut(read_original(originals, name)) for name in ORIGINAL_MD5}
+    subset = {name: cut(read_original(originals, name, md5)) for name, md5 in ORIGINAL_MD5.items()}
     for name, content in subset.items():
         with replacing(out / name) as temporary:
             temporary.write_bytes(content)
     return {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in subset.items()}
 
 
-def read_original(folder: Path, name: str) -> bytes:
+def read_original(folder: Path, name: str, md5: str) -> bytes:
     """Return the content of a raw file, after comparing its md5.
 
     It is read from `name`, or from `name`.gz.
@@ -54,8 +54,8 @@ def read_original(folder: Path, name: str) -> bytes:
     except OSError as error:
         raise UserError(f"{folder} gives neither {name} nor {name}.gz ({error}): put one of them there") from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != ORIGINAL_MD5[name]:
-        raise UserError(f"{name} in {folder} has md5 {found}, expected {ORIGINAL_MD5[name]}: get the original again")
+    if found != md5:
+        raise UserError(f"{name} in {folder} has md5 {found}, expected {md5}: get the original again")
     return content
 
 

@@ -1,0 +1,58 @@
+"""Image data sets in gzipped files of the IDX format.
+
+They are read without unpacking them.
+"""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ireg.errors import UserError
+
+PACKAGED = Path(__file__).parents[1] / "assets"
+
+
+def packed(*, dataset: str, root: str | Path | None, md5: Mapping[str, str], train: bool) -> tuple[Tensor, Tensor]:
+    """Read one split: images, uint8 (N, H, W), and labels, int64 (N,).
+
+    The files are read and never written.
+
+    Args:
+        dataset: name of the folder.
+        root: the files are ``root/<dataset>/raw/<name>.gz``. None: the copy in this package.
+        md5: of each file's content by its name; each is compared before anything is made of it.
+        train: the training split, else the test split.
+
+    Raises:
+        UserError: a file is missing, damaged, or another one, or ``md5`` does not name it.
+
+    Source: http://yann.lecun.com/exdb/mnist (the format).
+    """
+    folder = (PACKAGED if root is None else Path(root).expanduser().absolute()) / dataset / "raw"
+    split = "train" if train else "t10k"
+    images, labels = (_read(folder, f"{split}-{kind}-ubyte", md5) for kind in ("images-idx3", "labels-idx1"))
+    return images, labels.long()
+
+
+def _read(folder: Path, name: str, md5: Mapping[str, str]) -> Tensor:
+    """Read the numbers of one file."""
+    path = folder / f"{name}.gz"
+    if name not in md5:
+        raise UserError(f"md5 names {', '.join(sorted(md5))}: give one for {name}, too")
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is truncated or damaged ({error}): reinstall ireg, or set data.root=…") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}): reinstall ireg, or set data.root=…") from error
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != md5[name]:
+        raise UserError(f"{path} has md5 {found}, expected {md5[name]}: reinstall ireg, or set data.root=…")
+    # Two zero bytes, the type (8: unsigned bytes), the number of dimensions, then each size, big-endian.
+    sizes = [int.from_bytes(content[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(content[3])]
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
