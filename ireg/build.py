@@ -22,7 +22,7 @@ from ireg.lit.trainer import MisconfigurationException
 
 log = logging.getLogger(__name__)
 
-ROUNDED_OTHERWISE = ("torch.optim.NAdam",)
+ROUNDED_OTHERWISE = ("torch.optim.Adafactor", "torch.optim.NAdam")
 """Optimizers whose kernel for many tensors rounds otherwise than a loop over the parameters."""
 
 

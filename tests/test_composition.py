@@ -26,19 +26,27 @@ def explained(call):
 
 # What is written, the line's beginning, and what it advises.
 REFUSED = [
-    ("optimizer=null", "optimizer=null: choose one of adagrad, adam, adamw, gd, momentum, ", "optimizer=adagrad"),
-    ("data=1", "data=1: choose one of fashion_mnist, kmnist, mnist, mnist10k, or leave it out", "data=mnist10k"),
+    (
+        "optimizer=null",
+        "optimizer=null: choose one of adafactor, adagrad, adam, adamw, gd, momentum, ",
+        "optimizer=adagrad",
+    ),
+    (
+        "data=1",
+        "data=1: choose one of fashion10k, fashion_mnist, kmnist, mnist, mnist10k, or leave it out",
+        "data=mnist10k",
+    ),
     (
         "model=null",
         "model=null: choose one of cnn, linear, mlp, resnet, vit, or leave it out for the default",
         "model=mlp",
     ),
     ("trainer=1.5", "trainer=1.5: choose one of default, or leave it out for the default", "trainer=default"),
-    ("experiment=null", "experiment=null: choose one of demo, ", "experiment=demo"),
+    ("experiment=null", "experiment=null: choose one of architectures, datasets, demo, ", "experiment=demo"),
     ("+data=null", "\\+data=null: choose one of ", "data=mnist"),
     ("terms=null", "terms=null: choose one of .*; terms=\\[\\] is none of them", "terms=[]"),
     ("terms=[sgd,1]", "terms=\\[1\\]: choose one of .*, default, .*, sgd, ", "terms=[sgd,default]"),
-    ("optimizer=[null]", "optimizer=\\[null\\]: choose one of adagrad, ", "optimizer=adam"),
+    ("optimizer=[null]", "optimizer=\\[null\\]: choose one of adafactor, ", "optimizer=adam"),
     ("hydra/launcher=null", "hydra/launcher=null: choose one of basic, joblib, ", "hydra/launcher=joblib"),
     ("~optimizer", "optimizer: none is chosen; choose one, like optimizer=sgd", "optimizer=sgd"),
     ("~data", "data: none is chosen; choose one, like data=mnist10k", "data=mnist10k"),
