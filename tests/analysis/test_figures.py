@@ -225,7 +225,7 @@ def test_many_curves_keep_the_legend_below_the_panel(make_run):
     few, figure = (figures.parameter_norm(load(folder)) for folder in (sweep / "sgd-0.1", sweep))
     few.draw_without_rendering()
     figure.draw_without_rendering()
-    assert len(legend(figure)) == 18
+    assert len(legend(figure)) == 2 * len(looks.COLOURS)
     box = figure.legends[0].get_window_extent()
     assert box.y1 < figure.axes[0].get_tightbbox().y0
     assert figure.axes[0].get_window_extent().height > 0.9 * few.axes[0].get_window_extent().height

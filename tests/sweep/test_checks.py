@@ -57,7 +57,7 @@ EXPERIMENTS = "give one experiment a command, as it is a sweep with a folder of 
         # Sweeps without a run, or that no launcher can do.
         (
             "-m optimizer=glob(zzz*)",
-            "optimizer=glob(zzz*): no value, so that the sweep has no run; choose from adagrad,",
+            "optimizer=glob(zzz*): no value, so that the sweep has no run; choose from adafactor, adagrad,",
         ),
         (
             "-m seed=range(0)",
