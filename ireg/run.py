@@ -152,7 +152,7 @@ def _clear(folder: Path, status: Status) -> None:
 
 
 def _save_labels(data: "NoisyImages", path: Path) -> None:
-    """Return what was corrupted of the labels.
+    """Save what was corrupted of the labels.
 
     Names of test labels begin with `test_`.
     """
@@ -168,9 +168,9 @@ def _save_labels(data: "NoisyImages", path: Path) -> None:
 
 
 def rebuild(config: Mapping[str, Any]) -> tuple[Config, "NoisyImages", "Classifier"]:
-    """What a run was made of: settings, data, and the untrained network.
+    """Make again what a run was made of.
 
-    All of it is made again from the folder.
+    This is its settings, its data, and its network, with weights from torch's random stream.
 
     Args:
         config: the configuration as `status.json` holds it.

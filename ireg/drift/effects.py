@@ -86,7 +86,7 @@ def follow_all(
 
 
 def samples(workers: Workers[Problem], found: Mapping[int, Sequence[Sequence[Stop]]]) -> dict[int, Sample[Record]]:
-    """Yield the records of all pairs, and of all but one.
+    """Return the records of all pairs, and of all but one.
 
     They are the records of each refinement; each pair is left out in turn.
 

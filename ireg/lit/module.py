@@ -88,7 +88,7 @@ class Classifier(L.LightningModule):
         self._clock = time.perf_counter()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Return the parameter or submodule, as any module does.
+        """Set an attribute, as of any module.
 
         Lightning notes the running hook some forty times a step, which need not be slow.
         """

@@ -15,7 +15,7 @@ import torch
 import yaml
 from torchvision.datasets import KMNIST, MNIST
 
-from ireg.assets import make_mnist10k
+from ireg.assets import make_mnist10k, subset
 from ireg.data import idx as module
 from ireg.errors import UserError
 
@@ -387,13 +387,13 @@ def test_configuration_of_full_mnist_has_the_originals_md5():
 def originals(tmp_path, monkeypatch):
     """Fake originals, two raw and two gzipped, of which the script keeps four examples."""
     monkeypatch.setattr(make_mnist10k, "ORIGINAL_MD5", MD5)
-    monkeypatch.setattr(make_mnist10k, "NUM_EXAMPLES", 4)
+    monkeypatch.setattr(subset, "NUM_EXAMPLES", 4)
     return fill(tmp_path, "originals", raw=NAMES[:2], gz=NAMES[2:])
 
 
 def test_script_cuts_and_repeats_itself(tmp_path, originals):
     out = tmp_path / "MNIST" / "raw"
-    first = make_mnist10k.make(originals, out)
+    first = subset.make(originals, out, MD5, packed=False)
     written = {path.name: path.read_bytes() for path in out.iterdir()}
     assert first == {name: md5_of(content) for name, content in written.items()}
     assert set(first) == set(NAMES)
@@ -401,7 +401,7 @@ def test_script_cuts_and_repeats_itself(tmp_path, originals):
     assert images.numpy().tobytes() == CONTENT[NAMES[0]][16 : 16 + 4 * 784]
     assert bytes(labels.tolist()) == CONTENT[NAMES[1]][8:12]
     assert written[NAMES[2]] == CONTENT[NAMES[2]]  # three examples: fewer than it may keep
-    assert make_mnist10k.make(originals, out) == first
+    assert subset.make(originals, out, MD5, packed=False) == first
     assert {path.name: path.read_bytes() for path in out.iterdir()} == written
 
 
@@ -424,7 +424,7 @@ def test_script_refuses_wrong_originals(tmp_path, originals, monkeypatch, name, 
     monkeypatch.setattr(make_mnist10k, "RAW", tmp_path / "out")
     (originals / name).unlink() if content is None else (originals / name).write_bytes(content)
     with pytest.raises(UserError, match=line):
-        make_mnist10k.make(originals, tmp_path / "out")
+        subset.make(originals, tmp_path / "out", MD5, packed=False)
     with pytest.raises(SystemExit, match=line):
         make_mnist10k.main([str(originals)])
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from ireg.assets import make_fashion10k
+from ireg.assets import make_fashion10k, subset
 from ireg.data.packed import packed
 from ireg.errors import UserError
 
@@ -86,7 +86,7 @@ def test_the_script_makes_the_same_bytes_again(folder, monkeypatch, capsys):
     make_fashion10k.main([str(originals)])
     assert yaml.safe_load(capsys.readouterr().out) == MADE
     first = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert make_fashion10k.make(originals, out) == MADE
+    assert subset.make(originals, out, MADE, packed=True) == MADE
     assert {path.name: path.read_bytes() for path in out.iterdir()} == first
     monkeypatch.setattr(make_fashion10k, "ORIGINAL_MD5", MD5)
     with pytest.raises(SystemExit, match=f"{NAMES[0]} in .* has md5 .*, expected {MD5[NAMES[0]]}"):
