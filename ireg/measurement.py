@@ -95,8 +95,7 @@ def measure(
     chosen = chosen_terms(terms)
     function = loss_function(model, criterion, loss)
     require_minibatches(batches, pairs=criterion is not None)
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r}: must be one of {', '.join(MODES)}")
+    require_mode(mode)
     with random_streams_kept(model), MODES[mode](model):
         snapshot = take_snapshot(
             model,
@@ -126,6 +125,16 @@ def loss_function(model: nn.Module, criterion: Criterion | None, loss: ModelLoss
         f"{'neither' if loss is None else 'both'} of criterion and loss are given; give criterion(outputs, targets) "
         "for pairs of inputs and targets, or loss(model, batch) for any minibatch"
     )
+
+
+def require_mode(mode: str) -> None:
+    """Check that a mode is one of `MODES`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r}: must be one of {', '.join(MODES)}")
 
 
 def require_minibatches(batches: Sequence[Batch], *, pairs: bool) -> None:

@@ -12,7 +12,7 @@ from ireg.core.batches import copied
 from ireg.core.functional import detached_parameters
 from ireg.core.random import named_generator
 from ireg.core.types import Batch
-from ireg.measurement import MODES, Criterion, ModelLoss, loss_function, measure, require_minibatches
+from ireg.measurement import Criterion, ModelLoss, loss_function, measure, require_minibatches, require_mode
 from ireg.terms.named import Chosen, chosen_terms
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ class Monitor:
         mode: str = "as_trained",
     ) -> None:
         loss_function(model, criterion, loss)  # refused here, not after an epoch
-        if mode not in MODES:
-            raise ValueError(f"mode={mode!r}: must be one of {', '.join(MODES)}")
+        require_mode(mode)
         self.model = model
         self.optimizer = unwrapped(optimizer)
         self.criterion = criterion

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,7 +17,8 @@ from ireg.core.batches import copied
 from ireg.core.functional import detached_parameters
 from ireg.core.random import named_generator
 from ireg.errors import UserError
-from ireg.measurement import MODES, ModelLoss, measure
+from ireg.lit.twin import muted_twin
+from ireg.measurement import ModelLoss, measure, require_mode
 from ireg.monitor import Warnings, rates_of
 from ireg.terms.named import Chosen, chosen_terms
 
@@ -87,8 +87,7 @@ class ImplicitRegularizationMonitor(Callback):
         super().__init__()
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs={every_n_epochs}: must be at least 1")
-        if mode not in MODES:
-            raise ValueError(f"mode={mode!r}: must be one of {', '.join(MODES)}")
+        require_mode(mode)
         self.terms = {
             prefix + tag.removeprefix("ireg/") if tag.startswith("ireg/") else tag: term
             for tag, term in chosen_terms(terms).items()
@@ -187,7 +186,8 @@ class ImplicitRegularizationMonitor(Callback):
             raise UserError(
                 f"ImplicitRegularizationMonitor: the first {batch_idx + 1} minibatches of the epoch take "
                 f"{self._size / 2**20:.1f} MiB, more than max_cache={self.max_cache / 2**20:.1f} MiB; raise max_cache, "
-                "keep them elsewhere by cache_device='cpu', or use smaller epochs by Trainer(limit_train_batches=...)"
+                "with cache_device='cpu' if the accelerator's memory is short, or use smaller epochs by "
+                "Trainer(limit_train_batches=...)"
             )
         self._pending.append((kept, batch_idx))
 
@@ -284,54 +284,6 @@ class ImplicitRegularizationMonitor(Callback):
         self.initial = dict(state_dict["initial"])
 
 
-def muted_twin(module: LightningModule) -> LightningModule:
-    """Copy a module that shares its parameters, and mute its logging.
-
-    What the copy's methods record, as in lists, counters and metrics, is the copy's.
-
-    Raises:
-        UserError: the module cannot be copied.
-    """
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
-    for shared in (module.__dict__.get("_trainer"), module.__dict__.get("_fabric")):
-        memo[id(shared)] = shared
-    for kept in _non_leaves(module.__dict__, set()):
-        memo[id(kept)] = kept.detach()
-    try:
-        twin = copy.deepcopy(module, memo)
-    except Exception as error:
-        raise UserError(
-            f"ImplicitRegularizationMonitor: {type(module).__name__} cannot be copied: {' '.join(str(error).split())}; "
-            "keep what cannot be copied outside of the module"
-        ) from error
-    cls = type(module)
-    twin.__class__ = type(cls.__name__, (_Muted, cls), {"__module__": cls.__module__})
-    return twin
-
-
-class _Muted(LightningModule):
-    """A module whose logging does nothing."""
-
-    def log(self, *arguments: Any, **keywords: Any) -> None:
-        """Log nothing."""
-
-    def log_dict(self, *arguments: Any, **keywords: Any) -> None:
-        """Log nothing."""
-
-    def print(self, *arguments: Any, **keywords: Any) -> None:
-        """Print nothing."""
-
-    @property
-    def logger(self) -> Any:
-        """A logger that takes everything."""
-        return DummyLogger()
-
-    @property
-    def loggers(self) -> list[Any]:
-        """One logger that takes everything."""
-        return [DummyLogger()]
-
-
 def _training_step(module: Any, batch: Any, number: int) -> Tensor:
     """The loss of the module's own step."""
     parameters = inspect.signature(module.training_step).parameters.values()
@@ -344,24 +296,6 @@ def _training_step(module: Any, batch: Any, number: int) -> Tensor:
         )
     value: Tensor = output["loss"] if isinstance(output, Mapping) else output
     return value
-
-
-def _non_leaves(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """Tensors with a history in containers and modules: torch copies only leaves."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, Tensor):
-        if not value.is_leaf:
-            yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _non_leaves(item, seen)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            yield from _non_leaves(item, seen)
-    elif isinstance(value, nn.Module):
-        yield from _non_leaves(value.__dict__, seen)
 
 
 def _is_clipped(trainer: Trainer, optimizer: Optimizer) -> bool:
@@ -379,8 +313,6 @@ def _is_clipped(trainer: Trainer, optimizer: Optimizer) -> bool:
 
 def _mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
     """Apply a function to the tensors of a minibatch of any structure."""
-    from lightning.fabric.utilities.apply_func import apply_to_collection
-
     return apply_to_collection(value, Tensor, function)
 
 
