@@ -5,7 +5,8 @@ A further rule is a file here with a class that `view.rule` registers, and an im
 
 from ireg.core.optimizers import adagrad, adam, nadam, rmsprop, sgd
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, overlap, reciprocal_root
-from ireg.core.optimizers.view import RULES, OptimizerView, WithoutRule, rule_of, view
+from ireg.core.optimizers.reading import WithoutRule, view
+from ireg.core.optimizers.view import RULES, OptimizerView, rule_of
 
 __all__ = [
     "RULES",

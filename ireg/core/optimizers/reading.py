@@ -1,0 +1,181 @@
+"""Read an optimizer, its parameter groups and the rates of its steps."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
+from ireg.core.optimizers.view import RULES, Group, OptimizerView, State
+from ireg.core.params import sum_type
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithoutRule(OptimizerView):
+    """An optimizer of which the rate is known, and no rule.
+
+    Attributes:
+        reason: why, in half a sentence.
+    """
+
+    kind: ClassVar[str] = "unknown"
+    reason: str
+
+    @property
+    def has_rule(self) -> bool:
+        """It has none."""
+        return False
+
+    @classmethod
+    def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Read nothing."""
+        return {}
+
+    @property
+    def memory(self) -> Memory:
+        """Unknown.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(self.reason)
+
+    @property
+    def buffer(self) -> MomentumBuffer | None:
+        """Unknown.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(self.reason)
+
+    @property
+    def divides_by(self) -> SecondMoment | None:
+        """Unknown.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(self.reason)
+
+    @classmethod
+    def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
+        """Not known.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("an optimizer without a rule has no smaller steps")
+
+    @classmethod
+    def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """Not known.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("an optimizer without a rule has no state to set")
+
+
+OWN_IN_A_GROUP = {"params", "lr", "initial_lr", "weight_decay", "foreach", "fused", "capturable", "differentiable"}
+"""What parameter groups may have of their own."""
+
+
+def view(
+    optimizer: Optimizer, moving: Mapping[str, Tensor], rates: Sequence[Sequence[float]] | None = None
+) -> OptimizerView:
+    """Read `optimizer` without changing it.
+
+    Parameter groups may differ in rate and weight decay. An optimizer without a rule, or whose groups differ in more,
+    is read as a `WithoutRule`.
+
+    Args:
+        optimizer: any of torch's.
+        moving: the parameters that it steps, by name, as `ireg.core.moving.moving_parameters` finds them.
+        rates: of each step of the epoch, the rate of each group; by default the present ones.
+
+    Raises:
+        ValueError: a parameter that it does not hold, an optimizer that maximizes, rates that are no finite numbers, or
+            groups whose rates change by other factors within the epoch.
+    """
+    groups = _groups(optimizer, moving)
+    if any(group.get("maximize", False) for group in optimizer.param_groups):
+        raise ValueError("maximize=True: the terms are those of descent; minimize the negative loss instead")
+    used = [[float(group["lr"]) for group in optimizer.param_groups]] if rates is None else rates
+    by_group, steps = _rates(used, sorted(set(groups.values())))
+    largest = max(by_group.values())
+    decays = {name: float(optimizer.param_groups[group].get("weight_decay", 0.0)) for name, group in groups.items()}
+    decay = max(decays.values())
+    cls, reason = _rule_for(optimizer, set(groups.values()))
+    fields: dict[str, Any] = {
+        "lr": largest,
+        "weight_decay": decay,
+        "moving": tuple(moving),
+        "shares": None
+        if len(set(by_group.values())) == 1
+        else {
+            name: torch.full_like(moving[name].detach(), by_group[group] / largest, dtype=sum_type(moving[name]))
+            for name, group in groups.items()
+        },
+        "decays": None if len(set(decays.values())) == 1 else decays,
+        "rates": steps,
+    }
+    if cls is None:
+        return WithoutRule(reason=reason, **fields)
+    # A copy of the look-up: `optimizer.state` is a defaultdict, and reading it would add entries.
+    state = {name: optimizer.state.get(parameter, {}) for name, parameter in moving.items()}
+    group = {**optimizer.param_groups[min(groups.values())], "lr": largest, "weight_decay": decay}
+    return cls(**(fields | cls.read(group, state, moving)))
+
+
+def _groups(optimizer: Optimizer, moving: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the number of the group that holds each parameter."""
+    numbers = {id(held): number for number, group in enumerate(optimizer.param_groups) for held in group["params"]}
+    others = [name for name, parameter in moving.items() if id(parameter) not in numbers]
+    if others:
+        raise ValueError(f"{type(optimizer).__name__} does not hold {', '.join(others)}: name what it moves only")
+    return {name: numbers[id(parameter)] for name, parameter in moving.items()}
+
+
+def _rates(used: Sequence[Sequence[float]], groups: Sequence[int]) -> tuple[dict[int, float], tuple[float, ...] | None]:
+    """Return the groups' rates, and the steps' where they differ.
+
+    A group's rate is the mean over the steps, or the one rate that all of them had. The steps' rates are those of the
+    group with the largest mean.
+    """
+    first = {group: float(used[0][group]) for group in groups}
+    given = sorted({float(step[group]) for step in used for group in groups})
+    if not all(math.isfinite(rate) and rate >= 0 for rate in given):
+        raise ValueError(f"learning rates {given}: must be finite numbers of at least 0")
+    if all(float(step[group]) == first[group] for step in used for group in groups):
+        return first, None
+    means = {group: sum(float(step[group]) for step in used) / len(used) for group in groups}
+    lead = max(means, key=lambda group: means[group])
+    for step in used:
+        for group in groups:
+            if not math.isclose(step[group] * means[lead], means[group] * step[lead], rel_tol=1e-6):
+                raise ValueError(
+                    "the rates of the parameter groups change by different factors within the epoch: no modified loss "
+                    "is known for that; let one scheduler scale all groups alike"
+                )
+    return means, tuple(float(step[lead]) for step in used)
+
+
+def _rule_for(optimizer: Optimizer, numbers: set[int]) -> tuple[type[OptimizerView] | None, str]:
+    """Return the rule of an optimizer, or why there is none.
+
+    Its groups must not differ in what the rule reads.
+    """
+    name = type(optimizer).__name__
+    if type(optimizer) not in RULES:
+        return None, f"{name}: no rule is known for it"
+    groups = [optimizer.param_groups[number] for number in sorted(numbers)]
+    keys = set().union(*groups) - OWN_IN_A_GROUP
+    differ = sorted(key for key in keys if any(group.get(key) != groups[0].get(key) for group in groups))
+    if differ:
+        return None, f"{name}: its parameter groups differ in {', '.join(differ)}, for which no modified loss is known"
+    return RULES[type(optimizer)], ""
