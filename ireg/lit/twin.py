@@ -1,4 +1,4 @@
-"""A copy of a LightningModule that computes its loss and leaves no trace."""
+"""A copy of a LightningModule that leaves no trace."""
 
 from __future__ import annotations
 
