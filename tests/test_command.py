@@ -27,6 +27,15 @@ def ending(what):
     return framed(main)
 
 
+@pytest.fixture
+def ctrl_c_raises():
+    """A shell starts background jobs with SIGINT ignored, and Python then leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_raises")
 @pytest.mark.parametrize(
     ("what", "code", "line"),
     [
