@@ -19,6 +19,7 @@ from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
 from ireg.lit.trainer import MisconfigurationException
+from ireg.measurement import require_sample
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,9 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
         optimizer = _with_kernel(optimizer, fused=settings.trainer.get("fused", False), given=arguments)
         # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not during training.
         made = optimizer(model.parameters())
+        num_batches = settings.terms.get("num_batches")
+        if num_batches is not None:
+            require_sample(terms, num_batches)
         if terms:
             seen = view(made, dict(model.named_parameters()))
             union_of_needs(terms.values(), seen)
@@ -107,6 +111,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
         optimizer,
         terms,
         terms_every=settings.terms["every"],
+        num_batches=num_batches,
         method=settings.terms["method"],
         seed=settings.seed,
     )

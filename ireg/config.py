@@ -36,6 +36,8 @@ ALWAYS_MEASURED = (
     "fit/recovered",
     "time/epoch",
 )
+TERM_SETTINGS = ("every", "num_batches", "method")
+SMALLEST_SAMPLE = 3
 METHODS = ("auto", "loop", "vmap", "ghost", "layers")
 
 
@@ -225,10 +227,18 @@ def active_terms(terms: Mapping[str, Any]) -> dict[str, Any]:
 
 def _term_ranges(terms: dict[str, Any]) -> Iterator[Check]:
     yield _positive("terms.every", terms.get("every"))
+    some = terms.get("num_batches")
+    allowed = some is None or (type(some) is int and some >= SMALLEST_SAMPLE)
+    yield (
+        "terms.num_batches",
+        some,
+        allowed,
+        f"must be an integer of at least {SMALLEST_SAMPLE}, or null for all minibatches",
+    )
     yield _choice("terms.method", terms.get("method"), METHODS)
     for group, entries in terms.items():
         what = "must hold terms by their names; null is none of them"
-        yield f"terms.{group}", entries, group in ("every", "method") or isinstance(entries, dict | None), what
+        yield f"terms.{group}", entries, group in TERM_SETTINGS or isinstance(entries, dict | None), what
     for tag, function in active_terms(terms).items():
         key = f"terms.{tag.replace('/', '.')}"
         what = "must hold a function's import path in _target_, or be null to leave the term out"

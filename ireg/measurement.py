@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ireg.catalogue import STANDARD_ERROR
 from ireg.core.functional import StepLoss, detached_parameters, evaluating, functional_loss, measuring
-from ireg.core.moments import Observer
-from ireg.core.moments.needs import union_of_needs
+from ireg.core.moments import SMALLEST, Observer, standard_error
+from ireg.core.moments.needs import needs_all_minibatches, union_of_needs
 from ireg.core.moving import moving_parameters
 from ireg.core.optimizers import view
 from ireg.core.random import named_generator
@@ -44,6 +45,7 @@ def measure(
     rates: Sequence[Sequence[float]] | None = None,
     initial: Params | None = None,
     generator: torch.Generator | None = None,
+    population: int | None = None,
     method: str = "auto",
     mode: str = "as_trained",
 ) -> dict[str, float]:
@@ -65,6 +67,9 @@ def measure(
             ones.
         initial: the parameters before training, by name, for `norm/distance`; by default the present ones.
         generator: random numbers for terms that draw; by default one with a fixed seed.
+        population: the number m of the epoch's minibatches, where `batches` are a random sample of them. The terms are
+            then estimated without bias, and each has a standard error under `<tag>_se`, see
+            `ireg.core.moments.sample`. By default `batches` are all.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         mode: `as_trained` measures the loss that is descended: BatchNorm takes the minibatch's statistics if the model
             is in training mode, and dropout is off. `eval` measures the model in eval mode.
@@ -75,7 +80,7 @@ def measure(
     Raises:
         ValueError: no minibatches, or no sequence of them; not exactly one of `criterion` and `loss`; a loss that is no
             single number; a term or a mode that is unknown; an optimizer that moves nothing, or that a term is not made
-            for.
+            for; a sample that is too small, or a term that needs all minibatches.
 
     Example:
         >>> module = nn.Linear(1, 1)
@@ -96,6 +101,8 @@ def measure(
     function = loss_function(model, criterion, loss)
     require_minibatches(batches, pairs=criterion is not None)
     require_mode(mode)
+    if population is not None:
+        require_sample(chosen, len(batches), population)
     with random_streams_kept(model), MODES[mode](model):
         snapshot = take_snapshot(
             model,
@@ -106,6 +113,7 @@ def measure(
             initial=detached_parameters(model) if initial is None else initial,
             generator=named_generator("terms") if generator is None else generator,
             rates=rates,
+            population=population,
             method=method,
         )
         return evaluate(chosen, snapshot)
@@ -157,6 +165,29 @@ def require_minibatches(batches: Sequence[Batch], *, pairs: bool) -> None:
         )
 
 
+def require_sample(terms: Mapping[str, Term], size: int, population: int | None = None) -> None:
+    """Check that the terms can be estimated from so many minibatches.
+
+    Args:
+        terms: function by tag.
+        size: minibatches in the sample, k.
+        population: minibatches of the epoch, m; None where it is not known yet.
+
+    Raises:
+        ValueError: the sample is too small, larger than the epoch, or a term needs all minibatches.
+    """
+    if population is not None and size > population:
+        raise ValueError(f"population={population}: must be at least {size}, the number of minibatches given")
+    if size < SMALLEST and size != population:
+        raise ValueError(f"num_batches={size}: must be at least {SMALLEST}, so that there is a standard error")
+    for tag, term in terms.items():
+        if needs_all_minibatches(term):
+            raise ValueError(
+                f"{tag} needs all minibatches of the epoch: there is no estimate from some of them; leave it out of "
+                "the terms, or leave num_batches out"
+            )
+
+
 @contextmanager
 def random_streams_kept(model: nn.Module) -> Iterator[None]:
     """Keep the global random streams of torch, Python and numpy."""
@@ -180,6 +211,7 @@ def take_snapshot(
     initial: Params,
     generator: torch.Generator,
     rates: Sequence[Sequence[float]] | None = None,
+    population: int | None = None,
     method: str = "auto",
     observer: Observer | None = None,
 ) -> Snapshot:
@@ -194,6 +226,7 @@ def take_snapshot(
         initial: the parameters before training, by name.
         generator: random numbers for terms that draw.
         rates: of each minibatch's step, the rate of each parameter group; by default the present ones.
+        population: the number of the epoch's minibatches, where `batches` are a sample.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         observer: called with each minibatch's outputs when the moments are computed.
 
@@ -211,13 +244,23 @@ def take_snapshot(
         needs=union_of_needs(terms.values(), seen),
         method=method,
         observer=observer,
+        population=population,
     )
 
 
 def evaluate(terms: Mapping[str, Term], snapshot: Snapshot) -> dict[str, float]:
     """Compute the terms at a snapshot, by tag.
 
-    Those that do not exist for the optimizer are left out.
+    Those that do not exist for the optimizer are left out. From a sample of the minibatches, each term of gradients has
+    its standard error under `<tag>_se`.
     """
-    values = {tag: term(snapshot) for tag, term in terms.items()}
-    return {tag: float(value) for tag, value in values.items() if value is not None}
+    values: dict[str, float] = {}
+    for tag, term in terms.items():
+        value = term(snapshot)
+        if value is None:
+            continue
+        values[tag] = float(value if value.ndim == 0 else value[0])
+        if snapshot.population is not None and union_of_needs([term], snapshot.optimizer):
+            error = standard_error(value, snapshot.population) if snapshot.is_sample else 0.0
+            values[f"{tag}{STANDARD_ERROR}"] = error
+    return values

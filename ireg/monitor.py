@@ -11,8 +11,17 @@ from ireg.catalogue import VALID_STRENGTH
 from ireg.core.batches import copied
 from ireg.core.functional import detached_parameters
 from ireg.core.random import named_generator
+from ireg.core.reservoir import Reservoir
 from ireg.core.types import Batch
-from ireg.measurement import Criterion, ModelLoss, loss_function, measure, require_minibatches, require_mode
+from ireg.measurement import (
+    Criterion,
+    ModelLoss,
+    loss_function,
+    measure,
+    require_minibatches,
+    require_mode,
+    require_sample,
+)
 from ireg.terms.named import Chosen, chosen_terms
 
 if TYPE_CHECKING:
@@ -32,6 +41,8 @@ class Monitor:
         criterion: `(outputs, targets) -> 0-d tensor` for minibatches that are pairs `(inputs, targets)`.
         loss: `(model, batch) -> 0-d tensor` for any minibatch. Give this or `criterion`.
         terms: `"default"`, `"theory"`, tags, or functions by tag, see `ireg.terms.named.chosen_terms`.
+        num_batches: estimate the terms from so many of the epoch's minibatches, drawn at random, so that time and
+            memory do not grow with the data. Each term has a standard error under `<tag>_se`.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         mode: `as_trained` or `eval`, see `ireg.measure`.
 
@@ -64,16 +75,20 @@ class Monitor:
         criterion: Criterion | None = None,
         loss: ModelLoss | None = None,
         terms: Chosen = "default",
+        num_batches: int | None = None,
         method: str = "auto",
         mode: str = "as_trained",
     ) -> None:
         loss_function(model, criterion, loss)  # refused here, not after an epoch
         require_mode(mode)
+        if num_batches is not None:
+            require_sample(chosen_terms(terms), num_batches)
         self.model = model
         self.optimizer = unwrapped(optimizer)
         self.criterion = criterion
         self.loss = loss
         self.terms = chosen_terms(terms)
+        self.num_batches = num_batches
         self.method = method
         self.mode = mode
         self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
@@ -96,7 +111,9 @@ class Monitor:
             ValueError: it is no pair, and `criterion` takes pairs.
         """
         require_minibatches([batch], pairs=self.criterion is not None)
-        self._batches.append(copied(batch))
+        place = self._sample.place()
+        if place is not None:
+            self._sample.put(place, copied(batch))
         self._rates.append(rates_of(self.optimizer))
         self.steps += 1
 
@@ -115,7 +132,7 @@ class Monitor:
         """
         values = measure(
             self.model,
-            self._batches,
+            self._sample.items,
             optimizer=self.optimizer,
             criterion=self.criterion,
             loss=self.loss,
@@ -123,6 +140,7 @@ class Monitor:
             rates=self._rates,
             initial=self.initial,
             generator=named_generator("terms", self.steps),
+            population=None if self.num_batches is None else len(self._rates),
             method=self.method,
             mode=self.mode,
         )
@@ -132,7 +150,7 @@ class Monitor:
 
     def reset(self) -> None:
         """Forget the minibatches; `rows` stay."""
-        self._batches: list[Batch] = []
+        self._sample: Reservoir[Batch] = Reservoir(self.num_batches, named_generator("minibatches", self.steps))
         self._rates: list[tuple[float, ...]] = []
 
     @property

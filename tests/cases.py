@@ -36,6 +36,18 @@ class SharedWeights(nn.Module):
         return self.last(torch.tanh(self.second(torch.tanh(self.first(inputs)))))
 
 
+class Temperature(nn.Module):
+    """A parameter that is one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+        self.temperature = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs) / self.temperature
+
+
 class UnusedParameter(nn.Module):
     """A parameter that the output does not depend on."""
 
@@ -83,6 +95,7 @@ def problems() -> list[Problem]:
             classification("cnn", convolution, [4, 4, 1], (1, 6, 6)),
             classification("shared weights", SharedWeights(), [4, 4, 2]),
             classification("unused parameter", UnusedParameter(), [4, 4]),
+            classification("a parameter of one number", Temperature(), [4, 4, 3]),
         ]
 
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 from hydra.utils import instantiate
 
-from ireg.config import METHODS, NOISE_KINDS, active_terms, read
+from ireg.config import METHODS, NOISE_KINDS, SMALLEST_SAMPLE, active_terms, read
 from ireg.core import moments
 from ireg.data import labels
 from ireg.errors import UserError
@@ -216,6 +216,7 @@ def test_lists_of_choices_are_those_of_the_core():
     """They stand twice, because the configuration is checked before torch is imported."""
     assert set(NOISE_KINDS) == set(labels.NOISE_KINDS)
     assert set(METHODS) == {"auto", *moments.METHODS}
+    assert SMALLEST_SAMPLE == moments.SMALLEST
 
 
 @pytest.mark.parametrize(
@@ -277,6 +278,8 @@ def test_lists_of_choices_are_those_of_the_core():
         ("+trainer.gradient_clip_val=abc", "trainer.gradient_clip_val=abc: must be"),
         ("+trainer.gradient_clip_algorithm=3", "trainer.gradient_clip_algorithm=3: choose one of norm, value, null$"),
         ("+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_algorithm=value: clips nothing without a"),
+        ("terms.num_batches=2", "terms.num_batches=2: must be an integer of at least 3, or null for all minibatches"),
+        ("terms.num_batches=true", "terms.num_batches=True: must be an integer"),
         ("terms.every=true", "terms.every=True: must be an integer"),
         ("model.hidden=[true]", r"model.hidden=\[True\]: must be a list"),
         ("+optimizer.full_batch=maybe", "optimizer.full_batch=maybe: must be true or false"),

@@ -108,12 +108,33 @@ def test_other_warnings_come_once():
     assert (len(strength), len(dropout)) == (2, 1)  # the inner block sees both
 
 
+def test_a_sample_of_the_minibatches_is_kept():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = [(INPUTS[index], TARGETS[index]) for index in torch.arange(20).split(2)]
+    some = ireg.Monitor(model, optimizer, criterion=cross_entropy, num_batches=4)
+    for _ in range(2):
+        for batch in batches:
+            some.update(batch)
+        kept = some._sample.items
+        values = some.compute()
+        some.reset()
+        expected = ireg.measure(model, kept, optimizer=optimizer, criterion=cross_entropy, population=10)
+        assert len(kept) == 4
+        assert values == expected
+        assert values["ireg/sgd_se"] > 0
+    assert some.rows["steps"].tolist() == [10, 20]
+    assert some.rows["ireg/sgd"].nunique() == 2  # each epoch draws anew
+
+
 def test_what_cannot_work_is_refused_at_once():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for arguments, match in (
         ({}, "neither of criterion and loss"),
         ({"criterion": mse_loss, "mode": "train"}, "mode='train'"),
+        ({"criterion": mse_loss, "num_batches": 2}, "num_batches=2: must be at least 3"),
+        ({"criterion": mse_loss, "num_batches": 8, "terms": "theory"}, "ireg/strength needs all minibatches"),
         ({"criterion": mse_loss, "terms": ["ireg/sdg"]}, "'ireg/sdg' is unknown"),
     ):
         with pytest.raises(ValueError, match=match):

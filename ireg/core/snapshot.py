@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.mean_flow import MeanFlow, mean_flow
-from ireg.core.moments import GradientMoments, Observer, gradient_moments
+from ireg.core.moments import GradientMoments, Observer, SampledGradients, gradient_moments, sampled_gradients
 from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.optimizers import Memory, OptimizerView
 from ireg.core.types import Batch, LossFn, Params
@@ -32,6 +32,8 @@ class Snapshot:
         needs: what the moments are asked for, the union of what the terms need.
         method: how the moments are computed, see `gradient_moments`.
         observer: called with each minibatch's outputs when the moments are computed.
+        population: the number m of the epoch's minibatches, where `batches` are a random sample of them; None where
+            they are all, by rule.
 
     Example:
         >>> from ireg.core.optimizers.sgd import SGDView
@@ -54,6 +56,17 @@ class Snapshot:
     needs: Need = EVERYTHING
     method: str = "auto"
     observer: Observer | None = None
+    population: int | None = None
+
+    @property
+    def num_batches(self) -> int:
+        """The number m of the epoch's minibatches."""
+        return len(self.batches) if self.population is None else self.population
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether `batches` are some of the epoch's minibatches only."""
+        return len(self.batches) < self.num_batches
 
     @cached_property
     def moving(self) -> Params:
@@ -65,10 +78,29 @@ class Snapshot:
         """Moments of the minibatch gradients by what moves.
 
         They take one pass over the data for all terms.
+
+        Raises:
+            ValueError: the minibatches are a sample: what is computed of their moments would be biased.
         """
+        if self.is_sample:
+            raise ValueError(
+                f"moments of {len(self.batches)} of {self.num_batches} minibatches are biased; a term from a sample "
+                "uses snapshot.gradients alone, and says so by @needs(…, from_sample=True)"
+            )
         return gradient_moments(
             self.loss, self.moving, self.batches, needs=self.needs, method=self.method, observer=self.observer
         )
+
+    @cached_property
+    def gradients(self) -> GradientMoments | SampledGradients:
+        """The sums that the terms are made of, exact or estimated.
+
+        `mean_square`, `mean_square_of_product` and `square_of_mean` return 0-d tensors over all minibatches; from a
+        sample of them estimates without bias, see `SampledGradients`.
+        """
+        if not self.is_sample:
+            return self.moments
+        return sampled_gradients(self.loss, self.moving, self.batches, self.num_batches, method=self.method)
 
     @cached_property
     def memory(self) -> Memory:
@@ -93,4 +125,7 @@ class Snapshot:
 
 
 Term = Callable[[Snapshot], Tensor | None]
-"""One number at a snapshot, 0-d; None where it does not exist for the optimizer."""
+"""One number at a snapshot, 0-d; None where it does not exist for the optimizer.
+
+From a sample of the minibatches it may be what `Snapshot.gradients` return.
+"""

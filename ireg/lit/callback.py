@@ -15,10 +15,12 @@ from torch.optim import Optimizer
 
 from ireg.core.batches import copied
 from ireg.core.functional import detached_parameters
+from ireg.core.moments import SMALLEST
 from ireg.core.random import named_generator
+from ireg.core.reservoir import Reservoir
 from ireg.errors import UserError
 from ireg.lit.twin import muted_twin
-from ireg.measurement import ModelLoss, measure, require_mode
+from ireg.measurement import ModelLoss, measure, require_mode, require_sample
 from ireg.monitor import Warnings, rates_of
 from ireg.terms.named import Chosen, chosen_terms
 
@@ -56,6 +58,7 @@ class ImplicitRegularizationMonitor(Callback):
     Args:
         terms: `"default"`, `"theory"`, tags, or functions by tag, see `ireg.terms.named.chosen_terms`.
         every_n_epochs: measure every n-th epoch, and the last.
+        num_batches: estimate the terms from so many of the epoch's minibatches, see `ireg.Monitor`.
         loss: `(module, batch) -> 0-d tensor` instead of `training_step`.
         mode: `as_trained` or `eval`, see `ireg.measure`.
         max_cache: memory that the epoch's minibatches may take, in bytes or like `"1GiB"`.
@@ -77,6 +80,7 @@ class ImplicitRegularizationMonitor(Callback):
         terms: Chosen = "default",
         *,
         every_n_epochs: int = 1,
+        num_batches: int | None = None,
         loss: ModelLoss | None = None,
         mode: str = "as_trained",
         max_cache: int | str = "1GiB",
@@ -92,7 +96,10 @@ class ImplicitRegularizationMonitor(Callback):
             prefix + tag.removeprefix("ireg/") if tag.startswith("ireg/") else tag: term
             for tag, term in chosen_terms(terms).items()
         }
+        if num_batches is not None:
+            require_sample(self.terms, num_batches)
         self.every_n_epochs = every_n_epochs
+        self.num_batches = num_batches
         self.loss = loss
         self.mode = mode
         self.max_cache = _bytes(max_cache)
@@ -102,7 +109,7 @@ class ImplicitRegularizationMonitor(Callback):
         self.initial: dict[str, Tensor] = {}
         self.warnings = Warnings()
         self._rows: list[dict[str, float]] = []
-        self._forget()
+        self._forget(0)
 
     @property
     def rows(self) -> DataFrame:
@@ -156,12 +163,14 @@ class ImplicitRegularizationMonitor(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch's minibatches."""
-        self._forget()
+        self._forget(trainer.current_epoch + 1)
 
-    def _forget(self) -> None:
+    def _forget(self, epoch: int) -> None:
         self._pending: list[tuple[Any, int]] = []
+        self._place: int | None = None  # of the window in the sample; None leaves it out
+        self._drawn = False  # whether that has been decided
         self._step_rates: tuple[float, ...] | None = None
-        self._windows: list[Window] = []
+        self._sample: Reservoir[Window] = Reservoir(self.num_batches, named_generator("minibatches", epoch))
         self._rates: list[tuple[float, ...]] = []
         self._size = 0
         self._clipped = 0
@@ -178,16 +187,21 @@ class ImplicitRegularizationMonitor(Callback):
         """
         if not self._measures(trainer):
             return
+        if not self._drawn:
+            self._place, self._drawn = self._sample.place(), True
+        if self._place is None:
+            self._pending.append((None, batch_idx))
+            return
         kept = copied(batch)
         if self.cache_device is not None:
             kept = _moved(kept, self.cache_device)
         self._size += _size(kept)
         if self._size > self.max_cache:
             raise UserError(
-                f"ImplicitRegularizationMonitor: the first {batch_idx + 1} minibatches of the epoch take "
+                f"ImplicitRegularizationMonitor: minibatches up to the {batch_idx + 1}. of the epoch take "
                 f"{self._size / 2**20:.1f} MiB, more than max_cache={self.max_cache / 2**20:.1f} MiB; raise max_cache, "
-                "with cache_device='cpu' if the accelerator's memory is short, or use smaller epochs by "
-                "Trainer(limit_train_batches=...)"
+                "with cache_device='cpu' if the accelerator's memory is short, or measure fewer of them by num_batches "
+                f"(at least {SMALLEST}), or use smaller epochs by Trainer(limit_train_batches=...)"
             )
         self._pending.append((kept, batch_idx))
 
@@ -208,40 +222,44 @@ class ImplicitRegularizationMonitor(Callback):
         A `training_step` that returned None has no minibatch.
         """
         if not outputs and self._pending:
-            self._pending.pop()
+            self._size -= _size(self._pending.pop())
         if self._step_rates is None:
             return
         if self._pending:
-            self._windows.append(Window(tuple(self._pending), trainer.accumulate_grad_batches))
             self._rates.append(self._step_rates)
+            if self._place is not None:
+                window = Window(tuple(self._pending), trainer.accumulate_grad_batches)
+                self._size -= _size(self._sample.put(self._place, window))
+            self._drawn = False
         self._pending, self._step_rates = [], None
 
     # After it.
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, and give the row to loggers, callbacks and `rows`."""
-        if not self._measures(trainer) or not self._windows:
+        if not self._measures(trainer) or not self._rates:
             return
         twin = muted_twin(pl_module)
         values = measure(
             twin,
-            self._windows,
+            self._sample.items,
             optimizer=trainer.optimizers[0],
             loss=self._window_loss(trainer),
             terms=self.terms,
             rates=self._rates,
             initial={name: value.to(pl_module.device) for name, value in self.initial.items()},
             generator=named_generator("terms", trainer.current_epoch + 1),
+            population=None if self.num_batches is None else len(self._rates),
             method=self.method,
             mode=self.mode,
         )
         self.warnings.of_measurement(pl_module, self._rates, values)
         if trainer.gradient_clip_val is not None:
-            values[f"{self.prefix}clipped"] = self._clipped / len(self._windows)
+            values[f"{self.prefix}clipped"] = self._clipped / len(self._rates)
             if self._clipped:
                 self.warnings.once(
                     "clipping",
-                    f"gradient clipping acted in {self._clipped} of {len(self._windows)} steps of the epoch; the terms "
+                    f"gradient clipping acted in {self._clipped} of {len(self._rates)} steps of the epoch; the terms "
                     "are those of steps without it",
                 )
         self._rows.append({"epoch": trainer.current_epoch + 1, **values})

@@ -14,8 +14,9 @@ from torchmetrics import MeanMetric
 
 from ireg.core.batches import IndexedBatches
 from ireg.core.functional import batch_statistics, detached_parameters, evaluating, functional_loss, measuring
-from ireg.core.moments import GradientMoments, Observer
+from ireg.core.moments import Observer
 from ireg.core.random import named_generator
+from ireg.core.reservoir import sampled
 from ireg.core.snapshot import Snapshot, Term
 from ireg.data.batches import ShuffledBatches
 from ireg.lit.data import NoisyImages
@@ -56,6 +57,7 @@ class Classifier(L.LightningModule):
         optimizer: makes an optimizer from the parameters.
         terms: function by tag; one that returns None is left out of the row.
         terms_every: measure the terms each so many epochs, before training and after the last epoch.
+        num_batches: estimate the terms from so many of the epoch's minibatches, see `ireg.Monitor`; None: exactly.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         seed: of the random numbers that terms may draw.
     """
@@ -67,6 +69,7 @@ class Classifier(L.LightningModule):
         terms: Mapping[str, Term],
         *,
         terms_every: int = 1,
+        num_batches: int | None = None,
         method: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -75,6 +78,7 @@ class Classifier(L.LightningModule):
         self.make_optimizer = optimizer
         self.terms = dict(terms)
         self.terms_every = terms_every
+        self.num_batches = num_batches
         self.method = method
         self.seed = seed
         self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
@@ -241,7 +245,8 @@ class Classifier(L.LightningModule):
         Both are at the present weights.
 
         The pass that the terms need sees every training example, so it gives the fit, too. If none needs a pass, or the
-        network normalizes by the statistics of minibatches, the examples are evaluated separately.
+        network normalizes by the statistics of minibatches, or if the terms are estimated from some of the minibatches,
+        the examples are evaluated separately.
 
         Args:
             epoch: number of completed epochs.
@@ -250,7 +255,7 @@ class Classifier(L.LightningModule):
         """
         fit = TrainingFit(self.data.train_labels)
         # With the minibatches' statistics outputs are other than in eval mode, which the fit is of.
-        shared = not batch_statistics(self.model)
+        shared = not batch_statistics(self.model) and self.num_batches is None
         values: dict[str, float] = {}
 
         def observe(first: int, outputs: Tensor) -> None:
@@ -261,7 +266,7 @@ class Classifier(L.LightningModule):
                 snapshot = self.snapshot(epoch, minibatches, terms, observe if shared else None)
                 shared &= bool(snapshot.needs)
                 if snapshot.needs:
-                    self._say_once(snapshot.moments)
+                    self._say_once(snapshot)
                 values = evaluate(terms, snapshot)
         if not (terms and shared):
             with evaluating(self.model), torch.inference_mode():
@@ -269,10 +274,11 @@ class Classifier(L.LightningModule):
                     fit.add(indices, self(inputs))
         return values, fit
 
-    def _say_once(self, moments: GradientMoments) -> None:
+    def _say_once(self, snapshot: Snapshot) -> None:
         if not self._said:
             self._said = True
-            log.info("moments of the minibatch gradients: %s by %s", moments.needs, moments.method)
+            some = f"{len(snapshot.batches)} of {snapshot.num_batches} " if snapshot.is_sample else ""
+            log.info("%sminibatch gradients: %s by %s", some, snapshot.needs, snapshot.gradients.method)
 
     def snapshot(
         self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term], observer: Observer | None = None
@@ -280,14 +286,16 @@ class Classifier(L.LightningModule):
         """What the terms may look at, at the present weights; see `measure`."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
+        chosen = sampled(minibatches, self.num_batches, named_generator("minibatches", self.seed, epoch))
         return take_snapshot(
             self.model,
-            IndexedBatches(self.data.train_inputs, self.data.train_labels.observed, minibatches),
+            IndexedBatches(self.data.train_inputs, self.data.train_labels.observed, chosen),
             loss=self.loss_function,
             optimizer=optimizer,
             terms=terms,
             initial={name: value.to(self.device) for name, value in self.initial.items()},
             generator=named_generator("terms", self.seed, epoch),
+            population=None if self.num_batches is None else len(minibatches),
             method=self.method,
             observer=observer,
         )

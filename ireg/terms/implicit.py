@@ -11,9 +11,7 @@ from torch import Tensor
 
 from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.optimizers import OptimizerView
-from ireg.core.params import inner_product, squared_norm, wide_squared_norm
 from ireg.core.snapshot import Snapshot
-from ireg.core.types import Params
 
 
 def _quarter_rate(snapshot: Snapshot) -> float:
@@ -33,23 +31,7 @@ def _whole(optimizer: OptimizerView) -> Need:
     return need if optimizer.rates is None else need | Need.MEAN
 
 
-def _mean_squares(snapshot: Snapshot) -> Tensor:
-    """(1/m) Σ ‖g_k‖², each weight's square times its share of the rate."""
-    shares = snapshot.optimizer.shares
-    return snapshot.moments.sq_norm_mean if shares is None else inner_product(shares, snapshot.moments.square)
-
-
-def _square_of_mean(snapshot: Snapshot) -> Tensor:
-    """‖ḡ‖², each weight's square times its share of the rate."""
-    shares, mean = snapshot.optimizer.shares, snapshot.moments.mean
-    return squared_norm(mean) if shares is None else inner_product(shares, _squares(mean))
-
-
-def _squares(vector: Params) -> Params:
-    return {name: value.square() for name, value in vector.items()}
-
-
-@needs(_whole)
+@needs(_whole, from_sample=True)
 def sgd(snapshot: Snapshot) -> Tensor:
     """The implicit regularizer of SGD: η/(4m) Σ_k ‖g_k‖².
 
@@ -61,20 +43,20 @@ def sgd(snapshot: Snapshot) -> Tensor:
     """
     if snapshot.optimizer.rates is not None:
         return full_batch(snapshot) + minibatch_variance(snapshot)
-    return _quarter_rate(snapshot) * _mean_squares(snapshot)
+    return _quarter_rate(snapshot) * snapshot.gradients.mean_square(snapshot.optimizer.shares)
 
 
-@needs(Need.MEAN)
+@needs(Need.MEAN, from_sample=True)
 def full_batch(snapshot: Snapshot) -> Tensor:
     """The part of `sgd` that full-batch gradient descent has too: (η/4) ‖ḡ‖².
 
     Source: Barrett & Dherin 2021, arXiv:2009.11162, equation (1) with λ = η/4.
     """
-    factor, _ = snapshot.optimizer.step_factors(len(snapshot.batches))
-    return _quarter_rate(snapshot) * factor * _square_of_mean(snapshot)
+    factor, _ = snapshot.optimizer.step_factors(snapshot.num_batches)
+    return _quarter_rate(snapshot) * factor * snapshot.gradients.square_of_mean(snapshot.optimizer.shares)
 
 
-@needs(lambda optimizer: _whole(optimizer) | Need.MEAN)
+@needs(lambda optimizer: _whole(optimizer) | Need.MEAN, from_sample=True)
 def minibatch_variance(snapshot: Snapshot) -> Tensor:
     """The part of `sgd` that minibatches add: η/(4m) Σ_k ‖g_k − ḡ‖².
 
@@ -83,11 +65,12 @@ def minibatch_variance(snapshot: Snapshot) -> Tensor:
 
     Source: Smith et al. 2021, arXiv:2101.12176.
     """
-    _, factor = snapshot.optimizer.step_factors(len(snapshot.batches))
-    return _quarter_rate(snapshot) * factor * (_mean_squares(snapshot) - _square_of_mean(snapshot))
+    _, factor = snapshot.optimizer.step_factors(snapshot.num_batches)
+    gradients, shares = snapshot.gradients, snapshot.optimizer.shares
+    return _quarter_rate(snapshot) * factor * (gradients.mean_square(shares) - gradients.square_of_mean(shares))
 
 
-@needs(lambda optimizer: NOTHING if optimizer.second_moment is None else Need.SQUARE)
+@needs(lambda optimizer: NOTHING if optimizer.second_moment is None else Need.SQUARE, from_sample=True)
 def rmsprop(snapshot: Snapshot) -> Tensor | None:
     """The adaptive term of Singh's paper, as printed.
 
@@ -105,7 +88,4 @@ def rmsprop(snapshot: Snapshot) -> Tensor | None:
     derivation is given there.
     """
     second = snapshot.optimizer.second_moment
-    if second is None:
-        return None
-    weighed = {name: value * snapshot.moments.square[name].sqrt() for name, value in second.items()}
-    return _quarter_rate(snapshot) * wide_squared_norm(weighed)
+    return None if second is None else _quarter_rate(snapshot) * snapshot.gradients.mean_square_of_product(second)

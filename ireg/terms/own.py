@@ -21,13 +21,13 @@ the optimizer's class these terms do not exist. Weight decay λ makes ḡ + λω
 the loss that is descended then.
 """
 
+from functools import partial
+
 from torch import Tensor
 
 from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.optimizers import OptimizerView
-from ireg.core.params import inner_product, squared_norm
 from ireg.core.snapshot import Snapshot
-from ireg.core.types import Params
 
 
 def _moments(optimizer: OptimizerView) -> Need:
@@ -50,10 +50,10 @@ def _step_factors(snapshot: Snapshot) -> tuple[float, float]:
     """
     optimizer = snapshot.optimizer
     plain = optimizer.kind == "sgd" and optimizer.buffer is None
-    return optimizer.step_factors(len(snapshot.batches)) if plain else (1.0, 1.0)
+    return optimizer.step_factors(snapshot.num_batches) if plain else (1.0, 1.0)
 
 
-@needs(_moments)
+@needs(_moments, from_sample=True)
 def own_full_batch(snapshot: Snapshot) -> Tensor | None:
     """The part of `own` that full batches have, too.
 
@@ -64,12 +64,12 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
     if _undefined(snapshot):
         return None
     scale, memory = snapshot.preconditioner, snapshot.memory
-    mean = snapshot.optimizer.decayed(snapshot.moments.mean, snapshot.moving, scale)
+    decayed = partial(snapshot.optimizer.decayed, params=snapshot.moving, scale=scale)
     factor, _ = _step_factors(snapshot)
-    return memory.effective_rate / 4 * factor * (1 + 2 * memory.lag) * _squared_norm(mean, scale)
+    return memory.effective_rate / 4 * factor * (1 + 2 * memory.lag) * snapshot.gradients.square_of_mean(scale, decayed)
 
 
-@needs(_moments)
+@needs(_moments, from_sample=True)
 def own_variance(snapshot: Snapshot) -> Tensor | None:
     """The part of `own` that minibatches add.
 
@@ -81,14 +81,14 @@ def own_variance(snapshot: Snapshot) -> Tensor | None:
     """
     if _undefined(snapshot):
         return None
-    scale, memory, moments = snapshot.preconditioner, snapshot.memory, snapshot.moments
-    squares = moments.sq_norm_mean if scale is None else inner_product(scale, moments.square)
-    unlike = 1 - memory.overlap(moments.num_batches)
+    scale, memory, gradients = snapshot.preconditioner, snapshot.memory, snapshot.gradients
+    unlike = 1 - memory.overlap(snapshot.num_batches)
     _, factor = _step_factors(snapshot)
-    return memory.effective_rate / 4 * factor * unlike * (squares - _squared_norm(moments.mean, scale))
+    variance = gradients.mean_square(scale) - gradients.square_of_mean(scale)
+    return memory.effective_rate / 4 * factor * unlike * variance
 
 
-@needs(_moments)
+@needs(_moments, from_sample=True)
 def own(snapshot: Snapshot) -> Tensor | None:
     """The implicit regularizer of the run's optimizer.
 
@@ -98,10 +98,3 @@ def own(snapshot: Snapshot) -> Tensor | None:
     """
     full_batch, variance = own_full_batch(snapshot), own_variance(snapshot)
     return None if full_batch is None or variance is None else full_batch + variance
-
-
-def _squared_norm(vector: Params, scale: Params | None) -> Tensor:
-    """‖v‖²_P."""
-    if scale is None:
-        return squared_norm(vector)
-    return inner_product(scale, {name: value.square() for name, value in vector.items()})

@@ -161,6 +161,39 @@ def test_accumulation_with_an_incomplete_last_window(tmp_path):
     assert values(monitor) == expected(gradients_of(module, [used[:3], used[3:6], used[6:]], divisor=3))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "skip", "windows"),
+    [
+        ({}, (), 7),
+        ({"accumulate_grad_batches": 2}, (), 4),
+        ({}, (1, 4), 5),
+        ({"accumulate_grad_batches": 2}, (2, 3), 3),
+    ],
+    ids=["plain", "accumulation", "steps without a minibatch", "a window without any"],
+)
+def test_some_of_the_minibatches(tmp_path, arguments, skip, windows):
+    class Keeping(Monitor):
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.kept, self.population = list(self._sample.items), len(self._rates)
+            super().on_train_epoch_end(trainer, pl_module)
+
+    module, monitor = Module(skip=skip), Keeping(TAGS, num_batches=3, prefix="some/")
+    fit(tmp_path, module, monitor, **arguments)
+    assert (len(monitor.kept), monitor.population) == (3, windows)
+    divisor = arguments.get("accumulate_grad_batches", 1)
+    kept = [[(inputs + 1, targets) for (inputs, targets), _ in window.batches] for window in monitor.kept]
+    gradients = gradients_of(module, kept, divisor)
+    row, population = monitor.rows.iloc[-1], windows
+    square = reference.squared_norm(reference.mean(gradients))
+    variance = (np.mean([reference.squared_norm(gradient) for gradient in gradients]) - square) * 3 / 2
+    assert row["some/sgd"] == pytest.approx(reference.sgd(gradients, 0.1), rel=1e-8)
+    corrected = 0.025 * (square - (1 / 3 - 1 / population) * variance)
+    assert row["some/full_batch"] == pytest.approx(corrected, rel=1e-8)
+    assert (row["some/sgd_se"] > 0) == (population > 3)
+    if population == 3:
+        assert row["some/sgd_se"] == 0
+
+
 def test_steps_without_a_minibatch(tmp_path):
     module, monitor = Module(skip=(2, 6)), Monitor(TAGS)
     fit(tmp_path, module, monitor)
@@ -267,17 +300,21 @@ def test_several_devices_and_optimizers_are_refused(tmp_path):
 
 def test_too_much_memory_is_one_line_with_the_remedies(tmp_path):
     match = (
-        r"the first 2 minibatches of the epoch take 0.0 MiB, more than max_cache=0.0 MiB; raise max_cache, "
-        r".*cache_device='cpu'.*limit_train_batches"
+        r"minibatches up to the 2. of the epoch take 0.0 MiB, more than max_cache=0.0 MiB; raise max_cache, "
+        r".*cache_device='cpu'.*num_batches \(at least 3\).*limit_train_batches"
     )
     with pytest.raises(UserError, match=match):
         fit(tmp_path, Module(), Monitor(max_cache=500))
     fit(tmp_path, Module(), Monitor(max_cache="1MiB"))
+    # What the reservoir throws out again takes no memory: three minibatches of 8 examples with 48 bytes each.
+    fit(tmp_path, Module(), Monitor(max_cache=4 * 8 * 48, num_batches=3))
 
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
+        ({"num_batches": 2}, "num_batches=2: must be at least 3"),
+        ({"num_batches": 9, "terms": "theory"}, "ireg/strength needs all minibatches of the epoch"),
         ({"every_n_epochs": 0}, "every_n_epochs=0: must be at least 1"),
         ({"mode": "train"}, "mode='train'"),
         ({"max_cache": "1 TB"}, "max_cache='1 TB': must be a number of bytes, or like"),

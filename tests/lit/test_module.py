@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from ireg.config import read
 from ireg.core.moments import METHODS
 from ireg.core.random import named_generator
+from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
 from ireg.models import MLP
@@ -297,6 +298,30 @@ def test_the_fit_is_the_same_from_the_terms_pass_and_by_itself(tmp_path, small_r
     for name in ("norms", "without"):
         for one, other in zip(tables["with"], tables[name], strict=True):
             assert one == pytest.approx(other, rel=1e-5, abs=0)
+
+
+def test_terms_from_some_of_the_minibatches(tmp_path, small_run):
+    tables = {}
+    for name, value in (("some", "3"), ("all", "null"), ("more", "1000")):
+        small_run(tmp_path / name, "optimizer=rmsprop", "batch_size=10", f"terms.num_batches={value}")
+        tables[name] = rows(tmp_path / name)
+    for some, every, more in zip(tables["some"], tables["all"], tables["more"], strict=True):
+        for tag, value in every.items():
+            if tag.startswith("ireg/"):
+                if (
+                    tag != "ireg/rmsprop" and tag not in OWN_TAGS
+                ):  # a minibatch can be all of these: P is huge somewhere
+                    assert some[tag] == pytest.approx(value, abs=6 * some[f"{tag}_se"]), tag
+                assert (more[tag], more[f"{tag}_se"]) == (value, 0.0)
+            elif not tag.startswith("time/"):
+                assert some[tag] == pytest.approx(value, rel=1e-5, abs=0), tag  # the training, and the fit
+    assert tables["some"][1]["ireg/sgd_se"] > 0
+    assert "norm/l2_se" not in tables["some"][1]
+
+
+def test_a_term_that_needs_all_minibatches_is_refused_before_the_run(tmp_path, small_run):
+    with pytest.raises(UserError, match="ireg/strength needs all minibatches of the epoch"):
+        small_run(tmp_path, "terms=theory", "terms.num_batches=3")
 
 
 def test_double_precision_gives_the_same_values_to_single_precision(tmp_path, small_run):

@@ -1,7 +1,18 @@
 """Moments of the minibatch gradients, and the methods that compute them."""
 
-from ireg.core.moments.compute import choose_method, gradient_moments
+from ireg.core.moments.compute import choose_method, gradient_moments, sampled_gradients
 from ireg.core.moments.methods import METHODS
+from ireg.core.moments.sample import SMALLEST, SampledGradients, standard_error
 from ireg.core.moments.sums import GradientMoments, Observer
 
-__all__ = ["METHODS", "GradientMoments", "Observer", "choose_method", "gradient_moments"]
+__all__ = [
+    "METHODS",
+    "SMALLEST",
+    "GradientMoments",
+    "Observer",
+    "SampledGradients",
+    "choose_method",
+    "gradient_moments",
+    "sampled_gradients",
+    "standard_error",
+]

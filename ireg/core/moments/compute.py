@@ -8,6 +8,7 @@ from ireg.core.functional import ModuleLoss, StepLoss
 from ireg.core.moments import linear, loop, vmap  # noqa: F401 — they register their methods
 from ireg.core.moments.methods import METHODS
 from ireg.core.moments.needs import EVERYTHING, Need
+from ireg.core.moments.sample import SMALLEST, KeptGradients, SampledGradients
 from ireg.core.moments.sums import GradientMoments, MomentSums, Observer
 from ireg.core.types import Batch, LossFn, Params
 
@@ -60,17 +61,56 @@ def gradient_moments(
         >>> moments.sq_norms, moments.mean, moments.num_batches
         (tensor([ 4., 64.]), {'w': tensor(5.)}, 2)
     """
+    sums = MomentSums(params=params, needs=needs, observer=observer)
+    return sums.moments(_fill(sums, loss, batches, method, chunk_size))
+
+
+def sampled_gradients(
+    loss: LossFn, params: Params, batches: Sequence[Batch], population: int, *, method: str = "auto"
+) -> SampledGradients:
+    """Compute the gradients of minibatches that are a sample of an epoch's.
+
+    All of them are kept: the memory is that of k networks.
+
+    Args:
+        loss: as for `gradient_moments`.
+        params: where the gradients are taken.
+        batches: k minibatches, drawn at random and without replacement.
+        population: the number m of the epoch's minibatches, more than k.
+        method: as for `gradient_moments`.
+
+    Raises:
+        ValueError: fewer than `SMALLEST` minibatches, not fewer than m, or a method that cannot serve the loss.
+
+    Example:
+        >>> def loss(params, batch):
+        ...     return (params["w"] * batch[0]).square().mean() / 2
+        >>> batches = [(torch.tensor([x]), torch.zeros(1)) for x in (1.0, 2.0, 3.0)]
+        >>> gradients = sampled_gradients(loss, {"w": torch.tensor(1.0)}, batches, 4)  # 1, 4 and 9
+        >>> gradients.mean_square(None)  # of all three, then without one of each
+        tensor([32.6667, 48.5000, 41.0000,  8.5000], dtype=torch.float64)
+    """
+    if not SMALLEST <= len(batches) < population:
+        raise ValueError(
+            f"a sample of {len(batches)} of {population} minibatches: must be at least {SMALLEST}, and fewer than all"
+        )
+    kept = KeptGradients(params=params, needs=Need.SQUARE, size=len(batches))  # squares: so that each is formed
+    method = _fill(kept, loss, batches, method, None)
+    return SampledGradients(kept.rows, population, method)
+
+
+def _fill(sums: MomentSums, loss: LossFn, batches: Sequence[Batch], method: str, chunk_size: int | None) -> str:
+    """Add all minibatches to the sums; return the method's name."""
     if len(batches) == 0:
         raise ValueError("gradient moments need at least one minibatch, got none")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: must be at least 1")
     if method == "auto":
-        method = choose_method(loss, batches, needs)
+        method = choose_method(loss, batches, sums.needs)
     if method not in METHODS:
         raise ValueError(f"method={method!r}: unknown; choose one of auto, {', '.join(METHODS)}")
-    sums = MomentSums(params=params, needs=needs, observer=observer)
     METHODS[method](loss, batches, chunk_size, sums)
-    return sums.moments(method)
+    return method
 
 
 def choose_method(loss: LossFn, batches: Sequence[Batch], needs: Need) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.moments.needs import Need
-from ireg.core.params import sum_type
+from ireg.core.params import inner_product, squared_norm, sum_type, wide_squared_norm
 from ireg.core.types import Params
 
 Observer = Callable[[int, Tensor], None]
@@ -59,6 +59,32 @@ class GradientMoments:
         """(1/m) Σ ‖g_k‖², 0-d."""
         return self.sq_norms.mean()
 
+    def mean_square(self, scale: Params | None) -> Tensor:
+        """Compute (1/m) Σ ‖g_k‖²_P, 0-d, with ‖v‖²_P = vᵀPv.
+
+        It needs `sq_norms` where P is the identity (None), and `square` else.
+        """
+        return self.sq_norm_mean if scale is None else inner_product(scale, self.square)
+
+    def mean_square_of_product(self, factor: Params) -> Tensor:
+        """Compute (1/m) Σ ‖f ⊙ g_k‖², 0-d; it needs `square`.
+
+        By the norm of f ⊙ √((1/m) Σ g_k ⊙ g_k), which single precision's range does not bound.
+        """
+        return wide_squared_norm({name: value * self.square[name].sqrt() for name, value in factor.items()})
+
+    def square_of_mean(self, scale: Params | None, shift: Callable[[Params], Params] | None = None) -> Tensor:
+        """Compute ‖ḡ‖²_P, 0-d, or ‖ḡ + o‖²_P; it needs `mean`.
+
+        Args:
+            scale: P; None for the identity.
+            shift: adds o to a gradient; None for o = 0.
+        """
+        mean = self.mean if shift is None else shift(self.mean)
+        if scale is None:
+            return squared_norm(mean)
+        return inner_product(scale, {name: value.square() for name, value in mean.items()})
+
 
 Value = TypeVar("Value")
 
@@ -108,7 +134,7 @@ class MomentSums:
 
         The tensor is not kept: it may be a buffer that the next gradient overwrites.
         """
-        gradient = _summable(gradient)
+        gradient = summable(gradient)
         if Need.MEAN in self.needs:
             self.mean[name].add_(gradient)
         if Need.SQUARE in self.needs:
@@ -123,13 +149,13 @@ class MomentSums:
 
         Gradients are (c, *shape); the part is (c,), and None where it is not needed.
         """
-        gradients = _summable(gradients)
+        gradients = summable(gradients)
         if Need.MEAN in self.needs:
             self.mean[name].add_(gradients.sum(0))
         squares = gradients.square() if self.needs & (Need.SQUARE | Need.SQ_NORMS) else None
         if squares is not None and Need.SQUARE in self.needs:
             self.square[name].add_(squares.sum(0))
-        return squares.flatten(1).sum(1) if squares is not None and Need.SQ_NORMS in self.needs else None
+        return flat(squares).sum(1) if squares is not None and Need.SQ_NORMS in self.needs else None
 
     def moments(self, method: str) -> GradientMoments:
         """The moments: sums divided by the number of minibatches, in place."""
@@ -155,7 +181,12 @@ def _zeros(params: Params) -> Params:
     return {name: torch.zeros_like(value, dtype=sum_type(value)) for name, value in params.items()}
 
 
-def _summable(gradient: Tensor) -> Tensor:
+def flat(rows: Tensor) -> Tensor:
+    """Flatten each of c tensors, also numbers: (c, *shape) becomes (c, entries)."""
+    return rows.reshape(len(rows), -1)
+
+
+def summable(gradient: Tensor) -> Tensor:
     """Make a gradient dense, and of the type of sums."""
     dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
     return dense.to(sum_type(dense))

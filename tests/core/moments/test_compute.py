@@ -17,7 +17,12 @@ from tests.cases import EXACT, SINGLE, problems
 
 METHOD_NAMES = [*METHODS, "auto"]
 LAYERWISE = ("ghost", "layers")
-NO_STACKS = ("cnn", "shared weights", "unused parameter")  # what the layerwise ways cannot serve
+NO_STACKS = (
+    "cnn",
+    "shared weights",
+    "unused parameter",
+    "a parameter of one number",
+)  # what the layerwise ways cannot serve
 
 
 def pairs():
