@@ -99,6 +99,17 @@ def test_an_unfinished_run_starts_afresh(tmp_path, small_run):
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
 
 
+def test_a_run_of_a_version_without_a_key_is_the_same_run(tmp_path, small_run, caplog):
+    small_run(tmp_path)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["config"]["terms"].pop("num_batches") is None
+    (tmp_path / "status.json").write_text(json.dumps(status))
+    small_run(tmp_path)
+    assert "done already, kept as it is" in caplog.text
+    with pytest.raises(UserError, match=r"another configuration \(terms.num_batches: None there, 3 here\)"):
+        small_run(tmp_path, "terms.num_batches=3")
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path, small_run):
     small_run(tmp_path)
     with pytest.raises(UserError, match=r"another configuration \(lr: 0.001 there, 0.5 here; optimizer.lr: .*\)"):

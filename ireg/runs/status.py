@@ -60,11 +60,18 @@ def read_status(folder: Path) -> dict[str, Any] | None:
         ) from error
     if not isinstance(status, dict) or not {"state", "config"} <= status.keys():
         return None
-    return status | {"config": _with_present_targets(status["config"])}
+    config = _with_present_targets(status["config"])
+    if isinstance(config, dict) and isinstance(terms := config.get("terms"), dict):
+        config["terms"] = {**_ADDED_TO_TERMS, **terms}
+    return status | {"config": config}
 
 
 _RENAMED = {"ireg.datasets.idx": "ireg.data.idx.idx"}
 """What earlier versions called the targets of their configurations."""
+
+
+_ADDED_TO_TERMS = {"num_batches": None}
+"""Keys that earlier versions did not have, with what these did."""
 
 
 def _with_present_targets(config: Any) -> Any:
