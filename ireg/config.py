@@ -38,7 +38,7 @@ ALWAYS_MEASURED = (
 )
 TERM_SETTINGS = ("every", "num_batches", "method")
 SMALLEST_SAMPLE = 3
-METHODS = ("auto", "loop", "vmap", "ghost", "layers")
+METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks")
 
 
 @dataclass

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from ireg.core.functional import twice_differentiable
 from ireg.core.types import Batch, LossFn, Params
 
 
@@ -31,7 +32,7 @@ def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float,
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     total = {name: torch.zeros_like(value) for name, value in params.items()}
     for weight, batch in batches:
-        with torch.enable_grad():
+        with torch.enable_grad(), twice_differentiable():
             slopes = torch.autograd.grad(
                 loss(leaves, batch), list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )

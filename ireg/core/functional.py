@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -23,13 +24,16 @@ class ModuleLoss:
     Args:
         module: called as `module(inputs)`; its parameters are not changed.
         criterion: `(outputs, targets) -> 0-d tensor`, the mean over the examples, as `nn.functional.cross_entropy`.
+
+    Attributes:
+        places: every place a parameter sits in, and its name in `named_parameters()`.
     """
 
     def __init__(self, module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.module = module
         self.criterion = criterion
-        self._places = _places(module)
-        self._names = set(self._places.values())
+        self.places = _places(module)
+        self._names = set(self.places.values())
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
         """The mean loss."""
@@ -38,10 +42,15 @@ class ModuleLoss:
     def with_outputs(self, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         """The mean loss, and the outputs it is the loss of."""
         inputs, targets = batch
-        own = detached_parameters(self.module) if len(params) < len(self._names) else {}
-        weights = {place: params[name] if name in params else own[name] for place, name in self._places.items()}
-        outputs = functional_call(self.module, weights, (inputs,), tie_weights=False)
+        outputs = self.outputs(params, inputs)
         return self.criterion(outputs, targets), outputs
+
+    def outputs(self, params: Params, inputs: Tensor) -> Tensor:
+        """The module's outputs."""
+        own = detached_parameters(self.module) if len(params) < len(self._names) else {}
+        weights = {place: params[name] if name in params else own[name] for place, name in self.places.items()}
+        outputs: Tensor = functional_call(self.module, weights, (inputs,), tie_weights=False)
+        return outputs
 
 
 def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> ModuleLoss:
@@ -92,6 +101,17 @@ class _Step(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         return self.loss(self.module, batch)
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Let attention have second derivatives.
+
+    torch's fused kernel of `scaled_dot_product_attention` has none on a CPU; its kernel of plain products has. Forward
+    passes whose gradients are differentiated again belong in this block.
+    """
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def loss_and_outputs(loss: LossFn, params: Params, batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ireg.core.functional import twice_differentiable
 from ireg.core.moments import GradientMoments
 from ireg.core.optimizers import OptimizerView, SecondMoment, reciprocal_root
 from ireg.core.params import add_scaled
@@ -97,7 +98,7 @@ def hessian_sums(loss: LossFn, params: Params, batches: Sequence[Batch], point: 
     sums = Sums(params)
     for batch in batches:
         weights = {name: value.detach().requires_grad_() for name, value in params.items()}
-        with torch.enable_grad():
+        with torch.enable_grad(), twice_differentiable():
             value = loss(weights, batch)
             slopes = torch.autograd.grad(
                 value, list(weights.values()), create_graph=True, allow_unused=True, materialize_grads=True

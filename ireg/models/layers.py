@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ireg.core.moments.kinds import kind, over_positions, scale_and_shift
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -63,6 +65,36 @@ class LayerNorm(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (…, width) to the same."""
+        return self.normalized(inputs) * self.weight + self.bias
+
+    def normalized(self, inputs: Tensor) -> Tensor:
+        """Give the last dimension mean 0 and variance 1."""
         centered = inputs - inputs.mean(-1, keepdim=True)
-        scale = (centered.square().mean(-1, keepdim=True) + self.eps).rsqrt()
-        return centered * scale * self.weight + self.bias
+        return centered * (centered.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+
+
+class Shift(nn.Module):
+    """A tensor that is learned, and added to every example.
+
+    Args:
+        shape: of an example.
+        scale: standard deviation of its initial values.
+    """
+
+    def __init__(self, *shape: int, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(scale * torch.randn(*shape))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (N, *shape) to the same."""
+        return inputs + self.weight
+
+
+@kind(LayerNorm)
+def _layer_norm(layer: LayerNorm, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
+    return over_positions(scale_and_shift(layer.normalized(inputs), slopes), 1)
+
+
+@kind(Shift)
+def _shift(layer: Shift, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
+    return {"weight": slopes.sum(1)}

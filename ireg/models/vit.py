@@ -1,9 +1,8 @@
 """A small vision transformer."""
 
-import torch
 from torch import Tensor, nn
 
-from ireg.models.layers import LayerNorm, require_images
+from ireg.models.layers import LayerNorm, Shift, require_images
 
 
 class ViT(nn.Module):
@@ -51,7 +50,7 @@ class ViT(nn.Module):
             raise ValueError(f"heads={heads}: must divide width={width}")
         self.patch = patch
         self.embed = nn.Linear(channels * patch * patch, width)
-        self.places = nn.Parameter(0.02 * torch.randn(height // patch * (columns // patch), width))
+        self.places = Shift(height // patch * (columns // patch), width, scale=0.02)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(blocks)))
         self.norm, self.last = LayerNorm(width), nn.Linear(width, num_classes)
 
@@ -60,7 +59,7 @@ class ViT(nn.Module):
         side = self.patch
         patches = images.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # N, C, rows, side, columns, side
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # N, patches, C · side²
-        logits: Tensor = self.last(self.norm(self.blocks(self.embed(patches) + self.places)).mean(1))
+        logits: Tensor = self.last(self.norm(self.blocks(self.places(self.embed(patches)))).mean(1))
         return logits
 
 

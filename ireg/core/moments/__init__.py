@@ -1,6 +1,7 @@
 """Moments of the minibatch gradients, and the methods that compute them."""
 
 from ireg.core.moments.compute import choose_method, gradient_moments, sampled_gradients
+from ireg.core.moments.kinds import NotServedError, kind
 from ireg.core.moments.methods import METHODS
 from ireg.core.moments.sample import SMALLEST, SampledGradients, standard_error
 from ireg.core.moments.sums import GradientMoments, Observer
@@ -9,10 +10,12 @@ __all__ = [
     "METHODS",
     "SMALLEST",
     "GradientMoments",
+    "NotServedError",
     "Observer",
     "SampledGradients",
     "choose_method",
     "gradient_moments",
+    "kind",
     "sampled_gradients",
     "standard_error",
 ]

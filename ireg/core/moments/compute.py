@@ -1,16 +1,21 @@
 """Moments of the minibatch gradients at fixed parameters, in one pass."""
 
+import logging
 from collections.abc import Sequence
 
 import torch  # noqa: F401 — of the example
+from torch import Tensor
 
 from ireg.core.functional import ModuleLoss, StepLoss
-from ireg.core.moments import linear, loop, vmap  # noqa: F401 — they register their methods
+from ireg.core.moments import hooks, linear, loop, vmap  # noqa: F401 — they register their methods
+from ireg.core.moments.kinds import NotServedError
 from ireg.core.moments.methods import METHODS
 from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.moments.sample import SMALLEST, KeptGradients, SampledGradients
 from ireg.core.moments.sums import GradientMoments, MomentSums, Observer
 from ireg.core.types import Batch, LossFn, Params
+
+log = logging.getLogger(__name__)
 
 
 def gradient_moments(
@@ -35,18 +40,21 @@ def gradient_moments(
     - `vmap`: several minibatches of equal size at once, by `torch.func`; not for models that `vmap` cannot serve.
     - `ghost` and `layers`: for stacks of Linear layers, one pass over many minibatches and then layer by layer, see
       `ireg.core.moments.linear`; `ghost` forms no g_k unless their squares are needed.
+    - `hooks`: for modules whose parameters are in layers of known kinds, several minibatches in one pass, see
+      `ireg.core.moments.hooks`;
     - `auto`: `ghost` or `layers`, whichever is less work, where the model allows them and there are several
-      minibatches; else `vmap` on an accelerator, else `loop`. A loss of a module and any batch takes `loop`.
+      minibatches; else `hooks`, on a CPU where minibatches are small; else `vmap` on an accelerator, else `loop`. Where
+      hooks turn out not to serve a module, `loop`. A loss of a module and any batch takes `loop`.
 
     Args:
-        loss: pure function `(params, batch) -> 0-d mean loss`; `ghost`, `layers` and `observer` want one made by
-            `functional_loss`.
+        loss: pure function `(params, batch) -> 0-d mean loss`; `ghost`, `layers`, `hooks` and `observer` want one made
+            by `functional_loss`.
         params: where the gradients are taken; neither they nor any `.grad` are changed.
         batches: the minibatches; sizes may differ.
         needs: what to compute.
         method: one of the above.
-        chunk_size: minibatches held at once by `vmap` (default: as many as fit into `VMAP_MEMORY` bytes), `ghost` and
-            `layers` (default: those of `EXAMPLES_AT_ONCE` examples).
+        chunk_size: minibatches held at once by `vmap` (default: as many as fit into `VMAP_MEMORY` bytes), `hooks`
+            (default: by what one minibatch needs), `ghost` and `layers` (default: `EXAMPLES_AT_ONCE` examples).
         observer: called with each minibatch's outputs during the pass.
 
     Raises:
@@ -105,23 +113,38 @@ def _fill(sums: MomentSums, loss: LossFn, batches: Sequence[Batch], method: str,
         raise ValueError("gradient moments need at least one minibatch, got none")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: must be at least 1")
-    if method == "auto":
-        method = choose_method(loss, batches, sums.needs)
-    if method not in METHODS:
+    chosen = choose_method(loss, sums.params, batches, sums.needs) if method == "auto" else method
+    if chosen not in METHODS:
         raise ValueError(f"method={method!r}: unknown; choose one of auto, {', '.join(METHODS)}")
-    METHODS[method](loss, batches, chunk_size, sums)
-    return method
+    try:
+        METHODS[chosen](loss, batches, chunk_size, sums)
+    except NotServedError as error:
+        if method != "auto":
+            raise
+        log.info("the gradients of one minibatch after the other: %s", error)
+        chosen = "loop"
+        METHODS[chosen](loss, batches, chunk_size, sums)
+    return chosen
 
 
-def choose_method(loss: LossFn, batches: Sequence[Batch], needs: Need) -> str:
+def choose_method(loss: LossFn, params: Params, batches: Sequence[Batch], needs: Need) -> str:
     """What `auto` stands for.
 
     A single minibatch leaves nothing to batch, and by the loop its ‖g‖² is ‖ḡ‖² to the last bit.
     """
-    if isinstance(loss, StepLoss):
+    if isinstance(loss, StepLoss) or len(batches) == 1:
         return "loop"
     inputs, targets = batches[0]
-    if len(batches) > 1 and isinstance(loss, ModuleLoss) and linear.serves(loss.module, inputs.ndim):
+    if not isinstance(inputs, Tensor):
+        return "loop"
+    if isinstance(loss, ModuleLoss) and linear.serves(loss.module, inputs.ndim):
         pays = Need.SQUARE not in needs and linear.products_pay(loss.module, len(targets), needs)
         return "ghost" if pays else "layers"
-    return "loop" if inputs.device.type == "cpu" else "vmap"
+    on_cpu = inputs.device.type == "cpu"
+    try:
+        hooks.layers_of(loss, params)
+    except NotServedError as error:
+        log.info("no fast way: %s", error)
+        return "loop" if on_cpu else "vmap"
+    pays = not on_cpu or hooks.minibatches_at_once(loss, params, batches[0]) >= hooks.AT_LEAST
+    return "hooks" if pays else "loop"

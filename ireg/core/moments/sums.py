@@ -182,7 +182,7 @@ def _zeros(params: Params) -> Params:
 
 
 def flat(rows: Tensor) -> Tensor:
-    """Flatten each of c tensors, also numbers: (c, *shape) becomes (c, entries)."""
+    """Flatten each of c tensors; a number becomes one entry."""
     return rows.reshape(len(rows), -1)
 
 

@@ -7,19 +7,19 @@ from torch.func import grad_and_value, vmap
 
 from ireg.core.batches import stacks
 from ireg.core.functional import ModuleLoss, loss_and_outputs
+from ireg.core.moments.memory import bytes_of, kept_for_backward
 from ireg.core.moments.methods import method
 from ireg.core.moments.sums import MomentSums, add_up
 from ireg.core.types import Batch, LossFn, Params
 
 VMAP_MEMORY = 2**28
-"""Bytes of stacked minibatch gradients held at once, unless `chunk_size` is given."""
+"""Bytes of minibatch gradients, and of what their backward passes need, unless `chunk_size` is given."""
 
 
 @method("vmap")
 def add_by_vmap(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums) -> None:
     """Add the moments of neighbouring minibatches of equal size, several at once."""
-    bytes_each = sum(value.numel() * value.element_size() for value in sums.params.values())
-    size = chunk_size or max(1, VMAP_MEMORY // max(1, bytes_each))
+    size = chunk_size or max(1, VMAP_MEMORY // _bytes_each(loss, sums.params, batches[0]))
 
     def with_outputs(params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         value, outputs = loss_and_outputs(loss, params, batch)
@@ -30,3 +30,7 @@ def add_by_vmap(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, 
         gradients, (values, outputs) = gradient(sums.params, stacked_batch)
         norms = [sums.add_gradients(name, stacked) for name, stacked in gradients.items()]
         sums.add_minibatches(values, outputs if isinstance(loss, ModuleLoss) else None, add_up(norms))
+
+
+def _bytes_each(loss: LossFn, params: Params, batch: Batch) -> int:
+    return max(1, bytes_of(params) + kept_for_backward(loss, params, batch).size)

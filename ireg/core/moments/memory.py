@@ -1,0 +1,50 @@
+"""What one minibatch's backward pass needs in memory.
+
+Measured by its forward pass.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from ireg.core.types import Batch, LossFn, Params
+
+
+class Kept(NamedTuple):
+    """Tensors that a forward pass keeps, and their bytes.
+
+    Kept for the backward pass; parameters are not counted.
+    """
+
+    tensors: int
+    size: int
+
+    @property
+    def mean(self) -> float:
+        """Bytes of a tensor, on the mean."""
+        return self.size / max(1, self.tensors)
+
+
+def kept_for_backward(loss: LossFn, params: Params, batch: Batch) -> Kept:
+    """Measure what the backward pass of one minibatch needs."""
+    own = {value.untyped_storage().data_ptr() for value in params.values()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    weights = {name: value.detach().requires_grad_() for name, value in params.items()}
+    with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
+        value = loss(weights, batch)  # held, so that no storage's place is given to another
+    del value
+    return Kept(len(kept), sum(kept.values()))
+
+
+def bytes_of(params: Params) -> int:
+    """The bytes of a gradient."""
+    return sum(value.numel() * value.element_size() for value in params.values())
