@@ -15,7 +15,8 @@ from ireg.errors import UserError
 class Source(Protocol):
     """Reads one split of a data set.
 
-    Returns a pair of CPU tensors: images uint8 (N, H, W) or (N, C, H, W), labels int64 (N,) in [0, num_classes).
+    Returns a pair of CPU tensors: images (N, H, W) or (N, C, H, W), labels int64 (N,) in [0, num_classes). Images are
+    uint8 from 0 to 255, which become numbers in [0, 1], or float32, which are taken as they are.
     """
 
     def __call__(self, *, train: bool) -> tuple[Tensor, Tensor]:
@@ -77,15 +78,18 @@ def _faults(returned: Any) -> Iterator[str]:
     """
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         yield f"returned {_what(returned)}; must be a pair (images, labels)"
-    for name, values, dtype in zip(("images", "labels"), returned, (torch.uint8, torch.int64), strict=True):
+    allowed = ((torch.uint8, torch.float32), (torch.int64,))
+    for name, values, dtypes in zip(("images", "labels"), returned, allowed, strict=True):
         if not isinstance(values, Tensor):
             yield f"{name} are {_what(values)}; must be a tensor, as from torch.from_numpy or torch.tensor"
         if values.device.type != "cpu":
             yield f"{name} are on {values.device}; must be on the CPU: {name}.cpu()"
-        if values.dtype != dtype:
-            scale = " from 0 to 255" if name == "images" else f": {name}.to({dtype})"
-            yield f"{name} are {_plain(values.dtype)}; must be {_plain(dtype)}{scale}"
+        if values.dtype not in dtypes:
+            scale = " from 0 to 255, or float32" if name == "images" else f": {name}.to({dtypes[0]})"
+            yield f"{name} are {_plain(values.dtype)}; must be {_plain(dtypes[0])}{scale}"
     images, labels = returned
+    if images.is_floating_point() and not images.isfinite().all():
+        yield f"{int((~images.isfinite()).sum())} numbers of the images are not finite; must be finite"
     if images.ndim not in (3, 4) or not images.numel():
         yield f"images of shape {tuple(images.shape)}; must be (N, H, W) or (N, C, H, W), none of them 0"
     if labels.ndim != 1:

@@ -117,7 +117,7 @@ class NoisyImages(L.LightningDataModule):
             kind=self.noise_kind,
             generator=named_generator(f"{split} label noise", self.noise_seed),
         )
-        inputs = images[indices].to(torch.float32).div_(255)
+        inputs = images[indices] if images.is_floating_point() else images[indices].to(torch.float32).div_(255)
         if inputs.ndim == 3:
             inputs = inputs[:, None]
         shift, scale = (_by_channel(key, value, inputs) for key, value in (("mean", self.shift), ("std", self.scale)))

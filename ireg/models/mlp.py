@@ -19,10 +19,10 @@ class MLP(nn.Sequential):
         hidden: widths of the hidden layers; an empty list makes a linear model.
         activation: `relu`, `tanh`, `gelu`, `silu` or `softplus`.
         bias: whether layers have one. Without, and with ReLU, the network is homogeneous in its weights.
-        init_scale: factor of all initial weights.
+        init_scale: factor of all initial weights; 0 for a linear model alone, which can leave that point.
 
     Raises:
-        ValueError: a width below 1, an unknown activation, or a scale that is not above 0.
+        ValueError: a width below 1, an unknown activation, or a scale out of its range.
 
     Example:
         >>> sum(p.numel() for p in MLP(input_shape=(1, 28, 28), num_classes=10, hidden=[256] * 4).parameters())
@@ -42,8 +42,8 @@ class MLP(nn.Sequential):
         widths = [math.prod(input_shape), *hidden, num_classes]
         if min(widths) < 1:
             raise ValueError(f"widths {widths}: each must be at least 1")
-        if not 0 < init_scale < math.inf:
-            raise ValueError(f"init_scale={init_scale:g}: must be a finite number above 0")
+        if not 0 <= init_scale < math.inf or (init_scale == 0 and hidden):
+            raise ValueError(f"init_scale={init_scale:g}: must be a finite number above 0, or 0 for a linear model")
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs, bias=bias), make_activation(activation)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from ireg.assets import make_fashion10k, subset
+from ireg.assets import make_digits, make_fashion10k, subset
 from ireg.data.packed import packed
 from ireg.errors import UserError
 
@@ -98,3 +98,37 @@ def test_the_script_makes_the_same_bytes_again(folder, monkeypatch, capsys):
 def test_the_originals_are_those_of_the_full_set():
     full = yaml.safe_load((CONF / "fashion_mnist.yaml").read_text())["source"]["md5"]
     assert full == make_fashion10k.ORIGINAL_MD5
+
+
+def test_the_digits():
+    md5 = yaml.safe_load((CONF / "digits.yaml").read_text())["source"]["md5"]
+    counts = []
+    for train in (True, False):
+        images, labels = packed(dataset="Digits", root=None, md5=md5, train=train)
+        counts.append(len(labels))
+        assert images.shape == (len(labels), 8, 8)
+        assert images.unique().tolist() == [(number * 255 + 8) // 16 for number in range(17)]
+        assert labels.bincount(minlength=10).min() > len(labels) / 12
+    assert counts == [make_digits.NUM_TRAIN, 1797 - make_digits.NUM_TRAIN]
+
+
+def test_the_script_of_the_digits(tmp_path, monkeypatch, capsys):
+    lines = [",".join(str((pixel + row) % 17) for pixel in range(64)) + f",{row % 10}" for row in range(1440)]
+    content = "\n".join(lines).encode()
+    original = tmp_path / "digits.csv.gz"
+    original.write_bytes(gzip.compress(content))
+    monkeypatch.setattr(make_digits, "RAW", tmp_path / "Digits" / "raw")
+    with pytest.raises(SystemExit, match="has md5 .* when unpacked, expected .*; give scikit-learn's digits.csv.gz"):
+        make_digits.main([str(original)])
+    assert not (tmp_path / "Digits").exists()
+    monkeypatch.setattr(make_digits, "ORIGINAL_MD5", hashlib.md5(content).hexdigest())
+    make_digits.main([str(original)])
+    md5 = yaml.safe_load(capsys.readouterr().out)
+    images, labels = packed(dataset="Digits", root=tmp_path, md5=md5, train=False)
+    assert labels.tolist() == [7, 8, 9]  # of the lines from 1437 on
+    assert images[0, 0, :3].tolist() == [(number * 255 + 8) // 16 for number in (1437 % 17, 1438 % 17, 1439 % 17)]
+    original.write_bytes(b"no gzip")
+    with pytest.raises(SystemExit, match="digits.csv.gz cannot be read"):
+        make_digits.main([str(original)])
+    with pytest.raises(SystemExit, match="usage: .*make_digits digits.csv.gz"):
+        make_digits.main([])

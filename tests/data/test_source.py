@@ -16,7 +16,9 @@ def read(returned):
     return read_split(lambda *, train: returned, "train", num_examples=6, num_classes=3)
 
 
-@pytest.mark.parametrize("images", [IMAGES, IMAGES.reshape(6, 1, 4, 4), torch.zeros(6, 3, 5, 4, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "images", [IMAGES, IMAGES.reshape(6, 1, 4, 4), torch.zeros(6, 3, 5, 4, dtype=torch.uint8), IMAGES - 1.5]
+)
 def test_what_the_contract_says_is_taken_as_it_is(images):
     taken = read([images, LABELS])
     assert taken[0] is images
@@ -33,7 +35,8 @@ def test_what_the_contract_says_is_taken_as_it_is(images):
         ((IMAGES.numpy(), LABELS), "images are numpy.ndarray; must be a tensor, as from torch.from_numpy"),
         ((IMAGES, LABELS.numpy()), "labels are numpy.ndarray; must be a tensor"),
         ((IMAGES, LABELS.tolist()), "labels are list of 6; must be a tensor, .* or torch.tensor"),
-        ((IMAGES.float(), LABELS), "images are float32; must be uint8 from 0 to 255"),
+        ((IMAGES.double(), LABELS), "images are float64; must be uint8 from 0 to 255, or float32"),
+        ((IMAGES / 0, LABELS), "96 numbers of the images are not finite; must be finite"),
         ((IMAGES, LABELS.int()), r"labels are int32; must be int64: labels.to\(torch.int64\)"),
         ((IMAGES, LABELS.to(torch.uint8)), "labels are uint8; must be int64"),
         ((IMAGES, LABELS.float()), "labels are float32; must be int64"),

@@ -129,7 +129,10 @@ def test_the_scale_of_the_initial_weights():
             lambda: MLP(input_shape=(4,), num_classes=2, hidden=[3], activation="step"),
             "activation=step: must be",
         ),
-        (lambda: MLP(input_shape=(4,), num_classes=2, hidden=[3], init_scale=0.0), "init_scale=0: must be a finite"),
+        (
+            lambda: MLP(input_shape=(4,), num_classes=2, hidden=[3], init_scale=0.0),
+            "init_scale=0: must be a finite number above 0, or 0 for a linear model",
+        ),
         (lambda: CNN(input_shape=(4,), num_classes=2), r"input_shape=\(4,\): CNN takes images .*; use model=mlp"),
         (lambda: CNN(input_shape=(1, 4, 4), num_classes=2, channels=[]), r"channels=\[\]: must be at least one"),
         (lambda: CNN(input_shape=(1, 4, 4), num_classes=2, groups=5), "groups=5: must be 0, or divide .*, as 16"),
