@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,12 @@ def parts(gradients, names):
 
 
 def test_every_example_is_here():
-    assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == ["own_module", "plain_torch", "tokens"]
+    assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == [
+        "diagonal_network",
+        "own_module",
+        "plain_torch",
+        "tokens",
+    ]
 
 
 @PRECISIONS
@@ -104,3 +110,39 @@ def test_tokens(dtype, tolerance, in_precision):
     variance = (total**2 - squares) / (7 * total) * reference.minibatch_variance(gradients, 1.0)
     assert row["ireg/full_batch"] == pytest.approx(full, rel=tolerance, abs=0)
     assert row["ireg/minibatch_variance"] == pytest.approx(variance, rel=tolerance, abs=0)
+
+
+@PRECISIONS
+def test_diagonal_network(dtype, tolerance, in_precision, monkeypatch):
+    example = load("diagonal_network")
+    batches, update = [], example.ireg.Monitor.update
+    monkeypatch.setattr(
+        example.ireg.Monitor, "update", lambda self, batch: batches.append(batch) or update(self, batch)
+    )
+    errors, monitor = example.train("sgd", steps=40)
+    assert errors.shape == (example.PROBLEMS,)
+    last = [tuple(values.double() for values in batch) for batch in batches[-4:]]
+    gradients = gradients_of(monitor.model, example.loss, last)
+    rates = [0.03 * min(1.0, 5 * (1 - step / 40)) for step in range(36, 40)]
+    total, squares = sum(rates), sum(rate**2 for rate in rates)
+    full = squares / (4 * total) * reference.squared_norm(reference.mean(gradients))
+    variance = (total**2 - squares) / (3 * total) * reference.minibatch_variance(gradients, 1.0)
+    row = monitor.rows.iloc[-1]
+    assert row["ireg/own"] == pytest.approx(full + variance, rel=tolerance, abs=0)
+    assert row["ireg/own_se"] == 0  # four of four minibatches
+
+
+def test_the_notebook(tmp_path, monkeypatch, capsys):
+    """Its code cells run one after the other, and the last number is that of a plain loop."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    notebook = json.loads((EXAMPLES / "any_model.ipynb").read_text())
+    names = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec("".join(cell["source"]), names)
+    gradients = gradients_of(names["model"], lambda m, b: cross_entropy(m(b[0].double()), b[1]), names["batches"])
+    expected = reference.sgd(gradients, names["optimizer"].param_groups[0]["lr"])
+    assert names["values"]["ireg/sgd"] == pytest.approx(expected, rel=1e-4, abs=0)
+    assert len(names["monitor"].rows) == 5
