@@ -86,16 +86,25 @@ class MemoryWatch:
         return value
 
     def _tensors(self, call: Callable[[], Any]) -> Any:
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
-            value = call()
-        events = log.profiler.kineto_results.events()
-        held = peak = 0  # bytes above what was held before the call
-        changes = [event for event in events if event.name() == "[memory]"]
-        for change in sorted(changes, key=lambda event: event.start_ns()):
-            held += change.nbytes()
-            peak = max(peak, held)
-        self.tensors = peak
-        return value
+        values: list[Any] = []
+        self.tensors = peak_tensors(lambda: values.append(call()))
+        return values[0]
+
+
+def peak_tensors(call: Callable[[], object]) -> int:
+    """Return the peak bytes of tensors during a call.
+
+    They are above what is in use before it.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
+        call()
+    events = log.profiler.kineto_results.events()
+    held = peak = 0  # bytes above what was held before the call
+    changes = [event for event in events if event.name() == "[memory]"]
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        held += change.nbytes()
+        peak = max(peak, held)
+    return peak
 
 
 def _plainly(call: Callable[[], Any]) -> Any:

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from benchmarks.case import Case
 from benchmarks.memory import Memory
+from benchmarks.methods import SAMPLE, MethodTimes
 from benchmarks.sides import BY_HAND, ORDINARY, PROJECT, TERMS_OFF, THEORY
 from benchmarks.times import Measure, Result, quotient
 
@@ -124,6 +125,26 @@ def memory(found: Sequence[tuple[Case, Memory]]) -> Grid:
         for case, peak in found
     ]
     return Grid("Peak memory of the terms' pass above what was in use before it", columns, rows)
+
+
+def methods(found: Sequence[MethodTimes]) -> Grid:
+    """Tabulate the terms' pass by architecture and method, and its memory."""
+    names = list(dict.fromkeys(method for times in found for method in times.ratios))
+    columns = ["network", "batch", "training, ms", "auto takes", *(f"{name} / training" for name in names)]
+    columns += [f"{SAMPLE} minibatches / epoch", *(f"{name}, MB" for name in names)]
+    rows = [
+        [
+            times.architecture,
+            str(times.batch_size),
+            f"{times.training * 1e3:.1f}",
+            times.chosen,
+            *(_ratio(times.ratios.get(name)) for name in names),
+            _ratio(times.sample),
+            *(f"{times.memory[name] / 1e6:.1f}" if name in times.memory else MISSING for name in names),
+        ]
+        for times in found
+    ]
+    return Grid("The terms' pass by method, over the training pass", columns, rows)
 
 
 _CASE = ("optimizer", "width", "batch", "threads")

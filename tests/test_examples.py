@@ -123,7 +123,7 @@ def test_diagonal_network(dtype, tolerance, in_precision, monkeypatch):
     assert errors.shape == (example.PROBLEMS,)
     last = [tuple(values.double() for values in batch) for batch in batches[-4:]]
     gradients = gradients_of(monitor.model, example.loss, last)
-    rates = [0.03 * min(1.0, 5 * (1 - step / 40)) for step in range(36, 40)]
+    rates = [0.02 * min(1.0, 5 * (1 - step / 40)) for step in range(36, 40)]
     total, squares = sum(rates), sum(rate**2 for rate in rates)
     full = squares / (4 * total) * reference.squared_norm(reference.mean(gradients))
     variance = (total**2 - squares) / (3 * total) * reference.minibatch_variance(gradients, 1.0)
