@@ -23,6 +23,7 @@ from rich.text import Text
 
 from ireg.analysis.looks import drawn
 from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
+from ireg.certify.derivatives import CLOSE, of_networks
 from ireg.command import framed, run_as_process
 from ireg.errors import UserError
 from ireg.files import is_writable, write_bytes
@@ -46,27 +47,30 @@ WIDTH = 160
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code.
 
-    It is 0 if all certificates pass, 1 if not.
+    It is 0 if all certificates pass, and all derivatives of the networks are right, 1 if not.
     """
     options = _parser().parse_args(arguments)
     chosen = _chosen(options.optimizer)
     rates = None if options.lr_range is None else _rates(options.lr_range)
     plot = None if options.plot is None else _plot_path(options.plot)
     outcomes = run(chosen, rates, jobs=_jobs(options.jobs))
-    show(outcomes, make_console(**({} if sys.stdout.isatty() else {"width": WIDTH})))
+    console = make_console(**({} if sys.stdout.isatty() else {"width": WIDTH}))
+    show(outcomes, console)
+    right = options.optimizer is not None or show_derivatives(of_networks(), console)
     if plot is not None:
         for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
             write_bytes(plot, content)
-    return 0 if all(outcome.passes for outcome in outcomes.values()) else 1
+    return 0 if right and all(outcome.passes for outcome in outcomes.values()) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ireg.verify",
         description="Certify the theory of every optimizer: torch's own optimizers, in float64 on small smooth "
-        "problems, against their modified flows, and against flows that are wrong in one place.",
+        "problems, against their modified flows, and against flows that are wrong in one place. And compare the "
+        "networks' derivatives with differences.",
     )
-    parser.add_argument("--optimizer", metavar="NAME", nargs="+", help="certify these only")
+    parser.add_argument("--optimizer", metavar="NAME", nargs="+", help="certify these only, and no networks")
     parser.add_argument(
         "--lr-range", metavar=("LOW", "HIGH"), nargs=2, help="learning rates, where nothing else is tied to them"
     )
@@ -173,6 +177,21 @@ def show(outcomes: Mapping[int, Outcome], console: Console) -> None:
             console.print(line)
     passed = sum(outcome.passes for outcome in outcomes.values())
     console.print(f"{passed} of {len(outcomes)} certificates hold")
+
+
+def show_derivatives(errors: Mapping[str, Sequence[float]], console: Console) -> bool:
+    """Print the errors of the networks' derivatives; return whether all are small."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="derivatives against differences", title_justify="left")
+    table.add_column("network")
+    for column in ("1st", "2nd", "3rd", "verdict"):
+        table.add_column(column, justify="right")
+    good = {name: max(found) <= CLOSE for name, found in errors.items()}
+    for name, found in errors.items():
+        verdict = Text("right", style="green") if good[name] else Text("WRONG", style="bold red")
+        table.add_row(name, *(f"{error:.0e}" for error in found), verdict)
+    console.print(table)
+    console.print(f"{sum(good.values())} of {len(good)} networks have right derivatives, to {CLOSE:g}")
+    return all(good.values())
 
 
 def _slope(curve: Curve) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
+from ireg.models.layers import activation as make_activation
 from ireg.models.layers import normalization, require_images
 
 
@@ -19,9 +19,10 @@ class ResNet(nn.Sequential):
         num_classes: number of outputs.
         channels: of the stages.
         groups: of each GroupNorm.
+        activation: `relu`, `tanh`, `gelu`, `silu` or `softplus`.
 
     Raises:
-        ValueError: inputs that are no images, no channels, or groups that do not divide them.
+        ValueError: inputs that are no images, no channels, groups that do not divide them, or an unknown activation.
 
     Source: He et al. 2016, arXiv:1512.03385, section 4.2; GroupNorm instead of BatchNorm: Wu & He 2018,
     arXiv:1803.08494.
@@ -32,7 +33,13 @@ class ResNet(nn.Sequential):
     """
 
     def __init__(
-        self, *, input_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (16, 32, 64), groups: int = 8
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        channels: Sequence[int] = (16, 32, 64),
+        groups: int = 8,
+        activation: str = "relu",
     ) -> None:
         require_images(tuple(input_shape), "ResNet")
         if not channels or min(channels) < 1:
@@ -41,10 +48,10 @@ class ResNet(nn.Sequential):
         layers: list[nn.Module] = [
             nn.Conv2d(input_shape[0], first, 3, padding=1, bias=False),
             normalization(groups, first),
-            nn.ReLU(),
+            make_activation(activation),
         ]
         for before, after in zip((first, *channels), channels, strict=False):
-            layers.append(Block(before, after, groups))
+            layers.append(Block(before, after, groups, activation))
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], num_classes))
 
 
@@ -54,15 +61,17 @@ class Block(nn.Module):
     Where the number of channels changes, the first convolution and a projection of the inputs have stride 2.
     """
 
-    def __init__(self, before: int, after: int, groups: int) -> None:
+    def __init__(self, before: int, after: int, groups: int, activation: str) -> None:
         super().__init__()
         stride = 1 if before == after else 2
         self.first = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
         self.second = nn.Conv2d(after, after, 3, padding=1, bias=False)
         self.norms = nn.ModuleList([normalization(groups, after), normalization(groups, after)])
+        self.activation = make_activation(activation)
         self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(before, after, 1, stride=stride, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (N, before, H, W) to (N, after, H/stride, W/stride)."""
-        hidden = relu(self.norms[0](self.first(inputs)))
-        return relu(self.norms[1](self.second(hidden)) + self.shortcut(inputs))
+        hidden = self.activation(self.norms[0](self.first(inputs)))
+        outputs: Tensor = self.activation(self.norms[1](self.second(hidden)) + self.shortcut(inputs))
+        return outputs

@@ -4,6 +4,7 @@ import pytest
 
 from ireg.certify import CERTIFICATES, command
 from ireg.certify.certificate import Curve
+from ireg.certify.derivatives import NETWORKS
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +44,19 @@ def test_a_control_that_is_not_rejected_fails(capsys, monkeypatch):
     accepted = Curve(errors=(1.0, 0.25), slope=2.0, uncertainty=0.0)
     outcome = type(right)(**(vars(right) | {"controls": {"a wrong flow": accepted}}))
     monkeypatch.setattr(command, "run", lambda *arguments, **keywords: {0: outcome})
-    assert command.main([]) == 1
+    assert command.main(["--optimizer", "gd"]) == 1
     assert "not rejected: a wrong flow (slope 2.00)" in capsys.readouterr().out
+
+
+def test_the_networks_derivatives(capsys, monkeypatch):
+    monkeypatch.setattr(command, "run", lambda *arguments, **keywords: {})
+    assert command.main([]) == 0
+    out = capsys.readouterr().out
+    assert f"{len(NETWORKS)} of {len(NETWORKS)} networks have right derivatives, to 1e-05" in out
+    monkeypatch.setattr(command, "of_networks", lambda: {"vit": (1e-9, 1e-9, 0.1)})
+    assert command.main([]) == 1
+    assert "WRONG" in (out := capsys.readouterr().out)
+    assert "0 of 1 networks" in out
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from ireg.core.functional import functional_loss
@@ -55,25 +54,6 @@ def test_an_examples_logits_do_not_depend_on_the_others(model):
     assert together.shape == (4, 3)
     alone = torch.cat([model(image[None]) for image in IMAGES])
     torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-12)
-
-
-def test_derivatives_up_to_the_third_are_those_of_differences(model):
-    """Along a direction, by automatic differentiation and by central differences of the derivative below."""
-    generator = torch.Generator().manual_seed(1)
-    start = {name: value.detach() for name, value in model.named_parameters()}
-    direction = {name: torch.randn(value.shape, generator=generator).double() for name, value in start.items()}
-
-    def derivatives(place):
-        step = torch.tensor(place, dtype=torch.float64, requires_grad=True)
-        weights = {name: value + step * direction[name] for name, value in start.items()}
-        found = [cross_entropy(functional_call(model, weights, (IMAGES,)), LABELS)]
-        for _ in range(3):
-            found.append(torch.autograd.grad(found[-1], step, create_graph=True)[0])
-        return torch.stack([value.detach() for value in found])
-
-    small = 1e-5
-    differences = (derivatives(small) - derivatives(-small)) / (2 * small)
-    torch.testing.assert_close(derivatives(0.0)[1:], differences[:-1], rtol=1e-5, atol=1e-6)
 
 
 def test_all_moments_are_served_by_each_method(model):

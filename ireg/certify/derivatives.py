@@ -1,0 +1,103 @@
+"""Derivatives of networks against differences, up to the third.
+
+Double backward needs second derivatives, terms of curvature third ones. A kernel may have wrong ones without a word.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ireg.core.functional import functional_loss, twice_differentiable
+from ireg.core.random import named_generator
+from ireg.core.types import Batch, LossFn, Params
+from ireg.models import CNN, MLP, ResNet, ViT
+
+STEP = 1e-5
+"""Of the central differences, along a direction with numbers of size 1: rounding and curvature leave about 1e-8."""
+CLOSE = 1e-5
+"""Largest error that passes, as a share of the derivative."""
+
+NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
+    "mlp": lambda: MLP(input_shape=(1, 14, 14), num_classes=3, hidden=[8], activation="tanh"),
+    "linear": lambda: MLP(input_shape=(1, 14, 14), num_classes=3, hidden=[]),
+    "cnn": lambda: CNN(input_shape=(1, 14, 14), num_classes=3, channels=[4, 4], groups=2, activation="gelu"),
+    "cnn, no normalization": lambda: CNN(input_shape=(1, 14, 14), num_classes=3, groups=0, activation="softplus"),
+    "resnet": lambda: ResNet(input_shape=(1, 14, 14), num_classes=3, channels=[4, 8], groups=2, activation="gelu"),
+    "vit": lambda: ViT(input_shape=(1, 14, 14), num_classes=3, width=8, heads=2),
+}
+"""Small ones of each architecture, with smooth functions: at a kink differences are not derivatives."""
+
+
+def derivative_errors(loss: LossFn, params: Params, batch: Batch) -> tuple[float, float, float]:
+    """Compare a loss's derivatives along a random direction with differences.
+
+    The first, second and third derivative by automatic differentiation stand against central differences of the one
+    below.
+
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        params: where, in float64.
+        batch: the minibatch.
+
+    Returns:
+        The three errors, each as a share of the derivative, or of 1 where that is less.
+
+    Raises:
+        ValueError: the parameters are not in float64, in which alone differences are exact enough.
+
+    Example:
+        >>> def loss(params, batch):
+        ...     return (params["w"] ** 4).sum()
+        >>> max(derivative_errors(loss, {"w": torch.ones(2, dtype=torch.float64)}, None)) < CLOSE
+        True
+    """
+    for name, value in params.items():
+        if value.dtype != torch.float64:
+            raise ValueError(f"{name} is {value.dtype}; must be float64: differences need its digits")
+    generator = named_generator("derivatives")
+    direction = {
+        name: torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
+        for name, value in params.items()
+    }
+
+    def derivatives(place: float) -> list[float]:
+        step = torch.tensor(place, dtype=torch.float64, requires_grad=True)
+        with torch.enable_grad(), twice_differentiable():
+            value = loss({name: start + step * direction[name] for name, start in params.items()}, batch)
+            found = [float(value.detach())]
+            for _ in range(3):
+                # The derivative of a constant is 0, and has no graph.
+                value = (
+                    torch.autograd.grad(value, step, create_graph=True, materialize_grads=True)[0]
+                    if value.requires_grad
+                    else torch.zeros_like(step)
+                )
+                found.append(float(value.detach()))
+        return found
+
+    here, above, below = derivatives(0.0), derivatives(STEP), derivatives(-STEP)
+    differences = [(more - less) / (2 * STEP) for more, less in zip(above, below, strict=True)]
+    first, second, third = (
+        abs(here[order] - differences[order - 1]) / max(1.0, abs(here[order])) for order in (1, 2, 3)
+    )
+    return first, second, third
+
+
+def of_networks(networks: Mapping[str, Callable[[], nn.Module]] = NETWORKS) -> dict[str, tuple[float, float, float]]:
+    """Compute the errors of each network.
+
+    It has its own initial weights; the minibatch is one for all.
+    """
+    generator = named_generator("derivatives of networks")
+    images = torch.randn(4, 1, 14, 14, generator=generator, dtype=torch.float64)
+    batch = images, torch.tensor([0, 1, 2, 1])
+    found = {}
+    with torch.random.fork_rng(devices=[]):
+        for name, make in networks.items():
+            torch.manual_seed(0)
+            network = make().double()
+            params = {key: value.detach() for key, value in network.named_parameters()}
+            found[name] = derivative_errors(functional_loss(network, cross_entropy), params, batch)
+    return found
