@@ -19,7 +19,7 @@ from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
 from ireg.lit.trainer import MisconfigurationException
-from ireg.measurement import require_sample
+from ireg.measurement import require_estimates
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +99,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
         # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not during training.
         made = optimizer(model.parameters())
         num_batches = settings.terms.get("num_batches")
-        if num_batches is not None:
-            require_sample(terms, num_batches)
+        require_estimates(terms, "as_trained", sampled=num_batches is not None)
         if terms:
             seen = view(made, dict(model.named_parameters()))
             union_of_needs(terms.values(), seen)

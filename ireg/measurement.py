@@ -5,7 +5,8 @@ It takes a module, its minibatches, its loss and its optimizer.
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from ireg.catalogue import STANDARD_ERROR
 from ireg.core.functional import StepLoss, detached_parameters, evaluating, functional_loss, measuring
 from ireg.core.moments import SMALLEST, Observer, standard_error
-from ireg.core.moments.needs import needs_all_minibatches, union_of_needs
+from ireg.core.moments.needs import needs_exact_moments, union_of_needs
 from ireg.core.moving import moving_parameters
 from ireg.core.optimizers import view
 from ireg.core.random import named_generator
@@ -30,7 +31,11 @@ Criterion = Callable[[Any, Any], Tensor]
 ModelLoss = Callable[[Any, Any], Tensor]
 """`(model, batch) -> 0-d tensor`, the mean loss of a minibatch of any structure."""
 
-MODES = {"as_trained": measuring, "eval": evaluating}
+MODES: Mapping[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
+    "as_trained": measuring,
+    "two_draws": partial(measuring, dropout=True),
+    "eval": evaluating,
+}
 """How the model computes the loss; see `measure`."""
 
 
@@ -72,7 +77,9 @@ def measure(
             `ireg.core.moments.sample`. By default `batches` are all.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         mode: `as_trained` measures the loss that is descended: BatchNorm takes the minibatch's statistics if the model
-            is in training mode, and dropout is off. `eval` measures the model in eval mode.
+            is in training mode, and dropout is off. `two_draws` is the same with dropout on: for each minibatch two
+            gradients are taken, each with masks of its own, so that the terms are those of the mean over the masks,
+            without bias, see `ireg.core.moments.draws`. `eval` measures the model in eval mode.
 
     Returns:
         The values by tag, without those that do not exist for the optimizer.
@@ -101,9 +108,12 @@ def measure(
     function = loss_function(model, criterion, loss)
     require_minibatches(batches, pairs=criterion is not None)
     require_mode(mode)
+    require_estimates(chosen, mode, sampled=population is not None)
     if population is not None:
-        require_sample(chosen, len(batches), population)
+        require_sample(len(batches), population)
+    generator = named_generator("terms") if generator is None else generator
     with random_streams_kept(model), MODES[mode](model):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of the masks
         snapshot = take_snapshot(
             model,
             batches,
@@ -111,9 +121,10 @@ def measure(
             optimizer=optimizer,
             terms=chosen,
             initial=detached_parameters(model) if initial is None else initial,
-            generator=named_generator("terms") if generator is None else generator,
+            generator=generator,
             rates=rates,
             population=population,
+            drawn=mode == "two_draws",
             method=method,
         )
         return evaluate(chosen, snapshot)
@@ -165,27 +176,40 @@ def require_minibatches(batches: Sequence[Batch], *, pairs: bool) -> None:
         )
 
 
-def require_sample(terms: Mapping[str, Term], size: int, population: int | None = None) -> None:
-    """Check that the terms can be estimated from so many minibatches.
+def require_estimates(terms: Mapping[str, Term], mode: str, *, sampled: bool) -> None:
+    """Check that the terms can be estimated, if they are to be.
 
     Args:
         terms: function by tag.
+        mode: one of `MODES`.
+        sampled: whether some of the minibatches are to be used only.
+
+    Raises:
+        ValueError: a term has no estimate, or minibatches and masks are both to be drawn.
+    """
+    drawn = mode == "two_draws"
+    if sampled and drawn:
+        raise ValueError("mode='two_draws' takes all minibatches; leave num_batches and population out")
+    for tag, term in terms.items():
+        if (sampled or drawn) and needs_exact_moments(term):
+            what, remedy = ("masks", "take mode='as_trained'") if drawn else ("minibatches", "leave num_batches out")
+            raise ValueError(f"{tag} has no estimate from drawn {what}; leave it out of the terms, or {remedy}")
+
+
+def require_sample(size: int, population: int | None = None) -> None:
+    """Check the size of a sample of the minibatches.
+
+    Args:
         size: minibatches in the sample, k.
         population: minibatches of the epoch, m; None where it is not known yet.
 
     Raises:
-        ValueError: the sample is too small, larger than the epoch, or a term needs all minibatches.
+        ValueError: the sample is too small, or larger than the epoch.
     """
     if population is not None and size > population:
         raise ValueError(f"population={population}: must be at least {size}, the number of minibatches given")
     if size < SMALLEST and size != population:
         raise ValueError(f"num_batches={size}: must be at least {SMALLEST}, so that there is a standard error")
-    for tag, term in terms.items():
-        if needs_all_minibatches(term):
-            raise ValueError(
-                f"{tag} needs all minibatches of the epoch: there is no estimate from some of them; leave it out of "
-                "the terms, or leave num_batches out"
-            )
 
 
 @contextmanager
@@ -212,6 +236,7 @@ def take_snapshot(
     generator: torch.Generator,
     rates: Sequence[Sequence[float]] | None = None,
     population: int | None = None,
+    drawn: bool = False,
     method: str = "auto",
     observer: Observer | None = None,
 ) -> Snapshot:
@@ -227,6 +252,7 @@ def take_snapshot(
         generator: random numbers for terms that draw.
         rates: of each minibatch's step, the rate of each parameter group; by default the present ones.
         population: the number of the epoch's minibatches, where `batches` are a sample.
+        drawn: whether the loss draws masks, of which the terms are means.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         observer: called with each minibatch's outputs when the moments are computed.
 
@@ -245,6 +271,7 @@ def take_snapshot(
         method=method,
         observer=observer,
         population=population,
+        drawn=drawn,
     )
 
 

@@ -290,7 +290,7 @@ def test_refusals():
         ireg.measure(model, PAIRS, loss=lambda m, b: 1.0, **known)
     with refused("moves no parameter"):
         ireg.measure(model, PAIRS, loss=lambda m, b: b[0].sum(), **known)
-    with refused("mode='train': must be one of as_trained, eval"):
+    with refused("mode='train': must be one of as_trained, two_draws, eval"):
         ireg.measure(model, PAIRS, criterion=mse_loss, mode="train", **known)
     with refused("terms: 'sdg' is unknown; choose among default, theory, ireg/sgd"):
         ireg.measure(model, PAIRS, criterion=mse_loss, terms="sdg", **known)

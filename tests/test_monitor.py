@@ -134,7 +134,10 @@ def test_what_cannot_work_is_refused_at_once():
         ({}, "neither of criterion and loss"),
         ({"criterion": mse_loss, "mode": "train"}, "mode='train'"),
         ({"criterion": mse_loss, "num_batches": 2}, "num_batches=2: must be at least 3"),
-        ({"criterion": mse_loss, "num_batches": 8, "terms": "theory"}, "ireg/strength needs all minibatches"),
+        (
+            {"criterion": mse_loss, "num_batches": 8, "terms": "theory"},
+            "ireg/strength has no estimate from drawn minibatches",
+        ),
         ({"criterion": mse_loss, "terms": ["ireg/sdg"]}, "'ireg/sdg' is unknown"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -168,17 +168,17 @@ def couples_examples(module: nn.Module) -> bool:
 
 
 @contextmanager
-def measuring(module: nn.Module) -> Iterator[None]:
+def measuring(module: nn.Module, *, dropout: bool = False) -> Iterator[None]:
     """Let `module` compute the loss that training descends, and change nothing.
 
     Layers that normalize by the minibatch's statistics in the present mode still do, and their running statistics stay
-    as they are. Everything else is in eval mode, so that dropout is off. Buffers are copies. At the end all is as
-    before.
+    as they are. Everything else is in eval mode, so that dropout is off, or with `dropout` in its own. Buffers are
+    copies. At the end all is as before.
     """
     normalizing = batch_statistics(module)
     names = ("track_running_stats", "running_mean", "running_var")
-    before = [(layer, {name: getattr(layer, name) for name in names}) for layer in normalizing]
-    with evaluating(module):
+    before = [(layer, {name: getattr(layer, name) for name in (*names, "training")}) for layer in normalizing]
+    with _copied_buffers(module) if dropout else evaluating(module):
         try:
             for layer in normalizing:
                 layer.training = True

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from ireg.core.mean_flow import MeanFlow, mean_flow
-from ireg.core.moments import GradientMoments, Observer, SampledGradients, gradient_moments, sampled_gradients
+from ireg.core.moments import (
+    DrawnMoments,
+    GradientMoments,
+    Observer,
+    SampledGradients,
+    drawn_moments,
+    gradient_moments,
+    sampled_gradients,
+)
 from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.optimizers import Memory, OptimizerView
 from ireg.core.types import Batch, LossFn, Params
@@ -34,6 +42,7 @@ class Snapshot:
         observer: called with each minibatch's outputs when the moments are computed.
         population: the number m of the epoch's minibatches, where `batches` are a random sample of them; None where
             they are all, by rule.
+        drawn: whether the loss draws masks, of which the terms are means.
 
     Example:
         >>> from ireg.core.optimizers.sgd import SGDView
@@ -57,6 +66,7 @@ class Snapshot:
     method: str = "auto"
     observer: Observer | None = None
     population: int | None = None
+    drawn: bool = False
 
     @property
     def num_batches(self) -> int:
@@ -80,24 +90,28 @@ class Snapshot:
         They take one pass over the data for all terms.
 
         Raises:
-            ValueError: the minibatches are a sample: what is computed of their moments would be biased.
+            ValueError: the minibatches are a sample, or masks are drawn: what is computed of the moments is biased.
         """
-        if self.is_sample:
+        if self.is_sample or self.drawn:
+            some = "drawn masks" if self.drawn else f"{len(self.batches)} of {self.num_batches} minibatches"
             raise ValueError(
-                f"moments of {len(self.batches)} of {self.num_batches} minibatches are biased; a term from a sample "
-                "uses snapshot.gradients alone, and says so by @needs(…, from_sample=True)"
+                f"moments of {some} are biased; a term that is estimated uses snapshot.gradients alone, and says so by "
+                "@needs(…, estimable=True)"
             )
         return gradient_moments(
             self.loss, self.moving, self.batches, needs=self.needs, method=self.method, observer=self.observer
         )
 
     @cached_property
-    def gradients(self) -> GradientMoments | SampledGradients:
+    def gradients(self) -> GradientMoments | SampledGradients | DrawnMoments:
         """The sums that the terms are made of, exact or estimated.
 
-        `mean_square`, `mean_square_of_product` and `square_of_mean` return 0-d tensors over all minibatches; from a
-        sample of them estimates without bias, see `SampledGradients`.
+        `mean_square`, `mean_square_of_product` and `square_of_mean` return 0-d tensors over all minibatches. From a
+        sample of these, or from drawn masks, they return estimates without bias, see `SampledGradients` and
+        `DrawnMoments`.
         """
+        if self.drawn:
+            return drawn_moments(self.loss, self.moving, self.batches)
         if not self.is_sample:
             return self.moments
         return sampled_gradients(self.loss, self.moving, self.batches, self.num_batches, method=self.method)

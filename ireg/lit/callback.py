@@ -20,7 +20,7 @@ from ireg.core.random import named_generator
 from ireg.core.reservoir import Reservoir
 from ireg.errors import UserError
 from ireg.lit.twin import muted_twin
-from ireg.measurement import ModelLoss, measure, require_mode, require_sample
+from ireg.measurement import ModelLoss, measure, require_estimates, require_mode, require_sample
 from ireg.monitor import Warnings, rates_of
 from ireg.terms.named import Chosen, chosen_terms
 
@@ -60,7 +60,7 @@ class ImplicitRegularizationMonitor(Callback):
         every_n_epochs: measure every n-th epoch, and the last.
         num_batches: estimate the terms from so many of the epoch's minibatches, see `ireg.Monitor`.
         loss: `(module, batch) -> 0-d tensor` instead of `training_step`.
-        mode: `as_trained` or `eval`, see `ireg.measure`.
+        mode: `as_trained`, `two_draws` or `eval`, see `ireg.measure`.
         max_cache: memory that the epoch's minibatches may take, in bytes or like `"1GiB"`.
         cache_device: where they are kept; by default where they are.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
@@ -96,8 +96,9 @@ class ImplicitRegularizationMonitor(Callback):
             prefix + tag.removeprefix("ireg/") if tag.startswith("ireg/") else tag: term
             for tag, term in chosen_terms(terms).items()
         }
+        require_estimates(self.terms, mode, sampled=num_batches is not None)
         if num_batches is not None:
-            require_sample(self.terms, num_batches)
+            require_sample(num_batches)
         self.every_n_epochs = every_n_epochs
         self.num_batches = num_batches
         self.loss = loss
@@ -253,7 +254,7 @@ class ImplicitRegularizationMonitor(Callback):
             method=self.method,
             mode=self.mode,
         )
-        self.warnings.of_measurement(pl_module, self._rates, values)
+        self.warnings.of_measurement(pl_module, self._rates, values, mode=self.mode)
         if trainer.gradient_clip_val is not None:
             values[f"{self.prefix}clipped"] = self._clipped / len(self._rates)
             if self._clipped:

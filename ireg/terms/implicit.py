@@ -31,7 +31,7 @@ def _whole(optimizer: OptimizerView) -> Need:
     return need if optimizer.rates is None else need | Need.MEAN
 
 
-@needs(_whole, from_sample=True)
+@needs(_whole, estimable=True)
 def sgd(snapshot: Snapshot) -> Tensor:
     """The implicit regularizer of SGD: η/(4m) Σ_k ‖g_k‖².
 
@@ -46,7 +46,7 @@ def sgd(snapshot: Snapshot) -> Tensor:
     return _quarter_rate(snapshot) * snapshot.gradients.mean_square(snapshot.optimizer.shares)
 
 
-@needs(Need.MEAN, from_sample=True)
+@needs(Need.MEAN, estimable=True)
 def full_batch(snapshot: Snapshot) -> Tensor:
     """The part of `sgd` that full-batch gradient descent has too: (η/4) ‖ḡ‖².
 
@@ -56,7 +56,7 @@ def full_batch(snapshot: Snapshot) -> Tensor:
     return _quarter_rate(snapshot) * factor * snapshot.gradients.square_of_mean(snapshot.optimizer.shares)
 
 
-@needs(lambda optimizer: _whole(optimizer) | Need.MEAN, from_sample=True)
+@needs(lambda optimizer: _whole(optimizer) | Need.MEAN, estimable=True)
 def minibatch_variance(snapshot: Snapshot) -> Tensor:
     """The part of `sgd` that minibatches add: η/(4m) Σ_k ‖g_k − ḡ‖².
 
@@ -70,7 +70,7 @@ def minibatch_variance(snapshot: Snapshot) -> Tensor:
     return _quarter_rate(snapshot) * factor * (gradients.mean_square(shares) - gradients.square_of_mean(shares))
 
 
-@needs(lambda optimizer: NOTHING if optimizer.second_moment is None else Need.SQUARE, from_sample=True)
+@needs(lambda optimizer: NOTHING if optimizer.second_moment is None else Need.SQUARE, estimable=True)
 def rmsprop(snapshot: Snapshot) -> Tensor | None:
     """The adaptive term of Singh's paper, as printed.
 

@@ -53,7 +53,7 @@ def _step_factors(snapshot: Snapshot) -> tuple[float, float]:
     return optimizer.step_factors(snapshot.num_batches) if plain else (1.0, 1.0)
 
 
-@needs(_moments, from_sample=True)
+@needs(_moments, estimable=True)
 def own_full_batch(snapshot: Snapshot) -> Tensor | None:
     """The part of `own` that full batches have, too.
 
@@ -69,7 +69,7 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
     return memory.effective_rate / 4 * factor * (1 + 2 * memory.lag) * snapshot.gradients.square_of_mean(scale, decayed)
 
 
-@needs(_moments, from_sample=True)
+@needs(_moments, estimable=True)
 def own_variance(snapshot: Snapshot) -> Tensor | None:
     """The part of `own` that minibatches add.
 
@@ -88,7 +88,7 @@ def own_variance(snapshot: Snapshot) -> Tensor | None:
     return memory.effective_rate / 4 * factor * unlike * variance
 
 
-@needs(_moments, from_sample=True)
+@needs(_moments, estimable=True)
 def own(snapshot: Snapshot) -> Tensor | None:
     """The implicit regularizer of the run's optimizer.
 

@@ -314,7 +314,7 @@ def test_too_much_memory_is_one_line_with_the_remedies(tmp_path):
     ("arguments", "match"),
     [
         ({"num_batches": 2}, "num_batches=2: must be at least 3"),
-        ({"num_batches": 9, "terms": "theory"}, "ireg/strength needs all minibatches of the epoch"),
+        ({"num_batches": 9, "terms": "theory"}, "ireg/strength has no estimate from drawn minibatches"),
         ({"every_n_epochs": 0}, "every_n_epochs=0: must be at least 1"),
         ({"mode": "train"}, "mode='train'"),
         ({"max_cache": "1 TB"}, "max_cache='1 TB': must be a number of bytes, or like"),

@@ -320,7 +320,7 @@ def test_terms_from_some_of_the_minibatches(tmp_path, small_run):
 
 
 def test_a_term_that_needs_all_minibatches_is_refused_before_the_run(tmp_path, small_run):
-    with pytest.raises(UserError, match="ireg/strength needs all minibatches of the epoch"):
+    with pytest.raises(UserError, match="ireg/strength has no estimate from drawn minibatches"):
         small_run(tmp_path, "terms=theory", "terms.num_batches=3")
 
 

@@ -147,18 +147,18 @@ def own_with_moments(snapshot):
     return snapshot.moments.mean["0.bias"].sum()
 
 
-@needs(Need.MEAN, from_sample=True)
+@needs(Need.MEAN, estimable=True)
 def own_that_promises(snapshot):
     return snapshot.moments.mean["0.bias"].sum()
 
 
-@needs(Need.MEAN, from_sample=True)
+@needs(Need.MEAN, estimable=True)
 def own_that_reduces(snapshot):
     return snapshot.gradients.square_of_mean(None).sum()
 
 
-@needs(Need.SQ_NORMS, from_sample=True)
-def own_from_sample(snapshot):
+@needs(Need.SQ_NORMS, estimable=True)
+def own_estimable(snapshot):
     return 2 * snapshot.gradients.mean_square(None)
 
 
@@ -172,22 +172,25 @@ def test_terms_of_ones_own():
     def value(term, batches=BATCHES[:4]):
         return ireg.measure(model, batches, optimizer=optimizer, criterion=mse_loss, terms={"t": term}, population=6)
 
-    assert value(own_from_sample)["t"] == pytest.approx(2 / 0.025 * measured(model, optimizer, BATCHES[:4])["ireg/sgd"])
-    assert set(value(own_from_sample)) == {"t", "t_se"}
+    assert value(own_estimable)["t"] == pytest.approx(2 / 0.025 * measured(model, optimizer, BATCHES[:4])["ireg/sgd"])
+    assert set(value(own_estimable)) == {"t", "t_se"}
     assert set(value(norm_only)) == {"t"}
     assert value(own_that_promises, BATCHES)["t_se"] == 0
-    with pytest.raises(ValueError, match="t needs all minibatches of the epoch: .*; leave it out of the terms, or"):
+    with pytest.raises(
+        ValueError,
+        match="t has no estimate from drawn minibatches; leave it out of the terms, or leave num_batches out",
+    ):
         value(own_with_moments)
-    with pytest.raises(ValueError, match="moments of 4 of 6 minibatches are biased; a term from a sample uses"):
+    with pytest.raises(ValueError, match="moments of 4 of 6 minibatches are biased; a term that is estimated uses"):
         value(own_that_promises)
     with pytest.raises(ValueError, match=r"an estimate from a sample has shape \(\); must be a linear function"):
         value(own_that_reduces)
 
 
 @pytest.mark.parametrize("tag", ["ireg/strength", "ireg/alignment_lag"])
-def test_the_mean_flow_needs_all_minibatches(tag):
+def test_the_mean_flow_needs_exact_moments(tag):
     model, optimizer = stepped(OPTIMIZERS["sgd"])
-    with pytest.raises(ValueError, match=f"{tag} needs all minibatches of the epoch"):
+    with pytest.raises(ValueError, match=f"{tag} has no estimate from drawn minibatches"):
         ireg.measure(model, BATCHES, optimizer=optimizer, criterion=mse_loss, terms=[tag], population=POPULATION)
 
 

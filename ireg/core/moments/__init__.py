@@ -1,6 +1,7 @@
 """Moments of the minibatch gradients, and the methods that compute them."""
 
 from ireg.core.moments.compute import choose_method, gradient_moments, sampled_gradients
+from ireg.core.moments.draws import DrawnMoments, drawn_moments
 from ireg.core.moments.kinds import NotServedError, kind
 from ireg.core.moments.methods import METHODS
 from ireg.core.moments.sample import SMALLEST, SampledGradients, standard_error
@@ -9,11 +10,13 @@ from ireg.core.moments.sums import GradientMoments, Observer
 __all__ = [
     "METHODS",
     "SMALLEST",
+    "DrawnMoments",
     "GradientMoments",
     "NotServedError",
     "Observer",
     "SampledGradients",
     "choose_method",
+    "drawn_moments",
     "gradient_moments",
     "kind",
     "sampled_gradients",

@@ -25,7 +25,7 @@ EVERYTHING = Need.SQ_NORMS | Need.MEAN | Need.SQUARE
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def needs(need: Need | Callable[[OptimizerView], Need], *, from_sample: bool = False) -> Callable[[Function], Function]:
+def needs(need: Need | Callable[[OptimizerView], Need], *, estimable: bool = False) -> Callable[[Function], Function]:
     """Mark a term with what it uses of the moments.
 
     No pass then computes less or more.
@@ -33,13 +33,13 @@ def needs(need: Need | Callable[[OptimizerView], Need], *, from_sample: bool = F
     Args:
         need: what the term uses, or a function that says so for an optimizer and raises a `ValueError` for one that
             the term is not made for.
-        from_sample: whether the term can be estimated from some of the minibatches: it uses the gradients by
-            `Snapshot.gradients` alone, and its result is linear in what their methods return.
+        estimable: whether the term can be estimated, from some of the minibatches or from draws of dropout's masks: it
+            uses the gradients by `Snapshot.gradients` alone, and its result is linear in what their methods return.
     """
 
     def mark(function: Function) -> Function:
         function.needs = need if callable(need) else lambda view: need  # type: ignore[attr-defined]
-        function.from_sample = from_sample  # type: ignore[attr-defined]
+        function.estimable = estimable  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -60,10 +60,10 @@ def union_of_needs(functions: Iterable[Callable[..., Any]], view: OptimizerView)
     return total
 
 
-def needs_all_minibatches(function: Callable[..., Any]) -> bool:
-    """Say whether a term has no estimate from a sample."""
+def needs_exact_moments(function: Callable[..., Any]) -> bool:
+    """Say whether a term has no estimate."""
     inner = _inner(function)
-    return hasattr(inner, "needs") and not inner.from_sample
+    return hasattr(inner, "needs") and not inner.estimable
 
 
 def _inner(function: Callable[..., Any]) -> Any:

@@ -1,0 +1,88 @@
+"""Moments of the mean over dropout's masks, from two draws.
+
+With a fresh mask in each step, the loss that is descended is C = E C over the masks, and SGD's term has ‖E g_k‖², not
+E ‖g_k‖². For two independent draws g, g' of a minibatch's gradient, E ⟨g, g'⟩ = ‖E g‖²: no bias, in any norm. Each
+value may be negative.
+
+Source: docs/theory.md, section 10.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ireg.core.moments.needs import Need
+from ireg.core.moments.sums import MomentSums, summable
+from ireg.core.params import inner_product
+from ireg.core.types import Batch, LossFn, Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnMoments:
+    """What `GradientMoments` estimate, of the means over the masks.
+
+    Attributes:
+        means: ḡ of each draw.
+        products: (1/m) Σ g_k ⊙ g'_k.
+        method: how they were computed.
+    """
+
+    means: tuple[Params, Params]
+    products: Params
+    method: str = "loop"
+
+    def mean_square(self, scale: Params | None) -> Tensor:
+        """Estimate (1/m) Σ ‖E g_k‖²_P, 0-d; None is the identity."""
+        if scale is None:
+            return torch.stack([value.sum() for value in self.products.values()]).sum()
+        return inner_product(scale, self.products)
+
+    def mean_square_of_product(self, factor: Params) -> Tensor:
+        """Estimate (1/m) Σ ‖f ⊙ E g_k‖², 0-d, in double precision."""
+        squares = {name: value.double().square() for name, value in factor.items()}
+        return inner_product(squares, {name: value.double() for name, value in self.products.items()})
+
+    def square_of_mean(self, scale: Params | None, shift: Callable[[Params], Params] | None = None) -> Tensor:
+        """Estimate ‖E ḡ + o‖²_P, 0-d.
+
+        Args:
+            scale: P; None for the identity.
+            shift: adds o to a gradient; None for o = 0.
+        """
+        one, other = self.means if shift is None else (shift(mean) for mean in self.means)
+        return inner_product(
+            one if scale is None else {name: value * scale[name] for name, value in one.items()}, other
+        )
+
+
+def drawn_moments(loss: LossFn, params: Params, batches: Sequence[Batch]) -> DrawnMoments:
+    """Compute each minibatch's gradient twice, with masks of its own.
+
+    The loss draws the masks.
+
+    Args:
+        loss: pure function of parameters and minibatch but for what it draws from torch's global random stream.
+        params: where the gradients are taken.
+        batches: the minibatches.
+    """
+    weights = {name: value.detach().requires_grad_() for name, value in params.items()}
+    sums = [MomentSums(params=params, needs=Need.MEAN) for _ in range(2)]
+    products = {name: torch.zeros_like(value) for name, value in sums[0].mean.items()}
+    for batch in batches:
+        gradients = []
+        for total in sums:
+            with torch.enable_grad():
+                value = loss(weights, batch)
+            found = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
+            for name, gradient in zip(weights, found, strict=True):
+                total.add_gradient(name, gradient)
+            total.num_batches += 1
+            gradients.append(found)
+        for name, one, other in zip(weights, *gradients, strict=True):
+            products[name].addcmul_(summable(one), summable(other))
+    means = [{name: value / len(batches) for name, value in total.mean.items()} for total in sums]
+    return DrawnMoments(
+        means=(means[0], means[1]), products={name: value / len(batches) for name, value in products.items()}
+    )
