@@ -1,9 +1,11 @@
 """The door from `torch.nn.Module` to functions of parameters."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -56,6 +58,36 @@ class ModuleLoss:
 def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> ModuleLoss:
     """Turn a module and a criterion into a `LossFn`, see `ModuleLoss`."""
     return ModuleLoss(module, criterion)
+
+
+def require_gradients_elsewhere(loss: ModuleLoss, batch: Batch) -> None:
+    """Check gradients at weights other than the module's own.
+
+    Activation checkpointing computes activations once more in the backward pass. By then the module has its own weights
+    again, so that gradients are right there only. Two gradients are compared: by `loss`, and by a copy of the module
+    with such weights.
+
+    Raises:
+        ValueError: they differ.
+    """
+    own = detached_parameters(loss.module)
+    elsewhere = {name: value + 0.01 * (value.abs() + 0.01) for name, value in own.items()}
+    copied_module = copy.deepcopy(loss.module)
+    copied_module.load_state_dict(elsewhere, strict=False)
+    found = []
+    with torch.enable_grad():
+        for function, weights in ((loss, elsewhere), (ModuleLoss(copied_module, loss.criterion), None)):
+            weights = detached_parameters(copied_module) if weights is None else weights
+            leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
+            slopes = torch.autograd.grad(
+                function(leaves, batch), list(leaves.values()), allow_unused=True, materialize_grads=True
+            )
+            found.append(torch.cat([slope.flatten().double() for slope in slopes]))
+    if not float((found[0] - found[1]).norm()) <= 1e-3 * float(found[1].norm()):
+        raise ValueError(
+            f"{type(loss.module).__name__} has right gradients at its own weights only: it computes activations once "
+            "more in the backward pass; switch activation checkpointing off"
+        )
 
 
 class StepLoss:

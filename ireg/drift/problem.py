@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.core.batches import IndexedBatches
-from ireg.core.functional import ModuleLoss, couples_examples, functional_loss, measuring
+from ireg.core.functional import ModuleLoss, couples_examples, functional_loss, measuring, require_gradients_elsewhere
 from ireg.core.moving import moving_parameters
 from ireg.core.optimizers import OptimizerView, rule_of, view
 from ireg.core.random import named_generator
@@ -66,13 +66,16 @@ class Problem:
         The view says which parameters it moves.
 
         Raises:
-            ValueError: see `ireg.core.optimizers.view` and `ireg.core.moving.moving_parameters`.
+            ValueError: see `ireg.core.optimizers.view`, `ireg.core.moving.moving_parameters` and
+                `ireg.core.functional.require_gradients_elsewhere`.
         """
         module, optimizer = self.begin()
         rule_of(type(optimizer))
         loss, named = functional_loss(module, self.criterion), dict(module.named_parameters())
         with measuring(module):
-            return view(optimizer, moving_parameters(optimizer, named, loss, self.partition("what moves")))
+            seen = view(optimizer, moving_parameters(optimizer, named, loss, self.partition("what moves")))
+            require_gradients_elsewhere(loss, self.partition("what moves")[0])
+            return seen
 
     @property
     def num_batches(self) -> int:

@@ -4,8 +4,9 @@ from torch import nn
 from torch.func import grad, vmap
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
-from ireg.core.functional import detached_parameters, evaluating, functional_loss
+from ireg.core.functional import detached_parameters, evaluating, functional_loss, require_gradients_elsewhere
 from tests.cases import EXACT, SharedWeights, problems
 
 
@@ -77,3 +78,34 @@ def test_evaluating_restores_each_submodule():
             raise RuntimeError("stop")
     except RuntimeError:
         assert [part.training for part in module.modules()] == [True, True, False, False]
+
+
+class Checkpointed(nn.Module):
+    """Its middle is computed once more in the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        return self.last(checkpoint(lambda values: torch.tanh(self.first(values)), inputs, use_reentrant=False))
+
+
+def test_checkpointing_is_right_at_the_modules_weights_and_refused_elsewhere():
+    torch.manual_seed(0)
+    module = Checkpointed().double()
+    batch = torch.randn(4, 5, dtype=torch.float64), torch.randint(0, 3, (4,))
+    loss = functional_loss(module, cross_entropy)
+    leaves = {name: value.requires_grad_() for name, value in detached_parameters(module).items()}
+    found = torch.autograd.grad(loss(leaves, batch), list(leaves.values()))
+    expected = torch.autograd.grad(cross_entropy(module(batch[0]), batch[1]), list(module.parameters()))
+    assert_close(found, expected, **EXACT)
+    with pytest.raises(ValueError, match="Checkpointed has right gradients at its own weights only: .*; switch"):
+        require_gradients_elsewhere(loss, batch)
+
+
+@pytest.mark.parametrize("problem", problems(), ids=lambda problem: problem.name)
+def test_other_modules_have_gradients_elsewhere(problem):
+    before = {name: value.clone() for name, value in problem.module.state_dict().items()}
+    require_gradients_elsewhere(functional_loss(problem.module, problem.criterion), problem.batches[0])
+    assert all(torch.equal(value, before[name]) for name, value in problem.module.state_dict().items())

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.utils.checkpoint import checkpoint
 
 from ireg.drift.forces import mean_flow_at
 from ireg.drift.leading_flow import LeftOut
@@ -16,7 +17,7 @@ from ireg.drift.problem import Problem, flattened
 from ireg.drift.runge_kutta import velocity
 from ireg.drift.slow_manifold import follow_slowly, slow_buffer
 from ireg.drift.study import _curvature, mean_drift
-from tests.drift.small import OPTIMIZERS, Linear, alone, quadratic
+from tests.drift.small import OPTIMIZERS, SGD, Linear, alone, quadratic
 
 
 class Beside(Linear):
@@ -101,3 +102,15 @@ def test_a_frozen_normalization_stays_so_in_an_epoch():
     problem.module[1].eval()
     module, _ = problem.begin()
     assert [part.training for part in module] == [True, False, True]
+
+
+def test_activation_checkpointing_is_refused():
+    problem = quadratic(partial(SGD, lr=0.1))
+
+    class Checkpointed(Linear):
+        def forward(self, inputs):
+            # The square makes the gradient depend on the weights.
+            return checkpoint(lambda values: torch.tanh(values @ self.weight) ** 2, inputs, use_reentrant=False)
+
+    with pytest.raises(ValueError, match="Checkpointed has right gradients at its own weights only"):
+        _ = replace(problem, module=Checkpointed(3)).optimizer
