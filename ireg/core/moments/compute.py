@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 
 import torch  # noqa: F401 — of the example
 from torch import Tensor
@@ -121,7 +122,7 @@ def _fill(sums: MomentSums, loss: LossFn, batches: Sequence[Batch], method: str,
     except NotServedError as error:
         if method != "auto":
             raise
-        log.info("the gradients of one minibatch after the other: %s", error)
+        _say_once(str(error))
         chosen = "loop"
         METHODS[chosen](loss, batches, chunk_size, sums)
     return chosen
@@ -144,7 +145,13 @@ def choose_method(loss: LossFn, params: Params, batches: Sequence[Batch], needs:
     try:
         hooks.layers_of(loss, params)
     except NotServedError as error:
-        log.info("no fast way: %s", error)
+        _say_once(str(error))
         return "loop" if on_cpu else "vmap"
     pays = not on_cpu or hooks.minibatches_at_once(loss, params, batches[0]) >= hooks.AT_LEAST
     return "hooks" if pays else "loop"
+
+
+@cache
+def _say_once(reason: str) -> None:
+    """Log why there is no fast way, the first time in a process."""
+    log.info("minibatch gradients one after the other: %s", reason)
