@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 ROUNDED_OTHERWISE = ("torch.optim.Adafactor", "torch.optim.NAdam")
 """Optimizers whose kernel for many tensors rounds otherwise than a loop over the parameters."""
 
+REMEDIES = {
+    "Muon only supports 2D parameters": "use model=mlp or model=linear with +model.bias=false, or another optimizer"
+}
+"""What to do, by a part of another library's message."""
+
 
 def make_data(settings: Config) -> NoisyImages:
     """The data, read and with their noise.
@@ -160,5 +165,6 @@ def user_errors(what: str) -> Iterator[None]:
     except UserError:
         raise
     except (InstantiationException, MisconfigurationException, ImportError, IndexError, TypeError, ValueError) as error:
-        reason = error.__cause__ or error
-        raise UserError(f"{what}: {' '.join(str(reason).split())}") from error
+        reason = " ".join(str(error.__cause__ or error).split())
+        remedies = [remedy for part, remedy in REMEDIES.items() if part in reason]
+        raise UserError("; ".join([f"{what}: {reason}", *remedies])) from error

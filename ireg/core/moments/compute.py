@@ -153,5 +153,5 @@ def choose_method(loss: LossFn, params: Params, batches: Sequence[Batch], needs:
 
 @cache
 def _say_once(reason: str) -> None:
-    """Log why there is no fast way, the first time in a process."""
+    """Log why there is no fast way, once a process and reason."""
     log.info("minibatch gradients one after the other: %s", reason)
