@@ -19,7 +19,6 @@ from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
 from ireg.lit.trainer import MisconfigurationException
-from ireg.measurement import require_estimates
 
 log = logging.getLogger(__name__)
 
@@ -103,22 +102,21 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
         optimizer = _with_kernel(optimizer, fused=settings.trainer.get("fused", False), given=arguments)
         # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not during training.
         made = optimizer(model.parameters())
-        num_batches = settings.terms.get("num_batches")
-        require_estimates(terms, "as_trained", sampled=num_batches is not None)
         if terms:
             seen = view(made, dict(model.named_parameters()))
             union_of_needs(terms.values(), seen)
             if isinstance(seen, WithoutRule):
                 log.warning("%s; the terms of its memory and its second moment are left out", seen.reason)
-    return Classifier(
-        model,
-        optimizer,
-        terms,
-        terms_every=settings.terms["every"],
-        num_batches=num_batches,
-        method=settings.terms["method"],
-        seed=settings.seed,
-    )
+    with user_errors("terms"):
+        return Classifier(
+            model,
+            optimizer,
+            terms,
+            terms_every=settings.terms["every"],
+            num_batches=settings.terms.get("num_batches"),
+            method=settings.terms["method"],
+            seed=settings.seed,
+        )
 
 
 def _made_term(tag: str, entry: Mapping[str, Any]) -> Callable[..., Any]:

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 VALID_STRENGTH = 0.3
 """The mean flow is the first order of an expansion in the strength; from here on it says nothing."""
 
-STANDARD_ERROR = "_se"
-"""Ending of the tag of a term's standard error, where it is estimated from some of the minibatches."""
-
 _SMITH = "[Smith et al. 2021](https://arxiv.org/abs/2101.12176)"
 _BARRETT = "[Barrett & Dherin 2021](https://arxiv.org/abs/2009.11162)"
 _OWN = "[theory](docs/theory.md), section 6"

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ireg.catalogue import STANDARD_ERROR
 from ireg.core.functional import StepLoss, detached_parameters, evaluating, functional_loss, measuring
-from ireg.core.moments import SMALLEST, Observer, standard_error
+from ireg.core.moments import SMALLEST, STANDARD_ERROR, Observer, standard_error
 from ireg.core.moments.needs import needs_exact_moments, union_of_needs
 from ireg.core.moving import moving_parameters
 from ireg.core.optimizers import view

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 ARROWS = {
     "core": set(),
     "terms": {"core"},
-    "certify": {"analysis", "core", "parallel", "terms"},
+    "certify": {"analysis", "core", "models", "parallel", "terms"},
     "verify": {"certify"},
     "models": set(),
     "data": {"core"},
@@ -26,7 +26,7 @@ ARROWS = {
     "cli": {"composition", "config"},
     "runs": {"config"},
     "sweep": {"config", "cli", "analysis", "runs"},
-    "analysis": {"catalogue", "runs"},
+    "analysis": {"catalogue", "runs", "statistics"},
     "catalogue": set(),
     "build": {"config", "lit", "core"},
     "run": {"build", "cli", "config", "runs", "sweep", "lit"},

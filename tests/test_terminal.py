@@ -14,7 +14,7 @@ from tests.conftest import ROOT, SMALL, call_train
 
 FULL = "error: standard output: No space left on device; choose another place, or repair this one\n"
 FRAME = r"    run_as_process\(main\)\n|    with as_command\(|        as_command\("
-INNER = {"make_fashion10k.py", "make_mnist10k.py", "memory.py"}
+INNER = {"make_digits.py", "make_fashion10k.py", "make_mnist10k.py", "memory.py"}
 """Not called by users."""
 SOURCES = [*(ROOT / "ireg").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), ROOT / "train.py"]
 
@@ -127,4 +127,5 @@ def test_a_run_in_bad_surroundings(tmp_path):
     done = call_train("-m", *SMALL, "epochs=1", "seed=0,1", "hydra.sweep.dir='m[/abc]'", cwd=tmp_path, **surroundings)
     assert done.returncode == 0
     assert " +- " in done.stdout
-    assert f"wrote {tmp_path}/m[/abc]/figures/test_error.png" in done.stdout
+    assert f"written: {tmp_path}/m[/abc]/summary.csv" in done.stdout
+    assert (tmp_path / "m[" / "abc]" / "figures" / "test_error.png").exists()

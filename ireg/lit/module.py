@@ -22,7 +22,7 @@ from ireg.data.batches import ShuffledBatches
 from ireg.lit.data import NoisyImages
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import step_or_overflow, try_out
-from ireg.measurement import evaluate, take_snapshot
+from ireg.measurement import evaluate, require_estimates, require_sample, take_snapshot
 from ireg.objective import criterion
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,9 @@ class Classifier(L.LightningModule):
         num_batches: estimate the terms from so many of the epoch's minibatches, see `ireg.Monitor`; None: exactly.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         seed: of the random numbers that terms may draw.
+
+    Raises:
+        ValueError: the terms cannot be estimated from so few minibatches, or not at all from some of them.
     """
 
     def __init__(
@@ -74,6 +77,9 @@ class Classifier(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if num_batches is not None:
+            require_sample(num_batches)
+        require_estimates(terms, "as_trained", sampled=num_batches is not None)
         self.model = model
         self.make_optimizer = optimizer
         self.terms = dict(terms)

@@ -5,8 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ireg.core.moments.kinds import kind, over_positions, scale_and_shift
-
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -72,6 +70,11 @@ class LayerNorm(nn.Module):
         centered = inputs - inputs.mean(-1, keepdim=True)
         return centered * (centered.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
+    def minibatch_gradients(self, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
+        """Σ_i δ_i ⊙ â_i and Σ_i δ_i, see `ireg.core.moments.kinds`."""
+        found = {"weight": self.normalized(inputs) * slopes, "bias": slopes}
+        return {name: value.flatten(1, -2).sum(1) for name, value in found.items()}
+
 
 class Shift(nn.Module):
     """A tensor that is learned, and added to every example.
@@ -89,12 +92,6 @@ class Shift(nn.Module):
         """Map (N, *shape) to the same."""
         return inputs + self.weight
 
-
-@kind(LayerNorm)
-def _layer_norm(layer: LayerNorm, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
-    return over_positions(scale_and_shift(layer.normalized(inputs), slopes), 1)
-
-
-@kind(Shift)
-def _shift(layer: Shift, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
-    return {"weight": slopes.sum(1)}
+    def minibatch_gradients(self, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
+        """Σ_i δ_i, see `ireg.core.moments.kinds`."""
+        return {"weight": slopes.sum(1)}

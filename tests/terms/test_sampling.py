@@ -9,8 +9,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import ireg
-from ireg.catalogue import STANDARD_ERROR
-from ireg.core.moments import sampled_gradients, standard_error
+from ireg.core.moments import STANDARD_ERROR, sampled_gradients, standard_error
 from ireg.core.moments.needs import Need, needs
 from ireg.core.random import named_generator
 from ireg.core.reservoir import Reservoir, sampled

@@ -4,12 +4,13 @@ from ireg.core.moments.compute import choose_method, gradient_moments, sampled_g
 from ireg.core.moments.draws import DrawnMoments, drawn_moments
 from ireg.core.moments.kinds import NotServedError, kind
 from ireg.core.moments.methods import METHODS
-from ireg.core.moments.sample import SMALLEST, SampledGradients, standard_error
+from ireg.core.moments.sample import SMALLEST, STANDARD_ERROR, SampledGradients, standard_error
 from ireg.core.moments.sums import GradientMoments, Observer
 
 __all__ = [
     "METHODS",
     "SMALLEST",
+    "STANDARD_ERROR",
     "DrawnMoments",
     "GradientMoments",
     "NotServedError",

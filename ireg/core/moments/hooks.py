@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ireg.core.batches import stacks
 from ireg.core.functional import ModuleLoss, couples_examples
-from ireg.core.moments.kinds import KINDS, NotServedError
+from ireg.core.moments.kinds import NotServedError, kind_of
 from ireg.core.moments.memory import bytes_of, kept_for_backward
 from ireg.core.moments.methods import method
 from ireg.core.moments.sums import MomentSums, add_up
@@ -67,7 +67,7 @@ def layers_of(loss: LossFn, names: Collection[str]) -> Layers:
         layer = loss.module.get_submodule(path)
         if name not in names:
             continue
-        if type(layer) not in KINDS:
+        if kind_of(layer) is None:
             raise NotServedError(
                 f"{name} is in a {type(layer).__name__}, no kind of layer with a fast way; choose auto or loop, or "
                 "register one by ireg.core.moments.kind"
@@ -166,7 +166,9 @@ def _gradients(
     with torch.no_grad():
         for use, slope in zip(uses, slopes, strict=True):
             split = [_split(values, count) for values in (use.inputs, slope)]
-            found = KINDS[type(use.layer)](use.layer, *split)
+            kind = kind_of(use.layer)
+            assert kind is not None  # see `layers_of`
+            found = kind(use.layer, *split)
             for attribute, name in layers[use.layer].items():
                 gradients[name] = found[attribute] if name not in gradients else gradients[name] + found[attribute]
     zeros = {name: value.new_zeros(count, *value.shape) for name, value in params.items() if name not in gradients}

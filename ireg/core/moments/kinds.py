@@ -23,6 +23,8 @@ Function = TypeVar("Function", bound=Kind)
 def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
     """Register a function for layers of these classes.
 
+    A class of one's own may have the function as its method `minibatch_gradients` instead.
+
     A layer is served if its outputs depend on its one argument and its parameters alone, example by example. For
     settings that the function does not serve it raises a `NotServedError`.
 
@@ -45,6 +47,12 @@ def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
         return function
 
     return register
+
+
+def kind_of(layer: nn.Module) -> Kind | None:
+    """Find the function for a layer, by its exact class."""
+    cls = type(layer)
+    return KINDS.get(cls) or vars(cls).get("minibatch_gradients")
 
 
 @kind(nn.Linear)
@@ -82,21 +90,21 @@ def _group_norm(layer: nn.GroupNorm, inputs: Tensor, slopes: Tensor) -> dict[str
     Summed over all but the channels.
     """
     normal = group_norm(inputs.flatten(0, 1), layer.num_groups, eps=layer.eps).view_as(inputs)
-    return {name: _over_all_but_channels(values) for name, values in scale_and_shift(normal, slopes).items()}
+    return {name: _over_all_but_channels(values) for name, values in _scale_and_shift(normal, slopes).items()}
 
 
 @kind(nn.LayerNorm)
 def _layer_norm(layer: nn.LayerNorm, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
     """The same, over all but the dimensions that are normalized."""
     normal = layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
-    return over_positions(scale_and_shift(normal, slopes), len(layer.normalized_shape))
+    return _over_positions(_scale_and_shift(normal, slopes), len(layer.normalized_shape))
 
 
 @kind(nn.RMSNorm)
 def _rms_norm(layer: nn.RMSNorm, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
     """The same without shift."""
     normal = rms_norm(inputs, layer.normalized_shape, eps=layer.eps)
-    return over_positions({"weight": normal * slopes}, len(layer.normalized_shape))
+    return _over_positions({"weight": normal * slopes}, len(layer.normalized_shape))
 
 
 @kind(nn.Embedding)
@@ -117,12 +125,12 @@ class NotServedError(ValueError):
     """There is no fast way for a network or a layer."""
 
 
-def scale_and_shift(normal: Tensor, slopes: Tensor) -> dict[str, Tensor]:
+def _scale_and_shift(normal: Tensor, slopes: Tensor) -> dict[str, Tensor]:
     """What scale and shift of normalized inputs get from each example."""
     return {"weight": normal * slopes, "bias": slopes}
 
 
-def over_positions(values: dict[str, Tensor], dimensions: int) -> dict[str, Tensor]:
+def _over_positions(values: dict[str, Tensor], dimensions: int) -> dict[str, Tensor]:
     """Sum over all but the first and the last dimensions."""
     return {name: value.flatten(1, -1 - dimensions).sum(1) for name, value in values.items()}
 

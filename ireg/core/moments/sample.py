@@ -27,6 +27,9 @@ from ireg.core.types import Params
 SMALLEST = 3
 """Minibatches in a sample: without one of them, two must be left to differ."""
 
+STANDARD_ERROR = "_se"
+"""Ending of the tag of an estimate's standard error."""
+
 
 @dataclass(kw_only=True)
 class KeptGradients(MomentSums):

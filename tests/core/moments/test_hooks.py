@@ -155,6 +155,33 @@ def test_a_kind_of_ones_own():
         kinds.KINDS.pop(Scale, None)
 
 
+def test_a_method_of_a_layer_serves_its_own_class_alone():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor = nn.Parameter(torch.ones(5))
+
+        def forward(self, inputs):
+            return inputs * self.factor
+
+        def minibatch_gradients(self, inputs, slopes):
+            return {"factor": (inputs * slopes).sum(1)}
+
+    class Other(Scale):
+        """A subclass may do anything in its forward."""
+
+    batches = [images(5) for _ in range(3)]
+    for layer, served in ((Scale(), True), (Other(), False)):
+        module = nn.Sequential(layer, nn.Tanh(), nn.Linear(5, 3)).double()
+        loss, params = functional_loss(module, cross_entropy), detached_parameters(module)
+        if not served:
+            with pytest.raises(NotServedError, match="0.factor is in a Other"):
+                gradient_moments(loss, params, batches, method="hooks")
+            continue
+        actual = gradient_moments(loss, params, batches, method="hooks")
+        assert_close(actual.square, gradient_moments(loss, params, batches, method="loop").square, **EXACT)
+
+
 # What hooks would get wrong.
 
 
