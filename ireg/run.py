@@ -19,7 +19,7 @@ from ireg.config import Config, read
 from ireg.errors import UserError
 from ireg.files import remove_leftovers
 from ireg.runs.checkpoints import find_resumption
-from ireg.runs.layout import CHECKPOINTS, LABELS, LAST, METRICS, PREVIOUS, STATUS
+from ireg.runs.layout import CHECKPOINTS, LABELS, LAST, LOG, METRICS, PREVIOUS, STATUS
 from ireg.runs.lock import locked
 from ireg.runs.ownership import event_files, finished
 from ireg.runs.status import Status, read_status
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     # Where data are looked for may be relative to the folder in which the command was given.
     directory = Path((status.get("starts") or [{}])[-1].get("directory", "."))
-    with _logging_to(folder / "train.log"), chdir(directory if directory.is_dir() else "."):
+    with _logging_to(folder / LOG), chdir(directory if directory.is_dir() else "."):
         display = ProgressDisplay([folder])
         if not options.quiet:
             display.start()

@@ -17,7 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print and write the tables and figures of a sweep."""
     parser = argparse.ArgumentParser(
         prog="python -m ireg.analysis",
-        description="Print a table of the runs in FOLDER, and write summary.csv and figures/ (PNG and PDF) there. "
+        description="Print a row a setting of the runs in FOLDER, the best first, with 95 % intervals over the "
+        "seeds, and write summary.csv and figures/ (PNG and PDF) there. "
         "Runs may be unfinished: what they have measured so far is shown.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="a sweep's folder, like multirun/NAME, or one run's folder")
@@ -27,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the tag whose final value, as its mean over seeds, chooses each optimizer's learning rate where several "
         "were tried; the smallest wins (default: test/error, whose mean at the chosen rate is then optimistic)",
     )
+    parser.add_argument("--full", action="store_true", help="print the tables of all runs and terms, too")
     given = parser.parse_args(arguments)
-    report(given.folder, given.criterion)
+    report(given.folder, given.criterion, full=given.full)
     return 0
 
 

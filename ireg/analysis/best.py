@@ -173,10 +173,7 @@ def _doubts(best: _Rate | None, runner_up: _Rate | None, judged: Sequence[_Rate]
 
 
 def print_best(best: pd.DataFrame) -> None:
-    """Print the table of `best_rates`, and its warnings.
-
-    Each warning has a line. A last one says what the numbers may not be used for.
-    """
+    """Print the table of `best_rates`."""
     criterion = best["criterion"].iloc[0]
     group = list(best.columns[: best.columns.get_loc("criterion")])
     shown = [column for column in group if column == "optimizer" or len(best[column].drop_duplicates()) > 1]
@@ -184,6 +181,14 @@ def print_best(best: pd.DataFrame) -> None:
     title = f"Best learning rate: mean ± standard deviation of {criterion} over n seeds"
     columns = [*shown, "lr", criterion, "n", "rates", "diverged", "incomplete", "runner_up"]
     print_tables([rich_table(title, best.assign(**{criterion: texts}), columns)])
+
+
+def print_doubts(best: pd.DataFrame) -> None:
+    """Print the warnings of `best_rates`, a line each.
+
+    A last line says what the numbers may not be used for.
+    """
+    criterion = best["criterion"].iloc[0]
     for line in filter(None, "; ".join(best["warnings"]).split("; ")):
         print(f"warning: {line}")
     print(

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
 
+from ireg.analysis.labels import label, order, short_names, varied_columns
 from ireg.analysis.load import one_run_a_seed, setting_columns
-from ireg.analysis.looks import COLOURS, colour_of
+from ireg.analysis.looks import colour_of
 from ireg.analysis.summary import plain
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
@@ -40,42 +40,21 @@ def settings_of(table: pd.DataFrame) -> list[Setting]:
     They are sorted by optimizer, then by the values of what else differs.
     """
     columns = setting_columns(table)
-    varied = [column for column in columns[1:] if len(table[column].drop_duplicates()) > 1]
-    names = _short_names(varied)
+    names = short_names(varied_columns(table))
     groups = [
         (dict(zip(columns, key, strict=True)), one_run_a_seed(rows))
         for key, rows in table.groupby(columns, dropna=False)
     ]
-    groups.sort(key=lambda group: [_order(column, value) for column, value in group[0].items()])
+    groups.sort(key=lambda group: [order(column, value) for column, value in group[0].items()])
     settings: list[Setting] = []
     for values, rows in groups:
         optimizer = plain(values["optimizer"])
         siblings = sum(plain(other["optimizer"]) == optimizer for other, _ in groups)
         rank = sum(setting.optimizer == optimizer for setting in settings)
-        parts = [optimizer, *(f"{names[column]}={plain(values[column])}" for column in varied if plain(values[column]))]
-        label = ", ".join(parts) + _repeats(rows)
+        name = label(values, names) + _repeats(rows)
         colour = _shade(optimizer, min(0.15, 0.6 / siblings) * rank)
-        settings.append(Setting(label, optimizer, colour, DASHES[rank % len(DASHES)], rows))
+        settings.append(Setting(name, optimizer, colour, DASHES[rank % len(DASHES)], rows))
     return settings
-
-
-def _short_names(columns: Sequence[str]) -> dict[str, str]:
-    """Shorten keys: `data.noise.rate` -> `rate`, `data.name` -> `data`.
-
-    Where that is ambiguous, the whole name stays.
-    """
-    short = {}
-    for column in columns:
-        *above, last = column.split(".")
-        short[column] = above[-1] if above and last in ("name", "_target_") else last
-    return {column: name if list(short.values()).count(name) == 1 else column for column, name in short.items()}
-
-
-def _order(column: str, value: Any) -> tuple[int, float, str]:
-    if column == "optimizer":
-        return list(COLOURS).index(value) if value in COLOURS else len(COLOURS), 0.0, plain(value)
-    number = isinstance(value, (int, float, np.number)) and not pd.isna(value)
-    return (0, float(value), "") if number else (1, 0.0, plain(value))
 
 
 def _repeats(rows: pd.DataFrame) -> str:

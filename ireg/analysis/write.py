@@ -6,8 +6,9 @@ They go into its folder; the summary is printed.
 from __future__ import annotations
 
 import errno
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from ireg.analysis.load import load, runs
 from ireg.analysis.looks import drawn
 from ireg.errors import UserError
 from ireg.files import replacing, require_own, write_bytes
+from ireg.runs.layout import EVENTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,10 +86,11 @@ def require_own_tables(folder: Path, *, with_figures: bool = False) -> None:
     require_own(folder, TABLES[0], "run,state,", [*TABLES, *figures])
 
 
-def report(folder: str | Path, criterion: str | None = None) -> None:
+def report(folder: str | Path, criterion: str | None = None, *, full: bool = False) -> None:
     """Do what `write` does, and print the results.
 
-    Printed are the summary, the best rates, and where the files are.
+    Printed are a row a setting, the best, doubts about it, where the files are, and why runs failed; with `full` all
+    tables, too.
 
     In a folder that the user may not write to, the tables are printed, and a line says that nothing was written.
 
@@ -103,9 +106,14 @@ def report(folder: str | Path, criterion: str | None = None) -> None:
         paths.extend(_write(tables, Path(folder)))
     except OSError as error:
         failure = error
-    _print(tables, criterion)
-    for path in paths:
-        print(f"wrote {path}")
+    _print(tables, Path(folder), criterion, full=full)
+    if paths:
+        print(f"written: {_listed(paths, Path(folder))}")
+    if any(Path(folder).rglob(EVENTS)):
+        print(f"browse: tensorboard --logdir {shlex.quote(str(folder))}")
+    from ireg.analysis.overview import print_failures
+
+    print_failures(tables.summary, Path(folder))
     if failure is None:
         return
     if failure.errno not in NOT_OURS:
@@ -162,15 +170,28 @@ def _figures(epochs: pd.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield name, contents
 
 
-def _print(tables: _Tables, criterion: str | None) -> None:
-    from ireg.analysis.best import print_best
+def _print(tables: _Tables, folder: Path, criterion: str | None, *, full: bool) -> None:
+    from ireg.analysis.best import CRITERION, print_best, print_doubts
+    from ireg.analysis.overview import print_overview
     from ireg.analysis.summary import print_summary
 
-    print_summary(tables.summary)
+    print_overview(tables.summary, folder, criterion or CRITERION)
+    if full:
+        print_summary(tables.summary)
+        if tables.best is not None:
+            print_best(tables.best)
     if tables.best is not None:
-        print_best(tables.best)
+        print_doubts(tables.best)
     elif criterion is not None:
         print(f"no optimizer has two learning rates: {criterion} has nothing to choose from")
+
+
+def _listed(paths: Sequence[Path], folder: Path) -> str:
+    """The tables by name, and how many figures there are."""
+    tables = [path.name for path in paths if path.parent == folder]
+    figures = {path.stem for path in paths if path.parent != folder}
+    drawn_figures = [f"{len(figures)} figures in {folder / 'figures'}"] if figures else []
+    return ", ".join([f"{folder / tables[0]}", *tables[1:], *drawn_figures])
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> Path:

@@ -3,6 +3,7 @@
 STATUS = "status.json"
 """The file that makes a folder a run's."""
 METRICS = "metrics.csv"
+LOG = "train.log"
 LABELS = "labels.npz"
 EVENTS = "events.out.tfevents.*"
 CHECKPOINTS = "checkpoints"

@@ -10,7 +10,7 @@ from typing import Any
 
 from ireg.config import REQUIRED
 from ireg.errors import UserError
-from ireg.runs.layout import CHECKPOINTS, EVENTS, LABELS, METRICS, STATUS
+from ireg.runs.layout import CHECKPOINTS, EVENTS, LABELS, LOG, METRICS, STATUS
 from ireg.runs.status import FINISHED, flat, read_status, values
 
 _WRITTEN = (METRICS, LABELS, f"{CHECKPOINTS}/*.ckpt", EVENTS)
@@ -24,7 +24,7 @@ def files_of_others(folder: Path) -> list[str]:
 
     What a run leaves that ends before it has a status is not listed: empty files, and Hydra's `.hydra` and log.
     """
-    hydra = [".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "train.log"]
+    hydra = [".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", LOG]
     others = [] if _is_configuration(folder / hydra[0]) else hydra
     found = [path.relative_to(folder).as_posix() for pattern in _WRITTEN for path in sorted(folder.glob(pattern))]
     return [*found, *(name for name in (*others, ".lock") if _has_content(folder / name))]

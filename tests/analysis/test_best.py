@@ -6,7 +6,7 @@ import math
 import pytest
 
 from ireg.analysis import best_rates, runs, write
-from ireg.analysis.best import print_best
+from ireg.analysis.best import print_best, print_doubts
 from ireg.errors import UserError
 
 
@@ -186,6 +186,7 @@ def test_the_file_holds_the_table_and_the_terminal_its_doubts(grid, capsys):
     assert (float(rows["sgd"]["mean"]), rows["adam"]["diverged"]) == (0.1875, "1")
     capsys.readouterr()
     print_best(best_rates(runs(sweep)))
+    print_doubts(best_rates(runs(sweep)))
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.split()[:1] == ["sgd"]]
     assert line.split() == ["sgd", "0.1", "18.75", "±", "8.84", "%", "2", "3", "0", "0", "0.01"]

@@ -93,7 +93,7 @@ def test_who_may_only_look_gets_the_tables(make_run, capsys):
         assert main(["."]) == 0
     out, err = capsys.readouterr()
     assert "25.00 %" in out
-    assert "wrote" not in out
+    assert "written" not in out
     assert re.fullmatch(r"not written: .*: Permission denied; for files, copy the runs to a folder of yours\n", err)
     assert [path.name for path in sweep.iterdir()] == ["a"]
 
@@ -105,7 +105,7 @@ def test_a_full_disk_is_one_line_below_the_tables(make_run, capsys, monkeypatch)
     assert main([str(sweep)]) == 2
     out, err = capsys.readouterr()
     assert "25.00 %" in out
-    assert f"wrote {sweep / 'summary.csv'}" in out
+    assert f"written: {sweep / 'summary.csv'}\n" in out
     assert err == (
         f"error: {sweep / 'figures' / 'training_error.png'}: No space left on device; "
         "choose another place, or repair this one\n"
@@ -123,13 +123,15 @@ def test_the_command_prints_tables_and_files_in_a_pipe(make_run):
     sweep = make_run(
         "failed", None, {"lr": 0.5}, state="failed", error="data.root='x' does not exist; " + "put it " * 20
     )
-    done = python("-m", "ireg.analysis", str(sweep))
-    assert (done.returncode, done.stderr) == (0, "")
+    done = python("-m", "ireg.analysis", str(sweep), "--full")
+    assert done.returncode == 0
+    assert done.stderr.startswith("1 of 2 runs failed:\n  failed: data.root='x' does not exist; put it")
+    assert done.stderr.endswith(f"(see {sweep / 'failed' / 'train.log'})\n")
     assert "…" not in done.stdout
     (row,) = [line for line in done.stdout.splitlines() if "eighty-columns,lr=0.1" in line and "25.00 %" in line]
     assert row.split()[1:] == ["done", "1/2", "0.1", "50.00", "%", "25.00", "%", "25.00", "%", "@", "1"]
     assert "put it " * 19 in done.stdout
-    assert f"wrote {sweep / 'figures/test_error.pdf'}" in done.stdout
+    assert f"written: {sweep / 'summary.csv'}, summary_best.csv, 3 figures in {sweep / 'figures'}" in done.stdout
 
 
 def test_user_errors_are_one_line_and_exit_code_2(tmp_path):

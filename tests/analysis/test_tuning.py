@@ -38,7 +38,8 @@ def test_the_grid_of_rates(train, tmp_path):
         assert float(row["mean"]) == pytest.approx(min(means.values()), rel=1e-12)
         assert (row["criterion"], row["n"], row["rates"], row["incomplete"]) == ("test/error", "2", "3", "0")
     assert rows["sgd"]["diverged"] == "1"
-    assert "Best learning rate: mean ± standard deviation of test/error over n seeds" in result.stdout
+    best = min((float(row["mean"]), name, row["lr"]) for name, row in rows.items())
+    assert f"best: {best[1]} lr={float(best[2]):g}, test error {100 * best[0]:.2f} ±" in result.stdout
     assert "test/error chose these rates, so its means here are optimistic" in result.stdout
 
 

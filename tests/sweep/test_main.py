@@ -218,7 +218,8 @@ def test_the_report_lists_failures_with_their_logs(tmp_path, small_run, capsys):
     output = capsys.readouterr()
     lines = output.err.splitlines()
     assert lines[0] == "2 of 3 runs failed:"
-    assert lines[1].startswith("  bad: trainer: You selected an invalid accelerator name")
+    assert lines[1].startswith("  bad, worse: trainer: You selected an invalid accelerator name")
+    assert len(lines) == 2
     assert lines[1].endswith(f"(see {tmp_path / 'bad' / 'train.log'})")
     assert (tmp_path / "summary.csv").exists()
     assert not (tmp_path / ".summary.tmp-abcd1_34.csv").exists()

@@ -1,0 +1,162 @@
+"""A sweep on one screen: a row a setting, the best first."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ireg.analysis.labels import label, short_names, varied_columns
+from ireg.analysis.load import one_run_a_seed, setting_columns
+from ireg.runs.layout import LOG
+from ireg.statistics import Interval, mean_interval
+from ireg.terminal import as_shown, make_console
+
+ROWS = 20
+"""Settings that are shown; further ones are counted."""
+
+WIDTH = 100
+"""Columns where there is no terminal to fit to."""
+
+NAMED = 3
+"""Runs that are named beside the reason of their failure."""
+
+NAMES = 0.45
+"""Share of the width that names of settings take before they are folded."""
+
+VALUES = {
+    "test/error": "test error",
+    "train/error": "training error",
+    "best_test_error": "best test error",
+    "fit/memorized": "memorized",
+    "norm/l2": "norm",
+    "ireg/sgd": "ireg/sgd",
+    "ireg/own": "ireg/own",
+    "seconds": "seconds",
+}
+"""What is shown, the most important first, by its heading; as many as there is room for."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting: its name, and its values over the seeds.
+
+    Its runs are counted by state; those that are done give the values.
+    """
+
+    name: str
+    states: Mapping[str, int]
+    values: Mapping[str, Interval]
+
+    @property
+    def seeds(self) -> str:
+        """How many runs enter the numbers, and what became of the others."""
+        others = [f"{count} {state}" for state, count in self.states.items() if state != "done"]
+        return ", ".join([str(self.states.get("done", 0)), *others])
+
+
+def rows_of(summary: pd.DataFrame, criterion: str) -> list[Row]:
+    """Make a row of each setting, the best first.
+
+    Args:
+        summary: of `summary.summarize`.
+        criterion: the tag whose mean over the seeds sorts them, the smallest first; settings without it come last.
+    """
+    columns, names = setting_columns(summary), short_names(varied_columns(summary))
+    shown = list(dict.fromkeys([criterion, *VALUES]))
+    rows = []
+    for key, of_setting in summary.groupby(columns, dropna=False, sort=False):
+        done = one_run_a_seed(of_setting[of_setting["state"] == "done"])
+        values = {
+            column: mean_interval(done[column].astype(float).tolist())
+            for column in shown
+            if column in summary and summary[column].notna().any()
+        }
+        name = label(dict(zip(columns, key, strict=True)), names, " ")
+        rows.append(Row(name, of_setting["state"].value_counts().to_dict(), values))
+    missing = Interval(math.nan, math.nan, math.nan)
+
+    def rank(row: Row) -> tuple[bool, float]:
+        mean = row.values.get(criterion, missing).mean
+        return not math.isfinite(mean), mean if math.isfinite(mean) else 0.0
+
+    return sorted(rows, key=rank)
+
+
+def print_overview(summary: pd.DataFrame, folder: Path, criterion: str, console: Console | None = None) -> None:
+    """Print the settings of a sweep, and the best.
+
+    A table has as many columns as fit, so that no number is broken.
+    """
+    if console is None:
+        console = make_console()
+        console = console if console.is_terminal else make_console(width=WIDTH)
+    rows = rows_of(summary, criterion)
+    states = ", ".join(f"{count} {state}" for state, count in summary["state"].value_counts().items())
+    console.print(f"{folder}: {len(summary)} run{'s' if len(summary) > 1 else ''} ({states})", soft_wrap=True)
+    console.print(_table(rows[:ROWS], console.width))
+    if any(not math.isnan(interval.half) for row in rows for interval in row.values.values()):
+        console.print("mean ± half of the 95 % interval over the seeds")
+    if len(rows) > ROWS:
+        console.print(f"and {len(rows) - ROWS} settings more: --full shows all")
+    best = rows[0]
+    if criterion in best.values and math.isfinite(best.values[criterion].mean) and len(rows) > 1:
+        line = f"best: {best.name}, {VALUES.get(criterion, criterion)} {_text(criterion, best.values[criterion])}"
+        console.print(line)
+
+
+def _table(rows: Sequence[Row], width: int) -> Table:
+    # A name may be folded between its parts; what is beside it may not.
+    longest = max(len(row.name) for row in rows)
+    parts = max(len(part) for row in rows for part in row.name.split())
+    names = max(parts, min(longest, int(NAMES * width)))
+    columns = [("seeds", [row.seeds for row in rows])]
+    taken = names + 2 + max(len(text) for text in ("seeds", *columns[0][1]))
+    for column in rows[0].values:
+        texts = [_text(column, row.values[column]) for row in rows]
+        heading = VALUES.get(column, column)
+        needed = 2 + max(len(text) for text in (heading, *texts))
+        if taken + needed <= width:
+            columns.append((heading, texts))
+            taken += needed
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("setting", min_width=names, max_width=names)
+    for heading, _ in columns:
+        table.add_column(heading, justify="left" if heading == "seeds" else "right", no_wrap=True)
+    columns.insert(0, ("setting", [row.name for row in rows]))
+    for number, cells in enumerate(zip(*(texts for _, texts in columns), strict=True)):
+        style = "bold green" if number == 0 and len(rows) > 1 else ""
+        table.add_row(*(Text(as_shown(cell), style) for cell in cells))
+    return table
+
+
+def _text(column: str, interval: Interval) -> str:
+    """Write a mean, and half of its 95 % interval."""
+    if math.isnan(interval.mean):
+        return ""
+    if column.endswith(("/error", "_error")) or column.startswith("fit/"):
+        mean, half = 100 * interval.mean, 100 * interval.half
+        return f"{mean:.2f} %" if math.isnan(half) else f"{mean:.2f} ± {half:.2f} %"
+    if column == "seconds":
+        return f"{interval.mean:.0f}"
+    return f"{interval.mean:.2e}" if column.startswith("ireg/") else f"{interval.mean:.4g}"
+
+
+def print_failures(summary: pd.DataFrame, folder: Path) -> None:
+    """Print why runs failed on standard error, each reason once."""
+    failed = summary[summary["state"] == "failed"]
+    if failed.empty:
+        return
+    print(f"{len(failed)} of {len(summary)} runs failed:", file=sys.stderr)
+    for error, of_error in failed.groupby("error", sort=False, dropna=False):
+        reason = " ".join(str(error).split())
+        names = of_error["run"].tolist()
+        listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        print(f"  {listed}: {reason} (see {folder / names[0] / LOG})", file=sys.stderr)

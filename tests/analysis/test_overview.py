@@ -1,0 +1,109 @@
+"""A sweep on one screen: what stands there, and that it fits."""
+
+import re
+
+import pytest
+import scipy.stats
+
+from ireg.analysis import load, runs
+from ireg.analysis.overview import NAMED, ROWS, print_failures, print_overview, rows_of
+from ireg.analysis.summary import summarize
+from ireg.terminal import make_console
+
+
+def summary_of(sweep):
+    return summarize(runs(sweep), load(sweep))
+
+
+def shown(sweep, width, criterion="test/error"):
+    console = make_console(width=width, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_overview(summary_of(sweep), sweep, criterion, console)
+    console.file.close()
+    return console.export_text().splitlines()
+
+
+@pytest.fixture
+def grid(make_run):
+    """Four optimizers, two rates, two seeds, with names as long as they get."""
+    for number, optimizer in enumerate(("sgd", "momentum", "rmsprop", "adam")):
+        for rate in (0.001, 0.01):
+            for seed in (0, 1):
+                error = 0.1 + 0.05 * number + rate + 0.01 * seed
+                tags = {
+                    "train/error": [0.9, error / 2], "test/error": [0.9, error], "fit/memorized": [0.1, 0.5],
+                    "norm/l2": [18.0, 123.456], "ireg/sgd": [1e-3, 1.23456e-17], "ireg/own": [1e-3, 2.5e-5],
+                    "time/epoch": ["", 1.5],
+                }  # fmt: skip
+                config = {"optimizer.name": optimizer, "lr": rate, "seed": seed, "data.noise.rate": 0.3 + rate}
+                sweep = make_run(f"{optimizer}_data.noise.rate={0.3 + rate}_lr={rate}_seed={seed}", tags, config)
+    return sweep
+
+
+@pytest.mark.parametrize("width", [50, 80, 120, 200])
+def test_it_fits_and_no_number_is_broken(grid, width):
+    lines = shown(grid, width)
+    assert len(lines) <= 40
+    assert max(map(len, lines[1:])) <= width
+    assert lines[0].endswith("16 runs (16 done)")
+    table = "\n".join(lines)
+    for optimizer, number in (("sgd", 0), ("adam", 3)):
+        mean, half = 100 * (0.106 + 0.05 * number), 100 * scipy.stats.t.ppf(0.975, 1) * 0.005
+        assert f"{mean:.2f} ± {half:.2f} %" in table
+        assert re.search(rf"^{optimizer} ", table, re.M)
+    if width == 200:
+        assert "1.23e-17" in table
+        assert "123.5" in table
+    assert "mean ± half of the 95 % interval over the seeds" in lines
+
+
+def test_the_best_stands_first_and_is_named(grid):
+    lines = shown(grid, 120)
+    assert lines[1].split()[:3] == ["setting", "seeds", "test"]
+    assert re.match(r"sgd lr=0.001 rate=0.301 +2 ", lines[2])
+    assert re.match(r"best: sgd lr=0.001 rate=0.301, test error 10.60 ± 6.35 %$", lines[-1])
+    by_training = shown(grid, 120, "train/error")
+    assert "training error 5.30" in by_training[-1]
+    assert by_training[1].split()[2:4] == ["training", "error"]
+
+
+def test_runs_that_are_not_done_are_counted_and_come_last(make_run):
+    tags = {"test/error": [0.9, 0.5]}
+    make_run("a", tags, {"lr": 0.1})
+    make_run("b", tags, {"lr": 0.1, "seed": 1}, state="failed", error="no")
+    make_run("c", {"test/error": [0.9, "nan"]}, {"lr": 1.0}, state="diverged")
+    sweep = make_run("d", {"test/error": [0.9, 0.4]}, {"lr": 0.01}, state="running")
+    rows = rows_of(summary_of(sweep), "test/error")
+    assert [(row.name, row.seeds) for row in rows] == [
+        ("sgd lr=0.1", "1, 1 failed"), ("sgd lr=1", "0, 1 diverged"), ("sgd lr=0.01", "0, 1 running")
+    ]  # fmt: skip
+    lines = shown(sweep, 80)
+    assert lines[0].endswith("4 runs (1 done, 1 failed, 1 diverged, 1 running)")
+    assert lines[-1] == "best: sgd lr=0.1, test error 50.00 %"
+    assert not any("interval" in line for line in lines)  # one seed each
+
+
+def test_many_settings_are_counted(make_run):
+    for number in range(ROWS + 5):
+        sweep = make_run(f"r{number}", {"test/error": [0.9, 0.5]}, {"lr": 0.1 + number})
+    lines = shown(sweep, 80)
+    assert "and 5 settings more: --full shows all" in lines
+    assert len(lines) <= 40
+
+
+def test_one_run_has_no_best(make_run):
+    lines = shown(make_run("a", {"test/error": [0.9, 0.5]}), 80)
+    assert lines[0].endswith("1 run (1 done)")
+    assert not any(line.startswith("best") for line in lines)
+
+
+def test_a_reason_is_said_once(make_run, capsys):
+    for number in range(NAMED + 2):
+        make_run(f"r{number}", None, {"lr": number}, state="failed", error="no\nroom")
+    sweep = make_run("other", None, {"lr": 99}, state="failed", error="no data")
+    print_failures(summary_of(sweep), sweep)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "6 of 6 runs failed:"
+    assert sorted(lines[1:]) == sorted([
+        f"  r0, r1, r2 and 2 more: no room (see {sweep / 'r0' / 'train.log'})",
+        f"  other: no data (see {sweep / 'other' / 'train.log'})",
+    ])  # fmt: skip
