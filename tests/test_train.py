@@ -31,7 +31,7 @@ SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batc
         (["terms=foo"], "error: terms=foo: no such choice; choose one of alignment, alignment_fluctuation,"),
         (
             ["data=foo"],
-            "error: data=foo: no such choice; choose one of fashion10k, fashion_mnist, kmnist, ",
+            "error: data=foo: no such choice; choose one of cifar10, digits, fashion10k, ",
         ),
         (["lrr=1"], "error: lrr: no such key, did you mean lr?; python train.py --help lists the keys"),
         (["lr=1e-3,1e-2"], "error: lr=1e-3,1e-2: several values; add -m to sweep over them"),
@@ -181,9 +181,22 @@ def test_more_values_add_runs_and_leave_the_others(tmp_path, forked_train):
     assert forked_train.wait() == 0
     assert [path for path, time in before.items() if path.stat().st_mtime_ns != time] == []
     assert len(names(folder)) == len(json.loads((folder / "sweep.json").read_text())["runs"]) == 3
-    assert (tmp_path / "log").read_text().count("done already, kept as it is") == 2
+    assert (tmp_path / "log").read_text().count("2 of 3 done already; to do one again, delete its folder\n") == 1
+    assert "kept as it is" not in (tmp_path / "log").read_text()  # once, and not for each
     with (folder / "summary.csv").open() as file:
         assert sorted(row["seed"] for row in csv.DictReader(file)) == ["0", "1", "2"]
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    (tmp_path / "log").unlink()
+    forked_train.start(*arguments, "seed=0,1,2", cwd=tmp_path)
+    assert forked_train.wait() == 0
+    log = (tmp_path / "log").read_text()
+    assert log.startswith("3 of 3 done already; to do one again, delete its folder\n")
+    assert "3 runs (3 done)" in log
+    assert {path: path.stat().st_mtime_ns for path in files if path.name != "sweep.json"}.items() <= files.items()
+    next(folder.glob("*/metrics.csv")).touch()  # newer than the summary, as after a kill before it was written
+    forked_train.start(*arguments, "seed=0,1,2", cwd=tmp_path)
+    assert forked_train.wait() == 0
+    assert (folder / "summary.csv").stat().st_mtime_ns > files[folder / "summary.csv"]
 
 
 def test_a_sweep_with_a_folder_of_another_configuration_is_refused(tmp_path, forked_train):

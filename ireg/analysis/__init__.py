@@ -1,6 +1,6 @@
 """Tables and figures from run folders, without torch.
 
-See `load`, `runs`, `summarize`, `best_rates`, `write`, `report`.
+See `load`, `runs`, `summarize`, `best_rates`, `write`, `report`, `show`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 # These two have the names of their modules, so the functions are bound here, once the modules are: a later import of
 # a module no longer replaces them. Both modules import pandas and matplotlib only when they are called.
 from ireg.analysis.load import load, runs
-from ireg.analysis.write import report, write
+from ireg.analysis.write import report, show, write
 
 if TYPE_CHECKING:
     from ireg.analysis.best import best_rates
     from ireg.analysis.figures import FIGURES
     from ireg.analysis.summary import summarize, summarize_settings
 
-__all__ = ["FIGURES", "best_rates", "load", "report", "runs", "summarize", "summarize_settings", "write"]
+__all__ = ["FIGURES", "best_rates", "load", "report", "runs", "show", "summarize", "summarize_settings", "write"]
 
 
 def __getattr__(name: str) -> Any:

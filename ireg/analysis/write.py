@@ -86,6 +86,15 @@ def require_own_tables(folder: Path, *, with_figures: bool = False) -> None:
     require_own(folder, TABLES[0], "run,state,", [*TABLES, *figures])
 
 
+def show(folder: str | Path, criterion: str | None = None, *, full: bool = False) -> None:
+    """Print what `report` prints, and write nothing.
+
+    Raises:
+        UserError: as `write`.
+    """
+    _show(_tables(Path(folder), criterion), Path(folder), criterion, full=full)
+
+
 def report(folder: str | Path, criterion: str | None = None, *, full: bool = False) -> None:
     """Do what `write` does, and print the results.
 
@@ -106,14 +115,7 @@ def report(folder: str | Path, criterion: str | None = None, *, full: bool = Fal
         paths.extend(_write(tables, Path(folder)))
     except OSError as error:
         failure = error
-    _print(tables, Path(folder), criterion, full=full)
-    if paths:
-        print(f"written: {_listed(paths, Path(folder))}")
-    if any(Path(folder).rglob(EVENTS)):
-        print(f"browse: tensorboard --logdir {shlex.quote(str(folder))}")
-    from ireg.analysis.overview import print_failures
-
-    print_failures(tables.summary, Path(folder))
+    _show(tables, Path(folder), criterion, full=full, paths=paths)
     if failure is None:
         return
     if failure.errno not in NOT_OURS:
@@ -170,9 +172,9 @@ def _figures(epochs: pd.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield name, contents
 
 
-def _print(tables: _Tables, folder: Path, criterion: str | None, *, full: bool) -> None:
+def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, paths: Sequence[Path] = ()) -> None:
     from ireg.analysis.best import CRITERION, print_best, print_doubts
-    from ireg.analysis.overview import print_overview
+    from ireg.analysis.overview import print_failures, print_overview
     from ireg.analysis.summary import print_summary
 
     print_overview(tables.summary, folder, criterion or CRITERION)
@@ -184,6 +186,11 @@ def _print(tables: _Tables, folder: Path, criterion: str | None, *, full: bool) 
         print_doubts(tables.best)
     elif criterion is not None:
         print(f"no optimizer has two learning rates: {criterion} has nothing to choose from")
+    if paths:
+        print(f"written: {_listed(paths, folder)}")
+    if any(folder.rglob(EVENTS)):
+        print(f"browse: tensorboard --logdir {shlex.quote(str(folder))}")
+    print_failures(tables.summary, folder)
 
 
 def _listed(paths: Sequence[Path], folder: Path) -> str:

@@ -18,12 +18,12 @@ from rich.table import Table
 from ireg import config as configuration
 from ireg.cli import explain
 from ireg.command import EXIT_FAILED, EXIT_USER_ERROR, endings_in_one_line
-from ireg.runs.status import read_status
+from ireg.runs.status import FINISHED, read_status
 from ireg.sweep import launch, names
 from ireg.sweep.checks import checked_folder, checked_folders
 from ireg.sweep.plan import add_to_plan
 from ireg.sweep.progress import ProgressDisplay
-from ireg.sweep.report import report
+from ireg.sweep.report import report, report_again
 from ireg.terminal import make_console
 
 configuration.register()
@@ -56,6 +56,12 @@ class RunsCallback(Callback):
             sweep = Path(config.hydra.sweep.dir).absolute()
             folders = checked_folders(config, sweep)
             add_to_plan(sweep, {path.relative_to(sweep).as_posix(): overrides for path, overrides in folders.items()})
+            done = sum(_is_finished(folder) for folder in folders)
+            if done:
+                print(f"{done} of {len(folders)} done already; to do one again, delete its folder", file=sys.stderr)
+            if done and done == len(folders):
+                report_again(sweep)
+                sys.exit(0)
             # A sweeper that chooses the runs as it goes has none to name beforehand: the folder shows them.
             self._begin(list(folders) or sweep, lambda: report(sweep))
             _begun_sweeps.append(sweep)
@@ -140,6 +146,13 @@ def _errors_end_the_process() -> Iterator[None]:
     except Exception:
         traceback.print_exc()
         sys.exit(EXIT_FAILED)
+
+
+def _is_finished(folder: Path) -> bool:
+    with suppress(OSError):  # a folder that cannot be read fails its own run
+        status = read_status(folder)
+        return status is not None and status["state"] in FINISHED
+    return False
 
 
 def _print_final_values(folder: Path) -> None:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from hydra.core import utils
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -93,7 +94,8 @@ def _without_folder(config: DictConfig, failure: Exception) -> JobReturn:
 def objective_if_finished(folder: Path, settings: Config) -> float | None:
     """Return the objective of a run that is finished.
 
-    That it is finished is printed. None where it is still to be done.
+    That it is finished is said, in a sweep in its log alone: the sweep has counted such runs. None where it is still to
+    be done.
 
     Raises:
         UserError: the folder belongs to another run, or the objective has no value for the run's optimizer.
@@ -101,7 +103,9 @@ def objective_if_finished(folder: Path, settings: Config) -> float | None:
     status = finished(folder, asdict(settings))
     if status is None:
         return None
-    log.warning("%s: %s already, kept as it is; to run it again, delete the folder", folder, status["state"])
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    level = logging.INFO if in_sweep else logging.WARNING
+    log.log(level, "%s: %s already, kept as it is; to run it again, delete the folder", folder, status["state"])
     return objective(settings, status["state"], status["final"])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ireg.files import remove_leftovers
 from ireg.runs.find import run_folders
+from ireg.runs.layout import METRICS, STATUS
 from ireg.runs.lock import locked
 from ireg.runs.status import note_killed
 from ireg.sweep.plan import FILE_NAME as PLAN
@@ -35,3 +36,22 @@ def report(sweep: Path) -> None:
             analysis.report(sweep)
     else:
         analysis.report(sweep)  # which says that there is nothing
+
+
+def report_again(sweep: Path) -> None:
+    """Print the summary of a sweep whose runs are all finished.
+
+    What is written and newer than the runs is not written again.
+
+    Raises:
+        UserError: as `report`.
+    """
+    from ireg import analysis
+    from ireg.analysis.write import TABLES
+
+    written = sweep / TABLES[0]
+    runs = [folder / name for folder in run_folders(sweep) for name in (STATUS, METRICS)]
+    if written.exists() and all(written.stat().st_mtime_ns > path.stat().st_mtime_ns for path in runs if path.exists()):
+        analysis.show(sweep)
+    else:
+        report(sweep)

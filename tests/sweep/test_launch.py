@@ -31,7 +31,7 @@ def test_a_folder_that_cannot_be_written_to_harms_no_other_run(tmp_path, forked_
     forked_train.start(*arguments, "seed=0,1,2,3", cwd=tmp_path)
     assert forked_train.wait() == 1
     log = (tmp_path / "log").read_text()
-    assert f"{finished}: done already, kept as it is" in log
+    assert "1 of 4 done already; to do one again, delete its folder" in log
     for name in ("1", "2/.hydra"):
         assert f"runs/{name}: File exists; choose another place, or repair this one" in log
     assert "error: multirun/runs/1: File exists; choose another place" in log
