@@ -1,7 +1,39 @@
 """The command `python -m ireg.verify`, see `ireg.certify.command`."""
 
-from ireg.certify.command import main
-from ireg.command import run_as_process
+import argparse
+from collections.abc import Sequence
+
+from ireg.command import framed, run_as_process
+
+
+@framed
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code.
+
+    It is 0 if all certificates pass, and all derivatives of the networks are right, 1 if not.
+    """
+    options = parser().parse_args(arguments)
+    from ireg.certify.command import certify  # torch, which --help need not wait for
+
+    return certify(options)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m ireg.verify",
+        description="Certify the theory of every optimizer: torch's own optimizers, in float64 on small smooth "
+        "problems, against their modified flows, and against flows that are wrong in one place. And compare the "
+        "networks' derivatives with differences.",
+    )
+    made.add_argument("--optimizer", metavar="NAME", nargs="+", help="certify these only, and no networks")
+    made.add_argument(
+        "--lr-range", metavar=("LOW", "HIGH"), nargs=2, help="learning rates, where nothing else is tied to them"
+    )
+    made.add_argument("--plot", metavar="PATH", help="draw error against rate, as .png, .pdf or .svg")
+    made.add_argument("--jobs", metavar="N", help="certificates at a time (default: one a core)")
+    return made
+
 
 if __name__ == "__main__":
     run_as_process(main)

@@ -1,4 +1,4 @@
-"""The command `python -m ireg.verify`.
+"""What `python -m ireg.verify` does.
 
 It certifies every optimizer's theory on this machine, in a table.
 """
@@ -24,7 +24,6 @@ from rich.text import Text
 from ireg.analysis.looks import drawn
 from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
 from ireg.certify.derivatives import CLOSE, of_networks
-from ireg.command import framed, run_as_process
 from ireg.errors import UserError
 from ireg.files import is_writable, write_bytes
 from ireg.parallel import workers
@@ -43,13 +42,17 @@ WIDTH = 160
 """Columns of the table where there is no terminal to fit it to."""
 
 
-@framed
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code.
+def certify(options: argparse.Namespace) -> int:
+    """Do what the command line says; return the exit code.
 
     It is 0 if all certificates pass, and all derivatives of the networks are right, 1 if not.
+
+    Args:
+        options: of `ireg.verify.parser`.
+
+    Raises:
+        UserError: an option has a value that is not allowed.
     """
-    options = _parser().parse_args(arguments)
     chosen = _chosen(options.optimizer)
     rates = None if options.lr_range is None else _rates(options.lr_range)
     plot = None if options.plot is None else _plot_path(options.plot)
@@ -61,22 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
             write_bytes(plot, content)
     return 0 if right and all(outcome.passes for outcome in outcomes.values()) else 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ireg.verify",
-        description="Certify the theory of every optimizer: torch's own optimizers, in float64 on small smooth "
-        "problems, against their modified flows, and against flows that are wrong in one place. And compare the "
-        "networks' derivatives with differences.",
-    )
-    parser.add_argument("--optimizer", metavar="NAME", nargs="+", help="certify these only, and no networks")
-    parser.add_argument(
-        "--lr-range", metavar=("LOW", "HIGH"), nargs=2, help="learning rates, where nothing else is tied to them"
-    )
-    parser.add_argument("--plot", metavar="PATH", help="draw error against rate, as .png, .pdf or .svg")
-    parser.add_argument("--jobs", metavar="N", help="certificates at a time (default: one a core)")
-    return parser
 
 
 def _chosen(names: Sequence[str] | None) -> list[int]:
@@ -221,7 +208,3 @@ def _figure(outcomes: Mapping[int, Outcome]) -> Figure:
         certificate, errors = CERTIFICATES[position], (found.plain.errors, found.modified.errors)
         curves.append(ErrorCurves(certificate.optimizer, certificate.experiment.abscissa, found.rates, *errors))
     return errors_against_rate(curves)
-
-
-if __name__ == "__main__":
-    run_as_process(main)

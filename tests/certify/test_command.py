@@ -2,6 +2,7 @@
 
 import pytest
 
+from ireg import verify
 from ireg.certify import CERTIFICATES, command
 from ireg.certify.certificate import Curve
 from ireg.certify.derivatives import NETWORKS
@@ -13,7 +14,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
 
 
 def test_a_table_and_no_file(capsys, tmp_path):
-    assert command.main(["--optimizer", "gd", "--jobs", "1"]) == 0
+    assert verify.main(["--optimizer", "gd", "--jobs", "1"]) == 0
     out, err = capsys.readouterr()
     assert "Barrett & Dherin 2021" in out
     assert "1/1" in out
@@ -27,12 +28,12 @@ def test_a_table_and_no_file(capsys, tmp_path):
 def test_a_range_of_rates_and_a_figure(capsys, tmp_path):
     path = tmp_path / "figures" / "errors.png"
     arguments = ["--optimizer", "gd", "--jobs", "1", "--lr-range", "0.005", "0.02", "--plot", str(path)]
-    assert command.main(arguments) == 0
+    assert verify.main(arguments) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_rates_beyond_the_expansion_fail_and_say_why(capsys):
-    assert command.main(["--optimizer", "gd", "--jobs", "1", "--lr-range", "0.5", "1"]) == 1
+    assert verify.main(["--optimizer", "gd", "--jobs", "1", "--lr-range", "0.5", "1"]) == 1
     out = capsys.readouterr().out
     assert "FAILS" in out
     assert "gd, full batch: C + (η_e/4)(1+2L)‖ḡ‖²_P: the slope of the modified flow is not within 1.85 to 2.15" in out
@@ -44,17 +45,17 @@ def test_a_control_that_is_not_rejected_fails(capsys, monkeypatch):
     accepted = Curve(errors=(1.0, 0.25), slope=2.0, uncertainty=0.0)
     outcome = type(right)(**(vars(right) | {"controls": {"a wrong flow": accepted}}))
     monkeypatch.setattr(command, "run", lambda *arguments, **keywords: {0: outcome})
-    assert command.main(["--optimizer", "gd"]) == 1
+    assert verify.main(["--optimizer", "gd"]) == 1
     assert "not rejected: a wrong flow (slope 2.00)" in capsys.readouterr().out
 
 
 def test_the_networks_derivatives(capsys, monkeypatch):
     monkeypatch.setattr(command, "run", lambda *arguments, **keywords: {})
-    assert command.main([]) == 0
+    assert verify.main([]) == 0
     out = capsys.readouterr().out
     assert f"{len(NETWORKS)} of {len(NETWORKS)} networks have right derivatives, to 1e-05" in out
     monkeypatch.setattr(command, "of_networks", lambda: {"vit": (1e-9, 1e-9, 0.1)})
-    assert command.main([]) == 1
+    assert verify.main([]) == 1
     assert "WRONG" in (out := capsys.readouterr().out)
     assert "0 of 1 networks" in out
 
@@ -72,7 +73,7 @@ def test_the_networks_derivatives(capsys, monkeypatch):
     ],
 )
 def test_what_the_user_can_mend_is_one_line(arguments, line, capsys):
-    assert command.main(arguments) == 2
+    assert verify.main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"error: {line}")
@@ -81,7 +82,7 @@ def test_what_the_user_can_mend_is_one_line(arguments, line, capsys):
 
 def test_a_figure_that_fails_costs_no_table(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("ireg.analysis.certificates.errors_against_rate", lambda curves: 1 / 0)
-    assert command.main(["--optimizer", "gd", "--jobs", "1", "--plot", "errors.svg"]) == 0
+    assert verify.main(["--optimizer", "gd", "--jobs", "1", "--plot", "errors.svg"]) == 0
     out, err = capsys.readouterr()
     assert "1 of 1 certificates hold" in out
     assert err == "figure errors cannot be drawn: ZeroDivisionError: division by zero\n"
@@ -90,7 +91,7 @@ def test_a_figure_that_fails_costs_no_table(capsys, monkeypatch, tmp_path):
 
 def test_a_folder_is_no_figure(tmp_path, capsys):
     (tmp_path / "folder.png").mkdir()
-    assert command.main(["--plot", "folder.png"]) == 2
+    assert verify.main(["--plot", "folder.png"]) == 2
     assert "error: --plot folder.png: cannot be written; choose another place" in capsys.readouterr().err
 
 

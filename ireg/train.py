@@ -1,0 +1,41 @@
+"""Train and measure: `ireg train optimizer=rmsprop lr=1e-3`, also `python train.py`.
+
+Sweep with -m; `--help` lists the keys.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from ireg.cli import explain, hydra_errors_raised, overrides_first
+from ireg.command import endings_in_one_line
+from ireg.composition import check_config_name
+from ireg.sweep.callback import exit_code, summary_at_the_end
+
+_HERE = Path(__file__).parent
+CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())
+"""The configuration: in the package where that is installed, beside it in a checkout."""
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def task(config: DictConfig) -> float:
+    """Do one run.
+
+    torch is imported only when the configuration has been found to be right.
+    """
+    from ireg.run import run
+
+    return run(config)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code, or end with it."""
+    with endings_in_one_line(explain, exit_code), summary_at_the_end(), hydra_errors_raised():
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        check_config_name(given)
+        sys.argv[1:] = overrides_first(given)
+        task()
+    return 0
