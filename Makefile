@@ -40,7 +40,8 @@ test-minima: ## The same with the oldest dependencies allowed, in .venv-minima (
 	$(MINIMA)/bin/pip install --quiet --disable-pip-version-check --requirement $(MINIMA)/pins.txt --editable '.[parallel,test]'
 	$(MINIMA)/bin/python -m pytest $(SPREAD)
 
-bench: install ## Measure an epoch against other ways to write it; writes docs/benchmarks.md (20 to 30 minutes)
+bench: install ## Measure epochs and terms; writes docs/benchmarks.md and docs/networks.md (20 to 30 minutes)
+	$(RUN) -m benchmarks.methods
 	$(RUN) -m benchmarks.epoch
 
 $(VENV)/linters: $(VENV)/installed

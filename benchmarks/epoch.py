@@ -2,7 +2,7 @@
 
 It is measured side by side with other programs that do the same.
 
-Prints tables of ratios and writes docs/benchmarks.md; see there for what is measured. All of it takes 20 to 30
+Prints tables of ratios and writes docs/benchmarks.md; see there for what is measured. All of it takes 15 to 25
 minutes; --quick measures width 256 and batch size 64 only, in five to ten, and writes no page.
 """
 
@@ -20,7 +20,6 @@ import torch
 from benchmarks import growth, page, tables
 from benchmarks.case import ROOT, Case
 from benchmarks.floor import Peaks
-from benchmarks.methods import by_method
 from benchmarks.pairs import Effort, measured
 from benchmarks.sides import quietly
 from ireg.terminal import as_command, make_console
@@ -45,7 +44,6 @@ def main() -> None:
         peaks.look(case.threads)
         results.append(measured(case, MAIN if (case.width, case.batch_size) == HEADLINE else OTHERS))
     seconds, memory = (None, []) if arguments.quick else (growth.seconds(base), growth.memory(base))
-    methods = [] if arguments.quick else by_method(threads[0])
     for number in threads:
         peaks.look(number)
     findings = page.Findings(
@@ -54,7 +52,6 @@ def main() -> None:
         command=_command(),
         growth=seconds,
         memory=memory,
-        methods=methods,
     )
     _show(findings)
     output = arguments.output or (None if arguments.quick else ROOT / "docs" / "benchmarks.md")
@@ -102,8 +99,6 @@ def _show(findings: page.Findings) -> None:
     console.print(tables.theory(findings.results).rich())
     if findings.memory:
         console.print(tables.memory(findings.memory).rich())
-    if findings.methods:
-        console.print(tables.methods(findings.methods).rich())
     console.print(page.machine(findings.peaks))
 
 

@@ -1,6 +1,7 @@
-"""The terms' pass by method, for several architectures.
+"""`python -m benchmarks.methods`: the terms' pass by method, for several architectures.
 
-Seconds stand against the training pass; memory is beside them.
+Seconds stand against the training pass; memory is beside them. Prints the table and writes docs/networks.md; it takes
+three minutes.
 """
 
 import statistics
@@ -15,13 +16,21 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import ireg
+from benchmarks.case import ROOT
+from benchmarks.floor import Peaks
 from benchmarks.memory import peak_tensors
+from benchmarks.page import machine
+from benchmarks.sides import quietly
+from benchmarks.tables import MISSING, Grid, ratio_text
 from ireg.core.functional import functional_loss
 from ireg.core.moments import METHODS, NotServedError, choose_method
 from ireg.core.moments.needs import EVERYTHING
 from ireg.core.types import Pair
+from ireg.files import write_text
 from ireg.models import CNN, MLP, ResNet, ViT
+from ireg.terminal import as_command, make_console
 
+PAGE = ROOT / "docs" / "networks.md"
 IMAGES: Mapping[str, Any] = {"input_shape": (1, 28, 28), "num_classes": 10}
 ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
     "mlp": lambda: MLP(**IMAGES, hidden=[256] * 4),
@@ -123,3 +132,60 @@ def _seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def table(found: Sequence[MethodTimes]) -> Grid:
+    """Tabulate the terms' pass by architecture and method, and its memory."""
+    names = list(dict.fromkeys(method for times in found for method in times.ratios))
+    columns = ["network", "batch", "training, ms", "auto takes", *(f"{name} / training" for name in names)]
+    columns += [f"{SAMPLE} minibatches / epoch", *(f"{name}, MB" for name in names)]
+    rows = [
+        [
+            times.architecture,
+            str(times.batch_size),
+            f"{times.training * 1e3:.1f}",
+            times.chosen,
+            *(ratio_text(times.ratios.get(name)) for name in names),
+            ratio_text(times.sample),
+            *(f"{times.memory[name] / 1e6:.1f}" if name in times.memory else MISSING for name in names),
+        ]
+        for times in found
+    ]
+    return Grid("The terms' pass by method, over the training pass", columns, rows)
+
+
+_PAGE = """
+# Other networks
+
+What the default terms of Adam cost by `ireg.measure`, on the networks of `conf/model/` as they are by default, with one
+thread and random images. Every number here is from one run of
+
+    python -m benchmarks.methods
+
+on this machine: {machine}.
+
+Each method is set against a training pass over the same minibatches in plain PyTorch, in turns; a ratio is the median
+of those of the turns. **{sample} minibatches / epoch** are the terms from a sample of {sample} minibatches over the
+training pass of {epoch:,} examples. MB are peak bytes of tensors above what is in use, of the whole pass. A dash: the
+method does not serve the network.
+
+{table}
+"""
+
+
+def main() -> None:
+    quietly()
+    torch.set_num_interop_threads(1)
+    peaks = Peaks()
+    peaks.look(1)
+    found = by_method(1)
+    peaks.look(1)
+    make_console(width=200).print(table(found).rich())
+    text = _PAGE.format(machine=machine(peaks.rates), sample=SAMPLE, epoch=EPOCH, table=table(found).markdown())
+    write_text(PAGE, text.lstrip())
+    print(f"wrote {PAGE}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    with as_command():
+        main()

@@ -14,7 +14,6 @@ from benchmarks import figure, tables
 from benchmarks.case import HIDDEN_LAYERS, Case
 from benchmarks.growth import Point
 from benchmarks.memory import Memory
-from benchmarks.methods import EPOCH, SAMPLE, MethodTimes
 from benchmarks.sides import ORDINARY
 from benchmarks.times import Result
 from ireg.analysis.looks import drawn
@@ -35,7 +34,6 @@ class Findings:
     command: str
     memory: Sequence[tuple[Case, Memory]] = ()
     growth: Mapping[str, Sequence[Point]] | None = None
-    methods: Sequence[MethodTimes] = ()
 
 
 def machine(peaks: Mapping[int, float]) -> str:
@@ -77,9 +75,6 @@ def _text(findings: Findings, picture: str) -> str:
         case, _ = findings.memory[0]
         parts.append(_MEMORY.format(width=case.width, batch_size=case.batch_size))
         parts.append(tables.memory(findings.memory).markdown())
-    if findings.methods:
-        parts.append(_METHODS.format(sample=SAMPLE, epoch=EPOCH))
-        parts.append(tables.methods(findings.methods).markdown())
     if findings.growth is not None:
         parts.append(_GROWTH.format(picture=picture))
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -174,16 +169,6 @@ Peak above what is in use when the pass begins (data, weights and optimizer are 
 size {batch_size}, each line in a process of its own. *Tensors* are bytes held by torch's allocator, from its log of
 every allocation: exact. *Resident* is the high-water mark of the process's resident set (Linux), with the buffers of
 all libraries: to within some MB.
-"""
-
-_METHODS = """
-## Other networks
-
-The default terms of Adam by `ireg.measure`, on the networks of `conf/model/` as they are by default, with one thread
-and random images. Each method is set against a training pass over the same minibatches in plain PyTorch, in turns; a
-ratio is the median of those of the turns. **{sample} minibatches / epoch** are the terms from a sample of {sample}
-minibatches over the training pass of {epoch:,} examples. MB are peak bytes of tensors above what is in use, of the
-whole pass. A dash: the method does not serve the network.
 """
 
 _GROWTH = """

@@ -7,7 +7,6 @@ from rich.table import Table
 
 from benchmarks.case import Case
 from benchmarks.memory import Memory
-from benchmarks.methods import SAMPLE, MethodTimes
 from benchmarks.sides import BY_HAND, ORDINARY, PROJECT, TERMS_OFF, THEORY
 from benchmarks.times import Measure, Result, quotient
 
@@ -56,11 +55,11 @@ def epochs(results: Sequence[Result], peaks: Mapping[int, float]) -> Grid:
                 *_case(result.case),
                 *(_seconds(result.median(side)) for side in sides),
                 _seconds(floor),
-                _ratio(result.ratio(project, by_hand)),
+                ratio_text(result.ratio(project, by_hand)),
                 f"{min(spread):.2f} to {max(spread):.2f}",
-                _ratio(result.ratio(project, (TERMS_OFF, "whole"))),
-                _ratio(result.ratio((ORDINARY, "whole"), project), digits=1),
-                _ratio(quotient(result.median(PROJECT), floor), digits=1),
+                ratio_text(result.ratio(project, (TERMS_OFF, "whole"))),
+                ratio_text(result.ratio((ORDINARY, "whole"), project), digits=1),
+                ratio_text(quotient(result.median(PROJECT), floor), digits=1),
             ]
         )
     return Grid("An epoch: median seconds and ratios", columns, rows)
@@ -82,11 +81,11 @@ def passes(results: Sequence[Result], peaks: Mapping[int, float]) -> Grid:
             *_case(result.case),
             _seconds(result.median(*training)),
             _seconds(result.median(*terms)),
-            _ratio(result.ratio(terms, training)),
+            ratio_text(result.ratio(terms, training)),
             _seconds(result.median(*training_by_hand)),
             _seconds(result.median(*terms_by_hand)),
-            _ratio(result.ratio(training, training_by_hand)),
-            _ratio(result.ratio(terms, terms_by_hand)),
+            ratio_text(result.ratio(training, training_by_hand)),
+            ratio_text(result.ratio(terms, terms_by_hand)),
             _seconds(_floor(result, peaks)),
         ]
         for result in results
@@ -102,8 +101,8 @@ def theory(results: Sequence[Result]) -> Grid:
             *_case(result.case),
             _seconds(result.median(PROJECT, "terms")),
             _seconds(result.median(THEORY, "terms")),
-            _ratio(result.ratio((THEORY, "terms"), (PROJECT, "terms")), digits=1),
-            _ratio(result.ratio((THEORY, "whole"), (PROJECT, "whole")), digits=1),
+            ratio_text(result.ratio((THEORY, "terms"), (PROJECT, "terms")), digits=1),
+            ratio_text(result.ratio((THEORY, "whole"), (PROJECT, "whole")), digits=1),
         ]
         for result in results
         if THEORY in result.turns
@@ -127,26 +126,6 @@ def memory(found: Sequence[tuple[Case, Memory]]) -> Grid:
     return Grid("Peak memory of the terms' pass above what was in use before it", columns, rows)
 
 
-def methods(found: Sequence[MethodTimes]) -> Grid:
-    """Tabulate the terms' pass by architecture and method, and its memory."""
-    names = list(dict.fromkeys(method for times in found for method in times.ratios))
-    columns = ["network", "batch", "training, ms", "auto takes", *(f"{name} / training" for name in names)]
-    columns += [f"{SAMPLE} minibatches / epoch", *(f"{name}, MB" for name in names)]
-    rows = [
-        [
-            times.architecture,
-            str(times.batch_size),
-            f"{times.training * 1e3:.1f}",
-            times.chosen,
-            *(_ratio(times.ratios.get(name)) for name in names),
-            _ratio(times.sample),
-            *(f"{times.memory[name] / 1e6:.1f}" if name in times.memory else MISSING for name in names),
-        ]
-        for times in found
-    ]
-    return Grid("The terms' pass by method, over the training pass", columns, rows)
-
-
 _CASE = ("optimizer", "width", "batch", "threads")
 
 
@@ -166,5 +145,5 @@ def _seconds(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}"
 
 
-def _ratio(value: float | None, digits: int = 2) -> str:
+def ratio_text(value: float | None, digits: int = 2) -> str:
     return MISSING if value is None else f"{value:.{digits}f}"

@@ -30,7 +30,7 @@ from ireg.core.types import Batch, LossFn, Params
 TENSOR = 2**19
 """Bytes of a tensor between two layers, on the mean, that are fastest on a CPU: more leaves its caches."""
 AT_LEAST = 8
-"""Minibatches in one pass from which on hooks are faster than the loop on a CPU; measured, see docs/benchmarks.md."""
+"""Minibatches in one pass from which on hooks are faster than the loop on a CPU; measured, see docs/networks.md."""
 MEMORY_ON_ACCELERATOR = 2**31
 """Bytes of a pass on an accelerator, which is busy only with many examples."""
 
