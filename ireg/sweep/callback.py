@@ -5,7 +5,7 @@ There are checks before, progress meanwhile, tables and figures after.
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ireg.command import EXIT_FAILED, EXIT_USER_ERROR, endings_in_one_line
 from ireg.runs.status import FINISHED, read_status
 from ireg.sweep import launch, names
 from ireg.sweep.checks import checked_folder, checked_folders
-from ireg.sweep.plan import add_to_plan
+from ireg.sweep.plan import add_to_plan, short_names
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report, report_again
 from ireg.terminal import make_console
@@ -63,7 +63,10 @@ class RunsCallback(Callback):
                 report_again(sweep)
                 sys.exit(0)
             # A sweeper that chooses the runs as it goes has none to name beforehand: the folder shows them.
-            self._begin(list(folders) or sweep, lambda: report(sweep))
+            names = short_names(
+                [str(folder) for folder in folders], {str(key): value for key, value in folders.items()}
+            )
+            self._begin(list(folders) or sweep, lambda: report(sweep), {Path(key): name for key, name in names.items()})
             _begun_sweeps.append(sweep)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -81,10 +84,12 @@ class RunsCallback(Callback):
         """Write and show the summary."""
         self.sum_up()
 
-    def _begin(self, folders: list[Path] | Path, summary: Callable[[], None]) -> None:
+    def _begin(
+        self, folders: list[Path] | Path, summary: Callable[[], None], names: Mapping[Path, str] | None = None
+    ) -> None:
         self._summary = summary
         _unfinished.append(self)
-        self._display = ProgressDisplay(folders)
+        self._display = ProgressDisplay(folders, names=names)
         self._display.start()
 
     def sum_up(self) -> None:

@@ -64,3 +64,14 @@ def _require_own_description(sweep: Path) -> None:
             f"{path} is of another program's sweep, and would be replaced; choose another folder with name=… or "
             "hydra.sweep.dir=…, or move it"
         )
+
+
+def short_names(names: Sequence[str], plan: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Name each run by what was set for it alone.
+
+    Where that is not known of all, its folder's name is used.
+    """
+    if len(names) < 2 or not set(names) <= set(plan):
+        return dict(zip(names, names, strict=True))
+    common = set.intersection(*(set(plan[name]) for name in names))
+    return {name: " ".join(part for part in plan[name] if part not in common) or name for name in names}

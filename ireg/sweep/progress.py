@@ -1,5 +1,6 @@
 """What the user sees of running runs, read from their folders alone."""
 
+import math
 import sys
 import threading
 import time
@@ -10,10 +11,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from ireg.runs.find import run_folders
 from ireg.runs.status import FINISHED, read_status
 from ireg.terminal import make_console
+
+ROOM_FOR_BARS = 100
+"""Columns of a terminal from which on there are bars."""
 
 LINE_SECONDS = 10.0
 """Seconds between two lines where the output is no terminal."""
@@ -29,14 +34,21 @@ class ProgressDisplay:
 
     Args:
         folders: the run folders, which need not exist yet; or all that a sweep's folder comes to hold.
+        names: what runs are called; the others by their folders.
         console: where to write; by default standard error.
         poll_seconds: between two looks at the folders.
     """
 
     def __init__(
-        self, folders: Sequence[Path] | Path, *, console: Console | None = None, poll_seconds: float = 1.0
+        self,
+        folders: Sequence[Path] | Path,
+        *,
+        names: Mapping[Path, str] | None = None,
+        console: Console | None = None,
+        poll_seconds: float = 1.0,
     ) -> None:
         self._given = folders
+        self._names = names or {}
         self.console = console or make_console(file=sys.stderr)
         self.poll_seconds = poll_seconds
         self._stopping = threading.Event()
@@ -76,32 +88,39 @@ class ProgressDisplay:
                 self.console.print(self.line(), soft_wrap=True)
 
     def _bars(self) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}", markup=False),
-        )
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        # The name gives way where there is little room; epochs and errors never do.
+        columns = [TextColumn("{task.description}", markup=False, table_column=_column(ratio=1, min_width=8))]
+        if self.console.width >= ROOM_FOR_BARS:
+            columns.append(BarColumn(bar_width=20))  # type: ignore[arg-type]
+        columns += [MofNCompleteColumn(), TextColumn("{task.fields[text]}", markup=False, table_column=_column())]  # type: ignore[list-item]
+        with Progress(*columns, console=self.console, transient=True, expand=True) as progress:
             total = progress.add_task("runs", text="")
             tasks: dict[Path, Any] = {}
+            best = math.inf
             while True:
                 stopping = self._stopping.wait(self.poll_seconds)
                 statuses = self._statuses()
                 for folder, status in statuses.items():
-                    if folder not in tasks and status["state"] == "running":
-                        tasks[folder] = progress.add_task(folder.name, total=status["epochs"], text="")
-                    if folder in tasks:
-                        progress.update(
-                            tasks[folder],
-                            completed=status["epochs_done"],
-                            text=_figures(status),
-                            visible=status["state"] == "running",
-                        )
+                    running = status["state"] == "running"
+                    if folder not in tasks and running:
+                        tasks[folder] = progress.add_task(self._name(folder), total=status["epochs"], text="")
+                    if folder not in tasks:
+                        continue
+                    was_shown = progress.tasks[progress.task_ids.index(tasks[folder])].visible
+                    progress.update(
+                        tasks[folder], completed=status["epochs_done"], text=_errors(status), visible=running
+                    )
+                    if was_shown and not running:
+                        best = min(best, value := _test_error(status))
+                        mark = " (best so far)" if value == best and len(self.folders) > 1 else ""
+                        progress.console.print(f"{self._name(folder)}: {status['state']}, {_errors(status)}{mark}")
                 done = sum(status["state"] != "running" for status in statuses.values())
                 progress.update(total, total=len(self.folders), completed=done, text=self._eta(statuses))
                 if stopping:
                     return
+
+    def _name(self, folder: Path) -> str:
+        return self._names.get(folder, folder.name)
 
     def line(self) -> str:
         """Write one line: runs ended, others with their errors, time left.
@@ -112,7 +131,7 @@ class ProgressDisplay:
         running = {folder: status for folder, status in statuses.items() if status["state"] == "running"}
         parts = [f"{len(statuses) - len(running)} of {len(self.folders)} runs ended"] if len(self.folders) > 1 else []
         parts += [
-            f"{folder.name}: epoch {status['epochs_done']}/{status['epochs']} {_figures(status)}".rstrip()
+            f"{self._name(folder)}: epoch {status['epochs_done']}/{status['epochs']} {_figures(status)}".rstrip()
             for folder, status in running.items()
         ]
         if not running:
@@ -165,6 +184,21 @@ def time_left(statuses: Sequence[Mapping[str, Any]], *, waiting: int, at_once: i
     to_come = waiting * max(status["epochs"] for status in statuses) * mean
     # Runs side by side end with the slowest; what waits is shared out among as many as work at once.
     return f"time left: {duration(max([*left, (sum(left) + to_come) / at_once]))}"
+
+
+def _column(**options: Any) -> Column:
+    return Column(no_wrap=True, overflow="ellipsis", **options)
+
+
+def _test_error(status: Mapping[str, Any]) -> float:
+    value = float(status["final"].get("test/error", math.inf))
+    return value if status["state"] == "done" and math.isfinite(value) else math.inf
+
+
+def _errors(status: Mapping[str, Any]) -> str:
+    """Return training and test error of the last row, in few letters."""
+    tags = [(name, f"{name}/error") for name in ("train", "test") if f"{name}/error" in status["final"]]
+    return ", ".join(f"{name} {100 * float(status['final'][tag]):.1f} %" for name, tag in tags)
 
 
 def _times_begun(status: Mapping[str, Any]) -> int:

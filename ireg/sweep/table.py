@@ -19,7 +19,7 @@ from ireg.runs.find import run_folders
 from ireg.runs.layout import STATUS
 from ireg.runs.lock import is_locked
 from ireg.runs.status import KILLED, read_status
-from ireg.sweep.plan import read_plan
+from ireg.sweep.plan import read_plan, short_names
 from ireg.sweep.progress import duration, time_left
 
 COLOURS = {
@@ -73,19 +73,8 @@ def look(sweep: Path) -> list[Seen]:
     found |= {name: sweep / name for name in plan}
     if not found:
         raise UserError(f"{sweep}: no runs there (no {STATUS}); name a sweep's folder, like multirun/NAME")
-    seen = [_look_at(name, found[folder]) for folder, name in _short_names(sorted(found), plan).items()]
+    seen = [_look_at(name, found[folder]) for folder, name in short_names(sorted(found), plan).items()]
     return sorted(seen, key=lambda run: list(COLOURS).index(run.state))
-
-
-def _short_names(names: Sequence[str], plan: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Name each run by what was set for it alone.
-
-    Where that is not known of all, its folder's name is used.
-    """
-    if len(names) < 2 or not set(names) <= set(plan):
-        return dict(zip(names, names, strict=True))
-    common = set.intersection(*(set(plan[name]) for name in names))
-    return {name: " ".join(part for part in plan[name] if part not in common) or name for name in names}
 
 
 def _look_at(name: str, folder: Path) -> Seen:

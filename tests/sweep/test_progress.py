@@ -1,6 +1,8 @@
 import io
+import re
 import time
 
+import pytest
 from rich.console import Console
 
 from ireg.runs.status import Status
@@ -74,18 +76,45 @@ def test_lines_come_in_their_time_where_there_is_no_terminal(tmp_path, monkeypat
     assert all("epoch 3/10" in line for line in lines)
 
 
-def test_bars_on_a_terminal(tmp_path):
+def shown_on_a_terminal(tmp_path, folders, width, names=None, during=None):
     output = io.StringIO()
-    console = Console(file=output, force_terminal=True, width=120)
-    display = ProgressDisplay([tmp_path / "m[abc]", tmp_path / "b"], console=console, poll_seconds=0.01)
-    run(tmp_path / "m[abc]", done=3)
-    run(tmp_path / "b", done=10, state="diverged")
+    console = Console(file=output, force_terminal=True, width=width)
+    display = ProgressDisplay(folders, names=names, console=console, poll_seconds=0.01)
+    for folder in folders[:1]:
+        run(folder, epochs=300, done=3)
+    for folder in folders[1:]:
+        run(folder, done=10, state="diverged")
     display.start()
-    time.sleep(0.4)
+    time.sleep(0.3)
+    if during is not None:
+        during()
+        time.sleep(0.3)
     display.stop()
-    text = output.getvalue()
-    assert "m[abc] " in text
-    assert "3/10" in text
-    assert "train error 25.0 %" in text
-    assert "1/2" in text
-    assert "time left: 0:14" in text
+    # What a terminal shows: the control sequences taken out, line by line.
+    return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue()))
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_epochs_and_errors_never_vanish_from_a_terminal(tmp_path, width):
+    folders = [tmp_path / ("m[abc]" + "_a.long.key=0.123456" * 4), tmp_path / "b"]
+    lines = shown_on_a_terminal(tmp_path, folders, width)
+    (line,) = {line.rstrip() for line in lines if "3/300" in line}
+    assert line.startswith("m[abc]")
+    assert line.endswith("3/300 train 25.0 %, test 50.0 %")
+    assert len(line) <= width
+    assert any("1/2" in line and "time left: 9:54" in line for line in lines)  # 297 epochs of two seconds
+    assert ("━" in "".join(lines)) == (width >= progress.ROOM_FOR_BARS)
+
+
+def test_runs_that_end_leave_a_line(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    names = {tmp_path / "a": "adam seed=0", tmp_path / "b": "adam seed=1"}
+
+    def end():
+        status = Status(tmp_path / "a", {"epochs": 10, "threads": 1})
+        status.row(10, {"time/epoch": 1.0, "train/error": 0.25, "test/error": 0.125})
+        status.update(state="done")
+
+    lines = shown_on_a_terminal(tmp_path, folders, 80, names, end)
+    ended = [line.strip() for line in lines if "done" in line]
+    assert ended == ["adam seed=0: done, train 25.0 %, test 12.5 % (best so far)"]
