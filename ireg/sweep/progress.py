@@ -55,7 +55,9 @@ class ProgressDisplay:
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
         self._busiest = 1
         # What an earlier command left unfinished, by how often it was begun: a clock may be set back.
-        self._stale = {folder: _times_begun(status) for folder, status in self._read().items()}
+        before = self._read()
+        self._stale = {folder: _times_begun(status) for folder, status in before.items()}
+        self._ended = {folder for folder, status in before.items() if status["state"] in FINISHED}
 
     @property
     def folders(self) -> list[Path]:
@@ -94,7 +96,7 @@ class ProgressDisplay:
             columns.append(BarColumn(bar_width=20))  # type: ignore[arg-type]
         columns += [MofNCompleteColumn(), TextColumn("{task.fields[text]}", markup=False, table_column=_column())]  # type: ignore[list-item]
         with Progress(*columns, console=self.console, transient=True, expand=True) as progress:
-            total = progress.add_task("runs", text="")
+            total = progress.add_task("runs", total=len(self.folders), text="starting")
             tasks: dict[Path, Any] = {}
             best = math.inf
             while True:
@@ -104,15 +106,13 @@ class ProgressDisplay:
                     running = status["state"] == "running"
                     if folder not in tasks and running:
                         tasks[folder] = progress.add_task(self._name(folder), total=status["epochs"], text="")
-                    if folder not in tasks:
-                        continue
-                    was_shown = progress.tasks[progress.task_ids.index(tasks[folder])].visible
-                    progress.update(
-                        tasks[folder], completed=status["epochs_done"], text=_errors(status), visible=running
-                    )
-                    if was_shown and not running:
+                    if folder in tasks:
+                        done, text = status["epochs_done"], _errors(status)
+                        progress.update(tasks[folder], completed=done, text=text, visible=running)
+                    if not running and folder not in self._ended:
+                        self._ended.add(folder)
                         best = min(best, value := _test_error(status))
-                        mark = " (best so far)" if value == best and len(self.folders) > 1 else ""
+                        mark = " (best so far)" if value == best < math.inf and len(self.folders) > 1 else ""
                         progress.console.print(f"{self._name(folder)}: {status['state']}, {_errors(status)}{mark}")
                 done = sum(status["state"] != "running" for status in statuses.values())
                 progress.update(total, total=len(self.folders), completed=done, text=self._eta(statuses))
