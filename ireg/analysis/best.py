@@ -183,13 +183,18 @@ def print_best(best: pd.DataFrame) -> None:
     print_tables([rich_table(title, best.assign(**{criterion: texts}), columns)])
 
 
+def warnings_of(best: pd.DataFrame) -> list[str]:
+    """List the warnings of `best_rates`."""
+    return [line for line in "; ".join(best["warnings"]).split("; ") if line]
+
+
 def print_doubts(best: pd.DataFrame) -> None:
     """Print the warnings of `best_rates`, a line each.
 
     A last line says what the numbers may not be used for.
     """
     criterion = best["criterion"].iloc[0]
-    for line in filter(None, "; ".join(best["warnings"]).split("; ")):
+    for line in warnings_of(best):
         print(f"warning: {line}")
     print(
         f"note: {criterion} chose these rates, so its means here are optimistic, each the luckiest of several; "

@@ -52,8 +52,14 @@ class Row:
     """
 
     name: str
-    states: Mapping[str, int]
+    optimizer: str
+    runs: pd.DataFrame
     values: Mapping[str, Interval]
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How many runs are in each state."""
+        return {str(state): int(count) for state, count in self.runs["state"].value_counts().items()}
 
     @property
     def seeds(self) -> str:
@@ -79,8 +85,8 @@ def rows_of(summary: pd.DataFrame, criterion: str) -> list[Row]:
             for column in shown
             if column in summary and summary[column].notna().any()
         }
-        name = label(dict(zip(columns, key, strict=True)), names, " ")
-        rows.append(Row(name, of_setting["state"].value_counts().to_dict(), values))
+        chosen = dict(zip(columns, key, strict=True))
+        rows.append(Row(label(chosen, names, " "), str(chosen["optimizer"]), of_setting, values))
     missing = Interval(math.nan, math.nan, math.nan)
 
     def rank(row: Row) -> tuple[bool, float]:
@@ -108,7 +114,7 @@ def print_overview(summary: pd.DataFrame, folder: Path, criterion: str, console:
         console.print(f"and {len(rows) - ROWS} settings more: --full shows all")
     best = rows[0]
     if criterion in best.values and math.isfinite(best.values[criterion].mean) and len(rows) > 1:
-        line = f"best: {best.name}, {VALUES.get(criterion, criterion)} {_text(criterion, best.values[criterion])}"
+        line = f"best: {best.name}, {VALUES.get(criterion, criterion)} {value_text(criterion, best.values[criterion])}"
         console.print(line)
 
 
@@ -120,7 +126,7 @@ def _table(rows: Sequence[Row], width: int) -> Table:
     columns = [("seeds", [row.seeds for row in rows])]
     taken = names + 2 + max(len(text) for text in ("seeds", *columns[0][1]))
     for column in rows[0].values:
-        texts = [_text(column, row.values[column]) for row in rows]
+        texts = [value_text(column, row.values[column]) for row in rows]
         heading = VALUES.get(column, column)
         needed = 2 + max(len(text) for text in (heading, *texts))
         if taken + needed <= width:
@@ -137,7 +143,7 @@ def _table(rows: Sequence[Row], width: int) -> Table:
     return table
 
 
-def _text(column: str, interval: Interval) -> str:
+def value_text(column: str, interval: Interval) -> str:
     """Write a mean, and half of its 95 % interval."""
     if math.isnan(interval.mean):
         return ""

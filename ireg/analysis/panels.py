@@ -104,10 +104,10 @@ def empty_figure(panels: int, *, share: bool = False) -> tuple[Figure, list[Axes
     return figure, list(figure.subplots(1, panels, sharey=share, squeeze=False)[0])
 
 
-def finish(figure: Figure, settings: Sequence[Setting]) -> Figure:
+def finish(figure: Figure, settings: Sequence[Setting], title: str | None = None) -> Figure:
     """Put one legend for all panels below them.
 
-    It is as high as it needs to be.
+    It is as high as it needs to be. Its title says what lines and bands are, by default those of curves over epochs.
     """
     handles: dict[str, Any] = {}
     for axis in figure.axes:
@@ -119,7 +119,7 @@ def finish(figure: Figure, settings: Sequence[Setting]) -> Figure:
     figure.legend(
         [handles[label] for label in labels],
         labels,
-        title=legend_title(settings),
+        title=legend_title(settings) if title is None else title,
         loc="outside lower center",
         ncols=columns,
         fontsize="small",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ireg.analysis.load import load, runs
 from ireg.analysis.looks import drawn
 from ireg.errors import UserError
-from ireg.files import replacing, require_own, write_bytes
+from ireg.files import replacing, require_own, write_bytes, write_text
 from ireg.runs.layout import EVENTS
 
 if TYPE_CHECKING:
@@ -43,17 +43,23 @@ class _Tables:
 TABLES = ("summary.csv", "summary_settings.csv", "summary_best.csv")
 """All tables; the first is written before any other file."""
 
+REPORT = "report.html"
+
 SUFFIXES = (".png", ".pdf")
 """The forms of a figure."""
+
+PICTURE = ".svg"
+"""Its form in the report."""
 
 
 def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
     """Write `summary.csv` and `figures/<name>.png` and `.pdf` into `folder`; return the paths.
 
-    Where a setting has several seeds, `summary_settings.csv` holds means and standard deviations; where an optimizer
-    has several learning rates, `summary_best.csv` holds its best one (`best.best_rates`). A figure whose values no
-    run has measured yet is left out, and a line is printed that says so. Equal runs give equal files, whatever the
-    user's settings of matplotlib are. A figure that fails is a line on standard error.
+    And write `report.html`, one page with all of it. Where a setting has several seeds, `summary_settings.csv` holds
+    means and standard deviations; where an optimizer has several learning rates, `summary_best.csv` holds its best one
+    (`best.best_rates`). A figure whose values no run has measured yet is left out, and a line is printed that says so.
+    Equal runs give equal files, whatever the user's settings of matplotlib are. A figure that fails is a line on
+    standard error.
 
     Args:
         folder: a sweep's or a run's.
@@ -64,7 +70,10 @@ def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
             would be replaced is not of an analysis.
         OSError: a file cannot be written.
     """
-    return list(_write(_tables(Path(folder), criterion), Path(folder)))
+    left_out: list[str] = []
+    paths = list(_write(_tables(Path(folder), criterion), Path(folder), criterion, left_out))
+    print(*left_out, sep="\n", end="\n" if left_out else "")
+    return paths
 
 
 def figure_files() -> list[str]:
@@ -83,7 +92,7 @@ def require_own_tables(folder: Path, *, with_figures: bool = False) -> None:
         UserError: there are such files.
     """
     figures = [f"figures/{name}" for name in figure_files()] if with_figures else []
-    require_own(folder, TABLES[0], "run,state,", [*TABLES, *figures])
+    require_own(folder, TABLES[0], "run,state,", [*TABLES, REPORT, *figures])
 
 
 def show(folder: str | Path, criterion: str | None = None, *, full: bool = False) -> None:
@@ -109,13 +118,16 @@ def report(folder: str | Path, criterion: str | None = None, *, full: bool = Fal
     """
     tables = _tables(Path(folder), criterion)
     paths: list[Path] = []
+    left_out: list[str] = []
     failure = None
     try:
         # Before anything is printed, and what was written before an error is listed, too.
-        paths.extend(_write(tables, Path(folder)))
+        paths.extend(_write(tables, Path(folder), criterion, left_out))
     except OSError as error:
         failure = error
     _show(tables, Path(folder), criterion, full=full, paths=paths)
+    if full:
+        print(*left_out, sep="\n", end="\n" if left_out else "")
     if failure is None:
         return
     if failure.errno not in NOT_OURS:
@@ -141,22 +153,40 @@ def _tables(folder: Path, criterion: str | None) -> _Tables:
     return _Tables(epochs, summary, summarize_settings(summary), best)
 
 
-def _write(tables: _Tables, folder: Path) -> Iterator[Path]:
-    """Write one file after the other, and yield its path."""
+def _write(tables: _Tables, folder: Path, criterion: str | None, left_out: list[str]) -> Iterator[Path]:
+    """Write one file after the other, and yield its path.
+
+    Why figures are left out is added to `left_out`.
+    """
     for name, table in zip(TABLES, (tables.summary, tables.settings, tables.best), strict=True):
         if table is not None:
             yield _write_table(table, folder / name)
-    for name, contents in _figures(tables.epochs):
-        for suffix, content in contents.items():
+    pictures: dict[str, bytes] = {}
+    for name, contents in _figures(tables.epochs, left_out):
+        for suffix in SUFFIXES:
             path = folder / "figures" / f"{name}{suffix}"
-            write_bytes(path, content)
+            write_bytes(path, contents[suffix])
             yield path
+        pictures[name] = contents[PICTURE]
+    from ireg.analysis.best import CRITERION, warnings_of
+    from ireg.analysis.html import Content, page
+
+    content = Content(
+        folder=folder,
+        summary=tables.summary,
+        epochs=tables.epochs,
+        warnings=[] if tables.best is None else warnings_of(tables.best),
+        criterion=criterion or CRITERION,
+        figures=pictures,
+    )
+    write_text(folder / REPORT, page(content))
+    yield folder / REPORT
 
 
-def _figures(epochs: pd.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the name of each figure, and its files.
+def _figures(epochs: pd.DataFrame, left_out: list[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield the name of each figure, and its contents by suffix.
 
-    Only figures that can be drawn are there. The files are by suffix.
+    Only figures that can be drawn are there.
     """
     try:
         from ireg.analysis.figures import FIGURES
@@ -165,11 +195,12 @@ def _figures(epochs: pd.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:
         return
     for name, draw in FIGURES.items():
         try:
-            contents = drawn(name, partial(draw, epochs), *SUFFIXES)
+            contents = drawn(name, partial(draw, epochs), *SUFFIXES, PICTURE)
         except UserError as error:
-            print(f"figure {name} is left out: {error}")
+            left_out.append(f"figure {name} is left out: {error}")
             continue
-        yield name, contents
+        if contents:
+            yield name, contents
 
 
 def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, paths: Sequence[Path] = ()) -> None:
@@ -188,6 +219,8 @@ def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, p
         print(f"no optimizer has two learning rates: {criterion} has nothing to choose from")
     if paths:
         print(f"written: {_listed(paths, folder)}")
+    if (folder / REPORT).exists():
+        print(f"report: {folder / REPORT}")
     if any(folder.rglob(EVENTS)):
         print(f"browse: tensorboard --logdir {shlex.quote(str(folder))}")
     print_failures(tables.summary, folder)
@@ -195,7 +228,7 @@ def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, p
 
 def _listed(paths: Sequence[Path], folder: Path) -> str:
     """The tables by name, and how many figures there are."""
-    tables = [path.name for path in paths if path.parent == folder]
+    tables = [path.name for path in paths if path.parent == folder and path.name != REPORT]
     figures = {path.stem for path in paths if path.parent != folder}
     drawn_figures = [f"{len(figures)} figures in {folder / 'figures'}"] if figures else []
     return ", ".join([f"{folder / tables[0]}", *tables[1:], *drawn_figures])

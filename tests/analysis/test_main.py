@@ -28,9 +28,10 @@ def test_write_names_every_file_it_wrote(make_run, capsys):
     sweep = make_run("a-1", TAGS, {"seed": 1})
     names = [f"figures/{name}.{suffix}" for name in ("training_error", "test_error", "parameter_norm")
              for suffix in ("png", "pdf")]  # fmt: skip
-    assert write(str(sweep)) == [sweep / name for name in ("summary.csv", "summary_settings.csv", *names)]
+    tables = ("summary.csv", "summary_settings.csv")
+    assert write(str(sweep)) == [sweep / name for name in (*tables, *names, "report.html")]
     files = {path.relative_to(sweep).as_posix() for path in sweep.rglob("*") if path.is_file()}
-    assert files == {"summary.csv", "summary_settings.csv", *names} | {
+    assert files == {*tables, *names, "report.html"} | {
         f"a-{seed}/{name}" for seed in (0, 1) for name in ("status.json", "metrics.csv")
     }
     out = capsys.readouterr().out
@@ -47,7 +48,7 @@ def test_the_same_runs_make_the_same_files(make_run):
     assert b"CreationDate" not in first[sweep / "figures/parameter_norm.pdf"]
 
 
-@pytest.mark.parametrize("name", ["summary.csv", "summary_settings.csv", "figures/test_error.pdf"])
+@pytest.mark.parametrize("name", ["summary.csv", "report.html", "figures/test_error.pdf"])
 def test_files_of_others_are_not_replaced(make_run, capsys, name):
     sweep = make_run("a", TAGS)
     (sweep / name).parent.mkdir(exist_ok=True)
@@ -60,7 +61,7 @@ def test_files_of_others_are_not_replaced(make_run, capsys, name):
 
 def test_the_users_settings_of_matplotlib_change_no_byte(make_run, capsys):
     sweep = make_run("a", TAGS)
-    figures = [path for path in write(sweep) if path.suffix != ".csv"]
+    figures = [path for path in write(sweep) if path.suffix in (".png", ".pdf")]
     expected = [path.read_bytes() for path in figures]
     settings = {
         "text.usetex": True, "font.size": 20, "font.family": "serif", "savefig.bbox": "tight", "figure.dpi": 50,
@@ -114,7 +115,7 @@ def test_a_full_disk_is_one_line_below_the_tables(make_run, capsys, monkeypatch)
 
 def test_write_of_a_sweep_without_metrics_is_the_summary(make_run):
     sweep = make_run("a", None, state="failed", error="no data")
-    assert write(sweep) == [sweep / "summary.csv"]
+    assert write(sweep) == [sweep / "summary.csv", sweep / "report.html"]
     assert "no data" in (sweep / "summary.csv").read_text()
 
 

@@ -1,0 +1,128 @@
+"""The report: what stands there, and that it needs nothing else."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from ireg.analysis import write
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Page(HTMLParser):
+    """Its text, what it refers to, and whether every element is closed in its turn."""
+
+    VOID = ("meta", "link", "img", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.references, self.words, self.tags = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.references += [value for name, value in attributes if name in ("src", "href", "action", "srcset")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+
+@pytest.fixture
+def sweep(make_run):
+    for name, base in (("sgd", 0.3), ("adam", 0.2)):
+        for rate in (0.01, 0.1):
+            for seed in (0, 1, 2):
+                error = base + rate + 0.01 * seed * (1 + rate)
+                tags = {
+                    "train/loss": [2.0, 1.0], "train/error": [0.9, error], "test/error": [0.9, error],
+                    "ireg/own": [1e-3, 1e-5], "norm/l2": [1.0, 2.0],
+                }  # fmt: skip
+                config = {"optimizer.name": name, "lr": rate, "seed": seed}
+                make_run(f"{name}-{rate}-{seed}", tags, config)
+    return make_run("bad<i>", None, {"lr": 9.0}, state="failed", error="no <b>room</b> & more")
+
+
+def test_it_is_whole_and_needs_nothing_from_elsewhere(sweep):
+    path = sweep / "report.html"
+    assert path in write(sweep)
+    text = path.read_text()
+    page = Page(text)
+    assert page.references
+    assert all(reference.startswith("data:") for reference in page.references)
+    assert not re.search(r"https?://|@import|url\((?!data:)", re.sub(r"data:[^\"]*", "", text))
+    words = " ".join(page.words)
+    for part in (
+        "13 runs: 12 done, 1 failed",
+        "data: toy, label noise: 30 % of the training labels redrawn as another class (seed 0)",
+        "Best: adam lr=0.01 , test error 22.01 ±",
+        "adam: the best, lr=0.01, is the smallest rate tried",
+        "Differences between settings",
+        "the regularizer of the run's own optimizer",
+        "no <b>room</b> & more",  # as text, not as an element
+        "At equal fit: against training loss",
+        "Final errors against the learning rate",
+    ):
+        assert part in re.sub(r"\s+", " ", words), part
+    assert "i" not in page.tags
+    assert page.tags.count("img") == page.tags.count("figure") == page.tags.count("figcaption") >= 6
+
+
+def test_equal_runs_give_equal_reports(sweep):
+    write(sweep)
+    first = (sweep / "report.html").read_bytes()
+    write(sweep)
+    assert (sweep / "report.html").read_bytes() == first
+
+
+def test_one_run_without_seeds(make_run):
+    sweep = make_run("a", {"test/error": [0.9, 0.5]})
+    write(sweep)
+    page = Page((sweep / "report.html").read_text())
+    words = " ".join(page.words)
+    assert "Best" not in words
+    assert "Differences" not in words
+    assert "1 run: 1 done" in words
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="the report in a browser is NOT TESTED: it needs Chromium")
+@pytest.mark.parametrize("width", [500, 1200])
+def test_it_opens_in_a_browser(sweep, width, tmp_path):
+    """No error, every picture drawn, sorting works, and the page is no wider than the window."""
+    write(sweep)
+    probe = """<script>
+      window.addEventListener("load", async () => {
+        await Promise.all([...document.images].map(image => image.decode()));
+        const names = () => [...document.querySelector("tbody").rows].map(row => row.cells[0].textContent.trim());
+        document.querySelector("th button").click();
+        const up = names(); document.querySelector("th button").click();
+        const result = {up, down: names(), pictures: [...document.images].every(image => image.naturalWidth > 100),
+          fits: document.documentElement.scrollWidth <= window.innerWidth};
+        document.title = JSON.stringify(result);
+      });
+      window.addEventListener("error", event => { document.title = "error: " + event.message });
+    </script>"""
+    path = tmp_path / "probe.html"
+    path.write_text((sweep / "report.html").read_text().replace("</body>", probe + "</body>"))
+    command = [
+        CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},900", "--virtual-time-budget=5000", "--dump-dom", path.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    title = html.unescape(re.search(r"<title>(.*?)</title>", done.stdout, re.S).group(1))
+    result = json.loads(title)
+    assert result["pictures"]
+    assert result["fits"]
+    assert result["up"] == sorted(result["up"])
+    assert result["down"] == result["up"][::-1]
