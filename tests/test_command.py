@@ -5,13 +5,13 @@ import signal
 import pytest
 
 from ireg.analysis.__main__ import main as analysis
-from ireg.certify.command import main as verify
 from ireg.command import endings_in_one_line, framed
 from ireg.drift.__main__ import main as drift
 from ireg.errors import UserError
 from ireg.run import main as run
 from ireg.sweep import callback
 from ireg.sweep.__main__ import main as sweep
+from ireg.verify import main as verify
 
 
 def ending(what):

@@ -33,7 +33,7 @@ REFUSED = [
     ),
     (
         "data=1",
-        "data=1: choose one of fashion10k, fashion_mnist, kmnist, mnist, mnist10k, or leave it out",
+        "data=1: choose one of cifar10, digits, fashion10k, .*, separable, or leave it out",
         "data=mnist10k",
     ),
     (

@@ -122,7 +122,9 @@ def _best(content: Content, rows: Sequence[Row]) -> str:
 
 
 def _settings(rows: Sequence[Row], criterion: str) -> str:
-    columns = [column for column in dict.fromkeys([criterion, *VALUES]) if column in rows[0].values]
+    # Without seconds: the same results make the same page, however long they took.
+    shown = [column for column in dict.fromkeys([criterion, *VALUES]) if column != "seconds"]
+    columns = [column for column in shown if column in rows[0].values]
     head = ["setting", "seeds", *(VALUES.get(column, column) for column in columns)]
     body = []
     for number, row in enumerate(rows):

@@ -24,14 +24,14 @@ def report(sweep: Path) -> None:
     """
     # Imported here: pandas and matplotlib take seconds, which nothing before needs to wait for.
     from ireg import analysis
-    from ireg.analysis.write import TABLES, figure_files
+    from ireg.analysis.write import REPORT, TABLES, figure_files
 
     folders = run_folders(sweep)
     for folder in folders:
         note_killed(folder)
     if folders:
         with locked(sweep, seconds=60):
-            remove_leftovers(sweep, (PLAN, *TABLES))
+            remove_leftovers(sweep, (PLAN, *TABLES, REPORT))
             remove_leftovers(sweep / "figures", figure_files())
             analysis.report(sweep)
     else:
@@ -41,15 +41,15 @@ def report(sweep: Path) -> None:
 def report_again(sweep: Path) -> None:
     """Print the summary of a sweep whose runs are all finished.
 
-    What is written and newer than the runs is not written again.
+    What is written is not written again, if the report, which comes last, is newer than the runs.
 
     Raises:
         UserError: as `report`.
     """
     from ireg import analysis
-    from ireg.analysis.write import TABLES
+    from ireg.analysis.write import REPORT
 
-    written = sweep / TABLES[0]
+    written = sweep / REPORT
     runs = [folder / name for folder in run_folders(sweep) for name in (STATUS, METRICS)]
     if written.exists() and all(written.stat().st_mtime_ns > path.stat().st_mtime_ns for path in runs if path.exists()):
         analysis.show(sweep)

@@ -97,9 +97,8 @@ def test_one_run_without_seeds(make_run):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="the report in a browser is NOT TESTED: it needs Chromium")
-@pytest.mark.parametrize("width", [500, 1200])
-def test_it_opens_in_a_browser(sweep, width, tmp_path):
-    """No error, every picture drawn, sorting works, and the page is no wider than the window."""
+def test_it_opens_in_a_browser(sweep, tmp_path):
+    """No error, every picture drawn, sorting works, and the page is no wider than a narrow window."""
     write(sweep)
     probe = """<script>
       window.addEventListener("load", async () => {
@@ -117,7 +116,7 @@ def test_it_opens_in_a_browser(sweep, width, tmp_path):
     path.write_text((sweep / "report.html").read_text().replace("</body>", probe + "</body>"))
     command = [
         CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-        f"--window-size={width},900", "--virtual-time-budget=5000", "--dump-dom", path.as_uri(),
+        "--window-size=500,900", "--virtual-time-budget=5000", "--dump-dom", path.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     title = html.unescape(re.search(r"<title>(.*?)</title>", done.stdout, re.S).group(1))

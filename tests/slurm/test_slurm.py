@@ -96,12 +96,6 @@ def test_every_file_of_a_run_is_compared(unbroken):
     assert differences(unbroken["sgd"], unbroken["adam"])
 
 
-def test_joblib_does_the_same_runs(tmp_path, unbroken):
-    result = call_train(*GRID, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", cwd=tmp_path, **PATHS)
-    assert result.returncode == 0, result.stderr
-    assert differences(content(tmp_path / "multirun" / "test"), unbroken) == []
-
-
 def test_slurm_does_the_same_runs_as_one_array(tmp_path, unbroken, slurm):
     result = call_train(*GRID, *SLURM, cwd=tmp_path, **slurm)
     assert result.returncode == 0, result.stderr
