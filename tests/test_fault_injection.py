@@ -58,7 +58,7 @@ def test_a_sweep_killed_at_random_moments_ends_as_an_unbroken_one(tmp_path, fork
             break
         assert code == -signal.SIGKILL, (tmp_path / "killed" / "log").read_text()
         killed.append("amid a write" if amid_write else "from outside")
-    # All runs are done by now. A summary that is older than they are is written again, and the command killed amid a
+    # All runs are done by now. A summary that is older than they are is written again, and the command killed at a
     # figure: the next one writes all of it.
     next(sweep.glob("*/metrics.csv")).touch()
     # The first file is the list of the runs, tables are not counted, and all others are figures.

@@ -124,7 +124,7 @@ def test_a_sample_of_the_minibatches_is_kept():
         assert values == expected
         assert values["ireg/sgd_se"] > 0
     assert some.rows["steps"].tolist() == [10, 20]
-    assert some.rows["ireg/sgd"].nunique() == 2  # each epoch draws anew
+    assert some.rows["ireg/sgd"].nunique() == 2  # each epoch has a draw of its own
 
 
 def test_what_cannot_work_is_refused_at_once():

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ireg.core.batches import copied
@@ -20,24 +18,13 @@ from ireg.core.random import named_generator
 from ireg.core.reservoir import Reservoir
 from ireg.errors import UserError
 from ireg.lit.twin import muted_twin
+from ireg.lit.windows import Window, as_bytes, is_clipped, moved, size_of, window_loss
 from ireg.measurement import ModelLoss, measure, require_estimates, require_mode, require_sample
 from ireg.monitor import Warnings, rates_of
 from ireg.terms.named import Chosen, chosen_terms
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-
-
-class Window(NamedTuple):
-    """The micro-batches of one optimizer step, each with its index.
-
-    The sum of their losses is divided by `divisor`.
-    """
-
-    batches: tuple[tuple[Any, int], ...]
-    divisor: int
 
 
 class ImplicitRegularizationMonitor(Callback):
@@ -103,7 +90,7 @@ class ImplicitRegularizationMonitor(Callback):
         self.num_batches = num_batches
         self.loss = loss
         self.mode = mode
-        self.max_cache = _bytes(max_cache)
+        self.max_cache = as_bytes(max_cache)
         self.cache_device = cache_device
         self.method = method
         self.prefix = prefix
@@ -195,8 +182,8 @@ class ImplicitRegularizationMonitor(Callback):
             return
         kept = copied(batch)
         if self.cache_device is not None:
-            kept = _moved(kept, self.cache_device)
-        self._size += _size(kept)
+            kept = moved(kept, self.cache_device)
+        self._size += size_of(kept)
         if self._size > self.max_cache:
             raise UserError(
                 f"ImplicitRegularizationMonitor: minibatches up to the {batch_idx + 1}. of the epoch take "
@@ -213,7 +200,7 @@ class ImplicitRegularizationMonitor(Callback):
         """
         if self._measures(trainer):
             self._step_rates = rates_of(trainer.optimizers[0])
-            self._clipped += _is_clipped(trainer, optimizer)
+            self._clipped += is_clipped(trainer, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -223,14 +210,14 @@ class ImplicitRegularizationMonitor(Callback):
         A `training_step` that returned None has no minibatch.
         """
         if not outputs and self._pending:
-            self._size -= _size(self._pending.pop())
+            self._size -= size_of(self._pending.pop())
         if self._step_rates is None:
             return
         if self._pending:
             self._rates.append(self._step_rates)
             if self._place is not None:
                 window = Window(tuple(self._pending), trainer.accumulate_grad_batches)
-                self._size -= _size(self._sample.put(self._place, window))
+                self._size -= size_of(self._sample.put(self._place, window))
             self._drawn = False
         self._pending, self._step_rates = [], None
 
@@ -245,7 +232,7 @@ class ImplicitRegularizationMonitor(Callback):
             twin,
             self._sample.items,
             optimizer=trainer.optimizers[0],
-            loss=self._window_loss(trainer),
+            loss=window_loss(trainer, self.loss, cached_elsewhere=self.cache_device is not None),
             terms=self.terms,
             rates=self._rates,
             initial={name: value.to(pl_module.device) for name, value in self.initial.items()},
@@ -268,24 +255,6 @@ class ImplicitRegularizationMonitor(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
-    def _window_loss(self, trainer: Trainer) -> ModelLoss:
-        """Return the loss of what one optimizer step has seen.
-
-        Lightning divides by the full window, in the last one, too.
-        """
-        context, given = trainer.precision_plugin.train_step_context, self.loss
-
-        def loss(module: Any, window: Window) -> Tensor:
-            device = module.device
-            with context():
-                values = []
-                for batch, number in window.batches:
-                    batch = _moved(batch, device) if self.cache_device is not None else batch
-                    values.append(_training_step(module, batch, number) if given is None else given(module, batch))
-                return torch.stack(values).sum() / window.divisor
-
-        return loss
-
     # Checkpoints.
 
     @property
@@ -301,57 +270,3 @@ class ImplicitRegularizationMonitor(Callback):
         """Continue after the rows of a checkpoint."""
         self._rows = [dict(row) for row in state_dict["rows"]]
         self.initial = dict(state_dict["initial"])
-
-
-def _training_step(module: Any, batch: Any, number: int) -> Tensor:
-    """The loss of the module's own step."""
-    parameters = inspect.signature(module.training_step).parameters.values()
-    takes_number = len(parameters) > 1 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
-    output = module.training_step(batch, number) if takes_number else module.training_step(batch)
-    if output is None:
-        raise UserError(
-            "ImplicitRegularizationMonitor: training_step returns None where it returned a loss in training; give "
-            "loss=(module, batch) -> tensor"
-        )
-    value: Tensor = output["loss"] if isinstance(output, Mapping) else output
-    return value
-
-
-def _is_clipped(trainer: Trainer, optimizer: Optimizer) -> bool:
-    """Whether Lightning's clipping, which follows, changes the gradients."""
-    bound = trainer.gradient_clip_val
-    if bound is None:
-        return False
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if not gradients:
-        return False
-    if trainer.gradient_clip_algorithm == "value":
-        return bool(max(float(gradient.abs().max()) for gradient in gradients) > bound)
-    return bool(float(nn.utils.get_total_norm(gradients)) > bound)
-
-
-def _mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
-    """Apply a function to the tensors of a minibatch of any structure."""
-    return apply_to_collection(value, Tensor, function)
-
-
-def _moved(value: Any, device: torch.device | str) -> Any:
-    return _mapped(value, lambda tensor: tensor.to(device))
-
-
-def _size(value: Any) -> int:
-    """Bytes of a minibatch's tensors."""
-    sizes: list[int] = []
-    _mapped(value, lambda tensor: sizes.append(tensor.numel() * tensor.element_size()))
-    return sum(sizes)
-
-
-def _bytes(size: int | str) -> int:
-    """A number of bytes, also written like 512MiB."""
-    if isinstance(size, int):
-        return size
-    for unit, factor in UNITS.items():
-        number = size.removesuffix(unit).strip()
-        if size.endswith(unit) and number.isdecimal():
-            return int(number) * factor
-    raise ValueError(f"max_cache={size!r}: must be a number of bytes, or like 512MiB or 1GiB")

@@ -19,7 +19,7 @@ def pickled(content):
 
 @pytest.fixture
 def made(monkeypatch):
-    """Two training files and a test file of two images each, whose md5s torchvision is told."""
+    """Two training files and a test file of two images each, with md5s that torchvision takes for its own."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 3 * 32 * 32), dtype=np.uint8)
     names = ["data_batch_1", "data_batch_2", "test_batch"]
     files = {

@@ -129,15 +129,16 @@ def test_parameters_that_do_not_move_are_left_out():
     assert_close(actual.square, expected.square, **EXACT)
 
 
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(5))
+
+    def forward(self, inputs):
+        return inputs * self.factor
+
+
 def test_a_kind_of_ones_own():
-    class Scale(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.factor = nn.Parameter(torch.ones(5))
-
-        def forward(self, inputs):
-            return inputs * self.factor
-
     module = nn.Sequential(Scale(), nn.Tanh(), nn.Linear(5, 3)).double()
     batches = [images(5) for _ in range(3)]
     loss, params = functional_loss(module, cross_entropy), detached_parameters(module)
@@ -156,22 +157,15 @@ def test_a_kind_of_ones_own():
 
 
 def test_a_method_of_a_layer_serves_its_own_class_alone():
-    class Scale(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.factor = nn.Parameter(torch.ones(5))
-
-        def forward(self, inputs):
-            return inputs * self.factor
-
+    class OwnWay(Scale):
         def minibatch_gradients(self, inputs, slopes):
             return {"factor": (inputs * slopes).sum(1)}
 
-    class Other(Scale):
+    class Other(OwnWay):
         """A subclass may do anything in its forward."""
 
     batches = [images(5) for _ in range(3)]
-    for layer, served in ((Scale(), True), (Other(), False)):
+    for layer, served in ((OwnWay(), True), (Other(), False)):
         module = nn.Sequential(layer, nn.Tanh(), nn.Linear(5, 3)).double()
         loss, params = functional_loss(module, cross_entropy), detached_parameters(module)
         if not served:
