@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ireg.command import framed, run_as_process
-from ireg.config import Config, read
+from ireg.config import ALWAYS_MEASURED, Config, active_terms, read
 from ireg.errors import UserError
 from ireg.files import remove_leftovers
 from ireg.runs.checkpoints import find_resumption
@@ -207,12 +207,30 @@ def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption"
             epochs=settings.epochs,
             loggers=[
                 MetricsFile(folder / METRICS, status.row, start.rows),
-                TensorBoard(folder, hyperparameters, start.rows, replaced=event_files(folder, status.fields["starts"])),
+                TensorBoard(
+                    folder,
+                    hyperparameters | _further_overrides(folder, hyperparameters),
+                    [*ALWAYS_MEASURED, *active_terms(settings.terms)],
+                    start.rows,
+                    replaced=event_files(folder, status.fields["starts"]),
+                ),
             ],
             checkpoint=LastCheckpoint(
                 folder / CHECKPOINTS, run=status.fields["config_hash"], every=settings.checkpoint.every
             ),
         )
+
+
+def _further_overrides(folder: Path, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what else was set for a run, by key.
+
+    Hydra keeps it in the run's folder. The folder's name and what leaves the result as it is are not among it.
+    """
+    path = folder / ".hydra" / "overrides.yaml"
+    given: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else []
+    pairs = [str(override).lstrip("+").split("=", 1) for override in given if "=" in str(override)]
+    left_out = {*known, "name", "experiment", "threads", "data", "optimizer"}
+    return {key: value for key, value in pairs if key not in left_out and not key.startswith(("hydra", "data.noise"))}
 
 
 @framed

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 OF_THIS_PROCESS = {"started", "ended", "epoch_seconds", "host", "starts"}
 
@@ -76,6 +77,19 @@ def _without_times(row):
 
 
 def _events(folder):
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("time/")]
-    return {tag: [(event.step, repr(event.value)) for event in events.Scalars(tag)] for tag in tags}
+    return {
+        tag: [(step, repr(value)) for step, value in points]
+        for tag, points in scalars(folder).items()
+        if not tag.startswith("time/")
+    }
+
+
+def scalars(folder):
+    """What the event files hold: steps and values by tag."""
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    tags = events.summary_metadata.items()
+    return {
+        tag: [(event.step, float(make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
+        for tag, metadata in tags
+        if metadata.plugin_data.plugin_name == "scalars"
+    }

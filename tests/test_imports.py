@@ -20,7 +20,7 @@ ARROWS = {
     "assets": set(),
     "measurement": {"core", "terms"},
     "monitor": {"catalogue", "core", "measurement", "terms"},
-    "lit": {"core", "data", "measurement", "monitor", "objective", "runs", "terms"},
+    "lit": {"catalogue", "core", "data", "measurement", "monitor", "objective", "runs", "terms"},
     "config": {"trainer_arguments"},
     "trainer_arguments": set(),
     "composition": set(),

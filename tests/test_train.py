@@ -9,11 +9,10 @@ import time
 
 import pytest
 from hydra.errors import MissingConfigException
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ireg.cli import explain
 from tests.conftest import call_train, command
-from tests.content import differences, run_content
+from tests.content import differences, run_content, scalars
 
 SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batch_size=32"]
 
@@ -215,14 +214,14 @@ def test_event_files_hold_what_metrics_csv_holds(sweep):
             folder
             / f"{optimizer}_batch_size=250_data.test_size=500_data.train_size=2000_epochs=2_lr=0.001_model.hidden=32"
         )
-        events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+        events = scalars(run)
         with (run / "metrics.csv").open() as file:
             rows = list(csv.DictReader(file))
         tags = set(rows[0]) - {"epoch"}
-        assert set(events.Tags()["scalars"]) == tags
+        assert set(events) == tags
         assert ("ireg/rmsprop" in tags) == (optimizer == "rmsprop")
         for tag in tags:
-            seen = [(event.step, event.value) for event in events.Scalars(tag)]
+            seen = events[tag]
             expected = [(int(row["epoch"]), float(row[tag])) for row in rows if row[tag]]
             assert [step for step, _ in seen] == [epoch for epoch, _ in expected]
             assert len(expected) == (2 if optimizer == "rmsprop" and "ireg/own" in tag else 3)  # own: after a step
@@ -243,8 +242,12 @@ def test_a_sweep_ends_with_table_and_figures(sweep):
         "parameter_norm",
         "memorization",
         "own_regularization",
+        "equal_fit",
+        "rates",
     )
     assert figures == {f"{stem}.{suffix}" for stem in stems for suffix in ("png", "pdf")}
+    assert (folder / "report.html").read_text().count("<figure>") == len(stems)
+    assert f"report: {folder / 'report.html'}" in result.stdout
 
 
 def test_a_failing_run_harms_no_other_and_the_sweep_says_so(train, tmp_path):

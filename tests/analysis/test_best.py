@@ -170,7 +170,7 @@ def test_another_criterion_chooses_another_rate(grid):
 
 def test_nothing_measured_is_no_error_unless_a_criterion_is_asked_for(grid):
     sweep = grid({0.01: ["failed"], 0.1: ["failed"]})
-    assert write(sweep) == [sweep / "summary.csv"]
+    assert write(sweep) == [sweep / "summary.csv", sweep / "report.html"]
     with pytest.raises(UserError, match="choose one of nothing: no run has measured anything yet"):
         write(sweep, "test/error")
 
