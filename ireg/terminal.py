@@ -154,3 +154,19 @@ def make_console(**options: Any) -> Console:
     from rich.console import Console
 
     return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+@contextmanager
+def saying(what: str) -> Iterator[None]:
+    """Say on a terminal what is being done, as long as the block takes.
+
+    It is on standard error. Elsewhere nothing is said.
+    """
+    console = make_console(file=sys.stderr)
+    if not console.is_terminal:
+        yield
+        return
+    from rich.text import Text
+
+    with console.status(Text(what)):
+        yield

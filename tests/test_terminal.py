@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ireg.terminal import EXIT_PIPE_CLOSED, as_command, as_shown, make_console
+from ireg.terminal import EXIT_PIPE_CLOSED, as_command, as_shown, make_console, saying
 from tests.conftest import ROOT, SMALL, call_train
 
 FULL = "error: standard output: No space left on device; choose another place, or repair this one\n"
@@ -129,3 +129,14 @@ def test_a_run_in_bad_surroundings(tmp_path):
     assert " +- " in done.stdout
     assert f"written: {tmp_path}/m[/abc]/summary.csv" in done.stdout
     assert (tmp_path / "m[" / "abc]" / "figures" / "test_error.png").exists()
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_is_being_done_is_said_on_a_terminal_alone(monkeypatch, is_terminal):
+    stream = io.StringIO()
+    stream.isatty = lambda: is_terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    with saying("drawing [figures]"):
+        pass
+    assert ("drawing [figures]" in stream.getvalue()) == is_terminal

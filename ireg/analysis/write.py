@@ -19,6 +19,7 @@ from ireg.analysis.looks import drawn
 from ireg.errors import UserError
 from ireg.files import replacing, require_own, write_bytes, write_text
 from ireg.runs.layout import EVENTS
+from ireg.terminal import saying
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +123,8 @@ def report(folder: str | Path, criterion: str | None = None, *, full: bool = Fal
     failure = None
     try:
         # Before anything is printed, and what was written before an error is listed, too.
-        paths.extend(_write(tables, Path(folder), criterion, left_out))
+        with saying("drawing figures and writing the report"):
+            paths.extend(_write(tables, Path(folder), criterion, left_out))
     except OSError as error:
         failure = error
     _show(tables, Path(folder), criterion, full=full, paths=paths)

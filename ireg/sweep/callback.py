@@ -24,7 +24,7 @@ from ireg.sweep.checks import checked_folder, checked_folders
 from ireg.sweep.plan import add_to_plan, short_names
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report, report_again
-from ireg.terminal import make_console
+from ireg.terminal import make_console, saying
 
 configuration.register()
 names.register()
@@ -54,7 +54,8 @@ class RunsCallback(Callback):
         """Compose and check every run of the sweep, and show their progress."""
         with _errors_end_the_process():
             sweep = Path(config.hydra.sweep.dir).absolute()
-            folders = checked_folders(config, sweep)
+            with saying("checking the runs"):
+                folders = checked_folders(config, sweep)
             add_to_plan(sweep, {path.relative_to(sweep).as_posix(): overrides for path, overrides in folders.items()})
             done = sum(_is_finished(folder) for folder in folders)
             if done:
