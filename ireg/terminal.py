@@ -158,7 +158,7 @@ def make_console(**options: Any) -> Console:
 
 @contextmanager
 def saying(what: str) -> Iterator[None]:
-    """Say on a terminal what is being done, as long as the block takes.
+    """Say on a terminal what is being done during the block.
 
     It is on standard error. Elsewhere nothing is said.
     """

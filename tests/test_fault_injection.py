@@ -21,7 +21,7 @@ ARGUMENTS = [
     "batch_size=32",
     "name=sweep",
 ]
-KILLS = 16
+KILLS = 12
 
 
 def rows(sweep):
@@ -75,7 +75,7 @@ def test_a_sweep_killed_at_random_moments_ends_as_an_unbroken_one(tmp_path, fork
     found = f"{len(killed)} kills, {killed.count('amid a write')} of them amid a write; runs began after epochs"
     epochs_by_run = "; ".join(f"{name.partition('_')[0]} {epochs}" for name, epochs in starts)
     record_property(TOLD, f"{found}: {epochs_by_run}")
-    assert len(killed) >= 14
+    assert len(killed) >= 10
     assert any(epoch for _, epochs in starts for epoch in epochs)  # it did go on, and not begin again each time
     expected = sweep_content(tmp_path / "unbroken" / "multirun" / "sweep", tmp_path / "unbroken")
     content = sweep_content(sweep, tmp_path / "killed")

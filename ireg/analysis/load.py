@@ -177,12 +177,29 @@ def _describe(found: list[_Run]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    keys = dict.fromkeys(key for run in found for key in run.config if key not in {"name", *ALWAYS.values()})
-    differing = [key for key in keys if len({_identity(run.config.get(key, _ABSENT)) for run in found}) > 1]
     columns = {"run": [run.name for run in found], "state": [run.status["state"] for run in found]}
-    for column, key in {**ALWAYS, **{key: key for key in differing}}.items():
+    for column, key in {**ALWAYS, **{key: key for key in _differing(found)}}.items():
         columns[column] = [run.config.get(key) for run in found]
     return pd.DataFrame(columns)
+
+
+def _differing(found: list[_Run]) -> list[str]:
+    """List the further keys in which runs differ.
+
+    Those that say nothing new are left out: copies of others, as an optimizer's own rate is, and import paths that
+    follow from the rest.
+    """
+    keys = dict.fromkeys(key for run in found for key in run.config if key not in {"name", *ALWAYS.values()})
+    values = {key: [_identity(run.config.get(key, _ABSENT)) for run in found] for key in [*ALWAYS.values(), *keys]}
+    kept: list[str] = list(ALWAYS.values())
+    # A path is the least readable name of a choice: it is tried last.
+    for key in sorted(keys, key=lambda key: key.endswith("_target_")):
+        beside = list(zip(*(values[other] for other in kept), strict=True))
+        follows = len(set(beside)) == len(set(zip(beside, values[key], strict=True)))
+        is_copy = any(values[key] == values[other] for other in kept)
+        if len(set(values[key])) > 1 and not is_copy and not (key.endswith("_target_") and follows):
+            kept.append(key)
+    return [key for key in keys if key in kept]
 
 
 def _identity(value: Any) -> tuple[bool, Any]:

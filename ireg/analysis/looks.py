@@ -79,4 +79,5 @@ def _drawn(draw: Callable[[], Figure], *suffixes: str) -> dict[str, bytes]:
             stream = io.BytesIO()
             figure.savefig(stream, format=suffix[1:], **_OPTIONS[suffix])
             contents[suffix] = stream.getvalue()
+            figure.set_layout_engine(None)  # what the first form has laid out stands for all
     return contents

@@ -157,3 +157,18 @@ def test_what_differs_in_another_group_counts_though_the_optimizer_tells_it(make
     make_run("a", ONE, mnist)
     sweep = make_run("b", ONE, {"optimizer.name": "adam"})
     assert setting_columns(load(sweep)) == ["optimizer", "lr", "batch_size", "data.name"]
+
+
+def test_paths_and_copies_that_say_nothing_new_are_left_out(make_run):
+    tags = {"test/error": [0.9, 0.5]}
+    for name, path, rate in (("sgd", "torch.optim.SGD", 0.1), ("adam", "torch.optim.Adam", 0.01)):
+        config = {"optimizer.name": name, "optimizer._target_": path, "lr": rate, "optimizer.lr": rate}
+        sweep = make_run(name, tags, config)
+    assert not {"optimizer._target_", "optimizer.lr"} & set(load(sweep).columns)
+
+
+def test_a_path_in_which_alone_runs_differ_stays(make_run):
+    tags = {"test/error": [0.9, 0.5]}
+    for name in ("a", "b"):
+        sweep = make_run(name, tags, {"model._target_": f"mine.{name}"})
+    assert load(sweep)["model._target_"].unique().tolist() == ["mine.a", "mine.b"]
