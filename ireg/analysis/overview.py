@@ -120,8 +120,8 @@ def print_overview(summary: pd.DataFrame, folder: Path, criterion: str, console:
 
 def _table(rows: Sequence[Row], width: int) -> Table:
     # A name may be folded between its parts; what is beside it may not.
-    longest = max(len(row.name) for row in rows)
-    parts = max(len(part) for row in rows for part in row.name.split())
+    longest = max(len(name) for name in ("setting", *(row.name for row in rows)))
+    parts = max(len(part) for part in ("setting", *(part for row in rows for part in row.name.split())))
     names = max(parts, min(longest, int(NAMES * width)))
     columns = [("seeds", [row.seeds for row in rows])]
     taken = names + 2 + max(len(text) for text in ("seeds", *columns[0][1]))

@@ -93,6 +93,7 @@ def test_many_settings_are_counted(make_run):
 def test_one_run_has_no_best(make_run):
     lines = shown(make_run("a", {"test/error": [0.9, 0.5]}), 80)
     assert lines[0].endswith("1 run (1 done)")
+    assert lines[1].split()[0] == "setting"  # also above a shorter name
     assert not any(line.startswith("best") for line in lines)
 
 
