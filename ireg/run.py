@@ -230,7 +230,15 @@ def _further_overrides(folder: Path, known: Mapping[str, Any]) -> dict[str, Any]
     given: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else []
     pairs = [str(override).lstrip("+").split("=", 1) for override in given if "=" in str(override)]
     left_out = {*known, "name", "experiment", "threads", "data", "optimizer"}
-    return {key: value for key, value in pairs if key not in left_out and not key.startswith(("hydra", "data.noise"))}
+    others = {key: value for key, value in pairs if key not in left_out and not key.startswith(("hydra", "data.noise"))}
+    return {key: _number_or_text(value) for key, value in others.items()}
+
+
+def _number_or_text(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 @framed

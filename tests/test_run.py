@@ -305,6 +305,20 @@ def test_tensorboard_shows_the_noise(tmp_path, composed, monkeypatch, overrides,
     assert _trainer(settings, tmp_path, status, Resumption(None, {}))["noise"] == shown
 
 
+def test_tensorboard_has_a_column_for_what_was_set(tmp_path, composed, monkeypatch):
+    monkeypatch.setattr("ireg.lit.loggers.TensorBoard", lambda folder, hyperparameters, *_, **__: hyperparameters)
+    monkeypatch.setattr("ireg.lit.trainer.make_trainer", lambda *_, loggers, **__: loggers[1])
+    overrides = ["optimizer=momentum", "optimizer.momentum=0.5", "model.hidden=[8]", "lr=1e-2", "name=x", "+a=b=c"]
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in overrides))
+    status = Status(tmp_path, asdict(settings := read(composed(*overrides[:4]))))
+    status.update(batch_size=64)
+    columns = _trainer(settings, tmp_path, status, Resumption(None, {}))
+    assert (columns["optimizer.momentum"], columns["model.hidden"], columns["a"]) == (0.5, "[8]", "b=c")
+    assert columns["lr"] == 0.01
+    assert "name" not in columns
+
+
 def test_lists_reach_their_receivers_as_plain_ones(composed):
     """OmegaConf's own lists are no plain values: a checkpoint with one cannot be loaded with weights_only."""
     settings = read(composed("optimizer=adam", "+model.kept=[1]", f"model._target_={__name__}.Keeping"))
