@@ -107,12 +107,11 @@ def measure(
     function = loss_function(model, criterion, loss)
     require_minibatches(batches, pairs=criterion is not None)
     require_mode(mode)
-    require_estimates(chosen, mode, sampled=population is not None)
-    if population is not None:
-        require_sample(len(batches), population)
+    require_estimates(chosen, mode, None if population is None else len(batches), population)
     generator = named_generator("terms") if generator is None else generator
     with random_streams_kept(model), MODES[mode](model):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of the masks
+        if mode == "two_draws":
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of the masks
         snapshot = take_snapshot(
             model,
             batches,
@@ -175,36 +174,30 @@ def require_minibatches(batches: Sequence[Batch], *, pairs: bool) -> None:
         )
 
 
-def require_estimates(terms: Mapping[str, Term], mode: str, *, sampled: bool) -> None:
+def require_estimates(
+    terms: Mapping[str, Term], mode: str, size: int | None = None, population: int | None = None
+) -> None:
     """Check that the terms can be estimated, if they are to be.
 
     Args:
         terms: function by tag.
         mode: one of `MODES`.
-        sampled: whether some of the minibatches are to be used only.
-
-    Raises:
-        ValueError: a term has no estimate, or minibatches and masks are both to be drawn.
-    """
-    drawn = mode == "two_draws"
-    if sampled and drawn:
-        raise ValueError("mode='two_draws' takes all minibatches; leave num_batches and population out")
-    for tag, term in terms.items():
-        if (sampled or drawn) and needs_exact_moments(term):
-            what, remedy = ("masks", "take mode='as_trained'") if drawn else ("minibatches", "leave num_batches out")
-            raise ValueError(f"{tag} has no estimate from drawn {what}; leave it out of the terms, or {remedy}")
-
-
-def require_sample(size: int, population: int | None = None) -> None:
-    """Check the size of a sample of the minibatches.
-
-    Args:
-        size: minibatches in the sample, k.
+        size: minibatches in a sample, k; None where all are used.
         population: minibatches of the epoch, m; None where it is not known yet.
 
     Raises:
-        ValueError: the sample is too small, or larger than the epoch.
+        ValueError: a term has no estimate, minibatches and masks are both to be drawn, or the sample is too small or
+            larger than the epoch.
     """
+    drawn = mode == "two_draws"
+    if size is not None and drawn:
+        raise ValueError("mode='two_draws' takes all minibatches; leave num_batches and population out")
+    for tag, term in terms.items():
+        if (size is not None or drawn) and needs_exact_moments(term):
+            what, remedy = ("masks", "take mode='as_trained'") if drawn else ("minibatches", "leave num_batches out")
+            raise ValueError(f"{tag} has no estimate from drawn {what}; leave it out of the terms, or {remedy}")
+    if size is None:
+        return
     if population is not None and size > population:
         raise ValueError(f"population={population}: must be at least {size}, the number of minibatches given")
     if size < SMALLEST and size != population:
@@ -285,8 +278,10 @@ def evaluate(terms: Mapping[str, Term], snapshot: Snapshot) -> dict[str, float]:
         value = term(snapshot)
         if value is None:
             continue
-        values[tag] = float(value if value.ndim == 0 else value[0])
-        if snapshot.population is not None and union_of_needs([term], snapshot.optimizer):
-            error = standard_error(value, snapshot.population) if snapshot.is_sample else 0.0
+        estimated = snapshot.population is not None and bool(union_of_needs([term], snapshot.optimizer))
+        # The error first: it refuses what is no estimate.
+        error = standard_error(value, snapshot.num_batches) if estimated and snapshot.is_sample else 0.0
+        values[tag] = float(value[0] if estimated and snapshot.is_sample else value)
+        if estimated:
             values[f"{tag}{STANDARD_ERROR}"] = error
     return values

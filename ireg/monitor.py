@@ -21,7 +21,6 @@ from ireg.measurement import (
     require_estimates,
     require_minibatches,
     require_mode,
-    require_sample,
 )
 from ireg.terms.named import Chosen, chosen_terms
 
@@ -82,9 +81,7 @@ class Monitor:
     ) -> None:
         loss_function(model, criterion, loss)  # refused here, not after an epoch
         require_mode(mode)
-        require_estimates(chosen_terms(terms), mode, sampled=num_batches is not None)
-        if num_batches is not None:
-            require_sample(num_batches)
+        require_estimates(chosen_terms(terms), mode, num_batches)
         self.model = model
         self.optimizer = unwrapped(optimizer)
         self.criterion = criterion

@@ -296,3 +296,16 @@ def test_refusals():
         ireg.measure(model, PAIRS, criterion=mse_loss, terms="sdg", **known)
     with refused("terms: none are given"):
         ireg.measure(model, PAIRS, criterion=mse_loss, terms=[], **known)
+
+
+def test_a_term_may_return_a_plain_number_and_no_vector():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = [(torch.ones(1, 2), torch.zeros(1, 1))]
+
+    def value(term):
+        return ireg.measure(model, batches, optimizer=optimizer, criterion=mse_loss, terms={"t": term})
+
+    assert value(lambda snapshot: 3.0) == {"t": 3.0}
+    with pytest.raises((RuntimeError, ValueError)):
+        value(lambda snapshot: torch.ones(3))

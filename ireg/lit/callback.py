@@ -19,7 +19,7 @@ from ireg.core.reservoir import Reservoir
 from ireg.errors import UserError
 from ireg.lit.twin import muted_twin
 from ireg.lit.windows import Window, as_bytes, is_clipped, moved, size_of, window_loss
-from ireg.measurement import ModelLoss, measure, require_estimates, require_mode, require_sample
+from ireg.measurement import ModelLoss, measure, require_estimates, require_mode
 from ireg.monitor import Warnings, rates_of
 from ireg.terms.named import Chosen, chosen_terms
 
@@ -83,9 +83,7 @@ class ImplicitRegularizationMonitor(Callback):
             prefix + tag.removeprefix("ireg/") if tag.startswith("ireg/") else tag: term
             for tag, term in chosen_terms(terms).items()
         }
-        require_estimates(self.terms, mode, sampled=num_batches is not None)
-        if num_batches is not None:
-            require_sample(num_batches)
+        require_estimates(self.terms, mode, num_batches)
         self.every_n_epochs = every_n_epochs
         self.num_batches = num_batches
         self.loss = loss

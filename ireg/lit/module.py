@@ -22,7 +22,7 @@ from ireg.data.batches import ShuffledBatches
 from ireg.lit.data import NoisyImages
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import step_or_overflow, try_out
-from ireg.measurement import evaluate, require_estimates, require_sample, take_snapshot
+from ireg.measurement import evaluate, require_estimates, take_snapshot
 from ireg.objective import criterion
 
 log = logging.getLogger(__name__)
@@ -77,9 +77,7 @@ class Classifier(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if num_batches is not None:
-            require_sample(num_batches)
-        require_estimates(terms, "as_trained", sampled=num_batches is not None)
+        require_estimates(terms, "as_trained", num_batches)
         self.model = model
         self.make_optimizer = optimizer
         self.terms = dict(terms)
