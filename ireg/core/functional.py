@@ -60,6 +60,18 @@ def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Ten
     return ModuleLoss(module, criterion)
 
 
+def gradient(loss: LossFn, params: Params, batch: Batch) -> Params:
+    """Compute the gradient of one minibatch's loss, by name.
+
+    A parameter that the loss does not use has gradient zero.
+    """
+    weights = {name: value.detach().requires_grad_() for name, value in params.items()}
+    with torch.enable_grad():
+        value = loss(weights, batch)
+    slopes = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(weights, slopes, strict=True))
+
+
 def require_gradients_elsewhere(loss: ModuleLoss, batch: Batch) -> None:
     """Check gradients at weights other than the module's own.
 
@@ -74,16 +86,12 @@ def require_gradients_elsewhere(loss: ModuleLoss, batch: Batch) -> None:
     elsewhere = {name: value + 0.01 * (value.abs() + 0.01) for name, value in own.items()}
     copied_module = copy.deepcopy(loss.module)
     copied_module.load_state_dict(elsewhere, strict=False)
-    found = []
-    with torch.enable_grad():
-        for function, weights in ((loss, elsewhere), (ModuleLoss(copied_module, loss.criterion), None)):
-            weights = detached_parameters(copied_module) if weights is None else weights
-            leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
-            slopes = torch.autograd.grad(
-                function(leaves, batch), list(leaves.values()), allow_unused=True, materialize_grads=True
-            )
-            found.append(torch.cat([slope.flatten().double() for slope in slopes]))
-    if not float((found[0] - found[1]).norm()) <= 1e-3 * float(found[1].norm()):
+    own_loss = ModuleLoss(copied_module, loss.criterion)
+    found, expected = (
+        torch.cat([slope.flatten().double() for slope in gradient(function, weights, batch).values()])
+        for function, weights in ((loss, elsewhere), (own_loss, detached_parameters(copied_module)))
+    )
+    if not float((found - expected).norm()) <= 1e-3 * float(expected.norm()):
         raise ValueError(
             f"{type(loss.module).__name__} has right gradients at its own weights only: it computes activations once "
             "more in the backward pass; switch activation checkpointing off"

@@ -56,7 +56,8 @@ class RunsCallback(Callback):
             sweep = Path(config.hydra.sweep.dir).absolute()
             with saying("checking the runs"):
                 folders = checked_folders(config, sweep)
-            add_to_plan(sweep, {path.relative_to(sweep).as_posix(): overrides for path, overrides in folders.items()})
+            plan = {path.relative_to(sweep).as_posix(): overrides for path, overrides in folders.items()}
+            add_to_plan(sweep, plan)
             done = sum(_is_finished(folder) for folder in folders)
             if done:
                 print(f"{done} of {len(folders)} done already; to do one again, delete its folder", file=sys.stderr)
@@ -64,10 +65,8 @@ class RunsCallback(Callback):
                 report_again(sweep)
                 sys.exit(0)
             # A sweeper that chooses the runs as it goes has none to name beforehand: the folder shows them.
-            names = short_names(
-                [str(folder) for folder in folders], {str(key): value for key, value in folders.items()}
-            )
-            self._begin(list(folders) or sweep, lambda: report(sweep), {Path(key): name for key, name in names.items()})
+            named = {sweep / name: short for name, short in short_names(list(plan), plan).items()}
+            self._begin(list(folders) or sweep, lambda: report(sweep), named)
             _begun_sweeps.append(sweep)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:

@@ -72,7 +72,7 @@ def short_names(names: Sequence[str], plan: Mapping[str, Sequence[str]]) -> dict
     Where that is not known of all, its folder's name is used.
     """
     if len(names) < 2 or not set(names) <= set(plan):
-        return dict(zip(names, names, strict=True))
+        return {name: name for name in names}
     common = set.intersection(*(set(plan[name]) for name in names))
     parts = {name: [part for part in plan[name] if part not in common] for name in names}
     return {name: " ".join(part.removeprefix("optimizer=") for part in parts[name]) or name for name in names}

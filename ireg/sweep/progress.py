@@ -195,10 +195,10 @@ def _test_error(status: Mapping[str, Any]) -> float:
     return value if status["state"] == "done" and math.isfinite(value) else math.inf
 
 
-def _errors(status: Mapping[str, Any]) -> str:
-    """Return training and test error of the last row, in few letters."""
+def _errors(status: Mapping[str, Any], word: str = "") -> str:
+    """Return training and test error of the last row."""
     tags = [(name, f"{name}/error") for name in ("train", "test") if f"{name}/error" in status["final"]]
-    return ", ".join(f"{name} {100 * float(status['final'][tag]):.1f} %" for name, tag in tags)
+    return ", ".join(f"{name}{word} {100 * float(status['final'][tag]):.1f} %" for name, tag in tags)
 
 
 def _times_begun(status: Mapping[str, Any]) -> int:
@@ -210,12 +210,8 @@ def _figures(status: Mapping[str, Any]) -> str:
 
     It also says whether the run has come to an end.
     """
-    errors = [
-        f"{name} error {100 * float(status['final'][tag]):.1f} %"
-        for name, tag in (("train", "train/error"), ("test", "test/error"))
-        if tag in status["final"]
-    ]
-    return ", ".join([*errors, *([status["state"]] if status["state"] in FINISHED else [])])
+    ended = status["state"] if status["state"] in FINISHED else ""
+    return ", ".join(filter(None, [_errors(status, " error"), ended]))
 
 
 def duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ireg.core.functional import gradient
 from ireg.core.moments.needs import Need
 from ireg.core.moments.sums import MomentSums, summable
 from ireg.core.params import inner_product
@@ -67,21 +68,14 @@ def drawn_moments(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Dra
         params: where the gradients are taken.
         batches: the minibatches.
     """
-    weights = {name: value.detach().requires_grad_() for name, value in params.items()}
     sums = [MomentSums(params=params, needs=Need.MEAN) for _ in range(2)]
     products = {name: torch.zeros_like(value) for name, value in sums[0].mean.items()}
     for batch in batches:
-        gradients = []
-        for total in sums:
-            with torch.enable_grad():
-                value = loss(weights, batch)
-            found = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
-            for name, gradient in zip(weights, found, strict=True):
-                total.add_gradient(name, gradient)
-            total.num_batches += 1
-            gradients.append(found)
-        for name, one, other in zip(weights, *gradients, strict=True):
-            products[name].addcmul_(summable(one), summable(other))
+        one, other = (gradient(loss, params, batch) for _ in range(2))
+        for name in params:
+            sums[0].add_gradient(name, one[name])
+            sums[1].add_gradient(name, other[name])
+            products[name].addcmul_(summable(one[name]), summable(other[name]))
     means = [{name: value / len(batches) for name, value in total.mean.items()} for total in sums]
     return DrawnMoments(
         means=(means[0], means[1]), products={name: value / len(batches) for name, value in products.items()}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ireg.core.batches import stacks
-from ireg.core.functional import ModuleLoss, couples_examples
+from ireg.core.functional import ModuleLoss, couples_examples, gradient
 from ireg.core.moments.kinds import NotServedError, kind_of
 from ireg.core.moments.memory import bytes_of, kept_for_backward
 from ireg.core.moments.methods import method
@@ -63,10 +63,10 @@ def layers_of(loss: LossFn, names: Collection[str]) -> Layers:
         raise NotServedError(f"{type(loss.module).__name__} has BatchNorm, which mixes examples; choose auto or loop")
     layers: Layers = {}
     for place, name in loss.places.items():
-        path, _, attribute = place.rpartition(".")
-        layer = loss.module.get_submodule(path)
         if name not in names:
             continue
+        path, _, attribute = place.rpartition(".")
+        layer = loss.module.get_submodule(path)
         if kind_of(layer) is None:
             raise NotServedError(
                 f"{name} is in a {type(layer).__name__}, no kind of layer with a fast way; choose auto or loop, or "
@@ -85,7 +85,7 @@ def add_by_hooks(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None,
     """
     layers = layers_of(loss, sums.params)
     assert isinstance(loss, ModuleLoss)
-    expected = _alone(loss, sums.params, batches[0])
+    expected = gradient(loss, sums.params, batches[0])  # alone, as the loop has it
     checked = False
     for inputs, targets in stacks(batches, chunk_size or max(1, minibatches_at_once(loss, sums.params, batches[0]))):
         try:
@@ -112,15 +112,6 @@ def minibatches_at_once(loss: LossFn, params: Params, batch: Batch) -> int:
     if next(iter(params.values())).device.type == "cpu":
         return int(TENSOR / max(1.0, kept.mean))
     return MEMORY_ON_ACCELERATOR // max(1, kept.size + bytes_of(params))
-
-
-def _alone(loss: ModuleLoss, params: Params, batch: Batch) -> Params:
-    """Compute one minibatch's gradient as the loop does."""
-    weights = {name: value.detach().requires_grad_() for name, value in params.items()}
-    with torch.enable_grad():
-        value = loss(weights, batch)
-    gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(weights, gradients, strict=True))
 
 
 def _require_same(found: Params, expected: Params) -> None:
