@@ -147,7 +147,7 @@ def test_a_sweep_goes_on_over_a_run_that_diverges(sweep):
     states = {name: json.loads((folder / name / "status.json").read_text())["state"] for name in names(folder)}
     assert {name.split("_")[0] for name in states} == {"sgd", "rmsprop"}
     diverged = {name for name, state in states.items() if state == "diverged"}
-    assert "sgd_batch_size=250_data.test_size=500_data.train_size=2000_epochs=2_lr=1e+30_model.hidden=32" in diverged
+    assert "sgd_lr=1e+30_batch_size=250_data.test_size=500_data.train_size=2000_model.hidden=32_epochs=2" in diverged
     assert all("lr=0.001" in name for name, state in states.items() if state == "done")
     assert len(states) == 4
 
@@ -212,7 +212,7 @@ def test_event_files_hold_what_metrics_csv_holds(sweep):
     for optimizer in ("sgd", "rmsprop"):
         run = (
             folder
-            / f"{optimizer}_batch_size=250_data.test_size=500_data.train_size=2000_epochs=2_lr=0.001_model.hidden=32"
+            / f"{optimizer}_lr=0.001_batch_size=250_data.test_size=500_data.train_size=2000_model.hidden=32_epochs=2"
         )
         events = scalars(run)
         with (run / "metrics.csv").open() as file:

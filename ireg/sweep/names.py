@@ -2,9 +2,12 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from omegaconf import OmegaConf
+
+from ireg.runs.layout import STATUS
 
 MAX_LENGTH = 120
 """Characters of a name; file systems allow 255 bytes."""
@@ -13,24 +16,57 @@ MAX_LENGTH = 120
 _IMPLIED = ("name", "experiment", "optimizer")
 
 
+# What people compare comes first; the repetition, and what is mostly the same for all runs of a folder, come last.
+_FIRST = ("lr", "batch_size")
+_LAST = ("seed", "epochs", "threads", "terms", "trainer", "checkpoint", "logger", "objective")
+
+
 def run_name(optimizer: str, overrides: Sequence[str]) -> str:
     """Return the folder name of a run.
 
-    It is the optimizer, then what else was set, sorted, so that the order does not matter.
+    It is the optimizer, then what else was set, in a fixed order: learning rate, batch size, the other keys by name,
+    seed, and last epochs, threads and what concerns the measuring. The order on the command line does not matter.
 
     Numbers have one spelling (`1e-3` is 0.001), other characters than letters, digits and `._=,+-` are replaced, and
     long names are cut; whatever that loses is kept apart by a hash at the end.
 
     Example:
-        >>> run_name("sgd", ["lr=1e-2", "batch_size=16", "optimizer=sgd", "name=first"])
-        'sgd_batch_size=16_lr=0.01'
+        >>> run_name("sgd", ["epochs=5", "seed=1", "batch_size=16", "lr=1e-2", "optimizer=sgd", "name=first"])
+        'sgd_lr=0.01_batch_size=16_seed=1_epochs=5'
     """
+    return _folder_name([optimizer, *sorted(_parts(overrides), key=_rank)])
+
+
+def folder_of(sweep: Path, optimizer: str, overrides: Sequence[str]) -> str:
+    """Return the name of the folder of a run in a sweep.
+
+    Earlier versions put all keys in the order of the alphabet. A run with such a folder is resumed there.
+    """
+    name = run_name(optimizer, overrides)
+    earlier = _folder_name([optimizer, *sorted(_parts(overrides))])
+    return earlier if not (sweep / name).exists() and (sweep / earlier / STATUS).exists() else name
+
+
+def _parts(overrides: Iterable[str]) -> list[str]:
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
         if key not in _IMPLIED:
             parts.append(f"{key}={_canonical(value)}")
-    full = "_".join([optimizer, *sorted(parts)])
+    return parts
+
+
+def _rank(part: str) -> tuple[int, str]:
+    """Where a part stands in the name."""
+    key = part.partition("=")[0]
+    group = key.partition(".")[0]
+    if key in _FIRST:
+        return _FIRST.index(key) - len(_FIRST), part
+    return (_LAST.index(group) + 1 if group in _LAST else 0), part
+
+
+def _folder_name(parts: Sequence[str]) -> str:
+    full = "_".join(parts)
     safe = re.sub(r"[^\w.=,+-]+", "-", re.sub(r"[\[\]\s]", "", full), flags=re.ASCII)
     if safe == re.sub(r"[\[\]\s]", "", full) and len(safe) <= MAX_LENGTH:
         return safe
@@ -48,7 +84,9 @@ def _canonical(value: str) -> str:
 
 
 def register() -> None:
-    """Make `run_name` known to the configuration as `${ireg_run_name:…}`."""
+    """Make `folder_of` known to the configuration as `${ireg_run_name:…}`."""
     OmegaConf.register_new_resolver(
-        "ireg_run_name", lambda optimizer, overrides: run_name(optimizer, list(overrides)), replace=True
+        "ireg_run_name",
+        lambda sweep, optimizer, overrides: folder_of(Path(sweep), optimizer, list(overrides)),
+        replace=True,
     )

@@ -1,7 +1,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from ireg.sweep.names import MAX_LENGTH, register, run_name
+from ireg.sweep.names import MAX_LENGTH, folder_of, register, run_name
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,13 @@ from ireg.sweep.names import MAX_LENGTH, register, run_name
         ("sgd", ["lr=0.0010"], "sgd_lr=0.001"),
         ("sgd", ["seed=1", "lr=0.1"], "sgd_lr=0.1_seed=1"),
         ("sgd", ["seed=007"], "sgd_seed=007"),
+        (
+            "momentum",
+            ["threads=2", "seed=1", "terms.every=5", "epochs=3", "optimizer.momentum=0.8", "batch_size=16"]
+            + ["data.train_size=50", "lr=0.1"],
+            "momentum_lr=0.1_batch_size=16_data.train_size=50_optimizer.momentum=0.8"
+            "_seed=1_epochs=3_threads=2_terms.every=5",
+        ),
         ("sgd", ["model.hidden=[64, 64]"], "sgd_model.hidden=64,64"),
         ("sgd", ["+trainer.gradient_clip_val=1.5"], "sgd_trainer.gradient_clip_val=1.5"),
         ("sgd", ["data.noise.kind=none"], "sgd_data.noise.kind=none"),
@@ -37,7 +44,19 @@ def test_long_names_are_cut_and_differ():
     assert all(len(name) <= MAX_LENGTH for name in names)
 
 
-def test_the_configuration_can_use_it():
+def test_a_run_is_found_again_under_its_earlier_name(tmp_path):
+    overrides = ["lr=1e-2", "epochs=5", "seed=1"]
+    earlier, new = "sgd_epochs=5_lr=0.01_seed=1", "sgd_lr=0.01_seed=1_epochs=5"
+    assert folder_of(tmp_path, "sgd", overrides) == new
+    (tmp_path / earlier).mkdir()
+    assert folder_of(tmp_path, "sgd", overrides) == new  # an empty folder holds no run
+    (tmp_path / earlier / "status.json").touch()
+    assert folder_of(tmp_path, "sgd", overrides) == earlier
+    (tmp_path / new).mkdir()
+    assert folder_of(tmp_path, "sgd", overrides) == new
+
+
+def test_the_configuration_can_use_it(tmp_path):
     register()
-    config = OmegaConf.create({"overrides": ["lr=1e-2"], "name": "${ireg_run_name:sgd,${overrides}}"})
+    config = OmegaConf.create({"overrides": ["lr=1e-2"], "name": f"${{ireg_run_name:{tmp_path},sgd,${{overrides}}}}"})
     assert config.name == "sgd_lr=0.01"
