@@ -8,7 +8,7 @@ MINIMA := .venv-minima
 SPREAD := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install paper demo verify test test-minima bench lint clean
+.PHONY: help install paper demo tensorboard verify test test-minima bench lint clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -28,6 +28,10 @@ paper: install ## Run Singh's experiment (300 epochs) and draw its figures in mu
 
 demo: install ## The same experiment for 10 epochs, in multirun/demo
 	$(RUN) train.py experiment=demo
+
+NAME ?= paper
+tensorboard: install ## Browse multirun/NAME (NAME=paper) in TensorBoard; prints the link to the figures
+	$(RUN) -m ireg.browse multirun/$(NAME)
 
 verify: install ## Certify every optimizer's theory on this machine (2 minutes)
 	$(RUN) -m ireg.verify

@@ -13,6 +13,7 @@ from ireg.errors import UserError
 COMMANDS = {
     "train": ("ireg.train", "train a network and measure its terms; a sweep with -m"),
     "analysis": ("ireg.analysis.__main__", "table, files and figures of a sweep"),
+    "browse": ("ireg.browse", "TensorBoard, and the link to the paper's figures in it"),
     "sweep": ("ireg.sweep.__main__", "how a sweep's runs stand; do failed ones again"),
     "run": ("ireg.run", "do the run of a folder again"),
     "drift": ("ireg.drift.__main__", "measure the mean drift of runs over an epoch"),

@@ -2,9 +2,11 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -12,13 +14,15 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from ireg.config import Config, active_terms
+from ireg.config import Config, Logging, active_terms
 from ireg.core.moments.needs import union_of_needs
 from ireg.core.optimizers import WithoutRule, view
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
+from ireg.lit.loggers import Logger, TensorBoard
 from ireg.lit.module import Classifier
 from ireg.lit.trainer import MisconfigurationException
+from ireg.runs.metrics import Row
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +121,60 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
             method=settings.terms["method"],
             seed=settings.seed,
         )
+
+
+def make_loggers(
+    logger: Logging,
+    folder: Path,
+    *,
+    hyperparameters: Mapping[str, Any],
+    with_charts: bool,
+    earlier: Mapping[int, Row],
+    replaced: Sequence[Path],
+) -> list[Logger]:
+    """Make what the rows go to beside `metrics.csv`.
+
+    Args:
+        logger: which.
+        folder: the run's.
+        hyperparameters: what was set for it.
+        with_charts: see `TensorBoard`.
+        earlier: the rows of a run that resumes, by epoch; a further logger's run begins with them.
+        replaced: its event files before, see `TensorBoard`.
+
+    Raises:
+        UserError: the further logger is not installed, or cannot be made from these values.
+    """
+    made: list[Logger] = []
+    if logger.tensorboard:
+        made.append(TensorBoard(folder, hyperparameters, with_charts, earlier, replaced))
+    if logger.further:
+        made.append(_further_logger(logger.further, folder, hyperparameters, earlier))
+    return made
+
+
+_EXTRAS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
+"""What a logger of Lightning's needs, an extra of ours of the same name."""
+
+
+def _further_logger(
+    arguments: Mapping[str, Any], folder: Path, hyperparameters: Mapping[str, Any], earlier: Mapping[int, Row]
+) -> Logger:
+    kind = str(arguments["_target_"]).rpartition(".")[2]
+    library = _EXTRAS.get(kind)
+    if library is not None and find_spec(library) is None:
+        raise UserError(
+            f"logger={library}: the library {library} is not installed; .venv/bin/pip install -e '.[{library}]'"
+        )
+    own = {"WandbLogger": {"name": folder.name, "save_dir": str(folder)}, "MLFlowLogger": {"run_name": folder.name}}
+    with user_errors("logger.further"):
+        further = instantiate({**own.get(kind, {}), **arguments}, _convert_="all")
+    if not isinstance(further, Logger):
+        raise UserError(f"logger.further: {arguments['_target_']} makes a {type(further).__name__}; name a Logger")
+    further.log_hyperparams(dict(hyperparameters))
+    for epoch in sorted(earlier):
+        further.log_metrics(dict(earlier[epoch]), step=epoch)
+    return further
 
 
 def _made_term(tag: str, entry: Mapping[str, Any]) -> Callable[..., Any]:

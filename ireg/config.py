@@ -82,6 +82,15 @@ class Checkpoints:
 
 
 @dataclass
+class Logging:
+    """Where the rows go beside `metrics.csv`; the result is the same."""
+
+    tensorboard: bool = True
+    histograms: bool = False
+    further: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class Config:
     """The whole configuration.
 
@@ -100,6 +109,7 @@ class Config:
     terms: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
     checkpoint: Checkpoints = field(default_factory=Checkpoints)
+    logger: Logging = field(default_factory=Logging)
     objective: str = "test/error"
 
 
@@ -206,9 +216,17 @@ def _ranges(settings: Config) -> Iterator[Check]:
     yield "batch_size", settings.batch_size, fits, what
     yield from _term_ranges(settings.terms)
     yield _positive("checkpoint.every", settings.checkpoint.every)
+    yield from _logger_ranges(settings.logger)
     yield _choice("objective", settings.objective, [*ALWAYS_MEASURED, *active_terms(settings.terms)])
     yield from _model_ranges(settings.model)
     yield from trainer_ranges(settings.trainer, settings.optimizer)
+
+
+def _logger_ranges(logger: Logging) -> Iterator[Check]:
+    shown = logger.tensorboard or not logger.histograms
+    yield "logger.histograms", logger.histograms, shown, "needs logger.tensorboard=true: TensorBoard shows them"
+    if logger.further:
+        yield _target("logger.further", logger.further, "lightning.pytorch.loggers.WandbLogger")
 
 
 def active_terms(terms: Mapping[str, Any]) -> dict[str, Any]:

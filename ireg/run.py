@@ -15,15 +15,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ireg.command import framed, run_as_process
-from ireg.config import ALWAYS_MEASURED, Config, active_terms, read
+from ireg.config import Config, read
 from ireg.errors import UserError
 from ireg.files import remove_leftovers
 from ireg.runs.checkpoints import find_resumption
+from ireg.runs.hyperparameters import hyperparameters
 from ireg.runs.layout import CHECKPOINTS, LABELS, LAST, LOG, METRICS, PREVIOUS, STATUS
 from ireg.runs.lock import locked
+from ireg.runs.metrics import is_finite
 from ireg.runs.ownership import event_files, finished
 from ireg.runs.status import Status, read_status
 from ireg.sweep.launch import objective, objective_if_finished
+from ireg.sweep.plan import FILE_NAME as PLAN
 from ireg.sweep.progress import ProgressDisplay
 from ireg.termination import ends_with_its_parent, sigterm_raises
 
@@ -85,7 +88,6 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     import torch
 
     from ireg.build import make_classifier, make_data, make_model
-    from ireg.lit.module import is_finite
 
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
@@ -123,7 +125,13 @@ def _fit(
     settings: Config, folder: Path, status: Status, start: "Resumption", data: "NoisyImages", classifier: "Classifier"
 ) -> bool:
     """Train to the end; say whether the loss ceased to be finite."""
+    from ireg.lit.loggers import end
+
     trainer = _trainer(settings, folder, status, start)
+    if settings.logger.histograms:
+        from ireg.lit.histograms import Histograms
+
+        classifier.watchers.append(Histograms(folder, first=max(start.rows, default=-1) + 1))
     status.update(device=str(trainer.strategy.root_device))
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
@@ -131,6 +139,9 @@ def _fit(
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes an exit of Ctrl-C
             raise KeyboardInterrupt from error
         raise  # as when Slurm's launcher puts a run that has reached its time limit back into the queue
+    finally:
+        for logger in trainer.loggers:
+            end(logger)
     return classifier.diverged
 
 
@@ -186,20 +197,11 @@ def rebuild(config: Mapping[str, Any]) -> tuple[Config, "NoisyImages", "Classifi
 
 
 def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption") -> "L.Trainer":
-    from ireg.build import user_errors
+    from ireg.build import make_loggers, user_errors
     from ireg.lit.checkpoints import LastCheckpoint
-    from ireg.lit.loggers import MetricsFile, TensorBoard
+    from ireg.lit.loggers import MetricsFile
     from ireg.lit.trainer import make_trainer
 
-    noise = settings.data.noise
-    hyperparameters = {
-        "optimizer": settings.optimizer["name"],
-        "lr": settings.lr,
-        "batch_size": status.fields["batch_size"],
-        "seed": settings.seed,
-        "data": settings.data.name,
-        "noise": "none" if noise.kind == "none" or noise.rate == 0 else f"{noise.kind} {noise.rate:g}",
-    }
     arguments = {key: value for key, value in settings.trainer.items() if key != "fused"}  # the optimizer's
     with user_errors("trainer"):
         return make_trainer(
@@ -207,11 +209,12 @@ def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption"
             epochs=settings.epochs,
             loggers=[
                 MetricsFile(folder / METRICS, status.row, start.rows),
-                TensorBoard(
+                *make_loggers(
+                    settings.logger,
                     folder,
-                    hyperparameters | _further_overrides(folder, hyperparameters),
-                    [*ALWAYS_MEASURED, *active_terms(settings.terms)],
-                    start.rows,
+                    hyperparameters=hyperparameters(folder, status.fields),
+                    with_charts=not (folder.parent / PLAN).exists(),
+                    earlier=start.rows,
                     replaced=event_files(folder, status.fields["starts"]),
                 ),
             ],
@@ -219,26 +222,6 @@ def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption"
                 folder / CHECKPOINTS, run=status.fields["config_hash"], every=settings.checkpoint.every
             ),
         )
-
-
-def _further_overrides(folder: Path, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what else was set for a run, by key.
-
-    Hydra keeps it in the run's folder. The folder's name and what leaves the result as it is are not among it.
-    """
-    path = folder / ".hydra" / "overrides.yaml"
-    given: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else []
-    pairs = [str(override).lstrip("+").split("=", 1) for override in given if "=" in str(override)]
-    left_out = {*known, "name", "experiment", "threads", "data", "optimizer"}
-    others = {key: value for key, value in pairs if key not in left_out and not key.startswith(("hydra", "data.noise"))}
-    return {key: _number_or_text(value) for key, value in others.items()}
-
-
-def _number_or_text(value: str) -> float | str:
-    try:
-        return float(value)
-    except ValueError:
-        return value
 
 
 @framed

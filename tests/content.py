@@ -30,7 +30,10 @@ def sweep_content(folder, root=None):
     runs = {path.parent for path in folder.rglob("status.json")}
     content = {run.relative_to(folder).as_posix(): run_content(run, root) for run in runs}
     beside = [path for path in folder.rglob("*") if path.is_file() and not any(run in path.parents for run in runs)]
-    return content | {path.relative_to(folder).as_posix(): _file(path, root) for path in beside}
+    events = {path.parent for path in beside if path.name.startswith("events.out.tfevents")}  # named by the time
+    content |= {place.relative_to(folder).as_posix(): _events(place) for place in events}
+    files = [path for path in beside if path.parent not in events]
+    return content | {path.relative_to(folder).as_posix(): _file(path, root) for path in files}
 
 
 def differences(one, other, path=""):

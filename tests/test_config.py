@@ -1,6 +1,7 @@
 """Every file of conf/ composes, is used, and is refused out of its range."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,7 @@ def test_no_file_is_untested():
         "hydra/hydra_logging",
         "hydra/job_logging",
         "hydra/launcher",
+        "logger",
         "model",
         "optimizer",
         "terms",
@@ -406,3 +408,29 @@ def test_the_batch_size_is_held_against_the_subset(composed):
         read(composed("data.train_size=50"))
     assert read(composed("data.train_size=50", "batch_size=50")).batch_size == 50
     assert read(composed("data.train_size=50", "optimizer=gd")).batch_size == 64  # which takes the full batch
+
+
+def test_loggers(composed):
+    assert options("logger") == ["csv", "mlflow", "tensorboard", "wandb"]
+    made = {name: read(composed(f"logger={name}", "name=mine")).logger for name in options("logger")}
+    assert {name: logger.tensorboard for name, logger in made.items()} == {
+        "csv": False, "mlflow": True, "tensorboard": True, "wandb": True,
+    }  # fmt: skip
+    assert made["tensorboard"].further == made["csv"].further == {}
+    assert made["mlflow"].further["experiment_name"] == "mine"
+    assert made["wandb"].further["_target_"] == "lightning.pytorch.loggers.WandbLogger"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["logger=csv", "logger.histograms=true"], "logger.histograms=True: needs logger.tensorboard=true"),
+        (
+            ["+logger.further.project=x"],
+            "logger.further._target_=None: must be the import path of what is called, like",
+        ),
+    ],
+)
+def test_wrong_loggers_are_refused(composed, overrides, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        read(composed(*overrides))

@@ -20,16 +20,18 @@ ARROWS = {
     "assets": set(),
     "measurement": {"core", "terms"},
     "monitor": {"catalogue", "core", "measurement", "terms"},
-    "lit": {"catalogue", "core", "data", "measurement", "monitor", "objective", "runs", "terms"},
+    "lit": {"core", "data", "events", "measurement", "monitor", "objective", "runs", "terms"},
     "config": {"trainer_arguments"},
     "trainer_arguments": set(),
     "composition": set(),
     "cli": {"composition", "config"},
     "runs": {"config"},
     "sweep": {"config", "cli", "analysis", "runs"},
-    "analysis": {"catalogue", "runs", "statistics"},
+    "analysis": {"catalogue", "events", "runs", "statistics"},
     "catalogue": set(),
-    "build": {"config", "lit", "core"},
+    "browse": {"analysis", "runs"},
+    "events": {"catalogue"},
+    "build": {"config", "lit", "core", "runs"},
     "run": {"build", "cli", "config", "runs", "sweep", "lit"},
     # A run is taken up where it ended: made again by what made it, found by its status.
     "drift": {"catalogue", "core", "objective", "run", "runs", "config", "analysis", "parallel", "statistics"},
@@ -50,9 +52,10 @@ ONLY_IN = {
     "torchmetrics": {"lit"},
     "pandas": {"analysis", "lit", "monitor"},
     "matplotlib": {"analysis"},
+    "tensorboard": {"events", "lit"},
     "torchvision": {"data"},
     "hydra": {"build", "composition", "config", "cli", "sweep", "run", "train"},
-    "omegaconf": {"config", "cli", "sweep", "run", "train"},
+    "omegaconf": {"config", "cli", "runs", "sweep", "run", "train"},
 }
 PURE = {"core", "terms"}
 PURE_MAY_USE = {"torch", "scipy", "ireg"} | set(sys.stdlib_module_names)

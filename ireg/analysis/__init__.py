@@ -1,6 +1,6 @@
 """Tables and figures from run folders, without torch.
 
-See `load`, `runs`, `summarize`, `best_rates`, `write`, `report`, `show`.
+See `load`, `runs`, `summarize`, `best_rates`, `write`, `report`, `show`, `table`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 # These two have the names of their modules, so the functions are bound here, once the modules are: a later import of
 # a module no longer replaces them. Both modules import pandas and matplotlib only when they are called.
 from ireg.analysis.load import load, runs
-from ireg.analysis.write import report, show, write
+from ireg.analysis.write import report, show, table, write
 
 if TYPE_CHECKING:
     from ireg.analysis.best import best_rates
     from ireg.analysis.figures import FIGURES
     from ireg.analysis.summary import summarize, summarize_settings
 
-__all__ = ["FIGURES", "best_rates", "load", "report", "runs", "show", "summarize", "summarize_settings", "write"]
+__all__ = [
+    "FIGURES", "best_rates", "load", "report", "runs", "show", "summarize", "summarize_settings", "table", "write",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ireg.analysis import report
+from ireg.analysis import report, table
 from ireg.command import framed, run_as_process
 
 
@@ -29,7 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "were tried; the smallest wins (default: test/error, whose mean at the chosen rate is then optimistic)",
     )
     parser.add_argument("--full", action="store_true", help="print the tables of all runs and terms, too")
+    parser.add_argument(
+        "--table", choices=("markdown", "latex"), help="print the settings as a table for a text, and write nothing"
+    )
     given = parser.parse_args(arguments)
+    if given.table is not None:
+        print(table(given.folder, given.table, given.criterion))
+        return 0
     report(given.folder, given.criterion, full=given.full)
     return 0
 

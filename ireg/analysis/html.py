@@ -14,6 +14,8 @@ from typing import Any
 import pandas as pd
 
 from ireg.analysis.compare import Comparison, comparisons
+from ireg.analysis.export import shown_columns
+from ireg.analysis.facts import facts
 from ireg.analysis.looks import colour_of
 from ireg.analysis.overview import VALUES, Row, rows_of, value_text
 from ireg.catalogue import CATALOGUE
@@ -81,29 +83,8 @@ def page(content: Content) -> str:
 
 
 def _what(content: Content, statuses: Sequence[Mapping[str, Any]]) -> str:
-    counts = content.summary["state"].value_counts()
-    states = ", ".join(f"{count} {state}" for state, count in counts.items())
-    count = len(content.summary)
-    facts = [f"{count} run{'s' if count > 1 else ''}: {states}"]
-    if statuses:
-        data = statuses[0]["config"].get("data", {})
-        facts.append(f"data: {data.get('name', '')}, {_noise(data)}")
-    epochs = content.summary["epochs"]
-    facts.append(f"epochs: {epochs.min()}" + (f" to {epochs.max()}" if epochs.max() > epochs.min() else ""))
-    for column in ("batch_size", "lr", "seed"):
-        if column in content.summary:
-            values = sorted(content.summary[column].dropna().unique().tolist())
-            facts.append(f"{column.replace('_', ' ')}: {', '.join(f'{value:g}' for value in values)}")
-    return "<ul class=facts>" + "".join(f"<li>{escape(fact)}</li>" for fact in facts) + "</ul>"
-
-
-def _noise(data: Mapping[str, Any]) -> str:
-    noise = data.get("noise", {})
-    kind, rate = noise.get("kind", "none"), noise.get("rate", 0)
-    if kind == "none" or not rate:
-        return "no label noise"
-    means = {"symmetric": "another class", "uniform": "any class", "pairflip": "the next class"}.get(kind, kind)
-    return f"label noise: {100 * rate:g} % of the training labels redrawn as {means} (seed {noise.get('seed')})"
+    lines = (f"<li>{escape(fact)}</li>" for fact in facts(content.summary, statuses))
+    return f"<ul class=facts>{''.join(lines)}</ul>"
 
 
 def _best(content: Content, rows: Sequence[Row]) -> str:
@@ -122,9 +103,7 @@ def _best(content: Content, rows: Sequence[Row]) -> str:
 
 
 def _settings(rows: Sequence[Row], criterion: str) -> str:
-    # Without seconds: the same results make the same page, however long they took.
-    shown = [column for column in dict.fromkeys([criterion, *VALUES]) if column != "seconds"]
-    columns = [column for column in shown if column in rows[0].values]
+    columns = shown_columns(rows, criterion)
     head = ["setting", "seeds", *(VALUES.get(column, column) for column in columns)]
     body = []
     for number, row in enumerate(rows):

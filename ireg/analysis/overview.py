@@ -112,10 +112,19 @@ def print_overview(summary: pd.DataFrame, folder: Path, criterion: str, console:
         console.print("mean ± half of the 95 % interval over the seeds")
     if len(rows) > ROWS:
         console.print(f"and {len(rows) - ROWS} settings more: --full shows all")
-    best = rows[0]
-    if criterion in best.values and math.isfinite(best.values[criterion].mean) and len(rows) > 1:
-        line = f"best: {best.name}, {VALUES.get(criterion, criterion)} {value_text(criterion, best.values[criterion])}"
+    if line := best_line(rows, criterion):
         console.print(line)
+
+
+def best_line(rows: Sequence[Row], criterion: str) -> str:
+    """Name the best setting and its value.
+
+    Nothing where there is one setting, or the best has no value.
+    """
+    best = rows[0].values.get(criterion)
+    if best is None or not math.isfinite(best.mean) or len(rows) == 1:
+        return ""
+    return f"best: {rows[0].name}, {VALUES.get(criterion, criterion)} {value_text(criterion, best)}"
 
 
 def _table(rows: Sequence[Row], width: int) -> Table:

@@ -18,11 +18,15 @@ from ireg.analysis.load import load, runs
 from ireg.analysis.looks import drawn
 from ireg.errors import UserError
 from ireg.files import replacing, require_own, write_bytes, write_text
-from ireg.runs.layout import EVENTS
+from ireg.runs.find import run_folders
+from ireg.runs.layout import EVENTS, STATUS
+from ireg.runs.status import read_status
 from ireg.terminal import saying
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ireg.analysis.html import Content
 
 NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 """What an error of writing is called where the user may only look."""
@@ -56,11 +60,11 @@ PICTURE = ".svg"
 def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
     """Write `summary.csv` and `figures/<name>.png` and `.pdf` into `folder`; return the paths.
 
-    And write `report.html`, one page with all of it. Where a setting has several seeds, `summary_settings.csv` holds
-    means and standard deviations; where an optimizer has several learning rates, `summary_best.csv` holds its best one
-    (`best.best_rates`). A figure whose values no run has measured yet is left out, and a line is printed that says so.
-    Equal runs give equal files, whatever the user's settings of matplotlib are. A figure that fails is a line on
-    standard error.
+    And write `report.html`, one page with all of it, and what TensorBoard shows of a sweep (`summary/`). Where a
+    setting has several seeds, `summary_settings.csv` holds means and standard deviations; where an optimizer has
+    several learning rates, `summary_best.csv` holds its best one (`best.best_rates`). A figure whose values no run has
+    measured yet is left out, and a line is printed that says so. Equal runs give equal files, whatever the user's
+    settings of matplotlib are. A figure that fails is a line on standard error.
 
     Args:
         folder: a sweep's or a run's.
@@ -103,6 +107,30 @@ def show(folder: str | Path, criterion: str | None = None, *, full: bool = False
         UserError: as `write`.
     """
     _show(_tables(Path(folder), criterion), Path(folder), criterion, full=full)
+
+
+def table(folder: str | Path, form: str, criterion: str | None = None) -> str:
+    """Return the settings of a sweep as a table for a text.
+
+    Nothing is written.
+
+    Args:
+        folder: a sweep's or a run's.
+        form: `markdown`, or `latex` for the package booktabs.
+        criterion: as for `write`.
+
+    Raises:
+        UserError: as `write`.
+        ValueError: there is no such form.
+    """
+    from ireg.analysis.best import CRITERION
+    from ireg.analysis.export import FORMATS
+    from ireg.analysis.overview import rows_of
+
+    if form not in FORMATS:
+        raise ValueError(f"form={form!r}: must be one of {', '.join(FORMATS)}")
+    chosen = criterion or CRITERION
+    return FORMATS[form](rows_of(_tables(Path(folder), criterion).summary, chosen), chosen)
 
 
 def report(folder: str | Path, criterion: str | None = None, *, full: bool = False) -> None:
@@ -163,14 +191,16 @@ def _write(tables: _Tables, folder: Path, criterion: str | None, left_out: list[
     for name, table in zip(TABLES, (tables.summary, tables.settings, tables.best), strict=True):
         if table is not None:
             yield _write_table(table, folder / name)
-    pictures: dict[str, bytes] = {}
-    for name, contents in _figures(tables.epochs, left_out):
+    vector: dict[str, bytes] = {}
+    bitmap: dict[str, bytes] = {}
+    for number, (name, contents) in enumerate(_figures(tables.epochs, left_out), start=1):
         for suffix in SUFFIXES:
             path = folder / "figures" / f"{name}{suffix}"
             write_bytes(path, contents[suffix])
             yield path
-        pictures[name] = contents[PICTURE]
+        vector[name], bitmap[f"figures/{number} {name}"] = contents[PICTURE], contents[SUFFIXES[0]]
     from ireg.analysis.best import CRITERION, warnings_of
+    from ireg.analysis.dashboard import write_dashboard
     from ireg.analysis.html import Content, page
 
     content = Content(
@@ -179,10 +209,28 @@ def _write(tables: _Tables, folder: Path, criterion: str | None, left_out: list[
         epochs=tables.epochs,
         warnings=[] if tables.best is None else warnings_of(tables.best),
         criterion=criterion or CRITERION,
-        figures=pictures,
+        figures=vector,
     )
+    if not (folder / STATUS).exists():  # a single run has event files of its own
+        yield from write_dashboard(folder, tables.epochs, _texts(content), bitmap)
     write_text(folder / REPORT, page(content))
     yield folder / REPORT
+
+
+def _texts(content: Content) -> dict[str, str]:
+    """Say in Markdown what TensorBoard's TEXT tab shows."""
+    from ireg.analysis.export import to_markdown
+    from ireg.analysis.facts import facts
+    from ireg.analysis.overview import best_line, rows_of
+
+    rows = rows_of(content.summary, content.criterion)
+    statuses = [status for path in run_folders(content.folder) if (status := read_status(path))]
+    best = [line for line in (best_line(rows, content.criterion), *content.warnings) if line]
+    return {
+        "sweep/what was run": "\n".join(f"- {fact}" for fact in facts(content.summary, statuses)),
+        "sweep/settings": to_markdown(rows, content.criterion),
+        "sweep/best": "\n".join(f"- {line}" for line in best) or "one setting",
+    }
 
 
 def _figures(epochs: pd.DataFrame, left_out: list[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -207,6 +255,7 @@ def _figures(epochs: pd.DataFrame, left_out: list[str]) -> Iterator[tuple[str, d
 
 def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, paths: Sequence[Path] = ()) -> None:
     from ireg.analysis.best import CRITERION, print_best, print_doubts
+    from ireg.analysis.dashboard import link
     from ireg.analysis.overview import print_failures, print_overview
     from ireg.analysis.summary import print_summary
 
@@ -224,14 +273,14 @@ def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, p
     if (folder / REPORT).exists():
         print(f"report: {folder / REPORT}")
     if any(folder.rglob(EVENTS)):
-        print(f"browse: tensorboard --logdir {shlex.quote(str(folder))}")
+        print(f"browse: tensorboard --logdir {shlex.quote(str(folder))}, then {link(folder)}")
     print_failures(tables.summary, folder)
 
 
 def _listed(paths: Sequence[Path], folder: Path) -> str:
     """The tables by name, and how many figures there are."""
     tables = [path.name for path in paths if path.parent == folder and path.name != REPORT]
-    figures = {path.stem for path in paths if path.parent != folder}
+    figures = {path.stem for path in paths if path.suffix in SUFFIXES}
     drawn_figures = [f"{len(figures)} figures in {folder / 'figures'}"] if figures else []
     return ", ".join([f"{folder / tables[0]}", *tables[1:], *drawn_figures])
 

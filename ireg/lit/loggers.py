@@ -5,15 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.plugins.scalar.metadata import create_summary_metadata
-from torch.utils.tensorboard.summary import hparams
 
-from ireg.catalogue import CATALOGUE
-from ireg.runs.metrics import Row, Table
+from ireg.events import CHARTS, charts, scalar, session_end, session_start
+from ireg.runs.metrics import Row, Table, is_finite
 
 
 class MetricsFile(Logger):
@@ -68,8 +64,8 @@ class TensorBoard(TensorBoardLogger):
 
     They stand in the run folder.
 
-    Each scalar has a description: its formula, unit and source, see `ireg.catalogue`. The first row registers the
-    metrics of the HPARAMS tab, which then shows their latest values.
+    Each scalar has a description: its formula, unit and source, see `ireg.catalogue`. TensorBoard finds the columns of
+    its HPARAMS tab: what was set for the runs, where it differs between them, and all tags that they measured.
 
     A run that resumes gets a new file that begins with its earlier rows and takes the place of its files before:
     whether these were cut off within a record, or have rows that the run has lost or will write again, is then no
@@ -78,7 +74,7 @@ class TensorBoard(TensorBoardLogger):
     Args:
         folder: the run folder.
         hyperparameters: the columns of the HPARAMS tab.
-        tags: the tags of its metrics; those of the first row by default.
+        with_charts: lay tags over one another in the CUSTOM SCALARS tab; in a sweep its report does that for all runs.
         earlier: the rows of a run that resumes, by epoch.
         replaced: its event files before, which the new one takes the place of; those of others stay.
     """
@@ -87,7 +83,7 @@ class TensorBoard(TensorBoardLogger):
         self,
         folder: Path,
         hyperparameters: Mapping[str, Any],
-        tags: Sequence[str] = (),
+        with_charts: bool = True,
         earlier: Mapping[int, Row] | None = None,
         replaced: Sequence[Path] = (),
     ) -> None:
@@ -95,7 +91,8 @@ class TensorBoard(TensorBoardLogger):
             folder, name="", version="", default_hp_metric=False, flush_secs=10, purge_step=0 if earlier else None
         )
         self._unregistered: dict[str, Any] | None = dict(hyperparameters)
-        self._tags = list(tags)
+        self._with_charts = with_charts
+        self._succeeded = True
         self._described: set[str] = set()
         if earlier:
             self._write_earlier(earlier)
@@ -113,34 +110,35 @@ class TensorBoard(TensorBoardLogger):
         for epoch in others:
             at += rows[epoch].get("time/epoch", 0.0)
             for tag, value in rows[epoch].items():
-                self._add(tag, value, epoch, at)
+                self._add_scalar(tag, value, epoch, at)
         self.save()
 
     def log_metrics(self, metrics: Row, step: int | None = None) -> None:
         """Add the row of epoch `step`."""
         if self._unregistered is not None:
-            hyperparameters, self._unregistered = self._unregistered, None
-            self._register(hyperparameters, self._tags or list(metrics))
+            self._add(session_start(self._unregistered))
+            if self._with_charts:
+                self._add(charts("ireg", CHARTS, {}))
+            self._unregistered = None
+        self._succeeded = is_finite(metrics)
         for tag, value in metrics.items():
-            self._add(tag, float(value), step)
+            self._add_scalar(tag, float(value), step)
 
-    def _register(self, hyperparameters: Mapping[str, Any], tags: Sequence[str]) -> None:
-        """Declare the columns of the HPARAMS tab, errors first, and the charts."""
-        plain = {key: value if isinstance(value, int | float) else str(value) for key, value in hyperparameters.items()}
-        ordered = dict.fromkeys([*(tag for tag in FIRST if tag in tags), *tags], 0.0)
-        writer = self.experiment._get_file_writer()
-        for summary in hparams(plain, ordered):
-            writer.add_summary(summary)
-        self.experiment.add_custom_scalars(_CHARTS)
+    def finalize(self, status: str) -> None:
+        """Say how the run ended, and close the file.
 
-    def _add(self, tag: str, value: float, step: int | None, at: float | None = None) -> None:
+        A run that diverged has failed.
+        """
+        if self._unregistered is None and status == "success":
+            self._add(session_end(succeeded=self._succeeded))
+        super().finalize(status)
+
+    def _add_scalar(self, tag: str, value: float, step: int | None, at: float | None = None) -> None:
         """Add a scalar, the first time with its description."""
-        description = "" if tag in self._described else _description(tag)
+        self._add(scalar(tag, value, described=tag not in self._described), step, at)
         self._described.add(tag)
-        # In single precision: TensorBoard's fast loader shows no other.
-        tensor = TensorProto(dtype="DT_FLOAT", tensor_shape=TensorShapeProto(), float_val=[value])
-        metadata = create_summary_metadata(display_name="", description=description)
-        summary = Summary(value=[Summary.Value(tag=tag, tensor=tensor, metadata=metadata)])
+
+    def _add(self, summary: Summary, step: int | None = None, at: float | None = None) -> None:
         self.experiment._get_file_writer().add_summary(summary, step, at)
 
     def save(self) -> None:
@@ -148,26 +146,10 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.flush()
 
 
-FIRST = ("test/error", "train/error")
-"""The first columns of the HPARAMS tab."""
+def end(logger: Logger) -> None:
+    """End a logger's run.
 
-
-def _description(tag: str) -> str:
-    """Say in Markdown what a tag means."""
-    quantity = CATALOGUE.get(tag.removesuffix("_se"))
-    if quantity is None:
-        return ""
-    error = "standard error of: " if tag.endswith("_se") and tag not in CATALOGUE else ""
-    parts = [f"{error}{quantity.title}", quantity.formula and f"`{quantity.formula}`", f"unit: {quantity.unit}"]
-    parts += [quantity.source and f"source: {quantity.source}", f"valid for: {quantity.validity or 'all'}"]
-    return "  \n".join(filter(None, parts))
-
-
-# Charts of TensorBoard's CUSTOM SCALARS tab: each lays several tags over one another.
-_CHARTS = {
-    "ireg": {
-        "equation 2: whole and parts": ["Multiline", ["ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance"]],
-        "training and test error": ["Multiline", ["train/error", "test/error"]],
-        "what became of the labels": ["Multiline", ["fit/memorized", "fit/recovered", "fit/clean_error"]],
-    }
-}
+    Weights & Biases would take the next run of the process for a part of this one.
+    """
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish()

@@ -1,7 +1,6 @@
 """Training a classifier, and measuring it after each epoch."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,16 +23,9 @@ from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import step_or_overflow, try_out
 from ireg.measurement import evaluate, require_estimates, take_snapshot
 from ireg.objective import criterion
+from ireg.runs.metrics import is_finite
 
 log = logging.getLogger(__name__)
-
-
-def is_finite(row: Mapping[str, float]) -> bool:
-    """Say whether the losses of an epoch's row are finite.
-
-    The row may lack one of them. If one is not finite, training stops.
-    """
-    return all(math.isfinite(row.get(tag, 0.0)) for tag in ("train/loss", "test/loss"))
 
 
 class Classifier(L.LightningModule):
@@ -88,6 +80,7 @@ class Classifier(L.LightningModule):
         self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
         self.loss_function = functional_loss(model, criterion)
         self.minibatches: list[Tensor] = []
+        self.watchers: list[Callable[[int, Snapshot], None]] = []  # called after the terms, with the epoch
         self.diverged = False
         # A loss that is not finite must be seen, not left out of the mean.
         self.test_loss = MeanMetric(nan_strategy="disable")
@@ -272,6 +265,8 @@ class Classifier(L.LightningModule):
                 if snapshot.needs:
                     self._say_once(snapshot)
                 values = evaluate(terms, snapshot)
+                for watch in self.watchers:
+                    watch(epoch, snapshot)
         if not (terms and shared):
             with evaluating(self.model), torch.inference_mode():
                 for inputs, _, indices in self.data.train_batches():

@@ -5,6 +5,7 @@ An empty cell was not measured.
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,14 @@ from typing import NamedTuple
 from ireg.files import write_text
 
 Row = Mapping[str, float]
+
+
+def is_finite(row: Mapping[str, float]) -> bool:
+    """Say whether the losses of an epoch's row are finite.
+
+    The row may lack one of them. If one is not finite, training stops.
+    """
+    return all(math.isfinite(row.get(tag, 0.0)) for tag in ("train/loss", "test/loss"))
 
 
 class Cells(NamedTuple):

@@ -34,6 +34,7 @@ _NOT_IN_HASH = (
     ("data", "root"),
     ("data", "source", "root"),
     ("checkpoint",),
+    ("logger",),
     ("objective",),
     ("trainer", "detect_anomaly"),
     ("trainer", "profiler"),

@@ -12,13 +12,13 @@ from ireg.runs.layout import STATUS
 MAX_LENGTH = 120
 """Characters of a name; file systems allow 255 bytes."""
 
-# They choose the folder that holds the run's, so they need not be said again in its name.
-_IMPLIED = ("name", "experiment", "optimizer")
+# They choose the folder that holds the run's, so they need not be said again in its name; the logger changes nothing.
+_IMPLIED = ("name", "experiment", "optimizer", "logger")
 
 
 # What people compare comes first; the repetition, and what is mostly the same for all runs of a folder, come last.
 _FIRST = ("lr", "batch_size")
-_LAST = ("seed", "epochs", "threads", "terms", "trainer", "checkpoint", "logger", "objective")
+_LAST = ("seed", "epochs", "threads", "terms", "trainer", "checkpoint", "objective")
 
 
 def run_name(optimizer: str, overrides: Sequence[str]) -> str:
@@ -51,7 +51,7 @@ def _parts(overrides: Iterable[str]) -> list[str]:
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        if key not in _IMPLIED:
+        if key not in _IMPLIED and not key.startswith("logger."):
             parts.append(f"{key}={_canonical(value)}")
     return parts
 

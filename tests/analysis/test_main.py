@@ -29,9 +29,12 @@ def test_write_names_every_file_it_wrote(make_run, capsys):
     names = [f"figures/{name}.{suffix}" for name in ("training_error", "test_error", "parameter_norm")
              for suffix in ("png", "pdf")]  # fmt: skip
     tables = ("summary.csv", "summary_settings.csv")
-    assert write(str(sweep)) == [sweep / name for name in (*tables, *names, "report.html")]
+    *written, first, second, report = write(str(sweep))
+    assert [*written, report] == [sweep / name for name in (*tables, *names, "report.html")]
+    events = [path.relative_to(sweep).as_posix() for path in (first, second)]
+    assert [event.rpartition("/")[0] for event in events] == ["summary", "summary/sgd"]
     files = {path.relative_to(sweep).as_posix() for path in sweep.rglob("*") if path.is_file()}
-    assert files == {*tables, *names, "report.html"} | {
+    assert files == {*tables, *names, *events, "report.html"} | {
         f"a-{seed}/{name}" for seed in (0, 1) for name in ("status.json", "metrics.csv")
     }
     out = capsys.readouterr().out

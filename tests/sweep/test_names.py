@@ -15,8 +15,10 @@ from ireg.sweep.names import MAX_LENGTH, folder_of, register, run_name
         ("sgd", ["seed=007"], "sgd_seed=007"),
         (
             "momentum",
-            ["threads=2", "seed=1", "terms.every=5", "epochs=3", "optimizer.momentum=0.8", "batch_size=16"]
-            + ["data.train_size=50", "lr=0.1"],
+            [
+                *("threads=2", "seed=1", "terms.every=5", "logger=csv", "epochs=3", "optimizer.momentum=0.8"),
+                *("batch_size=16", "data.train_size=50", "lr=0.1", "logger.histograms=true"),
+            ],
             "momentum_lr=0.1_batch_size=16_data.train_size=50_optimizer.momentum=0.8"
             "_seed=1_epochs=3_threads=2_terms.every=5",
         ),

@@ -1,0 +1,82 @@
+"""The table of settings as Markdown and as LaTeX."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from ireg.analysis.overview import VALUES, Row, value_text
+
+_LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "±": r"$\pm$", "{": r"\{", "}": r"\}"}
+
+
+def shown_columns(rows: Sequence[Row], criterion: str) -> list[str]:
+    """List the columns of a table, seconds left out.
+
+    It is then the same however long the runs took.
+    """
+    shown = [column for column in dict.fromkeys([criterion, *VALUES]) if column != "seconds"]
+    return [column for column in shown if column in rows[0].values]
+
+
+def to_markdown(rows: Sequence[Row], criterion: str) -> str:
+    """Write the settings as a Markdown table, the best in bold.
+
+    Example:
+        >>> from ireg.statistics import Interval
+        >>> import pandas as pd
+        >>> row = Row("sgd", "sgd", pd.DataFrame({"state": ["done"]}), {"test/error": Interval(0.1, 0.08, 0.12)})
+        >>> print(to_markdown([row], "test/error"))
+        | setting | seeds | test error |
+        |---|---|---|
+        | sgd | 1 | 10.00 ± 2.00 % |
+    """
+    head, body = _cells(rows, criterion, lambda cell: f"**{cell}**" if cell else "")
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" if line[0] != "---" else f"|{'|'.join(line)}|" for line in lines)
+
+
+def to_latex(rows: Sequence[Row], criterion: str) -> str:
+    r"""Write the settings as a LaTeX table, the best in bold.
+
+    It needs the package booktabs.
+
+    Example:
+        >>> from ireg.statistics import Interval
+        >>> import pandas as pd
+        >>> row = Row("sgd", "sgd", pd.DataFrame({"state": ["done"]}), {"test/error": Interval(0.1, 0.08, 0.12)})
+        >>> print(to_latex([row], "test/error"))
+        \begin{tabular}{lrr}
+        \toprule
+        setting & seeds & test error \\
+        \midrule
+        sgd & 1 & 10.00 $\pm$ 2.00 \% \\
+        \bottomrule
+        \end{tabular}
+    """
+    head, body = _cells(rows, criterion, lambda cell: rf"\textbf{{{cell}}}" if cell else "", _latex)
+    lines = [" & ".join(line) + r" \\" for line in [head, *body]]
+    begin = rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}"
+    return "\n".join([begin, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"])
+
+
+FORMATS: dict[str, Callable[[Sequence[Row], str], str]] = {"markdown": to_markdown, "latex": to_latex}
+"""What writes a table, by the format's name."""
+
+
+def _cells(
+    rows: Sequence[Row], criterion: str, bold: Callable[[str], str], escaped: Callable[[str], str] = lambda cell: cell
+) -> tuple[list[str], list[list[str]]]:
+    columns = shown_columns(rows, criterion)
+    head = ["setting", "seeds", *(VALUES.get(column, column) for column in columns)]
+    body = []
+    for number, row in enumerate(rows):
+        cells = [row.name, row.seeds, *(value_text(column, row.values[column]) for column in columns)]
+        cells = [escaped(cell) for cell in cells]
+        body.append([bold(cell) for cell in cells] if number == 0 and len(rows) > 1 else cells)
+    return [escaped(name) for name in head], body
+
+
+def _latex(cell: str) -> str:
+    text = re.sub("[%_&#${}±]", lambda found: _LATEX[found[0]], cell)
+    return re.sub(r"(\d(?:\.\d+)?)e([+-])0?(\d+)", lambda n: rf"${n[1]}\cdot10^{{{n[2].strip('+')}{n[3]}}}$", text)

@@ -1,0 +1,40 @@
+"""What was run, in a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+
+def facts(summary: pd.DataFrame, statuses: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how many runs there are, and of what.
+
+    Args:
+        summary: of `summary.summarize`.
+        statuses: of the runs.
+    """
+    counts = summary["state"].value_counts()
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    count = len(summary)
+    found = [f"{count} run{'s' if count > 1 else ''}: {states}"]
+    if statuses:
+        data = statuses[0]["config"].get("data", {})
+        found.append(f"data: {data.get('name', '')}, {_noise(data)}")
+    epochs = summary["epochs"]
+    found.append(f"epochs: {epochs.min()}" + (f" to {epochs.max()}" if epochs.max() > epochs.min() else ""))
+    for column in ("batch_size", "lr", "seed"):
+        if column in summary:
+            values = sorted(summary[column].dropna().unique().tolist())
+            found.append(f"{column.replace('_', ' ')}: {', '.join(f'{value:g}' for value in values)}")
+    return found
+
+
+def _noise(data: Mapping[str, Any]) -> str:
+    noise = data.get("noise", {})
+    kind, rate = noise.get("kind", "none"), noise.get("rate", 0)
+    if kind == "none" or not rate:
+        return "no label noise"
+    means = {"symmetric": "another class", "uniform": "any class", "pairflip": "the next class"}.get(kind, kind)
+    return f"label noise: {100 * rate:g} % of the training labels redrawn as {means} (seed {noise.get('seed')})"
