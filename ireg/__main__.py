@@ -16,6 +16,7 @@ COMMANDS = {
     "browse": ("ireg.browse", "TensorBoard, and the link to the paper's figures in it"),
     "sweep": ("ireg.sweep.__main__", "how a sweep's runs stand; do failed ones again"),
     "run": ("ireg.run", "do the run of a folder again"),
+    "data": ("ireg.inventory", "list, show, verify and fetch the data sets"),
     "drift": ("ireg.drift.__main__", "measure the mean drift of runs over an epoch"),
     "verify": ("ireg.verify", "certify the theory on this machine"),
 }

@@ -9,11 +9,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from ireg.errors import UserError, in_one_line
 from ireg.terminal import as_command
-from ireg.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
+from ireg.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigint_noted, sigterm_raises
 
 EXIT_FAILED = 1
 """Runs failed; also Python's own code after a traceback, for errors that are not the user's."""
@@ -61,16 +61,17 @@ def endings_in_one_line(
         explain: what to say of an error; None for one that is not the user's.
         code: of the user's error.
     """
+    interrupted: list[int] = []
     try:
-        with sigterm_raises():
+        with sigterm_raises(), sigint_noted() as interrupted:
             yield
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise _Ended(EXIT_INTERRUPTED) from None
-    except Terminated:
-        print("terminated", file=sys.stderr)
-        raise _Ended(EXIT_TERMINATED) from None
+    except KeyboardInterrupt as ending:
+        _end("interrupted", ending, EXIT_INTERRUPTED)
+    except Terminated as ending:
+        _end("terminated", ending, EXIT_TERMINATED)
     except Exception as error:
+        if interrupted:
+            _end("interrupted", error, EXIT_INTERRUPTED)
         line = explain(error)
         if line is None:
             raise
@@ -78,6 +79,12 @@ def endings_in_one_line(
             traceback.print_exc()
         print(f"error: {line}", file=sys.stderr)
         raise _Ended(code()) from error
+
+
+def _end(how: str, ending: BaseException, code: int) -> NoReturn:
+    """End with one line: how, and the notes of the exception."""
+    print("; ".join([how, *dict.fromkeys(getattr(ending, "__notes__", []))]), file=sys.stderr)
+    raise _Ended(code) from None
 
 
 def framed(main: Main) -> Main:

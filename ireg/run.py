@@ -28,7 +28,7 @@ from ireg.runs.status import Status, read_status
 from ireg.sweep.launch import objective, objective_if_finished
 from ireg.sweep.plan import FILE_NAME as PLAN
 from ireg.sweep.progress import ProgressDisplay
-from ireg.termination import ends_with_its_parent, sigterm_raises
+from ireg.termination import ends_with_its_parent, noting_that_it_resumes, sigterm_raises
 
 if TYPE_CHECKING:
     import lightning as L
@@ -64,7 +64,7 @@ def run_in(folder: Path, settings: Config) -> float:
             another run, another process is at work in it, or the objective has no value for its optimizer.
         Terminated: SIGTERM was received, or the process that started this one has ended.
     """
-    with sigterm_raises(), ends_with_its_parent():
+    with sigterm_raises(), ends_with_its_parent(), noting_that_it_resumes():
         before = objective_if_finished(folder, settings)  # without the lock, for which something is written
         if before is not None:
             return before

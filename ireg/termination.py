@@ -47,8 +47,46 @@ def sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+@contextmanager
+def sigint_noted() -> Iterator[list[int]]:
+    """Note in the list when SIGINT comes, and raise KeyboardInterrupt as usual.
+
+    A library whose import is interrupted may turn that into an error of its own: numpy, for example, into a
+    RecursionError. A handler that is there already stays.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    free = signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    if not free or threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _raise(number: int, frame: FrameType | None) -> None:
     raise Terminated
+
+
+RESUMES = "the same command resumes"
+"""A note on an interruption of training, for the line that reports it."""
+
+
+@contextmanager
+def noting_that_it_resumes() -> Iterator[None]:
+    """Note on an interruption of the block that the same command resumes."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as ending:
+        ending.add_note(RESUMES)
+        raise
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from ireg.cli import explain, hydra_errors_raised, overrides_first
 from ireg.command import endings_in_one_line
 from ireg.composition import check_config_name
+from ireg.keys import help_text
 from ireg.sweep.callback import exit_code, summary_at_the_end
 
 _HERE = Path(__file__).parent
@@ -31,10 +32,18 @@ def task(config: DictConfig) -> float:
     return run(config)
 
 
+def _program() -> str:
+    """How the command was called."""
+    return "python train.py" if Path(sys.argv[0]).name == "train.py" else "ireg train"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code, or end with it."""
     with endings_in_one_line(explain, exit_code), summary_at_the_end(), hydra_errors_raised():
         given = list(sys.argv[1:] if arguments is None else arguments)
+        if {"-h", "--help"} & set(given):
+            print(help_text(CONF, _program()))
+            return 0
         check_config_name(given)
         sys.argv[1:] = overrides_first(given)
         task()

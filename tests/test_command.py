@@ -52,6 +52,29 @@ def test_the_exit_code_and_the_line_of_every_ending(capsys, what, code, line):
     assert capsys.readouterr().err == line
 
 
+@pytest.mark.usefixtures("ctrl_c_raises")
+def test_an_error_that_a_library_makes_of_ctrl_c_is_ctrl_c(capsys):
+    def main(arguments=None):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RecursionError("numpy, interrupted in its import") from None
+
+    assert framed(main)() == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_handler_of_sigint_that_is_there_stays(capsys):
+    seen = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        assert ending(signal.SIGINT)() == signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT]
+
+
 def test_other_errors_are_raised():
     def main(arguments=None):
         raise ZeroDivisionError

@@ -29,7 +29,9 @@ ARROWS = {
     "sweep": {"config", "cli", "analysis", "runs"},
     "analysis": {"catalogue", "events", "runs", "statistics"},
     "catalogue": set(),
+    "keys": {"composition", "runs"},
     "browse": {"analysis", "runs"},
+    "inventory": {"data", "train"},
     "events": {"catalogue"},
     "build": {"config", "lit", "core", "runs"},
     "run": {"build", "cli", "config", "runs", "sweep", "lit"},
@@ -37,7 +39,7 @@ ARROWS = {
     "drift": {"catalogue", "core", "objective", "run", "runs", "config", "analysis", "parallel", "statistics"},
     "parallel": set(),
     "statistics": set(),
-    "train": {"cli", "composition", "sweep", "run"},
+    "train": {"cli", "composition", "keys", "sweep", "run"},
     "errors": set(),
     "files": set(),
     "locks": set(),
@@ -54,8 +56,8 @@ ONLY_IN = {
     "matplotlib": {"analysis"},
     "tensorboard": {"events", "lit"},
     "torchvision": {"data"},
-    "hydra": {"build", "composition", "config", "cli", "sweep", "run", "train"},
-    "omegaconf": {"config", "cli", "runs", "sweep", "run", "train"},
+    "hydra": {"build", "composition", "config", "cli", "inventory", "keys", "sweep", "run", "train"},
+    "omegaconf": {"config", "cli", "inventory", "keys", "runs", "sweep", "run", "train"},
 }
 PURE = {"core", "terms"}
 PURE_MAY_USE = {"torch", "scipy", "ireg"} | set(sys.stdlib_module_names)

@@ -298,7 +298,7 @@ def test_what_a_profiler_writes_is_in_the_run_folder(tmp_path, small_run, monkey
     ],
 )
 def test_tensorboard_shows_the_noise(tmp_path, composed, monkeypatch, overrides, shown):
-    monkeypatch.setattr("ireg.lit.loggers.TensorBoard", lambda folder, hyperparameters, *_, **__: hyperparameters)
+    monkeypatch.setattr("ireg.build.TensorBoard", lambda folder, hyperparameters, *_, **__: hyperparameters)
     monkeypatch.setattr("ireg.lit.trainer.make_trainer", lambda *_, loggers, **__: loggers[1])
     status = Status(tmp_path, asdict(settings := read(composed(*overrides))))
     status.update(batch_size=64)
@@ -306,7 +306,7 @@ def test_tensorboard_shows_the_noise(tmp_path, composed, monkeypatch, overrides,
 
 
 def test_tensorboard_has_a_column_for_what_was_set(tmp_path, composed, monkeypatch):
-    monkeypatch.setattr("ireg.lit.loggers.TensorBoard", lambda folder, hyperparameters, *_, **__: hyperparameters)
+    monkeypatch.setattr("ireg.build.TensorBoard", lambda folder, hyperparameters, *_, **__: hyperparameters)
     monkeypatch.setattr("ireg.lit.trainer.make_trainer", lambda *_, loggers, **__: loggers[1])
     overrides = ["optimizer=momentum", "optimizer.momentum=0.5", "model.hidden=[8]", "lr=1e-2", "name=x", "+a=b=c"]
     (tmp_path / ".hydra").mkdir()

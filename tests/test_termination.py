@@ -47,7 +47,7 @@ def test_a_run_that_is_told_to_end_says_so_and_goes_on_later(
     os.kill(process, number)
     assert forked_train.wait() == code
     log = (tmp_path / "log").read_text()
-    assert log.endswith(f"{word}\n")
+    assert log.endswith(f"{word}; the same command resumes\n")
     assert "Traceback" not in log
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["error"]) == ("interrupted", error)
@@ -89,7 +89,7 @@ def test_no_worker_is_left_when_the_command_ends(tmp_path, number):
     until(lambda: not any(is_alive(worker) for worker in workers))
     assert states(sweep) == {"interrupted"}
     if number == signal.SIGTERM:
-        assert (tmp_path / "log").read_text().endswith("terminated\n")
+        assert (tmp_path / "log").read_text().endswith("terminated; the same command resumes\n")
         assert (sweep / "summary.csv").exists()
 
 

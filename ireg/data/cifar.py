@@ -14,7 +14,7 @@ from ireg.errors import UserError
 from ireg.locks import NoLocksError, held
 
 
-def cifar10(*, root: str | Path | None, train: bool) -> tuple[Tensor, Tensor]:
+def cifar10(*, root: str | Path | None, train: bool, download: bool = True) -> tuple[Tensor, Tensor]:
     """Read one split of CIFAR-10.
 
     Images are uint8 (N, 3, 32, 32), labels int64 (N,).
@@ -24,9 +24,11 @@ def cifar10(*, root: str | Path | None, train: bool) -> tuple[Tensor, Tensor]:
     Args:
         root: the files are in ``root/cifar-10-batches-py``; they are downloaded when missing.
         train: the training split, else the test split.
+        download: whether missing files are.
 
     Raises:
-        UserError: the files are missing and cannot be downloaded, are not what they should be, or cannot be read.
+        UserError: the files are missing and cannot be, or shall not be, downloaded, are not what they should be, or
+            cannot be read.
 
     Source: Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
     """
@@ -35,6 +37,8 @@ def cifar10(*, root: str | Path | None, train: bool) -> tuple[Tensor, Tensor]:
     home = Path(root).expanduser().absolute()
     folder = home / CIFAR10.base_folder
     try:
+        if not folder.exists() and not download:
+            raise UserError(f"{folder} is not there; ireg data fetch brings it")
         if not folder.exists():
             home.mkdir(parents=True, exist_ok=True)
             with held(home / "CIFAR10.lock"):

@@ -29,7 +29,9 @@ DATASETS: dict[str, type[MNIST]] = {reader.__name__: reader for reader in (MNIST
 _md5 = partial(hashlib.md5, usedforsecurity=False)
 
 
-def idx(*, dataset: str, root: str | Path | None, md5: Mapping[str, str] | None, train: bool) -> tuple[Tensor, Tensor]:
+def idx(
+    *, dataset: str, root: str | Path | None, md5: Mapping[str, str] | None, train: bool, download: bool = True
+) -> tuple[Tensor, Tensor]:
     """Read one split: images, uint8 (N, 28, 28), and labels, int64 (N,).
 
     Args:
@@ -39,10 +41,12 @@ def idx(*, dataset: str, root: str | Path | None, md5: Mapping[str, str] | None,
         md5: The md5 of each raw (unpacked) file by its name. None: each raw file must equal the content of the ``.gz``
             beside it, and that must have the md5 that torchvision knows.
         train: The training split, else the test split.
+        download: Whether missing files are unpacked or downloaded.
 
     Raises:
-        UserError: Unknown data set, names in ``md5`` that are not its files, a file that is missing and cannot be
-            had, a file that is not what it should be, or a folder that cannot be read or written.
+        UserError: Unknown data set, names in ``md5`` that are not its files, a file that is missing and cannot be,
+            or shall not be, downloaded, a file that is not what it should be, or a folder that cannot be read or
+            written.
 
     Source: http://yann.lecun.com/exdb/mnist (the format).
     """
@@ -52,6 +56,8 @@ def idx(*, dataset: str, root: str | Path | None, md5: Mapping[str, str] | None,
     files = _Files(reader=DATASETS[dataset], root=home, md5=md5)
     if md5 is not None and set(md5) != set(files.gz_md5):
         raise UserError(f"md5 names {', '.join(sorted(md5))}: give one for each of {', '.join(files.gz_md5)}, or null")
+    if files.missing() and not download:
+        raise UserError(f"{files.folder} lacks {', '.join(files.missing())}; ireg data fetch brings them")
     try:
         verified = _complete(files) if files.missing() else []
         for name in files.gz_md5:

@@ -58,6 +58,11 @@ def read_split(source: Source, split: str, *, num_examples: int, num_classes: in
     return images, labels
 
 
+def as_numbers(images: Tensor) -> Tensor:
+    """Make numbers in [0, 1] of bytes; numbers stay as they are."""
+    return images if images.is_floating_point() else images.to(torch.float32).div_(255)
+
+
 def require_one_shape(train: Tensor, test: Tensor) -> None:
     """Refuse splits whose images have different shapes.
 

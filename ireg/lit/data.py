@@ -9,7 +9,7 @@ from torch import Tensor
 from ireg.core.random import named_generator
 from ireg.data.batches import Batches, ShuffledBatches
 from ireg.data.labels import NoisyLabels, corrupt
-from ireg.data.source import Source, read_split, require_one_shape
+from ireg.data.source import Source, as_numbers, read_split, require_one_shape
 from ireg.errors import UserError
 
 
@@ -117,7 +117,7 @@ class NoisyImages(L.LightningDataModule):
             kind=self.noise_kind,
             generator=named_generator(f"{split} label noise", self.noise_seed),
         )
-        inputs = images[indices] if images.is_floating_point() else images[indices].to(torch.float32).div_(255)
+        inputs = as_numbers(images[indices])
         if inputs.ndim == 3:
             inputs = inputs[:, None]
         shift, scale = (_by_channel(key, value, inputs) for key, value in (("mean", self.shift), ("std", self.scale)))

@@ -25,6 +25,7 @@ from ireg.sweep.plan import add_to_plan, short_names
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report, report_again
 from ireg.terminal import make_console, saying
+from ireg.termination import RESUMES, Terminated
 
 configuration.register()
 names.register()
@@ -126,7 +127,9 @@ def summary_at_the_end() -> Iterator[None]:
     """Sum up what the block starts, however it ends."""
     try:
         yield
-    except BaseException:
+    except BaseException as ending:
+        if _unfinished and isinstance(ending, KeyboardInterrupt | Terminated):
+            ending.add_note(RESUMES)
         with suppress(SystemExit):  # the error that ends the block says more than that there is nothing to sum up
             _sum_up()
         raise

@@ -4,6 +4,7 @@ Every run of a command is checked: its values, and its folder.
 """
 
 import os
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -45,6 +46,7 @@ def checked_folders(config: DictConfig, sweep: Path) -> dict[Path, list[str]]:
     """
     _resolve(config, ("launcher", "sweeper"))
     _check_sizes(config)
+    _check_slurm(config)
     loader = GlobalHydra.instance().config_loader()
     folders: dict[Path, list[str]] = {}
     for overrides in _jobs(config):
@@ -70,6 +72,18 @@ def _check(config: DictConfig, settings: configuration.Config, folder: Path, *, 
     _resolve(config, [str(key) for key in config.hydra if key not in (*without, "overrides")])
     with suppress(OSError):  # a folder that cannot be read fails its own run
         finished(folder, asdict(settings))
+
+
+def _check_slurm(config: DictConfig) -> None:
+    """Refuse Slurm's launcher where there is no Slurm.
+
+    Submitit looks for the same program.
+    """
+    if str(config.hydra.launcher.get("_target_", "")).endswith("SlurmLauncher") and shutil.which("srun") is None:
+        raise UserError(
+            "hydra/launcher=slurm: no srun here, so this machine is not of a Slurm cluster; start from one that is, "
+            "or use hydra/launcher=joblib"
+        )
 
 
 def _resolve(config: DictConfig, keys: Collection[str]) -> None:

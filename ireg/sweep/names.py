@@ -37,6 +37,11 @@ def run_name(optimizer: str, overrides: Sequence[str]) -> str:
     return _folder_name([optimizer, *sorted(_parts(overrides), key=_rank)])
 
 
+def optimizer_of(name: str) -> str:
+    """Return the optimizer that a run's name begins with."""
+    return name.partition("_")[0]
+
+
 def folder_of(sweep: Path, optimizer: str, overrides: Sequence[str]) -> str:
     """Return the name of the folder of a run in a sweep.
 

@@ -15,6 +15,8 @@ from rich.table import Column
 
 from ireg.runs.find import run_folders
 from ireg.runs.status import FINISHED, read_status
+from ireg.sweep.names import optimizer_of
+from ireg.sweep.time_left import time_left
 from ireg.terminal import make_console
 
 ROOM_FOR_BARS = 100
@@ -162,28 +164,8 @@ class ProgressDisplay:
         It is their number so far.
         """
         self._busiest = max(self._busiest, sum(status["state"] == "running" for status in statuses.values()))
-        return time_left(list(statuses.values()), waiting=len(self.folders) - len(statuses), at_once=self._busiest)
-
-
-def time_left(statuses: Sequence[Mapping[str, Any]], *, waiting: int, at_once: int = 1) -> str:
-    """Estimate the time left from the mean seconds of an epoch.
-
-    The mean is over the runs so far.
-
-    Args:
-        statuses: of the runs that are at work or have ended.
-        waiting: number of the runs that have not begun.
-        at_once: number of runs at work side by side.
-    """
-    seconds = [status["epoch_seconds"] for status in statuses if status["epoch_seconds"]]
-    if not seconds:
-        return "time left: unknown yet"
-    mean = sum(seconds) / len(seconds)
-    running = [status for status in statuses if status["state"] == "running"]
-    left = [(status["epochs"] - status["epochs_done"]) * (status["epoch_seconds"] or mean) for status in running]
-    to_come = waiting * max(status["epochs"] for status in statuses) * mean
-    # Runs side by side end with the slowest; what waits is shared out among as many as work at once.
-    return f"time left: {duration(max([*left, (sum(left) + to_come) / at_once]))}"
+        waiting = [optimizer_of(folder.name) for folder in self.folders if folder not in statuses]
+        return time_left(list(statuses.values()), waiting=waiting, at_once=self._busiest)
 
 
 def _column(**options: Any) -> Column:
@@ -212,10 +194,3 @@ def _figures(status: Mapping[str, Any]) -> str:
     """
     ended = status["state"] if status["state"] in FINISHED else ""
     return ", ".join(filter(None, [_errors(status, " error"), ended]))
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as a clock shows them."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

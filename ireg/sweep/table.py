@@ -19,8 +19,9 @@ from ireg.runs.find import run_folders
 from ireg.runs.layout import STATUS
 from ireg.runs.lock import is_locked
 from ireg.runs.status import KILLED, read_status
+from ireg.sweep.names import optimizer_of
 from ireg.sweep.plan import read_plan, short_names
-from ireg.sweep.progress import duration, time_left
+from ireg.sweep.time_left import duration, time_left
 
 COLOURS = {
     "running": "cyan",
@@ -129,4 +130,5 @@ def _left(runs: Sequence[Seen]) -> list[str]:
     counts = Counter(run.state for run in runs)
     if not counts["running"]:
         return []
-    return [time_left(begun, waiting=counts["waiting"], at_once=counts["running"])]
+    waiting = [optimizer_of(run.folder.name) for run in runs if run.state == "waiting"]
+    return [time_left(begun, waiting=waiting, at_once=counts["running"])]

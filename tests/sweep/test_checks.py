@@ -71,6 +71,7 @@ EXPERIMENTS = "give one experiment a command, as it is a sweep with a folder of 
             "-m hydra/launcher=joblib hydra.launcher.n_jobs=0",
             "hydra.launcher.n_jobs=0: must be an integer of at least 1",
         ),
+        ("-m seed=0,1 hydra/launcher=slurm", "no srun here, so this machine is not of a Slurm cluster; start from one"),
         # Options.
         ("--foo epochs=1", "unrecognized arguments: --foo; python train.py --hydra-help lists the options"),
     ],

@@ -96,7 +96,9 @@ def test_time_left_counts_what_waits(tmp_path):
     make_run(tmp_path / "a", "running", done=4)
     add_to_plan(tmp_path, {"b": [], "c": []})
     with locked(tmp_path / "a"):
-        assert "1 running, 2 waiting | time left: 0:52" in printed(tmp_path)  # (6 + 10 + 10) epochs of 2 s
+        assert "1 running, 2 waiting | time left: 0:56" in printed(
+            tmp_path
+        )  # (6 + 10 + 10) epochs and two starts of 2 s
     assert "1 interrupted, 2 waiting\n" in printed(tmp_path)
 
 

@@ -35,14 +35,14 @@ def test_a_line_says_how_far_each_run_is_and_what_is_left(tmp_path):
     assert "1 of 3 runs ended" in line
     assert "a: epoch 4/10 train error 25.0 %, test error 50.0 %" in line
     assert "b:" not in line
-    assert line.endswith("time left: 0:32")  # 6 epochs of a and 10 of c, one run at a time
+    assert line.endswith("time left: 0:34")  # 6 epochs of a and 10 of c, one run at a time, and 2 s to start c
 
 
 def test_runs_side_by_side_share_what_waits(tmp_path):
     display = ProgressDisplay([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
     run(tmp_path / "a", done=1)
     run(tmp_path / "b", done=1)
-    assert display.line().endswith("time left: 0:28")  # (9 + 9 + 10) / 2 epochs
+    assert display.line().endswith("time left: 0:29")  # (9 + 9 + 10) / 2 epochs, and half of the 2 s to start c
 
 
 def test_runs_that_are_not_known_beforehand(tmp_path):
