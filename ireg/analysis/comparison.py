@@ -70,7 +70,7 @@ def rates(table: pd.DataFrame) -> Figure:
         axis.set_xlabel("learning rate")
         axis.set_title(f"{CATALOGUE[tag].axis}, at the end", fontsize="medium")
         _scale(axis, tag, np.zeros(0))
-    axes[0].set_ylabel("error")
+        axis.set_ylabel("error")
     return finish(figure, [setting for setting, _ in groups], "a point is a run, a line the mean over seeds")
 
 
@@ -92,10 +92,13 @@ def _over_rates(table: pd.DataFrame) -> list[tuple[Setting, pd.DataFrame]]:
 def _path(axis: Axes, setting: Setting, tag: str) -> None:
     for number, (_, rows) in enumerate(one_run_a_seed(setting.rows).groupby("run")):
         kept = rows[np.isfinite(rows[[tag, "train/loss"]].astype(float)).all(axis=1)].sort_values("epoch")
+        if setting.faint:
+            axis.plot(kept["train/loss"], kept[tag], color=setting.colour, linewidth=0.7, alpha=0.25)
+            continue
         name = setting.label if number == 0 else None
         axis.plot(
-            kept["train/loss"], kept[tag], color=setting.colour, linestyle=setting.dash, linewidth=0.9, marker=".",
-            markersize=2.5, label=name,
+            kept["train/loss"], kept[tag], color=setting.colour, linestyle=setting.dash, linewidth=0.75 * setting.width,
+            marker=".", markersize=2.5, label=name,
         )  # fmt: skip
 
 

@@ -27,17 +27,17 @@ def training_error(table: pd.DataFrame) -> Figure:
 
     It is over the epoch as it ran.
     """
-    return _single(table, "train/error", "Training error")
+    return _single(table, "train/error", "Figure 1: training error")
 
 
 def test_error(table: pd.DataFrame) -> Figure:
     """Figure 2: test error, after the epoch."""
-    return _single(table, "test/error", "Test error")
+    return _single(table, "test/error", "Figure 2: test error")
 
 
 def parameter_norm(table: pd.DataFrame) -> Figure:
     """Figure 4: Euclidean norm of all parameters."""
-    return _single(table, "norm/l2", "Parameter norm")
+    return _single(table, "norm/l2", "Figure 4: parameter norm")
 
 
 def implicit_regularization(table: pd.DataFrame) -> Figure:
@@ -59,11 +59,13 @@ def implicit_regularization(table: pd.DataFrame) -> Figure:
         # The terms differ by many orders of magnitude: the panels share no axis.
         panel(axes[1], settings, _printed_tag, "log")
         axes[1].set_title(_as_printed(settings, adaptive), fontsize="medium")
+        axes[1].set_ylabel("implicit regularization term")
+    figure.suptitle("Figure 3: implicit regularization")
     return finish(figure, settings)
 
 
 def memorization(table: pd.DataFrame) -> Figure:
-    """Draw figure 5: memorization on the training set.
+    """Draw memorization on the training set.
 
     It shows what became of the corrupted labels, and the error on the uncorrupted ones.
     """
@@ -76,7 +78,7 @@ def memorization(table: pd.DataFrame) -> Figure:
     for axis, tag in zip(axes, shown, strict=True):
         panel(axis, settings, partial(always, tag), "share")
         axis.set_title(CATALOGUE[tag].axis, fontsize="medium")
-    axes[0].set_ylabel("share of these training examples")
+        axis.set_ylabel("share of these training examples")
     return finish(figure, settings)
 
 

@@ -23,10 +23,10 @@ from ireg.runs.find import run_folders
 from ireg.runs.status import read_status
 
 CAPTIONS = {
-    "training_error": "Training error on the observed labels, over the epoch as it ran.",
-    "test_error": "Test error after each epoch.",
-    "implicit_regularization": "Equation 1 for every optimizer, and the term as printed in the paper.",
-    "parameter_norm": "The norm of all parameters.",
+    "training_error": "Figure 1 of the paper: training error on the observed labels, over the epoch as it ran.",
+    "test_error": "Figure 2 of the paper: test error after each epoch.",
+    "implicit_regularization": "Figure 3 of the paper: equation 1 for every optimizer, and the term as printed there.",
+    "parameter_norm": "Figure 4 of the paper: the norm of all parameters.",
     "memorization": "What became of the training examples with wrong labels, and of the others.",
     "own_regularization": "Each optimizer's own regularizer, beside equation 1.",
     "mean_flow": "Strength and direction of the correction to the optimizer's mean path.",

@@ -30,7 +30,7 @@ def own_regularization(table: pd.DataFrame) -> Figure:
     for axis, tag in zip(axes, shown, strict=True):
         panel(axis, settings, partial(always, tag), "log")
         axis.set_title(f"{tag}:\n{CATALOGUE[tag].axis}", fontsize="medium")
-    axes[0].set_ylabel("implicit regularization term")
+        axis.set_ylabel("implicit regularization term")
     return finish(figure, settings)
 
 
@@ -51,15 +51,16 @@ def mean_flow(table: pd.DataFrame) -> Figure:
         panel(alignment, settings, partial(always, f"ireg/alignment{part}"), "linear")
         alignment.axhline(0, color="0.4", linewidth=0.8)
         alignment.set_ylim(-1.05, 1.05)
-        for setting in settings:
+        for setting in (setting for setting in settings if not setting.faint):
             _mark_valid(strength, setting, f"ireg/strength{part}")
             _mark_valid(alignment, setting, f"ireg/alignment{part}")
         strength.set_xlabel("")
         strength.set_title(CATALOGUE[f"ireg/strength{part}"].axis, fontsize="medium")
     low, high = _range(table, [f"ireg/strength{part}" for part in shown])
     grid[0, 0].set_ylim(low, high)
-    grid[0, 0].set_ylabel("strength: ‖part‖ / ‖u‖")
-    grid[1, 0].set_ylabel("alignment with ∇Q\n(above 0: pushes Q down)")
+    for strength, alignment in grid.T:
+        strength.set_ylabel("strength: ‖part‖ / ‖u‖")
+        alignment.set_ylabel("alignment with ∇Q\n(above 0: pushes Q down)")
     figure.suptitle(
         f"Dots: strength of the whole up to {VALID_STRENGTH:g}. A line alone, or in grey: outside of the expansion, "
         "where it says nothing",

@@ -80,11 +80,22 @@ def _draw(axis: Axes, setting: Setting, repeats: pd.DataFrame, diverged: pd.Data
     def visible(values: pd.Series) -> pd.Series:
         return values.where(values > 0) if log else values  # the term with s_t is exactly 0 before the first step
 
-    look: dict[str, Any] = {"color": setting.colour, "label": setting.label, "linewidth": 1.2}
+    look: dict[str, Any] = {"color": setting.colour, "label": setting.label, "linewidth": setting.width}
+    if setting.faint:
+        look = {"color": setting.colour, "linewidth": 0.7, "alpha": 0.25}
     if repeats.shape[1]:
         mean = visible(repeats.mean(axis=1))
-        axis.plot(mean.index, mean, linestyle=setting.dash, **look)
-    if repeats.shape[1] > 1:
+        points = [] if setting.faint else _single_epochs(mean)
+        axis.plot(
+            mean.index,
+            mean,
+            linestyle=setting.dash,
+            marker="o" if points else None,
+            markersize=3,
+            markevery=points,
+            **look,
+        )
+    if repeats.shape[1] > 1 and not setting.faint:
         low, high = visible(repeats.min(axis=1)), visible(repeats.max(axis=1))
         axis.fill_between(low.index, low, high, color=setting.colour, alpha=0.2, linewidth=0)
     look["linewidth"] = 0.8 if repeats.shape[1] else look["linewidth"]
@@ -92,6 +103,18 @@ def _draw(axis: Axes, setting: Setting, repeats: pd.DataFrame, diverged: pd.Data
         curve = visible(diverged[run])
         curve = curve.loc[: curve.last_valid_index()]
         axis.plot(curve.index, curve, linestyle=setting.dash, marker="x", markevery=[-1], markersize=8, **look)
+
+
+def _single_epochs(values: pd.Series) -> list[int]:
+    """List the places of the points that a line alone would hide, or make look as if there were more.
+
+    They are those without a neighbour, and all where not every epoch was measured.
+    """
+    there = values.notna().to_numpy()
+    if len(values) > 1 and float(np.diff(values.index.to_numpy()).min()) > 1:
+        return np.flatnonzero(there).tolist()
+    before, after = np.r_[False, there[:-1]], np.r_[there[1:], False]
+    return np.flatnonzero(there & ~before & ~after).tolist()
 
 
 def empty_figure(panels: int, *, share: bool = False) -> tuple[Figure, list[Axes]]:

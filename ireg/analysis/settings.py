@@ -5,7 +5,8 @@ There is one a setting, the same in every figure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,14 @@ from ireg.analysis.load import one_run_a_seed, setting_columns
 from ireg.analysis.looks import colour_of
 from ireg.analysis.summary import plain
 
+MANY = 10
+"""Settings above which only each optimizer's best rate is in the legend."""
+
+_RATES = 4
+"""Rates of one optimizer from which on there is a best one to show."""
+
+_WIDEST, _THINNEST = 2.4, 1.0
+
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
 
 
@@ -25,6 +34,15 @@ class Setting:
     """One curve of every figure: its name and its look.
 
     It also has its rows of the tidy table.
+
+    Attributes:
+        label: its name in the legend.
+        optimizer: its optimizer's name.
+        colour: its optimizer's, paler for each further setting of the optimizer.
+        dash: of the line.
+        rows: of the tidy table.
+        width: of the line; later curves are thinner, so that those below are seen where they coincide.
+        faint: whether it is one of many, of which another rate is the best; it is not in the legend then.
     """
 
     label: str
@@ -32,6 +50,8 @@ class Setting:
     colour: tuple[float, float, float]
     dash: Any
     rows: pd.DataFrame
+    width: float = 1.2
+    faint: bool = False
 
 
 def settings_of(table: pd.DataFrame) -> list[Setting]:
@@ -46,15 +66,41 @@ def settings_of(table: pd.DataFrame) -> list[Setting]:
         for key, rows in table.groupby(columns, dropna=False)
     ]
     groups.sort(key=lambda group: [order(column, value) for column, value in group[0].items()])
+    best = _best_rates(groups) if len(groups) > MANY else None
     settings: list[Setting] = []
-    for values, rows in groups:
+    for number, (values, rows) in enumerate(groups):
         optimizer = plain(values["optimizer"])
         siblings = sum(plain(other["optimizer"]) == optimizer for other, _ in groups)
         rank = sum(setting.optimizer == optimizer for setting in settings)
         name = label(values, names) + _repeats(rows)
-        colour = _shade(optimizer, min(0.15, 0.6 / siblings) * rank)
-        settings.append(Setting(name, optimizer, colour, DASHES[rank % len(DASHES)], rows))
+        faint = best is not None and best[_beside_the_rate(values)] != values["lr"]
+        pale = 0.0 if best is not None else min(0.15, 0.6 / siblings) * rank
+        dash = "-" if best is not None and not faint else DASHES[rank % len(DASHES)]
+        width = _WIDEST - (_WIDEST - _THINNEST) * number / max(1, len(groups) - 1)
+        settings.append(Setting(name, optimizer, _shade(optimizer, pale), dash, rows, width, faint))
     return settings
+
+
+def _beside_the_rate(values: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(plain(value) for column, value in values.items() if column != "lr")
+
+
+def _best_rates(groups: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> dict[tuple[str, ...], Any] | None:
+    """Choose the rate with the smallest final test error, for each setting but for its rate.
+
+    None where there is nothing to choose by, or nothing to choose from.
+    """
+    errors: dict[tuple[str, ...], dict[Any, float]] = {}
+    for values, rows in groups:
+        if "test/error" not in rows:
+            return None
+        done = rows[rows["state"] != "diverged"]
+        last = done.loc[done.groupby("run")["epoch"].idxmax(), "test/error"] if len(done) else done["test/error"]
+        mean = float(last.mean())
+        errors.setdefault(_beside_the_rate(values), {})[values["lr"]] = mean if math.isfinite(mean) else math.inf
+    if max(map(len, errors.values())) < _RATES:
+        return None
+    return {beside: min(of_rate, key=lambda rate: of_rate[rate]) for beside, of_rate in errors.items()}
 
 
 def _repeats(rows: pd.DataFrame) -> str:
@@ -81,11 +127,18 @@ def _shade(optimizer: str, pale: float) -> tuple[float, float, float]:
 
 
 def legend_title(settings: Sequence[Setting]) -> str | None:
-    """Say what line and band are, where there are several seeds."""
+    """Say what line and band are, and how rates are told from one another."""
+    parts = []
     repeated = [setting.rows for setting in settings if setting.rows["run"].nunique() > 1]
-    if not repeated:
-        return None
-    ends = [rows[rows["state"] != "diverged"].groupby("run")["epoch"].max().nunique() for rows in repeated]
-    return "line: mean over seeds; band: smallest to largest" + (
-        "; after a run's last epoch, of the other seeds" if max(ends) > 1 else ""
-    )
+    if repeated:
+        ends = [rows[rows["state"] != "diverged"].groupby("run")["epoch"].max().nunique() for rows in repeated]
+        parts.append("line: mean over seeds; band: smallest to largest")
+        parts += ["after a run's last epoch, of the other seeds"] if max(ends) > 1 else []
+    rates: dict[str, set[float]] = {setting.optimizer: set() for setting in settings}
+    for setting in settings:
+        rates[setting.optimizer] |= set(setting.rows["lr"].unique())
+    if any(setting.faint for setting in settings):
+        parts.append("each optimizer's best rate; faint: its other rates")
+    elif any(len(of_optimizer) > 1 for of_optimizer in rates.values()):
+        parts.append("paler: larger learning rate")
+    return "; ".join(parts) or None

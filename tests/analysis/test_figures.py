@@ -232,3 +232,69 @@ def test_many_curves_keep_the_legend_below_the_panel(make_run):
     assert figure.bbox.x0 <= box.x0
     assert box.x1 <= figure.bbox.x1
     assert box.y0 >= 0
+
+
+def test_the_papers_figures_bear_its_numbers(make_run):
+    tags = ("train/error", "test/error", "ireg/sgd", "norm/l2")
+    table = load(make_run("a", {tag: [0.5, 0.25] for tag in tags}))
+    drawn = [
+        FIGURES[name](table) for name in ("training_error", "test_error", "implicit_regularization", "parameter_norm")
+    ]
+    titles = [figure.get_suptitle() or figure.axes[0].get_title() for figure in drawn]
+    assert [title.split(":")[0] for title in titles] == ["Figure 1", "Figure 2", "Figure 3", "Figure 4"]
+
+
+def test_every_panel_has_a_name_on_its_axis(make_run):
+    tags = ("train/loss", "train/error", "test/error", "ireg/sgd", "ireg/rmsprop", "ireg/own", "norm/l2")
+    tags += ("fit/memorized", "fit/recovered", "fit/clean_error")
+    tags += tuple(f"ireg/{what}{part}" for what in ("strength", "alignment") for part in ("", "_memory"))
+    make_run("a", {tag: [0.5, 0.25] for tag in tags}, {"lr": 0.1})
+    table = load(make_run("b", {tag: [0.5, 0.25] for tag in tags}, {"lr": 0.2}))
+    for draw in FIGURES.values():
+        assert all(axis.get_ylabel() for axis in draw(table).axes)
+
+
+def test_curves_that_coincide_are_all_seen(make_run):
+    for name in ("sgd", "momentum", "adam"):
+        sweep = make_run(name, {"test/error": [0.5, 0.25]}, {"optimizer.name": name})
+    figure = figures.test_error(load(sweep))
+    widths = [the_line(figure, name).get_linewidth() for name in ("sgd", "momentum", "adam")]
+    assert widths == [2.4, 1.7, 1.0]  # later ones lie above
+
+
+@pytest.mark.parametrize(
+    ("values", "marked"),
+    [
+        ([0.5, 0.4, 0.3], []),  # every epoch: a line
+        ([0.5, "", 0.3, "", 0.2], [0, 1, 2]),  # every second epoch
+        ([0.5, "nan", 0.3, 0.2], [0]),  # a point without neighbours would vanish
+        ([0.5], [0]),
+    ],
+)
+def test_single_epochs_are_points(make_run, values, marked):
+    line = the_line(figures.test_error(load(make_run("a", {"test/error": values}))), "sgd")
+    assert line.get_markevery() == marked
+    assert line.get_marker() == ("o" if marked else "None")
+
+
+def test_of_many_rates_the_best_is_shown_and_the_others_are_faint(make_run):
+    errors = {0.001: 0.5, 0.01: 0.2, 0.1: 0.3, 1.0: 0.9, 10.0: 0.95, 100.0: 0.96}
+    for name, plus in (("sgd", 0.0), ("adam", 0.01)):
+        for rate, error in errors.items():
+            better = 0.01 if (name, rate) == ("adam", 0.1) else error + plus  # another rate is adam's best
+            sweep = make_run(f"{name}-{rate}", {"test/error": [0.9, better]}, {"optimizer.name": name, "lr": rate})
+    figure = figures.test_error(load(sweep))
+    assert legend(figure) == ["sgd, lr=0.01", "adam, lr=0.1"]
+    assert figure.legends[0].get_title().get_text() == "each optimizer's best rate; faint: its other rates"
+    curves = figure.axes[0].get_lines()
+    assert len(curves) == 12
+    assert sorted(curve.get_alpha() or 1 for curve in curves) == [0.25] * 10 + [1, 1]
+    few = load(sweep)[lambda table: table["lr"] <= 1.0]  # 8 settings: all are shown
+    assert len(legend(figures.test_error(few))) == 8
+    assert "paler: larger learning rate" in figures.test_error(few).legends[0].get_title().get_text()
+
+
+def test_without_test_errors_none_of_many_is_faint(make_run):
+    for number in range(12):
+        sweep = make_run(f"{number}", {"train/error": [0.9, 0.1]}, {"lr": float(number + 1)})
+    assert len(legend(figures.training_error(load(sweep)))) == 12

@@ -1,0 +1,155 @@
+"""`python -m benchmarks.claims multirun/claims`: the paper's claims beside what is measured.
+
+From the runs of `python train.py experiment=paper name=claims seed=0,1,2,3,4` it writes docs/data/claims.csv, a row a
+run. The tables of README and docs/results.md are made from that file; a test compares them.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import ireg
+from ireg.files import replacing
+from ireg.statistics import mean_interval
+
+CSV = Path(__file__).parents[1] / "docs" / "data" / "claims.csv"
+LAST = 10
+"""Epochs over whose rows the median is taken: a spike of a single epoch says little."""
+EARLY = 150
+"""Epochs until which Adam has not fitted every label."""
+NAMES = {"sgd": "SGD", "rmsprop": "RMSProp", "adam": "Adam"}
+TAGS = ("train/error", "test/error", "fit/memorized", "ireg/sgd", "ireg/rmsprop", "norm/l2")
+
+
+def measured(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a run: medians of the last epochs, the best epoch, and the state at SGD's fit.
+
+    `fit_…` is of the first epoch in which the training error is at most SGD's final one with the same seed.
+
+    Args:
+        table: of `ireg.load`.
+    """
+    final = {
+        seed: float(rows[rows["epoch"] > rows["epoch"].max() - LAST]["train/error"].median())
+        for seed, rows in table[table["optimizer"] == "sgd"].groupby("seed")
+    }
+    found = []
+    for (optimizer, seed), rows in table.groupby(["optimizer", "seed"]):
+        ordered = rows.set_index("epoch").sort_index()
+        last = ordered.iloc[-LAST:]
+        fitted = ordered[ordered["train/error"] <= final[seed]].iloc[0]
+        found.append(
+            {
+                "optimizer": optimizer,
+                "seed": seed,
+                **{tag: last[tag].median() for tag in TAGS},
+                "early ireg/sgd": ordered.loc[1:EARLY, "ireg/sgd"].median(),
+                "best test/error": ordered["test/error"].min(),
+                "best epoch": ordered["test/error"].idxmin(),
+                "start norm/l2": ordered.loc[0, "norm/l2"],
+                "fit epoch": fitted.name,
+                "fit test/error": fitted["test/error"],
+                "fit norm/l2": fitted["norm/l2"],
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def numbers(runs: pd.DataFrame) -> str:
+    """Write the table of numbers: a row a quantity, a column an optimizer."""
+    rows = {
+        "training error (observed labels)": _cells(runs, "train/error", _share),
+        "test error": _cells(runs, "test/error", _share),
+        "smallest test error of any epoch": _cells(runs, "best test/error", _share),
+        "… in epoch": _cells(runs, "best epoch", _range),
+        "test error at SGD's final training error": _cells(runs, "fit test/error", _share),
+        "… first reached in epoch": _cells(runs, "fit epoch", _range),
+        "wrong labels memorized": _cells(runs, "fit/memorized", _share),
+        "equation 1 (`ireg/sgd`), median of epochs 1 to 150": _cells(runs, "early ireg/sgd", _range),
+        "equation 1, at the end": _cells(runs, "ireg/sgd", _range),
+        "the paper's adaptive term (`ireg/rmsprop`), at the end": _cells(runs, "ireg/rmsprop", _range),
+        "norm of the weights": _cells(runs, "norm/l2", _plain),
+        "norm at SGD's final training error": _cells(runs, "fit norm/l2", _plain),
+    }
+    head = ["", *NAMES.values()]
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *([name, *cells] for name, cells in rows.items()))]
+    return "\n".join([lines[0], "|---|---|---|---|", *lines[1:]]) + "\n"
+
+
+def claims(runs: pd.DataFrame) -> str:
+    """Write the table of claims."""
+    of = {name: dict(zip(NAMES, _cells(runs, tag, form), strict=True)) for name, (tag, form) in _CITED.items()}
+    rows = [
+        (
+            "Adaptive methods generalize worse than SGD (figures 1 and 2).",
+            f"After 300 epochs, yes: test error {of['test']['sgd']} for SGD, {of['test']['rmsprop']} for RMSProp, "
+            f"{of['test']['adam']} for Adam. But SGD has memorized {of['memorized']['sgd']} of the wrong labels by "
+            f"then, Adam {of['memorized']['adam']}. Where their training error first is SGD's final one, RMSProp has "
+            f"{of['fit']['rmsprop']} and Adam {of['fit']['adam']}: less than SGD.",
+        ),
+        (
+            "The implicit regularization term is absent in adaptive methods (figure 3).",
+            f"The term as printed is tiny: {of['printed']['adam']} for Adam. It multiplies by s_t ≈ g². Equation 1's "
+            f"own quantity is not absent: over epochs 1 to 150 it is {of['early']['rmsprop']} for RMSProp and "
+            f"{of['early']['adam']} for Adam, and {of['early']['sgd']} for SGD.",
+        ),
+        (
+            "SGD favours solutions of small norm, adaptive methods do not (figure 4).",
+            f"After 300 epochs, yes: {of['norm']['sgd']} for SGD, {of['norm']['adam']} for Adam. At equal training "
+            f"error, no: {of['fit norm']['rmsprop']} for RMSProp and {of['fit norm']['adam']} for Adam.",
+        ),
+    ]
+    lines = [f"| {claim} | {answer} |" for claim, answer in rows]
+    return "\n".join(["| the paper says | measured |", "|---|---|", *lines]) + "\n"
+
+
+def _share(values: pd.Series) -> str:
+    interval = mean_interval((100 * values).tolist())
+    return f"{interval.mean:.1f} ± {interval.half:.1f} %"
+
+
+def _plain(values: pd.Series) -> str:
+    interval = mean_interval(values.tolist())
+    return f"{interval.mean:.1f} ± {interval.half:.1f}"
+
+
+def _range(values: pd.Series) -> str:
+    """Write the smallest and the largest value: those of a logarithmic scale have no mean worth its name."""
+    if np.isnan(values).all():
+        return ""
+    low, high = (
+        f"{value:.0f}" if value >= 1 else f"{value:.1e}".replace("e-0", "e-") for value in (min(values), max(values))
+    )
+    return low if low == high else f"{low} to {high}"
+
+
+_CITED: dict[str, tuple[str, Callable[[pd.Series], str]]] = {
+    "test": ("test/error", _share),
+    "memorized": ("fit/memorized", _share),
+    "fit": ("fit test/error", _share),
+    "printed": ("ireg/rmsprop", _range),
+    "early": ("early ireg/sgd", _range),
+    "norm": ("norm/l2", _plain),
+    "fit norm": ("fit norm/l2", _plain),
+}
+
+
+def _cells(runs: pd.DataFrame, tag: str, form: Callable[[pd.Series], str]) -> list[str]:
+    return [form(runs[runs["optimizer"] == name][tag]) for name in NAMES]
+
+
+def main(folder: str) -> None:
+    """Write the CSV file, and print both tables."""
+    runs = measured(ireg.load(folder))
+    CSV.parent.mkdir(exist_ok=True)
+    with replacing(CSV) as temporary:
+        runs.to_csv(temporary, index=False, float_format="%.6g")
+    runs = pd.read_csv(CSV)
+    print(claims(runs), numbers(runs), sep="\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
