@@ -8,7 +8,7 @@ MINIMA := .venv-minima
 SPREAD := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install paper demo tensorboard verify test test-minima bench lint clean
+.PHONY: help install paper demo tensorboard verify test test-minima bench docs lint clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -49,6 +49,15 @@ bench: install ## Measure epochs and terms; writes docs/benchmarks.md and docs/n
 	$(RUN) -m benchmarks.methods
 	$(RUN) -m benchmarks.epoch
 
+$(VENV)/site: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/site ## Build the pages as a site in docs/_build, and run the examples of docstrings (installs Sphinx)
+	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(RUN) -m sphinx -W -q -b doctest docs docs/_build/doctest
+	@echo "docs/_build/html/index.html"
+
 $(VENV)/linters: $(VENV)/installed
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
@@ -59,5 +68,5 @@ lint: $(VENV)/linters ## Check style and types (installs ruff and mypy)
 	$(VENV)/bin/mypy
 
 clean: ## Remove .venv, .venv-minima and caches; results in multirun stay
-	rm -rf $(VENV) $(MINIMA) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(MINIMA) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

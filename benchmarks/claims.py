@@ -25,9 +25,9 @@ TAGS = ("train/error", "test/error", "fit/memorized", "ireg/sgd", "ireg/rmsprop"
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a run: medians of the last epochs, the best epoch, and the state at SGD's fit.
+    """Return a row a run.
 
-    `fit_…` is of the first epoch in which the training error is at most SGD's final one with the same seed.
+    It has medians of the last epochs, the best epoch, and the state at SGD's fit. `fit …` is of the first epoch in which the training error is at most SGD's final one with the same seed.
 
     Args:
         table: of `ireg.load`.
@@ -59,7 +59,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def numbers(runs: pd.DataFrame) -> str:
-    """Write the table of numbers: a row a quantity, a column an optimizer."""
+    """Write the table of numbers, a row a quantity."""
     rows = {
         "training error (observed labels)": _cells(runs, "train/error", _share),
         "test error": _cells(runs, "test/error", _share),
@@ -117,7 +117,10 @@ def _plain(values: pd.Series) -> str:
 
 
 def _range(values: pd.Series) -> str:
-    """Write the smallest and the largest value: those of a logarithmic scale have no mean worth its name."""
+    """Write the smallest and the largest value.
+
+    What differs by powers of ten has no mean that says much.
+    """
     if np.isnan(values).all():
         return ""
     low, high = (

@@ -160,7 +160,9 @@ _PAGE = """
 What the default terms of Adam cost by `ireg.measure`, on the networks of `conf/model/` as they are by default, with one
 thread and random images. Every number here is from one run of
 
-    python -m benchmarks.methods
+```sh
+python -m benchmarks.methods
+```
 
 on this machine: {machine}.
 

@@ -115,7 +115,9 @@ _INTRODUCTION = """
 
 What an epoch of the experiment costs, and what the terms cost of it. Every number here is from one run of this command:
 
-    {command}
+```sh
+{command}
+```
 
 The machine: {machine}.
 

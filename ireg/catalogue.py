@@ -1,6 +1,6 @@
 """What every tag of a row means, as plain data.
 
-Axes, README's table and the comments of conf/terms read it.
+Axes, the table of docs/terms.md and the comments of conf/terms read it.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ VALID_STRENGTH = 0.3
 
 _SMITH = "[Smith et al. 2021](https://arxiv.org/abs/2101.12176)"
 _BARRETT = "[Barrett & Dherin 2021](https://arxiv.org/abs/2009.11162)"
-_OWN = "[theory](docs/theory.md), section 6"
-_FLOW = "[theory](docs/theory.md), section 7"
+_OWN = "[theory](theory.md), section 6"
+_FLOW = "[theory](theory.md), section 7"
 _SMALL = "small η"
 _NOISE = "runs with label noise"
 _ADAPTIVE = "optimizers with a running mean of squared gradients"
@@ -163,11 +163,11 @@ CATALOGUE: dict[str, Quantity] = {
     "time/epoch": Quantity(title="wall time of the whole epoch", unit="s"),
     "time/terms": Quantity(title="wall time of the terms alone", unit="s"),
 }
-"""By tag, in the order of README's table."""
+"""By tag, in the order of the table in docs/terms.md."""
 
 
 def markdown() -> str:
-    """Return README's table."""
+    """Return the table of docs/terms.md."""
     lines = ["| tag | what | formula | unit | source | valid for |", "|---|---|---|---|---|---|"]
     for tag, of in CATALOGUE.items():
         lines.append(f"| `{tag}` | {of.title} | {of.formula} | {of.unit} | {of.source} | {of.validity or 'all'} |")

@@ -17,8 +17,8 @@ from ireg.config import Config, no_such_key, unresolved
 from ireg.errors import UserError
 
 _EXTRAS = {
-    "hydra/launcher": "; for joblib, pip install 'ireg[parallel]'",
-    "hydra/sweeper": "; for optuna, pip install 'ireg[tune]'",
+    "hydra/launcher": "; for joblib, pip install -e '.[parallel]' in the clone",
+    "hydra/sweeper": "; for optuna, pip install -e '.[tune]' in the clone",
 }
 
 
@@ -105,7 +105,7 @@ def _missing_choice(error: Exception) -> str | None:
         return None
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if (group, choice) == ("hydra/launcher", "submitit_slurm"):  # which hydra/launcher=slurm builds upon
-        return "hydra/launcher=slurm: the launcher for Slurm is not installed; pip install 'ireg[slurm]'"
+        return "hydra/launcher=slurm: the launcher for Slurm is not installed; pip install -e '.[slurm]' in the clone"
     if not error.options:
         return None
     known = ", ".join(error.options) + _EXTRAS.get(group, "")

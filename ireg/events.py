@@ -75,7 +75,8 @@ def description(tag: str) -> str:
         return ""
     error = "standard error of: " if tag not in CATALOGUE else ""
     parts = [f"{error}{quantity.title}", quantity.formula and f"`{quantity.formula}`", f"unit: {quantity.unit}"]
-    parts += [quantity.source and f"source: {quantity.source}", f"valid for: {quantity.validity or 'all'}"]
+    source = quantity.source.replace("[theory](theory.md)", "docs/theory.md")  # TensorBoard has no such page
+    parts += [source and f"source: {source}", f"valid for: {quantity.validity or 'all'}"]
     return "  \n".join(filter(None, parts))
 
 

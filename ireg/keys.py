@@ -1,6 +1,6 @@
 """What each key of the configuration means, as plain data.
 
-`--help` and README's table read it.
+`--help` and the table of docs/configuration.md read it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KEYS: dict[str, str] = {
     "objective": "the tag whose last value a run returns to a sweeper that searches",
     "name": "folder: multirun/NAME/RUN",
 }
-"""By key, in the order of README's table."""
+"""By key, in the order in which they are shown."""
 
 NOT_SHOWN = ("data.name", "data.source", "data.num_train", "data.num_test", "data.num_classes", "data.mean", "data.std")
 """Keys that belong to a data set and are not the user's to set."""
@@ -58,8 +58,10 @@ def defaults(conf: Path) -> dict[str, Any]:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    from ireg.config import register
     from ireg.runs.status import flat
 
+    register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
         tree = OmegaConf.to_container(compose("config"), resolve=True)
@@ -130,7 +132,10 @@ def help_text(conf: Path, program: str) -> str:
 
 
 def _columns(entries: dict[str, str], width: int) -> list[str]:
-    """Set entries in two columns, one that is too wide above its text."""
+    """Set entries in two columns.
+
+    One that is too wide stands above its text.
+    """
     left = min(max(map(len, entries)), width // 2)
     lines = []
     for name, text in entries.items():
@@ -144,7 +149,7 @@ def _columns(entries: dict[str, str], width: int) -> list[str]:
 
 
 def markdown(conf: Path) -> str:
-    """Return README's table of keys."""
+    """Return the table of docs/configuration.md."""
     values = defaults(conf)
     lines = ["| key | default | meaning |", "|---|---|---|"]
     lines += [f"| `{key}` | `{written(values[key])}` | {meaning} |" for key, meaning in KEYS.items()]

@@ -19,6 +19,7 @@ SENTENCE = 20
 
 SOURCES = sorted([*(ROOT / "ireg").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), ROOT / "train.py"])
 PROSE = sorted([*ROOT.glob("*.md"), ROOT / "multirun" / "README.md", *(ROOT / "docs").glob("*.md")])
+PROSE = [path for path in PROSE if not path.read_text(encoding="utf-8").startswith("```{include}")]
 SETTINGS = [*sorted((ROOT / "conf").rglob("*.yaml")), ROOT / "Makefile"]
 
 

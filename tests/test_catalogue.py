@@ -1,4 +1,4 @@
-"""One place says what a tag means: README, the comments of conf/terms and figures follow it."""
+"""One place says what a tag means: docs/terms.md, the comments of conf/terms and figures follow it."""
 
 from pathlib import Path
 
@@ -29,8 +29,8 @@ def test_the_configuration_says_the_same(tag):
     assert first.startswith(f"# {tag}: {CATALOGUE[tag].formula}")
 
 
-def test_the_readme_says_the_same():
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines(keepends=True)
+def test_the_page_says_the_same():
+    lines = (ROOT / "docs" / "terms.md").read_text(encoding="utf-8").splitlines(keepends=True)
     rows = [line for line in lines if line.startswith(tuple(f"| `{tag}` |" for tag in CATALOGUE))]
     assert rows == markdown().splitlines(keepends=True)[2:]
 

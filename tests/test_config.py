@@ -176,7 +176,7 @@ def test_the_experiment_on_rates(composed):
 
 
 def test_the_search_for_a_rate(composed):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="NOT TESTED: pip install 'ireg[tune]'")
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="NOT TESTED: pip install -e '.[tune]'")
     config = composed("experiment=tune", "optimizer=adam", hydra=True)
     settings = read(config)
     assert (settings.name, settings.epochs, settings.batch_size, settings.objective) == ("tune", 10, 64, "test/error")

@@ -29,7 +29,7 @@ ARROWS = {
     "sweep": {"config", "cli", "analysis", "runs"},
     "analysis": {"catalogue", "events", "runs", "statistics"},
     "catalogue": set(),
-    "keys": {"composition", "runs"},
+    "keys": {"composition", "config", "runs"},
     "browse": {"analysis", "runs"},
     "inventory": {"data", "train"},
     "events": {"catalogue"},

@@ -20,8 +20,8 @@ def test_every_key_has_a_meaning():
     assert known == set(keys.KEYS)
 
 
-def test_readme_has_the_table():
-    assert keys.markdown(CONF) in (ROOT / "README.md").read_text()
+def test_the_page_has_the_table():
+    assert keys.markdown(CONF) in (ROOT / "docs" / "configuration.md").read_text()
 
 
 @pytest.mark.parametrize("columns", [50, 80, 120])

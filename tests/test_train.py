@@ -276,7 +276,9 @@ def test_a_run_that_is_lost_is_one_line(name, line):
 
 def test_the_launcher_for_slurm_may_be_missing():
     line = explain(MissingConfigException("…", missing_cfg_file="hydra/launcher/submitit_slurm"))
-    assert line == "hydra/launcher=slurm: the launcher for Slurm is not installed; pip install 'ireg[slurm]'"
+    assert (
+        line == "hydra/launcher=slurm: the launcher for Slurm is not installed; pip install -e '.[slurm]' in the clone"
+    )
 
 
 def test_ctrl_c_ends_a_sweep_with_its_summary(tmp_path):

@@ -216,6 +216,10 @@ _STYLE = textwrap.dedent("""
     .dot { position: absolute; left: .6rem; top: .65rem; width: .7em; height: .7em; border-radius: 50% }
     figure { margin: 2rem 0 } figcaption { font-size: .86rem }
     figure img { width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px }
+    /* White figures turn dark; turning the hues back keeps each optimizer's. */
+    @media screen and (prefers-color-scheme: dark) {
+      figure img, .dot { filter: invert(.9) hue-rotate(180deg) }
+    }
     @media print { .wide { overflow: visible; border: 0 } figure, tr { break-inside: avoid } }
 """)
 

@@ -86,9 +86,9 @@ def _beside_the_rate(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _best_rates(groups: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> dict[tuple[str, ...], Any] | None:
-    """Choose the rate with the smallest final test error, for each setting but for its rate.
+    """Choose rates by the smallest final test error.
 
-    None where there is nothing to choose by, or nothing to choose from.
+    There is one for what settings share beside the rate. None where there is nothing to choose by, or nothing to choose from.
     """
     errors: dict[tuple[str, ...], dict[Any, float]] = {}
     for values, rows in groups:
@@ -127,7 +127,7 @@ def _shade(optimizer: str, pale: float) -> tuple[float, float, float]:
 
 
 def legend_title(settings: Sequence[Setting]) -> str | None:
-    """Say what line and band are, and how rates are told from one another."""
+    """Say what line and band are, and how rates differ."""
     parts = []
     repeated = [setting.rows for setting in settings if setting.rows["run"].nunique() > 1]
     if repeated:

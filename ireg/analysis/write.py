@@ -21,7 +21,7 @@ from ireg.files import replacing, require_own, write_bytes, write_text
 from ireg.runs.find import run_folders
 from ireg.runs.layout import EVENTS, STATUS
 from ireg.runs.status import read_status
-from ireg.terminal import saying
+from ireg.terminal import make_console, saying
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -255,7 +255,6 @@ def _figures(epochs: pd.DataFrame, left_out: list[str]) -> Iterator[tuple[str, d
 
 def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, paths: Sequence[Path] = ()) -> None:
     from ireg.analysis.best import CRITERION, print_best, print_doubts
-    from ireg.analysis.dashboard import link
     from ireg.analysis.overview import print_failures, print_overview
     from ireg.analysis.summary import print_summary
 
@@ -273,8 +272,26 @@ def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, p
     if (folder / REPORT).exists():
         print(f"report: {folder / REPORT}")
     if any(folder.rglob(EVENTS)):
-        print(f"browse: tensorboard --logdir {shlex.quote(str(folder))}, then {link(folder)}")
+        _print_browse(folder)
     print_failures(tables.summary, folder)
+
+
+def _print_browse(folder: Path) -> None:
+    """Say how to browse.
+
+    On a terminal the long address is behind a short one.
+    """
+    from rich.text import Text
+
+    from ireg.analysis.dashboard import link
+
+    command = f"browse: tensorboard --logdir {shlex.quote(str(folder))}, then "
+    console = make_console()
+    if not console.is_terminal:
+        print(f"{command}{link(folder)}")
+        return
+    address = link(folder)
+    console.print(Text.assemble(command, (address.partition("?")[0], f"link {address}")), soft_wrap=True)
 
 
 def _listed(paths: Sequence[Path], folder: Path) -> str:

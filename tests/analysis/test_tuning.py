@@ -45,7 +45,7 @@ def test_the_grid_of_rates(train, tmp_path):
 
 def test_a_search_ends_goes_on_and_survives_divergence_and_failure(train, tmp_path):
     """Half of these rates diverge. A longer search goes on with a shorter one's runs as if it had been one."""
-    missing = "the search for a rate is NOT TESTED: it needs pip install 'ireg[tune]'"
+    missing = "the search for a rate is NOT TESTED: it needs pip install -e '.[tune]'"
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason=missing)
 
     def search(name, trials):

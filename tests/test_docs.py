@@ -1,0 +1,248 @@
+"""The pages: their code, their links, and the numbers that are made from files."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from functools import partial
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+import ireg
+from benchmarks import claims
+from ireg.__main__ import COMMANDS
+from ireg.composition import GROUPS
+from ireg.config import read
+from tests.conftest import ROOT
+
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name / "README.md" for name in ("multirun", "ireg/assets")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+NO_CODE = ("{toctree}", "{include}", "{eval-rst}")
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+TARGETS = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def blocks(kind):
+    for path in PAGES:
+        for number, (language, code) in enumerate(FENCED.findall(path.read_text(encoding="utf-8"))):
+            if language == kind:
+                yield pytest.param(path, code, id=f"{path.relative_to(ROOT)}-{number}")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_code_is_in_blocks_with_a_language(path):
+    text = path.read_text(encoding="utf-8")
+    languages = {language.split()[0] for language, _ in FENCED.findall(text)}
+    assert languages <= {"sh", "python", "yaml", *NO_CODE}
+    outside = FENCED.sub("", text)
+    assert not re.search(r"\n\n    \S", outside), "code without a block is not tested"
+
+
+def commands():
+    for parameter in blocks("sh"):
+        path, code = parameter.values
+        for line in code.splitlines():
+            yield pytest.param(line, id=f"{path.relative_to(ROOT)}: {line[:40]}")
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_are_right(line, tmp_path, capsys):
+    """Each is followed until it would begin its work."""
+    program, *rest = shlex.split(line.removeprefix("PYTHONPATH=. "), comments=True)
+    if program == "make":
+        assert {word for word in rest if "=" not in word} <= TARGETS
+    elif program.endswith("pip"):
+        assert rest[0] == "install"
+        assert {extra for found in re.findall(r"\.\[(.*?)\]", line) for extra in found.split(",")} <= set(EXTRAS)
+    elif program in ("python", ".venv/bin/python", "python3") and rest[0] == "train.py":
+        checks_the_configuration(rest[1:])
+    elif program in ("python", ".venv/bin/python") and rest[0] == "-m" and rest[1].startswith("ireg.assets."):
+        assert find_spec(rest[1]) is not None
+    elif program in ("python", ".venv/bin/python") and rest[0] == "-m" and rest[1].startswith("ireg."):
+        checks_the_options(["-m", rest[1]], rest[2:])
+    elif program == "ireg":
+        if rest:
+            assert rest[0] in COMMANDS
+            if rest[0] == "train":
+                checks_the_configuration(rest[1:])
+            else:
+                checks_the_options(["-m", "ireg", rest[0]], rest[1:])
+    else:
+        known = ("python3 -m venv .venv", "mkdir -p mine/model", "printf ", "eval ", "python -m benchmarks.")
+        assert line.startswith(known), "a command of a kind that is not tested"
+
+
+def checks_the_configuration(words):
+    if "--config-dir" in words:  # of the user's own, see test_what_contributing_adds_works
+        return
+    overrides = [word for word in words if not word.startswith("-")]
+    single = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        several = "," in value and not value.startswith(("[", "tag(", "choice("))
+        single += [f"{key}={one}" for one in value.split(",")[:1]] if several else [override]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        read(compose("config", single))
+
+
+def checks_the_options(start, words):
+    """Compare with what --help lists, of a command below where the tool has such."""
+    below = [word for word in words[:1] if start[-1] in ("data", "sweep", "ireg.sweep")]
+    command = [sys.executable, *start, *below, "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0, shown.stderr
+    assert all(word in shown.stdout for word in words if word.startswith("-"))
+
+
+@pytest.fixture
+def prelude(tmp_path, monkeypatch):
+    """What the examples of the pages take for granted: a network, minibatches, an optimizer, a module."""
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    examples = torch.utils.data.TensorDataset(torch.randn(12, 3), torch.randint(2, (12,)))
+    loader = torch.utils.data.DataLoader(examples, batch_size=4)
+
+    class Module(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 2)
+
+        def training_step(self, batch, number):
+            return torch.nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    return {
+        "ireg": ireg, "torch": torch, "model": model, "batches": list(loader), "loader": loader, "epochs": 2,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "cross_entropy": torch.nn.functional.cross_entropy, "module": Module(), "ModelCheckpoint": ModelCheckpoint,
+        "Trainer": partial(Trainer, max_epochs=2, logger=False, enable_progress_bar=False, accelerator="cpu"),
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("path", "code"), blocks("python"))
+def test_python_runs(path, code, prelude, make_run, tmp_path):
+    if path.name == "CONTRIBUTING.md":
+        pytest.skip("see test_what_contributing_adds_works")
+    for optimizer in ("sgd", "adam"):
+        sweep = make_run(optimizer, {"test/error": [0.9, 0.1]}, {"optimizer.name": optimizer})
+    (tmp_path / "multirun").mkdir()
+    (tmp_path / "multirun" / "NAME").symlink_to(sweep)
+    exec(compile(code, str(path), "exec"), prelude)
+
+
+def test_what_contributing_adds_works(tmp_path, monkeypatch):
+    """A data set, an architecture and a term of the user's, as the page writes them."""
+    from ireg.terms import norm
+
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files = {code.splitlines()[0].removeprefix("# "): code for _, code in FENCED.findall(text)}
+    assert set(files) >= {"ireg/terms/norm.py", "conf/terms/largest.yaml", "conf/data/mine.yaml", "mine.py"}
+    namespace = vars(norm).copy()
+    namespace["torch"] = torch
+    exec(files["ireg/terms/norm.py"], namespace)
+    monkeypatch.setattr(norm, "largest", namespace["largest"], raising=False)
+    data = (
+        "import torch\nfrom torch import nn\n\n"
+        + files["mine.py"]
+        + (
+            "\ndef read(*, train):\n    count = 500 if train else 100\n"
+            "    return torch.zeros(count, 4, 4, dtype=torch.uint8), torch.arange(count) % 3\n"
+        )
+    )
+    (tmp_path / "mine.py").write_text(data)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, code in files.items():
+        if name.startswith("conf/"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(code)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        chosen = ["data=mine", "model=convolutional", "terms=[largest]", f"hydra.searchpath=[file://{tmp_path}/conf]"]
+        settings = read(compose("config", chosen))
+    model = instantiate(settings.model, input_shape=(1, 4, 4), num_classes=3)
+    images, labels = instantiate(settings.data.source)(train=True)
+    assert model(images[:, None].float()).shape == (500, 3)
+    assert len(labels) == settings.data.num_train
+    term = instantiate(settings.terms["norm"]["largest"])
+    assert float(term(SimpleNamespace(params={"w": torch.tensor([1.0, -3.0])}))) == 3.0
+
+
+def headings(path):
+    """The anchors of a page, as its readers make them."""
+    lines = FENCED.sub("", path.read_text(encoding="utf-8")).splitlines()
+    titles = [line.lstrip("#").strip().lower() for line in lines if line.startswith("#")]
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists(), target
+        assert not anchor or anchor in headings(there), target
+
+
+def test_every_page_is_on_the_site():
+    listed = set(re.findall(r"^([a-z_]+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE))
+    assert listed == {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"} | {"notebook"}
+
+
+def test_every_tool_group_and_data_set_is_on_a_page():
+    configuration = (ROOT / "docs" / "configuration.md").read_text()
+    assert all(f"| `{group}` |" in configuration for group in GROUPS)
+    for group in ("optimizer", "model", "data", "logger"):
+        row = next(line for line in configuration.splitlines() if line.startswith(f"| `{group}` |"))
+        choices = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+        assert choices <= set(re.findall(r"\w+", row))
+    assert all(f"`ireg {name}" in (ROOT / "docs" / "commands.md").read_text() for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "made"),
+    [
+        ("README.md", "claims", claims.claims),
+        ("docs/results.md", "claims", claims.claims),
+        ("docs/results.md", "numbers", claims.numbers),
+    ],
+)
+def test_the_papers_claims_are_compared_with_committed_numbers(page, name, made):
+    if not claims.CSV.exists():
+        pytest.skip("docs/data/claims.csv has not been made")
+    text = (ROOT / page).read_text(encoding="utf-8")
+    between = text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
+    assert between == made(pd.read_csv(claims.CSV))
+
+
+def test_values_of_runs_are_medians_and_those_at_sgds_fit():
+    rows = [
+        {"optimizer": optimizer, "seed": 0, "epoch": epoch, "train/error": error, "test/error": 2 * error,
+         "fit/memorized": 0.0, "ireg/sgd": float(epoch), "ireg/rmsprop": 0.0, "norm/l2": 1.0 + epoch}
+        for optimizer, errors in (("sgd", [0.9] * 10 + [0.4] * 10), ("adam", [0.9, 0.5, 0.3] + [0.1] * 16 + [0.9]))
+        for epoch, error in enumerate(errors)
+    ]  # fmt: skip
+    runs = claims.measured(pd.DataFrame(rows)).set_index("optimizer")
+    assert runs.loc["adam", "train/error"] == 0.1  # one spike changes nothing
+    assert (runs.loc["adam", "fit epoch"], runs.loc["adam", "fit test/error"]) == (2, 0.6)
+    assert (runs.loc["sgd", "fit epoch"], runs.loc["sgd", "norm/l2"]) == (10, 15.5)
+    assert runs.loc["adam", "best test/error"] == 0.2
