@@ -108,7 +108,8 @@ def _draw(axis: Axes, setting: Setting, repeats: pd.DataFrame, diverged: pd.Data
 def _single_epochs(values: pd.Series) -> list[int]:
     """List the places of the points that are to be marked.
 
-    A line alone would hide them, or look as if there were more. They are those without a neighbour, and all where not every epoch was measured.
+    A line alone would hide them, or look as if there were more. They are those without a neighbour, and all where not
+    every epoch was measured.
     """
     there = values.notna().to_numpy()
     if len(values) > 1 and float(np.diff(values.index.to_numpy()).min()) > 1:

@@ -88,7 +88,7 @@ def _beside_the_rate(values: Mapping[str, Any]) -> tuple[str, ...]:
 def _best_rates(groups: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> dict[tuple[str, ...], Any] | None:
     """Choose rates by the smallest final test error.
 
-    There is one for what settings share beside the rate. None where there is nothing to choose by, or nothing to choose from.
+    There is one for what settings share beside the rate. None where there is nothing to choose by, or to choose from.
     """
     errors: dict[tuple[str, ...], dict[Any, float]] = {}
     for values, rows in groups:
