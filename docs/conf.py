@@ -21,7 +21,11 @@ myst_enable_extensions = ["attrs_inline"]
 # The notebook is executed by a test; here it stands as it was executed there.
 nb_execution_mode = "off"
 autodoc_member_order = "bysource"
-doctest_global_setup = "import ireg, torch\nfrom ireg import ImplicitRegularizationMonitor, Snapshot\nfrom ireg.statistics import holm, mean_interval, paired_difference"
+doctest_global_setup = """
+import torch
+from ireg import ImplicitRegularizationMonitor, Monitor, Snapshot, load, measure
+from ireg.statistics import holm, mean_interval, paired_difference
+"""
 autodoc_typehints = "description"
 suppress_warnings = ["myst.header"]
 
