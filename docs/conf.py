@@ -23,6 +23,7 @@ nb_execution_mode = "off"
 autodoc_member_order = "bysource"
 doctest_global_setup = """
 import torch
+from torch import nn
 from ireg import ImplicitRegularizationMonitor, Monitor, Snapshot, load, measure
 from ireg.statistics import holm, mean_interval, paired_difference
 """
