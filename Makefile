@@ -7,6 +7,9 @@ MINIMA := .venv-minima
 # also on two cores: the tests wait for processes and clocks a quarter of their time.
 SPREAD := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
+# Silent in a pipe; on a terminal pip shows what it downloads.
+PIP = --disable-pip-version-check $$(test -t 1 || echo --quiet)
+
 .DEFAULT_GOAL := help
 .PHONY: help install paper demo tensorboard verify test test-minima bench docs lint clean
 
@@ -19,8 +22,10 @@ install: $(VENV)/installed ## Make .venv and install ireg with what running and 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11; use make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	@echo "Installing PyTorch, ireg and what the tests need in $(VENV), once: some minutes, and 7 GB on the disk with CUDA"
+	@echo "(1.5 GB if PyTorch's CPU wheels are there already, see README). Nothing is installed outside of this folder."
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[parallel,test]'
+	$(VENV)/bin/pip install $(PIP) --editable '.[parallel,test]'
 	@touch $@
 
 paper: install ## Run Singh's experiment (300 epochs) and draw its figures in multirun/paper
@@ -42,7 +47,7 @@ test: install ## Run the tests, in three processes
 test-minima: ## The same with the oldest dependencies allowed, in .venv-minima (Python 3.11 or 3.12, 6 GB)
 	$(PYTHON) -m venv $(MINIMA)
 	$(PYTHON) tests/minima.py > $(MINIMA)/pins.txt
-	$(MINIMA)/bin/pip install --quiet --disable-pip-version-check --requirement $(MINIMA)/pins.txt --editable '.[parallel,test]'
+	$(MINIMA)/bin/pip install $(PIP) --requirement $(MINIMA)/pins.txt --editable '.[parallel,test]'
 	$(MINIMA)/bin/python -m pytest $(SPREAD)
 
 bench: install ## Measure epochs and terms; writes docs/benchmarks.md and docs/networks.md (20 to 30 minutes)
@@ -50,7 +55,7 @@ bench: install ## Measure epochs and terms; writes docs/benchmarks.md and docs/n
 	$(RUN) -m benchmarks.epoch
 
 $(VENV)/site: $(VENV)/installed
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(VENV)/bin/pip install $(PIP) --editable '.[docs]'
 	@touch $@
 
 docs: $(VENV)/site ## Build the pages as a site in docs/_build, and run the examples of docstrings (installs Sphinx)
@@ -59,7 +64,7 @@ docs: $(VENV)/site ## Build the pages as a site in docs/_build, and run the exam
 	@echo "docs/_build/html/index.html"
 
 $(VENV)/linters: $(VENV)/installed
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(VENV)/bin/pip install $(PIP) --editable '.[dev]'
 	@touch $@
 
 lint: $(VENV)/linters ## Check style and types (installs ruff and mypy)
