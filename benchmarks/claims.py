@@ -4,14 +4,15 @@ From the runs of `python train.py experiment=paper name=claims seed=0,1,2,3,4` i
 run. The tables of README and docs/results.md are made from that file; a test compares them.
 """
 
-import sys
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 import ireg
+from ireg.command import framed, run_as_process
 from ireg.files import replacing
 from ireg.statistics import mean_interval
 
@@ -145,15 +146,19 @@ def _cells(runs: pd.DataFrame, tag: str, form: Callable[[pd.Series], str]) -> li
     return [form(runs[runs["optimizer"] == name][tag]) for name in NAMES]
 
 
-def main(folder: str) -> None:
+@framed
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write the CSV file, and print both tables."""
-    runs = measured(ireg.load(folder))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.claims", description="Write docs/data/claims.csv.")
+    parser.add_argument("folder", metavar="FOLDER", help="of the sweep, multirun/claims")
+    runs = measured(ireg.load(parser.parse_args(arguments).folder))
     CSV.parent.mkdir(exist_ok=True)
     with replacing(CSV) as temporary:
         runs.to_csv(temporary, index=False, float_format="%.6g")
     runs = pd.read_csv(CSV)
     print(claims(runs), numbers(runs), sep="\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    run_as_process(main)

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from ireg.config import Config, Logging, active_terms
+from ireg.config import Config, Logging, active_terms, term_intervals
 from ireg.core.moments.needs import union_of_needs
 from ireg.core.optimizers import WithoutRule, view
 from ireg.errors import UserError
@@ -117,6 +117,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
             optimizer,
             terms,
             terms_every=settings.terms["every"],
+            intervals=term_intervals(settings.terms),
             num_batches=settings.terms.get("num_batches"),
             method=settings.terms["method"],
             seed=settings.seed,

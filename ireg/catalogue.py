@@ -153,6 +153,85 @@ CATALOGUE: dict[str, Quantity] = {
         )
         for part, (title, letter, _, validity) in _PARTS.items()
     },
+    "curvature/lambda_max": Quantity(
+        title="the largest eigenvalue of the Hessian H",
+        formula="λ₁(H)",
+        unit="loss/weight²",
+        source="[Cohen et al. 2021](https://arxiv.org/abs/2103.00065)",
+    ),
+    "curvature/lambda_max_residual": Quantity(
+        title="residual of curvature/lambda_max", formula="‖Hv − θv‖", unit="loss/weight²"
+    ),
+    "curvature/lambda_max_products": Quantity(
+        title="products with H that curvature/lambda_max took", formula="number of products", unit="1"
+    ),
+    "curvature/lambda_max_own": Quantity(
+        title="the same in the metric of the run's own optimizer",
+        formula="λ₁(P^½ (H + λ) P^½)",
+        unit="1/η",
+        source="[Cohen et al. 2022](https://arxiv.org/abs/2207.14484)",
+        validity="optimizers with a rule; adaptive ones from the first step on",
+    ),
+    "curvature/edge": Quantity(
+        title="fraction of the run's own edge of stability",
+        formula="λ₁(P^½ (H + λ) P^½)/h*",
+        unit="1",
+        source="[theory](theory.md), section 12",
+        validity="optimizers with a rule whose memory fades; adaptive ones from the first step on",
+    ),
+    "curvature/batch_sharpness": Quantity(
+        title="mean curvature of the minibatches along their own gradients",
+        formula="(1/m) Σ_k g_kᵀH_kg_k/‖g_k‖²",
+        unit="loss/weight²",
+        source="[Andreyev & Beneventano 2024](https://arxiv.org/abs/2412.20553)",
+    ),
+    "curvature/gni": Quantity(
+        title="curvature of C along the minibatches' gradients (random signs)",
+        formula="(1/m) Σ_k g_kᵀHg_k/‖ḡ‖²",
+        unit="loss/weight²",
+        source="[Andreyev & Beneventano 2024](https://arxiv.org/abs/2412.20553)",
+    ),
+    "curvature/gni_se": Quantity(
+        title="standard error of curvature/gni", formula="s/√8 over the probes", unit="loss/weight²"
+    ),
+    "curvature/trace": Quantity(
+        title="trace of H: exact for piecewise linear stacks, else with random signs",
+        formula="Σ_i H_ii",
+        unit="loss/weight²",
+        source="Hutchinson 1990",
+    ),
+    "curvature/trace_se": Quantity(
+        title="standard error of curvature/trace",
+        formula="s/√8 over the probes",
+        unit="loss/weight²",
+        validity="networks whose diagonal of H is not known exactly",
+    ),
+    "curvature/trace_root": Quantity(
+        title="sum of the roots of H's diagonal",
+        formula="Σ_i √H_ii",
+        unit="loss^½/weight",
+        source="[2025](https://arxiv.org/abs/2511.02773)",
+        validity="stacks of Linear layers and piecewise linear functions, with cross-entropy",
+    ),
+    "curvature/adaptive": Quantity(
+        title="mean rise of C under weights that vary by their own size, to second order",
+        formula="½ Σ_i ω_i² H_ii",
+        unit="loss",
+        source="[Andriushchenko et al. 2023](https://arxiv.org/abs/2302.07011)",
+    ),
+    "curvature/adaptive_se": Quantity(
+        title="standard error of curvature/adaptive",
+        formula="s/√8 over the probes",
+        unit="loss",
+        validity="networks whose diagonal of H is not known exactly",
+    ),
+    "curvature/along_step": Quantity(
+        title="curvature along the leading step u = Pḡ, over the edge",
+        formula="uᵀ(H + λ)u/(ḡᵀu)/h*",
+        unit="1",
+        source="[2025](https://arxiv.org/abs/2506.04805)",
+        validity="optimizers with a rule whose memory fades; adaptive ones from the first step on",
+    ),
     "norm/l2": Quantity(
         title="norm of all parameters, frozen ones included",
         formula="‖ω‖₂",

@@ -36,6 +36,8 @@ ALWAYS_MEASURED = (
     "fit/recovered",
     "time/epoch",
 )
+INTERVAL = "every"
+"""Key of a group of terms, beside those of its terms."""
 TERM_SETTINGS = ("every", "num_batches", "method")
 SMALLEST_SAMPLE = 3
 METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks")
@@ -239,7 +241,19 @@ def active_terms(terms: Mapping[str, Any]) -> dict[str, Any]:
         f"{group}/{name}": function
         for group, entries in groups.items()
         for name, function in entries.items()
-        if function is not None
+        if function is not None and name != INTERVAL
+    }
+
+
+def term_intervals(terms: Mapping[str, Any]) -> dict[str, int]:
+    """List by group how often its terms are measured.
+
+    Groups that have no interval of their own are left out.
+    """
+    return {
+        group: entries[INTERVAL]
+        for group, entries in terms.items()
+        if isinstance(entries, dict) and entries.get(INTERVAL) is not None
     }
 
 
@@ -257,6 +271,8 @@ def _term_ranges(terms: dict[str, Any]) -> Iterator[Check]:
     for group, entries in terms.items():
         what = "must hold terms by their names; null is none of them"
         yield f"terms.{group}", entries, group in TERM_SETTINGS or isinstance(entries, dict | None), what
+    for group, interval in term_intervals(terms).items():
+        yield _positive(f"terms.{group}.{INTERVAL}", interval)
     for tag, function in active_terms(terms).items():
         key = f"terms.{tag.replace('/', '.')}"
         what = "must hold a function's import path in _target_, or be null to leave the term out"

@@ -231,6 +231,7 @@ def take_snapshot(
     drawn: bool = False,
     method: str = "auto",
     observer: Observer | None = None,
+    kept: dict[str, Tensor] | None = None,
 ) -> Snapshot:
     """Take a snapshot of training, as far as the terms need it.
 
@@ -247,6 +248,7 @@ def take_snapshot(
         drawn: whether the loss draws masks, of which the terms are means.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         observer: called with each minibatch's outputs when the moments are computed.
+        kept: what an earlier snapshot has left for this one; it is written to.
 
     Raises:
         ValueError: an optimizer that cannot be read, that moves nothing, or that a term is not made for.
@@ -264,6 +266,7 @@ def take_snapshot(
         observer=observer,
         population=population,
         drawn=drawn,
+        kept={} if kept is None else kept,
     )
 
 

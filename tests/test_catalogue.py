@@ -15,6 +15,7 @@ TERMS = {
     for group, functions in OmegaConf.load(path).items()
     if group != "defaults" and OmegaConf.is_config(functions)
     for name in functions
+    if name != "every"
 }
 
 

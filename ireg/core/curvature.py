@@ -1,9 +1,8 @@
-"""Curvature of a loss: Hessian products by double backward, and Lanczos' method."""
+"""Hessian products by double backward."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
 
 from ireg.core.functional import twice_differentiable
 from ireg.core.types import Batch, LossFn, Params
@@ -44,36 +43,3 @@ def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float,
         for name, bend in zip(leaves, bends, strict=True):
             total[name] += weight * bend
     return total
-
-
-def largest_eigenvalue(product: Callable[[Tensor], Tensor], start: Tensor, *, products: int) -> float:
-    """Estimate the largest eigenvalue of a symmetric matrix from below.
-
-    The method is Lanczos'.
-
-    Every new vector is made orthogonal to all before, twice: once leaves rounding errors that grow.
-
-    Args:
-        product: of the matrix with a vector.
-        start: a random vector, (n,), in float64.
-        products: at most; fewer where the space they span is exhausted.
-
-    Source: Golub & Van Loan 2013, "Matrix Computations", section 10.3.
-
-    Example:
-        >>> matrix = torch.diag(torch.tensor([1.0, 5.0, 2.0], dtype=torch.float64))
-        >>> round(largest_eigenvalue(lambda v: matrix @ v, torch.ones(3, dtype=torch.float64), products=3), 10)
-        5.0
-    """
-    basis = [start / start.norm()]
-    images: list[Tensor] = []
-    while True:
-        images.append(product(basis[-1]))
-        left = images[-1]
-        for _ in range(2):
-            left = left - torch.stack(basis).T @ (torch.stack(basis) @ left)
-        if len(images) == min(products, len(start)) or float(left.norm()) <= 1e-9 * float(images[-1].norm()):
-            break
-        basis.append(left / left.norm())
-    projected = torch.stack(basis) @ torch.stack(images).T
-    return float(torch.linalg.eigvalsh((projected + projected.T) / 2)[-1])

@@ -1,12 +1,14 @@
 """What a term may look at: one moment of training."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ireg.core.hessian import MeanHessian
+from ireg.core.lanczos import Eigenpair
 from ireg.core.mean_flow import MeanFlow, mean_flow
 from ireg.core.moments import (
     DrawnMoments,
@@ -19,6 +21,15 @@ from ireg.core.moments import (
 )
 from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.optimizers import Memory, OptimizerView
+from ireg.core.random import named_generator
+from ireg.core.sharpness import (
+    Estimate,
+    batch_sharpness,
+    exact_diagonal,
+    gradient_noise_interaction,
+    probed_trace,
+    steepest,
+)
 from ireg.core.types import Batch, LossFn, Params
 
 
@@ -43,6 +54,7 @@ class Snapshot:
         population: the number m of the epoch's minibatches, where `batches` are a random sample of them; None where
             they are all, by rule.
         drawn: whether the loss draws masks, of which the terms are means.
+        kept: what a measurement leaves for the next one, by name: vectors to start from. It is written to.
 
     Example:
         >>> from ireg.core.optimizers.sgd import SGDView
@@ -67,6 +79,7 @@ class Snapshot:
     observer: Observer | None = None
     population: int | None = None
     drawn: bool = False
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_batches(self) -> int:
@@ -128,6 +141,78 @@ class Snapshot:
         None for the identity, and before the first step.
         """
         return self.optimizer.preconditioner
+
+    @cached_property
+    def hessian(self) -> MeanHessian:
+        """The Hessian of C by what moves, as products with vectors.
+
+        Raises:
+            ValueError: the minibatches are a sample, or masks are drawn: no term of it has an estimate.
+        """
+        if self.is_sample or self.drawn:
+            raise ValueError("the Hessian needs all minibatches of the epoch, and a loss without drawn masks")
+        return MeanHessian(self.loss, self.moving, self.batches)
+
+    @cached_property
+    def steepest(self) -> Eigenpair:
+        """The largest eigenvalue of H.
+
+        `kept` has its vector for the next measurement.
+        """
+        found = steepest(self.hessian, self._stream("lambda_max"), before=self.kept.get("lambda_max"))
+        self.kept["lambda_max"] = found.vector
+        return found
+
+    @cached_property
+    def steepest_own(self) -> Eigenpair | None:
+        """The largest eigenvalue of P^½ (H + λ) P^½.
+
+        None without a rule, and before the first step of an optimizer that divides.
+        """
+        optimizer, scale = self.optimizer, self.preconditioner
+        if not optimizer.has_rule or (scale is None and optimizer.second_moment is not None):
+            return None
+        decay = optimizer.l2_decay
+        if scale is None and decay is None:
+            return self.steepest
+        found = steepest(
+            self.hessian,
+            self._stream("lambda_max_own"),
+            scale=scale,
+            decay=decay or 0.0,
+            before=self.kept.get("lambda_max_own"),
+        )
+        self.kept["lambda_max_own"] = found.vector
+        return found
+
+    @cached_property
+    def batch_sharpness(self) -> Tensor:
+        """(1/m) Σ_k g_kᵀ H_k g_k / ‖g_k‖², 0-d."""
+        return batch_sharpness(self.loss, self.moving, self.hessian.batches)
+
+    @cached_property
+    def gradient_noise_interaction(self) -> Estimate:
+        """(1/m) Σ_k g_kᵀ H g_k / ‖ḡ‖²."""
+        return gradient_noise_interaction(self.hessian, self.moments.mean, self._stream("gni"))
+
+    @cached_property
+    def diagonal(self) -> Params | None:
+        """The diagonal of H, where it is known exactly; else None."""
+        return exact_diagonal(self.loss, self.moving, self.hessian.batches)
+
+    @cached_property
+    def probed_trace(self) -> Estimate:
+        """The trace of H, estimated."""
+        return probed_trace(self.hessian, self._stream("trace"))
+
+    @cached_property
+    def probed_adaptive(self) -> Estimate:
+        """Σ_i ω_i² H_ii, estimated."""
+        return probed_trace(self.hessian, self._stream("adaptive"), self.moving)
+
+    def _stream(self, name: str) -> torch.Generator:
+        """Random numbers of one quantity, whatever else is measured."""
+        return named_generator(name, self.generator.initial_seed())
 
     @cached_property
     def mean_flow(self) -> MeanFlow:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ireg.core.curvature import hessian_product, largest_eigenvalue
+from ireg.core.curvature import hessian_product
+from ireg.core.lanczos import largest_eigenpair
 from ireg.core.random import named_generator
 from ireg.drift.problem import Problem, flattened, in_double
 from ireg.drift.runge_kutta import CHUNK, velocity
@@ -55,7 +56,7 @@ def steepest(problem: Problem, products: int) -> float:
     """
     generator = named_generator("drift: curvature", problem.seed)
     start = torch.randn(len(problem.weights), generator=generator, dtype=torch.float64)
-    return largest_eigenvalue(lambda vector: product(problem, vector), start, products=products)
+    return largest_eigenpair(lambda vector: product(problem, vector), start, tolerance=0.0, products=products).value
 
 
 def product(problem: Problem, direction: Tensor) -> Tensor:

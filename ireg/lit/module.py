@@ -49,6 +49,7 @@ class Classifier(L.LightningModule):
         optimizer: makes an optimizer from the parameters.
         terms: function by tag; one that returns None is left out of the row.
         terms_every: measure the terms each so many epochs, before training and after the last epoch.
+        intervals: the same for groups of terms, by what stands before the slash of their tags.
         num_batches: estimate the terms from so many of the epoch's minibatches, see `ireg.Monitor`; None: exactly.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         seed: of the random numbers that terms may draw.
@@ -64,6 +65,7 @@ class Classifier(L.LightningModule):
         terms: Mapping[str, Term],
         *,
         terms_every: int = 1,
+        intervals: Mapping[str, int] | None = None,
         num_batches: int | None = None,
         method: str = "auto",
         seed: int = 0,
@@ -74,12 +76,14 @@ class Classifier(L.LightningModule):
         self.make_optimizer = optimizer
         self.terms = dict(terms)
         self.terms_every = terms_every
+        self.intervals = dict(intervals or {})
         self.num_batches = num_batches
         self.method = method
         self.seed = seed
         self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
         self.loss_function = functional_loss(model, criterion)
         self.minibatches: list[Tensor] = []
+        self.kept: dict[str, Tensor] = {}  # what a measurement leaves for the next one
         self.watchers: list[Callable[[int, Snapshot], None]] = []  # called after the terms, with the epoch
         self.diverged = False
         # A loss that is not finite must be seen, not left out of the mean.
@@ -114,6 +118,18 @@ class Classifier(L.LightningModule):
             UserError: the network, the optimizer or a term fails on them.
         """
         try_out(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what a measurement leaves for the next one."""
+        if self.kept:
+            checkpoint["kept"] = {name: value.cpu() for name, value in self.kept.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it up again.
+
+        A run that resumes measures the same to the last bit.
+        """
+        self.kept = dict(checkpoint.get("kept", {}))
 
     # Training: running sums stay tensors, so that no step waits for the device; they are read once an epoch.
 
@@ -220,7 +236,11 @@ class Classifier(L.LightningModule):
             for tag, mean in (("test/loss", self.test_loss), ("test/error", self.test_error))
         }
         last = self.trainer.should_stop or epoch == self.trainer.max_epochs
-        terms = self.terms if epoch % self.terms_every == 0 or last else {}
+        terms = {
+            tag: term
+            for tag, term in self.terms.items()
+            if last or epoch % self.intervals.get(tag.partition("/")[0], self.terms_every) == 0
+        }
         start = time.perf_counter()
         values, fit = self.measure(epoch, minibatches, terms)
         times = {"time/terms": time.perf_counter() - start} if terms else {}
@@ -297,4 +317,5 @@ class Classifier(L.LightningModule):
             population=None if self.num_batches is None else len(minibatches),
             method=self.method,
             observer=observer,
+            kept=self.kept,
         )

@@ -4,7 +4,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from ireg.core.snapshot import Term
-from ireg.terms import implicit, norm, own, theory
+from ireg.terms import curvature, implicit, norm, own, theory
+
+CURVATURE = (
+    "lambda_max", "lambda_max_residual", "lambda_max_products", "lambda_max_own", "edge", "batch_sharpness", "gni",
+    "gni_se", "trace", "trace_se", "trace_root", "adaptive", "adaptive_se", "along_step",
+)  # fmt: skip
+"""The functions of `ireg.terms.curvature`."""
 
 TERMS: dict[str, Term] = {
     "ireg/sgd": implicit.sgd,
@@ -14,6 +20,7 @@ TERMS: dict[str, Term] = {
     "ireg/own": own.own,
     "ireg/own_full_batch": own.own_full_batch,
     "ireg/own_variance": own.own_variance,
+    **{f"curvature/{name}": getattr(curvature, name) for name in CURVATURE},
     "norm/l2": norm.l2,
     "norm/distance": norm.distance,
     "ireg/strength": partial(theory.strength, part="whole"),
@@ -26,8 +33,17 @@ TERMS: dict[str, Term] = {
     "ireg/alignment_fluctuation": partial(theory.alignment, part="fluctuation"),
 }
 
-SETS: dict[str, tuple[str, ...]] = {"default": tuple(TERMS)[:9], "theory": tuple(TERMS)}
-"""As in conf/terms: `theory` adds the mean flow, a second pass with double backward."""
+_DEFAULT = (
+    "ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance", "ireg/rmsprop", "ireg/own", "ireg/own_full_batch",
+    "ireg/own_variance", "norm/l2", "norm/distance",
+)  # fmt: skip
+
+SETS: dict[str, tuple[str, ...]] = {
+    "default": _DEFAULT,
+    "theory": (*_DEFAULT, *(tag for tag in TERMS if tag.startswith(("ireg/strength", "ireg/alignment")))),
+    "curvature": (*_DEFAULT, *(f"curvature/{name}" for name in CURVATURE)),
+}
+"""As in conf/terms: `theory` adds the mean flow, `curvature` the Hessian's."""
 
 Chosen = str | Sequence[str] | Mapping[str, Term]
 """A set's name, tags, or functions of one's own by tag."""

@@ -1,12 +1,11 @@
 """Hessian products and Lanczos' method against dense matrices."""
 
-import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 from torch.testing import assert_close
 
-from ireg.core.curvature import hessian_product, largest_eigenvalue
+from ireg.core.curvature import hessian_product
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.mean_flow import mean_flow
 from ireg.core.moments import gradient_moments
@@ -74,26 +73,3 @@ def test_attention_has_second_derivatives():
     flow = mean_flow(loss, params, batches[:1], optimizer, gradient_moments(loss, params, batches[:1]))
     along_gradient = hessian_product(loss, params, [(0.1 / 2, batches[0])], flow.leading)
     assert_close(flow.memory, along_gradient, **EXACT)
-
-
-@pytest.mark.parametrize("products", [3, 40])
-def test_the_largest_eigenvalue_comes_from_below(products):
-    generator = torch.Generator().manual_seed(4)
-    half = torch.randn(30, 30, generator=generator, dtype=torch.float64)
-    matrix = half + half.T
-    largest = float(torch.linalg.eigvalsh(matrix)[-1])
-    start = torch.randn(30, generator=generator, dtype=torch.float64)
-    found = largest_eigenvalue(lambda vector: matrix @ vector, start, products=products)
-    assert found < largest * (1 + 1e-12)
-    assert found == pytest.approx(largest, rel=1e-10 if products == 40 else 0.5)
-
-
-def test_an_exhausted_space_ends_it():
-    count = []
-
-    def product(vector):
-        count.append(1)
-        return 2 * vector
-
-    assert largest_eigenvalue(product, torch.ones(5, dtype=torch.float64), products=5) == pytest.approx(2, rel=1e-14)
-    assert len(count) == 1

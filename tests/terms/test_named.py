@@ -17,6 +17,7 @@ def configured(path):
         for group, entries in OmegaConf.load(path).items()
         if group != "defaults"
         for name, entry in entries.items()
+        if name != "every"
     }
 
 

@@ -62,10 +62,10 @@ def serves(module: nn.Module, input_dimensions: int) -> bool:
         module: the module.
         input_dimensions: number of dimensions of its inputs, that of the examples included.
     """
-    return _served(module, input_dimensions) is not None
+    return leaves_of(module, input_dimensions) is not None
 
 
-def _served(module: nn.Module, input_dimensions: int) -> list[tuple[str, nn.Module]] | None:
+def leaves_of(module: nn.Module, input_dimensions: int) -> list[tuple[str, nn.Module]] | None:
     """List layers and functions by name in the order of use.
 
     None if the module is not served.
@@ -129,7 +129,7 @@ def add_by_layers(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None
 def _add(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums, *, form: bool) -> None:
     if not isinstance(loss, ModuleLoss):
         raise ValueError("ghost and layers need a loss made by functional_loss; choose auto, loop or vmap")
-    leaves = _served(loss.module, batches[0][0].ndim)
+    leaves = leaves_of(loss.module, batches[0][0].ndim)
     if leaves is None:
         raise ValueError(
             f"{type(loss.module).__name__} is no stack of Linear layers and examplewise functions, which ghost and "

@@ -113,6 +113,33 @@ class OptimizerView(ABC):
         """
 
     @property
+    def edge(self) -> float:
+        """The curvature h* at which steps begin to oscillate.
+
+        Along an eigenvector of P^½HP^½ with eigenvalue h the steps of fixed P are a linear recursion. One of its roots
+        is −1 at
+
+            h* = (2 − ηw) / (η Σ_n (−1)ⁿ a_n),
+
+        w the decoupled weight decay; from there on the steps grow from one side to the other. L2 decay is part of H.
+
+        Raises:
+            ValueError: the memory has none, or groups differ in their decoupled decay.
+
+        Source: Cohen et al. 2021, arXiv:2103.00065, for momentum, and 2022, arXiv:2207.14484, for Adam; docs/theory.md,
+        section 12, for all.
+
+        Example:
+            >>> from ireg.core.optimizers.adam import AdamView
+            >>> rule = AdamView(lr=0.1, moving=("weight",), weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
+            >>> round(rule.edge, 6)  # 38/η
+            380.0
+        """
+        if self.decays is not None and self.decoupled:
+            raise ValueError("parameter groups differ in their decoupled weight decay, and there is no common edge")
+        return (2 - self.lr * self.decoupled_decay) / self.memory.alternating_rate
+
+    @property
     @abstractmethod
     def buffer(self) -> MomentumBuffer | None:
         """The momentum buffer; None where the rule keeps none."""
@@ -157,6 +184,16 @@ class OptimizerView(ABC):
         ω then loses ηλω a step, beside the gradient.
         """
         return self.weight_decay if self.decoupled else 0.0
+
+    @property
+    def l2_decay(self) -> dict[str, float] | None:
+        """λ by name, where weight decay is part of the loss.
+
+        None where there is none.
+        """
+        if self.decoupled or not self.weight_decay:
+            return None
+        return dict(self.decays) if self.decays is not None else dict.fromkeys(self.moving, self.weight_decay)
 
     def decayed(self, gradient: Params, params: Params, scale: Params | None) -> Params:
         """Add weight decay to the gradient.

@@ -1,0 +1,250 @@
+"""How curved C is: at most, along gradients, and on average.
+
+H is the Hessian of C = (1/m) Σ Ĉ_k by the parameters that the optimizer moves, g_k and H_k gradient and Hessian of
+minibatch k. Weight decay is not part of C; where it belongs to a quantity, the function says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ireg.core.batches import stacks
+from ireg.core.functional import ModuleLoss, detached_parameters, twice_differentiable
+from ireg.core.hessian import EXAMPLES_AT_ONCE, MeanHessian
+from ireg.core.lanczos import Eigenpair, largest_eigenpair
+from ireg.core.moments.linear import leaves_of
+from ireg.core.params import inner_product, squared_norm
+from ireg.core.types import Batch, LossFn, Params
+
+TOLERANCE = 1e-2
+"""Residual of the largest eigenvalue at which Lanczos' method ends, as a share of it.
+
+The eigenvalue's own error is of second order in that, where it has a gap to the next one.
+"""
+PRODUCTS = 60
+"""Products at most."""
+PROBES = 8
+"""Random vectors of an estimate."""
+_FRESH = 0.1
+"""Share of a random vector in a warm start: another direction may have become the steepest."""
+
+
+def steepest(
+    hessian: MeanHessian,
+    generator: torch.Generator,
+    *,
+    scale: Params | None = None,
+    decay: float | Mapping[str, float] = 0.0,
+    before: Tensor | None = None,
+) -> Eigenpair:
+    """Find the largest algebraic eigenvalue of P^½ (H + λ) P^½.
+
+    Args:
+        hessian: H.
+        generator: of the first vector.
+        scale: P, by name; None for the identity.
+        decay: λ of L2 weight decay, one number or one a parameter.
+        before: the eigenvector of an earlier measurement, to start from.
+
+    Raises:
+        ValueError: a product is not finite.
+    """
+    shapes = {name: value.shape for name, value in hessian.params.items()}
+    sizes = [shape.numel() for shape in shapes.values()]
+    roots = None if scale is None else {name: value.sqrt() for name, value in scale.items()}
+
+    def product(vector: Tensor) -> Tensor:
+        parts = {name: part.view(shapes[name]) for name, part in zip(shapes, vector.split(sizes), strict=True)}
+        if roots is not None:
+            parts = {name: roots[name] * value for name, value in parts.items()}
+        bent = hessian(parts)
+        for name, value in parts.items():
+            factor = decay if isinstance(decay, float) else decay[name]
+            if factor:
+                bent[name] = torch.add(bent[name], value, alpha=factor)
+        if roots is not None:
+            bent = {name: roots[name] * value for name, value in bent.items()}
+        return torch.cat([bent[name].flatten() for name in shapes])
+
+    one = next(iter(hessian.params.values()))
+    start = torch.randn(sum(sizes), generator=generator, dtype=torch.float32).to(one)
+    start /= start.norm()
+    if before is not None and before.shape == start.shape:
+        start = before.to(start) + _FRESH * start
+    return largest_eigenpair(product, start, tolerance=TOLERANCE, products=PRODUCTS)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over random vectors, and its standard error."""
+
+    value: Tensor
+    error: Tensor
+
+
+def estimate(samples: Sequence[Tensor]) -> Estimate:
+    """Return mean and standard error of independent samples, each 0-d."""
+    values = torch.stack(list(samples))
+    return Estimate(values.mean(), values.std() / len(values) ** 0.5)
+
+
+def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Tensor:
+    """Compute (1/m) Σ_k g_kᵀ H_k g_k / ‖g_k‖² over all minibatches, 0-d.
+
+    A minibatch whose gradient is 0 counts as 0.
+
+    Source: Andreyev & Beneventano 2024, arXiv:2412.20553; SGD settles where it is 2/η.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=next(iter(params.values())).device)
+    for batch in batches:
+        leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+        with torch.enable_grad(), twice_differentiable():
+            slopes = torch.autograd.grad(
+                loss(leaves, batch), list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            gradient = [slope.detach() for slope in slopes]
+            along = torch.stack([(slope * fixed).sum() for slope, fixed in zip(slopes, gradient, strict=True)]).sum()
+        square = sum(float(fixed.double().square().sum()) for fixed in gradient)
+        if square == 0 or not along.requires_grad:
+            continue
+        bends = torch.autograd.grad(along, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        bent = sum((fixed.double() * bend.double()).sum() for fixed, bend in zip(gradient, bends, strict=True))
+        total += bent / square
+    return total / len(batches)
+
+
+def gradient_noise_interaction(
+    hessian: MeanHessian, mean: Params, generator: torch.Generator, probes: int = PROBES
+) -> Estimate:
+    """Estimate (1/m) Σ_k g_kᵀ H g_k / ‖ḡ‖², with H of C.
+
+    With independent signs ε_k, v = (1/√m) Σ ε_k g_k has E[vᵀHv] = (1/m) Σ g_kᵀHg_k.
+
+    Args:
+        hessian: H.
+        mean: ḡ.
+        generator: of the signs.
+        probes: how many vectors v.
+    """
+    count = len(hessian.batches)
+    samples = []
+    for _ in range(probes):
+        signs = 2 * torch.randint(2, (count,), generator=generator) - 1
+        samples.append(hessian.along(hessian.gradient(signs / count**0.5)))
+    found, square = estimate(samples), squared_norm(mean)
+    return Estimate(found.value / square, found.error / square)
+
+
+def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Params | None = None) -> Estimate:
+    """Estimate a weighted trace by Hutchinson's method.
+
+    It is Σ_i c_i² H_ii, with c = 1 the trace.
+
+    For independent signs v, E[(c⊙v)ᵀ H (c⊙v)] = Σ c_i² H_ii; for c = 1 its variance is 2 (‖H‖_F² − Σ H_ii²).
+
+    Args:
+        hessian: H.
+        generator: of the signs.
+        weights: c, by name.
+
+    Source: Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix".
+    """
+    samples = []
+    for _ in range(PROBES):
+        probe = {}
+        for name, value in hessian.params.items():
+            signs = (2 * torch.randint(2, value.shape, generator=generator) - 1).to(value)
+            probe[name] = signs if weights is None else weights[name] * signs
+        samples.append(hessian.along(probe))
+    return estimate(samples)
+
+
+_PIECEWISE_LINEAR = (nn.Flatten, nn.Identity, nn.Dropout, nn.ReLU, nn.LeakyReLU, nn.Linear)
+
+
+def exact_diagonal(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Params | None:
+    """Compute diag H where it is known exactly.
+
+    There it is diag G, that of the Gauss–Newton matrix.
+
+    A piecewise linear stack is affine in each single weight, so that the second derivative of its outputs by one weight
+    is 0, and H_ii = G_ii. For softmax with cross-entropy
+
+        G_ii = Σ_n w_n Σ_c (∂s_c·f_n/∂ω_i)²,  s_c = √p_c (e_c − p),
+
+    w_n the weight of example n in C and p its probabilities: as many backward passes as there are classes.
+
+    Args:
+        loss: of a stack of Linear layers and piecewise linear functions, with cross-entropy.
+        params: where; the diagonal is of these.
+        batches: the minibatches.
+
+    Returns:
+        The diagonal by name, ≥ 0; None where it is not known to be exact.
+    """
+    if not isinstance(loss, ModuleLoss) or not isinstance(batches[0], tuple):
+        return None
+    if loss.criterion is not nn.functional.cross_entropy:
+        return None
+    leaves = leaves_of(loss.module, batches[0][0].ndim)
+    if leaves is None or not all(type(leaf) in _PIECEWISE_LINEAR for _, leaf in leaves):
+        return None
+    weights = {**detached_parameters(loss.module), **params}
+    total = {name: torch.zeros_like(value) for name, value in params.items()}
+    for inputs, targets in stacks(batches, max(1, EXAMPLES_AT_ONCE // len(batches[0][1]))):
+        _add_diagonal(leaves, weights, inputs.flatten(0, 1), 1 / (len(batches) * targets.shape[1]), total)
+    return total
+
+
+@torch.no_grad()
+def _add_diagonal(
+    leaves: list[tuple[str, nn.Module]], params: Params, inputs: Tensor, weight: float, total: Params
+) -> None:
+    """Add one minibatch's part of diag G.
+
+    For each class it is the squares of δ times those of a.
+    """
+    values = inputs
+    taken = []
+    for prefix, leaf in leaves:
+        taken.append((prefix, leaf, values))
+        if isinstance(leaf, nn.Linear):
+            values = nn.functional.linear(values, params[f"{prefix}weight"], params.get(f"{prefix}bias"))
+        else:
+            values = leaf(values)
+    chances = values.softmax(1)
+    first = next(position for position, (_, leaf) in enumerate(leaves) if isinstance(leaf, nn.Linear))
+    squares = {prefix: values.square() for prefix, leaf, values in taken if isinstance(leaf, nn.Linear)}
+    for number in range(chances.shape[1]):
+        slopes = -chances * chances[:, number : number + 1].sqrt()  # √p_c (e_c − p), example by example
+        slopes[:, number] += chances[:, number].sqrt()
+        for position in range(len(taken) - 1, first - 1, -1):
+            prefix, leaf, values = taken[position]
+            if not isinstance(leaf, nn.Linear):
+                slopes = _through(leaf, values, slopes)
+                continue
+            squared = slopes.square().mul_(weight)
+            if f"{prefix}weight" in total:
+                total[f"{prefix}weight"].addmm_(squared.mT, squares[prefix])
+            if f"{prefix}bias" in total:
+                total[f"{prefix}bias"] += squared.sum(0)
+            if position > first:
+                slopes = slopes @ params[f"{prefix}weight"]
+
+
+def _through(leaf: nn.Module, values: Tensor, slopes: Tensor) -> Tensor:
+    """Return what a piecewise linear function hands down of δ."""
+    if type(leaf) is nn.ReLU:
+        return slopes * (values > 0)
+    if type(leaf) is nn.LeakyReLU:
+        return torch.where(values > 0, slopes, leaf.negative_slope * slopes)
+    return slopes  # identity, and dropout that is off
+
+
+def along_step(hessian: MeanHessian, step: Params, gradient: Params) -> Tensor:
+    """Compute the curvature along a step, uᵀHu/(ḡᵀu), 0-d."""
+    return hessian.along(step) / inner_product(gradient, step)

@@ -1,0 +1,183 @@
+"""How sharp the loss is, and how near the edge of stability.
+
+H is the Hessian of C = (1/m) Σ Ĉ_k by what the optimizer moves, P its preconditioner, λ its L2 decay, h* its edge
+(`OptimizerView.edge`). All terms of one measurement share their passes.
+
+`lambda_max` and `lambda_max_own` are found by Lanczos' method, to a residual of 1 % and with 60 products at most; each
+measurement starts from the last one's eigenvector. An eigenvalue lies within the residual of the value.
+
+`trace`, `trace_root` and `adaptive` are exact for stacks of Linear layers and piecewise linear functions with
+cross-entropy. Elsewhere `trace` and `adaptive` are estimated with random signs, and have a standard error;
+`trace_root`, of which no estimate is without bias, does not exist.
+"""
+
+import torch
+from torch import Tensor
+
+from ireg.core.moments.needs import NOTHING, Need, needs
+from ireg.core.sharpness import along_step as curvature_along
+from ireg.core.snapshot import Snapshot
+
+
+@needs(NOTHING)
+def lambda_max(snapshot: Snapshot) -> Tensor:
+    """The largest algebraic eigenvalue of H.
+
+    Source: Cohen et al. 2021, arXiv:2103.00065, who call it sharpness.
+    """
+    return _number(snapshot.steepest.value)
+
+
+@needs(NOTHING)
+def lambda_max_residual(snapshot: Snapshot) -> Tensor:
+    """The residual ‖Hv − θv‖ of `lambda_max`."""
+    return _number(snapshot.steepest.residual)
+
+
+@needs(NOTHING)
+def lambda_max_products(snapshot: Snapshot) -> Tensor:
+    """How many products with H `lambda_max` took."""
+    return _number(float(snapshot.steepest.products))
+
+
+@needs(NOTHING)
+def lambda_max_own(snapshot: Snapshot) -> Tensor | None:
+    """The largest algebraic eigenvalue of P^½ (H + λ) P^½.
+
+    P is as the optimizer's last step had it. None before the first step of an adaptive optimizer, and without a rule.
+
+    Source: Cohen et al. 2022, arXiv:2207.14484, who call it preconditioned sharpness.
+    """
+    found = snapshot.steepest_own
+    return None if found is None else _number(found.value)
+
+
+@needs(NOTHING)
+def edge(snapshot: Snapshot) -> Tensor | None:
+    """The fraction of the edge of stability: λ₁(P^½ (H + λ) P^½)/h*.
+
+    At 1 a full-batch step of fixed P begins to oscillate along the steepest direction, whatever the optimizer.
+
+    Source: docs/theory.md, section 12.
+    """
+    found, limit = snapshot.steepest_own, _edge(snapshot)
+    return None if found is None or limit is None else _number(found.value / limit)
+
+
+@needs(NOTHING)
+def batch_sharpness(snapshot: Snapshot) -> Tensor:
+    """The mean curvature along minibatch gradients: (1/m) Σ_k g_kᵀ H_k g_k/‖g_k‖².
+
+    Over all minibatches, each with its own Hessian. For SGD it settles at 2/η.
+
+    Source: Andreyev & Beneventano 2024, arXiv:2412.20553.
+    """
+    return snapshot.batch_sharpness
+
+
+@needs(Need.MEAN)
+def gni(snapshot: Snapshot) -> Tensor:
+    """Gradient-noise interaction: (1/m) Σ_k g_kᵀ H g_k/‖ḡ‖², estimated with random signs.
+
+    Source: Andreyev & Beneventano 2024, arXiv:2412.20553.
+    """
+    return snapshot.gradient_noise_interaction.value
+
+
+@needs(Need.MEAN)
+def gni_se(snapshot: Snapshot) -> Tensor:
+    """The standard error of `gni` over the random signs."""
+    return snapshot.gradient_noise_interaction.error
+
+
+@needs(NOTHING)
+def trace(snapshot: Snapshot) -> Tensor:
+    """The trace of H; exact for piecewise linear stacks, else estimated.
+
+    Source: Hutchinson 1990 for the estimate.
+    """
+    diagonal = snapshot.diagonal
+    return snapshot.probed_trace.value if diagonal is None else _total(diagonal)
+
+
+@needs(NOTHING)
+def trace_se(snapshot: Snapshot) -> Tensor | None:
+    """The standard error of `trace`; None where that is exact."""
+    return snapshot.probed_trace.error if snapshot.diagonal is None else None
+
+
+@needs(NOTHING)
+def trace_root(snapshot: Snapshot) -> Tensor | None:
+    """Σ_i √H_ii; None where the diagonal is not known exactly.
+
+    Near minimizers with label noise Adam lowers it, as SGD lowers the trace (arXiv:2511.02773).
+    """
+    diagonal = snapshot.diagonal
+    return None if diagonal is None else _total({name: value.sqrt() for name, value in diagonal.items()})
+
+
+@needs(NOTHING)
+def adaptive(snapshot: Snapshot) -> Tensor:
+    """Average-case adaptive sharpness, to second order: ½ Σ_i ω_i² H_ii.
+
+    It is the mean rise of C under weights ω_i (1 + ε_i), ε_i independent with variance 1.
+
+    Source: Andriushchenko et al. 2023, arXiv:2302.07011, with ρ = 1.
+    """
+    diagonal = snapshot.diagonal
+    if diagonal is None:
+        return snapshot.probed_adaptive.value / 2
+    return _total({name: snapshot.moving[name].square() * value for name, value in diagonal.items()}) / 2
+
+
+@needs(NOTHING)
+def adaptive_se(snapshot: Snapshot) -> Tensor | None:
+    """The standard error of `adaptive`; None where that is exact."""
+    return snapshot.probed_adaptive.error / 2 if snapshot.diagonal is None else None
+
+
+@needs(Need.MEAN)
+def along_step(snapshot: Snapshot) -> Tensor | None:
+    """The curvature along the leading step, over the edge.
+
+    It is uᵀ(H + λ)u/(ḡᵀu) / h* with u = Pḡ; ḡ includes L2 decay. A spike of Adam begins where it passes 1 while the
+    second moment lags.
+
+    Source: arXiv:2506.04805.
+    """
+    limit = _edge(snapshot)
+    if limit is None or _unscaled(snapshot):
+        return None
+    optimizer, scale = snapshot.optimizer, snapshot.preconditioner
+    gradient = snapshot.moments.mean
+    decay = optimizer.l2_decay
+    if decay is not None:
+        gradient = {
+            name: torch.add(value, snapshot.moving[name], alpha=decay[name]) for name, value in gradient.items()
+        }
+    step = gradient if scale is None else {name: scale[name] * value for name, value in gradient.items()}
+    bent = curvature_along(snapshot.hessian, step, gradient)
+    if decay is not None:
+        own = sum(decay[name] * value.square().sum() for name, value in step.items())
+        bent = bent + own / sum((gradient[name] * value).sum() for name, value in step.items())
+    return bent / limit
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def _edge(snapshot: Snapshot) -> float | None:
+    try:
+        return snapshot.optimizer.edge if snapshot.optimizer.has_rule else None
+    except ValueError:  # a memory that does not fade, or groups without a common edge
+        return None
+
+
+def _unscaled(snapshot: Snapshot) -> bool:
+    """Whether the optimizer divides, but has not yet."""
+    return snapshot.optimizer.second_moment is not None and snapshot.preconditioner is None
+
+
+def _total(values: dict[str, Tensor]) -> Tensor:
+    return torch.stack([value.double().sum() for value in values.values()]).sum()

@@ -1,0 +1,274 @@
+"""Products with the Hessian of C, and what is made of them, against dense matrices."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, mse_loss
+from torch.testing import assert_close
+
+from ireg.core.functional import detached_parameters, functional_loss, measuring
+from ireg.core.hessian import MeanHessian
+from ireg.core.lanczos import largest_eigenpair
+from ireg.core.random import named_generator
+from ireg.core.sharpness import (
+    batch_sharpness,
+    exact_diagonal,
+    gradient_noise_interaction,
+    probed_trace,
+    steepest,
+)
+from tests import reference
+from tests.cases import EXACT, IDS, problems
+
+
+def flat(values):
+    return torch.cat([value.flatten() for value in values.values()])
+
+
+def by_name(params, vector):
+    parts = vector.split([value.numel() for value in params.values()])
+    return {name: part.view(value.shape) for (name, value), part in zip(params.items(), parts, strict=True)}
+
+
+def random_like(params, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in params.items()}
+
+
+def dense(module, criterion, batches):
+    """Minibatch gradients (m, p) and Hessians (m, p, p), from the reference."""
+    _, gradients, hessians = reference.dense(module, criterion, batches, 0.0, list(dict(module.named_parameters())))
+    return gradients, hessians
+
+
+@pytest.mark.parametrize("problem", problems(), ids=IDS)
+def test_a_product_is_that_of_the_mean_of_the_minibatches_hessians(problem):
+    params = detached_parameters(problem.module)
+    direction = random_like(params)
+    _, hessians = dense(problem.module, problem.criterion, problem.batches)
+    loss = functional_loss(problem.module, problem.criterion)
+    hessian = MeanHessian(loss, params, problem.batches)
+    assert_close(flat(hessian(direction)), hessians.mean(0) @ flat(direction), **EXACT)
+    assert_close(hessian.along(direction), flat(direction) @ hessians.mean(0) @ flat(direction), **EXACT)
+    assert hessian.products == 2
+
+
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.GELU, nn.Softplus, nn.Sigmoid, nn.SiLU)
+
+
+def stack(activation, seed=0):
+    torch.manual_seed(seed)
+    layers = [nn.Flatten(), nn.Linear(6, 5), activation(), nn.Linear(5, 4, bias=False), activation(), nn.Linear(4, 3)]
+    return nn.Sequential(*layers).double()
+
+
+def some_batches(sizes=(4, 4, 4, 2), seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (
+            torch.randn(size, 2, 3, generator=generator, dtype=torch.float64),
+            torch.randint(3, (size,), generator=generator),
+        )
+        for size in sizes
+    ]
+
+
+@pytest.mark.parametrize("frozen", [(), ("1.weight", "5.bias")])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_layer_by_layer_is_the_same(activation, frozen):
+    module, batches = stack(activation), some_batches()
+    loss = functional_loss(module, cross_entropy)
+    params = {name: value for name, value in detached_parameters(module).items() if name not in frozen}
+    hessian = MeanHessian(loss, params, batches)
+    assert hessian._leaves is not None
+    layerwise = hessian(random_like(params))
+    hessian._leaves = None
+    merged = hessian(random_like(params))
+    hessian._separable = False
+    one_by_one = hessian(random_like(params))
+    assert_close(layerwise, one_by_one, **EXACT)
+    assert_close(merged, one_by_one, **EXACT)
+    assert flat(layerwise).abs().max() > 1e-3
+
+
+def test_minibatches_that_couple_their_examples_are_not_merged():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double()
+    batches, params = some_batches(), detached_parameters(module)
+    direction = random_like(params)
+    with measuring(module):
+        found = MeanHessian(functional_loss(module, cross_entropy), params, batches)(direction)
+        _, hessians = reference_in_training(module, batches)
+    assert_close(flat(found), hessians.mean(0) @ flat(direction), **EXACT)
+
+
+def reference_in_training(module, batches):
+    def value(vector, inputs, targets):
+        outputs = torch.func.functional_call(module, by_name(detached_parameters(module), vector), (inputs,))
+        return cross_entropy(outputs, targets)
+
+    point = flat(detached_parameters(module))
+    hessians = [torch.autograd.functional.hessian(lambda v, b=batch: value(v, *b), point) for batch in batches]
+    return None, torch.stack(hessians)
+
+
+@pytest.mark.parametrize("separable", [True, False])
+def test_gradients_of_weighted_losses(separable):
+    module, batches = stack(nn.Tanh), some_batches()
+    gradients, _ = dense(module, cross_entropy, batches)
+    hessian = MeanHessian(functional_loss(module, cross_entropy), detached_parameters(module), batches)
+    hessian._separable = separable
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+    assert_close(flat(hessian.gradient(weights)), weights @ gradients, **EXACT)
+
+
+@pytest.mark.parametrize(("decay", "scaled"), [(0.0, False), (0.3, False), (0.3, True)])
+def test_the_steepest_direction(decay, scaled):
+    module, batches = stack(nn.Tanh), some_batches()
+    params = detached_parameters(module)
+    _, hessians = dense(module, cross_entropy, batches)
+    scale = {name: value.abs() + 0.1 for name, value in random_like(params, 5).items()} if scaled else None
+    root = flat(scale).sqrt() if scaled else torch.ones(len(hessians[0]), dtype=torch.float64)
+    matrix = root[:, None] * (hessians.mean(0) + decay * torch.eye(len(root))) * root
+    values = torch.linalg.eigvalsh(matrix)
+    hessian = MeanHessian(functional_loss(module, cross_entropy), params, batches)
+    found = steepest(hessian, named_generator("x"), scale=scale, decay=decay)
+    assert found.value <= float(values[-1]) * (1 + 1e-12)
+    assert found.value == pytest.approx(float(values[-1]), rel=1e-3)
+    assert found.residual <= 1e-2 * float(values.abs().max()) * (1 + 1e-9)
+    assert float((matrix @ found.vector - found.value * found.vector).norm()) == pytest.approx(found.residual, rel=1e-6)
+    again = steepest(hessian, named_generator("y"), scale=scale, decay=decay, before=found.vector)
+    assert again.products <= found.products
+    assert again.value == pytest.approx(float(values[-1]), rel=1e-3)
+    assert hessian.products == found.products + again.products
+
+
+def test_lanczos_finds_what_a_start_hides_and_says_how_well():
+    generator = torch.Generator().manual_seed(4)
+    half = torch.randn(60, 60, generator=generator, dtype=torch.float64)
+    matrix = half + half.T
+    values, vectors = torch.linalg.eigh(matrix)
+    start = vectors[:, -2] + 0.1 * torch.randn(60, generator=generator, dtype=torch.float64) / 60**0.5
+    # The second eigenvector has a small residual from the first product on; the largest is found all the same.
+    found = largest_eigenpair(lambda v: matrix @ v, start, tolerance=0.02, products=60)
+    assert found.value == pytest.approx(float(values[-1]), rel=0.02)
+    few = largest_eigenpair(lambda v: matrix @ v, start, tolerance=0.0, products=7)
+    assert few.products == 7
+    assert min(abs(few.value - float(value)) for value in values) <= few.residual
+    assert few.value <= float(values[-1])
+
+
+def test_the_largest_algebraic_eigenvalue_is_not_the_largest_in_size():
+    matrix = torch.diag(torch.tensor([-100.0, 1.0, 3.0], dtype=torch.float64))
+    start = torch.ones(3, dtype=torch.float64)
+    assert largest_eigenpair(lambda v: matrix @ v, start, tolerance=1e-9, products=9).value == pytest.approx(3.0)
+
+
+def test_an_exhausted_space_ends_it():
+    found = largest_eigenpair(lambda v: 2 * v, torch.ones(5, dtype=torch.float64), tolerance=0.0, products=5)
+    assert (found.value, found.products, found.residual) == (pytest.approx(2, rel=1e-14), 1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("start", "factor", "message"), [(0.0, 1.0, "start has norm 0"), (1.0, math.nan, "not finite")]
+)
+def test_lanczos_refuses_what_is_no_matrix(start, factor, message):
+    with pytest.raises(ValueError, match=message):
+        largest_eigenpair(lambda v: factor * v, torch.full((3,), start), tolerance=0.1, products=3)
+
+
+@pytest.mark.parametrize("problem", problems(), ids=IDS)
+def test_batch_sharpness_is_over_each_minibatchs_own_hessian(problem):
+    gradients, hessians = dense(problem.module, problem.criterion, problem.batches)
+    expected = torch.stack([g @ h @ g / (g @ g) for g, h in zip(gradients, hessians, strict=True)]).mean()
+    loss = functional_loss(problem.module, problem.criterion)
+    found = batch_sharpness(loss, detached_parameters(problem.module), problem.batches)
+    assert_close(found, expected, **EXACT)
+
+
+def test_batch_sharpness_is_the_change_of_a_quadratic_in_its_own_step():
+    """Ĉ_k(ω − ηg) − Ĉ_k(ω) = −η‖g‖² (1 − η BS/2), exactly; a minibatch without gradient counts as 0."""
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2).double()
+    batch = (torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64))
+    loss, params = functional_loss(module, mse_loss), detached_parameters(module)
+    gradients, _ = dense(module, mse_loss, [batch])
+    square, lr = float(gradients[0] @ gradients[0]), 0.3
+    stepped = by_name(params, flat(params) - lr * gradients[0])
+    change = float(loss(stepped, batch) - loss(params, batch))
+    sharpness = float(batch_sharpness(loss, params, [batch]))
+    assert change == pytest.approx(-lr * square * (1 - lr * sharpness / 2), rel=1e-12)
+    still = (torch.zeros(1, 3, dtype=torch.float64), module.bias.detach()[None])
+    assert float(batch_sharpness(loss, params, [batch, still])) == pytest.approx(sharpness / 2, rel=1e-12)
+
+
+def test_gradient_noise_interaction_is_without_bias():
+    module, batches = stack(nn.Tanh), some_batches()
+    gradients, hessians = dense(module, cross_entropy, batches)
+    mean = gradients.mean(0)
+    expected = float(torch.stack([g @ hessians.mean(0) @ g for g in gradients]).mean() / (mean @ mean))
+    hessian = MeanHessian(functional_loss(module, cross_entropy), detached_parameters(module), batches)
+    means = by_name(hessian.params, mean)
+    found = gradient_noise_interaction(hessian, means, named_generator("signs"), probes=400)
+    assert float(found.value) == pytest.approx(expected, abs=4 * float(found.error))
+    assert 0 < float(found.error) < 0.1 * abs(expected)
+
+
+def test_the_probed_traces_mean_and_variance():
+    """Its mean is the trace, and its variance 2 (‖H‖² − Σ H_ii²), as Hutchinson says."""
+    module, batches = stack(nn.Tanh), some_batches()
+    _, hessians = dense(module, cross_entropy, batches)
+    matrix = hessians.mean(0)
+    hessian = MeanHessian(functional_loss(module, cross_entropy), detached_parameters(module), batches)
+    found = [probed_trace(hessian, named_generator("trace", seed)) for seed in range(60)]
+    values = torch.stack([one.value for one in found])
+    variance = 2 * float(matrix.square().sum() - matrix.diagonal().square().sum())
+    error = (variance / 8 / len(values)) ** 0.5
+    assert float(values.mean()) == pytest.approx(float(matrix.trace()), abs=4 * error)
+    assert float(values.var()) == pytest.approx(variance / 8, rel=0.6)
+    assert float(torch.stack([one.error for one in found]).square().mean()) == pytest.approx(variance / 8, rel=0.3)
+
+
+def test_the_probed_trace_with_weights():
+    module, batches = stack(nn.Tanh), some_batches()
+    _, hessians = dense(module, cross_entropy, batches)
+    params = detached_parameters(module)
+    hessian = MeanHessian(functional_loss(module, cross_entropy), params, batches)
+    found = [float(probed_trace(hessian, named_generator("a", seed), params).value) for seed in range(60)]
+    expected = float(flat(params).square() @ hessians.mean(0).diagonal())
+    spread = torch.tensor(found).std() / len(found) ** 0.5
+    assert float(torch.tensor(found).mean()) == pytest.approx(expected, abs=4 * float(spread))
+
+
+@pytest.mark.parametrize("frozen", [(), ("1.weight", "5.bias")])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.Identity])
+def test_the_diagonal_of_a_piecewise_linear_stack_is_exact(activation, frozen):
+    module, batches = stack(activation), some_batches()
+    _, hessians = dense(module, cross_entropy, batches)
+    every = detached_parameters(module)
+    params = {name: value for name, value in every.items() if name not in frozen}
+    found = exact_diagonal(functional_loss(module, cross_entropy), params, batches)
+    expected = by_name(every, hessians.mean(0).diagonal())
+    assert_close(found, {name: expected[name] for name in params}, **EXACT)
+    assert all(bool((value >= 0).all()) for value in found.values())
+
+
+def test_where_the_diagonal_is_not_gauss_newtons_it_is_not_given():
+    """Tanh, a normalization, shared weights, another loss: the two differ, and None is the answer."""
+    batches = some_batches()
+    tied = nn.Sequential(nn.Flatten(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    tied[3].weight = tied[1].weight
+    for module, criterion in (
+        (stack(nn.Tanh), cross_entropy),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 3)).double(),
+            cross_entropy,
+        ),
+        (tied, cross_entropy),
+        (stack(nn.ReLU), lambda outputs, targets: outputs.square().mean()),
+    ):
+        assert exact_diagonal(functional_loss(module, criterion), detached_parameters(module), batches) is None
+    bare = lambda params, batch: params["w"].sum()  # noqa: E731
+    assert exact_diagonal(bare, {"w": torch.ones(1)}, [None]) is None

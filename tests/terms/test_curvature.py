@@ -1,0 +1,164 @@
+"""Curvature as terms: the values of dense matrices, what an optimizer lacks, and what a run keeps of them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import ireg
+from ireg.core.functional import detached_parameters, functional_loss
+from ireg.core.moments.needs import Need
+from ireg.core.moving import moving_parameters
+from ireg.core.optimizers import view
+from ireg.core.random import named_generator
+from ireg.core.snapshot import Snapshot
+from ireg.terms import curvature
+from ireg.terms.named import CURVATURE as NAMES
+from tests import reference
+from tests.content import run_content
+from tests.core.test_hessian import flat, some_batches, stack
+
+CURVATURE = {f"curvature/{name}": getattr(curvature, name) for name in NAMES}
+OPTIMIZERS = {
+    "sgd": (torch.optim.SGD, {}, 2 / 0.1),
+    "decayed": (torch.optim.SGD, {"weight_decay": 0.2}, 2 / 0.1),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9}, 2 * 1.9 / 0.1),
+    "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, 2 * 1.9 / (2.8 * 0.1)),
+    "rmsprop": (torch.optim.RMSprop, {}, 2 / 0.1),
+    "adam": (torch.optim.Adam, {}, 38 / 0.1),
+    "adamw": (torch.optim.AdamW, {"weight_decay": 0.3}, (2 - 0.03) * 1.9 / (0.1 * 0.1)),
+}
+
+
+def seen(module, batches, optimizer, steps=2, generator="terms", kept=None):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        cross_entropy(module(batches[0][0]), batches[0][1]).backward()
+        optimizer.step()
+    loss = functional_loss(module, cross_entropy)
+    moving = moving_parameters(optimizer, dict(module.named_parameters()), loss, batches)
+    return Snapshot(
+        params=detached_parameters(module), initial=detached_parameters(module), loss=loss, batches=batches,
+        optimizer=view(optimizer, moving), generator=named_generator(generator), needs=Need.MEAN | Need.SQUARE,
+        kept={} if kept is None else kept,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_they_are_those_of_dense_matrices(name):
+    made, arguments, edge = OPTIMIZERS[name]
+    module, batches = stack(nn.ReLU), some_batches()
+    snapshot = seen(module, batches, made(module.parameters(), lr=0.1, **arguments))
+    _, gradients, hessians = reference.dense(module, cross_entropy, batches, 0.0, list(snapshot.params))
+    matrix, mean = hessians.mean(0), gradients.mean(0)
+    scale = snapshot.preconditioner
+    scale = torch.ones(len(mean), dtype=torch.float64) if scale is None else flat(scale)
+    decay = 0.2 if name == "decayed" else 0.0
+    decayed = matrix + decay * torch.eye(len(mean), dtype=torch.float64)
+    own = scale.sqrt()[:, None] * decayed * scale.sqrt()
+    mean = mean + decay * flat(snapshot.params)
+    step = scale * mean
+    largest, largest_own = (float(torch.linalg.eigvalsh(values)[-1]) for values in (matrix, own))
+    values = {tag: None if (value := term(snapshot)) is None else float(value) for tag, term in CURVATURE.items()}
+    assert snapshot.optimizer.edge == pytest.approx(edge, rel=1e-12)
+    assert values["curvature/lambda_max"] == pytest.approx(largest, rel=1e-3)
+    assert -1e-12 <= largest - values["curvature/lambda_max"] <= values["curvature/lambda_max_residual"] + 1e-12
+    assert values["curvature/lambda_max_own"] == pytest.approx(largest_own, rel=1e-3)
+    assert values["curvature/edge"] == pytest.approx(largest_own / edge, rel=1e-3)
+    assert values["curvature/trace"] == pytest.approx(float(matrix.trace()), rel=1e-10)
+    assert values["curvature/trace_root"] == pytest.approx(float(matrix.diagonal().sqrt().sum()), rel=1e-10)
+    half = 0.5 * float(flat(snapshot.params).square() @ matrix.diagonal())
+    assert values["curvature/adaptive"] == pytest.approx(half, rel=1e-10)
+    along = float(step @ decayed @ step / (mean @ step))
+    assert values["curvature/along_step"] == pytest.approx(along / edge, rel=1e-10)
+    assert values["curvature/trace_se"] is values["curvature/adaptive_se"] is None  # they are exact
+    assert values["curvature/lambda_max_products"] == snapshot.steepest.products
+
+
+def test_what_is_estimated_has_an_error_and_a_root_has_no_estimate():
+    module, batches = stack(nn.Tanh), some_batches()
+    snapshot = seen(module, batches, torch.optim.SGD(module.parameters(), lr=0.1))
+    _, _, hessians = reference.dense(module, cross_entropy, batches, 0.0, list(snapshot.params))
+    diagonal = hessians.mean(0).diagonal()
+    for name, expected in (("trace", diagonal.sum()), ("adaptive", flat(snapshot.params).square() @ diagonal / 2)):
+        value, error = (float(CURVATURE[f"curvature/{name}{suffix}"](snapshot)) for suffix in ("", "_se"))
+        assert 0 < abs(value - float(expected)) < 5 * error
+    assert curvature.trace_root(snapshot) is None
+
+
+def test_before_the_first_step_an_adaptive_optimizer_has_no_edge():
+    module, batches = stack(nn.ReLU), some_batches()
+    snapshot = seen(module, batches, torch.optim.Adam(module.parameters(), lr=0.1), steps=0)
+    for name in ("lambda_max_own", "edge", "along_step"):
+        assert CURVATURE[f"curvature/{name}"](snapshot) is None
+    assert float(curvature.lambda_max(snapshot)) > 0
+
+
+def test_without_a_rule_or_a_fading_memory_there_is_no_edge():
+    module, batches = stack(nn.ReLU), some_batches()
+    snapshot = seen(module, batches, torch.optim.RAdam(module.parameters(), lr=0.1))
+    assert curvature.edge(snapshot) is curvature.along_step(snapshot) is curvature.lambda_max_own(snapshot) is None
+    groups = [{"params": [module[1].weight], "weight_decay": 0.1}, {"params": [module[5].weight], "weight_decay": 0.2}]
+    unlike = seen(module, batches, torch.optim.AdamW(groups, lr=0.1))
+    assert curvature.edge(unlike) is curvature.along_step(unlike) is None
+    with pytest.raises(ValueError, match="differ in their decoupled weight decay"):
+        _ = unlike.optimizer.edge
+
+
+def test_the_draws_do_not_depend_on_what_else_is_measured():
+    module, batches = stack(nn.Tanh), some_batches()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    first, second = (seen(module, batches, optimizer, steps=0) for _ in range(2))
+    alone = float(curvature.gni(first))
+    assert float(curvature.trace(second)) != 0
+    assert float(curvature.gni(second)) == alone
+    assert float(curvature.gni(seen(module, batches, optimizer, steps=0, generator="others"))) != alone
+
+
+def test_a_measurement_starts_from_the_last_one():
+    module, batches = stack(nn.ReLU), some_batches()
+    optimizer, kept = torch.optim.Adam(module.parameters(), lr=0.1), {}
+    first = seen(module, batches, optimizer, kept=kept).steepest_own
+    assert set(kept) == {"lambda_max_own"}
+    again = seen(module, batches, optimizer, steps=0, kept=kept).steepest_own
+    assert abs(float(first.vector @ again.vector)) == pytest.approx(1, rel=1e-2)
+
+
+def test_they_need_the_whole_epoch():
+    module, batches = stack(nn.ReLU), some_batches()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="curvature/edge has no estimate from drawn minibatches"):
+        ireg.Monitor(module, optimizer, criterion=cross_entropy, terms=["curvature/edge"], num_batches=3)
+    values = ireg.measure(module, batches, optimizer=optimizer, criterion=cross_entropy, terms="curvature")
+    assert values["curvature/trace"] > values["curvature/lambda_max"] > 0
+    with pytest.raises(ValueError, match="needs all minibatches"):
+        _ = Snapshot(**{**vars(seen(module, batches, optimizer)), "population": 9}).hessian
+
+
+def test_a_run_measures_them_at_intervals_of_their_own_and_resumes_to_the_last_bit(tmp_path, small_run):
+    """The eigenvectors that a measurement starts from are in the checkpoint."""
+    chosen = ["optimizer=adam", "terms=curvature", "terms.curvature.every=2", "epochs=5"]
+    small_run(tmp_path / "whole", *chosen)
+    rows = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("curvature/lambda_max")
+    assert [bool(row.split(",")[column]) for row in rows[1:]] == [True, False, True, False, True, True]
+
+    from ireg.lit.module import Classifier
+
+    original, count = Classifier.on_train_epoch_end, []
+
+    def interrupted(self):
+        original(self)
+        count.append(1)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "on_train_epoch_end", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            small_run(tmp_path / "parts", *chosen)
+    small_run(tmp_path / "parts", *chosen)
+    whole, parts = (run_content(tmp_path / name) for name in ("whole", "parts"))
+    assert whole["metrics.csv"] == parts["metrics.csv"]
+    assert whole["checkpoints/last.ckpt"] == parts["checkpoints/last.ckpt"]
+    assert "kept" in whole["checkpoints/last.ckpt"]
