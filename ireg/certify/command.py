@@ -24,6 +24,7 @@ from rich.text import Text
 from ireg.analysis.looks import drawn
 from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
 from ireg.certify.derivatives import CLOSE, of_networks
+from ireg.certify.edges import Edge, of_optimizers
 from ireg.errors import UserError
 from ireg.files import is_writable, write_bytes
 from ireg.parallel import workers
@@ -45,7 +46,8 @@ WIDTH = 160
 def certify(options: argparse.Namespace) -> int:
     """Do what the command line says; return the exit code.
 
-    It is 0 if all certificates pass, and all derivatives of the networks are right, 1 if not.
+    It is 0 if all certificates pass, all edges of stability hold, and all derivatives of the networks are right, 1 if
+    not.
 
     Args:
         options: of `ireg.verify.parser`.
@@ -59,7 +61,10 @@ def certify(options: argparse.Namespace) -> int:
     outcomes = run(chosen, rates, jobs=_jobs(options.jobs))
     console = make_console(**({} if sys.stdout.isatty() else {"width": WIDTH}))
     show(outcomes, console)
-    right = options.optimizer is not None or show_derivatives(of_networks(), console)
+    right = True
+    if options.optimizer is None:
+        right = show_edges(of_optimizers(), console)
+        right &= show_derivatives(of_networks(), console)
     if plot is not None:
         for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
             write_bytes(plot, content)
@@ -164,6 +169,23 @@ def show(outcomes: Mapping[int, Outcome], console: Console) -> None:
             console.print(line)
     passed = sum(outcome.passes for outcome in outcomes.values())
     console.print(f"{passed} of {len(outcomes)} certificates hold")
+
+
+def show_edges(edges: Mapping[str, Edge], console: Console) -> bool:
+    """Print measured and predicted edges; return whether all hold."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="edges of stability, times η", title_justify="left")
+    table.add_column("optimizer")
+    for column in ("predicted", "measured", "error", "verdict"):
+        table.add_column(column, justify="right")
+    for name, found in edges.items():
+        verdict = Text("holds", style="green") if found.holds else Text("FAILS", style="bold red")
+        table.add_row(name, f"{found.predicted:.5f}", f"{found.measured:.5f}", f"{found.error:.0e}", verdict)
+    console.print(table)
+    for name, found in edges.items():
+        if found.accepted:
+            console.print(f"{name}: not rejected: {', '.join(found.accepted)}")
+    console.print(f"{sum(found.holds for found in edges.values())} of {len(edges)} edges hold")
+    return all(found.holds for found in edges.values())
 
 
 def show_derivatives(errors: Mapping[str, Sequence[float]], console: Console) -> bool:

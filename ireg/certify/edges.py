@@ -1,0 +1,146 @@
+"""The edge of stability, certified by torch's own steps.
+
+On quadratics ½ h ω² with many curvatures h at once, an optimizer with frozen P takes its steps. The curvature at which
+they begin to grow is found by bisection of their growth, and compared with `OptimizerView.edge`. P is frozen by an ε
+that dwarfs the root of the second moment: P = 1/ε.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
+
+from ireg.core.optimizers import view
+
+CLOSE = 1e-4
+"""Largest relative error that passes."""
+APART = 1e-2
+"""Least relative error of a wrong edge: a measurement that accepts one says nothing."""
+
+_RATE = 0.1
+_EPS = 1e100
+_FAR = 1e30
+"""A weight that has grown so far from 1 has left; ε is out of its sight."""
+_STEPS = 4000
+_CURVATURES = 33
+_ROUNDS = 4
+_WINDOW = 0.25
+"""Share of the steps over whose end, and over whose middle, the largest weight is taken."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An optimizer with frozen P, and wrong edges that must be rejected.
+
+    Attributes:
+        make: from the parameter and its rate.
+        eps: of the optimizer; 1 where it does not divide.
+        controls: wrong edges in units of 1/η, by what is wrong with them.
+    """
+
+    make: Callable[[Tensor, float], Optimizer]
+    eps: float
+    controls: Mapping[str, float]
+
+
+def _frozen(kind: Callable[..., Optimizer], **arguments: float) -> Callable[[Tensor, float], Optimizer]:
+    return lambda weights, lr: kind([weights], lr=lr * _EPS, eps=_EPS, **arguments)
+
+
+_PLAIN = {"2/η": 2.0}
+
+CASES: Mapping[str, Case] = {
+    "sgd, gd": Case(lambda weights, lr: SGD([weights], lr=lr), 1.0, {"1/η": 1.0}),
+    "sgd, weight decay": Case(
+        lambda weights, lr: SGD([weights], lr=lr, weight_decay=5.0), 1.0, {"decay left out": 2.0}
+    ),
+    "momentum": Case(lambda weights, lr: SGD([weights], lr=lr, momentum=0.9), 1.0, _PLAIN),
+    "momentum, dampened": Case(
+        lambda weights, lr: SGD([weights], lr=lr, momentum=0.9, dampening=0.5),
+        1.0,
+        {**_PLAIN, "dampening left out": 3.8},
+    ),
+    "nesterov": Case(
+        lambda weights, lr: SGD([weights], lr=lr, momentum=0.9, nesterov=True), 1.0, {**_PLAIN, "momentum's": 3.8}
+    ),
+    "rmsprop": Case(_frozen(RMSprop), _EPS, {"1/η": 1.0}),
+    "rmsprop, momentum": Case(_frozen(RMSprop, momentum=0.9), _EPS, _PLAIN),
+    "adagrad": Case(_frozen(Adagrad), _EPS, {"1/η": 1.0}),
+    "adam": Case(_frozen(Adam), _EPS, _PLAIN),
+    # Decay takes ηw off the weights, η torch's rate, which freezing P has made large.
+    "adamw": Case(_frozen(AdamW, weight_decay=0.5 / (_RATE * _EPS)), _EPS, {**_PLAIN, "decay left out": 38.0}),
+    "nadam": Case(_frozen(NAdam, momentum_decay=0.0), _EPS, {**_PLAIN, "adam's": 38.0}),
+}
+"""Each rule, with and without what changes its edge."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What came out of a case.
+
+    Attributes:
+        predicted: h* of P^½HP^½, times η.
+        measured: the same, where the steps begin to grow.
+        accepted: controls that the measurement does not tell from it.
+    """
+
+    predicted: float
+    measured: float
+    accepted: tuple[str, ...]
+
+    @property
+    def error(self) -> float:
+        """The relative error of the prediction."""
+        return abs(self.measured / self.predicted - 1)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the prediction is right, and every control is wrong."""
+        return self.error <= CLOSE and not self.accepted
+
+
+def of_optimizers(cases: Mapping[str, Case] = CASES) -> dict[str, Edge]:
+    """Measure each case's edge."""
+    return {name: _measure(case) for name, case in cases.items()}
+
+
+def _measure(case: Case) -> Edge:
+    weights = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = case.make(weights, _RATE)
+    weights.grad = torch.ones_like(weights)
+    optimizer.step()
+    seen = view(optimizer, {"weights": weights})
+    # η times h* of P^½HP^½, P = 1/ε, with torch's η: that of the quadratic is the same.
+    predicted = _RATE * case.eps * (seen.edge - seen.loss_decay / case.eps)
+    low, high = 0.2 * predicted, 2.0 * predicted
+    for _ in range(_ROUNDS):
+        curvatures = torch.linspace(low, high, _CURVATURES, dtype=torch.float64)
+        grows = _grow(case, curvatures / _RATE)
+        first = int(grows.int().argmax()) if bool(grows.any()) else len(curvatures) - 1
+        low, high = float(curvatures[max(first - 1, 0)]), float(curvatures[first])
+    measured = (low + high) / 2
+    accepted = tuple(name for name, wrong in case.controls.items() if abs(measured / wrong - 1) < APART)
+    return Edge(predicted, measured, accepted)
+
+
+def _grow(case: Case, curvatures: Tensor) -> Tensor:
+    """Say for each curvature whether the weights grow."""
+    weights = torch.nn.Parameter(torch.ones_like(curvatures))
+    optimizer = case.make(weights, _RATE)
+    window = int(_WINDOW * _STEPS)
+    middle = torch.zeros_like(curvatures)
+    end = torch.zeros_like(curvatures)
+    for step in range(_STEPS):
+        weights.grad = curvatures * weights.detach()
+        optimizer.step()
+        size = weights.detach().abs()
+        if _STEPS // 2 <= step < _STEPS // 2 + window:
+            middle = torch.maximum(middle, size)
+        elif step >= _STEPS - window:
+            end = torch.maximum(end, size)
+    # Far beyond the edge weights reach ε, where P shrinks and holds them, or leave all range.
+    return ~(end <= middle) | ~(end < _FAR)
