@@ -52,6 +52,7 @@ def measure(
     population: int | None = None,
     method: str = "auto",
     mode: str = "as_trained",
+    kept: dict[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Measure terms at the model's present weights, over these minibatches.
 
@@ -79,6 +80,7 @@ def measure(
             is in training mode, and dropout is off. `two_draws` is the same with dropout on: for each minibatch two
             gradients are taken, each with masks of its own, so that the terms are those of the mean over the masks,
             without bias, see `ireg.core.moments.draws`. `eval` measures the model in eval mode.
+        kept: what an earlier measurement has left for this one, as eigenvectors to start from; it is written to.
 
     Returns:
         The values by tag, without those that do not exist for the optimizer.
@@ -124,6 +126,7 @@ def measure(
             population=population,
             drawn=mode == "two_draws",
             method=method,
+            kept=kept,
         )
         return evaluate(chosen, snapshot)
 

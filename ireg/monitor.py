@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.catalogue import VALID_STRENGTH
@@ -94,6 +94,7 @@ class Monitor:
         self.steps = 0
         self.warnings = Warnings()
         self._rows: list[dict[str, float]] = []
+        self._kept: dict[str, Tensor] = {}
         self.reset()
 
     def update(self, batch: Batch) -> None:
@@ -142,6 +143,7 @@ class Monitor:
             population=None if self.num_batches is None else len(self._rates),
             method=self.method,
             mode=self.mode,
+            kept=self._kept,
         )
         self.warnings.of_measurement(self.model, self._rates, values, mode=self.mode)
         self._rows.append({"steps": self.steps, **values})

@@ -124,6 +124,18 @@ def test_a_measurement_starts_from_the_last_one():
     assert abs(float(first.vector @ again.vector)) == pytest.approx(1, rel=1e-2)
 
 
+def test_a_monitor_starts_from_its_last_measurement():
+    module, batches = stack(nn.ReLU), some_batches()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    monitor = ireg.Monitor(module, optimizer, criterion=cross_entropy, terms=["curvature/lambda_max"])
+    for batch in batches:
+        monitor.update(batch)
+    first, second = monitor.compute(), monitor.compute()
+    assert set(monitor._kept) == {"lambda_max"}
+    assert first["curvature/lambda_max"] == pytest.approx(second["curvature/lambda_max"], rel=1e-3)
+    assert first != second  # the second start is another, and nearer
+
+
 def test_they_need_the_whole_epoch():
     module, batches = stack(nn.ReLU), some_batches()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
