@@ -156,6 +156,7 @@ CATALOGUE: dict[str, Quantity] = {
     "curvature/lambda_max": Quantity(
         title="the largest eigenvalue of the Hessian H",
         formula="λ₁(H)",
+        axis="largest eigenvalue of H",
         unit="loss/weight²",
         source="[Cohen et al. 2021](https://arxiv.org/abs/2103.00065)",
     ),
@@ -175,6 +176,7 @@ CATALOGUE: dict[str, Quantity] = {
     "curvature/edge": Quantity(
         title="fraction of the run's own edge of stability",
         formula="λ₁(P^½ (H + λ) P^½)/h*",
+        axis="fraction of the edge",
         unit="1",
         source="[theory](theory.md), section 12",
         validity="optimizers with a rule whose memory fades; adaptive ones from the first step on",
@@ -182,6 +184,7 @@ CATALOGUE: dict[str, Quantity] = {
     "curvature/batch_sharpness": Quantity(
         title="mean curvature of the minibatches along their own gradients",
         formula="(1/m) Σ_k g_kᵀH_kg_k/‖g_k‖²",
+        axis="batch sharpness",
         unit="loss/weight²",
         source="[Andreyev & Beneventano 2024](https://arxiv.org/abs/2412.20553)",
     ),

@@ -143,6 +143,15 @@ def test_the_experiments_beyond_the_papers_network_and_data(composed, name, axis
     assert config.hydra.sweeper.params == {"optimizer": "adam,rmsprop,sgd", **axis}
 
 
+def test_the_experiment_at_the_edge(composed):
+    settings = read(composed("experiment=edge", "optimizer=momentum", "lr=0.3"))
+    assert (settings.name, settings.data.name, settings.optimizer["full_batch"]) == ("edge", "digits", True)
+    assert settings.optimizer["momentum"] == 0.9
+    assert settings.model["activation"] == "tanh"
+    names = ("lambda_max", "lambda_max_residual", "lambda_max_products", "lambda_max_own", "edge")
+    assert set(active_terms(settings.terms)) == {f"curvature/{name}" for name in names}
+
+
 def test_the_experiment_on_the_drift(composed):
     config = composed("experiment=drift", hydra=True)
     settings = read(config)
@@ -223,6 +232,7 @@ def test_no_file_is_untested():
         "datasets",
         "demo",
         "drift",
+        "edge",
         "lr_grid",
         "paper",
         "separable",

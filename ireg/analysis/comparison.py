@@ -1,8 +1,9 @@
-"""Figures that compare settings: at equal fit, and over learning rates."""
+"""Figures beyond the paper's: equal fit, learning rates, sharpness."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,13 +13,14 @@ from matplotlib.ticker import PercentFormatter
 
 from ireg.analysis.labels import label, short_names, varied_columns
 from ireg.analysis.load import one_run_a_seed, setting_columns
-from ireg.analysis.panels import empty_figure, finish, measured, require, spans_decades
+from ireg.analysis.panels import always, empty_figure, finish, measured, panel, require, spans_decades
 from ireg.analysis.settings import Setting, settings_of
 from ireg.catalogue import CATALOGUE
 from ireg.errors import UserError
 
 LABELS = {"ireg/own": "ireg/own, its own regularizer"}
 BESIDE_FIT = ("test/error", "ireg/own", "norm/l2")
+SHARPNESS = ("curvature/lambda_max", "curvature/edge", "curvature/batch_sharpness")
 
 
 def equal_fit(table: pd.DataFrame) -> Figure:
@@ -116,3 +118,20 @@ def _scale(axis: Axes, tag: str, values: np.ndarray) -> None:
         axis.set_yscale("log")
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def sharpness(table: pd.DataFrame) -> Figure:
+    """Draw the sharpness, and the fraction of each optimizer's edge.
+
+    At a fraction of 1 a full-batch step begins to oscillate.
+    """
+    shown = [tag for tag in SHARPNESS if measured(table, tag)]
+    require(table, *SHARPNESS)
+    settings = settings_of(table)
+    figure, axes = empty_figure(len(shown))
+    for axis, tag in zip(axes, shown, strict=True):
+        panel(axis, settings, partial(always, tag), "log")
+        axis.set_ylabel(CATALOGUE[tag].axis)
+        if tag == "curvature/edge":
+            axis.axhline(1, color="0.4", linewidth=0.8)
+    return finish(figure, settings)

@@ -15,7 +15,7 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ireg.analysis.comparison import equal_fit, rates
+from ireg.analysis.comparison import equal_fit, rates, sharpness
 from ireg.analysis.mean_flow import mean_flow, own_regularization
 from ireg.analysis.panels import always, empty_figure, finish, measured, panel, require
 from ireg.analysis.settings import Setting, settings_of
@@ -94,6 +94,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
         mean_flow,
         equal_fit,
         rates,
+        sharpness,
     )
 }
 

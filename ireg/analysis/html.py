@@ -32,6 +32,7 @@ CAPTIONS = {
     "mean_flow": "Strength and direction of the correction to the optimizer's mean path.",
     "equal_fit": "At equal fit: against training loss in place of epochs.",
     "rates": "Final errors against the learning rate.",
+    "sharpness": "The largest eigenvalue of the Hessian, and the fraction of each optimizer's edge of stability.",
 }
 
 

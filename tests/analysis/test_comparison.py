@@ -104,3 +104,11 @@ def test_errors_over_rates(make_run):
 def test_one_rate_is_no_figure(make_run):
     with pytest.raises(UserError, match="no optimizer has two learning rates"):
         figures.rates(load(make_run("a", {"test/error": [0.9, 0.5]})))
+
+
+def test_sharpness_has_the_edge_at_one(make_run):
+    tags = {"curvature/lambda_max": [1.0, 20.0], "curvature/edge": [0.05, 1.0]}
+    figure = figures.FIGURES["sharpness"](load(make_run("a", tags)))
+    assert [axis.get_ylabel() for axis in figure.axes] == ["largest eigenvalue of H", "fraction of the edge"]
+    lines = [line.get_ydata() for line in figure.axes[1].get_lines()]
+    assert [list(line) for line in lines] == [[0.05, 1.0], [1, 1]]
