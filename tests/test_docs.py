@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import ireg
-from benchmarks import claims
+from benchmarks import claims, edge
 from ireg.__main__ import COMMANDS
 from ireg.composition import GROUPS
 from ireg.config import read
@@ -232,6 +232,23 @@ def test_the_papers_claims_are_compared_with_committed_numbers(page, name, made)
     text = (ROOT / page).read_text(encoding="utf-8")
     between = text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
     assert between == made(pd.read_csv(claims.CSV))
+
+
+def test_the_page_on_the_edge_has_committed_numbers():
+    text = (ROOT / "docs" / "curvature.md").read_text(encoding="utf-8")
+    assert text.split("<!-- edge -->\n")[1].split("<!-- /edge -->")[0] == edge.table(pd.read_csv(edge.CSV))
+
+
+def test_what_counts_as_at_the_edge():
+    values = [0.1, 0.95, 0.5, 1.3, 0.2]
+    rows = [
+        {"optimizer": "adam", "lr": 0.1, "epoch": number, "curvature/edge": value, "curvature/lambda_max": 7.0 + number,
+         "train/loss": 2.0 - number / 10}
+        for number, value in enumerate(values)
+    ]  # fmt: skip
+    (row,) = edge.measured(pd.DataFrame(rows)).to_dict("records")
+    assert (row["first"], row["last"], row["median"], row["loss last"]) == (1, 3, 0.95, 1.7)
+    assert row["sharpness at the start"] == 7.0
 
 
 def test_values_of_runs_are_medians_and_those_at_sgds_fit():

@@ -130,8 +130,9 @@ def sharpness(table: pd.DataFrame) -> Figure:
     settings = settings_of(table)
     figure, axes = empty_figure(len(shown))
     for axis, tag in zip(axes, shown, strict=True):
-        panel(axis, settings, partial(always, tag), "log")
+        is_fraction = tag == "curvature/edge"
+        panel(axis, settings, partial(always, tag), "linear" if is_fraction else "log")
         axis.set_ylabel(CATALOGUE[tag].axis)
-        if tag == "curvature/edge":
+        if is_fraction:
             axis.axhline(1, color="0.4", linewidth=0.8)
     return finish(figure, settings)

@@ -21,6 +21,10 @@ from ireg.errors import UserError
 Scale = Literal["share", "log", "linear", "auto"]
 
 
+_MOST_POINTS = 60
+"""Points of a curve that are marked one by one: more would be a thick line."""
+
+
 def spans_decades(values: np.ndarray) -> bool:
     """Say whether a logarithmic axis is due.
 
@@ -109,10 +113,10 @@ def _single_epochs(values: pd.Series) -> list[int]:
     """List the places of the points that are to be marked.
 
     A line alone would hide them, or look as if there were more. They are those without a neighbour, and all where not
-    every epoch was measured.
+    every epoch was measured and they are few.
     """
     there = values.notna().to_numpy()
-    if len(values) > 1 and float(np.diff(values.index.to_numpy()).min()) > 1:
+    if 1 < len(values) <= _MOST_POINTS and float(np.diff(values.index.to_numpy()).min()) > 1:
         return np.flatnonzero(there).tolist()
     before, after = np.r_[False, there[:-1]], np.r_[there[1:], False]
     return np.flatnonzero(there & ~before & ~after).tolist()
