@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ireg.core.curvature import hessian_product
+from ireg.core.hessian import hessian_product
 from ireg.core.lanczos import largest_eigenpair
 from ireg.core.random import named_generator
 from ireg.drift.problem import Problem, flattened, in_double

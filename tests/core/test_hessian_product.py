@@ -1,12 +1,12 @@
-"""Hessian products and Lanczos' method against dense matrices."""
+"""Weighted Hessian products by double backward against dense matrices."""
 
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 from torch.testing import assert_close
 
-from ireg.core.curvature import hessian_product
 from ireg.core.functional import detached_parameters, functional_loss
+from ireg.core.hessian import hessian_product
 from ireg.core.mean_flow import mean_flow
 from ireg.core.moments import gradient_moments
 from ireg.core.optimizers import view
