@@ -23,7 +23,7 @@ $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11; use make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
 	@echo "Installing PyTorch, ireg and what the tests need in $(VENV), once: some minutes, and 7 GB on the disk with CUDA"
-	@echo "(1.5 GB if PyTorch's CPU wheels are there already, see README). Nothing is installed outside of this folder."
+	@echo "(much less with PyTorch's CPU wheels, see README). Nothing is installed outside of this folder."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install $(PIP) --editable '.[parallel,test]'
 	@touch $@

@@ -2,6 +2,7 @@
 
 import math
 
+import curvlinops
 import pytest
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from ireg.core.sharpness import (
     probed_trace,
     steepest,
 )
+from ireg.data.packed import packed
 from tests import reference
 from tests.cases import EXACT, IDS, problems
 
@@ -272,3 +274,50 @@ def test_where_the_diagonal_is_not_gauss_newtons_it_is_not_given():
         assert exact_diagonal(functional_loss(module, criterion), detached_parameters(module), batches) is None
     bare = lambda params, batch: params["w"].sum()  # noqa: E731
     assert exact_diagonal(bare, {"w": torch.ones(1)}, [None]) is None
+
+
+def test_on_digits_they_are_those_of_the_whole_hessian():
+    """A network 64-16-10 on real images: p = 1,210, of which the whole Hessian is at hand."""
+    source = {
+        "train-images-idx3-ubyte": "7f0c9ab9939c9fa77b26579f61a1549e",
+        "train-labels-idx1-ubyte": "cde1decbe58ddf5d702ae9ce67ea98eb",
+    }
+    images, labels = packed(dataset="Digits", root=None, md5=source, train=True)
+    inputs, labels = images[:300].double() / 16, labels[:300]
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).double()
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    for _ in range(40):  # to where the curvature is not that of initial weights
+        optimizer.zero_grad()
+        cross_entropy(module(inputs), labels).backward()
+        optimizer.step()
+    params = detached_parameters(module)
+    batches = list(zip(inputs.split(64), labels.split(64), strict=True))  # the last one is smaller
+
+    def value(vector):
+        outputs = [torch.func.functional_call(module, by_name(params, vector), (batch[0],)) for batch in batches]
+        losses = [cross_entropy(output, batch[1]) for output, batch in zip(outputs, batches, strict=True)]
+        return torch.stack(losses).mean()
+
+    whole = torch.autograd.functional.hessian(value, flat(params))
+    assert whole.shape == (1210, 1210)
+    loss = functional_loss(module, cross_entropy)
+    hessian = MeanHessian(loss, params, batches)
+    direction = random_like(params)
+    assert_close(flat(hessian(direction)), whole @ flat(direction), **EXACT)
+    found = steepest(hessian, named_generator("digits"))
+    largest = float(torch.linalg.eigvalsh(whole)[-1])
+    assert 0 <= largest - found.value <= found.residual
+    assert found.value == pytest.approx(largest, rel=1e-3)
+    assert_close(flat(exact_diagonal(loss, params, batches)), whole.diagonal(), **EXACT)
+
+
+def test_products_are_curvlinops():
+    """Another library's, on the same minibatches with equal sizes."""
+    module, batches = stack(nn.Tanh), some_batches((4, 4, 4))
+    params = detached_parameters(module)
+    operator = curvlinops.HessianLinearOperator(module, nn.CrossEntropyLoss(), list(module.parameters()), batches)
+    direction = random_like(params)
+    expected = operator @ flat(direction)
+    found = MeanHessian(functional_loss(module, cross_entropy), params, batches)(direction)
+    assert_close(flat(found), torch.as_tensor(expected).detach(), rtol=1e-8, atol=1e-12)
