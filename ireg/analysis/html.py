@@ -149,8 +149,10 @@ def _comparisons(found: Sequence[Comparison], criterion: str) -> str:
 def _figure(name: str, svg: bytes, content: Content, statuses: Sequence[Mapping[str, Any]]) -> str:
     data = statuses[0]["config"].get("data", {}).get("name", "") if statuses else ""
     sizes = ", ".join(f"{size:g}" for size in sorted(content.summary["batch_size"].dropna().unique().tolist()))
+    seeds = content.summary["seed"].nunique()
     caption = (
-        f"{CAPTIONS.get(name, name)} Data: {data}; batch size: {sizes}; epochs: {content.summary['epochs'].max()}."
+        f"{CAPTIONS.get(name, name)} Data: {data}; batch size: {sizes}; epochs: {content.summary['epochs'].max()}; "
+        f"{seeds} seed{'s' if seeds > 1 else ''}."
     )
     source = base64.b64encode(svg).decode()
     return (
