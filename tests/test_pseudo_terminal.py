@@ -98,11 +98,12 @@ def test_a_sweep_says_what_it_does_from_start_to_end(sweep):
 
 @pytest.mark.parametrize("columns", [50, 80, 120])
 def test_the_end_is_one_screen_and_no_number_is_broken(sweep, columns):
-    folder = sweep[0]
-    text, code = in_terminal(columns, [sys.executable, str(ROOT / "train.py"), *SWEEP], folder)
+    folder, text, code = sweep
+    if columns != 80:  # the same command again, which prints the same
+        text, code = in_terminal(columns, [sys.executable, str(ROOT / "train.py"), *SWEEP], folder)
+        assert "16 of 16 done already" in text
     assert code == 0, text
     lines = screens(text)
-    assert any("16 of 16 done already" in line for line in lines)
     start = next(number for number, line in enumerate(lines) if "16 runs (16 done)" in line)
     rows = sum(-(-len(line) // columns) for line in lines[start:])  # as the terminal breaks them
     assert rows <= 40

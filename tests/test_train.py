@@ -27,7 +27,7 @@ SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batc
             "error: optimizer=foo: no such choice; choose one of adafactor, adagrad, adam, adamw,",
         ),
         (["optimizer=rmspro"], "error: optimizer=rmspro: no such choice, did you mean rmsprop?; choose one of"),
-        (["terms=foo"], "error: terms=foo: no such choice; choose one of alignment, alignment_fluctuation,"),
+        (["terms=foo"], "error: terms=foo: no such choice; choose one of adaptive, adaptive_se, alignment,"),
         (
             ["data=foo"],
             "error: data=foo: no such choice; choose one of cifar10, digits, fashion10k, ",
@@ -51,7 +51,7 @@ SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batc
         (["-m", "hydra.sweep.dir=/proc/x"], "error: /proc/x: No such file or directory; choose another place"),
         (["lr=[1"], "error: lr=[1: cannot be read; write key=value"),
         (["-m", "lr=1e-3,-1"], "error: lr=-1.0: must be a finite number > 0; set it like lr=1e-3"),
-        (["terms=null"], "error: terms=null: choose one of alignment, alignment_fluctuation, "),
+        (["terms=null"], "error: terms=null: choose one of adaptive, adaptive_se, alignment, "),
         (
             ["-m", "optimizer=adam,null"],
             "error: optimizer=null: choose one of adafactor, adagrad, adam, ",

@@ -25,9 +25,9 @@ _RATE = 0.1
 _EPS = 1e100
 _FAR = 1e30
 """A weight that has grown so far from 1 has left; ε is out of its sight."""
-_STEPS = 4000
+_STEPS = 2000
 _CURVATURES = 33
-_ROUNDS = 4
+_ROUNDS = 3
 _WINDOW = 0.25
 """Share of the steps over whose end, and over whose middle, the largest weight is taken."""
 

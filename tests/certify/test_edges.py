@@ -15,7 +15,7 @@ from ireg.core.optimizers.sgd import SGDView
 @pytest.mark.parametrize("name", edges.CASES)
 def test_the_edge_is_where_torchs_steps_begin_to_grow(name):
     (found,) = edges.of_optimizers({name: edges.CASES[name]}).values()
-    assert found.error < 1e-5
+    assert found.error < 5e-5
     assert found.holds
 
 
@@ -31,7 +31,7 @@ def test_a_wrong_edge_is_seen(monkeypatch, capsys):
     monkeypatch.setattr(SGDView, "edge", property(lambda self: 2.02 / self.lr))
     found = edges.of_optimizers({"sgd": edges.CASES["sgd, gd"]})
     assert not found["sgd"].holds
-    assert found["sgd"].measured == pytest.approx(2, rel=1e-5)
+    assert found["sgd"].measured == pytest.approx(2, rel=5e-5)
     assert not show_edges(found, Console(width=100))
     assert "FAILS" in capsys.readouterr().out
 
