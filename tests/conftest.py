@@ -31,6 +31,7 @@ LONGEST = (
     "tests/test_fault_injection.py",
     "tests/sweep/test_main.py",
     "tests/test_termination.py",
+    "tests/test_pseudo_terminal.py",
     "tests/drift/test_leading_flow_adaptive.py",
     "tests/analysis/test_tuning.py",
     "tests/test_bad_surroundings.py",
