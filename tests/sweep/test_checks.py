@@ -1,14 +1,19 @@
 """What is refused before anything starts: one line, and nothing is left behind."""
 
 import json
+import os
 import re
 import runpy
+import shutil
 import sys
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from ireg.cli import overrides_first
 from ireg.errors import UserError
+from ireg.sweep import checks
+from ireg.sweep.plan import add_to_plan
 from tests.conftest import ROOT
 
 
@@ -103,3 +108,43 @@ def test_a_value_that_refers_to_another_is_that_of_each_run(tmp_path, forked_tra
     status = {name: json.loads((sweep / name / "status.json").read_text()) for name in ("r0_0.1", "r1_0.2")}
     assert [run["config"]["lr"] for run in status.values()] == [0.1, 0.2]
     assert list(json.loads((sweep / "sweep.json").read_text())["runs"]) == list(status)
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """A sweep's folder with a finished run, and a configuration of its own; a function that says what is found."""
+    conf, sweep = tmp_path / "conf", tmp_path / "sweep"
+    shutil.copytree(ROOT / "conf", conf)
+    os.utime(conf / "config.yaml", (1e9, 1e9))
+    for path in conf.rglob("*.yaml"):
+        os.utime(path, (1e9, 1e9))
+    (sweep / "a").mkdir(parents=True)
+    add_to_plan(sweep, {"a": ["seed=1"], "b": ["seed=2"], "c": ["lr=${oc.env:RATE}"]})
+    for name, state in (("a", "done"), ("b", "failed"), ("c", "done")):
+        (sweep / name).mkdir(exist_ok=True)
+        (sweep / name / "status.json").write_text(json.dumps({"state": state, "config": {}}))
+
+    def found(*overrides):
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            config = compose("config", [*overrides], return_hydra_config=True)
+            return checks._finished_as_asked(config, sweep)
+
+    found.conf, found.sweep = conf, sweep
+    return found
+
+
+def test_what_is_finished_as_asked_need_not_be_composed(asked):
+    assert asked() == {("seed=1",): asked.sweep / "a"}  # b has failed, and what c refers to may have changed
+    assert asked("hydra.sweep.subdir=${seed}") == {}
+
+
+def test_a_configuration_that_was_touched_is_looked_at_again(asked):
+    (asked.conf / "optimizer" / "adam.yaml").touch()
+    os.utime(asked.sweep / "a" / "status.json", (1.5e9, 1.5e9))
+    assert asked() == {}
+    os.utime(asked.conf / "optimizer" / "adam.yaml", (1e9, 1e9))
+    assert asked() != {}
+    with (asked.conf / "model" / "mlp.yaml").open("a") as file:
+        file.write("width: ${oc.env:WIDTH}\n")
+    os.utime(asked.conf / "model" / "mlp.yaml", (1e9, 1e9))
+    assert asked() == {}
