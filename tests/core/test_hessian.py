@@ -2,6 +2,8 @@
 
 import math
 
+import backpack
+import backpack.extensions
 import curvlinops
 import pytest
 import torch
@@ -321,3 +323,16 @@ def test_products_are_curvlinops():
     expected = operator @ flat(direction)
     found = MeanHessian(functional_loss(module, cross_entropy), params, batches)(direction)
     assert_close(flat(found), torch.as_tensor(expected).detach(), rtol=1e-8, atol=1e-12)
+
+
+def test_the_diagonal_is_backpacks():
+    """Another library's, on one minibatch."""
+    module = backpack.extend(stack(nn.ReLU))
+    criterion = backpack.extend(nn.CrossEntropyLoss())
+    ((inputs, labels),) = batches = some_batches((6,))
+    with backpack.backpack(backpack.extensions.DiagHessian()):
+        criterion(module(inputs), labels).backward()
+    expected = {name: parameter.diag_h for name, parameter in module.named_parameters()}
+    plain = stack(nn.ReLU)
+    found = exact_diagonal(functional_loss(plain, cross_entropy), detached_parameters(plain), batches)
+    assert_close(found, expected, **EXACT)
