@@ -197,6 +197,13 @@ CATALOGUE: dict[str, Quantity] = {
     "curvature/gni_se": Quantity(
         title="standard error of curvature/gni", formula="s/√8 over the probes", unit="loss/weight²"
     ),
+    "curvature/noise_edge": Quantity(
+        title="edge of stability in mean square along the steepest direction",
+        formula="(η/2) [(σ²/h)/(1 − β) + h/(1 + β)]",
+        unit="1",
+        source="[theory](theory.md), section 12",
+        validity="SGD and heavy-ball momentum; a diagnostic in many dimensions",
+    ),
     "curvature/trace": Quantity(
         title="trace of H: exact for piecewise linear stacks, else with random signs",
         formula="Σ_i H_ii",

@@ -248,3 +248,28 @@ def _through(leaf: nn.Module, values: Tensor, slopes: Tensor) -> Tensor:
 def along_step(hessian: MeanHessian, step: Params, gradient: Params) -> Tensor:
     """Compute the curvature along a step, uᵀHu/(ḡᵀu), 0-d."""
     return hessian.along(step) / inner_product(gradient, step)
+
+
+def minibatch_curvatures(loss: LossFn, params: Params, batches: Sequence[Batch], direction: Params) -> Tensor:
+    """Compute vᵀH_kv of each minibatch, (m,).
+
+    It is the second derivative of Ĉ_k(ω + tv) by t.
+
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        params: ω.
+        batches: the minibatches.
+        direction: v, by name.
+    """
+    found = []
+    for batch in batches:
+        one = next(iter(params.values()))
+        step = torch.zeros((), dtype=one.dtype, device=one.device, requires_grad=True)
+        with torch.enable_grad(), twice_differentiable():
+            value = loss({name: start + step * direction[name] for name, start in params.items()}, batch)
+            (slope,) = torch.autograd.grad(value, step, create_graph=True)
+        bend = torch.zeros_like(step)
+        if slope.requires_grad:
+            (bend,) = torch.autograd.grad(slope, step, materialize_grads=True)
+        found.append(bend.detach().double())
+    return torch.stack(found)

@@ -27,6 +27,7 @@ from ireg.core.sharpness import (
     batch_sharpness,
     exact_diagonal,
     gradient_noise_interaction,
+    minibatch_curvatures,
     probed_trace,
     steepest,
 )
@@ -184,6 +185,13 @@ class Snapshot:
         )
         self.kept["lambda_max_own"] = found.vector
         return found
+
+    @cached_property
+    def steepest_curvatures(self) -> Tensor:
+        """vᵀH_kv of each minibatch along the eigenvector v of `steepest`, (m,)."""
+        parts = self.steepest.vector.split([value.numel() for value in self.moving.values()])
+        direction = {name: part.view_as(value) for (name, value), part in zip(self.moving.items(), parts, strict=True)}
+        return minibatch_curvatures(self.loss, self.moving, self.hessian.batches, direction)
 
     @cached_property
     def batch_sharpness(self) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.moments.needs import NOTHING, Need, needs
+from ireg.core.optimizers.sgd import SGDView
 from ireg.core.sharpness import along_step as curvature_along
 from ireg.core.snapshot import Snapshot
 
@@ -161,6 +162,33 @@ def along_step(snapshot: Snapshot) -> Tensor | None:
         own = sum(decay[name] * value.square().sum() for name, value in step.items())
         bent = bent + own / sum((gradient[name] * value).sum() for name, value in step.items())
     return bent / limit
+
+
+@needs(NOTHING)
+def noise_edge(snapshot: Snapshot) -> Tensor | None:
+    """The edge of stability in mean square, along the steepest direction.
+
+    With the minibatches' curvatures h_k along it, their mean h and variance σ², it is
+
+        (η/2) [(σ²/h)/(1 − β) + h/(1 + β)].
+
+    At 1 the mean square of a single weight with independent curvatures begins to grow: its mean feels 1/(1 + β), its
+    variance 1/(1 − β). In many dimensions it is a diagnostic, and no theorem. Known for SGD and heavy-ball momentum;
+    None for others, and where h is not positive.
+
+    Source: docs/theory.md, section 12.
+    """
+    optimizer = snapshot.optimizer
+    if not isinstance(optimizer, SGDView) or optimizer.nesterov or optimizer.dampening or not optimizer.uniform:
+        return None
+    if not 0 <= optimizer.momentum < 1:
+        return None
+    curvatures = snapshot.steepest_curvatures + optimizer.loss_decay
+    mean, beta = curvatures.mean(), optimizer.momentum
+    if float(mean) <= 0:
+        return None
+    variance = curvatures.var(correction=0)
+    return optimizer.lr / 2 * (variance / mean / (1 - beta) + mean / (1 + beta))
 
 
 def _number(value: float) -> Tensor:

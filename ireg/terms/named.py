@@ -8,7 +8,7 @@ from ireg.terms import curvature, implicit, norm, own, theory
 
 CURVATURE = (
     "lambda_max", "lambda_max_residual", "lambda_max_products", "lambda_max_own", "edge", "batch_sharpness", "gni",
-    "gni_se", "trace", "trace_se", "trace_root", "adaptive", "adaptive_se", "along_step",
+    "gni_se", "noise_edge", "trace", "trace_se", "trace_root", "adaptive", "adaptive_se", "along_step",
 )  # fmt: skip
 """The functions of `ireg.terms.curvature`."""
 

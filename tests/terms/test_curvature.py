@@ -174,3 +174,61 @@ def test_a_run_measures_them_at_intervals_of_their_own_and_resumes_to_the_last_b
     assert whole["metrics.csv"] == parts["metrics.csv"]
     assert whole["checkpoints/last.ckpt"] == parts["checkpoints/last.ckpt"]
     assert "kept" in whole["checkpoints/last.ckpt"]
+
+
+@pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.5, 0.2)])
+def test_the_edge_in_mean_square_takes_each_minibatchs_curvature(momentum, decay):
+    module, batches = stack(nn.Tanh), some_batches()
+    made = torch.optim.SGD(module.parameters(), lr=0.1, momentum=momentum, weight_decay=decay)
+    snapshot = seen(module, batches, made)
+    _, _, hessians = reference.dense(module, cross_entropy, batches, 0.0, list(snapshot.params))
+    vector = snapshot.steepest.vector
+    along = torch.stack([vector @ hessian @ vector for hessian in hessians]) + decay
+    mean, variance = along.mean(), (along - along.mean()).square().mean()
+    expected = 0.05 * (variance / mean / (1 - momentum) + mean / (1 + momentum))
+    assert float(curvature.noise_edge(snapshot)) == pytest.approx(float(expected), rel=1e-10)
+
+
+def test_others_have_no_edge_in_mean_square():
+    module, batches = stack(nn.Tanh), some_batches()
+    for optimizer in (
+        torch.optim.Adam(module.parameters(), lr=0.1),
+        torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, nesterov=True),
+        torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, dampening=0.5),
+        torch.optim.SGD(module.parameters(), lr=0.1, momentum=1.0),
+    ):
+        assert curvature.noise_edge(seen(module, batches, optimizer, steps=1)) is None
+
+
+def test_it_is_none_where_the_curvature_is_not_positive():
+    module = nn.Linear(2, 1, bias=False).double()
+    batches = [(torch.ones(1, 2, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))]
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    values = ireg.measure(
+        module, batches, optimizer=optimizer, criterion=lambda outputs, targets: -outputs.square().mean(),
+        terms=["curvature/noise_edge", "norm/l2"],
+    )  # fmt: skip
+    assert set(values) == {"norm/l2"}
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 3.0])
+def test_in_mean_square_one_weight_is_stable_up_to_it(beta, spread):
+    """The second moments of (ω_t, ω_{t−1}) follow a linear recursion; its radius is 1 where the formula says 1."""
+    eta, mean = 0.1, 1.0
+
+    def radius(scale):
+        h = scale * mean
+        sigma = spread * h
+        # E[A ⊗ A] over two equally likely curvatures h ± σ.
+        total = torch.zeros(4, 4, dtype=torch.float64)
+        for curve in (h - sigma, h + sigma):
+            step = torch.tensor([[1 + beta - eta * curve, -beta], [1.0, 0.0]], dtype=torch.float64)
+            total += torch.kron(step, step) / 2
+        return float(torch.linalg.eigvals(total).abs().max())
+
+    # (η/2) [(σ²/h)/(1 − β) + h/(1 + β)] = 1 for h = scale, σ = spread · scale.
+    scale = 2 / (eta * (spread**2 / (1 - beta) + 1 / (1 + beta)))
+    assert radius(scale) == pytest.approx(1, abs=1e-9)
+    assert radius(1.01 * scale) > 1
+    assert radius(0.99 * scale) < 1
