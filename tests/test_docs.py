@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import ireg
-from benchmarks import claims, edge
+from benchmarks import claims, edge, traces
 from ireg.__main__ import COMMANDS
 from ireg.composition import GROUPS
 from ireg.config import read
@@ -232,9 +232,22 @@ def test_the_papers_claims_are_compared_with_committed_numbers(page, name, made)
     assert between == made(pd.read_csv(claims.CSV))
 
 
-def test_the_page_on_the_edge_has_committed_numbers():
+@pytest.mark.parametrize(("name", "made"), [("edge", edge), ("traces", traces)])
+def test_the_page_on_curvature_has_committed_numbers(name, made):
     text = (ROOT / "docs" / "curvature.md").read_text(encoding="utf-8")
-    assert text.split("<!-- edge -->\n")[1].split("<!-- /edge -->")[0] == edge.table(pd.read_csv(edge.CSV))
+    assert text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0] == made.table(pd.read_csv(made.CSV))
+
+
+def test_traces_are_those_at_a_training_loss():
+    rows = [
+        {"optimizer": "sgd", "lr": 0.1, "seed": 0, "epoch": epoch, "train/loss": loss, "curvature/trace": 100 * loss,
+         "curvature/trace_root": 7.0}
+        for epoch, loss in ((0, 2.0), (10, 0.8), (20, 0.3), (30, 0.15))
+    ]  # fmt: skip
+    found = traces.measured(pd.DataFrame(rows))
+    assert found["loss"].tolist() == [0.5, 0.2]  # 0.1 was not reached
+    assert found["curvature/trace"].tolist() == pytest.approx([50, 20], rel=1e-12)
+    assert found["curvature/trace_root"].tolist() == pytest.approx([7, 7], rel=1e-12)
 
 
 def test_what_counts_as_at_the_edge():
