@@ -26,7 +26,8 @@ OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
 def measured(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row a run and training loss.
 
-    It is of where the loss is first reached. Between the two measurements around it values are interpolated, both on logarithmic scales.
+    It is of where the loss is first reached. Between the two measurements around it values are interpolated, both on
+    logarithmic scales.
 
     Args:
         table: of `ireg.load`.
