@@ -53,6 +53,17 @@ def inner_product(left: Params, right: Params) -> Tensor:
     return torch.stack([torch.dot(_summable(value), _summable(right[name])) for name, value in left.items()]).sum()
 
 
+def by_name(vector: Tensor, like: Params) -> Params:
+    """Cut a vector (p,) into tensors of these names and shapes.
+
+    Example:
+        >>> by_name(torch.tensor([1.0, 2.0, 3.0]), {"a": torch.zeros(1), "b": torch.zeros(2)})
+        {'a': tensor([1.]), 'b': tensor([2., 3.])}
+    """
+    parts = vector.split([value.numel() for value in like.values()])
+    return {name: part.view(value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
+
+
 def sum_type(value: Tensor) -> torch.dtype:
     """Return the type in which numbers like this are summed.
 

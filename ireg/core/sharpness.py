@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ireg.core.batches import stacks
 from ireg.core.functional import ModuleLoss, detached_parameters, twice_differentiable
 from ireg.core.hessian import EXAMPLES_AT_ONCE, MeanHessian
+from ireg.core.hessian_sums import HessianProduct
 from ireg.core.lanczos import Eigenpair, largest_eigenpair
 from ireg.core.moments.linear import leaves_of
-from ireg.core.params import inner_product, squared_norm
+from ireg.core.params import by_name, inner_product, squared_norm
 from ireg.core.types import Batch, LossFn, Params
 
 TOLERANCE = 1e-2
@@ -53,12 +54,10 @@ def steepest(
     Raises:
         ValueError: a product is not finite.
     """
-    shapes = {name: value.shape for name, value in hessian.params.items()}
-    sizes = [shape.numel() for shape in shapes.values()]
     roots = None if scale is None else {name: value.sqrt() for name, value in scale.items()}
 
     def product(vector: Tensor) -> Tensor:
-        parts = {name: part.view(shapes[name]) for name, part in zip(shapes, vector.split(sizes), strict=True)}
+        parts = by_name(vector, hessian.params)
         if roots is not None:
             parts = {name: roots[name] * value for name, value in parts.items()}
         bent = hessian(parts)
@@ -68,10 +67,11 @@ def steepest(
                 bent[name] = torch.add(bent[name], value, alpha=factor)
         if roots is not None:
             bent = {name: roots[name] * value for name, value in bent.items()}
-        return torch.cat([bent[name].flatten() for name in shapes])
+        return torch.cat([bent[name].flatten() for name in hessian.params])
 
     one = next(iter(hessian.params.values()))
-    start = torch.randn(sum(sizes), generator=generator, dtype=torch.float32).to(one)
+    size = sum(value.numel() for value in hessian.params.values())
+    start = torch.randn(size, generator=generator, dtype=torch.float32).to(one)
     start /= start.norm()
     if before is not None and before.shape == start.shape:
         start = before.to(start) + _FRESH * start
@@ -106,14 +106,11 @@ def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> T
             slopes = torch.autograd.grad(
                 loss(leaves, batch), list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )
-            gradient = [slope.detach() for slope in slopes]
-            along = torch.stack([(slope * fixed).sum() for slope, fixed in zip(slopes, gradient, strict=True)]).sum()
-        square = sum(float(fixed.double().square().sum()) for fixed in gradient)
-        if square == 0 or not along.requires_grad:
-            continue
-        bends = torch.autograd.grad(along, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        bent = sum((fixed.double() * bend.double()).sum() for fixed, bend in zip(gradient, bends, strict=True))
-        total += bent / square
+        gradient = {name: slope.detach() for name, slope in zip(leaves, slopes, strict=True)}
+        square = sum(float(value.double().square().sum()) for value in gradient.values())
+        if square:
+            bent = HessianProduct(leaves, slopes, decay=0.0)(gradient)
+            total += sum((value.double() * bent[name].double()).sum() for name, value in gradient.items()) / square
     return total / len(batches)
 
 

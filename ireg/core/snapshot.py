@@ -21,6 +21,7 @@ from ireg.core.moments import (
 )
 from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.optimizers import Memory, OptimizerView
+from ireg.core.params import by_name
 from ireg.core.random import named_generator
 from ireg.core.sharpness import (
     Estimate,
@@ -189,8 +190,7 @@ class Snapshot:
     @cached_property
     def steepest_curvatures(self) -> Tensor:
         """vᵀH_kv of each minibatch along the eigenvector v of `steepest`, (m,)."""
-        parts = self.steepest.vector.split([value.numel() for value in self.moving.values()])
-        direction = {name: part.view_as(value) for (name, value), part in zip(self.moving.items(), parts, strict=True)}
+        direction = by_name(self.steepest.vector, self.moving)
         return minibatch_curvatures(self.loss, self.moving, self.hessian.batches, direction)
 
     @cached_property

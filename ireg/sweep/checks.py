@@ -83,7 +83,15 @@ def _finished_as_asked(config: DictConfig, sweep: Path) -> dict[tuple[str, ...],
     entries = GlobalHydra.instance().config_loader().get_search_path().get_path()
     places = [entry.path.removeprefix("file://") for entry in entries]
     files = [file for place in places if "://" not in place for file in Path(place).rglob("*.yaml")]
-    if not files or any("${oc." in file.read_text(encoding="utf-8", errors="replace") for file in files):
+    # Another primary configuration, or a folder of the user's own, may say something else with the same words.
+    one_source = (
+        len({place for place in places if "://" not in place}) == 1 and config.hydra.job.config_name == "config"
+    )
+    if (
+        not one_source
+        or not files
+        or any("${oc." in file.read_text(encoding="utf-8", errors="replace") for file in files)
+    ):
         return {}
     newest = max(file.stat().st_mtime_ns for file in files)
     found = {}

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from ireg.cli import overrides_first
 from ireg.errors import UserError
@@ -148,3 +149,15 @@ def test_a_configuration_that_was_touched_is_looked_at_again(asked):
         file.write("width: ${oc.env:WIDTH}\n")
     os.utime(asked.conf / "model" / "mlp.yaml", (1e9, 1e9))
     assert asked() == {}
+
+
+def test_the_same_words_to_another_configuration_are_looked_at_again(asked):
+    """Another primary file, or a folder of the user's own, may make another run of them."""
+    shutil.copy2(asked.conf / "config.yaml", asked.conf / "other.yaml")
+    with initialize_config_dir(str(asked.conf), version_base="1.3"):
+        config = compose("other", return_hydra_config=True)
+        assert checks._finished_as_asked(config, asked.sweep) == {}
+        config = compose("config", return_hydra_config=True)
+        assert checks._finished_as_asked(config, asked.sweep) != {}
+        GlobalHydra.instance().config_loader().get_search_path().append("theirs", str(asked.sweep))
+        assert checks._finished_as_asked(config, asked.sweep) == {}
