@@ -45,6 +45,17 @@ def needs(need: Need | Callable[[OptimizerView], Need], *, estimable: bool = Fal
     return mark
 
 
+def along_path(function: Function) -> Function:
+    """Mark a term that uses the steps of the epoch, `Snapshot.path`."""
+    function.along_path = True  # type: ignore[attr-defined]
+    return function
+
+
+def needs_path(function: Callable[..., Any]) -> bool:
+    """Say whether a term uses the steps of the epoch."""
+    return getattr(_inner(function), "along_path", False)
+
+
 def union_of_needs(functions: Iterable[Callable[..., Any]], view: OptimizerView) -> Need:
     """Return what functions use of the moments together.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW
 
-from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
+from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, reciprocal_root
 from ireg.core.optimizers.momentum import fading, refine_count
 from ireg.core.optimizers.second_moment import fading_mean
 from ireg.core.optimizers.view import LONG_AGO, Group, OptimizerView, State, rule, slot, steps_of
@@ -76,6 +76,17 @@ class AdamView(OptimizerView):
         if not beta:
             return None
         return MomentumBuffer(decay=beta, gain=1.0, divided=False, ahead=self.lr * beta / (1 - beta))
+
+    def buffer_rate(self, steps: int) -> float | None:
+        """η/(1 − βᵗ), by the bias correction of m."""
+        return self.lr / (1 - self.betas[0] ** steps) if steps else None
+
+    @classmethod
+    def scaled_buffer(cls, group: Group, slots: Mapping[str, Any]) -> Tensor:
+        """P m, with the second moment corrected as torch does it."""
+        second = slots["max_exp_avg_sq" if group.get("amsgrad", False) else "exp_avg_sq"]
+        root = (second / (1 - float(group["betas"][1]) ** int(slots["step"]))).sqrt_()
+        return reciprocal_root(root, float(group["eps"])).mul_(slots["exp_avg"])
 
     @property
     def divides_by(self) -> SecondMoment | None:

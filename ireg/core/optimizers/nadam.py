@@ -63,6 +63,10 @@ class NAdamView(AdamView):
         held = super().buffer
         return None if held is None else replace(held, ahead=self._share() * held.ahead)
 
+    def buffer_rate(self, steps: int) -> float | None:
+        """None: the bare gradient is in the step, too."""
+        return None
+
     @property
     def divides_by(self) -> SecondMoment | None:
         """v, with gradient and m above it."""

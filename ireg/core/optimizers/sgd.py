@@ -73,6 +73,10 @@ class SGDView(OptimizerView):
             ahead=self.lr * beta ** (2 if self.nesterov else 1) / (1 - beta),
         )
 
+    def buffer_rate(self, steps: int) -> float | None:
+        """η; Nesterov's step has the last gradient once more."""
+        return None if self.nesterov else self.lr
+
     @classmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
         """Refine momentum and rate."""

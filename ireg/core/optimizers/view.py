@@ -144,6 +144,29 @@ class OptimizerView(ABC):
     def buffer(self) -> MomentumBuffer | None:
         """The momentum buffer; None where the rule keeps none."""
 
+    def buffer_rate(self, steps: int) -> float | None:
+        """Return the rate r of a step that is r P b.
+
+        None where a step has more than that, decoupled decay aside. Only for rules that keep a buffer.
+
+        Args:
+            steps: how many have been taken, the step included.
+        """
+        return self.lr
+
+    @classmethod
+    def scaled_buffer(cls, group: Group, slots: Mapping[str, Any]) -> Tensor:
+        """Return P b of one parameter, as its last step had it.
+
+        Only for rules that keep a buffer, see `buffer`.
+
+        Args:
+            group: of the parameter.
+            slots: torch's state of it, whole or of some of its weights.
+        """
+        buffer: Tensor = slots["momentum_buffer"]  # not divided, or divided already
+        return buffer
+
     @property
     def divides_by(self) -> SecondMoment | None:
         """How the optimizer divides; None if it does not.

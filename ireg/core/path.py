@@ -1,0 +1,278 @@
+"""How the squared norm of the weights grows, step by step.
+
+With s_t = ω_t − ω_{t+1}, whatever the optimizer,
+
+    ‖ω_T‖² − ‖ω_0‖² = Σ_t −2⟨ω_t, s_t⟩ + Σ_t ‖s_t‖²:
+
+a *radial* part, of steps along the weights, and a *diffusive* part, which only grows; a random walk has the second part
+alone. Consecutive steps of an optimizer with memory are much alike, and the sum of their squares is not what diffuses.
+The same two parts are therefore also taken of the settled weights, those once the optimizer's buffer has run out,
+
+    y_t = ω_t − c P_t b_t,
+
+b and c (`ahead`) of `MomentumBuffer`, P of the last step. For fixed P each step moves y by −η_e P g_k. Without memory
+y = ω.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ireg.core.moments.needs import needs_path
+from ireg.core.optimizers import RULES, OptimizerView
+from ireg.core.optimizers.view import Group
+from ireg.core.params import sum_type
+
+CHUNK = 2**16
+"""Weights that are looked at together: what is made of them stays in a processor's cache."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The two parts by which a squared norm has grown."""
+
+    radial: float
+    diffusive: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Path:
+    """What the steps of an epoch have made of the squared norm.
+
+    Attributes:
+        weights: of ω.
+        settled: of y; None for an optimizer without a rule, or whose memory does not fade.
+    """
+
+    weights: Growth
+    settled: Growth | None
+
+
+class PathRecorder:
+    """Sum over an optimizer's steps, as they are taken.
+
+    The optimizer calls it after each step. It reads weights and state, and changes neither. Where something else
+    changes weights between two steps, that is part of the next step. A learning rate that changes moves y, too.
+
+    Args:
+        optimizer: any of torch's.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = torch.optim.SGD([weight], lr=0.5)
+        >>> recorder = PathRecorder(optimizer)
+        >>> recorder.start()
+        >>> weight.grad = torch.tensor([1.0])
+        >>> optimizer.step()  # from 2 to 3/2: −2 · 2 · 1/2 and (1/2)²
+        >>> recorder.path().weights
+        Growth(radial=-2.0, diffusive=0.25)
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self._groups: list[tuple[Group, list[_Part]]] | None = None
+        self._rule: type[OptimizerView] | None = None
+        # Held weakly: an optimizer should not keep alive what nobody else does.
+        handle = optimizer.register_step_post_hook(partial(_after_step, weakref.ref(self)))
+        weakref.finalize(self, handle.remove)
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Begin with the present weights."""
+        self._rule = _rule_with_settled_weights(self.optimizer)
+        self._groups = [
+            (group, [_Part(parameter, first) for parameter in group["params"] for first in _firsts(parameter)])
+            for group in self.optimizer.param_groups
+        ]
+        for buffer, part, slots in self._followed():
+            part.begin(buffer, slots)
+
+    def stop(self) -> None:
+        """Look at no further steps."""
+        self._groups = None
+
+    @torch.no_grad()
+    def add_step(self) -> None:
+        """Add the step that has just been taken."""
+        for buffer, part, slots in self._followed():
+            part.add_step(buffer, slots)
+
+    def path(self) -> Path | None:
+        """Return the sums since `start`; None if nothing is recorded."""
+        if self._groups is None:
+            return None
+        parts = [part for _, parts in self._groups for part in parts]
+        return Path(
+            weights=_growth(part.weights for part in parts),
+            settled=None if self._rule is None else _growth(part.settled for part in parts),
+        )
+
+    def _followed(self) -> Iterator[tuple[_Buffer | None, _Part, Mapping[str, Any]]]:
+        """Yield the parts, each with buffer and torch's state."""
+        for group, parts in self._groups or []:
+            known: dict[int, _Buffer | None] = {}  # by the number of steps, on which bias corrections depend
+            for part in parts:
+                slots = self.optimizer.state.get(part.parameter, {})
+                steps = int(slots.get("step", 0))
+                if steps not in known:
+                    known[steps] = None if self._rule is None else _buffer(self._rule, group, steps)
+                yield known[steps], part, slots
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """What turns a step, or torch's state, into c P b.
+
+    Attributes:
+        ahead: c.
+        rate: r of steps r P b; None where a step has more than that.
+        scaled: P b of torch's state of a parameter, or of some of its weights.
+    """
+
+    ahead: float
+    rate: float | None
+    scaled: Callable[[Mapping[str, Any]], Tensor]
+
+    def owed(self, slots: Mapping[str, Any]) -> Tensor:
+        """−c P b by torch's state."""
+        return -self.ahead * self.scaled(slots)
+
+
+class _Part:
+    """Some weights of a parameter, as they were after the last step."""
+
+    def __init__(self, parameter: Tensor, first: int) -> None:
+        self.parameter = parameter
+        self._place = slice(first, first + CHUNK)
+        self._last = self._weights().clone()
+        self._owed: Tensor | None = None  # −c P b
+        self._start = (0.0, 0.0)
+        self._walked, self._settled_walked = (
+            torch.zeros((), dtype=torch.float64, device=self._last.device) for _ in range(2)
+        )
+
+    def begin(self, buffer: _Buffer | None, slots: Mapping[str, Any]) -> None:
+        """Note where the sums begin."""
+        if buffer is not None and slots:
+            self._owed = buffer.owed(self._of(slots))
+        self._start = self._squares()
+
+    def add_step(self, buffer: _Buffer | None, slots: Mapping[str, Any]) -> None:
+        """Add the step that has just been taken."""
+        now = self._weights()
+        step = self._last.sub_(now)  # s
+        square = torch.dot(step, step)
+        self._walked += square
+        if buffer is None or self.parameter.grad is None:  # torch leaves the buffer of such a parameter alone
+            self._settled_walked += square
+        else:
+            if self._owed is None:
+                self._owed = torch.zeros_like(step)
+            # The settled weights' step, s + c P b − c P b before it, in place: memory's speed is what this takes.
+            if buffer.rate is None:
+                after = buffer.owed(self._of(slots))
+                settled = self._owed.add_(step).sub_(after)
+                self._settled_walked += torch.dot(settled, settled)
+                self._owed = after
+            else:
+                share = buffer.ahead / buffer.rate
+                settled = self._owed.add_(step, alpha=1 + share)
+                self._settled_walked += torch.dot(settled, settled)
+                torch.mul(step, -share, out=self._owed)
+        self._last.copy_(now)
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """Σω² at the beginning and now, and the sum of squared steps."""
+        return self._start[0], self._squares()[0], float(self._walked)
+
+    @property
+    def settled(self) -> tuple[float, float, float]:
+        """The same of y."""
+        return self._start[1], self._squares()[1], float(self._settled_walked)
+
+    def _weights(self) -> Tensor:
+        flat = self.parameter.detach().reshape(-1)[self._place]
+        return flat.to(sum_type(flat))
+
+    def _of(self, slots: Mapping[str, Any]) -> dict[str, Any]:
+        """Cut what has the parameter's shape to these weights."""
+        return {
+            key: value.reshape(-1)[self._place]
+            if isinstance(value, Tensor) and value.shape == self.parameter.shape
+            else value
+            for key, value in slots.items()
+        }
+
+    def _squares(self) -> tuple[float, float]:
+        weights = self._last.double()
+        square = float(weights.square().sum())
+        return square, square if self._owed is None else float((weights + self._owed).square().sum())
+
+
+def _firsts(parameter: Tensor) -> range:
+    """The first weights of a parameter's parts."""
+    return range(0, parameter.numel(), CHUNK)
+
+
+def _after_step(recorder: weakref.ref[PathRecorder], *_: Any) -> None:
+    """What the optimizer calls."""
+    found = recorder()
+    if found is not None:
+        found.add_step()
+
+
+def _buffer(rule: type[OptimizerView], group: Group, steps: int) -> _Buffer | None:
+    """Return the constants of a group's buffer; None without one.
+
+    Raises:
+        ValueError: what it remembers does not fade.
+    """
+    fields: dict[str, Any] = {
+        "lr": float(group["lr"]),
+        "weight_decay": float(group.get("weight_decay", 0.0)),
+        "moving": (),
+        **rule.read(group, {"": {"step": steps}}, {"": torch.zeros(())}),
+    }
+    seen = rule(**fields)
+    held = seen.buffer if seen.memory.decay else None  # `memory` refuses what does not fade
+    if held is None or not held.ahead:
+        return None
+    return _Buffer(
+        ahead=held.ahead,
+        rate=None if seen.decoupled_decay else seen.buffer_rate(steps),
+        scaled=partial(rule.scaled_buffer, group),
+    )
+
+
+def _rule_with_settled_weights(optimizer: Optimizer) -> type[OptimizerView] | None:
+    """Return the optimizer's rule; None if it has no settled weights."""
+    rule = RULES.get(type(optimizer))
+    if rule is None:
+        return None
+    try:
+        for group in optimizer.param_groups:
+            _buffer(rule, group, 0)
+    except ValueError:
+        return None
+    return rule
+
+
+def _growth(parts: Iterable[tuple[float, float, float]]) -> Growth:
+    """Give the radial part what the diffusive one leaves."""
+    before, now, walked = (math.fsum(column) for column in zip(*parts, strict=True))
+    return Growth(radial=now - before - walked, diffusive=walked)
+
+
+def recorder_for(terms: Iterable[Callable[..., Any]], optimizer: Optimizer) -> PathRecorder | None:
+    """Return a recorder, where a term needs one."""
+    return PathRecorder(optimizer) if any(needs_path(term) for term in terms) else None
