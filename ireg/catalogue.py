@@ -249,10 +249,143 @@ CATALOGUE: dict[str, Quantity] = {
         axis=r"$\Vert\omega\Vert_2$ of all parameters",
     ),
     "norm/distance": Quantity(title="distance from the initial parameters", formula="‖ω − ω₀‖₂", unit="weight"),
+    "norm/layers": Quantity(
+        title="norm of each weight matrix, as norm/layers/NAME",
+        formula="‖W_l‖_F of each weight matrix",
+        unit="weight",
+    ),
+    "norm/product": Quantity(
+        title="product of the norms of all weight matrices",
+        formula="Π_l ‖W_l‖_F",
+        unit="weight^L",
+    ),
+    "norm/spectral_product": Quantity(
+        title="product of the largest singular values of all weight matrices",
+        formula="Π_l σ₁(W_l)",
+        unit="weight^L",
+        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
+        validity="convolutions: of the kernel as a matrix",
+    ),
+    "margin/median": Quantity(
+        title="median margin of all training examples",
+        formula="median of f_y − max_{j≠y} f_j",
+        unit="1",
+        validity="classifiers",
+    ),
+    "margin/low": Quantity(
+        title="1 % quantile of the margins of all training examples",
+        formula="1 % quantile of f_y − max_{j≠y} f_j",
+        unit="1",
+        validity="classifiers",
+    ),
+    "margin/clean_median": Quantity(
+        title="median margin of examples with a right label",
+        formula="median of f_y − max_{j≠y} f_j",
+        unit="1",
+        validity="classifiers in runs of `train.py`",
+    ),
+    "margin/clean_low": Quantity(
+        title="1 % quantile of the margins of examples with a right label",
+        formula="1 % quantile of f_y − max_{j≠y} f_j",
+        unit="1",
+        validity="classifiers in runs of `train.py`",
+    ),
+    "margin/corrupted_median": Quantity(
+        title="median margin of examples with a wrong label",
+        formula="median of f_y − max_{j≠y} f_j",
+        unit="1",
+        validity="classifiers in runs of `train.py` with label noise",
+    ),
+    "margin/corrupted_low": Quantity(
+        title="1 % quantile of the margins of examples with a wrong label",
+        formula="1 % quantile of f_y − max_{j≠y} f_j",
+        unit="1",
+        validity="classifiers in runs of `train.py` with label noise",
+    ),
+    "margin/normalized_median": Quantity(
+        title="normalized median margin of all training examples",
+        formula="median of f_y − max_{j≠y} f_j, over Π‖W_l‖_F",
+        unit="1/weight^L",
+        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
+        validity="classifiers",
+    ),
+    "margin/normalized_low": Quantity(
+        title="normalized 1 % quantile of the margins of all training examples",
+        formula="1 % quantile of f_y − max_{j≠y} f_j, over Π‖W_l‖_F",
+        unit="1/weight^L",
+        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
+        validity="classifiers",
+    ),
+    "margin/normalized_clean_median": Quantity(
+        title="normalized median margin of examples with a right label",
+        formula="median of f_y − max_{j≠y} f_j, over Π‖W_l‖_F",
+        unit="1/weight^L",
+        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
+        validity="classifiers in runs of `train.py`",
+    ),
+    "margin/normalized_clean_low": Quantity(
+        title="normalized 1 % quantile of the margins of examples with a right label",
+        formula="1 % quantile of f_y − max_{j≠y} f_j, over Π‖W_l‖_F",
+        unit="1/weight^L",
+        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
+        validity="classifiers in runs of `train.py`",
+    ),
+    "margin/normalized_corrupted_median": Quantity(
+        title="normalized median margin of examples with a wrong label",
+        formula="median of f_y − max_{j≠y} f_j, over Π‖W_l‖_F",
+        unit="1/weight^L",
+        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
+        validity="classifiers in runs of `train.py` with label noise",
+    ),
+    "margin/normalized_corrupted_low": Quantity(
+        title="normalized 1 % quantile of the margins of examples with a wrong label",
+        formula="1 % quantile of f_y − max_{j≠y} f_j, over Π‖W_l‖_F",
+        unit="1/weight^L",
+        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
+        validity="classifiers in runs of `train.py` with label noise",
+    ),
+    "path/radial": Quantity(
+        title="growth of ‖ω‖² along the weights, in the epoch",
+        formula="Σ_t −2⟨ω_t, s_t⟩",
+        unit="weight²",
+        source="[theory](theory.md), section 13",
+        validity="epochs whose steps were recorded",
+    ),
+    "path/diffusive": Quantity(
+        title="growth of ‖ω‖² by the length of the steps, in the epoch",
+        formula="Σ_t ‖s_t‖²",
+        unit="weight²",
+        source="[theory](theory.md), section 13",
+        validity="epochs whose steps were recorded",
+    ),
+    "path/settled_radial": Quantity(
+        title="growth of ‖y‖² along the settled weights y, in the epoch",
+        formula="Σ_t −2⟨y_t, y_t − y_{t+1}⟩",
+        unit="weight²",
+        source="[theory](theory.md), section 13",
+        validity="optimizers with a rule whose memory fades",
+    ),
+    "path/settled_diffusive": Quantity(
+        title="growth of ‖y‖² by the length of their steps, in the epoch",
+        formula="Σ_t ‖y_t − y_{t+1}‖²",
+        unit="weight²",
+        source="[theory](theory.md), section 13",
+        validity="optimizers with a rule whose memory fades",
+    ),
     "time/epoch": Quantity(title="wall time of the whole epoch", unit="s"),
     "time/terms": Quantity(title="wall time of the terms alone", unit="s"),
 }
 """By tag, in the order of the table in docs/terms.md."""
+
+
+def quantity(tag: str) -> Quantity | None:
+    """Return what a tag means; None for tags of others.
+
+    A layer's tag, like `norm/layers/1.weight`, means what the tag before its name does.
+    """
+    found = CATALOGUE.get(tag)
+    parents = ("/".join(tag.split("/")[:2]),) if tag.count("/") > 1 else ()
+    return found or next((CATALOGUE[parent] for parent in parents if parent in CATALOGUE), None)
 
 
 def markdown() -> str:

@@ -30,7 +30,7 @@ from tensorboard.plugins.scalar.metadata import create_summary_metadata as scala
 from tensorboard.plugins.text.metadata import create_summary_metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from ireg.catalogue import CATALOGUE
+from ireg.catalogue import quantity
 from ireg.files import write_bytes
 
 FIRST = ("test/error", "train/error", "fit/clean_error", "fit/memorized", "fit/recovered")
@@ -70,13 +70,13 @@ def scalar(tag: str, value: float, *, described: bool = True) -> Summary:
 
 def description(tag: str) -> str:
     """Say in Markdown what a tag means; nothing for tags of others."""
-    quantity = CATALOGUE.get(tag.removesuffix("_se"))
-    if quantity is None:
+    meaning = quantity(tag) or quantity(tag.removesuffix("_se"))
+    if meaning is None:
         return ""
-    error = "standard error of: " if tag not in CATALOGUE else ""
-    parts = [f"{error}{quantity.title}", quantity.formula and f"`{quantity.formula}`", f"unit: {quantity.unit}"]
-    source = quantity.source.replace("[theory](theory.md)", "docs/theory.md")  # TensorBoard has no such page
-    parts += [source and f"source: {source}", f"valid for: {quantity.validity or 'all'}"]
+    error = "standard error of: " if quantity(tag) is None else ""
+    parts = [f"{error}{meaning.title}", meaning.formula and f"`{meaning.formula}`", f"unit: {meaning.unit}"]
+    source = meaning.source.replace("[theory](theory.md)", "docs/theory.md")  # TensorBoard has no such page
+    parts += [source and f"source: {source}", f"valid for: {meaning.validity or 'all'}"]
     return "  \n".join(filter(None, parts))
 
 

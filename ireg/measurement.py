@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 
 from ireg.core.functional import StepLoss, detached_parameters, evaluating, functional_loss, measuring
 from ireg.core.moments import SMALLEST, STANDARD_ERROR, Observer, standard_error
-from ireg.core.moments.needs import needs_exact_moments, union_of_needs
+from ireg.core.moments.needs import needs_exact_moments, needs_path, union_of_needs
 from ireg.core.moving import moving_parameters
 from ireg.core.optimizers import view
+from ireg.core.path import Path
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot, Term
 from ireg.core.types import Batch, LossFn, Params
@@ -53,6 +54,7 @@ def measure(
     method: str = "auto",
     mode: str = "as_trained",
     kept: dict[str, Tensor] | None = None,
+    path: Path | None = None,
 ) -> dict[str, float]:
     """Measure terms at the model's present weights, over these minibatches.
 
@@ -81,6 +83,8 @@ def measure(
             gradients are taken, each with masks of its own, so that the terms are those of the mean over the masks,
             without bias, see `ireg.core.moments.draws`. `eval` measures the model in eval mode.
         kept: what an earlier measurement has left for this one, as eigenvectors to start from; it is written to.
+        path: sums over the epoch's steps, for terms of the path: `path()` of an `ireg.core.path.PathRecorder` that was
+            started before them.
 
     Returns:
         The values by tag, without those that do not exist for the optimizer.
@@ -88,7 +92,7 @@ def measure(
     Raises:
         ValueError: no minibatches, or no sequence of them; not exactly one of `criterion` and `loss`; a loss that is no
             single number; a term or a mode that is unknown; an optimizer that moves nothing, or that a term is not made
-            for; a sample that is too small, or a term that needs all minibatches.
+            for; a term of the path without one; a sample that is too small, or a term that needs all minibatches.
 
     Example:
         >>> module = nn.Linear(1, 1)
@@ -110,6 +114,10 @@ def measure(
     require_minibatches(batches, pairs=criterion is not None)
     require_mode(mode)
     require_estimates(chosen, mode, None if population is None else len(batches), population)
+    if path is None and (missing := [tag for tag, term in chosen.items() if needs_path(term)]):
+        raise ValueError(
+            f"{missing[0]} is a sum over the steps of the epoch, which are over; use ireg.Monitor, made before them"
+        )
     generator = named_generator("terms") if generator is None else generator
     with random_streams_kept(model), MODES[mode](model):
         if mode == "two_draws":
@@ -127,6 +135,7 @@ def measure(
             drawn=mode == "two_draws",
             method=method,
             kept=kept,
+            path=path,
         )
         return evaluate(chosen, snapshot)
 
@@ -235,6 +244,8 @@ def take_snapshot(
     method: str = "auto",
     observer: Observer | None = None,
     kept: dict[str, Tensor] | None = None,
+    path: Path | None = None,
+    corrupted: Tensor | None = None,
 ) -> Snapshot:
     """Take a snapshot of training, as far as the terms need it.
 
@@ -252,6 +263,8 @@ def take_snapshot(
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         observer: called with each minibatch's outputs when the moments are computed.
         kept: what an earlier snapshot has left for this one; it is written to.
+        path: sums over the epoch's steps, of a `PathRecorder`.
+        corrupted: which examples have a wrong label, (N,), in the order of the minibatches.
 
     Raises:
         ValueError: an optimizer that cannot be read, that moves nothing, or that a term is not made for.
@@ -270,19 +283,24 @@ def take_snapshot(
         population=population,
         drawn=drawn,
         kept={} if kept is None else kept,
+        path=path,
+        corrupted=corrupted,
     )
 
 
 def evaluate(terms: Mapping[str, Term], snapshot: Snapshot) -> dict[str, float]:
     """Compute the terms at a snapshot, by tag.
 
-    Those that do not exist for the optimizer are left out. From a sample of the minibatches, each term of gradients has
-    its standard error under `<tag>_se`.
+    Those that do not exist for the optimizer are left out. Of a term with several numbers, each has its name after the
+    tag. From a sample of the minibatches, each term of gradients has its standard error under `<tag>_se`.
     """
     values: dict[str, float] = {}
     for tag, term in terms.items():
         value = term(snapshot)
         if value is None:
+            continue
+        if isinstance(value, Mapping):
+            values |= {f"{tag}/{name}": float(part) for name, part in value.items()}
             continue
         estimated = snapshot.population is not None and bool(union_of_needs([term], snapshot.optimizer))
         # The error first: it refuses what is no estimate.

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from ireg.catalogue import VALID_STRENGTH
 from ireg.core.batches import copied
 from ireg.core.functional import detached_parameters
+from ireg.core.path import recorder_for
 from ireg.core.random import named_generator
 from ireg.core.reservoir import Reservoir
 from ireg.core.types import Batch
@@ -95,6 +96,7 @@ class Monitor:
         self.warnings = Warnings()
         self._rows: list[dict[str, float]] = []
         self._kept: dict[str, Tensor] = {}
+        self._recorder = recorder_for(self.terms.values(), self.optimizer)
         self.reset()
 
     def update(self, batch: Batch) -> None:
@@ -144,6 +146,7 @@ class Monitor:
             method=self.method,
             mode=self.mode,
             kept=self._kept,
+            path=None if self._recorder is None else self._recorder.path(),
         )
         self.warnings.of_measurement(self.model, self._rates, values, mode=self.mode)
         self._rows.append({"steps": self.steps, **values})
@@ -153,6 +156,8 @@ class Monitor:
         """Forget the minibatches; `rows` stay."""
         self._sample: Reservoir[Batch] = Reservoir(self.num_batches, named_generator("minibatches", self.steps))
         self._rates: list[tuple[float, ...]] = []
+        if self._recorder is not None:
+            self._recorder.start()
 
     @property
     def rows(self) -> "DataFrame":

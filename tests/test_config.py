@@ -15,6 +15,7 @@ from ireg.data import labels
 from ireg.errors import UserError
 from ireg.trainer_arguments import FUSED
 from tests.terms.test_curvature import CURVATURE
+from tests.terms.test_size import SIZE
 from tests.terms.test_terms import REFERENCES
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -94,9 +95,9 @@ def test_every_term_has_a_file_and_a_reference(composed):
             if group != "defaults":
                 named = {name: function for name, function in functions.items() if name != "every"}
                 configured |= {f"{group}/{name}": function for name, function in named.items()}
-    assert configured.keys() == {*REFERENCES, *CURVATURE}
+    assert configured.keys() == {*REFERENCES, *CURVATURE, *SIZE}
     for tag, function in configured.items():
-        made, term = instantiate(function), CURVATURE.get(tag) or REFERENCES[tag][0]
+        made, term = instantiate(function), CURVATURE.get(tag) or SIZE.get(tag) or REFERENCES[tag][0]
         assert (made.func, made.keywords) == (getattr(term, "func", term), getattr(term, "keywords", {}))
     terms = read(composed()).terms
     default = {
@@ -117,7 +118,11 @@ def single_terms():
 @pytest.mark.parametrize("name", single_terms())
 def test_a_single_term_can_be_chosen(composed, name):
     terms = read(composed(f"terms=[{name}]")).terms
-    assert [list(functions) for functions in terms.values() if isinstance(functions, dict)] == [[name]]
+    found = [
+        f"{group}_{term}" for group, functions in terms.items() if isinstance(functions, dict) for term in functions
+    ]
+    assert len(found) == 1
+    assert found[0] == name or found[0].endswith(f"_{name}")
 
 
 def test_the_experiment_on_theory(composed):

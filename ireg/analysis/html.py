@@ -162,7 +162,9 @@ def _figure(name: str, svg: bytes, content: Content, statuses: Sequence[Mapping[
 
 
 def _definitions(epochs: pd.DataFrame) -> str:
-    used = [tag for tag in CATALOGUE if tag in epochs and epochs[tag].notna().any()]
+    there = {tag for tag in epochs if epochs[tag].notna().any()}
+    there |= {"/".join(tag.split("/")[:2]) for tag in there if isinstance(tag, str)}  # a layer's, by the term's tag
+    used = [tag for tag in CATALOGUE if tag in there]
     body = [
         f"<tr><td><code>{escape(tag)}</code></td><td>{escape(CATALOGUE[tag].title)}</td>"
         f"<td>{escape(CATALOGUE[tag].formula)}</td><td>{escape(CATALOGUE[tag].validity or 'all')}</td></tr>"

@@ -1,6 +1,6 @@
 """What a term may look at: one moment of training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ireg.core.hessian import MeanHessian
 from ireg.core.lanczos import Eigenpair
+from ireg.core.margins import margins
 from ireg.core.mean_flow import MeanFlow, mean_flow
 from ireg.core.moments import (
     DrawnMoments,
@@ -22,6 +23,7 @@ from ireg.core.moments import (
 from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.optimizers import Memory, OptimizerView
 from ireg.core.params import by_name
+from ireg.core.path import Path
 from ireg.core.random import named_generator
 from ireg.core.sharpness import (
     Estimate,
@@ -57,6 +59,8 @@ class Snapshot:
             they are all, by rule.
         drawn: whether the loss draws masks, of which the terms are means.
         kept: what a measurement leaves for the next one, by name: vectors to start from. It is written to.
+        path: sums over the epoch's steps; None where they were not recorded, as before training.
+        corrupted: which examples have a wrong label, (N,), in the order of the minibatches; None where that is unknown.
 
     Example:
         >>> from ireg.core.optimizers.sgd import SGDView
@@ -82,6 +86,8 @@ class Snapshot:
     population: int | None = None
     drawn: bool = False
     kept: dict[str, Tensor] = field(default_factory=dict)
+    path: Path | None = None
+    corrupted: Tensor | None = None
 
     @property
     def num_batches(self) -> int:
@@ -204,6 +210,11 @@ class Snapshot:
         return gradient_noise_interaction(self.hessian, self.moments.mean, self._stream("gni"))
 
     @cached_property
+    def margins(self) -> Tensor | None:
+        """The margin of each example, (N,); None for what is no classifier."""
+        return margins(self.loss, self.params, self.batches)
+
+    @cached_property
     def diagonal(self) -> Params | None:
         """The diagonal of H, where it is known exactly; else None."""
         return exact_diagonal(self.loss, self.moving, self.hessian.batches)
@@ -231,8 +242,8 @@ class Snapshot:
         return mean_flow(self.loss, self.moving, self.batches, self.optimizer, self.moments)
 
 
-Term = Callable[[Snapshot], Tensor | None]
-"""One number at a snapshot, 0-d; None where it does not exist for the optimizer.
+Term = Callable[[Snapshot], Tensor | Mapping[str, Tensor] | None]
+"""One number at a snapshot, 0-d, or several by name; None where it does not exist for the optimizer.
 
 From a sample of the minibatches it may be what `Snapshot.gradients` return.
 """

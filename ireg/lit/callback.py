@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ireg.core.batches import copied
 from ireg.core.functional import detached_parameters
 from ireg.core.moments import SMALLEST
+from ireg.core.path import PathRecorder, recorder_for
 from ireg.core.random import named_generator
 from ireg.core.reservoir import Reservoir
 from ireg.errors import UserError
@@ -93,6 +94,7 @@ class ImplicitRegularizationMonitor(Callback):
         self.method = method
         self.prefix = prefix
         self.initial: dict[str, Tensor] = {}
+        self._recorder: PathRecorder | None = None
         self.warnings = Warnings()
         self._rows: list[dict[str, float]] = []
         self._forget(0)
@@ -144,12 +146,15 @@ class ImplicitRegularizationMonitor(Callback):
             raise UserError("ImplicitRegularizationMonitor: LBFGS evaluates the loss several times a step; use another")
         if not self.initial:
             self.initial = {name: value.clone() for name, value in detached_parameters(pl_module).items()}
+        self._recorder = recorder_for(self.terms.values(), trainer.optimizers[0])
 
     # During an epoch: which minibatches, and at which rates.
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch's minibatches."""
         self._forget(trainer.current_epoch + 1)
+        if self._recorder is not None and self._measures(trainer):
+            self._recorder.start()
 
     def _forget(self, epoch: int) -> None:
         self._pending: list[tuple[Any, int]] = []
@@ -238,7 +243,10 @@ class ImplicitRegularizationMonitor(Callback):
             population=None if self.num_batches is None else len(self._rates),
             method=self.method,
             mode=self.mode,
+            path=None if self._recorder is None else self._recorder.path(),
         )
+        if self._recorder is not None:
+            self._recorder.stop()
         self.warnings.of_measurement(pl_module, self._rates, values, mode=self.mode)
         if trainer.gradient_clip_val is not None:
             values[f"{self.prefix}clipped"] = self._clipped / len(self._rates)

@@ -14,6 +14,8 @@ from torchmetrics import MeanMetric
 from ireg.core.batches import IndexedBatches
 from ireg.core.functional import batch_statistics, detached_parameters, evaluating, functional_loss, measuring
 from ireg.core.moments import Observer
+from ireg.core.moments.needs import needs_path
+from ireg.core.path import PathRecorder, recorder_for
 from ireg.core.random import named_generator
 from ireg.core.reservoir import sampled
 from ireg.core.snapshot import Snapshot, Term
@@ -84,6 +86,7 @@ class Classifier(L.LightningModule):
         self.loss_function = functional_loss(model, criterion)
         self.minibatches: list[Tensor] = []
         self.kept: dict[str, Tensor] = {}  # what a measurement leaves for the next one
+        self.recorder: PathRecorder | None = None
         self.watchers: list[Callable[[int, Snapshot], None]] = []  # called after the terms, with the epoch
         self.diverged = False
         # A loss that is not finite must be seen, not left out of the mean.
@@ -136,6 +139,8 @@ class Classifier(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's minibatches and sums."""
         self.minibatches = []
+        if self.recorder is not None and any(map(needs_path, self._terms_of(self.current_epoch + 1).values())):
+            self.recorder.start()
         self.loss_sum = torch.zeros((), device=self.device)
         self.wrong_sum = torch.zeros((), device=self.device, dtype=torch.long)
 
@@ -206,6 +211,7 @@ class Classifier(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Record row 0, or continue after the rows there are."""
+        self.recorder = recorder_for(self.terms.values(), self._optimizer)
         if self.current_epoch > 0:
             self._clock = time.perf_counter()
         else:
@@ -235,12 +241,7 @@ class Classifier(L.LightningModule):
             tag: float(mean.mean_value) / float(mean.weight)
             for tag, mean in (("test/loss", self.test_loss), ("test/error", self.test_error))
         }
-        last = self.trainer.should_stop or epoch == self.trainer.max_epochs
-        terms = {
-            tag: term
-            for tag, term in self.terms.items()
-            if last or epoch % self.intervals.get(tag.partition("/")[0], self.terms_every) == 0
-        }
+        terms = self._terms_of(epoch)
         start = time.perf_counter()
         values, fit = self.measure(epoch, minibatches, terms)
         times = {"time/terms": time.perf_counter() - start} if terms else {}
@@ -253,6 +254,15 @@ class Classifier(L.LightningModule):
         self.trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in row.items()})
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step=epoch)
+
+    def _terms_of(self, epoch: int) -> dict[str, Term]:
+        """The terms that are measured after an epoch, by tag."""
+        last = self.trainer.should_stop or epoch == self.trainer.max_epochs
+        return {
+            tag: term
+            for tag, term in self.terms.items()
+            if last or epoch % self.intervals.get(tag.partition("/")[0], self.terms_every) == 0
+        }
 
     def measure(
         self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term]
@@ -287,6 +297,8 @@ class Classifier(L.LightningModule):
                 values = evaluate(terms, snapshot)
                 for watch in self.watchers:
                     watch(epoch, snapshot)
+        if self.recorder is not None:
+            self.recorder.stop()
         if not (terms and shared):
             with evaluating(self.model), torch.inference_mode():
                 for inputs, _, indices in self.data.train_batches():
@@ -303,14 +315,12 @@ class Classifier(L.LightningModule):
         self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term], observer: Observer | None = None
     ) -> Snapshot:
         """What the terms may look at, at the present weights; see `measure`."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
         chosen = sampled(minibatches, self.num_batches, named_generator("minibatches", self.seed, epoch))
         return take_snapshot(
             self.model,
             IndexedBatches(self.data.train_inputs, self.data.train_labels.observed, chosen),
             loss=self.loss_function,
-            optimizer=optimizer,
+            optimizer=self._optimizer,
             terms=terms,
             initial={name: value.to(self.device) for name, value in self.initial.items()},
             generator=named_generator("terms", self.seed, epoch),
@@ -318,4 +328,12 @@ class Classifier(L.LightningModule):
             method=self.method,
             observer=observer,
             kept=self.kept,
+            path=None if self.recorder is None else self.recorder.path(),
+            corrupted=self.data.train_labels.corrupted[torch.cat(list(chosen))],
         )
+
+    @property
+    def _optimizer(self) -> Optimizer:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        return optimizer

@@ -4,13 +4,33 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from ireg.core.snapshot import Term
-from ireg.terms import curvature, implicit, norm, own, theory
+from ireg.terms import curvature, implicit, margin, norm, own, path, theory
 
 CURVATURE = (
     "lambda_max", "lambda_max_residual", "lambda_max_products", "lambda_max_own", "edge", "batch_sharpness", "gni",
     "gni_se", "noise_edge", "trace", "trace_se", "trace_root", "adaptive", "adaptive_se", "along_step",
 )  # fmt: skip
 """The functions of `ireg.terms.curvature`."""
+
+MARGINS: dict[str, Term] = {
+    f"margin/{scaled}{examples}{name}": partial(
+        margin.quantile, share=share, among=examples.rstrip("_") or "all", normalized=bool(scaled)
+    )
+    for scaled in ("", "normalized_")
+    for examples in ("", "clean_", "corrupted_")
+    for name, share in (("median", 0.5), ("low", 0.01))
+}
+PATH: dict[str, Term] = {
+    "path/radial": path.radial,
+    "path/diffusive": path.diffusive,
+    "path/settled_radial": path.settled_radial,
+    "path/settled_diffusive": path.settled_diffusive,
+}
+LAYERS: dict[str, Term] = {
+    "norm/layers": norm.layers,
+    "norm/product": norm.product,
+    "norm/spectral_product": norm.spectral_product,
+}
 
 TERMS: dict[str, Term] = {
     "ireg/sgd": implicit.sgd,
@@ -23,6 +43,9 @@ TERMS: dict[str, Term] = {
     **{f"curvature/{name}": getattr(curvature, name) for name in CURVATURE},
     "norm/l2": norm.l2,
     "norm/distance": norm.distance,
+    **LAYERS,
+    **MARGINS,
+    **PATH,
     "ireg/strength": partial(theory.strength, part="whole"),
     "ireg/strength_memory": partial(theory.strength, part="memory"),
     "ireg/strength_lag": partial(theory.strength, part="lag"),
@@ -42,8 +65,10 @@ SETS: dict[str, tuple[str, ...]] = {
     "default": _DEFAULT,
     "theory": (*_DEFAULT, *(tag for tag in TERMS if tag.startswith(("ireg/strength", "ireg/alignment")))),
     "curvature": (*_DEFAULT, *(f"curvature/{name}" for name in CURVATURE)),
+    "margin": (*_DEFAULT, *MARGINS, *LAYERS),
+    "path": (*_DEFAULT, *PATH),
 }
-"""As in conf/terms: `theory` adds the mean flow, `curvature` the Hessian's."""
+"""As in conf/terms: `theory` adds the mean flow, `curvature` the Hessian, `path` the growth of the norm."""
 
 Chosen = str | Sequence[str] | Mapping[str, Term]
 """A set's name, tags, or functions of one's own by tag."""

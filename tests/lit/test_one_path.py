@@ -13,9 +13,10 @@ import ireg
 from ireg.core.random import named_generator
 from ireg.run import rebuild
 from ireg.runs.metrics import read_rows
+from ireg.terms.named import PATH
 
 EPOCHS = 2
-TAGS = ["ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance", "ireg/own", "norm/l2", "norm/distance"]
+TAGS = ["ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance", "ireg/own", "norm/l2", "norm/distance", *PATH]
 
 
 def loops(folder):
@@ -80,7 +81,9 @@ def test_all_three_give_the_same_bits(tmp_path, small_run, optimizer):
     results = {}
     for method in ("loop", "auto"):
         folder = tmp_path / method
-        small_run(folder, f"optimizer={optimizer}", f"terms.method={method}", f"epochs={EPOCHS}", "threads=1")
+        small_run(
+            folder, f"optimizer={optimizer}", "terms=path", f"terms.method={method}", f"epochs={EPOCHS}", "threads=1"
+        )
         rows = read_rows(folder / "metrics.csv")
         results[method] = [{tag: rows[epoch][tag] for tag in TAGS} for epoch in range(1, EPOCHS + 1)]
         assert by_a_monitor(folder, method) == results[method]

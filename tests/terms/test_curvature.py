@@ -149,7 +149,7 @@ def test_they_need_the_whole_epoch():
 
 def test_a_run_measures_them_at_intervals_of_their_own_and_resumes_to_the_last_bit(tmp_path, small_run):
     """The eigenvectors that a measurement starts from are in the checkpoint."""
-    chosen = ["optimizer=adam", "terms=curvature", "terms.curvature.every=2", "epochs=5"]
+    chosen = ["optimizer=adam", "terms=[curvature,path]", "terms.curvature.every=2", "epochs=5"]
     small_run(tmp_path / "whole", *chosen)
     rows = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("curvature/lambda_max")

@@ -1,0 +1,58 @@
+"""How the norm has grown: along the weights, or by diffusion.
+
+Over the steps s_t = ω_t − ω_{t+1} of the epoch that has just ended, whatever the optimizer,
+
+    ‖ω_e‖² − ‖ω_{e−1}‖² = Σ_t −2⟨ω_t, s_t⟩ + Σ_t ‖s_t‖²,
+
+a radial and a diffusive part. The settled terms are the same of the settled weights y_t, those once the optimizer's
+buffer has run out: their steps are −η_e P g_k, and do not repeat each other. Without memory y = ω.
+
+Source: docs/theory.md, section 13.
+"""
+
+import torch
+from torch import Tensor
+
+from ireg.core.moments.needs import along_path
+from ireg.core.path import Growth
+from ireg.core.snapshot import Snapshot
+
+
+@along_path
+def radial(snapshot: Snapshot) -> Tensor | None:
+    """Growth of ‖ω‖² along the weights: Σ_t −2⟨ω_t, s_t⟩."""
+    return None if snapshot.path is None else _number(snapshot.path.weights.radial)
+
+
+@along_path
+def diffusive(snapshot: Snapshot) -> Tensor | None:
+    """Growth of ‖ω‖² by the steps' own length: Σ_t ‖s_t‖².
+
+    For SGD it is 4mη times the mean of `ireg/sgd`'s quantity along the path.
+    """
+    return None if snapshot.path is None else _number(snapshot.path.weights.diffusive)
+
+
+@along_path
+def settled_radial(snapshot: Snapshot) -> Tensor | None:
+    """Growth of ‖y‖² along the settled weights y."""
+    found = _settled(snapshot)
+    return None if found is None else _number(found.radial)
+
+
+@along_path
+def settled_diffusive(snapshot: Snapshot) -> Tensor | None:
+    """Growth of ‖y‖² by the length of the settled weights' steps.
+
+    For fixed P it is η_e² Σ_t ‖P g_t‖².
+    """
+    found = _settled(snapshot)
+    return None if found is None else _number(found.diffusive)
+
+
+def _settled(snapshot: Snapshot) -> Growth | None:
+    return None if snapshot.path is None else snapshot.path.settled
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
