@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ireg.core.batches import stacks
-from ireg.core.functional import ModuleLoss, detached_parameters, twice_differentiable
-from ireg.core.hessian import EXAMPLES_AT_ONCE, MeanHessian
+from ireg.core.functional import twice_differentiable
+from ireg.core.hessian import MeanHessian
 from ireg.core.hessian_sums import HessianProduct
 from ireg.core.lanczos import Eigenpair, largest_eigenpair
-from ireg.core.moments.linear import leaves_of
 from ireg.core.params import by_name, inner_product, squared_norm
 from ireg.core.types import Batch, LossFn, Params
 
@@ -158,88 +156,6 @@ def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Para
             probe[name] = signs if weights is None else weights[name] * signs
         samples.append(hessian.along(probe))
     return estimate(samples)
-
-
-_PIECEWISE_LINEAR = (nn.Flatten, nn.Identity, nn.Dropout, nn.ReLU, nn.LeakyReLU, nn.Linear)
-
-
-def exact_diagonal(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Params | None:
-    """Compute diag H where it is known exactly.
-
-    There it is diag G, that of the Gauss–Newton matrix.
-
-    A piecewise linear stack is affine in each single weight, so that the second derivative of its outputs by one weight
-    is 0, and H_ii = G_ii. For softmax with cross-entropy
-
-        G_ii = Σ_n w_n Σ_c (∂s_c·f_n/∂ω_i)²,  s_c = √p_c (e_c − p),
-
-    w_n the weight of example n in C and p its probabilities: as many backward passes as there are classes.
-
-    Args:
-        loss: of a stack of Linear layers and piecewise linear functions, with cross-entropy.
-        params: where; the diagonal is of these.
-        batches: the minibatches.
-
-    Returns:
-        The diagonal by name, ≥ 0; None where it is not known to be exact.
-    """
-    if not isinstance(loss, ModuleLoss) or not isinstance(batches[0], tuple):
-        return None
-    if loss.criterion is not nn.functional.cross_entropy:
-        return None
-    leaves = leaves_of(loss.module, batches[0][0].ndim)
-    if leaves is None or not all(type(leaf) in _PIECEWISE_LINEAR for _, leaf in leaves):
-        return None
-    weights = {**detached_parameters(loss.module), **params}
-    total = {name: torch.zeros_like(value) for name, value in params.items()}
-    for inputs, targets in stacks(batches, max(1, EXAMPLES_AT_ONCE // len(batches[0][1]))):
-        _add_diagonal(leaves, weights, inputs.flatten(0, 1), 1 / (len(batches) * targets.shape[1]), total)
-    return total
-
-
-@torch.no_grad()
-def _add_diagonal(
-    leaves: list[tuple[str, nn.Module]], params: Params, inputs: Tensor, weight: float, total: Params
-) -> None:
-    """Add one minibatch's part of diag G.
-
-    For each class it is the squares of δ times those of a.
-    """
-    values = inputs
-    taken = []
-    for prefix, leaf in leaves:
-        taken.append((prefix, leaf, values))
-        if isinstance(leaf, nn.Linear):
-            values = nn.functional.linear(values, params[f"{prefix}weight"], params.get(f"{prefix}bias"))
-        else:
-            values = leaf(values)
-    chances = values.softmax(1)
-    first = next(position for position, (_, leaf) in enumerate(leaves) if isinstance(leaf, nn.Linear))
-    squares = {prefix: values.square() for prefix, leaf, values in taken if isinstance(leaf, nn.Linear)}
-    for number in range(chances.shape[1]):
-        slopes = -chances * chances[:, number : number + 1].sqrt()  # √p_c (e_c − p), example by example
-        slopes[:, number] += chances[:, number].sqrt()
-        for position in range(len(taken) - 1, first - 1, -1):
-            prefix, leaf, values = taken[position]
-            if not isinstance(leaf, nn.Linear):
-                slopes = _through(leaf, values, slopes)
-                continue
-            squared = slopes.square().mul_(weight)
-            if f"{prefix}weight" in total:
-                total[f"{prefix}weight"].addmm_(squared.mT, squares[prefix])
-            if f"{prefix}bias" in total:
-                total[f"{prefix}bias"] += squared.sum(0)
-            if position > first:
-                slopes = slopes @ params[f"{prefix}weight"]
-
-
-def _through(leaf: nn.Module, values: Tensor, slopes: Tensor) -> Tensor:
-    """Return what a piecewise linear function hands down of δ."""
-    if type(leaf) is nn.ReLU:
-        return slopes * (values > 0)
-    if type(leaf) is nn.LeakyReLU:
-        return torch.where(values > 0, slopes, leaf.negative_slope * slopes)
-    return slopes  # identity, and dropout that is off
 
 
 def along_step(hessian: MeanHessian, step: Params, gradient: Params) -> Tensor:

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ireg.core.diagonal import exact_diagonal
 from ireg.core.hessian import MeanHessian
 from ireg.core.lanczos import Eigenpair
 from ireg.core.margins import margins
@@ -28,7 +29,6 @@ from ireg.core.random import named_generator
 from ireg.core.sharpness import (
     Estimate,
     batch_sharpness,
-    exact_diagonal,
     gradient_noise_interaction,
     minibatch_curvatures,
     probed_trace,

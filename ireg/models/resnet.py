@@ -61,6 +61,8 @@ class Block(nn.Module):
     Where the number of channels changes, the first convolution and a projection of the inputs have stride 2.
     """
 
+    affine_in_each_weight = True  # in itself: its normalization or activation may not be, see `ireg.core.diagonal`
+
     def __init__(self, before: int, after: int, groups: int, activation: str) -> None:
         super().__init__()
         stride = 1 if before == after else 2

@@ -11,18 +11,19 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.testing import assert_close
 
+from ireg.core.diagonal import exact_diagonal
 from ireg.core.functional import detached_parameters, functional_loss, measuring
 from ireg.core.hessian import MeanHessian
 from ireg.core.lanczos import largest_eigenpair
 from ireg.core.random import named_generator
 from ireg.core.sharpness import (
     batch_sharpness,
-    exact_diagonal,
     gradient_noise_interaction,
     probed_trace,
     steepest,
 )
 from ireg.data.packed import packed
+from ireg.models import CNN, MLP, ResNet
 from tests import reference
 from tests.cases import EXACT, IDS, problems
 
@@ -259,23 +260,117 @@ def test_the_diagonal_of_a_piecewise_linear_stack_is_exact(activation, frozen):
     assert all(bool((value >= 0).all()) for value in found.values())
 
 
-def test_where_the_diagonal_is_not_gauss_newtons_it_is_not_given():
-    """Tanh, a normalization, shared weights, another loss: the two differ, and None is the answer."""
-    batches = some_batches()
-    tied = nn.Sequential(nn.Flatten(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).double()
-    tied[3].weight = tied[1].weight
-    for module, criterion in (
-        (stack(nn.Tanh), cross_entropy),
-        (
-            nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 3)).double(),
-            cross_entropy,
-        ),
-        (tied, cross_entropy),
-        (stack(nn.ReLU), lambda outputs, targets: outputs.square().mean()),
-    ):
-        assert exact_diagonal(functional_loss(module, criterion), detached_parameters(module), batches) is None
+CONVOLUTIONAL = {
+    "cnn": CNN(input_shape=(1, 6, 6), num_classes=3, channels=[2, 3], groups=0).double(),
+    "resnet": ResNet(input_shape=(1, 6, 6), num_classes=3, channels=[2, 3], groups=0).double(),
+    "pooled": nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.LeakyReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(12, 3)
+    ).double(),
+    "in place": nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.ReLU(inplace=True), nn.Linear(3, 3)).double(),
+}
+
+
+def images(sizes=(3, 2)):
+    generator = torch.Generator().manual_seed(2)
+    return [
+        (torch.randn(size, 1, 6, 6, generator=generator).double(), torch.randint(3, (size,), generator=generator))
+        for size in sizes
+    ]
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_the_diagonal_of_convolutions_and_residual_networks_is_exact(name):
+    module, batches = CONVOLUTIONAL[name].eval(), images()
+    _, hessians = dense(module, cross_entropy, batches)
+    params = detached_parameters(module)
+    found = exact_diagonal(functional_loss(module, cross_entropy), params, batches)
+    assert_close(found, by_name(params, hessians.mean(0).diagonal()), **EXACT)
+
+
+@pytest.mark.parametrize(
+    "module", [CONVOLUTIONAL["cnn"], MLP(input_shape=(1, 6, 6), num_classes=3, hidden=[4]).double()]
+)
+def test_the_diagonal_of_a_squared_error_is_exact(module):
+    batches = [(inputs, nn.functional.one_hot(labels, 3).double()) for inputs, labels in images()]
+    _, hessians = dense(module, mse_loss, batches)
+    params = detached_parameters(module)
+    found = exact_diagonal(functional_loss(module, mse_loss), params, batches)
+    assert_close(found, by_name(params, hessians.mean(0).diagonal()), **EXACT)
+
+
+class Squared(nn.Linear):
+    """A layer of one's own, of which nothing is known."""
+
+    def forward(self, inputs):
+        return super().forward(inputs).square()
+
+
+def hooked():
+    module = stack(nn.ReLU)
+    module[1].register_forward_hook(lambda layer, inputs, outputs: outputs.square())
+    return module
+
+
+def tied():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    module[3].weight = module[1].weight
+    return module.double()
+
+
+def shared():
+    layer = nn.Linear(6, 6)
+    return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(6, 3)).double()
+
+
+REFUSED = {
+    "tanh": lambda: stack(nn.Tanh),
+    "layer normalization": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 3)
+    ).double(),
+    "tied weights": tied,
+    "a layer used twice": shared,
+    "a layer of one's own": lambda: nn.Sequential(nn.Flatten(), Squared(6, 3)).double(),
+    "a hook": hooked,
+    "dropout": lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.Dropout(), nn.Linear(4, 3)).double().train(),
+    "tanh in a block": lambda: ResNet(input_shape=(1, 2, 3), num_classes=3, channels=[2], groups=0, activation="tanh"),
+    "group normalization": lambda: CNN(input_shape=(1, 2, 3), num_classes=3, channels=[2], groups=2),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_where_the_diagonal_is_not_known_to_be_gauss_newtons_it_is_not_given(name):
+    module = REFUSED[name]()
+    assert exact_diagonal(functional_loss(module, cross_entropy), detached_parameters(module), some_batches()) is None
+
+
+def test_no_diagonal_is_given_for_other_losses():
+    module = stack(nn.ReLU)
+    loss = functional_loss(module, lambda outputs, targets: outputs.square().mean())
+    assert exact_diagonal(loss, detached_parameters(module), some_batches()) is None
     bare = lambda params, batch: params["w"].sum()  # noqa: E731
     assert exact_diagonal(bare, {"w": torch.ones(1)}, [None]) is None
+
+
+@pytest.mark.parametrize("name", ["tanh", "layer normalization", "tied weights"])
+def test_where_it_is_refused_it_would_be_wrong(name):
+    """Gauss–Newton's diagonal by whole Jacobians is another one there, and the same for a piecewise linear stack."""
+    batches = some_batches()
+
+    def relative_difference(module):
+        _, hessians = dense(module, cross_entropy, batches)
+        params = detached_parameters(module)
+        total = torch.zeros_like(flat(params))
+        for inputs, _ in batches:
+            outputs = lambda vector: torch.func.functional_call(module, by_name(params, vector), (inputs,))  # noqa: B023, E731
+            jacobian = torch.autograd.functional.jacobian(outputs, flat(params))  # (n, C, p)
+            chances = outputs(flat(params)).softmax(1).detach()
+            bends = torch.diag_embed(chances) - chances[:, :, None] * chances[:, None, :]
+            total += torch.einsum("ncp,ncd,ndp->p", jacobian, bends, jacobian) / len(inputs) / len(batches)
+        exact = hessians.mean(0).diagonal()
+        return float((total - exact).norm() / exact.norm())
+
+    assert relative_difference(stack(nn.ReLU)) < 1e-10
+    assert relative_difference(REFUSED[name]()) > 1e-2
 
 
 def test_on_digits_they_are_those_of_the_whole_hessian():

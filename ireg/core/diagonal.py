@@ -1,0 +1,175 @@
+"""The diagonal of the Hessian of C, where it is known exactly.
+
+A network that is piecewise linear, and uses each weight once, is affine in each single weight. The second derivative of
+its outputs f by one weight is then 0, and diag H is diag G, that of the Gauss–Newton matrix:
+
+    G_ii = Σ_n w_n Σ_c (∂(s_c·f_n)/∂ω_i)²,  Σ_c s_c s_cᵀ the Hessian of the loss by the outputs,
+
+w_n the weight of example n in C. That is s_c = √p_c (e_c − p) for softmax with cross-entropy, p the probabilities, and
+√(2/C) e_c for the mean squared error of C outputs: as many backward passes as there are outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ireg.core.batches import stacks
+from ireg.core.functional import ModuleLoss, detached_parameters
+from ireg.core.hessian import EXAMPLES_AT_ONCE
+from ireg.core.moments import gradient_moments
+from ireg.core.moments.linear import leaves_of
+from ireg.core.moments.needs import Need
+from ireg.core.types import Batch, LossFn, Params
+
+Roots = Callable[[Tensor], Iterator[Tensor]]
+"""Outputs (n, C) to the vectors s_c, each (n, C)."""
+
+_STACKED = (nn.Flatten, nn.Identity, nn.Dropout, nn.ReLU, nn.LeakyReLU, nn.Linear)
+_PIECEWISE_LINEAR = (
+    *_STACKED, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.ZeroPad2d,
+)  # fmt: skip
+
+
+def exact_diagonal(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Params | None:
+    """Compute diag H where it is known exactly.
+
+    Known are `Sequential` networks of Linear layers, convolutions, poolings and piecewise linear functions, and modules
+    that declare `affine_in_each_weight = True`: theirs are such layers, each used once, and sums.
+
+    Args:
+        loss: of such a network, with cross-entropy or mean squared error; dropout is off.
+        params: where; the diagonal is of these.
+        batches: the minibatches, pairs.
+
+    Returns:
+        The diagonal by name, ≥ 0; None where it is not known to be exact.
+
+    Example:
+        >>> loss = ModuleLoss(nn.Linear(1, 1, bias=False).double(), nn.functional.mse_loss)
+        >>> batch = torch.tensor([[2.0]]).double(), torch.tensor([[0.0]]).double()
+        >>> exact_diagonal(loss, {"weight": torch.ones(1, 1).double()}, [batch])  # of (2w)²: 2 · 2²
+        {'weight': tensor([[8.]], dtype=torch.float64)}
+    """
+    if not isinstance(loss, ModuleLoss) or not isinstance(batches[0], tuple):
+        return None
+    roots = _ROOTS.get(loss.criterion)
+    if roots is None or not is_affine_in_each_weight(loss.module):
+        return None
+    total = {name: torch.zeros_like(value) for name, value in params.items()}
+    leaves = leaves_of(loss.module, batches[0][0].ndim)
+    if leaves is None or not all(type(leaf) in _STACKED for _, leaf in leaves):
+        _add_by_examples(loss, params, batches, roots, total)
+        return total
+    weights = {**detached_parameters(loss.module), **params}
+    for inputs, targets in stacks(batches, max(1, EXAMPLES_AT_ONCE // len(batches[0][1]))):
+        _add_diagonal(leaves, weights, inputs.flatten(0, 1), roots, 1 / (len(batches) * targets.shape[1]), total)
+    return total
+
+
+def is_affine_in_each_weight(module: nn.Module) -> bool:
+    """Say whether a network is affine in each single weight."""
+    held = [id(value) for _, value in module.named_parameters(remove_duplicate=False)]
+    return len(held) == len(set(held)) and all(_is_known(layer) for layer in module.modules())
+
+
+def _is_known(layer: nn.Module) -> bool:
+    if layer._forward_hooks or layer._forward_pre_hooks:  # which may change what goes through
+        return False
+    if isinstance(layer, nn.Dropout):
+        return not layer.training
+    container = isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward
+    declared = bool(getattr(layer, "affine_in_each_weight", False))
+    return container or declared or type(layer) in (*_PIECEWISE_LINEAR, nn.ModuleList)
+
+
+def _of_cross_entropy(outputs: Tensor) -> Iterator[Tensor]:
+    """√p_c (e_c − p)."""
+    chances = outputs.softmax(1)
+    for number in range(chances.shape[1]):
+        slopes = -chances * chances[:, number : number + 1].sqrt()
+        slopes[:, number] += chances[:, number].sqrt()
+        yield slopes
+
+
+def _of_squared_error(outputs: Tensor) -> Iterator[Tensor]:
+    """√(2/C) e_c."""
+    for number in range(outputs.shape[1]):
+        slopes = torch.zeros_like(outputs)
+        slopes[:, number] = (2 / outputs.shape[1]) ** 0.5
+        yield slopes
+
+
+_ROOTS: dict[Callable[..., Tensor], Roots] = {
+    nn.functional.cross_entropy: _of_cross_entropy,
+    nn.functional.mse_loss: _of_squared_error,
+}
+
+
+def _add_by_examples(loss: ModuleLoss, params: Params, batches: Sequence[Batch], roots: Roots, total: Params) -> None:
+    """Add the minibatches' parts of diag G, example by example."""
+    along = ModuleLoss(loss.module, _along)
+    for inputs, _ in batches:
+        with torch.no_grad():
+            outputs = loss.outputs(params, inputs)
+        for slopes in roots(outputs):
+            examples = list(zip(inputs.split(1), slopes.split(1), strict=True))
+            found = gradient_moments(along, params, examples, needs=Need.SQUARE)
+            assert found.square is not None
+            for name, square in found.square.items():
+                total[name].add_(square, alpha=1 / len(batches))
+
+
+def _along(outputs: Tensor, slopes: Tensor) -> Tensor:
+    """s·f, of a minibatch of one example."""
+    return (outputs * slopes).sum()
+
+
+@torch.no_grad()
+def _add_diagonal(
+    leaves: list[tuple[str, nn.Module]],
+    params: Params,
+    inputs: Tensor,
+    roots: Roots,
+    weight: float,
+    total: Params,
+) -> None:
+    """Add one minibatch's part of diag G, layer by layer.
+
+    For each class it is the squares of δ times those of a.
+    """
+    values = inputs
+    taken = []
+    for prefix, leaf in leaves:
+        taken.append((prefix, leaf, values))
+        if isinstance(leaf, nn.Linear):
+            values = nn.functional.linear(values, params[f"{prefix}weight"], params.get(f"{prefix}bias"))
+        else:
+            values = leaf(values)
+    first = next(position for position, (_, leaf) in enumerate(leaves) if isinstance(leaf, nn.Linear))
+    squares = {prefix: values.square() for prefix, leaf, values in taken if isinstance(leaf, nn.Linear)}
+    for slopes in roots(values):
+        for position in range(len(taken) - 1, first - 1, -1):
+            prefix, leaf, values = taken[position]
+            if not isinstance(leaf, nn.Linear):
+                slopes = _through(leaf, values, slopes)
+                continue
+            squared = slopes.square().mul_(weight)
+            if f"{prefix}weight" in total:
+                total[f"{prefix}weight"].addmm_(squared.mT, squares[prefix])
+            if f"{prefix}bias" in total:
+                total[f"{prefix}bias"] += squared.sum(0)
+            if position > first:
+                slopes = slopes @ params[f"{prefix}weight"]
+
+
+def _through(leaf: nn.Module, values: Tensor, slopes: Tensor) -> Tensor:
+    """Return what a piecewise linear function hands down of δ."""
+    if type(leaf) is nn.ReLU:
+        return slopes * (values > 0)
+    if type(leaf) is nn.LeakyReLU:
+        return torch.where(values > 0, slopes, leaf.negative_slope * slopes)
+    return slopes  # identity, and dropout that is off
