@@ -205,7 +205,7 @@ CATALOGUE: dict[str, Quantity] = {
         validity="SGD and heavy-ball momentum; a diagnostic in many dimensions",
     ),
     "curvature/trace": Quantity(
-        title="trace of H: exact for piecewise linear stacks, else with random signs",
+        title="trace of H: exact where the diagonal is known, else with random signs",
         formula="Σ_i H_ii",
         unit="loss/weight²",
         source="Hutchinson 1990",
@@ -221,7 +221,7 @@ CATALOGUE: dict[str, Quantity] = {
         formula="Σ_i √H_ii",
         unit="loss^½/weight",
         source="[2025](https://arxiv.org/abs/2511.02773)",
-        validity="stacks of Linear layers and piecewise linear functions, with cross-entropy",
+        validity="piecewise linear networks without normalization or tied weights",
     ),
     "curvature/adaptive": Quantity(
         title="mean rise of C under weights that vary by their own size, to second order",

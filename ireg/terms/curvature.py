@@ -6,8 +6,8 @@ H is the Hessian of C = (1/m) Σ Ĉ_k by what the optimizer moves, P its precond
 `lambda_max` and `lambda_max_own` are found by Lanczos' method, to a residual of 1 % and with 60 products at most; each
 measurement starts from the last one's eigenvector. An eigenvalue lies within the residual of the value.
 
-`trace`, `trace_root` and `adaptive` are exact for stacks of Linear layers and piecewise linear functions with
-cross-entropy. Elsewhere `trace` and `adaptive` are estimated with random signs, and have a standard error;
+`trace`, `trace_root` and `adaptive` are exact for networks that are affine in each single weight, like stacks of linear
+layers, convolutions and ReLU without normalization, see `ireg.core.diagonal`. Elsewhere `trace` and `adaptive` are estimated with random signs, and have a standard error;
 `trace_root`, of which no estimate is without bias, does not exist.
 """
 
@@ -93,7 +93,7 @@ def gni_se(snapshot: Snapshot) -> Tensor:
 
 @needs(NOTHING)
 def trace(snapshot: Snapshot) -> Tensor:
-    """The trace of H; exact for piecewise linear stacks, else estimated.
+    """The trace of H; exact where the diagonal is known, else estimated.
 
     Source: Hutchinson 1990 for the estimate.
     """
