@@ -1,4 +1,4 @@
-"""Sums over minibatches that the mean flow needs, by double backward."""
+"""Sums over minibatches that the mean flow needs, of Hessian products."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ from ireg.core.functional import twice_differentiable
 from ireg.core.moments import GradientMoments
 from ireg.core.optimizers import OptimizerView, SecondMoment, reciprocal_root
 from ireg.core.params import add_scaled
+from ireg.core.stack_pass import StackPass, stack_passes
 from ireg.core.types import Batch, LossFn, Params
 
 
@@ -94,34 +95,78 @@ class Sums:
 
 
 def hessian_sums(loss: LossFn, params: Params, batches: Sequence[Batch], point: Point) -> Sums:
-    """What needs every minibatch's gradient and Hessian at once, minibatch by minibatch."""
+    """What needs every minibatch's gradient and Hessian at once.
+
+    Several minibatches at once for stacks of Linear layers, else one by one with double backward.
+    """
     sums = Sums(params)
-    for batch in batches:
-        weights = {name: value.detach().requires_grad_() for name, value in params.items()}
-        with torch.enable_grad(), twice_differentiable():
-            value = loss(weights, batch)
-            slopes = torch.autograd.grad(
-                value, list(weights.values()), create_graph=True, allow_unused=True, materialize_grads=True
-            )
-        gradient = point.decayed({name: slope.detach() for name, slope in zip(params, slopes, strict=True)})
-        product = HessianProduct(weights, slopes, point.decay)
-        along_velocity = product(point.velocity)
-        _add(sums.along_velocity, along_velocity)
-        _add(sums.along_gradients, product(gradient))
-        if point.scale is not None:
-            means, scales = point.scaled_mean, point.scale
-            _add(sums.along_spread, product({name: scales[name] * gradient[name] - means[name] for name in params}))
-        if point.root is not None:
-            for name in params:
-                relative = point.relative(name, gradient[name])
-                squares = relative.square()
-                sums.weighed[name].addcmul_(relative, along_velocity[name])
-                sums.cubes[name].addcmul_(squares, relative)
-                sums.fourths[name].addcmul_(squares, squares)
+    passes = stack_passes(loss, params, batches)
+    if passes is None:
+        for batch in batches:
+            _add_minibatch(sums, loss, params, batch, point)
+    else:
+        for passed in passes:
+            _add_stack(sums, passed, point)
     sums.divide(len(batches))
     if point.scale is None:  # the same by algebra, and a product less
         sums.along_spread = {name: value - sums.along_velocity[name] for name, value in sums.along_gradients.items()}
     return sums
+
+
+def _add_stack(sums: Sums, passed: StackPass, point: Point) -> None:
+    """Add several minibatches of a stack of Linear layers."""
+    gradients = point.decayed(passed.gradients(point.params))
+    _add_products(sums.along_gradients, passed, gradients, point)
+    if point.scale is None:
+        _add_products(sums.along_velocity, passed, point.velocity, point)
+        return
+    for name, products in passed.products(point.velocity):
+        for gradient, product in zip(gradients[name], products, strict=True):
+            product.add_(point.velocity[name], alpha=point.decay)
+            sums.along_velocity[name] += product
+            _add_powers(sums, name, gradient, product, point)
+    for name, value in gradients.items():  # in place: they are not needed any more
+        value.mul_(point.scale[name]).sub_(point.scaled_mean[name])
+    _add_products(sums.along_spread, passed, gradients, point)
+
+
+def _add_products(total: Params, passed: StackPass, direction: Params, point: Point) -> None:
+    """Add Σ_k (H_k + λ) v_k."""
+    passed.add_products(direction, total)
+    if point.decay:
+        for name, value in direction.items():
+            every = value.sum(0) if value.ndim > total[name].ndim else passed.size[0] * value
+            total[name].add_(every, alpha=point.decay)
+
+
+def _add_minibatch(sums: Sums, loss: LossFn, params: Params, batch: Batch, point: Point) -> None:
+    """Add one minibatch of any loss."""
+    weights = {name: value.detach().requires_grad_() for name, value in params.items()}
+    with torch.enable_grad(), twice_differentiable():
+        value = loss(weights, batch)
+        slopes = torch.autograd.grad(
+            value, list(weights.values()), create_graph=True, allow_unused=True, materialize_grads=True
+        )
+    gradient = point.decayed({name: slope.detach() for name, slope in zip(params, slopes, strict=True)})
+    product = HessianProduct(weights, slopes, point.decay)
+    along_velocity = product(point.velocity)
+    _add(sums.along_velocity, along_velocity)
+    _add(sums.along_gradients, product(gradient))
+    if point.scale is None:
+        return
+    means, scales = point.scaled_mean, point.scale
+    _add(sums.along_spread, product({name: scales[name] * gradient[name] - means[name] for name in params}))
+    for name in params:
+        _add_powers(sums, name, gradient[name], along_velocity[name], point)
+
+
+def _add_powers(sums: Sums, name: str, gradient: Tensor, along_velocity: Tensor, point: Point) -> None:
+    """Add z ⊙ H_k u, z³ and z⁴ of one minibatch."""
+    relative = point.relative(name, gradient)
+    squares = relative.square()
+    sums.weighed[name].addcmul_(relative, along_velocity)
+    sums.cubes[name].addcmul_(squares, relative)
+    sums.fourths[name].addcmul_(squares, squares)
 
 
 class HessianProduct:

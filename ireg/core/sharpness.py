@@ -6,7 +6,7 @@ minibatch k. Weight decay is not part of C; where it belongs to a quantity, the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from ireg.core.hessian import MeanHessian
 from ireg.core.hessian_sums import HessianProduct
 from ireg.core.lanczos import Eigenpair, largest_eigenpair
 from ireg.core.params import by_name, inner_product, squared_norm
+from ireg.core.stack_pass import stack_passes
 from ireg.core.types import Batch, LossFn, Params
 
 TOLERANCE = 1e-2
@@ -98,6 +99,14 @@ def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> T
     Source: Andreyev & Beneventano 2024, arXiv:2412.20553; SGD settles where it is 2/η.
     """
     total = torch.zeros((), dtype=torch.float64, device=next(iter(params.values())).device)
+    passes = stack_passes(loss, params, batches)
+    if passes is not None:
+        for passed in passes:
+            gradients = passed.gradients(params)
+            squares = _by_minibatch((value, value) for value in gradients.values())
+            bends = _by_minibatch((gradients[name], value) for name, value in passed.products(gradients))
+            total += (bends / squares.where(squares > 0, torch.inf)).sum()
+        return total / len(batches)
     for batch in batches:
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         with torch.enable_grad(), twice_differentiable():
@@ -110,6 +119,11 @@ def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> T
             bent = HessianProduct(leaves, slopes, decay=0.0)(gradient)
             total += sum((value.double() * bent[name].double()).sum() for name, value in gradient.items()) / square
     return total / len(batches)
+
+
+def _by_minibatch(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Inner products (c,) of tensors (c, …), summed over the pairs."""
+    return torch.stack([(one.double() * other.double()).flatten(1).sum(1) for one, other in pairs]).sum(0)
 
 
 def gradient_noise_interaction(
@@ -174,6 +188,14 @@ def minibatch_curvatures(loss: LossFn, params: Params, batches: Sequence[Batch],
         batches: the minibatches.
         direction: v, by name.
     """
+    passes = stack_passes(loss, params, batches)
+    if passes is not None:
+        return torch.cat(
+            [
+                _by_minibatch((direction[name][None], value) for name, value in passed.products(direction))
+                for passed in passes
+            ]
+        )
     found = []
     for batch in batches:
         one = next(iter(params.values()))

@@ -7,7 +7,8 @@ H is the Hessian of C = (1/m) Σ Ĉ_k by what the optimizer moves, P its precond
 measurement starts from the last one's eigenvector. An eigenvalue lies within the residual of the value.
 
 `trace`, `trace_root` and `adaptive` are exact for networks that are affine in each single weight, like stacks of linear
-layers, convolutions and ReLU without normalization, see `ireg.core.diagonal`. Elsewhere `trace` and `adaptive` are estimated with random signs, and have a standard error;
+layers, convolutions and ReLU without normalization, see `ireg.core.diagonal`.
+Elsewhere `trace` and `adaptive` are estimated with random signs, and have a standard error;
 `trace_root`, of which no estimate is without bias, does not exist.
 """
 
