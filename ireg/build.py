@@ -22,6 +22,7 @@ from ireg.lit.data import NoisyImages
 from ireg.lit.loggers import Logger, TensorBoard
 from ireg.lit.module import Classifier
 from ireg.lit.trainer import MisconfigurationException
+from ireg.objective import CRITERIA
 from ireg.runs.metrics import Row
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
             num_batches=settings.terms.get("num_batches"),
             method=settings.terms["method"],
             seed=settings.seed,
+            criterion=CRITERIA[settings.loss],
         )
 
 

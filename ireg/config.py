@@ -40,6 +40,7 @@ INTERVAL = "every"
 """Key of a group of terms, beside those of its terms."""
 TERM_SETTINGS = ("every", "num_batches", "method")
 SMALLEST_SAMPLE = 3
+LOSSES = ("cross_entropy", "squared_error")
 METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks")
 
 
@@ -113,6 +114,7 @@ class Config:
     checkpoint: Checkpoints = field(default_factory=Checkpoints)
     logger: Logging = field(default_factory=Logging)
     objective: str = "test/error"
+    loss: str = "cross_entropy"
 
 
 REQUIRED = frozenset(key.name for key in fields(Config) if key.default == MISSING)
@@ -205,6 +207,7 @@ def check(settings: Config) -> None:
 
 def _ranges(settings: Config) -> Iterator[Check]:
     yield "lr", settings.lr, 0 < settings.lr < math.inf, "must be a finite number > 0; set it like lr=1e-3"
+    yield _choice("loss", settings.loss, LOSSES)
     for key in ("batch_size", "epochs", "threads"):
         yield _positive(key, getattr(settings, key))
     yield "seed", settings.seed, 0 <= settings.seed < 2**32, "must be an integer in [0, 4294967295]"

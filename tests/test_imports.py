@@ -33,7 +33,7 @@ ARROWS = {
     "browse": {"analysis", "runs"},
     "inventory": {"data", "train"},
     "events": {"catalogue"},
-    "build": {"config", "lit", "core", "runs"},
+    "build": {"config", "lit", "core", "objective", "runs"},
     "run": {"build", "cli", "config", "runs", "sweep", "lit"},
     # A run is taken up where it ended: made again by what made it, found by its status.
     "drift": {"catalogue", "core", "objective", "run", "runs", "config", "analysis", "parallel", "statistics"},

@@ -5,13 +5,14 @@ its outputs f by one weight is then 0, and diag H is diag G, that of the Gauss�
 
     G_ii = Σ_n w_n Σ_c (∂(s_c·f_n)/∂ω_i)²,  Σ_c s_c s_cᵀ the Hessian of the loss by the outputs,
 
-w_n the weight of example n in C. That is s_c = √p_c (e_c − p) for softmax with cross-entropy, p the probabilities, and
-√(2/C) e_c for the mean squared error of C outputs: as many backward passes as there are outputs.
+w_n the weight of example n in C. That is s_c = √p_c (e_c − p) for softmax with cross-entropy, p the probabilities, e_c
+for half the squared error and √(2/C) e_c for torch's mean over C outputs: as many backward passes as there are outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ def exact_diagonal(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Pa
     """
     if not isinstance(loss, ModuleLoss) or not isinstance(batches[0], tuple):
         return None
-    roots = _ROOTS.get(loss.criterion)
+    roots = _ROOTS.get(getattr(loss.criterion, "hessian_by_outputs", loss.criterion))
     if roots is None or not is_affine_in_each_weight(loss.module):
         return None
     total = {name: torch.zeros_like(value) for name, value in params.items()}
@@ -95,18 +96,26 @@ def _of_cross_entropy(outputs: Tensor) -> Iterator[Tensor]:
         yield slopes
 
 
-def _of_squared_error(outputs: Tensor) -> Iterator[Tensor]:
+def _of_mean_squared_error(outputs: Tensor) -> Iterator[Tensor]:
     """√(2/C) e_c."""
+    for slopes in _of_identity(outputs):
+        yield slopes * (2 / outputs.shape[1]) ** 0.5
+
+
+def _of_identity(outputs: Tensor) -> Iterator[Tensor]:
+    """e_c."""
     for number in range(outputs.shape[1]):
         slopes = torch.zeros_like(outputs)
-        slopes[:, number] = (2 / outputs.shape[1]) ** 0.5
+        slopes[:, number] = 1
         yield slopes
 
 
-_ROOTS: dict[Callable[..., Tensor], Roots] = {
+_ROOTS: dict[Any, Roots] = {
     nn.functional.cross_entropy: _of_cross_entropy,
-    nn.functional.mse_loss: _of_squared_error,
+    nn.functional.mse_loss: _of_mean_squared_error,
+    "identity": _of_identity,
 }
+"""By criterion, or by what a criterion declares as its `hessian_by_outputs`."""
 
 
 def _add_by_examples(loss: ModuleLoss, params: Params, batches: Sequence[Batch], roots: Roots, total: Params) -> None:

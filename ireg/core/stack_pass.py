@@ -1,4 +1,4 @@
-"""A pass through a stack of Linear layers, and its derivatives along directions.
+"""A stack of Linear layers, and its derivatives along directions.
 
 With R{·} the derivative along v (Pearlmutter 1994), a layer z = W a + b with sensitivity δ takes
 
@@ -32,7 +32,7 @@ _LINEAR = (nn.Flatten, nn.Identity, nn.Dropout)
 
 
 def stack_of(loss: LossFn, batch: Batch) -> Leaves | None:
-    """Return a loss's layers where they are such a stack."""
+    """Return the layers of a loss, None if it is no stack."""
     if not isinstance(loss, ModuleLoss) or not isinstance(batch, tuple):
         return None
     return leaves_of(loss.module, batch[0].ndim)
@@ -55,7 +55,8 @@ def stack_passes(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Iter
 class StackPass:
     """A forward and a backward pass of c minibatches of equal size.
 
-    It keeps inputs a and sensitivities δ of each layer. The sensitivities are those of Σ_k Ĉ_k, each Ĉ_k the mean loss of its minibatch.
+    It keeps inputs a and sensitivities δ of each layer. The sensitivities are those of Σ_k Ĉ_k, each Ĉ_k the mean loss
+    of its minibatch.
 
     Args:
         loss: of the stack.

@@ -10,7 +10,7 @@ from typing import Any
 from ireg.config import Config
 from ireg.drift.problem import Problem
 from ireg.errors import UserError
-from ireg.objective import criterion
+from ireg.objective import CRITERIA
 from ireg.run import rebuild
 from ireg.runs.checkpoints import DamagedCheckpointError, read_checkpoint
 from ireg.runs.find import run_folders
@@ -78,7 +78,7 @@ def load(folder: Path, *, seed: int) -> Start:
         classifier.load_state_dict(checkpoint["state_dict"])
         problem = Problem(
             module=classifier.model.double() if double else classifier.model,
-            criterion=criterion,
+            criterion=CRITERIA[settings.loss],
             inputs=data.train_inputs.double() if double else data.train_inputs,
             targets=data.train_labels.observed,
             batch_size=data.batch_size or len(data.train_inputs),

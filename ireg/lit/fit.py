@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ireg.data.labels import NoisyLabels
-from ireg.objective import criterion
+from ireg.objective import Criterion
 
 
 class TrainingFit:
@@ -12,10 +12,12 @@ class TrainingFit:
 
     Args:
         labels: observed, clean and corrupted, each (N,).
+        criterion: the loss.
     """
 
-    def __init__(self, labels: NoisyLabels) -> None:
+    def __init__(self, labels: NoisyLabels, criterion: Criterion) -> None:
         self.labels = labels
+        self._criterion = criterion
         self._predicted = torch.full_like(labels.observed, -1)
         self._loss_sum = torch.zeros((), device=labels.observed.device)
 
@@ -25,7 +27,7 @@ class TrainingFit:
         The indices are (n,). Each example is to come once.
         """
         self._predicted[indices] = logits.argmax(1)
-        self._loss_sum += criterion(logits, self.labels.observed[indices], reduction="sum")
+        self._loss_sum += self._criterion(logits, self.labels.observed[indices], reduction="sum")
 
     def loss(self) -> float:
         """Mean loss on the observed labels of the examples seen."""

@@ -24,7 +24,7 @@ from ireg.lit.data import NoisyImages
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import step_or_overflow, try_out
 from ireg.measurement import evaluate, require_estimates, take_snapshot
-from ireg.objective import criterion
+from ireg.objective import CRITERIA, Criterion
 from ireg.runs.metrics import is_finite
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class Classifier(L.LightningModule):
     """A classifier, and what is measured of it.
 
-    It is trained with cross-entropy. Each epoch gives one row of numbers.
+    Each epoch of training gives one row of numbers.
 
     Row 0 is the state before training, row e the state after e epochs. The terms are computed at the epoch's final
     weights over exactly the minibatches the epoch was trained with; row 0 takes those of the first epoch. Their loss is
@@ -55,6 +55,7 @@ class Classifier(L.LightningModule):
         num_batches: estimate the terms from so many of the epoch's minibatches, see `ireg.Monitor`; None: exactly.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         seed: of the random numbers that terms may draw.
+        criterion: the loss.
 
     Raises:
         ValueError: the terms cannot be estimated from so few minibatches, or not at all from some of them.
@@ -71,6 +72,7 @@ class Classifier(L.LightningModule):
         num_batches: int | None = None,
         method: str = "auto",
         seed: int = 0,
+        criterion: Criterion = CRITERIA["cross_entropy"],
     ) -> None:
         super().__init__()
         require_estimates(terms, "as_trained", num_batches)
@@ -83,6 +85,7 @@ class Classifier(L.LightningModule):
         self.method = method
         self.seed = seed
         self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
+        self.criterion = criterion
         self.loss_function = functional_loss(model, criterion)
         self.minibatches: list[Tensor] = []
         self.kept: dict[str, Tensor] = {}  # what a measurement leaves for the next one
@@ -145,7 +148,7 @@ class Classifier(L.LightningModule):
         self.wrong_sum = torch.zeros((), device=self.device, dtype=torch.long)
 
     def training_step(self, dataloader_iter: Iterator[tuple[tuple[Tensor, Tensor, Tensor], int, int]]) -> Tensor:
-        """Compute the mean cross-entropy of the next minibatch.
+        """Compute the mean loss of the next minibatch.
 
         Its indices are remembered for the terms.
 
@@ -154,7 +157,7 @@ class Classifier(L.LightningModule):
         """
         (inputs, labels, indices), _, _ = next(dataloader_iter)
         logits = self.model(inputs)
-        loss = criterion(logits, labels)
+        loss = self.criterion(logits, labels)
         # In place: assigning to an attribute of a module is slow, and this is done at every step.
         self.loss_sum.add_(loss.detach())
         self.wrong_sum.add_((logits.detach().argmax(1) != labels).sum())
@@ -192,7 +195,7 @@ class Classifier(L.LightningModule):
         inputs, labels, _ = batch
         logits = self(inputs)
         # A value an example, not a mean and its weight: a metric that keeps nan leaves weights out (torchmetrics 1.9).
-        self.test_loss.update(criterion(logits, labels, reduction="none"))
+        self.test_loss.update(self.criterion(logits, labels, reduction="none"))
         self.test_error.update((logits.argmax(1) != labels).float())
 
     # Measuring.
@@ -280,7 +283,7 @@ class Classifier(L.LightningModule):
             minibatches: index tensors; the terms are computed over these minibatches.
             terms: function by tag.
         """
-        fit = TrainingFit(self.data.train_labels)
+        fit = TrainingFit(self.data.train_labels, self.criterion)
         # With the minibatches' statistics outputs are other than in eval mode, which the fit is of.
         shared = not batch_statistics(self.model) and self.num_batches is None
         values: dict[str, float] = {}

@@ -20,7 +20,7 @@ from ireg.core.random import named_generator, named_seed
 from ireg.core.types import Batch
 from ireg.errors import UserError
 from ireg.measurement import evaluate, take_snapshot
-from ireg.objective import criterion
+from ireg.objective import Criterion
 
 if TYPE_CHECKING:
     from ireg.lit.module import Classifier
@@ -100,7 +100,7 @@ def _try_network(model: nn.Module, batch: Batch, classifier: Classifier) -> None
 
     def loss(seed: int) -> float:
         torch.manual_seed(named_seed("trial", seed))
-        return _loss(model(inputs), targets, classifier.data.num_classes)
+        return _loss(classifier.criterion, model(inputs), targets, classifier.data.num_classes)
 
     with classifier.trainer.precision_plugin.forward_context(), torch.no_grad():
         with _errors_of(f"model: {name} on a minibatch of {images}", remedy):
@@ -117,7 +117,7 @@ def _try_network(model: nn.Module, batch: Batch, classifier: Classifier) -> None
         )
 
 
-def _loss(outputs: Any, targets: Tensor, num_classes: int) -> float:
+def _loss(criterion: Criterion, outputs: Any, targets: Tensor, num_classes: int) -> float:
     """The loss of a minibatch's outputs.
 
     Raises:
@@ -157,7 +157,7 @@ def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: 
         evaluations += 1
         with _errors_of(f"model: {type(model).__name__} on a backward pass"):
             with classifier.trainer.precision_plugin.forward_context():
-                loss = criterion(model(inputs), targets)
+                loss = classifier.criterion(model(inputs), targets)
             if not loss.requires_grad:
                 raise ValueError("the loss has no gradient; unfreeze a parameter that the network uses")
             optimizer.zero_grad()
@@ -180,7 +180,7 @@ def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], cla
         snapshot = take_snapshot(
             model,
             batches,
-            loss=functional_loss(model, criterion),
+            loss=functional_loss(model, classifier.criterion),
             optimizer=optimizer,
             terms=classifier.terms,
             initial=detached_parameters(model),

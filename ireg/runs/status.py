@@ -62,6 +62,8 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     if not isinstance(status, dict) or not {"state", "config"} <= status.keys():
         return None
     config = _with_present_targets(status["config"])
+    if isinstance(config, dict):
+        config = {**config, **{key: value for key, value in _ADDED.items() if key not in config}}
     if isinstance(config, dict) and isinstance(terms := config.get("terms"), dict):
         config["terms"] = {**_ADDED_TO_TERMS, **terms}
     return status | {"config": config}
@@ -73,6 +75,10 @@ _RENAMED = {"ireg.datasets.idx": "ireg.data.idx.idx"}
 
 _ADDED_TO_TERMS = {"num_batches": None}
 """Keys that earlier versions did not have, with what these did."""
+
+
+_ADDED = {"loss": "cross_entropy"}
+"""The same at the top level."""
 
 
 def _with_present_targets(config: Any) -> Any:
@@ -106,6 +112,9 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent, {})
         node.pop(key, None)
+    for key, value in _ADDED.items():
+        if relevant.get(key) == value:  # so that the hashes of earlier versions are found again
+            del relevant[key]
     return relevant
 
 

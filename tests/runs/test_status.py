@@ -15,7 +15,19 @@ from ireg.runs.ownership import finished
 from ireg.runs.status import Status, config_hash, read_status
 from ireg.termination import Terminated
 
-CONFIG = {"name": "a", "lr": 0.1, "epochs": 3, "threads": 1, "data": {"root": "here", "source": {"root": "here"}}}
+CONFIG = {
+    "name": "a",
+    "lr": 0.1,
+    "epochs": 3,
+    "threads": 1,
+    "data": {"root": "here", "source": {"root": "here"}},
+    "loss": "cross_entropy",
+}
+
+
+def test_the_hash_is_that_of_before_there_was_a_choice_of_losses():
+    before = {key: value for key, value in CONFIG.items() if key != "loss"}
+    assert config_hash(before) == config_hash(CONFIG) != config_hash(CONFIG | {"loss": "squared_error"})
 
 
 def test_the_hash_knows_what_changes_the_result():
@@ -169,7 +181,7 @@ def test_git_is_told_or_null(tmp_path, monkeypatch):
 def test_targets_of_earlier_versions_are_those_of_today(tmp_path):
     config = {"data": {"source": {"_target_": "ireg.datasets.idx"}}, "epochs": 1, "threads": 1}
     (tmp_path / "status.json").write_text(json.dumps({"state": "done", "config": config, "config_hash": "1"}))
-    present = {"data": {"source": {"_target_": "ireg.data.idx.idx"}}, "epochs": 1, "threads": 1}
+    present = config | {"data": {"source": {"_target_": "ireg.data.idx.idx"}}, "loss": "cross_entropy"}
     assert read_status(tmp_path)["config"] == present
     assert finished(tmp_path, present)["state"] == "done"
     assert Status(tmp_path, present).fields["config_hash"] == "1"
