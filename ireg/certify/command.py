@@ -25,6 +25,7 @@ from ireg.analysis.looks import drawn
 from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
 from ireg.certify.derivatives import CLOSE, of_networks
 from ireg.certify.edges import Edge, of_optimizers
+from ireg.certify.identities import Identity, all_identities
 from ireg.errors import UserError
 from ireg.files import is_writable, write_bytes
 from ireg.parallel import workers
@@ -46,8 +47,8 @@ WIDTH = 160
 def certify(options: argparse.Namespace) -> int:
     """Do what the command line says; return the exit code.
 
-    It is 0 if all certificates pass, all edges of stability hold, and all derivatives of the networks are right, 1 if
-    not.
+    It is 0 if all certificates pass, all edges of stability and all identities hold, and all derivatives of networks are
+    right, 1 if not.
 
     Args:
         options: of `ireg.verify.parser`.
@@ -64,6 +65,7 @@ def certify(options: argparse.Namespace) -> int:
     right = True
     if options.optimizer is None:
         right = show_edges(of_optimizers(), console)
+        right &= show_identities(all_identities(), console)
         right &= show_derivatives(of_networks(), console)
     if plot is not None:
         for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
@@ -186,6 +188,24 @@ def show_edges(edges: Mapping[str, Edge], console: Console) -> bool:
             console.print(f"{name}: not rejected: {', '.join(found.accepted)}")
     console.print(f"{sum(found.holds for found in edges.values())} of {len(edges)} edges hold")
     return all(found.holds for found in edges.values())
+
+
+def show_identities(identities: Mapping[str, Identity], console: Console) -> bool:
+    """Print the identities' errors; return whether all hold."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="curvature and the norm's growth", title_justify="left")
+    table.add_column("identity")
+    for column in ("error", "controls\nrejected", "verdict"):
+        table.add_column(column, justify="right")
+    for name, found in identities.items():
+        verdict = Text("holds", style="green") if found.holds else Text("FAILS", style="bold red")
+        rejected = f"{len(found.controls) - len(found.accepted)}/{len(found.controls)}"
+        table.add_row(name, f"{found.error:.0e}", rejected, verdict)
+    console.print(table)
+    for name, found in identities.items():
+        if found.accepted:
+            console.print(f"{name}: not rejected: {', '.join(found.accepted)}")
+    console.print(f"{sum(found.holds for found in identities.values())} of {len(identities)} identities hold")
+    return all(found.holds for found in identities.values())
 
 
 def show_derivatives(errors: Mapping[str, Sequence[float]], console: Console) -> bool:

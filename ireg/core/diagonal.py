@@ -57,9 +57,25 @@ def exact_diagonal(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Pa
     """
     if not isinstance(loss, ModuleLoss) or not isinstance(batches[0], tuple):
         return None
-    roots = _ROOTS.get(getattr(loss.criterion, "hessian_by_outputs", loss.criterion))
-    if roots is None or not is_affine_in_each_weight(loss.module):
+    if _roots(loss) is None or not is_affine_in_each_weight(loss.module):
         return None
+    return gauss_newton_diagonal(loss, params, batches)
+
+
+def gauss_newton_diagonal(loss: ModuleLoss, params: Params, batches: Sequence[Batch]) -> Params:
+    """Compute diag G, by name.
+
+    Args:
+        loss: of any module, with a criterion whose s_c are known.
+        params: where; the diagonal is of these.
+        batches: the minibatches, pairs.
+
+    Raises:
+        ValueError: the criterion is another one.
+    """
+    roots = _roots(loss)
+    if roots is None:
+        raise ValueError("the criterion's second derivative by the outputs is not known; use cross_entropy or mse_loss")
     total = {name: torch.zeros_like(value) for name, value in params.items()}
     leaves = leaves_of(loss.module, batches[0][0].ndim)
     if leaves is None or not all(type(leaf) in _STACKED for _, leaf in leaves):
@@ -69,6 +85,10 @@ def exact_diagonal(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Pa
     for inputs, targets in stacks(batches, max(1, EXAMPLES_AT_ONCE // len(batches[0][1]))):
         _add_diagonal(leaves, weights, inputs.flatten(0, 1), roots, 1 / (len(batches) * targets.shape[1]), total)
     return total
+
+
+def _roots(loss: ModuleLoss) -> Roots | None:
+    return _ROOTS.get(getattr(loss.criterion, "hessian_by_outputs", loss.criterion))
 
 
 def is_affine_in_each_weight(module: nn.Module) -> bool:
