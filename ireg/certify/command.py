@@ -47,8 +47,8 @@ WIDTH = 160
 def certify(options: argparse.Namespace) -> int:
     """Do what the command line says; return the exit code.
 
-    It is 0 if all certificates pass, all edges of stability and all identities hold, and all derivatives of networks are
-    right, 1 if not.
+    It is 0 if all certificates pass, all edges and identities hold, and all derivatives of the networks are right, 1 if
+    not.
 
     Args:
         options: of `ireg.verify.parser`.

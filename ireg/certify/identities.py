@@ -1,7 +1,7 @@
 """Identities of curvature and of the norm's growth, certified to rounding.
 
 Each is computed twice: by the function that a term uses, and by its definition or a closed form. Each has controls,
-which are the same with one mistake. A check that does not tell a control from the truth shows nothing.
+which are the same with one mistake. A check that accepts one shows nothing.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Identity:
 
     @property
     def accepted(self) -> tuple[str, ...]:
-        """Controls that are not told from the truth."""
+        """Controls that pass for the truth."""
         return tuple(name for name, error in self.controls.items() if not error >= APART)
 
 
@@ -120,7 +120,7 @@ def growth_of(make: Callable[[Sequence[Tensor]], Optimizer]) -> Identity:
 
 
 def _walk(module: nn.Module, optimizer: Optimizer) -> tuple[Path, list[Tensor], list[Tensor], list[Tensor]]:
-    """What is recorded of some steps, and ω, y and g of each."""
+    """Take some steps; return what is recorded, and all ω, y, g."""
     recorder, batches = PathRecorder(optimizer), _data()
     named = dict(module.named_parameters())
     recorder.start()
@@ -155,7 +155,10 @@ def _apart(found: Growth, places: Sequence[Tensor]) -> float:
 
 
 def diffusion() -> Identity:
-    """SGD's diffusive part is η² Σ ‖g_k‖², momentum's in settled weights η_e² Σ ‖g_k‖²."""
+    """Check the diffusive part against gradients.
+
+    SGD's is η² Σ ‖g_k‖², momentum's in settled weights η_e² Σ ‖g_k‖².
+    """
     errors, controls = [], {}
     for momentum in (0.0, 0.9):
         module = _mlp("tanh")
@@ -169,7 +172,10 @@ def diffusion() -> Identity:
 
 
 def homogeneity() -> Identity:
-    """Without biases SGD's radial part is −2ηD Σ mean_i Σ_c f_c (p_c − y_c), D the number of layers."""
+    """Check the radial part of a network without biases.
+
+    SGD's is −2ηD Σ mean_i Σ_c f_c (p_c − y_c), D the number of layers.
+    """
     module, batches = _mlp(bias=False), _data()
     optimizer = SGD(module.parameters(), lr=_RATE)
     recorder, total = PathRecorder(optimizer), 0.0
@@ -190,7 +196,7 @@ def homogeneity() -> Identity:
 
 
 class _Normalized(nn.Module):
-    """Outputs of a layer, divided by their standard deviation over the layer or not."""
+    """A layer with or without a normalization after it."""
 
     def __init__(self, *, normalizes: bool) -> None:
         super().__init__()
@@ -203,7 +209,10 @@ class _Normalized(nn.Module):
 
 
 def normalization() -> Identity:
-    """Before a normalization SGD's radial part is 0; here as a share of the diffusive one."""
+    """Check that SGD's radial part is 0 before a normalization.
+
+    The error is its share of the diffusive one.
+    """
     shares = {}
     for normalizes in (True, False):
         module = _network(lambda normalizes=normalizes: _Normalized(normalizes=normalizes))  # type: ignore[misc]
@@ -254,7 +263,10 @@ REFUSED: Mapping[str, Callable[[], nn.Module]] = {
 
 
 def diagonal_of(make: Callable[[], nn.Module]) -> Identity:
-    """Diag H = diag G for a piecewise linear network; elsewhere G is wrong, and refused."""
+    """Check diag H = diag G for a piecewise linear network.
+
+    The controls are networks for which G is wrong, and is refused.
+    """
     batches, module = _data(), _network(make)
     loss = functional_loss(module, cross_entropy)
     found = diagonal.exact_diagonal(loss, detached_parameters(module), batches)
@@ -274,7 +286,10 @@ def _error_of_refused(name: str) -> float:
 
 
 def sharpness_of_minibatches() -> Identity:
-    """On quadratics a step changes Ĉ_k by −η‖g_k‖² (1 − η b_k/2), and batch sharpness is the mean of b_k."""
+    """Check batch sharpness by steps on quadratics.
+
+    A step changes Ĉ_k by −η‖g_k‖² (1 − η b_k/2), and batch sharpness is the mean of b_k.
+    """
     generator = named_generator("quadratics")
     roots = torch.randn(4, 5, 5, generator=generator, dtype=torch.float64)
     batches = [root @ root.mT for root in roots]
@@ -299,7 +314,7 @@ def sharpness_of_minibatches() -> Identity:
 
 
 def variance_of_probes() -> Identity:
-    """Over all signs v, vᵀHv has the variance 2 (‖H‖_F² − Σ H_ii²)."""
+    """Check the variance of vᵀHv over all signs v: 2 (‖H‖_F² − Σ H_ii²)."""
     module = _network(
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.Tanh(), nn.Linear(2, 2, bias=False))
     )
@@ -315,7 +330,10 @@ def variance_of_probes() -> Identity:
 
 
 def largest_eigenvalue() -> Identity:
-    """Lanczos' value is the largest eigenvalue of the whole H, to the square of its residual."""
+    """Check Lanczos' value against the whole H.
+
+    Its error is of second order in the residual of 1 %.
+    """
     module, batches = _mlp("tanh"), _data()
     hessian = MeanHessian(functional_loss(module, cross_entropy), detached_parameters(module), batches)
     eigenvalues = torch.linalg.eigvalsh(_dense(module, batches))

@@ -7,6 +7,7 @@ from ireg.certify import CERTIFICATES, command
 from ireg.certify.certificate import Curve
 from ireg.certify.derivatives import NETWORKS
 from ireg.certify.edges import Edge
+from ireg.certify.identities import Identity
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +54,11 @@ def test_a_control_that_is_not_rejected_fails(capsys, monkeypatch):
 def test_the_networks_derivatives(capsys, monkeypatch):
     monkeypatch.setattr(command, "run", lambda *arguments, **keywords: {})
     monkeypatch.setattr(command, "of_optimizers", lambda: {"sgd": Edge(2.0, 2.0, ())})
+    monkeypatch.setattr(command, "all_identities", lambda: {"growth": Identity(0.0)})
     assert verify.main([]) == 0
     out = capsys.readouterr().out
     assert "1 of 1 edges hold" in out
+    assert "1 of 1 identities hold" in out
     assert f"{len(NETWORKS)} of {len(NETWORKS)} networks have right derivatives, to 1e-05" in out
     monkeypatch.setattr(command, "of_networks", lambda: {"vit": (1e-9, 1e-9, 0.1)})
     assert verify.main([]) == 1
@@ -63,6 +66,9 @@ def test_the_networks_derivatives(capsys, monkeypatch):
     assert "0 of 1 networks" in out
     monkeypatch.setattr(command, "of_networks", lambda: {"vit": (1e-9, 1e-9, 1e-9)})
     monkeypatch.setattr(command, "of_optimizers", lambda: {"sgd": Edge(2.0, 2.1, ())})
+    assert verify.main([]) == 1
+    monkeypatch.setattr(command, "of_optimizers", lambda: {"sgd": Edge(2.0, 2.0, ())})
+    monkeypatch.setattr(command, "all_identities", lambda: {"growth": Identity(1.0)})
     assert verify.main([]) == 1
 
 
