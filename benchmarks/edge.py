@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 import ireg
-from ireg.analysis.comparison import sharpness
+from ireg.analysis.curvature import sharpness
 from ireg.analysis.looks import COLOURS, drawn
 from ireg.command import framed, run_as_process
 from ireg.files import replacing, write_bytes

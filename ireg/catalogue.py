@@ -206,6 +206,7 @@ CATALOGUE: dict[str, Quantity] = {
     ),
     "curvature/trace": Quantity(
         title="trace of H: exact where the diagonal is known, else with random signs",
+        axis="trace of H",
         formula="Σ_i H_ii",
         unit="loss/weight²",
         source="Hutchinson 1990",
@@ -218,6 +219,7 @@ CATALOGUE: dict[str, Quantity] = {
     ),
     "curvature/trace_root": Quantity(
         title="sum of the roots of H's diagonal",
+        axis="sum of roots of diag H",
         formula="Σ_i √H_ii",
         unit="loss^½/weight",
         source="[2025](https://arxiv.org/abs/2511.02773)",
@@ -225,6 +227,7 @@ CATALOGUE: dict[str, Quantity] = {
     ),
     "curvature/adaptive": Quantity(
         title="mean rise of C under weights that vary by their own size, to second order",
+        axis="adaptive sharpness",
         formula="½ Σ_i ω_i² H_ii",
         unit="loss",
         source="[Andriushchenko et al. 2023](https://arxiv.org/abs/2302.07011)",

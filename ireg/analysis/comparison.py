@@ -1,9 +1,9 @@
-"""Figures beyond the paper's: equal fit, learning rates, sharpness."""
+"""Figures beyond the paper's: equal fit, learning rates."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,14 +13,13 @@ from matplotlib.ticker import PercentFormatter
 
 from ireg.analysis.labels import label, short_names, varied_columns
 from ireg.analysis.load import one_run_a_seed, setting_columns
-from ireg.analysis.panels import always, empty_figure, finish, measured, panel, require, spans_decades
+from ireg.analysis.panels import empty_figure, finish, measured, require, spans_decades
 from ireg.analysis.settings import Setting, settings_of
 from ireg.catalogue import CATALOGUE
 from ireg.errors import UserError
 
 LABELS = {"ireg/own": "ireg/own, its own regularizer"}
 BESIDE_FIT = ("test/error", "ireg/own", "norm/l2")
-SHARPNESS = ("curvature/lambda_max", "curvature/edge", "curvature/batch_sharpness")
 
 
 def equal_fit(table: pd.DataFrame) -> Figure:
@@ -36,15 +35,25 @@ def equal_fit(table: pd.DataFrame) -> Figure:
     settings = settings_of(table)
     figure, axes = empty_figure(len(shown))
     for axis, tag in zip(axes, shown, strict=True):
-        for setting in settings:
-            _path(axis, setting, tag)
-        losses, values = _finite(table, tag)
-        axis.set_xscale("log" if spans_decades(losses) else "linear")
-        axis.invert_xaxis()
-        axis.set_xlabel("training loss")
+        over_training_loss(axis, settings, tag)
         axis.set_ylabel(LABELS.get(tag, CATALOGUE[tag].axis))
-        _scale(axis, tag, values)
+        _scale(axis, tag, _finite(table, tag)[1])
     return finish(figure, settings, "a line is a run, a point an epoch")
+
+
+def over_training_loss(axis: Axes, settings: Sequence[Setting], tag: str) -> None:
+    """Draw a line a run of a tag against training loss.
+
+    Training runs from left to right.
+    """
+    for setting in settings:
+        _path(axis, setting, tag)
+    losses = np.concatenate([_finite(setting.rows, tag)[0] for setting in settings])
+    axis.set_xscale("log" if spans_decades(losses) else "linear")
+    axis.invert_xaxis()
+    axis.set_xlabel("training loss")
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def rates(table: pd.DataFrame) -> Figure:
@@ -71,6 +80,8 @@ def rates(table: pd.DataFrame) -> Figure:
         axis.set_xscale("log")
         axis.set_xlabel("learning rate")
         axis.set_title(f"{CATALOGUE[tag].axis}, at the end", fontsize="medium")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
         _scale(axis, tag, np.zeros(0))
         axis.set_ylabel("error")
     return finish(figure, [setting for setting, _ in groups], "a point is a run, a line the mean over seeds")
@@ -116,23 +127,3 @@ def _scale(axis: Axes, tag: str, values: np.ndarray) -> None:
         axis.set_ylim(bottom=-0.02)
     elif spans_decades(values):
         axis.set_yscale("log")
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def sharpness(table: pd.DataFrame) -> Figure:
-    """Draw the sharpness, and the fraction of each optimizer's edge.
-
-    At a fraction of 1 a full-batch step begins to oscillate.
-    """
-    shown = [tag for tag in SHARPNESS if measured(table, tag)]
-    require(table, *SHARPNESS)
-    settings = settings_of(table)
-    figure, axes = empty_figure(len(shown))
-    for axis, tag in zip(axes, shown, strict=True):
-        is_fraction = tag == "curvature/edge"
-        panel(axis, settings, partial(always, tag), "linear" if is_fraction else "log")
-        axis.set_ylabel(CATALOGUE[tag].axis)
-        if is_fraction:
-            axis.axhline(1, color="0.4", linewidth=0.8)
-    return finish(figure, settings)

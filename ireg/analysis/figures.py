@@ -15,7 +15,8 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ireg.analysis.comparison import equal_fit, rates, sharpness
+from ireg.analysis.comparison import equal_fit, rates
+from ireg.analysis.curvature import growth, sharpness, traces
 from ireg.analysis.mean_flow import mean_flow, own_regularization
 from ireg.analysis.panels import always, empty_figure, finish, measured, panel, require
 from ireg.analysis.settings import Setting, settings_of
@@ -95,6 +96,8 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
         equal_fit,
         rates,
         sharpness,
+        traces,
+        growth,
     )
 }
 

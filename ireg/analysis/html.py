@@ -33,6 +33,8 @@ CAPTIONS = {
     "equal_fit": "At equal fit: against training loss in place of epochs.",
     "rates": "Final errors against the learning rate.",
     "sharpness": "The largest eigenvalue of the Hessian, and the fraction of each optimizer's edge of stability.",
+    "traces": "The trace of the Hessian, the sum of its diagonal's roots, and adaptive sharpness.",
+    "growth": "How the squared norm has grown since the beginning: along the weights, and by diffusion.",
 }
 
 

@@ -122,14 +122,15 @@ def _single_epochs(values: pd.Series) -> list[int]:
     return np.flatnonzero(there & ~before & ~after).tolist()
 
 
-def empty_figure(panels: int, *, share: bool = False) -> tuple[Figure, list[Axes]]:
-    """Make a figure of panels side by side.
+def empty_figure(panels: int, *, share: bool = False, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """Make a figure of panels side by side, in rows.
 
     They may share their vertical axis.
     """
     # Not pyplot: its global state would keep every figure alive, and is not safe in threads.
-    figure = Figure(figsize=(8, 4.2 if panels < 3 else 3.4), layout="constrained")
-    return figure, list(figure.subplots(1, panels, sharey=share, squeeze=False)[0])
+    height = (4.2 if panels < 3 else 3.4) if rows == 1 else 2.7 * rows
+    figure = Figure(figsize=(8, height), layout="constrained")
+    return figure, list(figure.subplots(rows, panels, sharey=share, squeeze=False).flat)
 
 
 def finish(figure: Figure, settings: Sequence[Setting], title: str | None = None) -> Figure:

@@ -314,7 +314,7 @@ def sharpness_of_minibatches() -> Identity:
 
 
 def variance_of_probes() -> Identity:
-    """Check the variance of vᵀHv over all signs v: 2 (‖H‖_F² − Σ H_ii²)."""
+    """Check that probes vᵀHv have the variance 2 (‖H‖_F² − Σ H_ii²)."""
     module = _network(
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.Tanh(), nn.Linear(2, 2, bias=False))
     )

@@ -107,8 +107,34 @@ def test_one_rate_is_no_figure(make_run):
 
 
 def test_sharpness_has_the_edge_at_one(make_run):
-    tags = {"curvature/lambda_max": [1.0, 20.0], "curvature/edge": [0.05, 1.0]}
+    tags = {"curvature/lambda_max": [1.0, 20.0], "curvature/edge": [0.05, 1.0], "train/loss": [2.0, 1.0]}
     figure = figures.FIGURES["sharpness"](load(make_run("a", tags)))
-    assert [axis.get_ylabel() for axis in figure.axes] == ["largest eigenvalue of H", "fraction of the edge"]
-    lines = [line.get_ydata() for line in figure.axes[1].get_lines()]
-    assert [list(line) for line in lines] == [[0.05, 1.0], [1, 1]]
+    assert [axis.get_ylabel() for axis in figure.axes] == 2 * ["largest eigenvalue of H", "fraction of the edge"]
+    for axis in figure.axes[1::2]:  # over epochs, and against training loss
+        assert [list(line.get_ydata()) for line in axis.get_lines()] == [[0.05, 1.0], [1, 1]]
+    assert [axis.get_xlabel() for axis in figure.axes] == 2 * ["epochs"] + 2 * ["training loss"]
+
+
+def test_traces(make_run):
+    figure = figures.FIGURES["traces"](load(make_run("a", {"curvature/trace": [1.0, 20.0]})))
+    assert [axis.get_ylabel() for axis in figure.axes] == ["trace of H"]  # without a loss to draw it against
+
+
+def test_growth_is_summed_from_the_beginning(make_run):
+    none = ""
+    tags = {"path/settled_radial": [none, -2.0, 1.0], "path/settled_diffusive": [none, 1.0, 3.0]}
+    tags |= {"train/loss": [2.0, 1.0, 0.5]}
+    figure = figures.FIGURES["growth"](load(make_run("a", tags)))
+    for radial, diffusive, share in (figure.axes[:3], figure.axes[3:]):
+        assert list(radial.get_lines()[0].get_ydata()) == [0, -2, -1]
+        assert list(diffusive.get_lines()[0].get_ydata()) == [0, 1, 4]
+        assert [value for value in share.get_lines()[0].get_ydata() if value == value] == [1 / 3, 4 / 5]
+    with pytest.raises(UserError, match="no run has measured path/settled_diffusive"):
+        figures.FIGURES["growth"](load(make_run("a", tags)).drop(columns="path/settled_diffusive"))
+
+
+def test_growth_is_not_summed_over_gaps(make_run):
+    none = ""
+    tags = {"path/settled_radial": [none, none, 1.0], "path/settled_diffusive": [none, none, 3.0]}
+    with pytest.raises(UserError, match=r"not measured in each epoch; it can be drawn with terms\.path\.every=1"):
+        figures.FIGURES["growth"](load(make_run("a", tags)))

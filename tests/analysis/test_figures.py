@@ -246,7 +246,8 @@ def test_the_papers_figures_bear_its_numbers(make_run):
 
 def test_every_panel_has_a_name_on_its_axis(make_run):
     tags = ("train/loss", "train/error", "test/error", "ireg/sgd", "ireg/rmsprop", "ireg/own", "norm/l2")
-    tags += ("curvature/lambda_max", "curvature/edge", "fit/memorized", "fit/recovered", "fit/clean_error")
+    tags += ("curvature/lambda_max", "curvature/edge", "curvature/trace", "path/settled_radial")
+    tags += ("path/settled_diffusive", "fit/memorized", "fit/recovered", "fit/clean_error")
     tags += tuple(f"ireg/{what}{part}" for what in ("strength", "alignment") for part in ("", "_memory"))
     make_run("a", {tag: [0.5, 0.25] for tag in tags}, {"lr": 0.1})
     table = load(make_run("b", {tag: [0.5, 0.25] for tag in tags}, {"lr": 0.2}))
