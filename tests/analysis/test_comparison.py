@@ -124,13 +124,14 @@ def test_growth_is_summed_from_the_beginning(make_run):
     none = ""
     tags = {"path/settled_radial": [none, -2.0, 1.0], "path/settled_diffusive": [none, 1.0, 3.0]}
     tags |= {"train/loss": [2.0, 1.0, 0.5]}
-    figure = figures.FIGURES["growth"](load(make_run("a", tags)))
+    table = load(make_run("a", tags))
+    figure = figures.FIGURES["growth"](table)
     for radial, diffusive, share in (figure.axes[:3], figure.axes[3:]):
         assert list(radial.get_lines()[0].get_ydata()) == [0, -2, -1]
         assert list(diffusive.get_lines()[0].get_ydata()) == [0, 1, 4]
         assert [value for value in share.get_lines()[0].get_ydata() if value == value] == [1 / 3, 4 / 5]
     with pytest.raises(UserError, match="no run has measured path/settled_diffusive"):
-        figures.FIGURES["growth"](load(make_run("a", tags)).drop(columns="path/settled_diffusive"))
+        figures.FIGURES["growth"](table.drop(columns="path/settled_diffusive"))
 
 
 def test_growth_is_not_summed_over_gaps(make_run):
