@@ -4,19 +4,16 @@ From the runs of `python train.py experiment=paper name=claims seed=0,1,2,3,4` i
 run. The tables of README and docs/results.md are made from that file; a test compares them.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-import ireg
+from benchmarks.study import DATA, written
 from ireg.command import framed, run_as_process
-from ireg.files import replacing
 from ireg.statistics import mean_interval
 
-CSV = Path(__file__).parents[1] / "docs" / "data" / "claims.csv"
+CSV = DATA / "claims.csv"
 LAST = 10
 """Epochs over whose rows the median is taken: a spike of a single epoch says little."""
 EARLY = 150
@@ -151,13 +148,7 @@ def _cells(runs: pd.DataFrame, tag: str, form: Callable[[pd.Series], str]) -> li
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the CSV file, and print both tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.claims", description="Write docs/data/claims.csv.")
-    parser.add_argument("folder", metavar="FOLDER", help="of the sweep, multirun/claims")
-    runs = measured(ireg.load(parser.parse_args(arguments).folder))
-    CSV.parent.mkdir(exist_ok=True)
-    with replacing(CSV) as temporary:
-        runs.to_csv(temporary, index=False, float_format="%.6g")
-    runs = pd.read_csv(CSV)
+    _, runs = written("claims", measured, arguments, digits=6)
     print(claims(runs), numbers(runs), sep="\n")
     return 0
 

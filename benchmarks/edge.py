@@ -1,26 +1,26 @@
 """`python -m benchmarks.edge multirun/edge`: full batches at their edge.
 
-From the runs of `experiment=edge` it writes docs/data/edge.csv, a row a run, and docs/figures/sharpness.png. The table
-of docs/curvature.md is made from that file; a test compares them.
+From the runs of `experiment=edge` it writes docs/data/edge.csv, a row a run, and docs/figures/sharpness.png. The tables
+of docs/curvature.md are made from that file; a test compares them.
 """
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-import ireg
+from benchmarks.study import DATA, markdown, written
 from ireg.analysis.curvature import sharpness
 from ireg.analysis.looks import COLOURS, drawn
 from ireg.command import framed, run_as_process
-from ireg.files import replacing, write_bytes
+from ireg.files import write_bytes
+from ireg.statistics import mean_interval
 
-DOCS = Path(__file__).parents[1] / "docs"
-CSV = DOCS / "data" / "edge.csv"
+CSV = DATA / "edge.csv"
 NEAR = 0.9
 """Fraction of the edge from which on a run counts as at its edge."""
+LOSSES = {"cross_entropy": "cross-entropy", "squared_error": "squared error"}
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:
@@ -32,16 +32,19 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
         table: of `ireg.load`.
     """
     found = []
-    for (optimizer, rate), rows in table.groupby(["optimizer", "lr"]):
+    for (loss, optimizer, rate, seed), rows in table.groupby(["loss", "optimizer", "lr", "seed"]):
         seen = rows[rows["curvature/edge"].notna()].sort_values("epoch")
         near = seen[seen["curvature/edge"] > NEAR]["epoch"]
         there = seen[seen["epoch"].between(near.min(), near.max())]
         edge = there["curvature/edge"]
         found.append(
             {
+                "loss": loss,
                 "optimizer": optimizer,
                 "lr": rate,
+                "seed": seed,
                 "sharpness at the start": rows.sort_values("epoch")["curvature/lambda_max"].iloc[0],
+                "sharpness at the edge": there["curvature/lambda_max"].median(),
                 "first": near.min(),
                 "last": near.max(),
                 "median": edge.median(),
@@ -52,39 +55,43 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     rank = list(COLOURS)
-    return pd.DataFrame(found).sort_values("optimizer", key=lambda names: names.map(rank.index), ignore_index=True)
+    runs = pd.DataFrame(found)
+    runs["rank"] = runs["optimizer"].map(rank.index)
+    return runs.sort_values(["loss", "rank", "seed"], ignore_index=True).drop(columns="rank")
 
 
 def table(runs: pd.DataFrame) -> str:
-    """Write the table of docs/curvature.md."""
-    head = ["optimizer", "rate", "at the edge from epoch", "to epoch", "fraction of the edge: median", "5 to 95 %"]
-    lines = [head, ["---"] * len(head)]
-    lines += [
-        [
-            str(row["optimizer"]),
-            f"{row['lr']:g}",
-            f"{row['first']:.0f} (loss {row['loss first']:.2f})",
-            f"{row['last']:.0f} (loss {row['loss last']:.2f})",
-            f"{row['median']:.2f}",
-            f"{row['low']:.2f} to {row['high']:.2f}",
-        ]
-        for row in runs.to_dict("records")
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    """Write the table of docs/curvature.md: means over the seeds."""
+    head = [
+        "loss", "optimizer", "rate", "at the edge from epoch", "to epoch", "largest eigenvalue of H there",
+        "fraction of the edge: median", "5 to 95 %",
+    ]  # fmt: skip
+    lines = []
+    for (loss, optimizer, rate), rows in runs.groupby(["loss", "optimizer", "lr"], sort=False):
+        median = mean_interval(rows["median"].tolist())
+        lines.append(
+            [
+                LOSSES[loss],
+                str(optimizer),
+                f"{rate:g}",
+                f"{rows['first'].mean():.0f} (loss {rows['loss first'].mean():.2f})",
+                f"{rows['last'].mean():.0f} (loss {rows['loss last'].mean():.2f})",
+                f"{rows['sharpness at the edge'].mean():.1f}",
+                f"{median.mean:.2f} ± {median.half:.2f}",
+                f"{rows['low'].mean():.2f} to {rows['high'].mean():.2f}",
+            ]
+        )
+    return markdown(head, lines)
 
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write file and figure, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.edge", description="Write docs/data/edge.csv.")
-    parser.add_argument("folder", metavar="FOLDER", help="of the runs, multirun/edge")
-    runs = ireg.load(parser.parse_args(arguments).folder)
-    CSV.parent.mkdir(exist_ok=True)
-    with replacing(CSV) as temporary:
-        measured(runs).to_csv(temporary, index=False, float_format="%.5g")
-    (content,) = drawn("sharpness", partial(sharpness, runs), ".png").values()
-    write_bytes(DOCS / "figures" / "sharpness.png", content)
-    print(table(pd.read_csv(CSV)))
+    runs, found = written("edge", measured, arguments)
+    shown = runs[(runs["loss"] == "squared_error") & (runs["seed"] == 0)]
+    (content,) = drawn("sharpness", partial(sharpness, shown), ".png").values()
+    write_bytes(Path(__file__).parents[1] / "docs" / "figures" / "sharpness.png", content)
+    print(table(found))
     return 0
 
 

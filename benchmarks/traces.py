@@ -4,19 +4,16 @@ From the runs of docs/curvature.md it writes docs/data/traces.csv, a row a run a
 made from that file; a test compares them.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-import ireg
+from benchmarks.study import DATA, markdown, written
 from ireg.command import framed, run_as_process
-from ireg.files import replacing
 from ireg.statistics import mean_interval
 
-CSV = Path(__file__).parents[1] / "docs" / "data" / "traces.csv"
+CSV = DATA / "traces.csv"
 LOSSES = (0.5, 0.2, 0.1)
 """Training losses at which runs are compared."""
 TAGS = ("curvature/trace", "curvature/trace_root")
@@ -52,7 +49,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
 def table(runs: pd.DataFrame) -> str:
     """Write the table of docs/curvature.md."""
     head = ["optimizer", *(f"{name} at loss {loss:g}" for name in ("tr H", "Σ √H_ii") for loss in LOSSES)]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for optimizer in OPTIMIZERS:
         cells = [optimizer]
         for tag in TAGS:
@@ -61,19 +58,14 @@ def table(runs: pd.DataFrame) -> str:
                 interval = mean_interval(chosen.tolist())
                 cells.append(f"{interval.mean:.0f} ± {interval.half:.0f}")
         lines.append(cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown(head, lines)
 
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the file, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.traces", description="Write docs/data/traces.csv.")
-    parser.add_argument("folder", metavar="FOLDER", help="of the runs, multirun/traces")
-    runs = measured(ireg.load(parser.parse_args(arguments).folder))
-    CSV.parent.mkdir(exist_ok=True)
-    with replacing(CSV) as temporary:
-        runs.to_csv(temporary, index=False, float_format="%.5g")
-    print(table(pd.read_csv(CSV)))
+    _, runs = written("traces", measured, arguments)
+    print(table(runs))
     return 0
 
 

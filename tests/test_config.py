@@ -9,10 +9,11 @@ import torch
 import yaml
 from hydra.utils import instantiate
 
-from ireg.config import METHODS, NOISE_KINDS, SMALLEST_SAMPLE, active_terms, read
+from ireg.config import LOSSES, METHODS, NOISE_KINDS, SMALLEST_SAMPLE, active_terms, read
 from ireg.core import moments
 from ireg.data import labels
 from ireg.errors import UserError
+from ireg.objective import CRITERIA
 from ireg.trainer_arguments import FUSED
 from tests.terms.test_curvature import CURVATURE
 from tests.terms.test_size import SIZE
@@ -157,6 +158,15 @@ def test_the_experiment_at_the_edge(composed):
     assert set(active_terms(settings.terms)) == {f"curvature/{name}" for name in names}
 
 
+def test_the_experiment_with_spikes(composed):
+    settings = read(composed("experiment=spikes"))
+    assert (settings.name, settings.optimizer["name"], settings.optimizer["full_batch"]) == ("spikes", "adam", True)
+    assert (settings.loss, settings.terms["every"]) == ("squared_error", 1)
+    assert set(active_terms(settings.terms)) == {
+        f"curvature/{name}" for name in ("lambda_max_own", "edge", "along_step")
+    }
+
+
 def test_the_experiment_on_the_drift(composed):
     config = composed("experiment=drift", hydra=True)
     settings = read(config)
@@ -241,6 +251,7 @@ def test_no_file_is_untested():
         "lr_grid",
         "paper",
         "separable",
+        "spikes",
         "theory",
         "tune",
     ]
@@ -252,6 +263,7 @@ def test_lists_of_choices_are_those_of_the_core():
     """They stand twice, because the configuration is checked before torch is imported."""
     assert set(NOISE_KINDS) == set(labels.NOISE_KINDS)
     assert set(METHODS) == {"auto", *moments.METHODS}
+    assert list(LOSSES) == list(CRITERIA)
     assert SMALLEST_SAMPLE == moments.SMALLEST
 
 

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import ireg
-from benchmarks import claims, edge, traces
+from benchmarks import batches, claims, edge, norms, spikes, traces
 from ireg.__main__ import COMMANDS
 from ireg.composition import GROUPS
 from ireg.config import read
@@ -232,7 +232,10 @@ def test_the_papers_claims_are_compared_with_committed_numbers(page, name, made)
     assert between == made(pd.read_csv(claims.CSV))
 
 
-@pytest.mark.parametrize(("name", "made"), [("edge", edge), ("traces", traces)])
+STUDIES = {"edge": edge, "traces": traces, "batches": batches, "norms": norms, "spikes": spikes}
+
+
+@pytest.mark.parametrize(("name", "made"), STUDIES.items())
 def test_the_page_on_curvature_has_committed_numbers(name, made):
     text = (ROOT / "docs" / "curvature.md").read_text(encoding="utf-8")
     assert text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0] == made.table(pd.read_csv(made.CSV))
@@ -254,12 +257,53 @@ def test_what_counts_as_at_the_edge():
     values = [0.1, 0.95, 0.5, 1.3, 0.2]
     rows = [
         {"optimizer": "adam", "lr": 0.1, "epoch": number, "curvature/edge": value, "curvature/lambda_max": 7.0 + number,
-         "train/loss": 2.0 - number / 10}
+         "train/loss": 2.0 - number / 10, "loss": "squared_error", "seed": 0}
         for number, value in enumerate(values)
     ]  # fmt: skip
     (row,) = edge.measured(pd.DataFrame(rows)).to_dict("records")
     assert (row["first"], row["last"], row["median"], row["loss last"]) == (1, 3, 0.95, 1.7)
-    assert row["sharpness at the start"] == 7.0
+    assert (row["sharpness at the start"], row["sharpness at the edge"]) == (7.0, 9.0)
+
+
+def test_batches_are_looked_at_in_their_last_third():
+    rows = [
+        {"batch_size": 32, "lr": 0.5, "seed": 0, "epoch": epoch, "train/loss": 1.0, "curvature/lambda_max": 1.0,
+         "curvature/edge": epoch / 10, "curvature/batch_sharpness": 2.0, "curvature/gni": 3.0,
+         "data.noise.kind": "none"}
+        for epoch in range(10)
+    ]  # fmt: skip
+    (row,) = batches.measured(pd.DataFrame(rows)).to_dict("records")
+    assert row["curvature/edge"] == pytest.approx(0.75)  # of epochs 6 to 9
+    line = batches.table(pd.DataFrame([row, {**row, "seed": 1}])).splitlines()[-1]
+    assert line == "| right | 32 | 1.00 ± 0.00 | 0.25 ± 0.00 | 0.50 ± 0.00 | 0.75 ± 0.00 |"
+
+
+def test_growth_is_that_of_all_epochs():
+    tags = dict.fromkeys(norms.PARTS, 2.0)
+    rows = [
+        {"optimizer": "sgd", "lr": 0.1, "seed": 0, "epoch": epoch, "norm/l2": 3.0 + epoch, **tags} for epoch in (1, 2)
+    ]
+    rows.insert(0, {**rows[0], "epoch": 0, "norm/l2": 3.0, **dict.fromkeys(norms.PARTS)})
+    (row,) = norms.measured(pd.DataFrame(rows)).to_dict("records")
+    assert (row["norm at the start"], row["norm at the end"], row["path/radial"]) == (3.0, 5.0, 4.0)
+    assert "50.0 ±" in norms.table(pd.DataFrame([row, {**row, "seed": 1}]))
+
+
+def test_a_spike_and_a_passage_without_one():
+    """A planted spike at step 150, three steps after a passage, and a passage at step 250 without one."""
+    loss = [1.0] * 300
+    loss[150:153] = [1.5, 2.0, 1.3]
+    along, edges = [0.5] * 300, [0.5] * 300
+    along[147:150], edges[140:150], along[230] = [1.1] * 3, [1.1] * 10, 1.2
+    rows = pd.DataFrame(
+        # The loss of a row is that before its step: of the weights of the row before.
+        {"seed": 0, "epoch": range(300), "train/loss": [1.0, *loss[:-1]], "curvature/along_step": along,
+         "curvature/edge": edges}
+    )  # fmt: skip
+    spike, other = spikes.measured(rows).to_dict("records")
+    assert (spike["kind"], spike["step"], spike["rise"]) == ("spike", 150, 2.0)
+    assert (spike["along leads by"], spike["edge leads by"]) == (3, 10)
+    assert (other["kind"], other["step"], other["rise"]) == ("no spike", 230, 1.0)
 
 
 def test_values_of_runs_are_medians_and_those_at_sgds_fit():

@@ -223,6 +223,10 @@ def _read_metrics(run: _Run) -> pd.DataFrame | None:
     except ValueError as error:
         why = " ".join(str(error).split())
         raise UserError(f"{path} is not a table of numbers by epoch ({why}); delete that run, run it again") from error
+    done = run.status.get("epochs_done") if run.status["state"] == "done" else None
+    if isinstance(done, int) and (not rows or max(rows) < done):
+        there = f"rows up to epoch {max(rows)}" if rows else "no rows"
+        raise UserError(f"{path} has {there}, and its run ended after epoch {done}; delete that run, run it again")
     if not values.size:
         return None
     odd = (np.array(cells) != "") & ~np.isfinite(values)

@@ -79,7 +79,7 @@ class PathRecorder:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self._groups: list[tuple[Group, list[_Part]]] | None = None
+        self._parts: list[list[_Part]] | None = None  # by parameter group
         self._rule: type[OptimizerView] | None = None
         # Held weakly: an optimizer should not keep alive what nobody else does.
         handle = optimizer.register_step_post_hook(partial(_after_step, weakref.ref(self)))
@@ -89,8 +89,8 @@ class PathRecorder:
     def start(self) -> None:
         """Begin with the present weights."""
         self._rule = _rule_with_settled_weights(self.optimizer)
-        self._groups = [
-            (group, [_Part(parameter, first) for parameter in group["params"] for first in _firsts(parameter)])
+        self._parts = [
+            [_Part(parameter, first) for parameter in group["params"] for first in _firsts(parameter)]
             for group in self.optimizer.param_groups
         ]
         for buffer, part, slots in self._followed():
@@ -98,7 +98,7 @@ class PathRecorder:
 
     def stop(self) -> None:
         """Look at no further steps."""
-        self._groups = None
+        self._parts = None
 
     @torch.no_grad()
     def add_step(self) -> None:
@@ -108,9 +108,9 @@ class PathRecorder:
 
     def path(self) -> Path | None:
         """Return the sums since `start`; None if nothing is recorded."""
-        if self._groups is None:
+        if self._parts is None:
             return None
-        parts = [part for _, parts in self._groups for part in parts]
+        parts = [part for group in self._parts for part in group]
         return Path(
             weights=_growth(part.weights for part in parts),
             settled=None if self._rule is None else _growth(part.settled for part in parts),
@@ -118,14 +118,26 @@ class PathRecorder:
 
     def _followed(self) -> Iterator[tuple[_Buffer | None, _Part, Mapping[str, Any]]]:
         """Yield the parts, each with buffer and torch's state."""
-        for group, parts in self._groups or []:
+        # The optimizer's groups as they are now: loading a state makes new ones.
+        for group, parts in zip(self.optimizer.param_groups, self._parts or [], strict=False):
             known: dict[int, _Buffer | None] = {}  # by the number of steps, on which bias corrections depend
             for part in parts:
                 slots = self.optimizer.state.get(part.parameter, {})
                 steps = int(slots.get("step", 0))
                 if steps not in known:
-                    known[steps] = None if self._rule is None else _buffer(self._rule, group, steps)
+                    known[steps] = self._buffer(group, steps)
                 yield known[steps], part, slots
+
+    def _buffer(self, group: Group, steps: int) -> _Buffer | None:
+        """Return what is known of a group's buffer.
+
+        No error is raised: training should not end because it is observed.
+        """
+        try:
+            return None if self._rule is None else _buffer(self._rule, group, steps)
+        except ValueError:  # a momentum that was set to 1 meanwhile
+            self._rule = None
+            return None
 
 
 @dataclass(frozen=True)

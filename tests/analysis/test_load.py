@@ -104,9 +104,20 @@ def test_a_half_written_line_of_a_running_run_is_left_out(make_run, state, epoch
 
 @pytest.mark.parametrize("text", ["", "epoch,train/error\n"])
 def test_metrics_without_rows_are_no_metrics(make_run, text):
-    sweep = make_run("a", ONE)
+    sweep = make_run("a", ONE, state="failed")
     (sweep / "a" / "metrics.csv").write_text(text)
     assert len(load(sweep)) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "there"),
+    [("", "no rows"), ("epoch,train/er", "no rows"), ("epoch,train/error\n0,1\n", "rows up to epoch 0")],
+)
+def test_metrics_of_a_done_run_that_were_cut_off_are_refused(make_run, text, there):
+    sweep = make_run("a", {"train/error": [1.0, 0.5]})
+    (sweep / "a" / "metrics.csv").write_text(text)
+    with pytest.raises(UserError, match=rf"a/metrics\.csv has {there}, and its run ended after epoch 1; delete"):
+        load(sweep)
 
 
 def test_no_runs_is_the_users_error(tmp_path):

@@ -201,6 +201,30 @@ def test_without_settled_weights_there_is_the_path_of_the_weights(make, argument
     assert (found.weights.radial, found.weights.diffusive) == pytest.approx(growth(weights), rel=1e-9, abs=0)
 
 
+def test_a_momentum_that_ceases_to_fade_ends_the_settled_weights_and_not_the_training():
+    module = network()
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9)
+    recorder = PathRecorder(optimizer)
+    recorder.start()
+    step(module, optimizer, 0)
+    assert recorder.path().settled is not None
+    optimizer.param_groups[0]["momentum"] = 1.0
+    step(module, optimizer, 1)
+    assert recorder.path().settled is None
+    assert recorder.path().weights.diffusive > 0
+
+
+def test_a_state_that_is_loaded_brings_its_rates():
+    module = network()
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0, momentum=0.9)
+    recorder = PathRecorder(optimizer)
+    recorder.start()
+    optimizer.load_state_dict(torch.optim.SGD(module.parameters(), lr=LR, momentum=0.9).state_dict())
+    _, settled = walk(module, optimizer, heavy_ball, 0)
+    found = recorder.path().settled
+    assert (found.radial, found.diffusive) == pytest.approx(growth(settled), rel=1e-9, abs=0)
+
+
 def test_start_and_stop():
     module = network()
     optimizer = torch.optim.SGD(module.parameters(), lr=LR)

@@ -1,0 +1,80 @@
+"""`python -m benchmarks.norms multirun/norms`: by which part the norm grows.
+
+From runs with `terms=path` it writes docs/data/norms.csv, a row a run, and docs/figures/growth.png. The table of
+docs/curvature.md is made from that file; a test compares them.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.study import DATA, markdown, written
+from ireg.analysis.curvature import growth
+from ireg.analysis.looks import COLOURS, drawn
+from ireg.command import framed, run_as_process
+from ireg.files import write_bytes
+from ireg.statistics import mean_interval
+
+CSV = DATA / "norms.csv"
+PARTS = ("path/radial", "path/diffusive", "path/settled_radial", "path/settled_diffusive")
+
+
+def measured(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a run, with the sums over all epochs.
+
+    Args:
+        table: of `ireg.load`.
+    """
+    found = []
+    for (optimizer, rate, seed), rows in table.groupby(["optimizer", "lr", "seed"]):
+        ordered = rows.sort_values("epoch")
+        found.append(
+            {
+                "optimizer": optimizer,
+                "lr": rate,
+                "seed": seed,
+                "epochs": ordered["epoch"].iloc[-1],
+                "norm at the start": ordered["norm/l2"].iloc[0],
+                "norm at the end": ordered["norm/l2"].iloc[-1],
+                **{tag: ordered[tag].sum() for tag in PARTS},
+            }
+        )
+    rank = list(COLOURS)
+    return pd.DataFrame(found).sort_values("optimizer", key=lambda names: names.map(rank.index), ignore_index=True)
+
+
+def table(runs: pd.DataFrame) -> str:
+    """Write the table of docs/curvature.md: means over the seeds."""
+    head = [
+        "optimizer", "norm at the end", "growth of ‖ω‖²", "diffusive in ω", "diffusive in settled weights",
+        "radial in settled weights", "diffusive share",
+    ]  # fmt: skip
+    lines = []
+    for optimizer, rows in runs.groupby("optimizer", sort=False):
+        grown = rows["path/radial"] + rows["path/diffusive"]
+        settled = rows["path/settled_diffusive"]
+        share = 100 * settled / (settled + rows["path/settled_radial"].abs())
+        numbers = (rows["norm at the end"], grown, rows["path/diffusive"], settled, rows["path/settled_radial"])
+        digits = 0 if grown.mean() > 1000 else 1 if grown.mean() > 100 else 2
+        cells = [mean_interval(values.tolist()) for values in numbers]
+        end = f"{cells[0].mean:.1f} ± {cells[0].half:.1f}"
+        parts = [f"{cell.mean:,.{digits}f} ± {cell.half:,.{digits}f}" for cell in cells[1:]]
+        cell = mean_interval(share.tolist())
+        lines.append([str(optimizer), end, *parts, f"{cell.mean:.1f} ± {cell.half:.1f} %"])
+    return markdown(head, lines)
+
+
+@framed
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write file and figure, and print the table."""
+    runs, found = written("norms", measured, arguments)
+    (content,) = drawn("growth", partial(growth, runs), ".png").values()
+    write_bytes(Path(__file__).parents[1] / "docs" / "figures" / "growth.png", content)
+    print(table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    run_as_process(main)

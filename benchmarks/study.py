@@ -1,0 +1,42 @@
+"""What the scripts that write docs/data have in common."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+import ireg
+from ireg.files import replacing
+
+DATA = Path(__file__).parents[1] / "docs" / "data"
+
+
+def written(
+    name: str, measured: Callable[[pd.DataFrame], pd.DataFrame], arguments: Sequence[str] | None, *, digits: int = 5
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the folder that the command line names; write docs/data/NAME.csv.
+
+    Args:
+        name: of the file, and of the script.
+        measured: from the table of `ireg.load` to the file's.
+        arguments: of the command line.
+        digits: of each number.
+
+    Returns:
+        The table of `ireg.load`, and the file's as it is read again.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=f"Write docs/data/{name}.csv.")
+    parser.add_argument("folder", metavar="FOLDER", help=f"of the runs, like multirun/{name}")
+    runs = ireg.load(parser.parse_args(arguments).folder)
+    path = DATA / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as temporary:
+        measured(runs).to_csv(temporary, index=False, float_format=f"%.{digits}g")
+    return runs, pd.read_csv(path)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
