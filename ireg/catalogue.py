@@ -375,6 +375,20 @@ CATALOGUE: dict[str, Quantity] = {
         source="[theory](theory.md), section 13",
         validity="optimizers with a rule whose memory fades",
     ),
+    "path/whole": Quantity(
+        title="squared length of the epoch's whole step",
+        formula="‖ω_e − ω_{e−1}‖²",
+        unit="weight²",
+        source="[theory](theory.md), section 13",
+        validity="epochs whose steps were recorded",
+    ),
+    "path/settled_whole": Quantity(
+        title="squared length of the settled weights' whole step in the epoch",
+        formula="‖y_e − y_{e−1}‖²",
+        unit="weight²",
+        source="[theory](theory.md), section 13",
+        validity="optimizers with a rule whose memory fades",
+    ),
     "time/epoch": Quantity(title="wall time of the whole epoch", unit="s"),
     "time/terms": Quantity(title="wall time of the terms alone", unit="s"),
 }

@@ -12,6 +12,9 @@ The same two parts are therefore also taken of the settled weights, those once t
 
 b and c (`ahead`) of `MomentumBuffer`, P of the last step. For fixed P each step moves y by −η_e P g_k. Without memory
 y = ω.
+
+Steps may still cancel: an epoch that takes each minibatch once has no noise left at its end, to first order. The
+squared length of the whole step says how much is left: of a random walk it is the diffusive part on average.
 """
 
 from __future__ import annotations
@@ -38,10 +41,14 @@ CHUNK = 2**16
 
 @dataclass(frozen=True)
 class Growth:
-    """The two parts by which a squared norm has grown."""
+    """How a squared norm has grown, in two parts.
+
+    And `whole`, the squared length of all steps together.
+    """
 
     radial: float
     diffusive: float
+    whole: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,7 @@ class PathRecorder:
         >>> weight.grad = torch.tensor([1.0])
         >>> optimizer.step()  # from 2 to 3/2: −2 · 2 · 1/2 and (1/2)²
         >>> recorder.path().weights
-        Growth(radial=-2.0, diffusive=0.25)
+        Growth(radial=-2.0, diffusive=0.25, whole=0.25)
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -167,7 +174,7 @@ class _Part:
         self._place = slice(first, first + CHUNK)
         self._last = self._weights().clone()
         self._owed: Tensor | None = None  # −c P b
-        self._start = (0.0, 0.0)
+        self._first = self._first_settled = self._last
         self._walked, self._settled_walked = (
             torch.zeros((), dtype=torch.float64, device=self._last.device) for _ in range(2)
         )
@@ -176,7 +183,8 @@ class _Part:
         """Note where the sums begin."""
         if buffer is not None and slots:
             self._owed = buffer.owed(self._of(slots))
-        self._start = self._squares()
+        self._first = self._last.clone()
+        self._first_settled = self._settled()
 
     def add_step(self, buffer: _Buffer | None, slots: Mapping[str, Any]) -> None:
         """Add the step that has just been taken."""
@@ -204,13 +212,13 @@ class _Part:
 
     @property
     def weights(self) -> tuple[float, float, float]:
-        """Σω² at the beginning and now, and the sum of squared steps."""
-        return self._start[0], self._squares()[0], float(self._walked)
+        """The growth of Σω², the sum of squared steps, and the square of the whole step."""
+        return _of(self._first, self._last, self._walked)
 
     @property
     def settled(self) -> tuple[float, float, float]:
         """The same of y."""
-        return self._start[1], self._squares()[1], float(self._settled_walked)
+        return _of(self._first_settled, self._settled(), self._settled_walked)
 
     def _weights(self) -> Tensor:
         flat = self.parameter.detach().reshape(-1)[self._place]
@@ -225,10 +233,15 @@ class _Part:
             for key, value in slots.items()
         }
 
-    def _squares(self) -> tuple[float, float]:
-        weights = self._last.double()
-        square = float(weights.square().sum())
-        return square, square if self._owed is None else float((weights + self._owed).square().sum())
+    def _settled(self) -> Tensor:
+        weights = self._last.to(torch.float64, copy=True)
+        return weights if self._owed is None else weights.add_(self._owed)
+
+
+def _of(first: Tensor, last: Tensor, walked: Tensor) -> tuple[float, float, float]:
+    before, after = first.double(), last.double()
+    step = after - before
+    return float(torch.dot(step, after + before)), float(walked), float(torch.dot(step, step))
 
 
 def _firsts(parameter: Tensor) -> range:
@@ -281,8 +294,8 @@ def _rule_with_settled_weights(optimizer: Optimizer) -> type[OptimizerView] | No
 
 def _growth(parts: Iterable[tuple[float, float, float]]) -> Growth:
     """Give the radial part what the diffusive one leaves."""
-    before, now, walked = (math.fsum(column) for column in zip(*parts, strict=True))
-    return Growth(radial=now - before - walked, diffusive=walked)
+    grown, walked, whole = (math.fsum(column) for column in zip(*parts, strict=True))
+    return Growth(radial=grown - walked, diffusive=walked, whole=whole)
 
 
 def recorder_for(terms: Iterable[Callable[..., Any]], optimizer: Optimizer) -> PathRecorder | None:

@@ -1,6 +1,7 @@
 """The terms by tag, and the sets of them with a name."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 
 from ireg.core.snapshot import Term
@@ -23,8 +24,10 @@ MARGINS: dict[str, Term] = {
 PATH: dict[str, Term] = {
     "path/radial": path.radial,
     "path/diffusive": path.diffusive,
+    "path/whole": path.whole,
     "path/settled_radial": path.settled_radial,
     "path/settled_diffusive": path.settled_diffusive,
+    "path/settled_whole": path.settled_whole,
 }
 LAYERS: dict[str, Term] = {
     "norm/layers": norm.layers,
@@ -93,8 +96,18 @@ def chosen_terms(terms: Chosen) -> dict[str, Term]:
         given = [terms] if isinstance(terms, str) else list(terms)
         unknown = [name for name in given if name not in SETS and name not in TERMS]
         if unknown:
-            raise ValueError(f"terms: {unknown[0]!r} is unknown; choose among {', '.join([*SETS, *TERMS])}")
+            raise ValueError(
+                f"terms: {unknown[0]!r} is unknown; choose a set ({', '.join(SETS)}) or a tag, like "
+                f"{_nearest(unknown[0])}"
+            )
         chosen = {tag: TERMS[tag] for name in given for tag in SETS.get(name, (name,))}
     if not chosen:
         raise ValueError("terms: none are given; name a tag, like ireg/sgd, or a set, like default")
     return chosen
+
+
+def _nearest(name: str) -> str:
+    """The tag whose last part is most like that of a name."""
+    parts = {tag.rpartition("/")[2]: tag for tag in TERMS}
+    (found,) = get_close_matches(name.rpartition("/")[2], parts, n=1, cutoff=0.0)
+    return parts[found]

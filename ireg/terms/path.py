@@ -34,6 +34,15 @@ def diffusive(snapshot: Snapshot) -> Tensor | None:
 
 
 @along_path
+def whole(snapshot: Snapshot) -> Tensor | None:
+    """The squared length of the epoch's whole step: ‖ω_e − ω_{e−1}‖².
+
+    Of independent steps without drift it is `diffusive` on average; less, where they cancel within the epoch.
+    """
+    return None if snapshot.path is None else _number(snapshot.path.weights.whole)
+
+
+@along_path
 def settled_radial(snapshot: Snapshot) -> Tensor | None:
     """Growth of ‖y‖² along the settled weights y."""
     found = _settled(snapshot)
@@ -48,6 +57,13 @@ def settled_diffusive(snapshot: Snapshot) -> Tensor | None:
     """
     found = _settled(snapshot)
     return None if found is None else _number(found.diffusive)
+
+
+@along_path
+def settled_whole(snapshot: Snapshot) -> Tensor | None:
+    """The squared length of the settled weights' whole step."""
+    found = _settled(snapshot)
+    return None if found is None else _number(found.whole)
 
 
 def _settled(snapshot: Snapshot) -> Growth | None:

@@ -33,7 +33,7 @@ def test_wrong_settled_weights_are_seen(monkeypatch):
 
     def wrong(self):
         found = path(self)
-        object.__setattr__(found, "settled", Growth(found.settled.radial, 1.01 * found.settled.diffusive))
+        object.__setattr__(found, "settled", Growth(found.settled.radial, 1.01 * found.settled.diffusive, 0.0))
         return found
 
     monkeypatch.setattr(PathRecorder, "path", wrong)

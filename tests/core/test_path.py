@@ -114,6 +114,8 @@ def test_both_parts_are_those_of_the_definition(monkeypatch, name, warm, chunk):
     found = recorder.path()
     for part, places in ((found.weights, weights), (found.settled, settled)):
         assert (part.radial, part.diffusive) == pytest.approx(growth(places), rel=1e-9, abs=0)
+        whole = places[-1] - places[0]
+        assert part.whole == pytest.approx(float(whole @ whole), rel=1e-9, abs=0)
         grown = float(places[-1] @ places[-1] - places[0] @ places[0])
         assert part.radial + part.diffusive == pytest.approx(grown, rel=1e-9, abs=0)
     assert (found.weights == found.settled) == (ahead is None)
@@ -225,6 +227,18 @@ def test_a_state_that_is_loaded_brings_its_rates():
     assert (found.radial, found.diffusive) == pytest.approx(growth(settled), rel=1e-9, abs=0)
 
 
+def test_steps_that_cancel_leave_no_whole_step():
+    """A walk there and back is all diffusion, and ends where it began."""
+    weight = nn.Parameter(torch.tensor([2.0, 1.0]).double())
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    recorder = PathRecorder(optimizer)
+    recorder.start()
+    for sign in (1.0, -1.0, -1.0, 1.0):
+        weight.grad = torch.full_like(weight, sign)
+        optimizer.step()
+    assert recorder.path().weights == Growth(radial=-2.0, diffusive=2.0, whole=0.0)
+
+
 def test_start_and_stop():
     module = network()
     optimizer = torch.optim.SGD(module.parameters(), lr=LR)
@@ -232,11 +246,11 @@ def test_start_and_stop():
     step(module, optimizer, 0)
     assert recorder.path() is None
     recorder.start()
-    assert recorder.path().weights == Growth(0.0, 0.0)
+    assert recorder.path().weights == Growth(0.0, 0.0, 0.0)
     step(module, optimizer, 1)
     assert recorder.path().weights.diffusive > 0
     recorder.start()
-    assert recorder.path().weights == Growth(0.0, 0.0)
+    assert recorder.path().weights == Growth(0.0, 0.0, 0.0)
     recorder.stop()
     assert recorder.path() is None
 

@@ -136,6 +136,7 @@ def test_a_monitor_sums_the_steps_since_its_reset():
         assert row["path/diffusive"] == pytest.approx(squares, rel=1e-9, abs=0)
         assert row["path/radial"] == pytest.approx(grown - squares, rel=1e-9, abs=0)
         assert row["path/settled_diffusive"] == row["path/diffusive"]
+        assert row["path/settled_whole"] == row["path/whole"] > 0
 
 
 def test_a_sample_of_minibatches_leaves_them_as_they_are():
