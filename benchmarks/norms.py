@@ -18,7 +18,7 @@ from ireg.files import write_bytes
 from ireg.statistics import mean_interval
 
 CSV = DATA / "norms.csv"
-PARTS = ("path/radial", "path/diffusive", "path/settled_radial", "path/settled_diffusive")
+PARTS = tuple(f"path/{of}{part}" for of in ("", "settled_") for part in ("radial", "diffusive", "whole"))
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:
@@ -48,22 +48,25 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
 def table(runs: pd.DataFrame) -> str:
     """Write the table of docs/curvature.md: means over the seeds."""
     head = [
-        "optimizer", "norm at the end", "growth of ‖ω‖²", "diffusive in ω", "diffusive in settled weights",
-        "radial in settled weights", "diffusive share",
+        "optimizer", "norm at the end", "growth of ‖ω‖²", "diffusive, in ω", "diffusive, in settled weights",
+        "its share", "whole steps of the epochs", "their share",
     ]  # fmt: skip
     lines = []
     for optimizer, rows in runs.groupby("optimizer", sort=False):
-        grown = rows["path/radial"] + rows["path/diffusive"]
         settled = rows["path/settled_diffusive"]
-        share = 100 * settled / (settled + rows["path/settled_radial"].abs())
-        numbers = (rows["norm at the end"], grown, rows["path/diffusive"], settled, rows["path/settled_radial"])
+        grown = settled + rows["path/settled_radial"]
         digits = 0 if grown.mean() > 1000 else 1 if grown.mean() > 100 else 2
-        cells = [mean_interval(values.tolist()) for values in numbers]
-        end = f"{cells[0].mean:.1f} ± {cells[0].half:.1f}"
-        parts = [f"{cell.mean:,.{digits}f} ± {cell.half:,.{digits}f}" for cell in cells[1:]]
-        cell = mean_interval(share.tolist())
-        lines.append([str(optimizer), end, *parts, f"{cell.mean:.1f} ± {cell.half:.1f} %"])
+        sums = (rows["path/radial"] + rows["path/diffusive"], rows["path/diffusive"])
+        cells = [_cell(rows["norm at the end"], 1), *(_cell(values, digits) for values in sums)]
+        for part in (settled, rows["path/settled_whole"]):
+            cells += [_cell(part, digits), f"{_cell(100 * part / grown, 1)} %"]
+        lines.append([str(optimizer), *cells])
     return markdown(head, lines)
+
+
+def _cell(values: pd.Series, digits: int) -> str:
+    interval = mean_interval(values.tolist())
+    return f"{interval.mean:,.{digits}f} ± {interval.half:,.{digits}f}"
 
 
 @framed
