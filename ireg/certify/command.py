@@ -25,7 +25,8 @@ from ireg.analysis.looks import drawn
 from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
 from ireg.certify.derivatives import CLOSE, of_networks
 from ireg.certify.edges import Edge, of_optimizers
-from ireg.certify.identities import Identity, all_identities
+from ireg.certify.identities import all_identities
+from ireg.certify.identity import Identity
 from ireg.errors import UserError
 from ireg.files import is_writable, write_bytes
 from ireg.parallel import workers
@@ -163,7 +164,7 @@ def show(outcomes: Mapping[int, Outcome], console: Console) -> None:
         table.add_row(
             certificate.optimizer, certificate.setting, certificate.theory, certificate.source, _slope(outcome.plain),
             _slope(outcome.modified), f"{len(outcome.rejected)}/{len(outcome.controls)}",
-            Text("holds", style="green") if outcome.passes else Text("FAILS", style="bold red"),
+            _verdict(outcome.passes),
         )  # fmt: skip
     console.print(table)
     for position, outcome in outcomes.items():
@@ -180,14 +181,9 @@ def show_edges(edges: Mapping[str, Edge], console: Console) -> bool:
     for column in ("predicted", "measured", "error", "verdict"):
         table.add_column(column, justify="right")
     for name, found in edges.items():
-        verdict = Text("holds", style="green") if found.holds else Text("FAILS", style="bold red")
-        table.add_row(name, f"{found.predicted:.5f}", f"{found.measured:.5f}", f"{found.error:.0e}", verdict)
-    console.print(table)
-    for name, found in edges.items():
-        if found.accepted:
-            console.print(f"{name}: not rejected: {', '.join(found.accepted)}")
-    console.print(f"{sum(found.holds for found in edges.values())} of {len(edges)} edges hold")
-    return all(found.holds for found in edges.values())
+        numbers = (f"{found.predicted:.5f}", f"{found.measured:.5f}", f"{found.error:.0e}")
+        table.add_row(name, *numbers, _verdict(found.holds))
+    return _conclude(table, edges, "edges", console)
 
 
 def show_identities(identities: Mapping[str, Identity], console: Console) -> bool:
@@ -197,15 +193,23 @@ def show_identities(identities: Mapping[str, Identity], console: Console) -> boo
     for column in ("error", "controls\nrejected", "verdict"):
         table.add_column(column, justify="right")
     for name, found in identities.items():
-        verdict = Text("holds", style="green") if found.holds else Text("FAILS", style="bold red")
         rejected = f"{len(found.controls) - len(found.accepted)}/{len(found.controls)}"
-        table.add_row(name, f"{found.error:.0e}", rejected, verdict)
+        table.add_row(name, f"{found.error:.0e}", rejected, _verdict(found.holds))
+    return _conclude(table, identities, "identities", console)
+
+
+def _conclude(table: Table, found: Mapping[str, Edge | Identity], what: str, console: Console) -> bool:
+    """Print a table and accepted controls; return whether all hold."""
     console.print(table)
-    for name, found in identities.items():
-        if found.accepted:
-            console.print(f"{name}: not rejected: {', '.join(found.accepted)}")
-    console.print(f"{sum(found.holds for found in identities.values())} of {len(identities)} identities hold")
-    return all(found.holds for found in identities.values())
+    for name, one in found.items():
+        if one.accepted:
+            console.print(f"{name}: not rejected: {', '.join(one.accepted)}")
+    console.print(f"{sum(one.holds for one in found.values())} of {len(found)} {what} hold")
+    return all(one.holds for one in found.values())
+
+
+def _verdict(holds: bool, words: tuple[str, str] = ("holds", "FAILS")) -> Text:
+    return Text(words[0], style="green") if holds else Text(words[1], style="bold red")
 
 
 def show_derivatives(errors: Mapping[str, Sequence[float]], console: Console) -> bool:
@@ -216,8 +220,7 @@ def show_derivatives(errors: Mapping[str, Sequence[float]], console: Console) ->
         table.add_column(column, justify="right")
     good = {name: max(found) <= CLOSE for name, found in errors.items()}
     for name, found in errors.items():
-        verdict = Text("right", style="green") if good[name] else Text("WRONG", style="bold red")
-        table.add_row(name, *(f"{error:.0e}" for error in found), verdict)
+        table.add_row(name, *(f"{error:.0e}" for error in found), _verdict(good[name], ("right", "WRONG")))
     console.print(table)
     console.print(f"{sum(good.values())} of {len(good)} networks have right derivatives, to {CLOSE:g}")
     return all(good.values())

@@ -212,7 +212,7 @@ class _Part:
 
     @property
     def weights(self) -> tuple[float, float, float]:
-        """The growth of Σω², the sum of squared steps, and the square of the whole step."""
+        """Growth of Σω², sum of squared steps, square of the whole step."""
         return _of(self._first, self._last, self._walked)
 
     @property

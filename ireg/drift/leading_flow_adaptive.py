@@ -143,12 +143,12 @@ def _settled(module: torch.nn.Module, optimizer: Optimizer, problem: Problem) ->
 
     They are y = ω − ηβ/(1−β) φ(v) m: no step is left half done.
     """
-    buffer, dividing = problem.optimizer.buffer, problem.optimizer.divides_by
-    assert dividing is not None
+    buffer = problem.optimizer.buffer
     if buffer is None:
         return problem.vector(module)
+    (group,) = optimizer.param_groups
     states = [optimizer.state[weight] for weight in problem.moving(module).values()]
-    step = [state["exp_avg"] * reciprocal_root(state["exp_avg_sq"].sqrt(), dividing.eps) for state in states]
+    step = [problem.optimizer.scaled_buffer(group, state) for state in states]
     return problem.vector(module) - buffer.ahead * torch.cat([part.flatten() for part in step])
 
 

@@ -7,7 +7,7 @@ from ireg.certify import CERTIFICATES, command
 from ireg.certify.certificate import Curve
 from ireg.certify.derivatives import NETWORKS
 from ireg.certify.edges import Edge
-from ireg.certify.identities import Identity
+from ireg.certify.identity import Identity
 
 
 @pytest.fixture(autouse=True)

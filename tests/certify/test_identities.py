@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ireg.certify import identities
+from ireg.certify import curvature, growth
 from ireg.certify.command import show_identities
-from ireg.certify.identities import IDENTITIES, Identity
+from ireg.certify.identities import IDENTITIES
+from ireg.certify.identity import Identity
 from ireg.core import diagonal
 from ireg.core.optimizers import RULES
 from ireg.core.path import Growth, PathRecorder
@@ -22,10 +23,10 @@ def test_the_identity_holds_and_its_controls_do_not(name):
 
 
 def test_every_rule_and_every_piecewise_linear_network_has_one():
-    known = " ".join(identities.OPTIMIZERS)
+    known = " ".join(growth.OPTIMIZERS)
     assert all(rule.kind in known for rule in RULES.values())
     networks = {path.stem for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml")}
-    assert networks - {"vit"} == set(identities.PIECEWISE_LINEAR)  # the transformer is not
+    assert networks - {"vit"} == set(curvature.PIECEWISE_LINEAR)  # the transformer is not
 
 
 def test_wrong_settled_weights_are_seen(monkeypatch):
@@ -37,15 +38,15 @@ def test_wrong_settled_weights_are_seen(monkeypatch):
         return found
 
     monkeypatch.setattr(PathRecorder, "path", wrong)
-    assert identities.growth_of(identities.OPTIMIZERS["adam"]).error == pytest.approx(0.01, rel=1e-6)
-    assert not identities.diffusion().holds
+    assert growth.growth_of(growth.OPTIMIZERS["adam"]).error == pytest.approx(0.01, rel=1e-6)
+    assert not growth.diffusion().holds
 
 
 def test_a_diagonal_that_should_be_refused_is_seen(monkeypatch, capsys):
-    identities._error_of_refused.cache_clear()
+    curvature._error_of_refused.cache_clear()
     monkeypatch.setattr(diagonal, "is_affine_in_each_weight", lambda module: True)
-    found = {"linear": identities.diagonal_of(identities.PIECEWISE_LINEAR["linear"])}
-    identities._error_of_refused.cache_clear()
+    found = {"linear": curvature.diagonal_of(curvature.PIECEWISE_LINEAR["linear"])}
+    curvature._error_of_refused.cache_clear()
     assert found["linear"].accepted == ("tanh", "layer normalization", "tied weights")
     assert not show_identities(found, Console(width=100))
     out = capsys.readouterr().out
@@ -54,7 +55,7 @@ def test_a_diagonal_that_should_be_refused_is_seen(monkeypatch, capsys):
 
 
 def test_a_missing_diagonal_fails():
-    assert not identities.diagonal_of(identities.REFUSED["tanh"]).holds
+    assert not curvature.diagonal_of(curvature.REFUSED["tanh"]).holds
 
 
 def test_what_holds_is_shown(capsys):

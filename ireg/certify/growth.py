@@ -1,0 +1,141 @@
+"""Identities of the norm's growth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
+
+from ireg.certify.identity import RATE, STEPS, Identity, flat, minibatches, mlp, network, relative
+from ireg.core.optimizers import view
+from ireg.core.path import Growth, Path, PathRecorder
+
+OPTIMIZERS: Mapping[str, Callable[[Sequence[Tensor]], Optimizer]] = {
+    "sgd, gd": lambda params: SGD(params, lr=RATE, weight_decay=0.1),
+    "momentum": lambda params: SGD(params, lr=RATE, momentum=0.9, dampening=0.5),
+    "nesterov": lambda params: SGD(params, lr=RATE, momentum=0.9, nesterov=True),
+    "rmsprop": lambda params: RMSprop(params, lr=RATE, momentum=0.5, eps=1e-3),
+    "adagrad": lambda params: Adagrad(params, lr=RATE),
+    "adam": lambda params: Adam(params, lr=RATE, eps=1e-3),
+    "adamw": lambda params: AdamW(params, lr=RATE, weight_decay=0.3, eps=1e-3),
+    "nadam": lambda params: NAdam(params, lr=RATE, eps=1e-3),
+}
+"""One of each rule."""
+
+
+def growth_of(make: Callable[[Sequence[Tensor]], Optimizer]) -> Identity:
+    """Compare both parts of the growth with sums over lists of weights."""
+    module = mlp("tanh")
+    found, weights, settled, _ = _walk(module, make(list(module.parameters())))
+    assert found.settled is not None
+    error = max(_apart(found.weights, weights), _apart(found.settled, settled))
+    controls = {"a step left out": _apart(found.weights, weights[1:])}
+    if not torch.equal(weights[-1], settled[-1]):
+        controls["weights for settled weights"] = _apart(found.settled, weights)
+    return Identity(error, controls)
+
+
+def _walk(module: nn.Module, optimizer: Optimizer) -> tuple[Path, list[Tensor], list[Tensor], list[Tensor]]:
+    """Take some steps; return what is recorded, and all ω, y, g."""
+    recorder, batches = PathRecorder(optimizer), minibatches()
+    named = dict(module.named_parameters())
+    recorder.start()
+    weights, settled, gradients = [flat(named)], [flat(named)], []
+    for number in range(STEPS):
+        inputs, labels = batches[number % len(batches)]
+        optimizer.zero_grad()
+        cross_entropy(module(inputs), labels).backward()
+        optimizer.step()
+        seen = view(optimizer, named)
+        held, scale = seen.buffer, seen.preconditioner
+        weights.append(flat(named))
+        settled.append(weights[-1])
+        gradients.append(flat({name: value.grad for name, value in named.items() if value.grad is not None}))
+        if held is not None:
+            assert seen.first_moment is not None
+            pending = flat(seen.first_moment)
+            if scale is not None and not held.divided:
+                pending = flat(scale) * pending
+            settled[-1] = weights[-1] - held.ahead * pending
+    path = recorder.path()
+    assert path is not None
+    return path, weights, settled, gradients
+
+
+def _apart(found: Growth, places: Sequence[Tensor]) -> float:
+    """The relative error of both parts against their definition."""
+    steps = [before - after for before, after in pairwise(places)]
+    radial = sum(float(-2 * place @ step) for place, step in zip(places[:-1], steps, strict=True))
+    diffusive = sum(float(step @ step) for step in steps)
+    return max(relative(found.radial, radial), relative(found.diffusive, diffusive))
+
+
+def diffusion() -> Identity:
+    """Check the diffusive part against gradients.
+
+    SGD's is η² Σ ‖g_k‖², momentum's in settled weights η_e² Σ ‖g_k‖².
+    """
+    errors, controls = [], {}
+    for momentum in (0.0, 0.9):
+        module = mlp("tanh")
+        found, _, _, gradients = _walk(module, SGD(module.parameters(), lr=RATE, momentum=momentum))
+        assert found.settled is not None
+        expected = (RATE / (1 - momentum)) ** 2 * sum(float(gradient @ gradient) for gradient in gradients)
+        errors.append(relative(found.settled.diffusive, expected))
+        if momentum:
+            controls["in the weights themselves"] = relative(found.weights.diffusive, expected)
+    return Identity(max(errors), controls)
+
+
+def homogeneity() -> Identity:
+    """Check the radial part of a network without biases.
+
+    SGD's is −2ηD Σ mean_i Σ_c f_c (p_c − y_c), D the number of layers.
+    """
+    module, batches = mlp(bias=False), minibatches()
+    optimizer = SGD(module.parameters(), lr=RATE)
+    recorder, total = PathRecorder(optimizer), 0.0
+    recorder.start()
+    for number in range(STEPS):
+        inputs, labels = batches[number % len(batches)]
+        outputs = module(inputs)
+        errors = outputs.softmax(1) - nn.functional.one_hot(labels, 3)
+        total += float((outputs * errors).detach().sum(1).mean())
+        optimizer.zero_grad()
+        cross_entropy(outputs, labels).backward()
+        optimizer.step()
+    path = recorder.path()
+    assert path is not None
+    layers = 3
+    wrong = {"a layer less": relative(path.weights.radial, -2 * RATE * (layers - 1) * total)}
+    return Identity(relative(path.weights.radial, -2 * RATE * layers * total), wrong)
+
+
+class _Normalized(nn.Module):
+    """A layer with or without a normalization after it."""
+
+    def __init__(self, *, normalizes: bool) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 3, 3, bias=False)
+        self.norm = nn.GroupNorm(1, 3, eps=0.0, affine=False) if normalizes else nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        pooled: Tensor = self.norm(self.layer(inputs)).square().mean((2, 3))
+        return pooled
+
+
+def normalization() -> Identity:
+    """Check that SGD's radial part is 0 before a normalization.
+
+    The error is its share of the diffusive one.
+    """
+    shares = {}
+    for normalizes in (True, False):
+        module = network(lambda normalizes=normalizes: _Normalized(normalizes=normalizes))  # type: ignore[misc]
+        found, *_ = _walk(module, SGD(module.parameters(), lr=RATE))
+        shares[normalizes] = abs(found.weights.radial) / found.weights.diffusive
+    return Identity(shares[True], {"no normalization": shares[False]})
