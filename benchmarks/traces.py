@@ -14,7 +14,7 @@ from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 
 CSV = DATA / "traces.csv"
-LOSSES = (0.5, 0.2, 0.1)
+LOSSES = (0.5, 0.2, 0.03, 0.003)
 """Training losses at which runs are compared."""
 TAGS = ("curvature/trace", "curvature/trace_root")
 OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")

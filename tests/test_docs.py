@@ -248,7 +248,7 @@ def test_traces_are_those_at_a_training_loss():
         for epoch, loss in ((0, 2.0), (10, 0.8), (20, 0.3), (30, 0.15))
     ]  # fmt: skip
     found = traces.measured(pd.DataFrame(rows))
-    assert found["loss"].tolist() == [0.5, 0.2]  # 0.1 was not reached
+    assert found["loss"].tolist() == [0.5, 0.2]  # the others were not reached
     assert found["curvature/trace"].tolist() == pytest.approx([50, 20], rel=1e-12)
     assert found["curvature/trace_root"].tolist() == pytest.approx([7, 7], rel=1e-12)
 
