@@ -135,7 +135,7 @@ class MeanHessian:
         for inputs, targets in self._stacks():
             with torch.enable_grad():
                 outputs = self.loss.outputs(params, inputs.flatten(0, 1)).unflatten(0, targets.shape[:2])
-                yield torch.vmap(self.loss.criterion)(outputs, targets)
+                yield torch.stack([self.loss.criterion(*pair) for pair in zip(outputs, targets, strict=True)])
 
     def _merged(self) -> Iterator[tuple[float, Batch]]:
         """Yield minibatches and their weights in C.

@@ -69,7 +69,7 @@ class StackPass:
     def __init__(self, loss: ModuleLoss, leaves: Leaves, params: Params, pair: Pair) -> None:
         inputs, targets = pair
         self.size = targets.shape[:2]
-        self._criterion = torch.vmap(loss.criterion)
+        self._criterion = loss.criterion
         self._targets = targets
         self._params = {**detached_parameters(loss.module), **params}
         self._leaves = leaves
@@ -196,7 +196,9 @@ class StackPass:
         """δ at the outputs, or R{δ} where these turn by R{·}."""
         with torch.enable_grad():
             leaves = self._outputs.detach().requires_grad_()
-            losses = self._criterion(leaves.unflatten(0, self.size), self._targets)
+            # One by one: a criterion need not be one that vmap serves.
+            pairs = zip(leaves.unflatten(0, self.size), self._targets, strict=True)
+            losses = torch.stack([self._criterion(outputs, targets) for outputs, targets in pairs])
             (slopes,) = torch.autograd.grad(losses.sum(), leaves, create_graph=bent is not None)
         if bent is None:
             return slopes

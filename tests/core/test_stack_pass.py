@@ -41,6 +41,11 @@ def linear(outputs, labels):
     return outputs.gather(1, labels[:, None]).mean()
 
 
+def branching(outputs, labels):
+    """Which vmap does not serve."""
+    return cross_entropy(outputs, labels) if outputs.isfinite().all() else outputs.sum()
+
+
 def flat(params):
     return torch.cat([value.flatten(1) for value in params.values()], 1)
 
@@ -52,8 +57,8 @@ def split(vectors, params):
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one direction", "each its own"])
 @pytest.mark.parametrize("frozen", FROZEN)
-@pytest.mark.parametrize("criterion", [cross_entropy, squared, linear])
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.LeakyReLU])
+@pytest.mark.parametrize("criterion", [cross_entropy, squared, linear, branching])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_and_products_are_those_of_each_minibatch(bias, activation, criterion, frozen, shared):
     module, batches = stack(activation, bias), minibatches()
