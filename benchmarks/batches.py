@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, written
+from benchmarks.study import DATA, markdown, published, written
 from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 
@@ -62,9 +62,9 @@ def table(runs: pd.DataFrame) -> str:
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the file, and print the table."""
+    """Write file and page, and print the table."""
     _, runs = written("batches", measured, arguments)
-    print(table(runs))
+    print(published("batches", table(runs), "docs/curvature.md"))
     return 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.study import DATA, written
+from benchmarks.study import DATA, published, written
 from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 
@@ -147,9 +147,10 @@ def _cells(runs: pd.DataFrame, tag: str, form: Callable[[pd.Series], str]) -> li
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the CSV file, and print both tables."""
+    """Write file and pages, and print both tables."""
     _, runs = written("claims", measured, arguments, digits=6)
-    print(claims(runs), numbers(runs), sep="\n")
+    print(published("claims", claims(runs), "README.md", "docs/results.md"))
+    print(published("numbers", numbers(runs), "docs/results.md"))
     return 0
 
 

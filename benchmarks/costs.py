@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.case import Case
 from benchmarks.memory import in_fresh_process
 from benchmarks.sides import by_project, prepared, quietly
-from benchmarks.study import DATA, markdown
+from benchmarks.study import DATA, markdown, published
 from ireg.command import framed, run_as_process
 from ireg.core.diagonal import exact_diagonal
 from ireg.core.functional import detached_parameters, functional_loss
@@ -154,7 +154,7 @@ def memory_table(rows: pd.DataFrame) -> str:
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write the file, and print the tables."""
+    """Measure, write file and page, and print the tables."""
     argparse.ArgumentParser(prog="python -m benchmarks.costs", description="Write docs/data/costs.csv.").parse_args(
         arguments
     )
@@ -164,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with replacing(CSV) as temporary:
         rows.to_csv(temporary, index=False, float_format="%.4g")
     rows = pd.read_csv(CSV)
-    print(table(rows), memory_table(rows), sep="\n")
+    print(published("costs", table(rows), "docs/curvature.md"))
+    print(published("memory", memory_table(rows), "docs/curvature.md"))
     return 0
 
 

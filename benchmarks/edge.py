@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, written
+from benchmarks.study import DATA, markdown, published, written
 from ireg.analysis.curvature import sharpness
 from ireg.analysis.looks import COLOURS, drawn
 from ireg.command import framed, run_as_process
@@ -86,12 +86,12 @@ def table(runs: pd.DataFrame) -> str:
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write file and figure, and print the table."""
+    """Write file, figure and page, and print the table."""
     runs, found = written("edge", measured, arguments)
     shown = runs[(runs["loss"] == "squared_error") & (runs["seed"] == 0)]
     (content,) = drawn("sharpness", partial(sharpness, shown), ".png").values()
     write_bytes(Path(__file__).parents[1] / "docs" / "figures" / "sharpness.png", content)
-    print(table(found))
+    print(published("edge", table(found), "docs/curvature.md"))
     return 0
 
 

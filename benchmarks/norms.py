@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, written
+from benchmarks.study import DATA, markdown, published, written
 from ireg.analysis.curvature import growth
 from ireg.analysis.looks import COLOURS, drawn
 from ireg.command import framed, run_as_process
@@ -42,7 +42,9 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     rank = list(COLOURS)
-    return pd.DataFrame(found).sort_values("optimizer", key=lambda names: names.map(rank.index), ignore_index=True)
+    return pd.DataFrame(found).sort_values(
+        "optimizer", key=lambda names: names.map(rank.index), kind="stable", ignore_index=True
+    )
 
 
 def table(runs: pd.DataFrame) -> str:
@@ -71,11 +73,11 @@ def _cell(values: pd.Series, digits: int) -> str:
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write file and figure, and print the table."""
+    """Write file, figure and page, and print the table."""
     runs, found = written("norms", measured, arguments)
     (content,) = drawn("growth", partial(growth, runs), ".png").values()
     write_bytes(Path(__file__).parents[1] / "docs" / "figures" / "growth.png", content)
-    print(table(found))
+    print(published("norms", table(found), "docs/curvature.md"))
     return 0
 
 

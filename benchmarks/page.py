@@ -160,7 +160,7 @@ and Adam's also second moments. **floor of a pass** is half of the floor above.
 
 _THEORY = """
 Seconds of `time/terms` with the default terms, and with the mean flow's strength and alignment besides: a second pass
-with double backward, of two products with the Hessian for each minibatch (SGD) or three (RMSProp, Adam). With
+with two products with the Hessian for each minibatch (SGD) or three (RMSProp, Adam). With
 `terms.every=10` a tenth of it falls on an epoch. `ireg/own` is among the default terms.
 """
 

@@ -55,7 +55,7 @@ def without_terms(case: Case, epochs: int) -> list[EpochTime]:
 def with_theory(case: Case, epochs: int) -> list[EpochTime]:
     """Do the same run with the mean flow's terms.
 
-    They take a pass with double backward.
+    They take a pass with products of the Hessian.
     """
     return by_project(case, epochs, ["terms=theory"])
 

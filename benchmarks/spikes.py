@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, written
+from benchmarks.study import DATA, markdown, published, written
 from ireg.command import framed, run_as_process
 
 CSV = DATA / "spikes.csv"
@@ -99,9 +99,9 @@ def table(rows: pd.DataFrame) -> str:
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the file, and print the table."""
+    """Write file and page, and print the table."""
     _, rows = written("spikes", measured, arguments)
-    print(table(rows))
+    print(published("spikes", table(rows), "docs/curvature.md"))
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 import ireg
-from ireg.files import replacing
+from ireg.files import replacing, write_text
 
 DATA = Path(__file__).parents[1] / "docs" / "data"
 
@@ -34,6 +34,27 @@ def written(
     with replacing(path) as temporary:
         measured(runs).to_csv(temporary, index=False, float_format=f"%.{digits}g")
     return runs, pd.read_csv(path)
+
+
+def published(name: str, table: str, *pages: str) -> str:
+    """Put a table between its marks on pages, and return it.
+
+    Args:
+        name: of the marks, `<!-- NAME -->` and `<!-- /NAME -->`.
+        table: what stands between them.
+        pages: paths in the repository.
+
+    Raises:
+        ValueError: a page has no such marks.
+    """
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    for page in pages:
+        path = DATA.parents[1] / page
+        text = path.read_text(encoding="utf-8")
+        if begin not in text or end not in text:
+            raise ValueError(f"{page} has no marks {begin.strip()} and {end}")
+        write_text(path, text.split(begin)[0] + begin + table + end + text.split(end)[1])
+    return table
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

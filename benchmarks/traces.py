@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, written
+from benchmarks.study import DATA, markdown, published, written
 from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 
@@ -63,9 +63,9 @@ def table(runs: pd.DataFrame) -> str:
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the file, and print the table."""
+    """Write file and page, and print the table."""
     _, runs = written("traces", measured, arguments)
-    print(table(runs))
+    print(published("traces", table(runs), "docs/curvature.md"))
     return 0
 
 

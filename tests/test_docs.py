@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import ireg
-from benchmarks import batches, claims, edge, norms, spikes, traces
+from benchmarks import batches, claims, costs, edge, norms, spikes, study, traces
 from ireg.__main__ import COMMANDS
 from ireg.composition import GROUPS
 from ireg.config import read
@@ -232,13 +232,29 @@ def test_the_papers_claims_are_compared_with_committed_numbers(page, name, made)
     assert between == made(pd.read_csv(claims.CSV))
 
 
-STUDIES = {"edge": edge, "traces": traces, "batches": batches, "norms": norms, "spikes": spikes}
+STUDIES = {"edge": edge, "traces": traces, "batches": batches, "norms": norms, "spikes": spikes, "costs": costs}
 
 
 @pytest.mark.parametrize(("name", "made"), STUDIES.items())
 def test_the_page_on_curvature_has_committed_numbers(name, made):
     text = (ROOT / "docs" / "curvature.md").read_text(encoding="utf-8")
     assert text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0] == made.table(pd.read_csv(made.CSV))
+
+
+def test_the_page_on_curvature_has_committed_sizes():
+    text = (ROOT / "docs" / "curvature.md").read_text(encoding="utf-8")
+    expected = costs.memory_table(pd.read_csv(costs.CSV))
+    assert text.split("<!-- memory -->\n")[1].split("<!-- /memory -->")[0] == expected
+
+
+def test_tables_are_put_on_pages(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "DATA", tmp_path / "docs" / "data")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- a -->\nold\n<!-- /a -->\nafter\n")
+    assert study.published("a", "new\n", "page.md") == "new\n"
+    assert page.read_text() == "before\n<!-- a -->\nnew\n<!-- /a -->\nafter\n"
+    with pytest.raises(ValueError, match=r"page\.md has no marks <!-- b --> and <!-- /b -->"):
+        study.published("b", "new\n", "page.md")
 
 
 def test_traces_are_those_at_a_training_loss():

@@ -130,6 +130,8 @@ def empty_figure(panels: int, *, share: bool = False, rows: int = 1) -> tuple[Fi
     # Not pyplot: its global state would keep every figure alive, and is not safe in threads.
     height = (4.2 if panels < 3 else 3.4) if rows == 1 else 2.7 * rows
     figure = Figure(figsize=(8, height), layout="constrained")
+    if rows > 1:  # the last label of an axis may reach beyond it
+        figure.get_layout_engine().set(rect=(0, 0, 0.99, 1))  # type: ignore[union-attr,call-arg]
     return figure, list(figure.subplots(rows, panels, sharey=share, squeeze=False).flat)
 
 
