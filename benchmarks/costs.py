@@ -1,6 +1,6 @@
 """`python -m benchmarks.costs`: what curvature, mean flow and growth cost.
 
-It writes docs/data/costs.csv in about 5 minutes. Each ratio is the median of pairs that are measured one after the
+It writes docs/data/costs.csv in about 11 minutes. Each ratio is the median of pairs that are measured one after the
 other. The tables of docs/curvature.md are made from that file; a test compares them.
 """
 
