@@ -54,6 +54,16 @@ _PARTS = {
     ),
 }
 
+_MARGINS_OF = {
+    "": ("of all training examples", "classifiers"),
+    "clean_": ("of examples with a right label", "classifiers in runs of `train.py`"),
+    "corrupted_": ("of examples with a wrong label", "classifiers in runs of `train.py` with label noise"),
+}
+_QUANTILES = {
+    "median": ("median margin", "median"),
+    "low": ("1 % quantile of the margins", "1 % quantile"),
+}
+
 CATALOGUE: dict[str, Quantity] = {
     "train/loss": Quantity(title="training loss (observed labels), over the epoch as it ran", unit="loss"),
     "train/error": Quantity(
@@ -269,84 +279,18 @@ CATALOGUE: dict[str, Quantity] = {
         source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
         validity="convolutions: of the kernel as a matrix",
     ),
-    "margin/median": Quantity(
-        title="median margin of all training examples",
-        formula="median of f_y − max_{j≠y} f_j",
-        unit="1",
-        validity="classifiers",
-    ),
-    "margin/low": Quantity(
-        title="1 % quantile of the margins of all training examples",
-        formula="1 % quantile of f_y − max_{j≠y} f_j",
-        unit="1",
-        validity="classifiers",
-    ),
-    "margin/clean_median": Quantity(
-        title="median margin of examples with a right label",
-        formula="median of f_y − max_{j≠y} f_j",
-        unit="1",
-        validity="classifiers in runs of `train.py`",
-    ),
-    "margin/clean_low": Quantity(
-        title="1 % quantile of the margins of examples with a right label",
-        formula="1 % quantile of f_y − max_{j≠y} f_j",
-        unit="1",
-        validity="classifiers in runs of `train.py`",
-    ),
-    "margin/corrupted_median": Quantity(
-        title="median margin of examples with a wrong label",
-        formula="median of f_y − max_{j≠y} f_j",
-        unit="1",
-        validity="classifiers in runs of `train.py` with label noise",
-    ),
-    "margin/corrupted_low": Quantity(
-        title="1 % quantile of the margins of examples with a wrong label",
-        formula="1 % quantile of f_y − max_{j≠y} f_j",
-        unit="1",
-        validity="classifiers in runs of `train.py` with label noise",
-    ),
-    "margin/normalized_median": Quantity(
-        title="normalized median margin of all training examples",
-        formula="median of f_y − max_{j≠y} f_j, over Π‖W_l‖_F",
-        unit="1/weight^L",
-        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
-        validity="classifiers",
-    ),
-    "margin/normalized_low": Quantity(
-        title="normalized 1 % quantile of the margins of all training examples",
-        formula="1 % quantile of f_y − max_{j≠y} f_j, over Π‖W_l‖_F",
-        unit="1/weight^L",
-        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
-        validity="classifiers",
-    ),
-    "margin/normalized_clean_median": Quantity(
-        title="normalized median margin of examples with a right label",
-        formula="median of f_y − max_{j≠y} f_j, over Π‖W_l‖_F",
-        unit="1/weight^L",
-        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
-        validity="classifiers in runs of `train.py`",
-    ),
-    "margin/normalized_clean_low": Quantity(
-        title="normalized 1 % quantile of the margins of examples with a right label",
-        formula="1 % quantile of f_y − max_{j≠y} f_j, over Π‖W_l‖_F",
-        unit="1/weight^L",
-        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
-        validity="classifiers in runs of `train.py`",
-    ),
-    "margin/normalized_corrupted_median": Quantity(
-        title="normalized median margin of examples with a wrong label",
-        formula="median of f_y − max_{j≠y} f_j, over Π‖W_l‖_F",
-        unit="1/weight^L",
-        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
-        validity="classifiers in runs of `train.py` with label noise",
-    ),
-    "margin/normalized_corrupted_low": Quantity(
-        title="normalized 1 % quantile of the margins of examples with a wrong label",
-        formula="1 % quantile of f_y − max_{j≠y} f_j, over Π‖W_l‖_F",
-        unit="1/weight^L",
-        source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
-        validity="classifiers in runs of `train.py` with label noise",
-    ),
+    **{
+        f"margin/{scaled}{examples}{name}": Quantity(
+            title=f"{scaled.replace('_', ' ')}{title} {of}",
+            formula=f"{formula} of f_y − max_{{j≠y}} f_j{', over Π‖W_l‖_F' if scaled else ''}",
+            unit="1/weight^L" if scaled else "1",
+            source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)" if scaled else "",
+            validity=validity,
+        )
+        for scaled in ("", "normalized_")
+        for examples, (of, validity) in _MARGINS_OF.items()
+        for name, (title, formula) in _QUANTILES.items()
+    },
     "path/radial": Quantity(
         title="growth of ‖ω‖² along the weights, in the epoch",
         formula="Σ_t −2⟨ω_t, s_t⟩",
@@ -395,14 +339,17 @@ CATALOGUE: dict[str, Quantity] = {
 """By tag, in the order of the table in docs/terms.md."""
 
 
-def quantity(tag: str) -> Quantity | None:
-    """Return what a tag means; None for tags of others.
+def entry(tag: str) -> str:
+    """Return the tag under which `CATALOGUE` would have a tag.
 
-    A layer's tag, like `norm/layers/1.weight`, means what the tag before its name does.
+    A layer's, like `norm/layers/1.weight`, is that before its name.
     """
-    found = CATALOGUE.get(tag)
-    parents = ("/".join(tag.split("/")[:2]),) if tag.count("/") > 1 else ()
-    return found or next((CATALOGUE[parent] for parent in parents if parent in CATALOGUE), None)
+    return "/".join(tag.split("/")[:2])
+
+
+def quantity(tag: str) -> Quantity | None:
+    """Return what a tag means; None for tags of others."""
+    return CATALOGUE.get(entry(tag))
 
 
 def markdown() -> str:

@@ -18,7 +18,7 @@ from ireg.analysis.export import shown_columns
 from ireg.analysis.facts import facts
 from ireg.analysis.looks import colour_of
 from ireg.analysis.overview import VALUES, Row, rows_of, value_text
-from ireg.catalogue import CATALOGUE
+from ireg.catalogue import CATALOGUE, entry
 from ireg.runs.find import run_folders
 from ireg.runs.status import read_status
 
@@ -164,8 +164,7 @@ def _figure(name: str, svg: bytes, content: Content, statuses: Sequence[Mapping[
 
 
 def _definitions(epochs: pd.DataFrame) -> str:
-    there = {tag for tag in epochs if epochs[tag].notna().any()}
-    there |= {"/".join(tag.split("/")[:2]) for tag in there if isinstance(tag, str)}  # a layer's, by the term's tag
+    there = {entry(str(tag)) for tag in epochs if epochs[tag].notna().any()}
     used = [tag for tag in CATALOGUE if tag in there]
     body = [
         f"<tr><td><code>{escape(tag)}</code></td><td>{escape(CATALOGUE[tag].title)}</td>"

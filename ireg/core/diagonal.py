@@ -23,6 +23,7 @@ from ireg.core.hessian import EXAMPLES_AT_ONCE
 from ireg.core.moments import gradient_moments
 from ireg.core.moments.linear import leaves_of
 from ireg.core.moments.needs import Need
+from ireg.core.stack_pass import backward
 from ireg.core.types import Batch, LossFn, Params
 
 Roots = Callable[[Tensor], Iterator[Tensor]]
@@ -185,7 +186,7 @@ def _add_diagonal(
         for position in range(len(taken) - 1, first - 1, -1):
             prefix, leaf, values = taken[position]
             if not isinstance(leaf, nn.Linear):
-                slopes = _through(leaf, values, slopes)
+                slopes = backward(leaf, values, slopes)
                 continue
             squared = slopes.square().mul_(weight)
             if f"{prefix}weight" in total:
@@ -194,12 +195,3 @@ def _add_diagonal(
                 total[f"{prefix}bias"] += squared.sum(0)
             if position > first:
                 slopes = slopes @ params[f"{prefix}weight"]
-
-
-def _through(leaf: nn.Module, values: Tensor, slopes: Tensor) -> Tensor:
-    """Return what a piecewise linear function hands down of δ."""
-    if type(leaf) is nn.ReLU:
-        return slopes * (values > 0)
-    if type(leaf) is nn.LeakyReLU:
-        return torch.where(values > 0, slopes, leaf.negative_slope * slopes)
-    return slopes  # identity, and dropout that is off

@@ -87,7 +87,7 @@ class PathRecorder:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self._parts: list[list[_Part]] | None = None  # by parameter group
-        self._rule: type[OptimizerView] | None = None
+        self._rule: type[OptimizerView] | None = None  # None, too, where what it remembers does not fade
         # Held weakly: an optimizer should not keep alive what nobody else does.
         handle = optimizer.register_step_post_hook(partial(_after_step, weakref.ref(self)))
         weakref.finalize(self, handle.remove)
@@ -95,7 +95,7 @@ class PathRecorder:
     @torch.no_grad()
     def start(self) -> None:
         """Begin with the present weights."""
-        self._rule = _rule_with_settled_weights(self.optimizer)
+        self._rule = RULES.get(type(self.optimizer))
         self._parts = [
             [_Part(parameter, first) for parameter in group["params"] for first in _firsts(parameter)]
             for group in self.optimizer.param_groups
@@ -141,8 +141,8 @@ class PathRecorder:
         No error is raised: training should not end because it is observed.
         """
         try:
-            return None if self._rule is None else _buffer(self._rule, group, steps)
-        except ValueError:  # a momentum that was set to 1 meanwhile
+            return None if self._rule is None else _constants(self._rule, group, steps)
+        except ValueError:  # a momentum of 1, from the start or set meanwhile
             self._rule = None
             return None
 
@@ -256,7 +256,7 @@ def _after_step(recorder: weakref.ref[PathRecorder], *_: Any) -> None:
         found.add_step()
 
 
-def _buffer(rule: type[OptimizerView], group: Group, steps: int) -> _Buffer | None:
+def _constants(rule: type[OptimizerView], group: Group, steps: int) -> _Buffer | None:
     """Return the constants of a group's buffer; None without one.
 
     Raises:
@@ -277,19 +277,6 @@ def _buffer(rule: type[OptimizerView], group: Group, steps: int) -> _Buffer | No
         rate=None if seen.decoupled_decay else seen.buffer_rate(steps),
         scaled=partial(rule.scaled_buffer, group),
     )
-
-
-def _rule_with_settled_weights(optimizer: Optimizer) -> type[OptimizerView] | None:
-    """Return the optimizer's rule; None if it has no settled weights."""
-    rule = RULES.get(type(optimizer))
-    if rule is None:
-        return None
-    try:
-        for group in optimizer.param_groups:
-            _buffer(rule, group, 0)
-    except ValueError:
-        return None
-    return rule
 
 
 def _growth(parts: Iterable[tuple[float, float, float]]) -> Growth:

@@ -92,7 +92,7 @@ class StackPass:
             if isinstance(leaf, nn.Linear):
                 slopes = slopes @ self._params[f"{prefix}weight"]
             else:
-                slopes = _backward(leaf, self._inputs[position], slopes)
+                slopes = backward(leaf, self._inputs[position], slopes)
             self._slopes[position - 1] = slopes
 
     @torch.no_grad()
@@ -214,7 +214,7 @@ def _of_active(slopes: Tensor, values: Tensor) -> Tensor:
     return passed
 
 
-def _backward(leaf: nn.Module, values: Tensor, slopes: Tensor) -> Tensor:
+def backward(leaf: nn.Module, values: Tensor, slopes: Tensor) -> Tensor:
     """δ at the inputs of a function."""
     if type(leaf) is nn.ReLU:
         return _of_active(slopes, values)
