@@ -6,15 +6,13 @@ of docs/curvature.md are made from that file; a test compares them.
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, published, written
+from benchmarks.study import DATA, markdown, pictured, published, written
 from ireg.analysis.curvature import sharpness
-from ireg.analysis.looks import COLOURS, drawn
+from ireg.analysis.looks import COLOURS
 from ireg.command import framed, run_as_process
-from ireg.files import write_bytes
 from ireg.statistics import mean_interval
 
 CSV = DATA / "edge.csv"
@@ -89,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write file, figure and page, and print the table."""
     runs, found = written("edge", measured, arguments)
     shown = runs[(runs["loss"] == "squared_error") & (runs["seed"] == 0)]
-    (content,) = drawn("sharpness", partial(sharpness, shown), ".png").values()
-    write_bytes(Path(__file__).parents[1] / "docs" / "figures" / "sharpness.png", content)
+    pictured("sharpness", partial(sharpness, shown))
     print(published("edge", table(found), "docs/curvature.md"))
     return 0
 

@@ -6,15 +6,13 @@ docs/curvature.md is made from that file; a test compares them.
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, published, written
+from benchmarks.study import DATA, markdown, pictured, published, written
 from ireg.analysis.curvature import growth
-from ireg.analysis.looks import COLOURS, drawn
+from ireg.analysis.looks import COLOURS
 from ireg.command import framed, run_as_process
-from ireg.files import write_bytes
 from ireg.statistics import mean_interval
 
 CSV = DATA / "norms.csv"
@@ -75,8 +73,7 @@ def _cell(values: pd.Series, digits: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write file, figure and page, and print the table."""
     runs, found = written("norms", measured, arguments)
-    (content,) = drawn("growth", partial(growth, runs), ".png").values()
-    write_bytes(Path(__file__).parents[1] / "docs" / "figures" / "growth.png", content)
+    pictured("growth", partial(growth, runs))
     print(published("norms", table(found), "docs/curvature.md"))
     return 0
 

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 import ireg
-from ireg.files import replacing, write_text
+from ireg.analysis.looks import drawn
+from ireg.files import replacing, write_bytes, write_text
 
 DATA = Path(__file__).parents[1] / "docs" / "data"
 
@@ -55,6 +57,12 @@ def published(name: str, table: str, *pages: str) -> str:
             raise ValueError(f"{page} has no marks {begin.strip()} and {end}")
         write_text(path, text.split(begin)[0] + begin + table + end + text.split(end)[1])
     return table
+
+
+def pictured(name: str, draw: Callable[[], Figure]) -> None:
+    """Draw docs/figures/NAME.png."""
+    (content,) = drawn(name, draw, ".png").values()
+    write_bytes(DATA.parent / "figures" / f"{name}.png", content)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
