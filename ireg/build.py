@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from ireg.config import Config, Logging, active_terms, term_intervals
+from ireg.config import NO_REGULARIZER, Config, Logging, active_terms, term_intervals
 from ireg.core.moments.needs import union_of_needs
 from ireg.core.optimizers import WithoutRule, view
 from ireg.errors import UserError
@@ -23,6 +23,7 @@ from ireg.lit.loggers import Logger, TensorBoard
 from ireg.lit.module import Classifier
 from ireg.lit.trainer import MisconfigurationException
 from ireg.objective import CRITERIA
+from ireg.regularizers import Regularizer
 from ireg.runs.metrics import Row
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
             union_of_needs(terms.values(), seen)
             if isinstance(seen, WithoutRule):
                 log.warning("%s; the terms of its memory and its second moment are left out", seen.reason)
+    regularizer = _made_regularizer(settings.regularizer)
     with user_errors("terms"):
         return Classifier(
             model,
@@ -123,6 +125,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
             method=settings.terms["method"],
             seed=settings.seed,
             criterion=CRITERIA[settings.loss],
+            regularizer=regularizer,
         )
 
 
@@ -178,6 +181,19 @@ def _further_logger(
     for epoch in sorted(earlier):
         further.log_metrics(dict(earlier[epoch]), step=epoch)
     return further
+
+
+def _made_regularizer(settings: Mapping[str, Any]) -> Regularizer | None:
+    if settings["name"] == NO_REGULARIZER:
+        return None
+    with user_errors(f"regularizer={settings['name']}"):
+        made = instantiate({key: value for key, value in settings.items() if key != "name"}, _convert_="all")
+    if not isinstance(made, Regularizer):
+        raise UserError(
+            f"regularizer: {settings['_target_']} makes a {type(made).__name__}; must make an "
+            "ireg.regularizers.Regularizer"
+        )
+    return made
 
 
 def _made_term(tag: str, entry: Mapping[str, Any]) -> Callable[..., Any]:

@@ -40,6 +40,7 @@ INTERVAL = "every"
 """Key of a group of terms, beside those of its terms."""
 TERM_SETTINGS = ("every", "num_batches", "method")
 SMALLEST_SAMPLE = 3
+NO_REGULARIZER = "none"
 LOSSES = ("cross_entropy", "squared_error")
 METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks")
 
@@ -115,6 +116,7 @@ class Config:
     logger: Logging = field(default_factory=Logging)
     objective: str = "test/error"
     loss: str = "cross_entropy"
+    regularizer: dict[str, Any] = field(default_factory=lambda: {"name": NO_REGULARIZER})
 
 
 REQUIRED = frozenset(key.name for key in fields(Config) if key.default == MISSING)
@@ -186,7 +188,7 @@ def no_such_key(key: str, hint: str = "") -> str:
     group, _, argument = key.partition(".")
     if group == "trainer" and argument and argument not in TRAINER:
         return f"{key}: {unsupported(argument)}"
-    if argument and group in ("optimizer", "model", "trainer"):
+    if argument and group in ("optimizer", "model", "trainer", "regularizer"):
         # Two pluses, as one is refused where a sweep's optimizer has the argument already.
         return f"{key}: no such key; if it is an argument of the {group}, write ++{key}=…"
     if not argument and (known := instead(key)):
@@ -214,6 +216,7 @@ def _ranges(settings: Config) -> Iterator[Check]:
     what = 'must be a folder name: not empty, without leading dots and without the characters / \\ : * ? " < > |'
     yield "name", repr(settings.name), _is_folder_name(settings.name), what
     yield from _optimizer_ranges(settings)
+    yield from _regularizer_ranges(settings)
     yield from _data_ranges(settings.data)
     examples = settings.data.train_size or settings.data.num_train
     fits = settings.batch_size <= examples or settings.optimizer.get("full_batch", False)
@@ -304,6 +307,23 @@ def _optimizer_ranges(settings: Config) -> Iterator[Check]:
         free = kernel not in settings.optimizer or settings.trainer.get("fused", False) is not True
         what = "trainer.fused=true chooses the optimizer's kernel, too; leave one of them out"
         yield f"optimizer.{kernel}", settings.optimizer.get(kernel), free, what
+
+
+def _regularizer_ranges(settings: Config) -> Iterator[Check]:
+    regularizer = settings.regularizer
+    name, strength = regularizer.get("name"), regularizer.get("strength")
+    yield "regularizer.name", name, isinstance(name, str), "must be a word, which tables and figures take"
+    if name == NO_REGULARIZER:
+        only = [key for key in regularizer if key != "name"]
+        what = "without a penalty there is nothing to set; choose one, like regularizer=minibatch"
+        yield f"regularizer.{''.join(only[:1])}", regularizer.get("".join(only[:1])), not only, what
+        return
+    yield _target("regularizer", regularizer, "ireg.regularizers.Minibatch")
+    ok = type(strength) in (int, float) and 0 <= strength < math.inf
+    yield "regularizer.strength", strength, ok, "must be a finite number of at least 0, like regularizer.strength=0.1"
+    some = settings.terms.get("num_batches")
+    what = "a regularizer is measured over all minibatches; leave out one of the two"
+    yield "terms.num_batches", some, some is None, what
 
 
 def _data_ranges(data: Data) -> Iterator[Check]:

@@ -22,7 +22,9 @@ from ireg.core.optimizers import view
 from ireg.core.path import Path
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot, Term
-from ireg.core.types import Batch, LossFn, Params
+from ireg.core.types import Batch, Descended, LossFn, Params
+from ireg.objective import Objective
+from ireg.regularizers import Regularizer
 from ireg.terms.named import Chosen, chosen_terms
 
 Criterion = Callable[[Any, Any], Tensor]
@@ -55,6 +57,7 @@ def measure(
     mode: str = "as_trained",
     kept: dict[str, Tensor] | None = None,
     path: Path | None = None,
+    regularizer: Regularizer | None = None,
 ) -> dict[str, float]:
     """Measure terms at the model's present weights, over these minibatches.
 
@@ -85,6 +88,8 @@ def measure(
         kept: what an earlier measurement has left for this one, as eigenvectors to start from; it is written to.
         path: sums over the epoch's steps, for terms of the path: `path()` of an `ireg.core.path.PathRecorder` that was
             started before them.
+        regularizer: an explicit penalty that the steps descend beside the loss. `ireg/own` and the mean flow are then
+            of both, and all else of the loss alone.
 
     Returns:
         The values by tag, without those that do not exist for the optimizer.
@@ -92,7 +97,8 @@ def measure(
     Raises:
         ValueError: no minibatches, or no sequence of them; not exactly one of `criterion` and `loss`; a loss that is no
             single number; a term or a mode that is unknown; an optimizer that moves nothing, or that a term is not made
-            for; a term of the path without one; a sample that is too small, or a term that needs all minibatches.
+            for; a term of the path without one; a sample that is too small, or a term that needs all minibatches; a sample
+            with a penalty that needs all minibatches.
 
     Example:
         >>> module = nn.Linear(1, 1)
@@ -118,6 +124,8 @@ def measure(
         raise ValueError(
             f"{missing[0]} is a sum over the steps of the epoch, which are over; use ireg.Monitor, made before them"
         )
+    require_all(regularizer, population)
+    objective = None if regularizer is None else Objective(function, regularizer, batches)
     generator = named_generator("terms") if generator is None else generator
     with random_streams_kept(model), MODES[mode](model):
         if mode == "two_draws":
@@ -136,6 +144,7 @@ def measure(
             method=method,
             kept=kept,
             path=path,
+            objective=objective,
         )
         return evaluate(chosen, snapshot)
 
@@ -216,6 +225,16 @@ def require_estimates(
         raise ValueError(f"num_batches={size}: must be at least {SMALLEST}, so that there is a standard error")
 
 
+def require_all(regularizer: Regularizer | None, sample: int | None) -> None:
+    """Check that an explicit penalty is measured over all minibatches.
+
+    Raises:
+        ValueError: they are a sample.
+    """
+    if regularizer is not None and sample is not None:
+        raise ValueError("a regularizer is measured over all minibatches; leave num_batches and population out")
+
+
 @contextmanager
 def random_streams_kept(model: nn.Module) -> Iterator[None]:
     """Keep the global random streams of torch, Python and numpy."""
@@ -246,6 +265,7 @@ def take_snapshot(
     kept: dict[str, Tensor] | None = None,
     path: Path | None = None,
     corrupted: Tensor | None = None,
+    objective: Descended | None = None,
 ) -> Snapshot:
     """Take a snapshot of training, as far as the terms need it.
 
@@ -265,6 +285,7 @@ def take_snapshot(
         kept: what an earlier snapshot has left for this one; it is written to.
         path: sums over the epoch's steps, of a `PathRecorder`.
         corrupted: which examples have a wrong label, (N,), in the order of the minibatches.
+        objective: what is descended, an explicit penalty included; by default the loss.
 
     Raises:
         ValueError: an optimizer that cannot be read, that moves nothing, or that a term is not made for.
@@ -285,6 +306,7 @@ def take_snapshot(
         kept={} if kept is None else kept,
         path=path,
         corrupted=corrupted,
+        objective=objective,
     )
 
 

@@ -19,10 +19,12 @@ from ireg.measurement import (
     ModelLoss,
     loss_function,
     measure,
+    require_all,
     require_estimates,
     require_minibatches,
     require_mode,
 )
+from ireg.regularizers import Regularizer
 from ireg.terms.named import Chosen, chosen_terms
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Monitor:
             memory do not grow with the data. Each term has a standard error under `<tag>_se`.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         mode: `as_trained`, `two_draws` or `eval`, see `ireg.measure`.
+        regularizer: an explicit penalty that the steps descend beside the loss, see `ireg.measure`.
 
     Raises:
         ValueError: an argument has a value that `ireg.measure` refuses.
@@ -79,10 +82,12 @@ class Monitor:
         num_batches: int | None = None,
         method: str = "auto",
         mode: str = "as_trained",
+        regularizer: Regularizer | None = None,
     ) -> None:
         loss_function(model, criterion, loss)  # refused here, not after an epoch
         require_mode(mode)
         require_estimates(chosen_terms(terms), mode, num_batches)
+        require_all(regularizer, num_batches)
         self.model = model
         self.optimizer = unwrapped(optimizer)
         self.criterion = criterion
@@ -91,6 +96,7 @@ class Monitor:
         self.num_batches = num_batches
         self.method = method
         self.mode = mode
+        self.regularizer = regularizer
         self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
         self.steps = 0
         self.warnings = Warnings()
@@ -147,6 +153,7 @@ class Monitor:
             mode=self.mode,
             kept=self._kept,
             path=None if self._recorder is None else self._recorder.path(),
+            regularizer=self.regularizer,
         )
         self.warnings.of_measurement(self.model, self._rates, values, mode=self.mode)
         self._rows.append({"steps": self.steps, **values})

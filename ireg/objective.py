@@ -1,11 +1,19 @@
-"""What is minimized."""
+"""What is minimized: a criterion, and an explicit penalty."""
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from ireg.core.functional import measuring
+from ireg.core.params import inner_product
+from ireg.core.repeated import Repeated
+from ireg.core.types import Batch, LossFn, Params
+from ireg.regularizers import Regularizer, SharedPart
 
 Criterion = Callable[..., Tensor]
 """The loss of a minibatch of outputs (n, C) and labels (n,): their mean, or as `reduction` says, `sum` or `none`."""
@@ -43,3 +51,125 @@ squared_error.hessian_by_outputs = "identity"  # type: ignore[attr-defined]  # s
 
 CRITERIA: Mapping[str, Criterion] = {"cross_entropy": cross_entropy, "squared_error": squared_error}
 """By the value of the key `loss`."""
+
+
+class Evaluated(NamedTuple):
+    """A minibatch's objective, to be differentiated.
+
+    Attributes:
+        total: 0-d with a graph: its gradient by the parameters is what is descended.
+        loss: Ĉ_k, detached.
+        penalty: R_k, detached.
+        outputs: of the network, where the loss has such.
+    """
+
+    total: Tensor
+    loss: Tensor
+    penalty: Tensor
+    outputs: Tensor | None
+
+
+class Objective:
+    """The loss with an explicit penalty, C + R, for training and measuring alike.
+
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        regularizer: R.
+        batches: of the epoch; penalties of the full batch and of momentum need them. They may be set anew.
+
+    Example:
+        >>> from ireg.regularizers import L2
+        >>> objective = Objective(lambda params, batch: (params["w"] * batch).sum(), L2(strength=0.5))
+        >>> weight = torch.tensor([2.0], requires_grad=True)
+        >>> evaluated = objective.evaluate({"w": weight}, torch.tensor([3.0]))
+        >>> evaluated.total.backward()
+        >>> float(evaluated.loss), float(evaluated.penalty), weight.grad  # 3ω, ω²/4, 3 + ω/2
+        (6.0, 1.0, tensor([4.]))
+    """
+
+    def __init__(self, loss: LossFn, regularizer: Regularizer, batches: Sequence[Batch] = ()) -> None:
+        self.loss = loss
+        self.regularizer = regularizer
+        self.batches = batches
+
+    @property
+    def of_minibatches(self) -> bool:
+        """Whether the penalty has a part of each minibatch."""
+        return self.regularizer.of_minibatches
+
+    def evaluate(self, params: Params, batch: Batch) -> Evaluated:
+        """Evaluate a minibatch's objective, for a step of training.
+
+        Args:
+            params: leaves that require gradients.
+            batch: the minibatch.
+        """
+        value, outputs, total, penalty = self._of_minibatch(self.regularizer, params, batch)
+        for part in self._shared():
+            with torch.no_grad(), self._measuring():
+                held = {name: param.detach() for name, param in params.items()}
+                slope, shared = part.slope(held), part.value(held)
+            along = inner_product(slope, params)
+            total = total + ((along - along.detach()) + shared)  # of this value, and with this slope
+            penalty = penalty + shared
+        return Evaluated(total, value.detach(), penalty, outputs)
+
+    def __call__(self, params: Params, batch: Batch) -> Tensor:
+        """The objective of a minibatch, without what all of them share."""
+        return self._of_minibatch(self.regularizer, params, batch)[2]
+
+    def smooth(self, params: Params, batch: Batch) -> Tensor:
+        """The same by double backward, so that it has second derivatives.
+
+        Raises:
+            ValueError: what is descended is the gradient of no function.
+        """
+        if not self.regularizer.is_gradient:
+            raise ValueError(
+                f"the mean flow of {type(self.regularizer).__name__} is not known: its steps are the gradient of no "
+                "function; leave the terms of the mean flow out"
+            )
+        return self._of_minibatch(replace(self.regularizer, method="exact"), params, batch)[2]
+
+    def penalty(self, params: Params, batches: Sequence[Batch] | None = None) -> Tensor:
+        """Compute R over the minibatches, 0-d.
+
+        Args:
+            params: where.
+            batches: by default those of the epoch.
+        """
+        batches = self.batches if batches is None else batches
+        leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+        own = torch.stack([self._of_minibatch(self.regularizer, leaves, batch)[3] for batch in batches]).mean()
+        return own + sum((part.value(params) for part in self._shared()), torch.zeros_like(own))
+
+    def shared_slope(self, params: Params) -> Params | None:
+        """The gradient of what all minibatches share, by name; None if there is nothing."""
+        return _sum([part.slope(params) for part in self._shared()])
+
+    def shared_product(self, params: Params, direction: Params) -> Params | None:
+        """Its Hessian's product with a direction, by name; None if there is nothing."""
+        return _sum([part.product(params, direction) for part in self._shared()])
+
+    def _of_minibatch(
+        self, regularizer: Regularizer, params: Params, batch: Batch
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Return loss, outputs, objective and penalty."""
+        repeated = Repeated(self.loss, batch)
+        value, outputs = repeated.first(params)
+        with torch.enable_grad():
+            total, penalty = regularizer.penalized(repeated, params, value, len(self.batches))
+        return value, outputs, total, penalty
+
+    def _shared(self) -> list[SharedPart]:
+        return self.regularizer.shared(self.loss, self.batches)
+
+    def _measuring(self) -> AbstractContextManager[Any]:
+        module = getattr(self.loss, "module", None)
+        return nullcontext() if module is None else measuring(module)
+
+
+def _sum(parts: list[Params]) -> Params | None:
+    if not parts:
+        return None
+    return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}

@@ -92,3 +92,24 @@ def copied(batch: Batch) -> Batch:
     if type(batch) in (dict, OrderedDict):
         return type(batch)((key, copied(value)) for key, value in batch.items())
     return copy.deepcopy(batch)
+
+
+def split_batch(batch: Batch, size: int) -> list[Pair]:
+    """Split a pair of inputs and targets into parts of neighbouring examples.
+
+    Args:
+        batch: the pair, examples along the first dimension.
+        size: examples in a part; the last may be smaller.
+
+    Raises:
+        ValueError: the minibatch is no pair of tensors.
+
+    Example:
+        >>> import torch
+        >>> [len(targets) for _, targets in split_batch((torch.zeros(5, 2), torch.zeros(5)), 2)]
+        [2, 2, 1]
+    """
+    if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        raise ValueError(f"a minibatch is a {type(batch).__name__}; micro-batches need pairs of tensors")
+    inputs, targets = batch
+    return list(zip(inputs.split(size), targets.split(size), strict=True))

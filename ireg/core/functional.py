@@ -218,7 +218,7 @@ def measuring(module: nn.Module, *, dropout: bool = False) -> Iterator[None]:
     normalizing = batch_statistics(module)
     names = ("track_running_stats", "running_mean", "running_var")
     before = [(layer, {name: getattr(layer, name) for name in (*names, "training")}) for layer in normalizing]
-    with _copied_buffers(module) if dropout else evaluating(module):
+    with copied_buffers(module) if dropout else evaluating(module):
         try:
             for layer in normalizing:
                 layer.training = True
@@ -233,7 +233,7 @@ def measuring(module: nn.Module, *, dropout: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def _copied_buffers(module: nn.Module) -> Iterator[None]:
+def copied_buffers(module: nn.Module) -> Iterator[None]:
     """Replace all buffers by copies for the block.
 
     A forward pass may change them in place.
@@ -262,7 +262,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     modes = {submodule: submodule.training for submodule in module.modules()}
     module.eval()
     try:
-        with _copied_buffers(module):
+        with copied_buffers(module):
             yield
     finally:
         for submodule, mode in modes.items():

@@ -46,8 +46,11 @@ def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float,
     total = {name: torch.zeros_like(value) for name, value in params.items()}
     for weight, batch in batches:
         with torch.enable_grad(), twice_differentiable():
+            value = loss(leaves, batch)
+            if not value.requires_grad:  # nothing enters it
+                continue
             slopes = torch.autograd.grad(
-                loss(leaves, batch), list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
+                value, list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )
             along = [(slope * direction[name]).sum() for name, slope in zip(leaves, slopes, strict=True)]
             slope_along = torch.stack(along).sum()
@@ -57,6 +60,35 @@ def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float,
         for name, bend in zip(leaves, bends, strict=True):
             total[name] += weight * bend
     return total
+
+
+def third_derivative(
+    loss: LossFn, params: Params, batches: Sequence[Batch], first: Params, second: Params
+) -> Params:
+    """Compute ∇³C[v, w], the derivative of Hv along w, minibatch by minibatch.
+
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        params: where; neither they nor any `.grad` are changed.
+        batches: the minibatches, of which C is the mean.
+        first: v, by name.
+        second: w, by name.
+
+    Example:
+        >>> def loss(params, batch):
+        ...     return (params["w"] ** 3).sum()
+        >>> one = {"w": torch.tensor([1.0])}
+        >>> third_derivative(loss, one, [None], one, one)
+        {'w': tensor([6.])}
+    """
+
+    def slope_along(params: Params, batch: Batch) -> Tensor:
+        slopes = torch.autograd.grad(
+            loss(params, batch), list(params.values()), create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return torch.stack([(slope * first[name]).sum() for name, slope in zip(params, slopes, strict=True)]).sum()
+
+    return hessian_product(slope_along, params, [(1 / len(batches), batch) for batch in batches], second)
 
 
 class MeanHessian:

@@ -1,6 +1,6 @@
 """Sums over minibatches that the mean flow needs, of Hessian products."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,11 +23,18 @@ class Point:
         moments: of the minibatch gradients at ω: mean and, for adaptive optimizers, square.
         dividing: how the optimizer divides by its second moment; None if it does not.
         optimizer: holds the weight decay.
+        shift: gradient of what all minibatches' losses share, beside weight decay; None if there is nothing.
     """
 
     def __init__(
-        self, params: Params, moments: GradientMoments, dividing: SecondMoment | None, optimizer: OptimizerView
+        self,
+        params: Params,
+        moments: GradientMoments,
+        dividing: SecondMoment | None,
+        optimizer: OptimizerView,
+        shift: Params | None = None,
     ) -> None:
+        self.shift = shift
         self.decay = optimizer.loss_decay
         self.decoupled_decay = optimizer.decoupled_decay
         self.params = params
@@ -38,7 +45,7 @@ class Point:
         if dividing is not None:
             # Of g_k + λω: the square of the sum, from the moments of g_k alone.
             self.root = {
-                name: (value + self.decay * params[name] * (moments.mean[name] + self.mean[name])).clamp_(min=0).sqrt_()
+                name: (value + self._added(name) * (moments.mean[name] + self.mean[name])).clamp_(min=0).sqrt_()
                 for name, value in moments.square.items()
             }
             # 0 where the root is: such coordinates count for nothing, and 0 · ∞ cannot arise.
@@ -62,8 +69,15 @@ class Point:
         return self.inverse_root[name] * value
 
     def decayed(self, gradient: Params) -> Params:
-        """Add weight decay to the gradient, where the optimizer does so."""
+        """Add what all minibatches share: weight decay, where the optimizer adds it to the gradient, and the shift."""
+        if self.shift is not None:
+            gradient = add_scaled(gradient, self.shift, 1.0)
         return add_scaled(gradient, self.params, self.decay)
+
+    def _added(self, name: str) -> Tensor:
+        """What `decayed` adds."""
+        decay = self.decay * self.params[name]
+        return decay if self.shift is None else decay + self.shift[name]
 
 
 class Sums:
@@ -86,6 +100,24 @@ class Sums:
 
         self.along_velocity, self.along_gradients, self.along_spread = zeros(), zeros(), zeros()
         self.weighed, self.cubes, self.fourths = zeros(), zeros(), zeros()
+
+    def add_shared(self, point: Point, product: Callable[[Params], Params | None]) -> None:
+        """Add the Hessian of what all minibatches' losses share; called on means.
+
+        To H_k P (g_k − ḡ) it adds nothing in the mean.
+
+        Args:
+            point: where.
+            product: of that Hessian with a direction; None if there is nothing.
+        """
+        along = product(point.velocity)
+        of_mean = product(point.mean)
+        if along is None or of_mean is None:
+            return
+        _add(self.along_velocity, along)
+        _add(self.along_gradients, of_mean)
+        if point.inverse_root is not None:
+            _add(self.weighed, {name: point.relative(name, point.mean[name]) * value for name, value in along.items()})
 
     def divide(self, num_batches: int) -> None:
         """Make means of the sums."""

@@ -44,6 +44,18 @@ def add_scaled(params: Params, other: Params, factor: float) -> Params:
     return {name: torch.add(value, other[name], alpha=factor) for name, value in params.items()}
 
 
+def displaced(params: Params, direction: Params, factor: float | Tensor) -> Params:
+    """Compute ω + c v, for the weights that v names; the others stay.
+
+    Example:
+        >>> displaced({"a": torch.tensor([1.0]), "b": torch.tensor([2.0])}, {"a": torch.tensor([3.0])}, 2.0)
+        {'a': tensor([7.]), 'b': tensor([2.])}
+    """
+    names = list(direction)
+    moved = torch._foreach_add([params[name] for name in names], list(direction.values()), alpha=float(factor))
+    return {**params, **dict(zip(names, moved, strict=True))}
+
+
 def inner_product(left: Params, right: Params) -> Tensor:
     """Compute ⟨v, w⟩ over all entries of all tensors, 0-d.
 

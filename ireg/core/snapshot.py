@@ -34,7 +34,7 @@ from ireg.core.sharpness import (
     probed_trace,
     steepest,
 )
-from ireg.core.types import Batch, LossFn, Params
+from ireg.core.types import Batch, Descended, LossFn, Params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,7 @@ class Snapshot:
         kept: what a measurement leaves for the next one, by name: vectors to start from. It is written to.
         path: sums over the epoch's steps; None where they were not recorded, as before training.
         corrupted: which examples have a wrong label, (N,), in the order of the minibatches; None where that is unknown.
+        objective: what is descended, where that is the loss and an explicit penalty; None for the bare loss.
 
     Example:
         >>> from ireg.core.optimizers.sgd import SGDView
@@ -88,6 +89,7 @@ class Snapshot:
     kept: dict[str, Tensor] = field(default_factory=dict)
     path: Path | None = None
     corrupted: Tensor | None = None
+    objective: Descended | None = None
 
     @property
     def num_batches(self) -> int:
@@ -113,15 +115,18 @@ class Snapshot:
         Raises:
             ValueError: the minibatches are a sample, or masks are drawn: what is computed of the moments is biased.
         """
+        self._require_exact()
+        return gradient_moments(
+            self.loss, self.moving, self.batches, needs=self.needs, method=self.method, observer=self.observer
+        )
+
+    def _require_exact(self) -> None:
         if self.is_sample or self.drawn:
             some = "drawn masks" if self.drawn else f"{len(self.batches)} of {self.num_batches} minibatches"
             raise ValueError(
                 f"moments of {some} are biased; a term that is estimated uses snapshot.gradients alone, and says so by "
                 "@needs(…, estimable=True)"
             )
-        return gradient_moments(
-            self.loss, self.moving, self.batches, needs=self.needs, method=self.method, observer=self.observer
-        )
 
     @cached_property
     def gradients(self) -> GradientMoments | SampledGradients | DrawnMoments:
@@ -131,11 +136,38 @@ class Snapshot:
         sample of these, or from drawn masks, they return estimates without bias, see `SampledGradients` and
         `DrawnMoments`.
         """
+        return self.moments if not (self.drawn or self.is_sample) else self._estimated(self.loss, self.method)
+
+    def _estimated(self, loss: LossFn, method: str) -> SampledGradients | DrawnMoments:
         if self.drawn:
-            return drawn_moments(self.loss, self.moving, self.batches)
-        if not self.is_sample:
+            return drawn_moments(loss, self.moving, self.batches)
+        return sampled_gradients(loss, self.moving, self.batches, self.num_batches, method=method)
+
+    @cached_property
+    def descended_moments(self) -> GradientMoments:
+        """Moments of the gradients of the objective, without what all minibatches share.
+
+        Raises:
+            ValueError: as `moments`.
+        """
+        if self.objective is None or not self.objective.of_minibatches:
             return self.moments
-        return sampled_gradients(self.loss, self.moving, self.batches, self.num_batches, method=self.method)
+        self._require_exact()
+        # One by one: what is differentiated holds gradients itself.
+        return gradient_moments(self.objective, self.moving, self.batches, needs=self.needs, method="loop")
+
+    @cached_property
+    def descended(self) -> GradientMoments | SampledGradients | DrawnMoments:
+        """The same sums as `gradients`, of the objective without what all minibatches share."""
+        if self.objective is None or not self.objective.of_minibatches:
+            return self.gradients
+        estimated = self.drawn or self.is_sample
+        return self._estimated(self.objective, "loop") if estimated else self.descended_moments
+
+    @cached_property
+    def shared_slope(self) -> Params | None:
+        """The gradient of what the minibatches' objectives share; None if there is nothing."""
+        return None if self.objective is None else self.objective.shared_slope(self.moving)
 
     @cached_property
     def memory(self) -> Memory:
@@ -239,7 +271,11 @@ class Snapshot:
 
         It takes a second pass over the data, with double backward.
         """
-        return mean_flow(self.loss, self.moving, self.batches, self.optimizer, self.moments)
+        if self.objective is None:
+            return mean_flow(self.loss, self.moving, self.batches, self.optimizer, self.moments)
+        loss = self.objective.smooth if self.objective.of_minibatches else self.loss
+        moments = self.descended_moments
+        return mean_flow(loss, self.moving, self.batches, self.optimizer, moments, self.objective)
 
 
 Term = Callable[[Snapshot], Tensor | Mapping[str, Tensor] | None]

@@ -24,10 +24,14 @@ from ireg.lit.data import NoisyImages
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import step_or_overflow, try_out
 from ireg.measurement import evaluate, require_estimates, take_snapshot
-from ireg.objective import CRITERIA, Criterion
+from ireg.objective import CRITERIA, Criterion, Objective
+from ireg.regularizers import Regularizer
 from ireg.runs.metrics import is_finite
 
 log = logging.getLogger(__name__)
+
+PENALTY = "penalty/value"
+"""The tag of the explicit penalty."""
 
 
 class Classifier(L.LightningModule):
@@ -56,6 +60,8 @@ class Classifier(L.LightningModule):
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         seed: of the random numbers that terms may draw.
         criterion: the loss.
+        regularizer: a penalty that is descended with it; None for the bare loss. All losses of the row are bare, and
+            `penalty/value` is the penalty's mean over the epoch as it ran.
 
     Raises:
         ValueError: the terms cannot be estimated from so few minibatches, or not at all from some of them.
@@ -73,6 +79,7 @@ class Classifier(L.LightningModule):
         method: str = "auto",
         seed: int = 0,
         criterion: Criterion = CRITERIA["cross_entropy"],
+        regularizer: Regularizer | None = None,
     ) -> None:
         super().__init__()
         require_estimates(terms, "as_trained", num_batches)
@@ -87,6 +94,7 @@ class Classifier(L.LightningModule):
         self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
         self.criterion = criterion
         self.loss_function = functional_loss(model, criterion)
+        self.objective = None if regularizer is None else Objective(self.loss_function, regularizer)
         self.minibatches: list[Tensor] = []
         self.kept: dict[str, Tensor] = {}  # what a measurement leaves for the next one
         self.recorder: PathRecorder | None = None
@@ -145,6 +153,11 @@ class Classifier(L.LightningModule):
         if self.recorder is not None and any(map(needs_path, self._terms_of(self.current_epoch + 1).values())):
             self.recorder.start()
         self.loss_sum = torch.zeros((), device=self.device)
+        self.penalty_sum = torch.zeros((), device=self.device)
+        if self.objective is not None:
+            loader = self.trainer.train_dataloader
+            assert isinstance(loader, ShuffledBatches)
+            self.objective.batches = self._batches(loader.indices(self.current_epoch))
         self.wrong_sum = torch.zeros((), device=self.device, dtype=torch.long)
 
     def training_step(self, dataloader_iter: Iterator[tuple[tuple[Tensor, Tensor, Tensor], int, int]]) -> Tensor:
@@ -156,13 +169,17 @@ class Classifier(L.LightningModule):
         precision, and no step need spend time on bringing them there.
         """
         (inputs, labels, indices), _, _ = next(dataloader_iter)
-        logits = self.model(inputs)
-        loss = self.criterion(logits, labels)
+        if self.objective is None:
+            logits = self.model(inputs)
+            loss = descended = self.criterion(logits, labels)
+        else:
+            descended, loss, penalty, logits = self.objective.evaluate(self._trained(), (inputs, labels))
+            self.penalty_sum.add_(penalty)
         # In place: assigning to an attribute of a module is slow, and this is done at every step.
         self.loss_sum.add_(loss.detach())
         self.wrong_sum.add_((logits.detach().argmax(1) != labels).sum())
         self.minibatches.append(indices)
-        return loss
+        return descended
 
     def optimizer_step(
         self, epoch: int, batch_index: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -229,6 +246,8 @@ class Classifier(L.LightningModule):
             "train/loss": float(self.loss_sum) / len(self.minibatches),
             "train/error": int(self.wrong_sum) / num_examples,
         }
+        if self.objective is not None:
+            row[PENALTY] = float(self.penalty_sum) / len(self.minibatches)
         if not is_finite({**row, "test/loss": float(self.test_loss.compute())}):
             self.diverged = True
             self.trainer.should_stop = True
@@ -250,6 +269,8 @@ class Classifier(L.LightningModule):
         times = {"time/terms": time.perf_counter() - start} if terms else {}
         if epoch == 0:
             row = {"train/loss": fit.loss(), "train/error": fit.error()}
+            if self.objective is not None:
+                row[PENALTY] = self._penalty(minibatches)
         row = row | test | fit.shares() | values | times
         now = time.perf_counter()
         row["time/epoch"], self._clock = now - self._clock, now
@@ -321,7 +342,7 @@ class Classifier(L.LightningModule):
         chosen = sampled(minibatches, self.num_batches, named_generator("minibatches", self.seed, epoch))
         return take_snapshot(
             self.model,
-            IndexedBatches(self.data.train_inputs, self.data.train_labels.observed, chosen),
+            self._batches(chosen),
             loss=self.loss_function,
             optimizer=self._optimizer,
             terms=terms,
@@ -333,7 +354,28 @@ class Classifier(L.LightningModule):
             kept=self.kept,
             path=None if self.recorder is None else self.recorder.path(),
             corrupted=self.data.train_labels.corrupted[torch.cat(list(chosen))],
+            objective=self._objective_over(minibatches),
         )
+
+    def _objective_over(self, minibatches: Sequence[Tensor]) -> Objective | None:
+        """The objective whose penalty is of these minibatches."""
+        if self.objective is not None:
+            self.objective.batches = self._batches(minibatches)
+        return self.objective
+
+    def _penalty(self, minibatches: Sequence[Tensor]) -> float:
+        """The penalty at the present weights, over these minibatches."""
+        objective = self._objective_over(minibatches)
+        assert objective is not None
+        with measuring(self.model):
+            return float(objective.penalty(dict(self._trained())))
+
+    def _batches(self, indices: Sequence[Tensor]) -> IndexedBatches:
+        return IndexedBatches(self.data.train_inputs, self.data.train_labels.observed, indices)
+
+    def _trained(self) -> dict[str, Tensor]:
+        """The parameters that are trained, by name."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     @property
     def _optimizer(self) -> Optimizer:

@@ -20,7 +20,7 @@ from ireg.core.random import named_generator, named_seed
 from ireg.core.types import Batch
 from ireg.errors import UserError
 from ireg.measurement import evaluate, take_snapshot
-from ireg.objective import Criterion
+from ireg.objective import Criterion, Objective
 
 if TYPE_CHECKING:
     from ireg.lit.module import Classifier
@@ -149,7 +149,6 @@ def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: 
         UserError: it fails, or evaluates the loss not exactly once: in training, each evaluation takes the next
             minibatch.
     """
-    inputs, targets = batch
     evaluations = 0
 
     def evaluated() -> Tensor:
@@ -157,7 +156,7 @@ def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: 
         evaluations += 1
         with _errors_of(f"model: {type(model).__name__} on a backward pass"):
             with classifier.trainer.precision_plugin.forward_context():
-                loss = classifier.criterion(model(inputs), targets)
+                loss = _descended(classifier, model, batch)
             if not loss.requires_grad:
                 raise ValueError("the loss has no gradient; unfreeze a parameter that the network uses")
             optimizer.zero_grad()
@@ -173,6 +172,23 @@ def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: 
             )
 
 
+def _descended(classifier: Classifier, model: nn.Module, batch: Batch) -> Tensor:
+    """The objective of one minibatch, which is an epoch by itself."""
+    objective = _objective(classifier, model, [batch])
+    if objective is None:
+        inputs, targets = batch
+        return classifier.criterion(model(inputs), targets)
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    with _errors_of("regularizer"):
+        return objective.evaluate(trained, batch).total
+
+
+def _objective(classifier: Classifier, model: nn.Module, batches: list[Batch]) -> Objective | None:
+    if classifier.objective is None:
+        return None
+    return Objective(functional_loss(model, classifier.criterion), classifier.objective.regularizer, batches)
+
+
 def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], classifier: Classifier) -> None:
     if not classifier.terms:
         return
@@ -186,6 +202,7 @@ def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], cla
             initial=detached_parameters(model),
             generator=named_generator("trial"),
             method=classifier.method,
+            objective=_objective(classifier, model, batches),
         )
         for tag, term in classifier.terms.items():
             with _errors_of(f"term {tag}"):

@@ -77,7 +77,7 @@ _ADDED_TO_TERMS = {"num_batches": None}
 """Keys that earlier versions did not have, with what these did."""
 
 
-_ADDED = {"loss": "cross_entropy"}
+_ADDED: dict[str, Any] = {"loss": "cross_entropy", "regularizer": {"name": "none"}}
 """The same at the top level."""
 
 

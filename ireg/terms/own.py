@@ -18,7 +18,7 @@ Adaptive optimizers: P = 1/(√v̂ + ε) frozen as the last step had it. That is
 within its own memory; what its changes add is in `ireg.terms.theory`. Before the first step P does not exist, nor do
 these terms. Parameter groups with rates of their own: P includes each one's share of the largest. Without a rule for
 the optimizer's class these terms do not exist. Weight decay λ makes ḡ + λω of ḡ, decoupled weight decay ḡ + λP⁻¹ω: of
-the loss that is descended then.
+the loss that is descended then. So is an explicit penalty: g_k is the gradient of minibatch k's objective.
 """
 
 from functools import partial
@@ -27,7 +27,9 @@ from torch import Tensor
 
 from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.optimizers import OptimizerView
+from ireg.core.params import add_scaled
 from ireg.core.snapshot import Snapshot
+from ireg.core.types import Params
 
 
 def _moments(optimizer: OptimizerView) -> Need:
@@ -64,9 +66,15 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
     if _undefined(snapshot):
         return None
     scale, memory = snapshot.preconditioner, snapshot.memory
-    decayed = partial(snapshot.optimizer.decayed, params=snapshot.moving, scale=scale)
     factor, _ = _step_factors(snapshot)
-    return memory.effective_rate / 4 * factor * (1 + 2 * memory.lag) * snapshot.gradients.square_of_mean(scale, decayed)
+    square = snapshot.descended.square_of_mean(scale, partial(_with_shared, snapshot))
+    return memory.effective_rate / 4 * factor * (1 + 2 * memory.lag) * square
+
+
+def _with_shared(snapshot: Snapshot, gradient: Params) -> Params:
+    """Add weight decay, and the gradient of a penalty that all minibatches share."""
+    decayed = snapshot.optimizer.decayed(gradient, snapshot.moving, snapshot.preconditioner)
+    return decayed if snapshot.shared_slope is None else add_scaled(decayed, snapshot.shared_slope, 1.0)
 
 
 @needs(_moments, estimable=True)
@@ -81,7 +89,7 @@ def own_variance(snapshot: Snapshot) -> Tensor | None:
     """
     if _undefined(snapshot):
         return None
-    scale, memory, gradients = snapshot.preconditioner, snapshot.memory, snapshot.gradients
+    scale, memory, gradients = snapshot.preconditioner, snapshot.memory, snapshot.descended
     unlike = 1 - memory.overlap(snapshot.num_batches)
     _, factor = _step_factors(snapshot)
     variance = gradients.mean_square(scale) - gradients.square_of_mean(scale)
