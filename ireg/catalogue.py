@@ -88,6 +88,14 @@ CATALOGUE: dict[str, Quantity] = {
         validity=_NOISE,
         axis="Corrupted examples:\ntrue label predicted",
     ),
+    "penalty/value": Quantity(
+        title="explicit penalty, over the epoch as it ran",
+        formula="R of the group regularizer, like (λ/4m) Σ_k ‖g_k‖²",
+        unit="loss",
+        source="[explicit regularization](explicit.md)",
+        validity="runs with a regularizer",
+        axis="explicit penalty",
+    ),
     "ireg/sgd": Quantity(
         title="SGD's implicit regularizer, for every optimizer",
         formula="η/(4m) Σ_k ‖g_k‖²",

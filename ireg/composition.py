@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 
 from ireg.errors import UserError
 
-GROUPS = ("optimizer", "model", "data", "terms", "trainer", "logger", "experiment")
+GROUPS = ("optimizer", "regularizer", "model", "data", "terms", "trainer", "logger", "experiment")
 
 # Hydra's texts, and what to say instead; {0} and {1} are what the parentheses hold.
 _TEXTS = (

@@ -36,6 +36,8 @@ ALWAYS_MEASURED = (
     "fit/recovered",
     "time/epoch",
 )
+PENALTY = "penalty/value"
+"""What rows of runs with a regularizer hold beside that."""
 INTERVAL = "every"
 """Key of a group of terms, beside those of its terms."""
 TERM_SETTINGS = ("every", "num_batches", "method")
@@ -225,7 +227,10 @@ def _ranges(settings: Config) -> Iterator[Check]:
     yield from _term_ranges(settings.terms)
     yield _positive("checkpoint.every", settings.checkpoint.every)
     yield from _logger_ranges(settings.logger)
-    yield _choice("objective", settings.objective, [*ALWAYS_MEASURED, *active_terms(settings.terms)])
+    measured = [*ALWAYS_MEASURED, *active_terms(settings.terms)]
+    if settings.regularizer.get("name") != NO_REGULARIZER:
+        measured.append(PENALTY)
+    yield _choice("objective", settings.objective, measured)
     yield from _model_ranges(settings.model)
     yield from trainer_ranges(settings.trainer, settings.optimizer)
 
@@ -319,7 +324,7 @@ def _regularizer_ranges(settings: Config) -> Iterator[Check]:
         yield f"regularizer.{''.join(only[:1])}", regularizer.get("".join(only[:1])), not only, what
         return
     yield _target("regularizer", regularizer, "ireg.regularizers.Minibatch")
-    ok = type(strength) in (int, float) and 0 <= strength < math.inf
+    ok = isinstance(strength, int | float) and 0 <= strength < math.inf
     yield "regularizer.strength", strength, ok, "must be a finite number of at least 0, like regularizer.strength=0.1"
     some = settings.terms.get("num_batches")
     what = "a regularizer is measured over all minibatches; leave out one of the two"

@@ -121,8 +121,8 @@ def help_text(conf: Path, program: str) -> str:
     lines += [
         "",
         *textwrap.wrap(
-            "The arguments of an optimizer and of a model are set like optimizer.betas=[0.9,0.99]; one that has no "
-            "value yet is added with ++, like ++optimizer.weight_decay=1e-4. A term is left out like "
+            "The arguments of an optimizer, a model and a regularizer are set like optimizer.betas=[0.9,0.99]; one "
+            "that has no value yet is added with ++, like ++optimizer.weight_decay=1e-4. A term is left out like "
             "terms.ireg.sgd=null.",
             width,
         ),

@@ -97,8 +97,8 @@ def measure(
     Raises:
         ValueError: no minibatches, or no sequence of them; not exactly one of `criterion` and `loss`; a loss that is no
             single number; a term or a mode that is unknown; an optimizer that moves nothing, or that a term is not made
-            for; a term of the path without one; a sample that is too small, or a term that needs all minibatches; a sample
-            with a penalty that needs all minibatches.
+            for; a term of the path without one; a sample that is too small, or a term or a penalty that needs all
+            minibatches.
 
     Example:
         >>> module = nn.Linear(1, 1)

@@ -70,12 +70,14 @@ class Evaluated(NamedTuple):
 
 
 class Objective:
-    """The loss with an explicit penalty, C + R, for training and measuring alike.
+    """The loss with an explicit penalty, C + R.
+
+    It serves training and measuring alike.
 
     Args:
         loss: pure function `(params, batch) -> 0-d mean loss`.
         regularizer: R.
-        batches: of the epoch; penalties of the full batch and of momentum need them. They may be set anew.
+        batches: of the epoch; penalties of the full batch and of momentum need them. They may be replaced.
 
     Example:
         >>> from ireg.regularizers import L2
@@ -144,11 +146,17 @@ class Objective:
         return own + sum((part.value(params) for part in self._shared()), torch.zeros_like(own))
 
     def shared_slope(self, params: Params) -> Params | None:
-        """The gradient of what all minibatches share, by name; None if there is nothing."""
+        """The gradient of what all minibatches share.
+
+        None if there is nothing.
+        """
         return _sum([part.slope(params) for part in self._shared()])
 
     def shared_product(self, params: Params, direction: Params) -> Params | None:
-        """Its Hessian's product with a direction, by name; None if there is nothing."""
+        """Its Hessian's product with a direction.
+
+        None if there is nothing.
+        """
         return _sum([part.product(params, direction) for part in self._shared()])
 
     def _of_minibatch(

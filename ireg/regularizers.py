@@ -1,11 +1,11 @@
-"""Explicit penalties on the gradient, on the weights, and on the loss nearby.
+"""Explicit penalties on gradient, weights, and the loss nearby.
 
 With C = (1/m) Σ Ĉ_k, g_k = ∇Ĉ_k of minibatch k of m, ḡ = ∇C:
 
 | class | penalty R | source |
 |---|---|---|
 | `Minibatch` | (λ/4) (1/m) Σ ‖g_k‖² | Smith et al. 2021, arXiv:2101.12176 |
-| `Micro` | the same of micro-batches of b examples | Geiping et al. 2022, arXiv:2109.14119; Novack et al. 2022, 2211.15853 |
+| `Micro` | the same of micro-batches of b examples | Geiping et al. 2022, arXiv:2109.14119 |
 | `FullBatch` | (λ/4) ‖ḡ‖² | Barrett & Dherin 2021, arXiv:2009.11162 |
 | `Norm` | ρ (1/m) Σ ‖g_k‖ | Zhao et al. 2022, arXiv:2202.03599 |
 | `MomentumLike` | (η_e/4) [2L ‖ḡ‖² − τ (1/m) Σ ‖g_k − ḡ‖²] | docs/theory.md, section 14 |
@@ -17,15 +17,16 @@ The strength is an absolute number. It does not follow a learning rate that chan
 
 SGD at rate η with `Minibatch(strength=λ)` follows C + ((η + λ)/4) (1/m) Σ ‖g_k‖². So r epochs at the rate η₀/r with
 λ = η₀ (1 − 1/r) follow the mean path of one epoch at η₀ without penalty, to second order: `python -m ireg.verify`.
+
+Micro-batches are also those of Novack et al. 2022, arXiv:2211.15853.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class Penalized(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regularizer(ABC):
+class Regularizer:
     """A penalty that is added to the loss.
 
     It has a part of each minibatch, and a part that all minibatches share. Either may be nothing.
@@ -105,20 +106,17 @@ class Regularizer(ABC):
         return []
 
 
-class SharedPart(ABC):
+class SharedPart(Protocol):
     """A penalty that is the same for all minibatches."""
 
     def value(self, params: Params) -> Tensor:
         """R, 0-d."""
-        raise NotImplementedError
 
     def slope(self, params: Params) -> Params:
         """∇R, by name."""
-        raise NotImplementedError
 
     def product(self, params: Params, direction: Params) -> Params:
         """∇²R v, by name."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +295,7 @@ class ASAM(SAM):
         return {name: params[name].abs() * value for name, value in scaled.items()}
 
 
-class _Ridge(SharedPart):
+class _Ridge:
     """(λ/2) ‖ω‖²."""
 
     def __init__(self, strength: float) -> None:
@@ -313,7 +311,7 @@ class _Ridge(SharedPart):
         return self.slope(direction)
 
 
-class _FullGradient(SharedPart):
+class _FullGradient:
     """(λ/4) ‖ḡ‖², with ∇ = (λ/2) Hḡ."""
 
     def __init__(self, loss: LossFn, batches: Sequence[Batch], strength: float, how: Regularizer) -> None:
@@ -345,8 +343,8 @@ class _FullGradient(SharedPart):
         return {name: self.strength / 2 * (value + third[name]) for name, value in twice.items()}
 
     def _mean(self, params: Params) -> Params:
-        count = len(self.batches)
-        return MeanHessian(self.loss, params, self.batches).gradient(torch.full((count,), 1 / count))
+        weights = torch.full((len(self.batches),), 1 / len(self.batches), dtype=torch.float64)
+        return MeanHessian(self.loss, params, self.batches).gradient(weights)
 
 
 def _slopes(value: Tensor, params: Params, *, create_graph: bool = False) -> Params:
@@ -363,9 +361,7 @@ def _square(value: Tensor, params: Params) -> Tensor:
     return squared_norm(_slopes(value, params, create_graph=True))
 
 
-def _with_square(
-    loss: Repeated, params: Params, value: Tensor, strength: float, how: Regularizer
-) -> Penalized:
+def _with_square(loss: Repeated, params: Params, value: Tensor, strength: float, how: Regularizer) -> Penalized:
     """Add (λ/4) ‖g‖² to the loss of a minibatch."""
     if how.method == "exact":
         penalty = strength / 4 * _square(value, params)
@@ -397,7 +393,7 @@ def _along_gradient(
 
 
 def _linear(params: Params, slopes: Params, value: Tensor, penalty: Tensor) -> Penalized:
-    """Return a total of this value that has these slopes, and no others."""
+    """Return a total of this value with these slopes."""
     along = inner_product(slopes, params)
     return Penalized((along - along.detach()) + (value.detach() + penalty), penalty)
 

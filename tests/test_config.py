@@ -18,6 +18,7 @@ from ireg.trainer_arguments import FUSED
 from tests.terms.test_curvature import CURVATURE
 from tests.terms.test_size import SIZE
 from tests.terms.test_terms import REFERENCES
+from tests.test_regularizers import RUNS
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -237,9 +238,11 @@ def test_no_file_is_untested():
         "logger",
         "model",
         "optimizer",
+        "regularizer",
         "terms",
         "trainer",
     }
+    assert options("regularizer") == sorted(["none", *RUNS])
     assert options("optimizer") == sorted(OPTIMIZERS)
     assert options("data") == sorted(DATA)
     assert options("experiment") == [
@@ -248,6 +251,7 @@ def test_no_file_is_untested():
         "demo",
         "drift",
         "edge",
+        "explicit",
         "lr_grid",
         "paper",
         "separable",

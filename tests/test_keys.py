@@ -10,7 +10,7 @@ from ireg import keys, train
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
-GROUPED = ("optimizer.", "model.", "terms.", "logger.further")
+GROUPED = ("optimizer.", "regularizer.", "model.", "terms.", "logger.further")
 """Keys of which a group's choice decides."""
 
 

@@ -185,6 +185,14 @@ def detached_parameters(module: nn.Module) -> Params:
     return {name: parameter.detach() for name, parameter in module.named_parameters()}
 
 
+def trained_parameters(module: nn.Module) -> Params:
+    """Return the parameters that are trained, by name.
+
+    They are leaves of a graph.
+    """
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
 def batch_statistics(module: nn.Module) -> list[nn.Module]:
     """List the layers that normalize by the minibatch's statistics.
 

@@ -62,9 +62,7 @@ def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float,
     return total
 
 
-def third_derivative(
-    loss: LossFn, params: Params, batches: Sequence[Batch], first: Params, second: Params
-) -> Params:
+def third_derivative(loss: LossFn, params: Params, batches: Sequence[Batch], first: Params, second: Params) -> Params:
     """Compute ∇³C[v, w], the derivative of Hv along w, minibatch by minibatch.
 
     Args:

@@ -69,7 +69,10 @@ class Point:
         return self.inverse_root[name] * value
 
     def decayed(self, gradient: Params) -> Params:
-        """Add what all minibatches share: weight decay, where the optimizer adds it to the gradient, and the shift."""
+        """Add what all minibatches share.
+
+        This is weight decay, where the optimizer adds it to the gradient, and the shift.
+        """
         if self.shift is not None:
             gradient = add_scaled(gradient, self.shift, 1.0)
         return add_scaled(gradient, self.params, self.decay)

@@ -45,7 +45,9 @@ def add_scaled(params: Params, other: Params, factor: float) -> Params:
 
 
 def displaced(params: Params, direction: Params, factor: float | Tensor) -> Params:
-    """Compute ω + c v, for the weights that v names; the others stay.
+    """Compute ω + c v for the weights that v names.
+
+    The others stay.
 
     Example:
         >>> displaced({"a": torch.tensor([1.0]), "b": torch.tensor([2.0])}, {"a": torch.tensor([3.0])}, 2.0)

@@ -158,7 +158,10 @@ class Snapshot:
 
     @cached_property
     def descended(self) -> GradientMoments | SampledGradients | DrawnMoments:
-        """The same sums as `gradients`, of the objective without what all minibatches share."""
+        """The same sums as `gradients`, of the objective.
+
+        What all minibatches share is left out.
+        """
         if self.objective is None or not self.objective.of_minibatches:
             return self.gradients
         estimated = self.drawn or self.is_sample
@@ -166,7 +169,10 @@ class Snapshot:
 
     @cached_property
     def shared_slope(self) -> Params | None:
-        """The gradient of what the minibatches' objectives share; None if there is nothing."""
+        """The gradient of what the minibatches' objectives share.
+
+        None if there is nothing.
+        """
         return None if self.objective is None else self.objective.shared_slope(self.moving)
 
     @cached_property

@@ -23,10 +23,16 @@ class Descended(Protocol):
 
     @property
     def of_minibatches(self) -> bool:
-        """Whether R has a part of each minibatch; else a minibatch's objective is its loss, but for what is shared."""
+        """Whether R has a part of each minibatch.
+
+        Else a minibatch's objective is its loss, but for what is shared.
+        """
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
-        """Return a minibatch's objective; its gradient is what is descended, but for `shared_slope`."""
+        """Return a minibatch's objective.
+
+        Its gradient is what is descended, but for `shared_slope`.
+        """
 
     def smooth(self, params: Params, batch: Batch) -> Tensor:
         """Return the same with second derivatives.
@@ -36,7 +42,13 @@ class Descended(Protocol):
         """
 
     def shared_slope(self, params: Params) -> Params | None:
-        """Return the gradient of what all minibatches share, by name; None if there is nothing."""
+        """Return the gradient of what all minibatches share.
+
+        None if there is nothing.
+        """
 
     def shared_product(self, params: Params, direction: Params) -> Params | None:
-        """Return its Hessian's product with a direction, by name; None if there is nothing."""
+        """Return its Hessian's product with a direction.
+
+        None if there is nothing.
+        """

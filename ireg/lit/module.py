@@ -12,7 +12,14 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from ireg.core.batches import IndexedBatches
-from ireg.core.functional import batch_statistics, detached_parameters, evaluating, functional_loss, measuring
+from ireg.core.functional import (
+    batch_statistics,
+    detached_parameters,
+    evaluating,
+    functional_loss,
+    measuring,
+    trained_parameters,
+)
 from ireg.core.moments import Observer
 from ireg.core.moments.needs import needs_path
 from ireg.core.path import PathRecorder, recorder_for
@@ -29,9 +36,6 @@ from ireg.regularizers import Regularizer
 from ireg.runs.metrics import is_finite
 
 log = logging.getLogger(__name__)
-
-PENALTY = "penalty/value"
-"""The tag of the explicit penalty."""
 
 
 class Classifier(L.LightningModule):
@@ -173,7 +177,7 @@ class Classifier(L.LightningModule):
             logits = self.model(inputs)
             loss = descended = self.criterion(logits, labels)
         else:
-            descended, loss, penalty, logits = self.objective.evaluate(self._trained(), (inputs, labels))
+            descended, loss, penalty, logits = self.objective.evaluate(trained_parameters(self.model), (inputs, labels))
             self.penalty_sum.add_(penalty)
         # In place: assigning to an attribute of a module is slow, and this is done at every step.
         self.loss_sum.add_(loss.detach())
@@ -247,7 +251,7 @@ class Classifier(L.LightningModule):
             "train/error": int(self.wrong_sum) / num_examples,
         }
         if self.objective is not None:
-            row[PENALTY] = float(self.penalty_sum) / len(self.minibatches)
+            row["penalty/value"] = float(self.penalty_sum) / len(self.minibatches)
         if not is_finite({**row, "test/loss": float(self.test_loss.compute())}):
             self.diverged = True
             self.trainer.should_stop = True
@@ -270,7 +274,7 @@ class Classifier(L.LightningModule):
         if epoch == 0:
             row = {"train/loss": fit.loss(), "train/error": fit.error()}
             if self.objective is not None:
-                row[PENALTY] = self._penalty(minibatches)
+                row["penalty/value"] = self._penalty(minibatches)
         row = row | test | fit.shares() | values | times
         now = time.perf_counter()
         row["time/epoch"], self._clock = now - self._clock, now
@@ -368,14 +372,10 @@ class Classifier(L.LightningModule):
         objective = self._objective_over(minibatches)
         assert objective is not None
         with measuring(self.model):
-            return float(objective.penalty(dict(self._trained())))
+            return float(objective.penalty(trained_parameters(self.model)))
 
     def _batches(self, indices: Sequence[Tensor]) -> IndexedBatches:
         return IndexedBatches(self.data.train_inputs, self.data.train_labels.observed, indices)
-
-    def _trained(self) -> dict[str, Tensor]:
-        """The parameters that are trained, by name."""
-        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     @property
     def _optimizer(self) -> Optimizer:

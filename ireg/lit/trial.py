@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ireg.core.functional import detached_parameters, evaluating, functional_loss, measuring
+from ireg.core.functional import detached_parameters, evaluating, functional_loss, measuring, trained_parameters
 from ireg.core.random import named_generator, named_seed
 from ireg.core.types import Batch
 from ireg.errors import UserError
@@ -173,14 +173,13 @@ def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: 
 
 
 def _descended(classifier: Classifier, model: nn.Module, batch: Batch) -> Tensor:
-    """The objective of one minibatch, which is an epoch by itself."""
+    """The objective of one minibatch, the only one of its epoch."""
     objective = _objective(classifier, model, [batch])
     if objective is None:
         inputs, targets = batch
         return classifier.criterion(model(inputs), targets)
-    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     with _errors_of("regularizer"):
-        return objective.evaluate(trained, batch).total
+        return objective.evaluate(trained_parameters(model), batch).total
 
 
 def _objective(classifier: Classifier, model: nn.Module, batches: list[Batch]) -> Objective | None:

@@ -72,7 +72,7 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
 
 
 def _with_shared(snapshot: Snapshot, gradient: Params) -> Params:
-    """Add weight decay, and the gradient of a penalty that all minibatches share."""
+    """Add weight decay and the gradient of a shared penalty."""
     decayed = snapshot.optimizer.decayed(gradient, snapshot.moving, snapshot.preconditioner)
     return decayed if snapshot.shared_slope is None else add_scaled(decayed, snapshot.shared_slope, 1.0)
 
