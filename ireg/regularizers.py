@@ -229,15 +229,21 @@ class MomentumLike(Regularizer):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: must be in [0, 1)")
 
+    def coefficients(self, num_batches: int) -> tuple[float, float]:
+        """Return those of (1/4) ‖g_k‖² and of (1/4) ‖ḡ‖².
+
+        They are −τ η_e and (2L + τ) η_e.
+        """
+        lag, common = self.momentum / (1 - self.momentum), overlap(self.momentum, num_batches)
+        return -common * self.strength, (2 * lag + common) * self.strength
+
     def penalized(self, loss: Repeated, params: Params, value: Tensor, num_batches: int) -> Penalized:
         """Take off τ (η_e/4) ‖g_k‖²."""
-        shared = overlap(self.momentum, num_batches)
-        return _with_square(loss, params, value, -shared * self.strength, self)
+        return _with_square(loss, params, value, self.coefficients(num_batches)[0], self)
 
     def shared(self, loss: LossFn, batches: Sequence[Batch]) -> list[SharedPart]:
         """(2L + τ)(η_e/4) ‖ḡ‖²."""
-        lag = self.momentum / (1 - self.momentum)
-        return [_FullGradient(loss, batches, (2 * lag + overlap(self.momentum, len(batches))) * self.strength, self)]
+        return [_FullGradient(loss, batches, self.coefficients(len(batches))[1], self)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 ARROWS = {
     "core": set(),
     "terms": {"core"},
-    "certify": {"analysis", "core", "models", "parallel", "terms"},
+    "certify": {"analysis", "core", "models", "objective", "parallel", "regularizers", "terms"},
     "verify": {"certify"},
     "__main__": set(),  # it imports a tool by its name
     "models": set(),
@@ -37,7 +37,18 @@ ARROWS = {
     "build": {"config", "lit", "core", "objective", "regularizers", "runs"},
     "run": {"build", "cli", "config", "runs", "sweep", "lit"},
     # A run is taken up where it ended: made again by what made it, found by its status.
-    "drift": {"catalogue", "core", "objective", "run", "runs", "config", "analysis", "parallel", "statistics"},
+    "drift": {
+        "catalogue",
+        "core",
+        "objective",
+        "regularizers",
+        "run",
+        "runs",
+        "config",
+        "analysis",
+        "parallel",
+        "statistics",
+    },
     "parallel": set(),
     "statistics": set(),
     "train": {"cli", "composition", "keys", "sweep", "run"},

@@ -25,6 +25,7 @@ from ireg.analysis.looks import drawn
 from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
 from ireg.certify.derivatives import CLOSE, of_networks
 from ireg.certify.edges import Edge, of_optimizers
+from ireg.certify.exchange import Order, all_exchanges
 from ireg.certify.identities import all_identities
 from ireg.certify.identity import Identity
 from ireg.errors import UserError
@@ -48,8 +49,8 @@ WIDTH = 160
 def certify(options: argparse.Namespace) -> int:
     """Do what the command line says; return the exit code.
 
-    It is 0 if all certificates pass, all edges and identities hold, and all derivatives of the networks are right, 1 if
-    not.
+    It is 0 if all certificates pass, all edges, identities and exchanges hold, and all derivatives of the networks are
+    right, 1 if not.
 
     Args:
         options: of `ireg.verify.parser`.
@@ -67,6 +68,7 @@ def certify(options: argparse.Namespace) -> int:
     if options.optimizer is None:
         right = show_edges(of_optimizers(), console)
         right &= show_identities(all_identities(), console)
+        right &= show_exchanges(all_exchanges(), console)
         right &= show_derivatives(of_networks(), console)
     if plot is not None:
         for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
@@ -198,7 +200,19 @@ def show_identities(identities: Mapping[str, Identity], console: Console) -> boo
     return _conclude(table, identities, "identities", console)
 
 
-def _conclude(table: Table, found: Mapping[str, Edge | Identity], what: str, console: Console) -> bool:
+def show_exchanges(exchanges: Mapping[str, Order], console: Console) -> bool:
+    """Print the orders of the explicit penalties; return whether all hold."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="explicit penalties", title_justify="left")
+    table.add_column("what")
+    for column in ("order", "slope", "slopes of controls", "verdict"):
+        table.add_column(column, justify="right")
+    for name, found in exchanges.items():
+        controls = ", ".join(f"{other} {slope:.2f}" for other, slope in found.controls.items())
+        table.add_row(name, f"{found.order}", f"{found.slope:.2f}", controls, _verdict(found.holds))
+    return _conclude(table, exchanges, "exchanges", console)
+
+
+def _conclude(table: Table, found: Mapping[str, Edge | Identity | Order], what: str, console: Console) -> bool:
     """Print a table and accepted controls; return whether all hold."""
     console.print(table)
     for name, one in found.items():

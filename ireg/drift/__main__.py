@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[2, 4, 8],
         metavar="R",
-        help="how many times smaller the references' steps are (default: 2 4 8)",
+        help="how many times smaller the references' steps are (default: 2 4 8); with --explicit the smallest",
     )
     parser.add_argument(
         "--shrinking",
@@ -61,6 +63,18 @@ def _parser() -> argparse.ArgumentParser:
         help="where to write (default: RUN/drift); of several runs DIR/RUN, and all together in DIR",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the orders (default: 0)")
+    parser.add_argument(
+        "--explicit",
+        action="store_true",
+        help="measure the exchange rate of finite steps and explicit penalty instead; writes explicit.json and .csv",
+    )
+    parser.add_argument(
+        "--step",
+        type=float,
+        default=0.01,
+        metavar="H",
+        help="with --explicit, length of the penalty's differences (default: 0.01)",
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
         "--processes", type=int, default=cores, metavar="N", help=f"how many orders at once (default: {cores})"
@@ -77,55 +91,85 @@ def _measure(options: argparse.Namespace) -> None:
     # Imported late: torch and lightning take seconds, which `--help` need not wait for.
     from ireg.drift.from_run import find_runs
     from ireg.drift.study import check
-    from ireg.drift.tables import require_own_files, text, write
+
+    kind = _explicit() if options.explicit else _drift()
 
     if options.shrinking is None:
         options.shrinking = options.refinements
     check(options.orders, options.refinements, options.shrinking, options.processes, options.seed, options.flow_lr)
+    if not 0 < options.step < math.inf:
+        raise UserError(f"--step {options.step:g}: must be a finite number above 0, like 0.01")
     folders = find_runs(options.runs)
     if options.output is not None:
-        require_own_files(options.output)
+        kind.require_own_files(options.output)
     results = []
     for folder in folders:
         output = folder / "drift" if options.output is None else options.output
         if options.output is not None and len(folders) > 1:
             output = options.output / folder.name
         try:
-            results.append(_result(folder, output, options))
+            results.append(_result(folder, output, options, kind))
         except UserError as error:
             if len(folders) == 1:
                 raise
             print(f"passed over: {error}", file=sys.stderr)
     if not results:
         raise UserError("none of the runs can be measured")
-    paths = write(results, options.output) if options.output is not None and len(results) > 1 else []
-    print(text(results))
+    paths = kind.write(results, options.output) if options.output is not None and len(results) > 1 else []
+    print(kind.text(results))
     for path in paths:
         print(f"wrote {path}")
 
 
-def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Kind:
+    """What is measured, and how it is written."""
+
+    file: str
+    chosen: Callable[[Any, argparse.Namespace], dict[str, Any]]
+    study: Callable[..., dict[str, Any]]
+    require_own_files: Callable[[Path], None]
+    write: Callable[..., list[Path]]
+    text: Callable[..., str]
+
+
+def _drift() -> _Kind:
+    from ireg.drift import study, tables
+
+    def chosen(start: Any, given: argparse.Namespace) -> dict[str, Any]:
+        return study.options(start, given.orders, given.refinements, given.shrinking, given.seed, given.flow_lr)
+
+    return _Kind("drift.json", chosen, study.study, tables.require_own_files, tables.write, tables.text)
+
+
+def _explicit() -> _Kind:
+    from ireg.drift import explicit
+
+    def chosen(start: Any, given: argparse.Namespace) -> dict[str, Any]:
+        return explicit.options(start, given.orders, min(given.refinements), given.step, given.seed)
+
+    return _Kind("explicit.json", chosen, explicit.study, explicit.require_own_files, explicit.write, explicit.text)
+
+
+def _result(folder: Path, output: Path, options: argparse.Namespace, kind: _Kind) -> dict[str, Any]:
     """Return what is measured of a run, or was already.
 
     Results with the same options are read from its output folder.
     """
     from ireg.drift.from_run import load
-    from ireg.drift.study import options as of_result
-    from ireg.drift.study import study
-    from ireg.drift.tables import require_own_files, write
 
     start = load(folder, seed=options.seed)
-    chosen = of_result(start, options.orders, options.refinements, options.shrinking, options.seed, options.flow_lr)
-    known = _known(output / "drift.json")
+    chosen = kind.chosen(start, options)
+    known = _known(output / kind.file)
     if known is not None and known["options"] == chosen:
         print(f"{output}: measured already, kept as it is; to measure again, delete the folder", file=sys.stderr)
         return known
     if not is_writable(output):  # said before the work
         raise UserError(f"{output}: cannot be written; choose another place with --output DIR")
     if options.output is not None:  # otherwise a folder of the run's
-        require_own_files(output)
-    result = study(start, chosen, processes=options.processes)
-    for path in write([result], output):
+        kind.require_own_files(output)
+    result = kind.study(start, chosen, processes=options.processes)
+    for path in kind.write([result], output):
         print(f"wrote {path}", file=sys.stderr)
     return result
 

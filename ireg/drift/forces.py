@@ -46,9 +46,13 @@ def mean_flow_at(problem: Problem, weights: Tensor, number: int, seen: Optimizer
         ValueError: an optimizer whose mean flow is not known.
     """
     batches, params = problem.partition("forces", number), problem.params(weights)
+    objective = problem.objective(problem.module, batches)
     with problem.measuring():
-        moments = gradient_moments(problem.loss, params, batches, needs=moments_needed(seen))
-        return mean_flow(problem.loss, params, batches, seen, moments)
+        if objective is None:
+            moments = gradient_moments(problem.loss, params, batches, needs=moments_needed(seen))
+            return mean_flow(problem.loss, params, batches, seen, moments)
+        moments = gradient_moments(objective.smooth, params, batches, needs=moments_needed(seen), method="loop")
+        return mean_flow(objective.smooth, params, batches, seen, moments, objective)
 
 
 def coefficients(problem: Problem) -> dict[str, float]:

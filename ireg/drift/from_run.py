@@ -85,6 +85,7 @@ def load(folder: Path, *, seed: int) -> Start:
             make_optimizer=classifier.make_optimizer,
             optimizer_state=_ordinary(checkpoint["optimizer_states"][0]),
             seed=seed,
+            regularizer=None if classifier.objective is None else classifier.objective.regularizer,
         )
         _ = problem.optimizer.memory  # raises where it never fades
     except (KeyError, IndexError, RuntimeError, ValueError) as error:

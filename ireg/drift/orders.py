@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ireg.core.functional import trained_parameters
 from ireg.core.moments import gradient_moments
 from ireg.core.moments.needs import Need
 from ireg.core.params import squared_norm
@@ -57,10 +58,15 @@ def order_of(problem: Problem, refinement: int, order: int, epoch: int) -> list[
 
 def train_epoch(module: nn.Module, optimizer: Optimizer, problem: Problem, indices: Sequence[Tensor]) -> None:
     """One epoch over these minibatches."""
-    for inputs, targets in problem.batches(indices):
+    batches = problem.batches(indices)
+    objective = problem.objective(module, batches)
+    for inputs, targets in batches:
         optimizer.zero_grad()
         with torch.enable_grad():
-            problem.criterion(module(inputs), targets).backward()
+            if objective is None:
+                problem.criterion(module(inputs), targets).backward()
+            else:
+                objective.evaluate(trained_parameters(module), (inputs, targets)).total.backward()
         optimizer.step()
 
 

@@ -20,7 +20,9 @@ from ireg.core.functional import ModuleLoss, couples_examples, functional_loss, 
 from ireg.core.moving import moving_parameters
 from ireg.core.optimizers import OptimizerView, rule_of, view
 from ireg.core.random import named_generator
-from ireg.core.types import Params
+from ireg.core.types import Batch, Params
+from ireg.objective import Objective
+from ireg.regularizers import Regularizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class Problem:
         make_optimizer: makes the optimizer of parameters.
         optimizer_state: its `state_dict()` of that moment.
         seed: of the orders.
+        regularizer: an explicit penalty that the steps descend beside the loss; None for the bare loss.
     """
 
     module: nn.Module
@@ -48,6 +51,7 @@ class Problem:
     make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     optimizer_state: dict[str, Any]
     seed: int
+    regularizer: Regularizer | None = None
 
     def begin(self) -> tuple[nn.Module, Optimizer]:
         """Return a copy of the network, and its optimizer.
@@ -91,6 +95,12 @@ class Problem:
     def loss(self) -> ModuleLoss:
         """The mean loss of a minibatch as a function of the parameters."""
         return functional_loss(self.module, self.criterion)
+
+    def objective(self, module: nn.Module, batches: Sequence[Batch]) -> Objective | None:
+        """What a copy of the network descends over an epoch's minibatches; None for the bare loss."""
+        if self.regularizer is None:
+            return None
+        return Objective(functional_loss(module, self.criterion), self.regularizer, batches)
 
     def moving(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """Return the moving parameters of a copy of the network.

@@ -11,7 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ireg.drift.problem import Problem
+from ireg.core.functional import gradient
+from ireg.core.types import Params
+from ireg.drift.problem import Problem, flattened
 
 PARTS = 4
 """A path is kept at its start, its end, and between at equal times, so many parts."""
@@ -24,6 +26,8 @@ def velocity(problem: Problem, weights: Tensor) -> Tensor:
 
     It is ḡ of all examples, weight decay included.
 
+    An explicit penalty is included, over one partition, the same everywhere.
+
     C is here the mean over the examples: that is C's mean over the partitions, whose last minibatch may be smaller.
     """
     leaves = {name: value.requires_grad_() for name, value in problem.params(weights.clone()).items()}
@@ -33,7 +37,19 @@ def velocity(problem: Problem, weights: Tensor) -> Tensor:
             loss = problem.loss(leaves, (inputs, targets))
         slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
         total += len(targets) / len(problem.targets) * torch.cat([slope.flatten() for slope in slopes]).double()
-    return total
+    return total if problem.regularizer is None else total + _penalty_slope(problem, leaves)
+
+
+def _penalty_slope(problem: Problem, leaves: Params) -> Tensor:
+    """∇R, the mean over the minibatches of a partition."""
+    batches = problem.partition("penalty")
+    objective = problem.objective(problem.module, batches)
+    assert objective is not None
+    with problem.measuring():
+        total = torch.stack([flattened(gradient(objective, leaves, batch)) for batch in batches]).mean(0)
+        total -= torch.stack([flattened(gradient(problem.loss, leaves, batch)) for batch in batches]).mean(0)
+        shared = objective.shared_slope({name: value.detach() for name, value in leaves.items()})
+    return total if shared is None else total + flattened(shared)
 
 
 def follow_flow(
