@@ -100,8 +100,12 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
         UserError: an optimizer or a term cannot be made from these values, or the two do not go together.
     """
     terms = {tag: _made_term(tag, entry) for tag, entry in active_terms(settings.terms).items()}
-    # `name` and `full_batch` are ours; the rest are the arguments of the optimizer's class.
-    arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
+    # `name` and `full_batch` are ours, the rest are arguments of the class. In Python `from` is no name.
+    arguments = {
+        {"from": "first", "to": "second"}.get(key, key): value
+        for key, value in settings.optimizer.items()
+        if key not in ("name", "full_batch")
+    }
     with user_errors(f"optimizer={settings.optimizer['name']}"):
         # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.
         optimizer: Callable[..., Any] = instantiate(arguments, _convert_="all")

@@ -10,6 +10,8 @@ VALID_STRENGTH = 0.3
 
 _SMITH = "[Smith et al. 2021](https://arxiv.org/abs/2101.12176)"
 _BARRETT = "[Barrett & Dherin 2021](https://arxiv.org/abs/2009.11162)"
+_SWITCH = "runs with optimizer=switch"
+_SWATS = "[Keskar & Socher 2017](https://arxiv.org/abs/1712.07628)"
 _OWN = "[theory](theory.md), section 6"
 _FLOW = "[theory](theory.md), section 7"
 _SMALL = "small η"
@@ -95,6 +97,22 @@ CATALOGUE: dict[str, Quantity] = {
         source="[explicit regularization](explicit.md)",
         validity="runs with a regularizer",
         axis="explicit penalty",
+    ),
+    "switch/phase": Quantity(title="optimizer at work: 1 before the switch, 2 after it", unit="1", validity=_SWITCH),
+    "switch/lr": Quantity(title="learning rate of the optimizer at work", unit="1", validity=_SWITCH),
+    "switch/gamma": Quantity(
+        title="rate of the gradient's step as long as the optimizer's",
+        formula="γ = pᵀp/(−pᵀg)",
+        unit="1",
+        source=_SWATS,
+        validity=f"{_SWITCH} and optimizer.at=swats",
+    ),
+    "switch/estimate": Quantity(
+        title="its running mean, bias corrected",
+        formula="λ̂",
+        unit="1",
+        source=_SWATS,
+        validity=f"{_SWITCH} and optimizer.at=swats",
     ),
     "ireg/sgd": Quantity(
         title="SGD's implicit regularizer, for every optimizer",

@@ -38,6 +38,8 @@ ALWAYS_MEASURED = (
 )
 PENALTY = "penalty/value"
 """What rows of runs with a regularizer hold beside that."""
+SWITCH = ("switch/phase", "switch/lr", "switch/gamma", "switch/estimate")
+"""What rows of runs with an optimizer that switches hold beside that, the last two with SWATS."""
 INTERVAL = "every"
 """Key of a group of terms, beside those of its terms."""
 TERM_SETTINGS = ("every", "num_batches", "method")
@@ -301,13 +303,14 @@ def _model_ranges(model: dict[str, Any]) -> Iterator[Check]:
 
 
 def _optimizer_ranges(settings: Config) -> Iterator[Check]:
-    name, lr = settings.optimizer.get("name"), settings.optimizer.get("lr")
+    name = settings.optimizer.get("name")
     yield "optimizer.name", name, isinstance(name, str), "must be a word, which tables and figures take"
     yield _target("optimizer", settings.optimizer, "torch.optim.SGD")
     full = settings.optimizer.get("full_batch", False)
     yield "optimizer.full_batch", full, isinstance(full, bool), "must be true or false"
+    key = "first_lr" if "first_lr" in settings.optimizer else "lr"  # the other is then the rate after a switch
     what = f"the learning rate is set at the top level only (lr={settings.lr:g} there); use lr=…"
-    yield "optimizer.lr", lr, lr == settings.lr, what
+    yield f"optimizer.{key}", settings.optimizer.get(key), settings.optimizer.get(key) == settings.lr, what
     for kernel in ("foreach", "fused"):
         free = kernel not in settings.optimizer or settings.trainer.get("fused", False) is not True
         what = "trainer.fused=true chooses the optimizer's kernel, too; leave one of them out"

@@ -14,6 +14,7 @@ from ireg.core import moments
 from ireg.data import labels
 from ireg.errors import UserError
 from ireg.objective import CRITERIA
+from ireg.optim import Switch
 from ireg.trainer_arguments import FUSED
 from tests.terms.test_curvature import CURVATURE
 from tests.terms.test_size import SIZE
@@ -47,6 +48,7 @@ OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}),
     "nadam": (torch.optim.NAdam, {"betas": [0.9, 0.999], "eps": 1e-8, "momentum_decay": 0.004}),
     "adafactor": (torch.optim.Adafactor, {"beta2_decay": -0.8, "d": 1.0, "weight_decay": 0}),
+    "switch": (Switch, {"lr": 0.125}),
     "muon": (getattr(torch.optim, "Muon", None), {"momentum": 0.95, "weight_decay": 0}),
 }
 
@@ -56,7 +58,10 @@ def test_optimizer(composed, name):
     settings = read(composed(f"optimizer={name}", "lr=0.125"))
     assert settings.optimizer["name"] == name
     assert settings.optimizer.get("full_batch", False) == (name == "gd")
-    arguments = {key: value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")}
+    renamed = {"from": "first", "to": "second"}
+    arguments = {
+        renamed.get(key, key): value for key, value in settings.optimizer.items() if key not in ("name", "full_batch")
+    }
     expected_class, expected = OPTIMIZERS[name]
     if expected_class is None:
         pytest.skip(f"NOT TESTED: {name} needs a newer torch")
@@ -256,6 +261,7 @@ def test_no_file_is_untested():
         "paper",
         "separable",
         "spikes",
+        "swats",
         "theory",
         "tune",
     ]

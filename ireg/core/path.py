@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ireg.core.moments.needs import needs_path
-from ireg.core.optimizers import RULES, OptimizerView
+from ireg.core.optimizers import RULES, OptimizerView, acting
 from ireg.core.optimizers.view import Group
 from ireg.core.params import sum_type
 
@@ -87,6 +87,7 @@ class PathRecorder:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self._parts: list[list[_Part]] | None = None  # by parameter group
+        self._class: type[Optimizer] | None = None  # of which the rule is
         self._rule: type[OptimizerView] | None = None  # None, too, where what it remembers does not fade
         # Held weakly: an optimizer should not keep alive what nobody else does.
         handle = optimizer.register_step_post_hook(partial(_after_step, weakref.ref(self)))
@@ -95,7 +96,7 @@ class PathRecorder:
     @torch.no_grad()
     def start(self) -> None:
         """Begin with the present weights."""
-        self._rule = RULES.get(type(self.optimizer))
+        self._follow()
         self._parts = [
             [_Part(parameter, first) for parameter in group["params"] for first in _firsts(parameter)]
             for group in self.optimizer.param_groups
@@ -125,6 +126,8 @@ class PathRecorder:
 
     def _followed(self) -> Iterator[tuple[_Buffer | None, _Part, Mapping[str, Any]]]:
         """Yield the parts, each with buffer and torch's state."""
+        if type(acting(self.optimizer)) is not self._class:  # it has switched
+            self._follow()
         # The optimizer's groups as they are now: loading a state makes new ones.
         for group, parts in zip(self.optimizer.param_groups, self._parts or [], strict=False):
             known: dict[int, _Buffer | None] = {}  # by the number of steps, on which bias corrections depend
@@ -134,6 +137,11 @@ class PathRecorder:
                 if steps not in known:
                     known[steps] = self._buffer(group, steps)
                 yield known[steps], part, slots
+
+    def _follow(self) -> None:
+        """Take the rule of the optimizer at work."""
+        self._class = type(acting(self.optimizer))
+        self._rule = RULES.get(self._class)
 
     def _buffer(self, group: Group, steps: int) -> _Buffer | None:
         """Return what is known of a group's buffer.
@@ -192,7 +200,11 @@ class _Part:
         step = self._last.sub_(now)  # s
         square = torch.dot(step, step)
         self._walked += square
-        if buffer is None or self.parameter.grad is None:  # torch leaves the buffer of such a parameter alone
+        if buffer is None and self._owed is not None:  # an optimizer that has switched has dropped what was owed
+            settled = self._owed.add_(step)
+            self._settled_walked += torch.dot(settled, settled)
+            self._owed = None
+        elif buffer is None or self.parameter.grad is None:  # torch leaves the buffer of such a parameter alone
             self._settled_walked += square
         else:
             if self._owed is None:

@@ -183,7 +183,7 @@ def follow_sgd(
 
 
 def reordered(problem: Problem, order: int, epoch: int) -> list[Tensor]:
-    """The minibatches of an order, in the first epoch as they are, then shuffled."""
+    """The minibatches of an order, shuffled after the first epoch."""
     pair, backwards = divmod(order, 2)
     indices = order_of(problem, 1, 2 * pair, 0)
     whole = len(problem.targets) // problem.batch_size
@@ -195,7 +195,9 @@ def reordered(problem: Problem, order: int, epoch: int) -> list[Tensor]:
 
 
 def compare(implicit: Sequence[Tensor], explicit: Sequence[Tensor], leading: Sequence[Tensor]) -> dict[str, Estimate]:
-    """Fit I ≈ k E, with standard errors by the jackknife over pairs of orders.
+    """Fit I ≈ k E, with standard errors.
+
+    They are those of the jackknife over pairs of orders.
 
     Products are taken over different pairs, so that noise does not add to them.
 
@@ -230,7 +232,7 @@ def _shifted(chosen: Sequence[int], by: int) -> list[int]:
 
 
 def numbers(products: np.ndarray) -> dict[str, float]:
-    """What the inner products of I, E and the displacement say, see `exchange`."""
+    """What the inner products say, see `exchange`."""
     own, cross, other, whole = products[0, 0], products[0, 1], products[1, 1], products[2, 2]
     left = own - 2 * cross + other
     return {
@@ -246,7 +248,7 @@ def _ratio(upper: float, lower: float) -> float:
 
 
 def _root_of_ratio(upper: float, lower: float) -> float:
-    """√(a/b); an estimate of a square that falls below 0 counts as 0."""
+    """√(a/b), 0 for an estimate of a square below 0."""
     return math.sqrt(max(upper, 0.0) / lower) if lower > 0 else math.nan
 
 
@@ -276,7 +278,7 @@ def write(results: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
 
 
 def _rows(result: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """Yield the tidy table's rows, a number each; empty where there is none."""
+    """Yield the tidy table's rows, a number each."""
     for method, found in result["exchange"].items():
         for name, estimate in found.items():
             yield [*(result[key] for key in HEADER[:4]), method, name, *estimate]

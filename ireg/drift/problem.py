@@ -97,7 +97,10 @@ class Problem:
         return functional_loss(self.module, self.criterion)
 
     def objective(self, module: nn.Module, batches: Sequence[Batch]) -> Objective | None:
-        """What a copy of the network descends over an epoch's minibatches; None for the bare loss."""
+        """What a copy of the network descends over an epoch.
+
+        None for the bare loss.
+        """
         if self.regularizer is None:
             return None
         return Objective(functional_loss(module, self.criterion), self.regularizer, batches)

@@ -29,11 +29,13 @@ from ireg.core.snapshot import Snapshot, Term
 from ireg.data.batches import ShuffledBatches
 from ireg.lit.data import NoisyImages
 from ireg.lit.fit import TrainingFit
-from ireg.lit.trial import step_or_overflow, try_out
+from ireg.lit.trial import errors_of, step_or_overflow, try_out
 from ireg.measurement import evaluate, require_estimates, take_snapshot
 from ireg.objective import CRITERIA, Criterion, Objective
+from ireg.optim import Switch
 from ireg.regularizers import Regularizer
 from ireg.runs.metrics import is_finite
+from ireg.terms.named import TERMS
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +194,11 @@ class Classifier(L.LightningModule):
 
         One too large for the weights' type makes them nan, so that the run ends as diverged.
         """
-        step_or_overflow(optimizer, optimizer_closure)
+        if self._switch is None:
+            step_or_overflow(optimizer, optimizer_closure)
+            return
+        with errors_of("optimizer=switch"):
+            step_or_overflow(optimizer, optimizer_closure)
 
     def optimizer_zero_grad(self, epoch: int, batch_index: int, optimizer: Optimizer) -> None:
         """Drop the gradients, as `optimizer.zero_grad()` does.
@@ -236,6 +242,8 @@ class Classifier(L.LightningModule):
     def on_train_start(self) -> None:
         """Record row 0, or continue after the rows there are."""
         self.recorder = recorder_for(self.terms.values(), self._optimizer)
+        if self._switch is not None:
+            self._switch.measure = self._measured_for_switch
         if self.current_epoch > 0:
             self._clock = time.perf_counter()
         else:
@@ -256,6 +264,9 @@ class Classifier(L.LightningModule):
             self.diverged = True
             self.trainer.should_stop = True
         self._record(self.current_epoch + 1, row, self.minibatches)
+        if self._switch is not None and not self.diverged:
+            with errors_of("optimizer=switch"):
+                self._switch.end_epoch(self.current_epoch + 1, row["train/loss"])
 
     def _record(self, epoch: int, row: dict[str, float], minibatches: Sequence[Tensor]) -> None:
         """Complete the row, and give it to the loggers.
@@ -275,13 +286,27 @@ class Classifier(L.LightningModule):
             row = {"train/loss": fit.loss(), "train/error": fit.error()}
             if self.objective is not None:
                 row["penalty/value"] = self._penalty(minibatches)
-        row = row | test | fit.shares() | values | times
+        switch = {} if self._switch is None else self._switch.numbers()
+        row = row | test | fit.shares() | switch | values | times
         now = time.perf_counter()
         row["time/epoch"], self._clock = now - self._clock, now
         # Where callbacks like EarlyStopping look. `log_dict` would make a metric of each number, of which there is one.
         self.trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in row.items()})
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step=epoch)
+
+    @property
+    def _switch(self) -> Switch | None:
+        return self._optimizer if isinstance(self._optimizer, Switch) else None
+
+    def _measured_for_switch(self, tags: Sequence[str]) -> dict[str, float]:
+        """Terms at the present weights, over the epoch's minibatches."""
+        loader = self.trainer.train_dataloader
+        assert isinstance(loader, ShuffledBatches)
+        minibatches = loader.indices(self.current_epoch)
+        terms = {tag: TERMS[tag] for tag in tags}
+        with measuring(self.model):
+            return evaluate(terms, self.snapshot(self.current_epoch, minibatches, terms))
 
     def _terms_of(self, epoch: int) -> dict[str, Term]:
         """The terms that are measured after an epoch, by tag."""

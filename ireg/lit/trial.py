@@ -63,7 +63,7 @@ def try_out(classifier: Classifier) -> None:
     """
     model, device = classifier.model, classifier.trainer.strategy.root_device
     batches = _batches(classifier, device)
-    with _errors_of(f"model: {type(model).__name__} cannot be copied"):
+    with errors_of(f"model: {type(model).__name__} cannot be copied"):
         copied = copy.deepcopy(model)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(named_seed("trial"))
@@ -103,11 +103,11 @@ def _try_network(model: nn.Module, batch: Batch, classifier: Classifier) -> None
         return _loss(classifier.criterion, model(inputs), targets, classifier.data.num_classes)
 
     with classifier.trainer.precision_plugin.forward_context(), torch.no_grad():
-        with _errors_of(f"model: {name} on a minibatch of {images}", remedy):
+        with errors_of(f"model: {name} on a minibatch of {images}", remedy):
             trained, again = loss(0), loss(1)
             with measuring(model):
                 measured = loss(0)
-        with evaluating(model), _errors_of(f"model: {name} in evaluation on {images}"):
+        with evaluating(model), errors_of(f"model: {name} in evaluation on {images}"):
             loss(0)
     if trained == again and not math.isclose(trained, measured, rel_tol=CLOSE) and math.isfinite(trained + measured):
         raise UserError(
@@ -134,7 +134,7 @@ def _loss(criterion: Criterion, outputs: Any, targets: Tensor, num_classes: int)
 
 
 def _try_step_and_terms(model: nn.Module, batches: list[Batch], classifier: Classifier) -> None:
-    with _errors_of("optimizer"):
+    with errors_of("optimizer"):
         optimizer = classifier.make_optimizer(model.parameters())
     _try_terms(model, optimizer, batches, classifier)
     for batch in [*batches, batches[0]]:  # two at least: a first step may be another than those after it
@@ -154,7 +154,7 @@ def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: 
     def evaluated() -> Tensor:
         nonlocal evaluations
         evaluations += 1
-        with _errors_of(f"model: {type(model).__name__} on a backward pass"):
+        with errors_of(f"model: {type(model).__name__} on a backward pass"):
             with classifier.trainer.precision_plugin.forward_context():
                 loss = _descended(classifier, model, batch)
             if not loss.requires_grad:
@@ -163,7 +163,7 @@ def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: 
             loss.backward()
         return loss
 
-    with _errors_of(f"optimizer: a step of {type(optimizer).__name__}"):
+    with errors_of(f"optimizer: a step of {type(optimizer).__name__}"):
         step_or_overflow(optimizer, evaluated)
         if evaluations != 1:
             raise ValueError(
@@ -178,7 +178,7 @@ def _descended(classifier: Classifier, model: nn.Module, batch: Batch) -> Tensor
     if objective is None:
         inputs, targets = batch
         return classifier.criterion(model(inputs), targets)
-    with _errors_of("regularizer"):
+    with errors_of("regularizer"):
         return objective.evaluate(trained_parameters(model), batch).total
 
 
@@ -191,7 +191,7 @@ def _objective(classifier: Classifier, model: nn.Module, batches: list[Batch]) -
 def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], classifier: Classifier) -> None:
     if not classifier.terms:
         return
-    with measuring(model), _errors_of("terms"):
+    with measuring(model), errors_of("terms"):
         snapshot = take_snapshot(
             model,
             batches,
@@ -204,12 +204,12 @@ def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], cla
             objective=_objective(classifier, model, batches),
         )
         for tag, term in classifier.terms.items():
-            with _errors_of(f"term {tag}"):
+            with errors_of(f"term {tag}"):
                 evaluate({tag: term}, snapshot)
 
 
 @contextmanager
-def _errors_of(what: str, remedy: str = "") -> Iterator[None]:
+def errors_of(what: str, remedy: str = "") -> Iterator[None]:
     """Say in one line whose error it is.
 
     A network, an optimizer or a term may raise any.

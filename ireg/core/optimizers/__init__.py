@@ -6,7 +6,7 @@ A further rule is a file here with a class that `view.rule` registers, and an im
 from ireg.core.optimizers import adagrad, adam, nadam, rmsprop, sgd
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, overlap, reciprocal_root
 from ireg.core.optimizers.reading import WithoutRule, view
-from ireg.core.optimizers.view import RULES, OptimizerView, rule_of
+from ireg.core.optimizers.view import RULES, OptimizerView, acting, rule_of
 
 __all__ = [
     "RULES",
@@ -15,6 +15,7 @@ __all__ = [
     "OptimizerView",
     "SecondMoment",
     "WithoutRule",
+    "acting",
     "adagrad",
     "adam",
     "nadam",

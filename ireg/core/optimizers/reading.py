@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
-from ireg.core.optimizers.view import RULES, Group, OptimizerView, State
+from ireg.core.optimizers.view import RULES, Group, OptimizerView, State, acting
 from ireg.core.params import sum_type
 
 
@@ -102,6 +102,7 @@ def view(
         ValueError: a parameter that it does not hold, an optimizer that maximizes, rates that are no finite numbers, or
             groups whose rates change by other factors within the epoch.
     """
+    optimizer = acting(optimizer)
     groups = _groups(optimizer, moving)
     if any(group.get("maximize", False) for group in optimizer.param_groups):
         raise ValueError("maximize=True: the terms are those of descent; minimize the negative loss instead")

@@ -288,6 +288,14 @@ def rule(kind: str, optimizer: type[Optimizer]) -> Callable[[Rule], Rule]:
     return register
 
 
+def acting(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer that takes the steps.
+
+    It is the one at work where an optimizer switches between several, and has it as `acting`.
+    """
+    return getattr(optimizer, "acting", optimizer)
+
+
 def rule_of(optimizer: type[Optimizer]) -> type[OptimizerView]:
     """Find the rule of an optimizer's class.
 

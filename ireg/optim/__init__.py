@@ -1,0 +1,5 @@
+"""Optimizers of our own."""
+
+from ireg.optim.switch import Switch
+
+__all__ = ["Switch"]
