@@ -252,6 +252,7 @@ def test_no_file_is_untested():
     assert options("data") == sorted(DATA)
     assert options("experiment") == [
         "architectures",
+        "basins",
         "datasets",
         "demo",
         "drift",

@@ -17,6 +17,7 @@ ARROWS = {
     "models": set(),
     "data": {"core"},
     "regularizers": {"core"},
+    "basins": {"analysis", "core", "drift", "optim", "parallel", "statistics"},
     "objective": {"core", "regularizers"},
     "optim": {"core"},
     "assets": set(),

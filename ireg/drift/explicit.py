@@ -102,8 +102,8 @@ def exchange(
         processes: how many orders at once.
 
     Returns:
-        By method of the penalty, numbers with standard errors: `k`, `cosine` of I and E, `left`: ‖large − penalized‖
-        over ‖I‖, and `implicit`: ‖I‖ over the length of the leading displacement.
+        By method of the penalty, numbers with standard errors: `k`, `cosine` of I and E, `left`:
+        ‖large − penalized‖²/‖I‖², and `implicit`: ‖I‖ over the length of the leading displacement.
 
     Raises:
         UserError: another optimizer, weight decay, or a penalty in the run itself.
@@ -238,7 +238,7 @@ def numbers(products: np.ndarray) -> dict[str, float]:
     return {
         "k": _ratio(cross, other),
         "cosine": _ratio(cross, math.sqrt(own * other) if own > 0 and other > 0 else 0.0),
-        "left": _root_of_ratio(left, own),
+        "left": left / own if own > 0 else math.nan,
         "implicit": _root_of_ratio(own, whole),
     }
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ireg.config import Config
 from ireg.drift.problem import Problem
 from ireg.errors import UserError
@@ -30,6 +32,7 @@ class Start:
         ended: when, as its status has it.
         config: its configuration.
         problem: its network, data and optimizer after its last epoch.
+        test: inputs and labels of its test examples.
     """
 
     folder: Path
@@ -37,6 +40,7 @@ class Start:
     ended: str
     config: Config
     problem: Problem
+    test: tuple[Tensor, Tensor]
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -91,7 +95,12 @@ def load(folder: Path, *, seed: int) -> Start:
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder / CHECKPOINT}: {' '.join(str(error).split())}") from error
     return Start(
-        folder=folder, epoch=int(status["epochs_done"]), ended=status["ended"], config=settings, problem=problem
+        folder=folder,
+        epoch=int(status["epochs_done"]),
+        ended=status["ended"],
+        config=settings,
+        problem=problem,
+        test=(data.test_inputs.to(problem.inputs), data.test_labels.observed),
     )
 
 

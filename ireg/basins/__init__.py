@@ -1,0 +1,1 @@
+"""Forks of training from one checkpoint, and the barriers between their ends."""
