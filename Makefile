@@ -50,9 +50,10 @@ test-minima: ## The same with the oldest dependencies allowed, in .venv-minima (
 	$(MINIMA)/bin/pip install $(PIP) --requirement $(MINIMA)/pins.txt --editable '.[parallel,test]'
 	$(MINIMA)/bin/python -m pytest $(SPREAD)
 
-bench: install ## Measure epochs, terms and curvature; writes tables on three pages of docs (about 40 minutes)
+bench: install ## Measure epochs, terms and curvature; writes tables on four pages of docs (about 40 minutes)
 	$(RUN) -m benchmarks.methods
 	$(RUN) -m benchmarks.costs
+	$(RUN) -m benchmarks.penalties
 	$(RUN) -m benchmarks.epoch
 
 $(VENV)/site: $(VENV)/installed

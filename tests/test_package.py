@@ -22,7 +22,8 @@ def test_the_tools_are_listed_and_run(capsys):
     assert capsys.readouterr().out == f"ireg {ireg.__version__}\n"
     assert main(["trian"]) == 2
     assert capsys.readouterr().err == (
-        "error: trian: no such command; choose one of train, analysis, browse, sweep, run, data, basins, drift, verify\n"
+        "error: trian: no such command; choose one of train, analysis, browse, sweep, run, data, basins, drift, "
+        "verify\n"
     )
     assert main(["analysis", "nowhere"]) == 2
     assert "nowhere is not a folder" in capsys.readouterr().err.replace("'", "")

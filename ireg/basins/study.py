@@ -11,6 +11,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ireg.analysis.looks import drawn
 from ireg.basins.barriers import Curve, Examples, along_line, barrier, distance
 from ireg.basins.forks import Fork, fork, rates
@@ -119,13 +121,15 @@ def between(problem: Problem, one: Fork, other: Fork, test: Any) -> dict[str, An
         "test": Examples(inputs=test[0], labels=test[1]),
     }
     layers = layers_of(problem.module, problem.inputs.ndim)
-    ends = {"as_is": (one.params, other.params)}
+    ends = (one.params, other.params)
+    found = {"as_is": {"curve": along_line(problem.loss, ends, examples), "distance": distance(ends)}}
     if layers is not None:
-        ends["matched"] = (one.params, matched(one.params, other.params, layers))
-    return {
-        kind: {"curve": along_line(problem.loss, both, examples), "distance": distance(both)}
-        for kind, both in ends.items()
-    }
+        near = (one.params, matched(one.params, other.params, layers))
+        if all(torch.equal(value, near[1][name]) for name, value in other.params.items()):  # nothing was permuted
+            found["matched"] = found["as_is"]
+        else:
+            found["matched"] = {"curve": along_line(problem.loss, near, examples), "distance": distance(near)}
+    return found
 
 
 def values(result: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,72 @@
+"""`python -m benchmarks.basins FOLDER`: the barriers that `ireg basins` has measured.
+
+From FOLDER's basins.csv it writes docs/data/basins.csv, the mean of each two optimizers' pairs by run, and the table of
+docs/explicit.md; a test compares them.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.study import DATA, markdown, published
+from ireg.basins.study import QUANTITIES
+from ireg.command import framed, run_as_process
+from ireg.files import replacing
+from ireg.statistics import mean_interval
+
+CSV = DATA / "basins.csv"
+KEYS = ["run", "first", "second", "matched", "quantity"]
+
+
+def measured(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return means over the pairs with different orders, by run.
+
+    Args:
+        pairs: of basins.csv.
+    """
+    others = pairs[pairs["first_order"] != pairs["second_order"]]
+    return others.groupby(KEYS, sort=False)["value"].mean().reset_index()
+
+
+def table(means: pd.DataFrame) -> str:
+    """Write the table of docs/explicit.md."""
+    lines = []
+    as_is = means[~means["matched"]]
+    values = {key: rows.set_index("run")["value"] for key, rows in as_is.groupby(["first", "second", "quantity"])}
+    for one, other in as_is[["first", "second"]].drop_duplicates().itertuples(index=False):
+        cells = [f"{one}, another order" if one == other else f"{one} and {other}"]
+        for quantity in QUANTITIES:
+            own = values[one, other, quantity]
+            cells.append(_written(own))
+        for quantity in ("train/loss", "test/error"):
+            if one == other:
+                cells.append("")
+                continue
+            floor = (values[one, one, quantity] + values[other, other, quantity]) / 2
+            cells.append(_written(values[one, other, quantity] - floor))
+        lines.append(cells)
+    head = ["ends", *QUANTITIES, "train/loss above the floor", "test/error above the floor"]
+    return markdown(head, lines)
+
+
+def _written(values: pd.Series) -> str:
+    interval = mean_interval(values.tolist())
+    return f"{interval.mean:.3g} ± {interval.half:.2g}"
+
+
+@framed
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write file and page, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.basins", description="Write docs/data/basins.csv.")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="of ireg basins --output")
+    found = measured(pd.read_csv(parser.parse_args(arguments).folder / "basins.csv"))
+    with replacing(CSV) as temporary:
+        found.to_csv(temporary, index=False, float_format="%.5g")
+    print(published("basins", table(pd.read_csv(CSV)), "docs/explicit.md"))
+    return 0
+
+
+if __name__ == "__main__":
+    run_as_process(main)

@@ -1,0 +1,54 @@
+"""`python -m benchmarks.exchange FOLDER …`: the exchange rates that `ireg drift --explicit` has measured.
+
+From the explicit.csv of each folder it writes docs/data/exchange.csv, and the table of docs/explicit.md; a test
+compares them.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.study import DATA, markdown, published
+from ireg.command import framed, run_as_process
+from ireg.files import replacing
+
+CSV = DATA / "exchange.csv"
+
+
+def table(rates: pd.DataFrame) -> str:
+    """Write the table of docs/explicit.md."""
+    lines = []
+    for (optimizer, activation, rate, size, method), rows in rates.groupby(
+        ["optimizer", "activation", "lr", "batch_size", "method"], sort=False
+    ):
+        cells = [optimizer, activation, f"{rate:g}", f"{size:g}", method]
+        for quantity in ("k", "cosine", "left", "implicit"):
+            row = rows[rows["quantity"] == quantity].iloc[0]
+            cells.append("–" if pd.isna(row["value"]) else f"{row['value']:.3f} ± {row['error']:.3f}")
+        lines.append(cells)
+    head = ["optimizer", "activation", "η", "batch", "penalty by", "k", "cosine", "left of ‖I‖²", "‖I‖ of the path"]
+    return markdown(head, lines)
+
+
+def _of(folder: Path) -> pd.DataFrame:
+    found = pd.read_csv(folder / "explicit.csv")
+    found.insert(1, "activation", found["run"].str.extract(r"activation=(\w+?)_", expand=False).fillna("relu"))
+    return found.drop(columns="run")
+
+
+@framed
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write file and page, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exchange", description="Write docs/data/exchange.csv.")
+    parser.add_argument("folders", metavar="FOLDER", nargs="+", type=Path, help="of ireg drift --explicit --output")
+    rates = pd.concat([_of(folder) for folder in parser.parse_args(arguments).folders])
+    with replacing(CSV) as temporary:
+        rates.to_csv(temporary, index=False, float_format="%.5g")
+    print(published("exchange", table(pd.read_csv(CSV)), "docs/explicit.md"))
+    return 0
+
+
+if __name__ == "__main__":
+    run_as_process(main)

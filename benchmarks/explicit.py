@@ -1,0 +1,77 @@
+"""`python -m benchmarks.explicit multirun/explicit`: penalties in place of large rates and small minibatches.
+
+From the runs of docs/explicit.md it writes docs/data/explicit.csv, a row a run and training loss. The page's tables are
+made from that file; a test compares them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.study import DATA, markdown, published, written
+from ireg.command import framed, run_as_process
+from ireg.statistics import mean_interval
+
+CSV = DATA / "explicit.csv"
+LOSSES = (1.3, 1.0, 0.7, 0.5)
+"""Training losses at which runs are compared."""
+SETTING = ["lr", "batch_size", "regularizer.name", "regularizer.method", "regularizer.strength"]
+TAGS = ("test/error", "fit/memorized")
+
+
+def measured(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a run and training loss.
+
+    It is of where the loss is first reached: linear in its logarithm between the epochs around it.
+
+    Args:
+        table: of `ireg.load`.
+    """
+    found = []
+    for run, rows in table.groupby("run"):
+        seen = rows.sort_values("epoch").reset_index(drop=True)
+        logs = np.log(seen["train/loss"].to_numpy())
+        setting = {key: seen[key].iloc[0] for key in (*SETTING, "seed")}
+        for loss in LOSSES:
+            after = int(np.argmax(logs <= np.log(loss)))
+            if not after:
+                continue
+            share = float((logs[after - 1] - np.log(loss)) / (logs[after - 1] - logs[after]))
+            at = {tag: float((1 - share) * seen[tag][after - 1] + share * seen[tag][after]) for tag in ("epoch", *TAGS)}
+            found.append({**setting, "run": run, "loss": loss, **at})
+    return pd.DataFrame(found).drop(columns="run").sort_values([*SETTING, "seed", "loss"], ascending=False)
+
+
+def table(runs: pd.DataFrame) -> str:
+    """Write the table of docs/explicit.md."""
+    head = ["η", "batch", "penalty", "λ", "seeds", *(f"test error at loss {loss:g}" for loss in LOSSES)]
+    lines = []
+    for setting, rows in runs.groupby(SETTING, dropna=False, sort=True):
+        rate, size, name, method, strength = setting
+        penalty = "none" if name == "none" else f"{name}, {method}"
+        cells = [f"{rate:g}", f"{size:g}", penalty, "0" if name == "none" else f"{strength:g}"]
+        cells.append(f"{rows['seed'].nunique()}")
+        for loss in LOSSES:
+            interval = mean_interval(rows[rows["loss"] == loss]["test/error"].tolist())
+            cells.append(_percent(interval.mean, interval.half))
+        lines.append(cells)
+    return markdown(head, lines)
+
+
+def _percent(mean: float, half: float) -> str:
+    if np.isnan(mean):
+        return "–"
+    return f"{100 * mean:.1f} %" if np.isnan(half) else f"{100 * mean:.1f} ± {100 * half:.1f} %"
+
+
+@framed
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write file and page, and print the table."""
+    _, runs = written("explicit", measured, arguments)
+    print(published("explicit", table(runs), "docs/explicit.md"))
+    return 0
+
+
+if __name__ == "__main__":
+    run_as_process(main)
