@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ from torch import Tensor
 from ireg.core.batches import split_batch
 from ireg.core.hessian import MeanHessian, third_derivative
 from ireg.core.optimizers import overlap
-from ireg.core.params import add_scaled, displaced, inner_product, squared_norm
+from ireg.core.params import displaced, squared_norm
 from ireg.core.repeated import Repeated
 from ireg.core.types import Batch, LossFn, Params
 
@@ -153,7 +153,9 @@ class Norm(Regularizer):
             norm = torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
             return Penalized(value + self.strength * norm, self.strength * norm.detach())
         slopes, norm, bent = _along_gradient(loss, params, value, self.step)
-        return _linear(params, add_scaled(slopes, bent, self.strength), value, self.strength * norm)
+        return _linear(
+            params, _add_in_place(slopes, bent, self.strength / (2 * self.step)), value, self.strength * norm
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +189,7 @@ class Micro(Regularizer):
         slopes, penalty = _slopes(value, params), torch.zeros_like(value.detach())
         for part in parts:
             _, norm, bent = _along_gradient(loss, params, loss.of(params, part), self.step, part)
-            slopes = add_scaled(slopes, bent, share / 2 * float(norm))
+            slopes = _add_in_place(slopes, bent, share / 2 * float(norm) / (2 * self.step))
             penalty += share / 4 * norm.square()
         return _linear(params, slopes, value, penalty)
 
@@ -373,35 +375,57 @@ def _with_square(loss: Repeated, params: Params, value: Tensor, strength: float,
         penalty = strength / 4 * _square(value, params)
         return Penalized(value + penalty, penalty.detach())
     slopes, norm, bent = _along_gradient(loss, params, value, how.step)
-    return _linear(params, add_scaled(slopes, bent, strength / 2 * float(norm)), value, strength / 4 * norm.square())
+    factor = strength / 2 * float(norm) / (2 * how.step)
+    return _linear(params, _add_in_place(slopes, bent, factor), value, strength / 4 * norm.square())
 
 
 def _along_gradient(
     loss: Repeated, params: Params, value: Tensor, step: float, batch: Batch | None = None
 ) -> tuple[Params, Tensor, Params]:
-    """Return g, ‖g‖, and H g/‖g‖ by central differences.
+    """Return g, ‖g‖, and twice H g/‖g‖ times h by central differences.
 
-    It is [g(ω + hv) − g(ω − hv)]/2h with v = g/‖g‖: what is left is O(h²), where forward differences leave O(h).
+    The last is g(ω + hv) − g(ω − hv) with v = g/‖g‖. The error of H g/‖g‖ is O(h²), of forward differences O(h).
     """
     slopes = _slopes(value, params)
     norm = squared_norm(slopes).sqrt()
     if not float(norm) > 0:  # also nan, which is to be seen in the gradient
         return slopes, norm, {name: norm * slope for name, slope in slopes.items()}
-    ends = []
+    held, ends = {name: param.detach() for name, param in params.items()}, []
     for length in (step, -step):
-        there = displaced({name: param.detach() for name, param in params.items()}, slopes, length / norm)
+        there = displaced(held, slopes, length / norm)
         leaves = {name: there[name].requires_grad_() for name in slopes}
         with torch.enable_grad():
             moved = loss.of({**there, **leaves}, batch)
         ends.append(torch.autograd.grad(moved, list(leaves.values()), allow_unused=True, materialize_grads=True))
-    bent = {name: (ahead - behind) / (2 * step) for name, ahead, behind in zip(slopes, *ends, strict=True)}
-    return slopes, norm, bent
+    return slopes, norm, dict(zip(slopes, torch._foreach_sub(*ends), strict=True))
+
+
+def _add_in_place(slopes: Params, other: Params, factor: float) -> Params:
+    """Return v + c w, in the place of w."""
+    values = list(other.values())
+    torch._foreach_mul_(values, factor)
+    torch._foreach_add_(values, list(slopes.values()))
+    return other
 
 
 def _linear(params: Params, slopes: Params, value: Tensor, penalty: Tensor) -> Penalized:
     """Return a total of this value with these slopes."""
-    along = inner_product(slopes, params)
-    return Penalized((along - along.detach()) + (value.detach() + penalty), penalty)
+    leaves = [params[name] for name in slopes]
+    total: Tensor = _WithSlopes.apply(value.detach() + penalty, list(slopes.values()), *leaves)
+    return Penalized(total, penalty)
+
+
+class _WithSlopes(torch.autograd.Function):
+    """A number whose gradient is given."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, slopes: list[Tensor], *leaves: Tensor) -> Tensor:
+        ctx.slopes = slopes
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, *torch._foreach_mul(ctx.slopes, outer))
 
 
 def _of_length(direction: Params, length: float) -> Params:
