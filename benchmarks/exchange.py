@@ -20,21 +20,33 @@ CSV = DATA / "exchange.csv"
 def table(rates: pd.DataFrame) -> str:
     """Write the table of docs/explicit.md."""
     lines = []
-    for (optimizer, activation, rate, size, method), rows in rates.groupby(
-        ["optimizer", "activation", "lr", "batch_size", "method"], sort=False
+    for (optimizer, data, activation, rate, size, method), rows in rates.groupby(
+        ["optimizer", "data", "activation", "lr", "batch_size", "method"], sort=False
     ):
-        cells = [optimizer, activation, f"{rate:g}", f"{size:g}", method]
+        cells = [optimizer, data, activation, f"{rate:g}", f"{size:g}", method]
         for quantity in ("k", "cosine", "left", "implicit"):
             row = rows[rows["quantity"] == quantity].iloc[0]
             cells.append("–" if pd.isna(row["value"]) else f"{row['value']:.3f} ± {row['error']:.3f}")
         lines.append(cells)
-    head = ["optimizer", "activation", "η", "batch", "penalty by", "k", "cosine", "left of ‖I‖²", "‖I‖ of the path"]
+    head = [
+        "optimizer",
+        "data",
+        "activation",
+        "η",
+        "batch",
+        "penalty by",
+        "k",
+        "cosine",
+        "left of ‖I‖²",
+        "‖I‖ of the path",
+    ]
     return markdown(head, lines)
 
 
 def _of(folder: Path) -> pd.DataFrame:
     found = pd.read_csv(folder / "explicit.csv")
-    found.insert(1, "activation", found["run"].str.extract(r"activation=(\w+?)_", expand=False).fillna("relu"))
+    found.insert(1, "data", found["run"].str.extract(r"data=(\w+?)_", expand=False).fillna("mnist10k"))
+    found.insert(2, "activation", found["run"].str.extract(r"activation=(\w+?)_", expand=False).fillna("relu"))
     return found.drop(columns="run")
 
 

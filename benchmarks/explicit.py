@@ -29,7 +29,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
         table: of `ireg.load`.
     """
     found = []
-    for run, rows in table.groupby("run"):
+    for run, rows in table[table["state"].isin(("done", "diverged"))].groupby("run"):
         seen = rows.sort_values("epoch").reset_index(drop=True)
         logs = np.log(seen["train/loss"].to_numpy())
         setting = {key: seen[key].iloc[0] for key in (*SETTING, "seed")}

@@ -35,6 +35,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
                 "seed": first["seed"],
                 "switched in epoch": after["epoch"].iloc[0] if len(after) else None,
                 "rate": after["switch/lr"].iloc[0] if len(after) else None,
+                "diverged": bool(first["state"] == "diverged"),
                 **{tag: seen[tag].tail(LAST).mean() for tag in ("train/error", "test/error")},
                 "estimate at epoch 20": seen[seen["epoch"] == 20]["switch/estimate"].iloc[0],
             }
@@ -53,8 +54,10 @@ def table(runs: pd.DataFrame) -> str:
                 f"{row['seed']}",
                 f"{row['switched in epoch']:.0f}" if switched else "never",
                 f"{row['rate']:.3f}" if switched else "–",
-                f"{100 * row['train/error']:.1f} %",
-                f"{100 * row['test/error']:.1f} %",
+                *(
+                    "diverged" if row["diverged"] else f"{100 * row[tag]:.1f} %"
+                    for tag in ("train/error", "test/error")
+                ),
             ]
         )
     claims = pd.read_csv(DATA / "claims.csv")

@@ -18,8 +18,8 @@ def test_the_page_has_committed_numbers(name, made):
 def test_errors_are_those_where_a_loss_is_first_reached():
     losses, errors = (2.0, 1.3, 0.65, 1.3, 0.5), (0.9, 0.3, 0.5, 0.4, 0.6)
     rows = [
-        {"run": "a", "lr": 0.1, "batch_size": 64, "seed": 0, "regularizer.name": "none", "regularizer.method": None,
-         "regularizer.strength": None, "epoch": epoch, "train/loss": loss, "test/error": error, "fit/memorized": 0.0}
+        {"run": "a", "state": "done", "lr": 0.1, "batch_size": 64, "seed": 0, "regularizer.name": "none",
+         "regularizer.method": None, "regularizer.strength": None, "epoch": epoch, "train/loss": loss, "test/error": error, "fit/memorized": 0.0}
         for epoch, (loss, error) in enumerate(zip(losses, errors, strict=True))
     ]  # fmt: skip
     found = explicit.measured(pd.DataFrame(rows)).set_index("loss")
@@ -35,14 +35,16 @@ def test_errors_are_those_where_a_loss_is_first_reached():
 def test_a_run_that_never_switched_says_so():
     rows = [
         {"run": run, "optimizer": "switch", "optimizer.tolerance": 1e-9, "optimizer.relative": False, "seed": run,
-         "epoch": epoch, "switch/phase": 2 if run and epoch > 20 else 1, "switch/lr": 0.5, "train/error": 0.1,
-         "test/error": 0.2, "switch/estimate": 0.3}
-        for run in (0, 1) for epoch in range(31)
+         "state": "diverged" if run == 2 else "done", "epoch": epoch,
+         "switch/phase": 2 if run and epoch > 20 else 1, "switch/lr": 0.5, "train/error": 0.1, "test/error": 0.2,
+         "switch/estimate": 0.3}
+        for run in (0, 1, 2) for epoch in range(31)
     ]  # fmt: skip
     found = swats.measured(pd.DataFrame(rows))
-    assert found["switched in epoch"].fillna(0).tolist() == [0, 21]
+    assert found["switched in epoch"].fillna(0).tolist() == [0, 21, 21]
     assert "| 1e-09 | 0 | never | – | 10.0 % | 20.0 % |" in swats.table(found)
     assert "| 1e-09 | 1 | 21 | 0.500 | 10.0 % | 20.0 % |" in swats.table(found)
+    assert "| 1e-09 | 2 | 21 | 0.500 | diverged | diverged |" in swats.table(found)
 
 
 def test_the_floor_is_that_of_other_orders():

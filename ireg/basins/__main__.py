@@ -6,17 +6,14 @@ From each run's checkpoint, optimizers at one effective rate train in several or
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ireg.command import framed, run_as_process
 from ireg.errors import UserError
-from ireg.files import is_writable
 
 
 @framed
@@ -109,28 +106,18 @@ def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str
     """
     from ireg.basins import study
     from ireg.drift.from_run import load
+    from ireg.drift.kept import kept_or_measured
 
     start = load(folder, seed=0)
     chosen = study.options(start, options.optimizers, options.orders, options.loss, options.lr, options.epochs)
-    known = _known(output / study.FILES[0])
-    if known is not None and known["options"] == chosen:
-        print(f"{output}: measured already, kept as it is; to measure again, delete the folder", file=sys.stderr)
-        return known
-    if not is_writable(output):  # said before the work
-        raise UserError(f"{output}: cannot be written; choose another place with --output DIR")
-    study.require_own_files(output)
-    result = study.study(start, chosen, processes=options.processes)
-    for path in study.write([result], output):
-        print(f"wrote {path}", file=sys.stderr)
-    return result
-
-
-def _known(path: Path) -> dict[str, Any] | None:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return known if isinstance(known, dict) and "options" in known else None
+    return kept_or_measured(
+        output,
+        study.FILES[0],
+        chosen,
+        lambda: study.study(start, chosen, processes=options.processes),
+        require_own_files=study.require_own_files,
+        write=study.write,
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The drift is over one epoch. Tables are printed; numbers and figure are written.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -17,7 +16,6 @@ from typing import Any
 
 from ireg.command import framed, run_as_process
 from ireg.errors import UserError
-from ireg.files import is_writable
 
 
 @framed
@@ -157,29 +155,20 @@ def _result(folder: Path, output: Path, options: argparse.Namespace, kind: _Kind
     Results with the same options are read from its output folder.
     """
     from ireg.drift.from_run import load
+    from ireg.drift.kept import kept_or_measured
 
     start = load(folder, seed=options.seed)
     chosen = kind.chosen(start, options)
-    known = _known(output / kind.file)
-    if known is not None and known["options"] == chosen:
-        print(f"{output}: measured already, kept as it is; to measure again, delete the folder", file=sys.stderr)
-        return known
-    if not is_writable(output):  # said before the work
-        raise UserError(f"{output}: cannot be written; choose another place with --output DIR")
-    if options.output is not None:  # otherwise a folder of the run's
-        kind.require_own_files(output)
-    result = kind.study(start, chosen, processes=options.processes)
-    for path in kind.write([result], output):
-        print(f"wrote {path}", file=sys.stderr)
-    return result
-
-
-def _known(path: Path) -> dict[str, Any] | None:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return known if isinstance(known, dict) and "options" in known else None
+    return kept_or_measured(
+        output,
+        kind.file,
+        chosen,
+        lambda: kind.study(start, chosen, processes=options.processes),
+        require_own_files=kind.require_own_files
+        if options.output is not None
+        else lambda folder: None,  # the run's own
+        write=kind.write,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""Results that are kept: what was measured with the same options is not measured again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ireg.errors import UserError
+from ireg.files import is_writable
+
+
+def kept_or_measured(
+    output: Path,
+    file: str,
+    options: Mapping[str, Any],
+    measure: Callable[[], dict[str, Any]],
+    *,
+    require_own_files: Callable[[Path], None],
+    write: Callable[[Sequence[Mapping[str, Any]], Path], list[Path]],
+) -> dict[str, Any]:
+    """Return the result that the folder has, or measure and write it.
+
+    Args:
+        output: the folder.
+        file: the JSON file of the result in it, which has its options.
+        options: what the result depends on.
+        measure: makes the result.
+        require_own_files: refuses a folder with files of the same names that no measurement wrote.
+        write: writes the files of results.
+
+    Raises:
+        UserError: the folder cannot be written, or holds others' files.
+    """
+    known = _known(output / file)
+    if known is not None and known["options"] == options:
+        print(f"{output}: measured already, kept as it is; to measure again, delete the folder", file=sys.stderr)
+        return known
+    if not is_writable(output):  # said before the work
+        raise UserError(f"{output}: cannot be written; choose another place with --output DIR")
+    require_own_files(output)
+    result = measure()
+    for path in write([result], output):
+        print(f"wrote {path}", file=sys.stderr)
+    return result
+
+
+def _known(path: Path) -> dict[str, Any] | None:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return known if isinstance(known, dict) and "options" in known else None
