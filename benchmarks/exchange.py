@@ -1,4 +1,6 @@
-"""`python -m benchmarks.exchange FOLDER …`: the exchange rates that `ireg drift --explicit` has measured.
+"""`python -m benchmarks.exchange FOLDER …`: exchange rates as a table.
+
+They are what `ireg drift --explicit` has measured.
 
 From the explicit.csv of each folder it writes docs/data/exchange.csv, and the table of docs/explicit.md; a test
 compares them.

@@ -1,4 +1,6 @@
-"""`python -m benchmarks.explicit multirun/explicit`: penalties in place of large rates and small minibatches.
+"""`python -m benchmarks.explicit multirun/explicit`: penalties at equal fit.
+
+They stand in place of large rates and of small minibatches.
 
 From the runs of docs/explicit.md it writes docs/data/explicit.csv, a row a run and training loss. The page's tables are
 made from that file; a test compares them.

@@ -18,7 +18,9 @@ LAST = 10
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a run: when it switched, to which rate, and its last errors.
+    """Return a row a run.
+
+    It says when it switched, to which rate, and its last errors.
 
     Args:
         table: of `ireg.load`.

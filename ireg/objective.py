@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ireg.core.functional import measuring
-from ireg.core.params import inner_product
-from ireg.core.repeated import Repeated
+from ireg.core.repeated import Repeated, with_slopes
 from ireg.core.types import Batch, LossFn, Params
 from ireg.regularizers import Regularizer, SharedPart
 
@@ -111,8 +110,7 @@ class Objective:
             with torch.no_grad(), self._measuring():
                 held = {name: param.detach() for name, param in params.items()}
                 slope, shared = part.slope(held), part.value(held)
-            along = inner_product(slope, params)
-            total = total + ((along - along.detach()) + shared)  # of this value, and with this slope
+            total = total + with_slopes(shared, slope, params)
             penalty = penalty + shared
         return Evaluated(total, value.detach(), penalty, outputs)
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ from ireg.core.batches import split_batch
 from ireg.core.hessian import MeanHessian, third_derivative
 from ireg.core.optimizers import overlap
 from ireg.core.params import displaced, squared_norm
-from ireg.core.repeated import Repeated
+from ireg.core.repeated import Repeated, with_slopes
 from ireg.core.types import Batch, LossFn, Params
 
 METHODS = ("exact", "differences")
@@ -356,11 +356,12 @@ class _FullGradient:
 
 
 def _slopes(value: Tensor, params: Params, *, create_graph: bool = False) -> Params:
-    """The gradient by the parameters that the loss uses; its graph stays."""
+    """The gradient by the parameters that the loss uses.
+
+    The graph of the value is used up, or another is made on top of it.
+    """
     used = {name: param for name, param in params.items() if param.requires_grad}
-    slopes = torch.autograd.grad(
-        value, list(used.values()), create_graph=create_graph, retain_graph=True, allow_unused=True
-    )
+    slopes = torch.autograd.grad(value, list(used.values()), create_graph=create_graph, allow_unused=True)
     return {name: slope for name, slope in zip(used, slopes, strict=True) if slope is not None}
 
 
@@ -387,7 +388,7 @@ def _along_gradient(
     The last is g(ω + hv) − g(ω − hv) with v = g/‖g‖. The error of H g/‖g‖ is O(h²), of forward differences O(h).
     """
     slopes = _slopes(value, params)
-    norm = squared_norm(slopes).sqrt()
+    norm = torch.stack(torch._foreach_norm(list(slopes.values()))).norm()
     if not float(norm) > 0:  # also nan, which is to be seen in the gradient
         return slopes, norm, {name: norm * slope for name, slope in slopes.items()}
     held, ends = {name: param.detach() for name, param in params.items()}, []
@@ -410,22 +411,7 @@ def _add_in_place(slopes: Params, other: Params, factor: float) -> Params:
 
 def _linear(params: Params, slopes: Params, value: Tensor, penalty: Tensor) -> Penalized:
     """Return a total of this value with these slopes."""
-    leaves = [params[name] for name in slopes]
-    total: Tensor = _WithSlopes.apply(value.detach() + penalty, list(slopes.values()), *leaves)
-    return Penalized(total, penalty)
-
-
-class _WithSlopes(torch.autograd.Function):
-    """A number whose gradient is given."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, slopes: list[Tensor], *leaves: Tensor) -> Tensor:
-        ctx.slopes = slopes
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *torch._foreach_mul(ctx.slopes, outer))
+    return Penalized(with_slopes(value.detach() + penalty, slopes, params), penalty)
 
 
 def _of_length(direction: Params, length: float) -> Params:

@@ -19,7 +19,8 @@ def test_errors_are_those_where_a_loss_is_first_reached():
     losses, errors = (2.0, 1.3, 0.65, 1.3, 0.5), (0.9, 0.3, 0.5, 0.4, 0.6)
     rows = [
         {"run": "a", "state": "done", "lr": 0.1, "batch_size": 64, "seed": 0, "regularizer.name": "none",
-         "regularizer.method": None, "regularizer.strength": None, "epoch": epoch, "train/loss": loss, "test/error": error, "fit/memorized": 0.0}
+         "regularizer.method": None, "regularizer.strength": None, "epoch": epoch, "train/loss": loss,
+         "test/error": error, "fit/memorized": 0.0}
         for epoch, (loss, error) in enumerate(zip(losses, errors, strict=True))
     ]  # fmt: skip
     found = explicit.measured(pd.DataFrame(rows)).set_index("loss")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,40 @@ class Repeated:
                     yield
         finally:
             _set_random_state(after, self._device)
+
+
+def with_slopes(value: Tensor, slopes: Params, params: Params) -> Tensor:
+    """Return the value, with these gradients by the parameters.
+
+    Args:
+        value: 0-d, without a graph.
+        slopes: its gradients by name; they must not be changed afterwards.
+        params: leaves of the graph; those that have no slope are left out.
+
+    Example:
+        >>> weight = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> total = with_slopes(torch.tensor(5.0), {"w": torch.tensor([3.0, 4.0])}, {"w": weight})
+        >>> total.backward()
+        >>> total.item(), weight.grad
+        (5.0, tensor([3., 4.]))
+    """
+    total: Tensor = _WithSlopes.apply(value, list(slopes.values()), *(params[name] for name in slopes))
+    return total
+
+
+class _WithSlopes(torch.autograd.Function):
+    """A number whose gradients are given."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, slopes: list[Tensor], *leaves: Tensor) -> Tensor:
+        ctx.slopes = slopes
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        # The outermost backward pass has the factor 1 and needs no pass over the weights. On a CPU to look is free.
+        one = outer.device.type == "cpu" and float(outer) == 1.0
+        return (None, None, *(ctx.slopes if one else torch._foreach_mul(ctx.slopes, outer)))
 
 
 def _cuda_device(params: Params) -> torch.device | None:

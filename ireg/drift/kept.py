@@ -1,4 +1,4 @@
-"""Results that are kept: what was measured with the same options is not measured again."""
+"""Results that are kept, and not measured again with the same options."""
 
 from __future__ import annotations
 
