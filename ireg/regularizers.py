@@ -391,14 +391,21 @@ def _along_gradient(
     norm = torch.stack(torch._foreach_norm(list(slopes.values()))).norm()
     if not float(norm) > 0:  # also nan, which is to be seen in the gradient
         return slopes, norm, {name: norm * slope for name, slope in slopes.items()}
-    held, ends = {name: param.detach() for name, param in params.items()}, []
-    for length in (step, -step):
-        there = displaced(held, slopes, length / norm)
-        leaves = {name: there[name].requires_grad_() for name in slopes}
+    length = step / float(norm)
+    there = displaced({name: param.detach() for name, param in params.items()}, slopes, length)
+    leaves = [there[name].requires_grad_() for name in slopes]
+
+    def gradients() -> tuple[Tensor, ...]:
         with torch.enable_grad():
-            moved = loss.of({**there, **leaves}, batch)
-        ends.append(torch.autograd.grad(moved, list(leaves.values()), allow_unused=True, materialize_grads=True))
-    return slopes, norm, dict(zip(slopes, torch._foreach_sub(*ends), strict=True))
+            moved = loss.of(there, batch)
+        return torch.autograd.grad(moved, leaves, allow_unused=True, materialize_grads=True)
+
+    ahead = gradients()
+    with torch.no_grad():  # in place: fresh memory of the weights' size costs more than the sum
+        torch._foreach_add_(leaves, list(slopes.values()), alpha=-2 * length)
+        behind = gradients()
+        torch._foreach_sub_(ahead, behind)
+    return slopes, norm, dict(zip(slopes, ahead, strict=True))
 
 
 def _add_in_place(slopes: Params, other: Params, factor: float) -> Params:

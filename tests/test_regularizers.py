@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import ireg
 from ireg.core.functional import detached_parameters, functional_loss, measuring
-from ireg.core.repeated import Repeated
+from ireg.core.repeated import Repeated, with_slopes
 from ireg.errors import UserError
 from ireg.lit.module import Classifier
 from ireg.objective import Objective
@@ -305,6 +305,15 @@ def test_a_parameter_that_the_loss_does_not_use_gets_no_gradient():
         objective.evaluate(dict(module.named_parameters()), batch).total.backward()
         assert module.unused.grad is None
         assert module.layer.weight.grad is not None
+
+
+def test_given_gradients_are_scaled_and_taken_once():
+    weight = torch.tensor([1.0, 2.0], requires_grad=True)
+    total = with_slopes(torch.tensor(5.0), {"w": torch.tensor([3.0, 4.0])}, {"w": weight})
+    (2 * total).backward(retain_graph=True)
+    assert weight.grad.tolist() == [6, 8]
+    with pytest.raises(RuntimeError, match="taken already; evaluate the objective again"):
+        total.backward()
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,13 @@ class _WithSlopes(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        # The outermost backward pass has the factor 1 and needs no pass over the weights. On a CPU to look is free.
+        if ctx.slopes is None:
+            raise RuntimeError("the gradients have been taken already; evaluate the objective again")
+        # Handed over, not kept: autograd copies what somebody else still holds, which is a pass over the weights. So is
+        # the factor, which is 1 in the outermost backward pass. On a CPU to look is free.
+        slopes, ctx.slopes = ctx.slopes, None
         one = outer.device.type == "cpu" and float(outer) == 1.0
-        return (None, None, *(ctx.slopes if one else torch._foreach_mul(ctx.slopes, outer)))
+        return (None, None, *(slopes if one else torch._foreach_mul(slopes, outer)))
 
 
 def _cuda_device(params: Params) -> torch.device | None:
