@@ -109,7 +109,7 @@ class Objective:
         for part in self._shared():
             with torch.no_grad(), self._measuring():
                 held = {name: param.detach() for name, param in params.items()}
-                slope, shared = part.slope(held), part.value(held)
+                shared, slope = part.value_and_slope(held)
             total = total + with_slopes(shared, slope, params)
             penalty = penalty + shared
         return Evaluated(total, value.detach(), penalty, outputs)
@@ -141,14 +141,14 @@ class Objective:
         batches = self.batches if batches is None else batches
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         own = torch.stack([self._of_minibatch(self.regularizer, leaves, batch)[3] for batch in batches]).mean()
-        return own + sum((part.value(params) for part in self._shared()), torch.zeros_like(own))
+        return own + sum((part.value_and_slope(params)[0] for part in self._shared()), torch.zeros_like(own))
 
     def shared_slope(self, params: Params) -> Params | None:
         """The gradient of what all minibatches share.
 
         None if there is nothing.
         """
-        return _sum([part.slope(params) for part in self._shared()])
+        return _sum([part.value_and_slope(params)[1] for part in self._shared()])
 
     def shared_product(self, params: Params, direction: Params) -> Params | None:
         """Its Hessian's product with a direction.

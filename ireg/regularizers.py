@@ -109,11 +109,8 @@ class Regularizer:
 class SharedPart(Protocol):
     """A penalty that is the same for all minibatches."""
 
-    def value(self, params: Params) -> Tensor:
-        """R, 0-d."""
-
-    def slope(self, params: Params) -> Params:
-        """∇R, by name."""
+    def value_and_slope(self, params: Params) -> tuple[Tensor, Params]:
+        """R, 0-d, and ∇R by name."""
 
     def product(self, params: Params, direction: Params) -> Params:
         """∇²R v, by name."""
@@ -254,7 +251,7 @@ class L2(Regularizer):
 
     Example:
         >>> part, = L2(strength=0.5).shared(lambda params, batch: torch.zeros(()), [])
-        >>> part.value({"w": torch.tensor([2.0])}), part.slope({"w": torch.tensor([2.0])})
+        >>> part.value_and_slope({"w": torch.tensor([2.0])})
         (tensor(1.), {'w': tensor([1.])})
     """
 
@@ -309,14 +306,11 @@ class _Ridge:
     def __init__(self, strength: float) -> None:
         self.strength = strength
 
-    def value(self, params: Params) -> Tensor:
-        return self.strength / 2 * squared_norm(params)
-
-    def slope(self, params: Params) -> Params:
-        return {name: self.strength * value for name, value in params.items()}
+    def value_and_slope(self, params: Params) -> tuple[Tensor, Params]:
+        return self.strength / 2 * squared_norm(params), self.product(params, params)
 
     def product(self, params: Params, direction: Params) -> Params:
-        return self.slope(direction)
+        return {name: self.strength * value for name, value in direction.items()}
 
 
 class _FullGradient:
@@ -330,18 +324,21 @@ class _FullGradient:
         self.strength = strength
         self.how = how
 
-    def value(self, params: Params) -> Tensor:
-        return self.strength / 4 * squared_norm(self._mean(params))
-
-    def slope(self, params: Params) -> Params:
+    def value_and_slope(self, params: Params) -> tuple[Tensor, Params]:
         mean = self._mean(params)
+        square = squared_norm(mean)
+        bent = self._bent(params, mean, float(square) ** 0.5)
+        return self.strength / 4 * square, {name: self.strength / 2 * value for name, value in bent.items()}
+
+    def _bent(self, params: Params, mean: Params, norm: float) -> Params:
+        """Hḡ."""
         if self.how.method == "exact":
-            bent = MeanHessian(self.loss, params, self.batches)(mean)
-            return {name: self.strength / 2 * value for name, value in bent.items()}
-        norm = squared_norm(mean).sqrt()
-        ends = [self._mean(displaced(params, mean, length / norm)) for length in (self.how.step, -self.how.step)]
-        factor = self.strength / 2 * norm / (2 * self.how.step)
-        return {name: factor * (ahead - ends[1][name]) for name, ahead in ends[0].items()}
+            return MeanHessian(self.loss, params, self.batches)(mean)
+        if not norm > 0:  # also nan, which is to be seen in the gradient
+            return {name: norm * value for name, value in mean.items()}
+        step = self.how.step
+        ends = [self._mean(displaced(params, mean, length / norm)) for length in (step, -step)]
+        return {name: norm / (2 * step) * (ahead - ends[1][name]) for name, ahead in ends[0].items()}
 
     def product(self, params: Params, direction: Params) -> Params:
         """(λ/2) (H Hv + ∇³C[ḡ, v])."""

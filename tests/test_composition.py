@@ -42,7 +42,7 @@ REFUSED = [
         "model=mlp",
     ),
     ("trainer=1.5", "trainer=1.5: choose one of default, or leave it out for the default", "trainer=default"),
-    ("experiment=null", "experiment=null: choose one of architectures, datasets, demo, ", "experiment=demo"),
+    ("experiment=null", "experiment=null: choose one of architectures, basins, datasets, ", "experiment=demo"),
     ("+data=null", "\\+data=null: choose one of ", "data=mnist"),
     ("terms=null", "terms=null: choose one of .*; terms=\\[\\] is none of them", "terms=[]"),
     ("terms=[sgd,1]", "terms=\\[1\\]: choose one of .*, default, .*, sgd, ", "terms=[sgd,default]"),

@@ -142,8 +142,10 @@ def test_the_gradient_nearby_is_sams(case):
 @pytest.mark.parametrize("method", METHODS)
 def test_where_the_gradient_is_0_so_is_the_penaltys(method):
     weight = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    for regularizer in (Norm(strength=1.0, method=method), Minibatch(strength=1.0, method=method), SAM(strength=1.0)):
-        objective = Objective(lambda params, batch: (params["w"] - batch).square().sum(), regularizer)
+    kinds = [kind(strength=1.0, method=method) for kind in (Norm, Minibatch, FullBatch)]
+    for regularizer in (*kinds, SAM(strength=1.0)):
+        batches = [torch.zeros(2, dtype=torch.float64)]
+        objective = Objective(lambda params, batch: (params["w"] - batch).square().sum(), regularizer, batches)
         found = objective.evaluate({"w": weight}, torch.zeros(2, dtype=torch.float64))
         (slope,) = torch.autograd.grad(found.total, weight)
         assert float(found.penalty) == 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COLOURS = {
     "sgd": "#0072B2", "momentum": "#56B4E9", "nesterov": "#009E73", "gd": "#000000",
     "rmsprop": "#D55E00", "adagrad": "#E69F00", "adam": "#882255", "adamw": "#CC79A7", "nadam": "#661100",
-    "adafactor": "#117733", "muon": "#7B61A8",
+    "adafactor": "#117733", "muon": "#7B61A8", "switch": "#8B6F47",
 }  # fmt: skip
 _FURTHER_COLOURS = ("#332288", "#999933", "#44AA99", "#AA4499", "#666666")
 
