@@ -75,12 +75,12 @@ def _gradients(module: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
         cross_entropy(module(inputs), labels).backward()
 
 
-def paired(call: Callable[[], object], other: Callable[[], object]) -> Row:
+def paired(call: Callable[[], object], other: Callable[[], object], *, pairs: int = PAIRS) -> Row:
     """Return how many times as long a call takes as another."""
     call()
     other()
     ratios = []
-    for _ in range(PAIRS):
+    for _ in range(pairs):
         one, two = (_seconds(either) for either in (call, other))
         ratios.append(one / two)
     return _spread(ratios)

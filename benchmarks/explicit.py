@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, published, written
+from benchmarks.study import DATA, first_reached, markdown, published, written
 from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 
@@ -33,13 +33,12 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
     found = []
     for run, rows in table[table["state"].isin(("done", "diverged"))].groupby("run"):
         seen = rows.sort_values("epoch").reset_index(drop=True)
-        logs = np.log(seen["train/loss"].to_numpy())
         setting = {key: seen[key].iloc[0] for key in (*SETTING, "seed")}
         for loss in LOSSES:
-            after = int(np.argmax(logs <= np.log(loss)))
-            if not after:
+            reached = first_reached(seen["train/loss"].tolist(), loss)
+            if reached is None:
                 continue
-            share = float((logs[after - 1] - np.log(loss)) / (logs[after - 1] - logs[after]))
+            after, share = reached
             at = {tag: float((1 - share) * seen[tag][after - 1] + share * seen[tag][after]) for tag in ("epoch", *TAGS)}
             found.append({**setting, "run": run, "loss": loss, **at})
     return pd.DataFrame(found).drop(columns="run").sort_values([*SETTING, "seed", "loss"], ascending=False)

@@ -6,8 +6,6 @@ them.
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -15,6 +13,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
+from benchmarks.costs import paired
 from benchmarks.sides import quietly
 from benchmarks.study import DATA, markdown, published
 from ireg.command import framed, run_as_process
@@ -65,19 +64,9 @@ def ratios() -> pd.DataFrame:
             optimizer.step()
 
         of_all = name in ("full", "momentum")
-        pairs = [_pair(penalized, plain) for _ in range(FEW if of_all else PAIRS)]
-        low, median, high = statistics.quantiles(pairs, n=4)
-        found.append({"penalty": name, "method": method, "ratio": median, "low": low, "high": high})
+        ratio = paired(penalized, plain, pairs=FEW if of_all else PAIRS)
+        found.append({"penalty": name, "method": method, **ratio})
     return pd.DataFrame(found)
-
-
-def _pair(one: Callable[[], None], other: Callable[[], None]) -> float:
-    times = []
-    for call in (one, other):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return times[0] / times[1]
 
 
 def table(costs: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, published, written
+from benchmarks.study import DATA, first_reached, markdown, published, written
 from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 
@@ -32,12 +32,11 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
     found = []
     for (optimizer, rate, seed), rows in table.groupby(["optimizer", "lr", "seed"]):
         seen = rows[rows[TAGS[0]].notna()].sort_values("epoch").reset_index()
-        losses = np.log(seen["train/loss"].to_numpy())
         for loss in LOSSES:
-            after = int(np.argmax(losses <= np.log(loss)))
-            if not after:
+            reached = first_reached(seen["train/loss"].tolist(), loss)
+            if reached is None:
                 continue
-            share = (losses[after - 1] - np.log(loss)) / (losses[after - 1] - losses[after])
+            after, share = reached
             values = {
                 tag: float(np.exp((1 - share) * np.log(seen[tag][after - 1]) + share * np.log(seen[tag][after])))
                 for tag in TAGS

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ireg.core.functional import measuring
 from ireg.core.repeated import Repeated, with_slopes
-from ireg.core.types import Batch, LossFn, Params
+from ireg.core.types import Batch, LossFn, Params, Shared
 from ireg.regularizers import Regularizer, SharedPart
 
 Criterion = Callable[..., Tensor]
@@ -143,19 +143,16 @@ class Objective:
         own = torch.stack([self._of_minibatch(self.regularizer, leaves, batch)[3] for batch in batches]).mean()
         return own + sum((part.value_and_slope(params)[0] for part in self._shared()), torch.zeros_like(own))
 
-    def shared_slope(self, params: Params) -> Params | None:
-        """The gradient of what all minibatches share.
+    def shared(self, params: Params) -> Shared | None:
+        """What all minibatches share, at these parameters.
 
         None if there is nothing.
         """
-        return _sum([part.value_and_slope(params)[1] for part in self._shared()])
-
-    def shared_product(self, params: Params, direction: Params) -> Params | None:
-        """Its Hessian's product with a direction.
-
-        None if there is nothing.
-        """
-        return _sum([part.product(params, direction) for part in self._shared()])
+        parts = self._shared()
+        if not parts:
+            return None
+        slopes = [part.value_and_slope(params)[1] for part in parts]
+        return Shared(_sum(slopes), lambda direction: _sum([part.product(params, direction) for part in parts]))
 
     def _of_minibatch(
         self, regularizer: Regularizer, params: Params, batch: Batch
@@ -175,7 +172,5 @@ class Objective:
         return nullcontext() if module is None else measuring(module)
 
 
-def _sum(parts: list[Params]) -> Params | None:
-    if not parts:
-        return None
+def _sum(parts: list[Params]) -> Params:
     return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}

@@ -158,13 +158,12 @@ def test_the_shared_hessian_is_the_derivative_of_the_shared_slope(case, name):
     objective, params = Objective(loss, KINDS[name], batches), detached_parameters(module)
     direction = {key: torch.randn_like(value) for key, value in params.items()}
     ends = [
-        objective.shared_slope({key: value + size * direction[key] for key, value in params.items()})
+        objective.shared({key: value + size * direction[key] for key, value in params.items()}).slope
         for size in (1e-5, -1e-5)
     ]
-    for key, product in objective.shared_product(params, direction).items():
+    for key, product in objective.shared(params).product(direction).items():
         assert_close(product, (ends[0][key] - ends[1][key]) / 2e-5, rtol=1e-6, atol=1e-8)
-    assert Objective(loss, KINDS["minibatch"], batches).shared_slope(params) is None
-    assert Objective(loss, KINDS["minibatch"], batches).shared_product(params, direction) is None
+    assert Objective(loss, KINDS["minibatch"], batches).shared(params) is None
 
 
 # What is measured of a training with a penalty.

@@ -55,10 +55,22 @@ def over_all_orders(recipe: Recipe, problem: Problem, begin: Start, abscissa: fl
         slots = next(iter(optimizer.state.values()))
         parts.append(slots["exp_avg" if "exp_avg" in slots else "momentum_buffer"])
     images = torch.cat(parts).view(size, len(orders), size + 1).mean(1).numpy()  # (size, size + 1), 0's image first
+    state = np.concatenate([part.numpy() for part in (problem.start, begin.first) if part is not None])
+    return iterated(images, state, epochs)[:dimension]
+
+
+def iterated(images: np.ndarray, state: np.ndarray, times: int) -> np.ndarray:
+    """Apply an affine map again and again.
+
+    Args:
+        images: of 0 and the unit vectors, (size, size + 1).
+        state: where it begins, (size,).
+        times: how often.
+    """
+    size = len(state)
     affine = np.eye(size + 1)
     affine[:size, size], affine[:size, :size] = images[:, 0], images[:, 1:] - images[:, :1]
-    state = np.concatenate([part.numpy() for part in (problem.start, begin.first) if part is not None] + [np.ones(1)])
-    return (np.linalg.matrix_power(affine, epochs) @ state)[:dimension]
+    return (np.linalg.matrix_power(affine, times) @ np.append(state, 1.0))[:size]
 
 
 @dataclass(frozen=True, kw_only=True)

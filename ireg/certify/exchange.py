@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from ireg.certify.certificate import fit
-from ireg.certify.ends import over_all_orders
+from ireg.certify.ends import iterated, over_all_orders
 from ireg.certify.experiments import whole_epochs
 from ireg.certify.optimizers import Recipe, start
 from ireg.certify.problems import NAME, Problem, quadratics, quadratics_and_log_cosh
@@ -152,9 +152,7 @@ def _iterated(problem: Problem, regularizer: Regularizer, rate: float, epochs: i
     for which in orders.repeat_interleave(size + 1, 0).T:
         points = points - rate * _slope(problem, regularizer, points, which)
     images = points.view(size, len(orders), size + 1).mean(1).numpy()
-    affine = np.eye(size + 1)
-    affine[:size, size], affine[:size, :size] = images[:, 0], images[:, 1:] - images[:, :1]
-    return (np.linalg.matrix_power(affine, epochs) @ np.append(problem.start.numpy(), 1.0))[:size]
+    return iterated(images, problem.start.numpy(), epochs)
 
 
 def nearby() -> Order:

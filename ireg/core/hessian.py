@@ -46,17 +46,10 @@ def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float,
     total = {name: torch.zeros_like(value) for name, value in params.items()}
     for weight, batch in batches:
         with torch.enable_grad(), twice_differentiable():
-            value = loss(leaves, batch)
-            if not value.requires_grad:  # nothing enters it
-                continue
-            slopes = torch.autograd.grad(
-                value, list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
-            )
-            along = [(slope * direction[name]).sum() for name, slope in zip(leaves, slopes, strict=True)]
-            slope_along = torch.stack(along).sum()
-        if not slope_along.requires_grad:  # every gradient is constant
+            along = _slope_along(loss, leaves, batch, direction)
+        if not along.requires_grad:  # every gradient is constant
             continue
-        bends = torch.autograd.grad(slope_along, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        bends = torch.autograd.grad(along, list(leaves.values()), allow_unused=True, materialize_grads=True)
         for name, bend in zip(leaves, bends, strict=True):
             total[name] += weight * bend
     return total
@@ -79,14 +72,22 @@ def third_derivative(loss: LossFn, params: Params, batches: Sequence[Batch], fir
         >>> third_derivative(loss, one, [None], one, one)
         {'w': tensor([6.])}
     """
+    weighted = [(1 / len(batches), batch) for batch in batches]
+    return hessian_product(lambda at, batch: _slope_along(loss, at, batch, first), params, weighted, second)
 
-    def slope_along(params: Params, batch: Batch) -> Tensor:
-        slopes = torch.autograd.grad(
-            loss(params, batch), list(params.values()), create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        return torch.stack([(slope * first[name]).sum() for name, slope in zip(params, slopes, strict=True)]).sum()
 
-    return hessian_product(slope_along, params, [(1 / len(batches), batch) for batch in batches], second)
+def _slope_along(loss: LossFn, leaves: Params, batch: Batch, direction: Params) -> Tensor:
+    """The gradient times a direction, 0-d, with its graph.
+
+    It has none where the gradient is constant.
+    """
+    value = loss(leaves, batch)
+    if not value.requires_grad:  # nothing enters it
+        return torch.zeros_like(value)
+    slopes = torch.autograd.grad(
+        value, list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return torch.stack([(slope * direction[name]).sum() for name, slope in zip(leaves, slopes, strict=True)]).sum()
 
 
 class MeanHessian:

@@ -104,21 +104,18 @@ class Sums:
         self.along_velocity, self.along_gradients, self.along_spread = zeros(), zeros(), zeros()
         self.weighed, self.cubes, self.fourths = zeros(), zeros(), zeros()
 
-    def add_shared(self, point: Point, product: Callable[[Params], Params | None]) -> None:
+    def add_shared(self, point: Point, product: Callable[[Params], Params]) -> None:
         """Add the Hessian of what all minibatches' losses share; called on means.
 
         To H_k P (g_k − ḡ) it adds nothing in the mean.
 
         Args:
             point: where.
-            product: of that Hessian with a direction; None if there is nothing.
+            product: of that Hessian with a direction.
         """
         along = product(point.velocity)
-        of_mean = product(point.mean)
-        if along is None or of_mean is None:
-            return
         _add(self.along_velocity, along)
-        _add(self.along_gradients, of_mean)
+        _add(self.along_gradients, product(point.mean))
         if point.inverse_root is not None:
             _add(self.weighed, {name: point.relative(name, point.mean[name]) * value for name, value in along.items()})
 

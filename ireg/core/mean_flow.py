@@ -32,7 +32,7 @@ from ireg.core.hessian_sums import Point, Sums, hessian_sums
 from ireg.core.moments import GradientMoments
 from ireg.core.moments.needs import Need
 from ireg.core.optimizers import Memory, OptimizerView, SecondMoment, overlap
-from ireg.core.types import Batch, Descended, LossFn, Params
+from ireg.core.types import Batch, LossFn, Params, Shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def mean_flow(
     batches: Sequence[Batch],
     optimizer: OptimizerView,
     moments: GradientMoments,
-    objective: Descended | None = None,
+    shared: Shared | None = None,
 ) -> MeanFlow:
     """Compute the mean flow at `params`.
 
@@ -95,7 +95,7 @@ def mean_flow(
         batches: the minibatches; sizes may differ.
         optimizer: its hyperparameters; of its state nothing is read.
         moments: of the gradients at `params` over `batches`: mean and, for adaptive optimizers, square.
-        objective: holds what all minibatches' losses share, and `loss` and `moments` do not have.
+        shared: what all minibatches' losses share, and `loss` and `moments` do not have.
 
     Raises:
         ValueError: an optimizer whose mean flow is not known.
@@ -112,10 +112,10 @@ def mean_flow(
         ({'w': tensor([2.5000])}, {'w': tensor([0.4250])})
     """
     remembered, dividing = optimizer.memory, optimizer.divides_by
-    point = Point(params, moments, dividing, optimizer, None if objective is None else objective.shared_slope(params))
+    point = Point(params, moments, dividing, optimizer, None if shared is None else shared.slope)
     sums = hessian_sums(loss, params, batches, point)
-    if objective is not None:
-        sums.add_shared(point, lambda direction: objective.shared_product(params, direction))
+    if shared is not None:
+        sums.add_shared(point, shared.product)
     return MeanFlow(
         leading=point.velocity,
         memory=_memory(point, sums, remembered, len(batches)),

@@ -34,7 +34,7 @@ from ireg.core.sharpness import (
     probed_trace,
     steepest,
 )
-from ireg.core.types import Batch, Descended, LossFn, Params
+from ireg.core.types import Batch, Descended, LossFn, Params, Shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +168,9 @@ class Snapshot:
         return self._estimated(self.objective, "loop") if estimated else self.descended_moments
 
     @cached_property
-    def shared_slope(self) -> Params | None:
-        """The gradient of what the minibatches' objectives share.
-
-        None if there is nothing.
-        """
-        return None if self.objective is None else self.objective.shared_slope(self.moving)
+    def shared(self) -> Shared | None:
+        """What the minibatches' objectives share; None if there is nothing."""
+        return None if self.objective is None else self.objective.shared(self.moving)
 
     @cached_property
     def memory(self) -> Memory:
@@ -277,11 +274,9 @@ class Snapshot:
 
         It takes a second pass over the data, with double backward.
         """
-        if self.objective is None:
-            return mean_flow(self.loss, self.moving, self.batches, self.optimizer, self.moments)
-        loss = self.objective.smooth if self.objective.of_minibatches else self.loss
-        moments = self.descended_moments
-        return mean_flow(loss, self.moving, self.batches, self.optimizer, moments, self.objective)
+        objective = self.objective
+        loss = self.loss if objective is None or not objective.of_minibatches else objective.smooth
+        return mean_flow(loss, self.moving, self.batches, self.optimizer, self.descended_moments, self.shared)
 
 
 Term = Callable[[Snapshot], Tensor | Mapping[str, Tensor] | None]

@@ -1,6 +1,9 @@
 """The numerics' types: parameters by name, batches, losses as functions."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -18,6 +21,19 @@ LossFn = Callable[[Params, Batch], Tensor]
 """The *mean* loss of one minibatch at given parameters, a 0-d tensor."""
 
 
+@dataclass(frozen=True)
+class Shared:
+    """A penalty that all minibatches share, at given parameters.
+
+    Attributes:
+        slope: its gradient, by name.
+        product: of its Hessian with a direction, both by name.
+    """
+
+    slope: Params
+    product: Callable[[Params], Params]
+
+
 class Descended(Protocol):
     """The objective C + R that training descends, R an explicit penalty."""
 
@@ -31,7 +47,7 @@ class Descended(Protocol):
     def __call__(self, params: Params, batch: Batch) -> Tensor:
         """Return a minibatch's objective.
 
-        Its gradient is what is descended, but for `shared_slope`.
+        Its gradient is what is descended, but for what is shared.
         """
 
     def smooth(self, params: Params, batch: Batch) -> Tensor:
@@ -41,14 +57,8 @@ class Descended(Protocol):
             ValueError: what is descended is the gradient of no function.
         """
 
-    def shared_slope(self, params: Params) -> Params | None:
-        """Return the gradient of what all minibatches share.
-
-        None if there is nothing.
-        """
-
-    def shared_product(self, params: Params, direction: Params) -> Params | None:
-        """Return its Hessian's product with a direction.
+    def shared(self, params: Params) -> Shared | None:
+        """Return what all minibatches share, at these parameters.
 
         None if there is nothing.
         """

@@ -52,7 +52,7 @@ def mean_flow_at(problem: Problem, weights: Tensor, number: int, seen: Optimizer
             moments = gradient_moments(problem.loss, params, batches, needs=moments_needed(seen))
             return mean_flow(problem.loss, params, batches, seen, moments)
         moments = gradient_moments(objective.smooth, params, batches, needs=moments_needed(seen), method="loop")
-        return mean_flow(objective.smooth, params, batches, seen, moments, objective)
+        return mean_flow(objective.smooth, params, batches, seen, moments, objective.shared(params))
 
 
 def coefficients(problem: Problem) -> dict[str, float]:

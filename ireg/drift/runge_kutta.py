@@ -48,8 +48,8 @@ def _penalty_slope(problem: Problem, leaves: Params) -> Tensor:
     with problem.measuring():
         total = torch.stack([flattened(gradient(objective, leaves, batch)) for batch in batches]).mean(0)
         total -= torch.stack([flattened(gradient(problem.loss, leaves, batch)) for batch in batches]).mean(0)
-        shared = objective.shared_slope({name: value.detach() for name, value in leaves.items()})
-    return total if shared is None else total + flattened(shared)
+        shared = objective.shared({name: value.detach() for name, value in leaves.items()})
+    return total if shared is None else total + flattened(shared.slope)
 
 
 def follow_flow(
