@@ -58,6 +58,7 @@ def make_data(settings: Config) -> NoisyImages:
             test_noise_rate=noise.test_rate,
             train_size=data.train_size,
             test_size=data.test_size,
+            holdout=data.holdout,
             subset_seed=data.subset_seed,
             mean=data.mean,
             std=data.std,

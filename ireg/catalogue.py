@@ -75,6 +75,17 @@ CATALOGUE: dict[str, Quantity] = {
     ),
     "test/loss": Quantity(title="test loss, after the epoch", unit="loss"),
     "test/error": Quantity(title="test error, after the epoch", unit="share", axis="test error"),
+    "holdout/loss": Quantity(
+        title="loss on held-out training examples (observed labels), after the epoch",
+        unit="loss",
+        validity="runs with data.holdout",
+    ),
+    "holdout/error": Quantity(
+        title="error on held-out training examples (observed labels), after the epoch",
+        unit="share",
+        validity="runs with data.holdout",
+        axis="held-out error (observed labels)",
+    ),
     "fit/clean_error": Quantity(
         title="error on training examples with a right label", unit="share", axis="Uncorrupted examples:\nerror"
     ),

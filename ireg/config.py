@@ -38,6 +38,8 @@ ALWAYS_MEASURED = (
 )
 PENALTY = "penalty/value"
 """What rows of runs with a regularizer hold beside that."""
+HOLDOUT = ("holdout/loss", "holdout/error")
+"""What rows of runs with held-out examples hold beside that."""
 SWITCH = ("switch/phase", "switch/lr", "switch/gamma", "switch/estimate")
 """What rows of runs with an optimizer that switches hold beside that, the last two with SWATS."""
 INTERVAL = "every"
@@ -77,6 +79,7 @@ class Data:
     standardize: bool = False
     train_size: int | None = None
     test_size: int | None = None
+    holdout: int | None = None
     subset_seed: int = 0
     eval_batch_size: int = 2000
     noise: Noise = field(default_factory=Noise)
@@ -222,7 +225,7 @@ def _ranges(settings: Config) -> Iterator[Check]:
     yield from _optimizer_ranges(settings)
     yield from _regularizer_ranges(settings)
     yield from _data_ranges(settings.data)
-    examples = settings.data.train_size or settings.data.num_train
+    examples = (settings.data.train_size or settings.data.num_train) - (settings.data.holdout or 0)
     fits = settings.batch_size <= examples or settings.optimizer.get("full_batch", False)
     what = f"must be at most {examples}, the number of training examples; use optimizer=gd for the full batch"
     yield "batch_size", settings.batch_size, fits, what
@@ -232,6 +235,8 @@ def _ranges(settings: Config) -> Iterator[Check]:
     measured = [*ALWAYS_MEASURED, *active_terms(settings.terms)]
     if settings.regularizer.get("name") != NO_REGULARIZER:
         measured.append(PENALTY)
+    if settings.data.holdout:
+        measured.extend(HOLDOUT)
     yield _choice("objective", settings.objective, measured)
     yield from _model_ranges(settings.model)
     yield from trainer_ranges(settings.trainer, settings.optimizer)
@@ -338,6 +343,9 @@ def _data_ranges(data: Data) -> Iterator[Check]:
     for split, size, available in (("train", data.train_size, data.num_train), ("test", data.test_size, data.num_test)):
         what = f"must be an integer in [1, {available}], the number of {split} examples of {data.name}, or null for all"
         yield f"data.{split}_size", size, size is None or 1 <= size <= available, what
+    examples = data.train_size or data.num_train
+    what = f"must be an integer in [1, {examples - 1}], so that training examples are left, or null for none"
+    yield "data.holdout", data.holdout, data.holdout is None or 1 <= data.holdout < examples, what
     yield _positive("data.eval_batch_size", data.eval_batch_size)
     yield "data.mean", data.mean, _all_finite(data.mean), "must be a finite number, or a list with one a channel"
     above = _all_finite(data.std, above=0.0)

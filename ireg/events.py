@@ -41,7 +41,7 @@ All are shares: TensorBoard shows five at first, and among shares no diverged ru
 
 CHARTS = {
     "equation 2: whole and parts": ("ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance"),
-    "training and test error": ("train/error", "test/error"),
+    "training and test error": ("train/error", "test/error", "holdout/error"),
     "what became of the labels": ("fit/memorized", "fit/recovered", "fit/clean_error"),
 }
 """What a single run's CUSTOM SCALARS tab lays over one another, by title."""

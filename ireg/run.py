@@ -165,15 +165,16 @@ def _clear(folder: Path, status: Status) -> None:
 def _save_labels(data: "NoisyImages", path: Path) -> None:
     """Save what was corrupted of the labels.
 
-    Names of test labels begin with `test_`.
+    Names of test labels begin with `test_`, those of held-out examples with `holdout_`.
     """
     import numpy as np
 
     from ireg.files import replacing
 
     arrays = {**data.train_labels._asdict(), "indices": data.train_indices}
-    arrays |= {f"test_{name}": values for name, values in data.test_labels._asdict().items()}
-    arrays["test_indices"] = data.test_indices
+    for split in ("test", "holdout") if data.holdout else ("test",):
+        arrays |= {f"{split}_{name}": values for name, values in getattr(data, f"{split}_labels")._asdict().items()}
+        arrays[f"{split}_indices"] = getattr(data, f"{split}_indices")
     with replacing(path) as temporary:
         np.savez_compressed(temporary, **{name: values.numpy() for name, values in arrays.items()})
 

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ireg.catalogue import CATALOGUE, VALID_STRENGTH, markdown
-from ireg.config import ALWAYS_MEASURED, PENALTY, SWITCH
+from ireg.config import ALWAYS_MEASURED, HOLDOUT, PENALTY, SWITCH
 
 ROOT = Path(__file__).parents[1]
 TERMS = {
@@ -20,7 +20,7 @@ TERMS = {
 
 
 def test_every_tag_has_an_entry_and_every_entry_a_tag():
-    assert set(CATALOGUE) == {*TERMS, *ALWAYS_MEASURED, PENALTY, *SWITCH, "time/terms"}
+    assert set(CATALOGUE) == {*TERMS, *ALWAYS_MEASURED, *HOLDOUT, PENALTY, *SWITCH, "time/terms"}
 
 
 @pytest.mark.parametrize("tag", TERMS)

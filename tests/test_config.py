@@ -295,6 +295,8 @@ def test_lists_of_choices_are_those_of_the_core():
         ("name=a/b", "name='a/b': must be a folder name"),
         ("name=..", "name='..': must be a folder name"),
         ("name=''", "name='': must be a folder name"),
+        ("data.holdout=10000", r"data.holdout=10000: must be an integer in \[1, 9999\], so that training examples are"),
+        ("data.holdout=0", r"data.holdout=0: must be an integer in \[1, 9999\]"),
         ("data.train_size=10001", r"data.train_size=10001: must be an integer in \[1, 10000\], the number of train"),
         ("data.test_size=0", r"data.test_size=0: must be an integer in \[1, 10000\]"),
         ("data.eval_batch_size=0", "data.eval_batch_size=0: must be"),
@@ -447,6 +449,8 @@ def test_the_batch_size_is_held_against_the_subset(composed):
     with pytest.raises(UserError, match="batch_size=64: must be at most 50"):
         read(composed("data.train_size=50"))
     assert read(composed("data.train_size=50", "batch_size=50")).batch_size == 50
+    with pytest.raises(UserError, match="batch_size=50: must be at most 49, the number of training examples"):
+        read(composed("data.train_size=50", "data.holdout=1", "batch_size=50"))
     assert read(composed("data.train_size=50", "optimizer=gd")).batch_size == 64  # which takes the full batch
 
 

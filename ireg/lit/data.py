@@ -34,7 +34,8 @@ class NoisyImages(L.LightningDataModule):
         test_noise_rate: share of the test labels that are redrawn.
         train_size: size of a random subset of the training examples; None for all.
         test_size: the same of the test examples.
-        subset_seed: of the subsets.
+        holdout: number of training examples that are held out at random after the noise; None for none.
+        subset_seed: of the subsets, and of what is held out.
         mean: mean of a pixel in [0, 1], over the data set; one number, or one a channel.
         std: its standard deviation, in the same form.
         standardize: subtract `mean` and divide by `std`; otherwise pixels are in [0, 1].
@@ -47,6 +48,9 @@ class NoisyImages(L.LightningDataModule):
         test_inputs: as `train_inputs`.
         test_labels: as `train_labels`.
         test_indices: as `train_indices`.
+        holdout_inputs: the same of the examples that are held out, of which there may be none.
+        holdout_labels: as `train_labels`.
+        holdout_indices: as `train_indices`.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class NoisyImages(L.LightningDataModule):
         test_noise_rate: float = 0.0,
         train_size: int | None = None,
         test_size: int | None = None,
+        holdout: int | None = None,
         subset_seed: int = 0,
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
@@ -80,6 +85,7 @@ class NoisyImages(L.LightningDataModule):
         self.noise_rates = {"train": noise_rate, "test": test_noise_rate}
         self.noise_seed = noise_seed
         self.sizes = {"train": train_size, "test": test_size}
+        self.holdout = holdout or 0
         self.subset_seed = subset_seed
         self.shift: float | Sequence[float]
         self.scale: float | Sequence[float]
@@ -97,7 +103,12 @@ class NoisyImages(L.LightningDataModule):
         """
         if self._loaded:
             return
-        self.train_inputs, self.train_labels, self.train_indices = self._split("train")
+        examples = self._split("train")
+        order = torch.randperm(len(examples[0]), generator=named_generator("holdout", self.subset_seed))
+        held_out = torch.zeros_like(order, dtype=torch.bool).index_fill(0, order[: self.holdout], True)
+        self.holdout_inputs, self.holdout_labels, self.holdout_indices = _those(held_out, *examples)
+        rest = _those(~held_out, *examples) if self.holdout else examples
+        self.train_inputs, self.train_labels, self.train_indices = rest
         self.test_inputs, self.test_labels, self.test_indices = self._split("test")
         require_one_shape(self.train_inputs, self.test_inputs)
         self._loaded = True
@@ -147,6 +158,10 @@ class NoisyImages(L.LightningDataModule):
         """The training examples as they lie, in evaluation batches."""
         return Batches(self.train_inputs, self.train_labels.observed, batch_size=self.eval_batch_size)
 
+    def holdout_batches(self) -> Batches:
+        """The held-out examples, in evaluation batches."""
+        return Batches(self.holdout_inputs, self.holdout_labels.observed, batch_size=self.eval_batch_size)
+
     def _prepare(self) -> None:
         """Move the data to the trainer's device and precision.
 
@@ -155,10 +170,14 @@ class NoisyImages(L.LightningDataModule):
         if self.trainer is None:
             return
         device, convert = self.trainer.strategy.root_device, self.trainer.precision_plugin.convert_input
-        self.train_inputs = convert(self.train_inputs.to(device))
-        self.test_inputs = convert(self.test_inputs.to(device))
-        self.train_labels = NoisyLabels(*(labels.to(device) for labels in self.train_labels))
-        self.test_labels = NoisyLabels(*(labels.to(device) for labels in self.test_labels))
+        for split in ("train", "test", "holdout"):
+            setattr(self, f"{split}_inputs", convert(getattr(self, f"{split}_inputs").to(device)))
+            labels = getattr(self, f"{split}_labels")
+            setattr(self, f"{split}_labels", NoisyLabels(*(part.to(device) for part in labels)))
+
+
+def _those(chosen: Tensor, inputs: Tensor, labels: NoisyLabels, indices: Tensor) -> tuple[Tensor, NoisyLabels, Tensor]:
+    return inputs[chosen], NoisyLabels(*(part[chosen] for part in labels)), indices[chosen]
 
 
 def _by_channel(key: str, value: float | Sequence[float], inputs: Tensor) -> float | Tensor:

@@ -287,13 +287,23 @@ class Classifier(L.LightningModule):
             if self.objective is not None:
                 row["penalty/value"] = self._penalty(minibatches)
         switch = {} if self._switch is None else self._switch.numbers()
-        row = row | test | fit.shares() | switch | values | times
+        row = row | test | self._on_held_out() | fit.shares() | switch | values | times
         now = time.perf_counter()
         row["time/epoch"], self._clock = now - self._clock, now
         # Where callbacks like EarlyStopping look. `log_dict` would make a metric of each number, of which there is one.
         self.trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in row.items()})
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step=epoch)
+
+    def _on_held_out(self) -> dict[str, float]:
+        """Loss and error of the held-out examples, if there are any."""
+        if not self.data.holdout:
+            return {}
+        fit = TrainingFit(self.data.holdout_labels, self.criterion)
+        with evaluating(self.model), torch.inference_mode():
+            for inputs, _, indices in self.data.holdout_batches():
+                fit.add(indices, self(inputs))
+        return {"holdout/loss": fit.loss(), "holdout/error": fit.error()}
 
     @property
     def _switch(self) -> Switch | None:

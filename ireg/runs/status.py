@@ -63,9 +63,10 @@ def read_status(folder: Path) -> dict[str, Any] | None:
         return None
     config = _with_present_targets(status["config"])
     if isinstance(config, dict):
-        config = {**config, **{key: value for key, value in _ADDED.items() if key not in config}}
-    if isinstance(config, dict) and isinstance(terms := config.get("terms"), dict):
-        config["terms"] = {**_ADDED_TO_TERMS, **terms}
+        config = {**_ADDED, **config}
+        for group, added in _ADDED_TO.items():
+            if isinstance(entries := config.get(group), dict):
+                config[group] = {**added, **entries}
     return status | {"config": config}
 
 
@@ -73,12 +74,12 @@ _RENAMED = {"ireg.datasets.idx": "ireg.data.idx.idx"}
 """What earlier versions called the targets of their configurations."""
 
 
-_ADDED_TO_TERMS = {"num_batches": None}
+_ADDED: dict[str, Any] = {"loss": "cross_entropy", "regularizer": {"name": "none"}}
 """Keys that earlier versions did not have, with what these did."""
 
 
-_ADDED: dict[str, Any] = {"loss": "cross_entropy", "regularizer": {"name": "none"}}
-"""The same at the top level."""
+_ADDED_TO: dict[str, dict[str, Any]] = {"terms": {"num_batches": None}, "data": {"holdout": None}}
+"""The same in groups."""
 
 
 def _with_present_targets(config: Any) -> Any:
@@ -112,9 +113,12 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent, {})
         node.pop(key, None)
+    # Without what was added, so that the hashes of earlier versions are found again.
     for key, value in _ADDED.items():
-        if relevant.get(key) == value:  # so that the hashes of earlier versions are found again
+        if relevant.get(key) == value:
             del relevant[key]
+    if relevant.get("data", {}).get("holdout", True) is None:
+        del relevant["data"]["holdout"]
     return relevant
 
 

@@ -119,6 +119,22 @@ def test_a_subset_is_seeded_sorted_and_keeps_images_with_labels():
     assert len(make(test_size=5).test_inputs) == 5
 
 
+def test_held_out_examples_keep_their_noise_and_are_not_trained_on():
+    whole, data, twin, other = make(), make(holdout=10), make(holdout=10), make(holdout=10, subset_seed=1)
+    assert (len(data.train_inputs), len(data.holdout_inputs)) == (20, 10)
+    both = torch.cat([data.train_indices, data.holdout_indices])
+    assert torch.equal(both.sort().values, torch.arange(30))
+    for split in ("train", "holdout"):
+        indices = getattr(data, f"{split}_indices")
+        torch.testing.assert_close(getattr(data, f"{split}_inputs"), whole.train_inputs[indices])
+        for found, of_all in zip(getattr(data, f"{split}_labels"), whole.train_labels, strict=True):
+            assert torch.equal(found, of_all[indices])
+    assert torch.equal(data.holdout_indices, twin.holdout_indices)
+    assert not torch.equal(data.holdout_indices, other.holdout_indices)
+    assert sorted(_order(data)) == list(range(20))
+    assert len(whole.holdout_inputs) == 0
+
+
 def test_another_number_of_examples_is_refused():
     with pytest.raises(UserError, match="data.num_test=19: the source holds 20 test examples"):
         make(num_test=19)

@@ -133,6 +133,23 @@ def test_values_of_a_run_against_an_independent_computation(tmp_path, small_run,
         assert row[tag] == pytest.approx(value, rel=2e-5, abs=1e-12), tag
 
 
+def test_held_out_examples_are_evaluated_with_the_labels_that_they_bear(tmp_path, small_run, composed):
+    """From the checkpoint's weights and the labels on disk; the files say which examples they are."""
+    small_run(tmp_path, "data.train_size=120", "data.holdout=40", "objective=holdout/error", "lr=0.1")
+    row, labels = rows(tmp_path)[-1], np.load(tmp_path / "labels.npz")
+    assert len(labels["observed"]) == 80
+    assert not set(labels["indices"]) & set(labels["holdout_indices"])
+    assert sum(len(labels[name]) - (labels[name] == labels[name.replace("observed", "clean")]).sum()
+               for name in ("observed", "holdout_observed")) == 36  # fmt: skip
+    model = MLP(input_shape=(784,), num_classes=10, hidden=[16])
+    state = checkpoint(tmp_path)["state_dict"]
+    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    images = instantiate(read(composed()).data.source)(train=True)[0][labels["holdout_indices"]]
+    outputs, observed = model(images.float()[:, None] / 255), torch.tensor(labels["holdout_observed"])
+    assert row["holdout/error"] == pytest.approx(float((outputs.argmax(1) != observed).double().mean()))
+    assert row["holdout/loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(outputs, observed)), rel=1e-5)
+
+
 def test_rows_0_and_1_against_a_replay_of_the_training(tmp_path, small_run, composed):
     """Losses, errors and the first rows' terms, from a plain loop with the same seed and the same order."""
     small_run(tmp_path, "epochs=1", "lr=0.1", "data.train_size=90", "data.eval_batch_size=64")

@@ -20,7 +20,7 @@ CONFIG = {
     "lr": 0.1,
     "epochs": 3,
     "threads": 1,
-    "data": {"root": "here", "source": {"root": "here"}},
+    "data": {"root": "here", "source": {"root": "here"}, "holdout": None},
     "loss": "cross_entropy",
     "regularizer": {"name": "none"},
 }
@@ -28,7 +28,9 @@ CONFIG = {
 
 def test_the_hash_is_that_of_before_there_was_a_choice_of_losses():
     before = {key: value for key, value in CONFIG.items() if key not in ("loss", "regularizer")}
+    before["data"] = {key: value for key, value in CONFIG["data"].items() if key != "holdout"}
     assert config_hash(before) == config_hash(CONFIG) != config_hash(CONFIG | {"loss": "squared_error"})
+    assert config_hash(CONFIG) != config_hash(CONFIG | {"data": CONFIG["data"] | {"holdout": 5}})
 
 
 def test_the_hash_knows_what_changes_the_result():
@@ -39,7 +41,7 @@ def test_the_hash_knows_what_changes_the_result():
     assert config_hash(CONFIG | {"trainer": {}}) != config_hash(CONFIG | {"trainer": {"precision": "64-true"}})
     assert config_hash(CONFIG) != config_hash(CONFIG | {"lr": 0.2})
     assert config_hash(CONFIG) == config_hash(dict(reversed(CONFIG.items())))
-    assert CONFIG["data"] == {"root": "here", "source": {"root": "here"}}
+    assert CONFIG["data"] == {"root": "here", "source": {"root": "here"}, "holdout": None}
 
 
 def test_a_status_follows_a_run(tmp_path):
