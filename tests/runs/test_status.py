@@ -184,7 +184,7 @@ def test_git_is_told_or_null(tmp_path, monkeypatch):
 def test_targets_of_earlier_versions_are_those_of_today(tmp_path):
     config = {"data": {"source": {"_target_": "ireg.datasets.idx"}}, "epochs": 1, "threads": 1}
     (tmp_path / "status.json").write_text(json.dumps({"state": "done", "config": config, "config_hash": "1"}))
-    present = config | {"data": {"source": {"_target_": "ireg.data.idx.idx"}}, "loss": "cross_entropy"}
+    present = config | {"data": {"source": {"_target_": "ireg.data.idx.idx"}, "holdout": None}, "loss": "cross_entropy"}
     present["regularizer"] = {"name": "none"}
     assert read_status(tmp_path)["config"] == present
     assert finished(tmp_path, present)["state"] == "done"
