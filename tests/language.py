@@ -18,7 +18,7 @@ SENTENCE = 20
 """Words of a page's median sentence, at most."""
 
 SOURCES = sorted([*(ROOT / "ireg").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), ROOT / "train.py"])
-PROSE = sorted([*ROOT.glob("*.md"), ROOT / "multirun" / "README.md", *(ROOT / "docs").glob("*.md")])
+PROSE = sorted([*ROOT.glob("*.md"), ROOT / "multirun" / "README.md", *(ROOT / "docs").rglob("*.md")])
 PROSE = [path for path in PROSE if not path.read_text(encoding="utf-8").startswith("```{include}")]
 SETTINGS = [*sorted((ROOT / "conf").rglob("*.yaml")), ROOT / "Makefile"]
 

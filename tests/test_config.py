@@ -262,6 +262,8 @@ def test_no_file_is_untested():
         "paper",
         "separable",
         "spikes",
+        "study_final",
+        "study_tuning",
         "swats",
         "theory",
         "tune",

@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *(ROOT / name / "README.md" for name in ("multirun", "ireg/assets")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NO_CODE = ("{toctree}", "{include}", "{eval-rst}")
@@ -204,8 +204,9 @@ def test_links_lead_somewhere(path):
 
 
 def test_every_page_is_on_the_site():
-    listed = set(re.findall(r"^([a-z_]+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE))
-    assert listed == {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"} | {"notebook"}
+    listed = set(re.findall(r"^([a-z_/0-9]+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE))
+    pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert listed == pages - {"index"} | {"notebook"}
 
 
 def test_every_tool_group_and_data_set_is_on_a_page():
