@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, published
+from benchmarks.study import DATA, published
+from ireg.analysis.pages import markdown
 from ireg.basins.study import QUANTITIES
 from ireg.command import framed, run_as_process
 from ireg.files import replacing

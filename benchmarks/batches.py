@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, published, written
+from benchmarks.study import DATA, published, written
+from ireg.analysis.pages import markdown
 from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 

@@ -17,7 +17,8 @@ from torch.nn.functional import cross_entropy
 from benchmarks.case import Case
 from benchmarks.memory import in_fresh_process
 from benchmarks.sides import by_project, prepared, quietly
-from benchmarks.study import DATA, markdown, published
+from benchmarks.study import DATA, published
+from ireg.analysis.pages import markdown
 from ireg.command import framed, run_as_process
 from ireg.core.diagonal import exact_diagonal
 from ireg.core.functional import detached_parameters, functional_loss

@@ -9,9 +9,10 @@ from functools import partial
 
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, pictured, published, written
+from benchmarks.study import DATA, pictured, published, written
 from ireg.analysis.curvature import sharpness
 from ireg.analysis.looks import COLOURS
+from ireg.analysis.pages import markdown
 from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 

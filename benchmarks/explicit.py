@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.study import DATA, first_reached, markdown, published, written
+from benchmarks.study import DATA, first_reached, published, written
+from ireg.analysis.pages import markdown
 from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 
@@ -69,7 +70,7 @@ def _percent(mean: float, half: float) -> str:
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write file and page, and print the table."""
-    _, runs = written("explicit", measured, arguments)
+    _, runs = written("explicit", measured, arguments, key=[*SETTING, "seed"])
     print(published("explicit", table(runs), "docs/explicit.md"))
     return 0
 

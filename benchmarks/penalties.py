@@ -15,7 +15,8 @@ from torch.optim import SGD
 
 from benchmarks.costs import paired
 from benchmarks.sides import quietly
-from benchmarks.study import DATA, markdown, published
+from benchmarks.study import DATA, published
+from ireg.analysis.pages import markdown
 from ireg.command import framed, run_as_process
 from ireg.core.functional import functional_loss
 from ireg.files import replacing

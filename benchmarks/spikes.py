@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, published, written
+from benchmarks.study import DATA, published, written
+from ireg.analysis.pages import markdown
 from ireg.command import framed, run_as_process
 
 CSV = DATA / "spikes.csv"

@@ -10,13 +10,19 @@ from matplotlib.figure import Figure
 
 import ireg
 from ireg.analysis.looks import drawn
-from ireg.files import replacing, write_bytes, write_text
+from ireg.analysis.pages import between_marks
+from ireg.files import replacing, write_bytes
 
 DATA = Path(__file__).parents[1] / "docs" / "data"
 
 
 def written(
-    name: str, measured: Callable[[pd.DataFrame], pd.DataFrame], arguments: Sequence[str] | None, *, digits: int = 5
+    name: str,
+    measured: Callable[[pd.DataFrame], pd.DataFrame],
+    arguments: Sequence[str] | None,
+    *,
+    digits: int = 5,
+    key: Sequence[str] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the folder that the command line names; write docs/data/NAME.csv.
 
@@ -25,18 +31,41 @@ def written(
         measured: from the table of `ireg.load` to the file's.
         arguments: of the command line.
         digits: of each number.
+        key: columns that say which run a row is of, for the option `--add`.
 
     Returns:
         The table of `ireg.load`, and the file's as it is read again.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=f"Write docs/data/{name}.csv.")
     parser.add_argument("folder", metavar="FOLDER", help=f"of the runs, like multirun/{name}")
-    runs = ireg.load(parser.parse_args(arguments).folder)
+    if key is not None:
+        parser.add_argument("--add", action="store_true", help="keep the rows of runs that are not in FOLDER")
+    given = parser.parse_args(arguments)
+    runs = ireg.load(given.folder)
     path = DATA / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
+    found = measured(runs)
+    if key is not None and given.add:
+        found = added(pd.read_csv(path), found, key)
     with replacing(path) as temporary:
-        measured(runs).to_csv(temporary, index=False, float_format=f"%.{digits}g")
+        found.to_csv(temporary, index=False, float_format=f"%.{digits}g")
     return runs, pd.read_csv(path)
+
+
+def added(before: pd.DataFrame, after: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """Put the rows of new runs beside those of others.
+
+    Args:
+        before: as a file has them.
+        after: which replace those of the same runs.
+        key: columns that say which run a row is of.
+    """
+    names = [
+        rows[list(key)].astype(object).where(rows[list(key)].notna(), None).apply(tuple, axis=1)
+        for rows in (before, after)
+    ]
+    kept = before[~names[0].isin(set(names[1]))]
+    return pd.concat([kept, after]).sort_values(list(key), ascending=False, kind="stable")
 
 
 def first_reached(losses: Sequence[float], loss: float) -> tuple[int, float] | None:
@@ -68,13 +97,8 @@ def published(name: str, table: str, *pages: str) -> str:
     Raises:
         ValueError: a page has no such marks.
     """
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     for page in pages:
-        path = DATA.parents[1] / page
-        text = path.read_text(encoding="utf-8")
-        if begin not in text or end not in text:
-            raise ValueError(f"{page} has no marks {begin.strip()} and {end}")
-        write_text(path, text.split(begin)[0] + begin + table + end + text.split(end)[1])
+        between_marks(DATA.parents[1] / page, name, table)
     return table
 
 
@@ -82,9 +106,3 @@ def pictured(name: str, draw: Callable[[], Figure]) -> None:
     """Draw docs/figures/NAME.png."""
     (content,) = drawn(name, draw, ".png").values()
     write_bytes(DATA.parent / "figures" / f"{name}.png", content)
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from benchmarks.study import DATA, markdown, published, written
+from benchmarks.study import DATA, published, written
+from ireg.analysis.pages import markdown
 from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 
@@ -81,7 +82,7 @@ def table(runs: pd.DataFrame) -> str:
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write file and page, and print the table."""
-    _, runs = written("swats", measured, arguments)
+    _, runs = written("swats", measured, arguments, key=["tolerance", "relative", "seed"])
     print(published("swats", table(runs), "docs/explicit.md"))
     return 0
 

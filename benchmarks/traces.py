@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.study import DATA, first_reached, markdown, published, written
+from benchmarks.study import DATA, first_reached, published, written
+from ireg.analysis.pages import markdown
 from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 

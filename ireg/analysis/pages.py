@@ -1,0 +1,39 @@
+"""Tables in Markdown, and pages that hold them between marks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ireg.files import write_text
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table.
+
+    Example:
+        >>> print(markdown(["a", "b"], [["1", "2"]]), end="")
+        | a | b |
+        | --- | --- |
+        | 1 | 2 |
+    """
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def between_marks(page: Path, name: str, text: str) -> None:
+    """Put a text between its marks on a page.
+
+    Args:
+        page: a file.
+        name: of the marks, `<!-- NAME -->` and `<!-- /NAME -->`.
+        text: what stands between them.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before = page.read_text(encoding="utf-8")
+    if begin not in before or end not in before:
+        raise ValueError(f"{page} has no marks {begin.strip()} and {end}")
+    write_text(page, before.split(begin)[0] + begin + text + end + before.split(end)[1])

@@ -1,0 +1,1 @@
+"""The study: its cells, its rates, its claims, its pages."""

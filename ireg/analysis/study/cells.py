@@ -1,0 +1,82 @@
+"""The study's numbers as small files: a row a run and place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from ireg.analysis.load import load
+from ireg.analysis.places import at_places
+from ireg.errors import UserError
+from ireg.files import replacing
+
+LOSSES = (1.5, 1.2, 1.0, 0.7, 0.4, 0.2, 0.1, 0.03)
+"""Training losses at which runs are compared."""
+
+EPOCHS = (10, 20, 50, 100, 150)
+DIGITS = 4
+"""Of each number."""
+
+KEY = ["run", "place"]
+ENDED = ("done", "diverged")
+
+
+def measured(folder: Path) -> pd.DataFrame:
+    """Compute the cells of a sweep's runs that have ended.
+
+    Args:
+        folder: of the sweep.
+
+    Raises:
+        UserError: it holds no runs.
+    """
+    table = load(folder)
+    found = at_places(table[table["state"].isin(ENDED)], LOSSES, EPOCHS)
+    if len(found):
+        # By its settings alone: where a sweep lies below the folder says nothing.
+        found["run"] = found["run"].str.rpartition("/")[2]
+    return found
+
+
+def merged(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Put new cells beside those there are.
+
+    All cells of a run that is measured again are replaced; a run that is not there stays as it is.
+    """
+    kept = before[~before["run"].isin(after["run"])]
+    whole = pd.concat([part for part in (kept, after) if len(part)])
+    return whole.sort_values("run", kind="stable").reset_index(drop=True)
+
+
+def values(cells: pd.DataFrame, tag: str) -> pd.Series:
+    """Return a tag's column.
+
+    Raises:
+        UserError: no run has measured it.
+    """
+    if tag not in cells:
+        raise UserError(f"{tag}: no run of the sweep has measured it; leave out its table or figure")
+    return cells[tag].astype(float)
+
+
+def record(folder: Path, data: Path) -> Path:
+    """Write a sweep's cells into its file among the study's data.
+
+    Args:
+        folder: of the sweep; the file has its name.
+        data: folder of the study's files.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: the folder holds no runs.
+    """
+    path = data / f"{folder.resolve().name}.csv"
+    after = measured(folder)
+    data.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        whole = merged(pd.read_csv(path), after) if path.exists() else after
+        whole.to_csv(temporary, index=False, float_format=f"%.{DIGITS}g")
+    return path

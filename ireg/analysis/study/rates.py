@@ -1,0 +1,75 @@
+"""Choose learning rates from a grid, and say what other choices would give."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+CHOICES = {"holdout": "holdout/error", "holdout loss": "holdout/loss", "test": "test/error"}
+"""Place of a run, and the tag whose mean over seeds chooses; the first is the study's."""
+
+
+def ranked(cells: pd.DataFrame, choice: str) -> pd.DataFrame:
+    """Rank each optimizer's rates by a choice.
+
+    Args:
+        cells: of the tuning runs.
+        choice: of `CHOICES`.
+
+    Returns:
+        A row a rate: `optimizer`, `lr`, `value` (the mean over seeds of the tag at the place; infinity where a run
+        diverged), `test/error` there, `seeds`. The best of each optimizer comes first, of equal ones the smaller.
+
+    Raises:
+        ValueError: no such choice.
+    """
+    if choice not in CHOICES:
+        raise ValueError(f"choice={choice!r}: choose one of {', '.join(CHOICES)}")
+    diverged = set(map(tuple, cells.loc[cells["state"] == "diverged", ["optimizer", "lr"]].to_numpy()))
+    found = []
+    for (optimizer, lr), rows in cells[cells["place"] == choice].groupby(["optimizer", "lr"]):
+        value = math.inf if (optimizer, lr) in diverged else float(rows[CHOICES[choice]].mean())
+        found.append(
+            {
+                "optimizer": optimizer,
+                "lr": lr,
+                "value": value,
+                "test/error": float(rows["test/error"].mean()),
+                "epoch": float(rows["at"].mean()),
+                "seeds": len(rows),
+            }
+        )
+    # To 12 digits: means that differ by rounding alone are a tie, which the smaller rate wins.
+    order = pd.DataFrame(found).assign(rank=lambda table: table["value"].map(lambda value: float(f"{value:.12g}")))
+    return order.sort_values(["optimizer", "rank", "lr"]).drop(columns="rank").reset_index(drop=True)
+
+
+def chosen(cells: pd.DataFrame) -> pd.DataFrame:
+    """Choose each optimizer's rate.
+
+    Args:
+        cells: of the tuning runs.
+
+    Returns:
+        A row an optimizer: `optimizer`; the rate `lr` that held-out examples choose, their error there and its epoch,
+        and the test error of those runs; `inside`, whether smaller and larger rates were tried; for each other choice
+        its rate and test error.
+    """
+    found = []
+    for optimizer, rows in ranked(cells, "holdout").groupby("optimizer", sort=False):
+        best, rates = rows.iloc[0], rows["lr"]
+        row = {
+            "optimizer": optimizer,
+            "rates": len(rates),
+            "lr": best["lr"],
+            "inside": bool(rates.min() < best["lr"] < rates.max()),
+            "epoch": best["epoch"],
+            "holdout/error": best["value"],
+            "test/error": best["test/error"],
+        }
+        for choice in [name for name in CHOICES if name != "holdout"]:
+            other = ranked(cells[cells["optimizer"] == optimizer], choice).iloc[0]
+            row |= {f"lr by {choice}": other["lr"], f"test/error by {choice}": other["test/error"]}
+        found.append(row)
+    return pd.DataFrame(found)
