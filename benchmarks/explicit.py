@@ -42,7 +42,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
             after, share = reached
             at = {tag: float((1 - share) * seen[tag][after - 1] + share * seen[tag][after]) for tag in ("epoch", *TAGS)}
             found.append({**setting, "run": run, "loss": loss, **at})
-    return pd.DataFrame(found).drop(columns="run").sort_values([*SETTING, "seed", "loss"], ascending=False)
+    return pd.DataFrame(found).drop(columns="run").sort_values([*SETTING, "seed"], kind="stable")
 
 
 def table(runs: pd.DataFrame) -> str:

@@ -65,7 +65,7 @@ def added(before: pd.DataFrame, after: pd.DataFrame, key: Sequence[str]) -> pd.D
         for rows in (before, after)
     ]
     kept = before[~names[0].isin(set(names[1]))]
-    return pd.concat([kept, after]).sort_values(list(key), ascending=False, kind="stable")
+    return pd.concat([kept, after]).sort_values(list(key), kind="stable")
 
 
 def first_reached(losses: Sequence[float], loss: float) -> tuple[int, float] | None:

@@ -14,6 +14,9 @@ from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 
 CSV = DATA / "swats.csv"
+PUBLISHED = 1e-9
+"""SWATS's tolerance, which experiment=swats has."""
+KEY = ["relative", "tolerance", "seed"]
 LAST = 10
 """Epochs at the end over which errors are averaged."""
 
@@ -33,8 +36,9 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
         first = seen.iloc[0]
         found.append(
             {
-                "tolerance": first["optimizer.tolerance"],
-                "relative": bool(first["optimizer.relative"]),
+                # Where all runs have one, `ireg.load` leaves it out: then it is the experiment's.
+                "tolerance": first.get("optimizer.tolerance", PUBLISHED),
+                "relative": bool(first.get("optimizer.relative", False)),
                 "seed": first["seed"],
                 "switched in epoch": after["epoch"].iloc[0] if len(after) else None,
                 "rate": after["switch/lr"].iloc[0] if len(after) else None,
@@ -43,7 +47,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
                 "estimate at epoch 20": seen[seen["epoch"] == 20]["switch/estimate"].iloc[0],
             }
         )
-    return pd.DataFrame(found).sort_values(["relative", "tolerance", "seed"])
+    return pd.DataFrame(found).sort_values(KEY)
 
 
 def table(runs: pd.DataFrame) -> str:
@@ -82,7 +86,7 @@ def table(runs: pd.DataFrame) -> str:
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write file and page, and print the table."""
-    _, runs = written("swats", measured, arguments, key=["tolerance", "relative", "seed"])
+    _, runs = written("swats", measured, arguments, key=KEY)
     print(published("swats", table(runs), "docs/explicit.md"))
     return 0
 

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import basins, exchange, explicit, penalties, swats
+from benchmarks.study import added
 from tests.conftest import ROOT
 
 STUDIES = {"exchange": exchange, "explicit": explicit, "swats": swats, "basins": basins, "penalties": penalties}
@@ -31,6 +32,18 @@ def test_errors_are_those_where_a_loss_is_first_reached():
     assert 1.5 < found.loc[0.7, "epoch"] < 2
     assert found.loc[0.5, "epoch"] == pytest.approx(4)
     assert "| 0.1 | 64 | none | 0 | 1 | 30.0 % |" in explicit.table(found.reset_index())
+
+
+def test_rows_of_other_runs_are_kept():
+    before = pd.DataFrame({"name": ["a", "a", None], "seed": [0, 1, 0], "loss": [1, 1, 1]})
+    after = pd.DataFrame({"name": [None, "a"], "seed": [0, 2], "loss": [2, 2]})
+    found = added(before, after, ["name", "seed"]).to_numpy(dtype=object)
+    assert [[*map(str, row)] for row in found] == [
+        ["a", "0", "1"],
+        ["a", "1", "1"],
+        ["a", "2", "2"],
+        ["nan", "0", "2"],
+    ]
 
 
 def test_a_run_that_never_switched_says_so():

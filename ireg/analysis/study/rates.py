@@ -1,4 +1,4 @@
-"""Choose learning rates from a grid, and say what other choices would give."""
+"""Choose learning rates from a grid."""
 
 from __future__ import annotations
 
