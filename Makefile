@@ -11,7 +11,7 @@ SPREAD := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 PIP = --disable-pip-version-check $$(test -t 1 || echo --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help install paper demo tensorboard verify test test-minima bench docs lint clean
+.PHONY: help install paper demo tensorboard verify study test test-minima bench docs lint clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -40,6 +40,17 @@ tensorboard: install ## Browse multirun/NAME (NAME=paper) in TensorBoard; prints
 
 verify: install ## Certify every optimizer's theory on this machine (2 minutes)
 	$(RUN) -m ireg.verify
+
+STUDIED ?= mnist10k
+STUDY := experiment=study_tuning data=$(STUDIED)
+study: install ## Run the study: tuning, final runs, tables and figures (about 4 hours of one core; STUDIED=mnist10k)
+	$(RUN) train.py $(STUDY)
+	$(RUN) train.py $(STUDY) optimizer=momentum lr=1e-3,3.2e-3,1e-2,3.2e-2,1e-1,3.2e-1
+	$(RUN) train.py $(STUDY) optimizer=sgd lr=3.2e-3,1e-2,3.2e-2,1e-1,3.2e-1,1
+	$(RUN) -m ireg.analysis.study multirun/study_tuning_$(STUDIED)
+	set -e; $(RUN) -m ireg.analysis.study --finals study_tuning_$(STUDIED) > multirun/study_finals_$(STUDIED); \
+		while read -r line; do $(RUN) train.py $$line data=$(STUDIED); done < multirun/study_finals_$(STUDIED)
+	$(RUN) -m ireg.analysis.study multirun/study_final_$(STUDIED)
 
 test: install ## Run the tests, in three processes
 	$(RUN) -m pytest $(SPREAD)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 RESAMPLES = 2_000
-"""Of the bootstrap over settings."""
+"""Samples of the bootstrap over settings."""
 
 Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -30,19 +30,21 @@ def kendall(
     settings: Sequence[object],
     *,
     among: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Association:
     """Compute Kendall's τ over pairs of runs.
 
     τ_b = Σ s_x s_y / √(Σ s_x² Σ s_y²) over the pairs i < j, with the signs s_x of x_i − x_j and s_y of y_i − y_j.
     Runs without a finite value of both are left out. The interval is by the bootstrap over settings, whose runs
-    repeat one another: of 2,000 samples the middle 95 %.
+    repeat one another: the middle 95 % of the samples.
 
     Args:
         measure: x, a value a run.
         result: y.
         settings: which setting each run has; the runs of one are drawn together.
         among: symmetric, (n, n), true for pairs that count; by default all.
+        resamples: samples of the bootstrap; with 0 the interval is nan.
         seed: of the bootstrap.
 
     Returns:
@@ -66,9 +68,11 @@ def kendall(
     x, y = np.where(there, x, 0.0), np.where(there, y, 0.0)
     sign_x, sign_y = np.sign(x[:, None] - x[None, :]), np.sign(y[:, None] - y[None, :])
     sums = [pairs * sign_x * sign_y, pairs * sign_x**2, pairs * sign_y**2]
+    if not len(x):
+        return Association(math.nan, math.nan, math.nan, 0)
     names = list(dict.fromkeys(settings))
     of_run = np.array([names.index(name) for name in settings], dtype=int)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     weights = drawn[:, of_run].astype(float)
     tau = float(_tau(np.ones((1, len(x))), sums)[0])
     resampled = _tau(weights, sums)
@@ -109,7 +113,13 @@ def differing_in_one(runs: pd.DataFrame, factors: Sequence[str], factor: str) ->
 
 
 def associations(
-    runs: pd.DataFrame, measures: Sequence[str], result: str, factors: Sequence[str], *, seed: int = 0
+    runs: pd.DataFrame,
+    measures: Sequence[str],
+    result: str,
+    factors: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare measures by how they go with a result.
 
@@ -121,6 +131,7 @@ def associations(
         measures: columns.
         result: a column.
         factors: columns; the last one, like the seed, repeats settings.
+        resamples: see `kendall`.
         seed: of the bootstrap.
 
     Returns:
@@ -139,7 +150,9 @@ def associations(
     for measure in measures:
         taus = {}
         for name, among in {**groups, **differing}.items():
-            one = kendall(runs[measure].tolist(), runs[result].tolist(), settings, among=among, seed=seed)
+            one = kendall(
+                runs[measure].tolist(), runs[result].tolist(), settings, among=among, resamples=resamples, seed=seed
+            )
             taus[name] = one.tau
             found.append({"measure": measure, "pairs of": name, **one._asdict()})
         found.append({"measure": measure, "pairs of": "granulated", **_granulated({k: taus[k] for k in differing})})
@@ -165,4 +178,6 @@ def controls(result: Sequence[float], *, seed: int = 0) -> dict[str, list[float]
     values = np.asarray(result, dtype=float)
     generator = np.random.default_rng(seed)
     noise = generator.standard_normal((2, len(values)))
-    return {"planted": (values + np.nanstd(values) * noise[0]).tolist(), "random": noise[1].tolist()}
+    there = values[np.isfinite(values)]
+    spread = float(there.std()) if len(there) else 0.0
+    return {"planted": (values + spread * noise[0]).tolist(), "random": noise[1].tolist()}

@@ -24,6 +24,7 @@ def test_runs_without_a_value_do_not_count():
     assert (found.tau, found.pairs) == (1.0, 1)
     assert math.isnan(kendall([1.0, 1.0], [1.0, 2.0], list("ab")).tau)  # a constant
     assert math.isnan(kendall([math.nan], [1.0], ["a"]).low)
+    assert math.isnan(kendall([], [], []).tau)
 
 
 def test_lengths_are_checked():

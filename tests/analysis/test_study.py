@@ -128,6 +128,30 @@ def test_every_table_can_be_made(name):
     assert len(lines) > 2
 
 
+def test_a_page_may_ask_for_several_files_together(study, tmp_path):
+    assert main(study("<!-- test_error of sweep+sweep -->\n<!-- /test_error of sweep+sweep -->\n")) == 0
+    assert "| sgd | " in (tmp_path / "pages" / "page.md").read_text()
+
+
+def test_measures_and_their_controls():
+    """A measure that follows the error within every optimizer is found; the random one is not."""
+    generator = np.random.default_rng(3)
+    rows = [
+        {"run": f"{optimizer}_{lr}_{seed}", "state": "done", "optimizer": optimizer, "lr": lr, "seed": seed, "at": 1.0,
+         "place": "loss 1", "test/error": error, "good/measure": 2 * error, "poor/measure": generator.standard_normal()}
+        for optimizer in ("sgd", "adam") for lr in range(6) for seed in range(3)
+        for error in [0.1 * generator.standard_normal() + 0.2]
+    ]  # fmt: skip
+    lines = {
+        line.split(" | ")[0].removeprefix("| "): line for line in TABLES["measures"](pd.DataFrame(rows)).splitlines()
+    }
+    assert "| – | – | 1.00 (1.00 to 1.00) | 1.00 | – |" in lines["`good/measure`"]
+    assert {"planted", "random", "epochs to there"} < lines.keys()
+    within = TABLES["measures_within"](pd.DataFrame(rows))
+    assert "| measure | sgd | adam | other optimizer | other lr | other seed |" in within
+    assert "| `good/measure` | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |" in within
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_can_be_drawn(name):
     figure = FIGURES[name](finals({"sgd": 0.0, "adam": 0.05}, seeds=3, reached=(1.0, 0.4)))
@@ -167,6 +191,15 @@ def test_a_sweep_is_recorded_and_its_page_written(tmp_path, study, capsys):
     first = (tmp_path / "pages" / "data" / "sweep.csv").read_bytes()
     assert main(arguments) == 0
     assert (tmp_path / "pages" / "data" / "sweep.csv").read_bytes() == first
+
+
+def test_the_commands_of_the_final_runs(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    tuning().to_csv(tmp_path / "data" / "tuning.csv", index=False)
+    assert main(["--finals", "tuning", "--into", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "experiment=study_final optimizer=sgd lr=0.1\n"
+    assert main(["--finals", "x", "--into", str(tmp_path)]) == 2
+    assert "x.csv: no such file of the study; there are: tuning" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

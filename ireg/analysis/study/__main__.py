@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ireg.analysis.study.cells import record
-from ireg.analysis.study.pages import write_pages
+from ireg.analysis.study.pages import read_cells, write_pages
+from ireg.analysis.study.rates import chosen
 from ireg.command import framed, run_as_process
 
 
@@ -30,7 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=Path("docs/study"),
         help="folder of the pages (default: docs/study)",
     )
+    what = (
+        "print the arguments of the final runs at the rates that FILE chooses, a line an optimizer, and write nothing"
+    )
+    parser.add_argument("--finals", metavar="FILE", help=what)
     given = parser.parse_args(arguments)
+    if given.finals is not None:
+        rates = chosen(read_cells(given.into / "data", given.finals))
+        for optimizer, lr in zip(rates["optimizer"], rates["lr"], strict=True):
+            print(f"experiment=study_final optimizer={optimizer} lr={lr:g}")
+        return 0
     for folder in given.folders:
         print(f"recorded: {record(folder, given.into / 'data')}")
     for path in write_pages(given.into):

@@ -16,22 +16,27 @@ from ireg.analysis.study.tables import TABLES
 from ireg.errors import UserError
 from ireg.files import write_bytes
 
-MARK = re.compile(r"^<!-- (\w+) of (\w+) -->$", re.MULTILINE)
-"""`<!-- TABLE of FILE -->`, up to `<!-- /TABLE of FILE -->`."""
+MARK = re.compile(r"^<!-- (\w+) of ([\w+]+) -->$", re.MULTILINE)
+"""`<!-- TABLE of FILE -->`, up to `<!-- /TABLE of FILE -->`; FILE+OTHER are both."""
 
 PICTURE = re.compile(r"!\[[^]]*\]\(figures/(\w+)_of_(\w+)\.png\)")
 
 
-def read_cells(path: Path) -> pd.DataFrame:
-    """Read a file of the study.
+def read_cells(data: Path, files: str) -> pd.DataFrame:
+    """Read files of the study.
+
+    Args:
+        data: their folder.
+        files: names with + between them.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none of that name.
     """
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.csv"))) or "none"
-        raise UserError(f"{path}: no such file of the study; there are: {known}")
-    return pd.read_csv(path)
+    for file in files.split("+"):
+        if not (data / f"{file}.csv").exists():
+            known = ", ".join(sorted(path.stem for path in data.glob("*.csv"))) or "none"
+            raise UserError(f"{data / file}.csv: no such file of the study; there are: {known}")
+    return pd.concat([pd.read_csv(data / f"{file}.csv") for file in files.split("+")], ignore_index=True)
 
 
 def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:
@@ -50,7 +55,7 @@ def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:
     for table, file in MARK.findall(text):
         if table not in TABLES:
             raise UserError(f"<!-- {table} of {file} -->: no such table; choose one of {', '.join(TABLES)}")
-        yield f"{table} of {file}", TABLES[table](read_cells(data / f"{file}.csv"))
+        yield f"{table} of {file}", TABLES[table](read_cells(data, file))
 
 
 def write_pages(folder: Path) -> Iterator[Path]:
@@ -72,7 +77,7 @@ def write_pages(folder: Path) -> Iterator[Path]:
         for name, file in PICTURE.findall(text):
             if name not in FIGURES:
                 raise UserError(f"figures/{name}_of_{file}.png: no such figure; choose one of {', '.join(FIGURES)}")
-            cells = read_cells(folder / "data" / f"{file}.csv")
+            cells = read_cells(folder / "data", file)
             for content in drawn(name, partial(FIGURES[name], cells), ".png").values():
                 write_bytes(folder / "figures" / f"{name}_of_{file}.png", content)
                 yield folder / "figures" / f"{name}_of_{file}.png"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
+from ireg.analysis.association import associations, controls, kendall
 from ireg.analysis.looks import COLOURS
 from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
@@ -96,6 +97,67 @@ def levels(tag: str, write: Callable[[float, float], str]) -> Callable[[pd.DataF
     return table
 
 
+ASSOCIATED = (1.2, 1.0, 0.4, 0.1)
+"""Training losses at which measures are compared with the test error."""
+
+FACTORS = ("optimizer", "lr", "seed")
+SHOWN_RESAMPLES = 500
+NO_MEASURES = ("test/error", "test/loss", "train/error", "train/loss", "fit/recovered")
+"""What is no measure of a run: the result, and what equal fit holds alike."""
+
+
+def measures(cells: pd.DataFrame) -> str:
+    """Write how each measure goes with the test error at equal fit: over all runs, and granulated."""
+    head = ["measure", *(f"{what} at {loss:g}" for loss in ASSOCIATED for what in ("τ", "granulated"))]
+    columns: dict[tuple[str, float], tuple[str, str]] = {}
+    for loss in ASSOCIATED:
+        runs, names = _with_controls(cells, loss)
+        settings = runs[["optimizer", "lr"]].apply(tuple, axis=1).tolist()
+        coefficients = _by_group(runs, names)
+        for name in names:
+            tau, low, high, _ = kendall(
+                runs[name].tolist(), runs["test/error"].tolist(), settings, resamples=SHOWN_RESAMPLES
+            )
+            whole = f"{tau:.2f} ({low:.2f} to {high:.2f})" if math.isfinite(tau) else "–"
+            columns[name, loss] = (whole, _coefficient(coefficients[name, "granulated"]))
+    rows = []
+    for name in dict.fromkeys(name for name, _ in columns):
+        row = [_measure(name)]
+        for loss in ASSOCIATED:
+            row += columns.get((name, loss), ("–", "–"))
+        rows.append(row)
+    return markdown(head, rows)
+
+
+def measures_within(cells: pd.DataFrame) -> str:
+    """Write how each measure goes with the test error at a loss of 1 within each optimizer, and by factor."""
+    runs, names = _with_controls(cells, 1.0)
+    found = _by_group(runs, names)
+    groups = [*(f"optimizer {name}" for name in optimizers(runs)), *(f"other {factor}" for factor in FACTORS)]
+    rows = [[_measure(name), *(_coefficient(found[name, group]) for group in groups)] for name in names]
+    return markdown(["measure", *(group.removeprefix("optimizer ") for group in groups)], rows)
+
+
+def _with_controls(cells: pd.DataFrame, loss: float) -> tuple[pd.DataFrame, list[str]]:
+    runs = cells[cells["place"] == loss_place(loss)].reset_index(drop=True)
+    runs = runs.assign(**controls(runs["test/error"].tolist()))
+    tags = [tag for tag in runs if "/" in tag and tag not in NO_MEASURES and runs[tag].nunique() > 1]
+    return runs, ["at", *tags, "planted", "random"]
+
+
+def _by_group(runs: pd.DataFrame, names: Sequence[str]) -> dict[tuple[str, str], float]:
+    found = associations(runs, names, "test/error", FACTORS, resamples=0)
+    return {(row["measure"], row["pairs of"]): row["tau"] for row in found.to_dict("records")}
+
+
+def _measure(name: str) -> str:
+    return f"`{name}`" if "/" in name else {"at": "epochs to there"}.get(name, name)
+
+
+def _coefficient(tau: float) -> str:
+    return f"{tau:.2f}" if math.isfinite(tau) else "–"
+
+
 def _percents(mean: float, half: float) -> str:
     return f"{_between(mean, half, 100)} %"
 
@@ -108,6 +170,8 @@ TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "rates": rates,
     "claims": claims,
     "ratios": ratios,
+    "measures": measures,
+    "measures_within": measures_within,
     "test_error": levels("test/error", _percents),
     "memorized": levels("fit/memorized", _percents),
     "clean_error": levels("fit/clean_error", _percents),
