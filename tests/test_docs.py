@@ -141,8 +141,9 @@ def prelude(tmp_path, monkeypatch):
 def test_python_runs(path, code, prelude, make_run, tmp_path):
     if path.name == "CONTRIBUTING.md":
         pytest.skip("see test_what_contributing_adds_works")
+    tags = {"test/error": [0.9, 0.1], "train/loss": [2.0, 0.5], "time/epoch": [1.0, 1.0]}
     for optimizer in ("sgd", "adam"):
-        sweep = make_run(optimizer, {"test/error": [0.9, 0.1]}, {"optimizer.name": optimizer})
+        sweep = make_run(optimizer, tags, {"optimizer.name": optimizer})
     (tmp_path / "multirun").mkdir()
     (tmp_path / "multirun" / "NAME").symlink_to(sweep)
     exec(compile(code, str(path), "exec"), prelude)

@@ -174,4 +174,4 @@ def at_places(
             middle = (first + last) / 2
             time = float(np.interp(middle, rows["epoch"], seconds))
             found.append({**rows.iloc[0][described].to_dict(), "place": name, "at": middle, "seconds": time, **values})
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=[*described, "place", "at", "seconds", *chosen])

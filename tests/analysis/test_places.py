@@ -80,3 +80,4 @@ def test_values_at_places():
     assert {"run", "state", "optimizer", "seed", "place", "at", "seconds"} < set(found.reset_index())
     assert not [column for column in found if column.startswith("time/") or column in ("epoch", "nonfinite")]
     assert list(at_places(rows, [1.0], tags=["test/error"]).filter(like="/")) == ["test/error"]
+    assert {"run", "place", "test/error"} < set(at_places(rows[:0], [1.0]))  # of no runs there are no rows

@@ -107,7 +107,7 @@ NO_MEASURES = ("test/error", "test/loss", "train/error", "train/loss", "fit/reco
 
 
 def measures(cells: pd.DataFrame) -> str:
-    """Write how each measure goes with the test error at equal fit: over all runs, and granulated."""
+    """Write how each measure goes with the test error at equal fit."""
     head = ["measure", *(f"{what} at {loss:g}" for loss in ASSOCIATED for what in ("τ", "granulated"))]
     columns: dict[tuple[str, float], tuple[str, str]] = {}
     for loss in ASSOCIATED:
@@ -130,7 +130,10 @@ def measures(cells: pd.DataFrame) -> str:
 
 
 def measures_within(cells: pd.DataFrame) -> str:
-    """Write how each measure goes with the test error at a loss of 1 within each optimizer, and by factor."""
+    """Write how each measure goes with the test error, by groups of pairs.
+
+    It is at a training loss of 1, within each optimizer and over pairs that differ in one factor.
+    """
     runs, names = _with_controls(cells, 1.0)
     found = _by_group(runs, names)
     groups = [*(f"optimizer {name}" for name in optimizers(runs)), *(f"other {factor}" for factor in FACTORS)]
