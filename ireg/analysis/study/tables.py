@@ -107,7 +107,7 @@ NO_MEASURES = ("test/error", "test/loss", "train/error", "train/loss", "fit/reco
 
 
 def measures(cells: pd.DataFrame) -> str:
-    """Write how each measure goes with the test error at equal fit."""
+    """Write how measures go with the test error at equal fit."""
     head = ["measure", *(f"{what} at {loss:g}" for loss in ASSOCIATED for what in ("τ", "granulated"))]
     columns: dict[tuple[str, float], tuple[str, str]] = {}
     for loss in ASSOCIATED:
@@ -130,7 +130,7 @@ def measures(cells: pd.DataFrame) -> str:
 
 
 def measures_within(cells: pd.DataFrame) -> str:
-    """Write how each measure goes with the test error, by groups of pairs.
+    """Write how measures go with the test error, by groups of pairs.
 
     It is at a training loss of 1, within each optimizer and over pairs that differ in one factor.
     """
