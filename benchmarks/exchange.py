@@ -12,20 +12,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.study import DATA, published
+from benchmarks.study import DATA, added, published
 from ireg.analysis.pages import markdown
 from ireg.command import framed, run_as_process
 from ireg.files import replacing
 
 CSV = DATA / "exchange.csv"
+SETTING = ["optimizer", "data", "activation", "lr", "batch_size", "method"]
 
 
 def table(rates: pd.DataFrame) -> str:
     """Write the table of docs/explicit.md."""
     lines = []
-    for (optimizer, data, activation, rate, size, method), rows in rates.groupby(
-        ["optimizer", "data", "activation", "lr", "batch_size", "method"], sort=False
-    ):
+    for (optimizer, data, activation, rate, size, method), rows in rates.groupby(SETTING, sort=False):
         cells = [optimizer, data, activation, f"{rate:g}", f"{size:g}", method]
         for quantity in ("k", "cosine", "left", "implicit"):
             row = rows[rows["quantity"] == quantity].iloc[0]
@@ -58,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write file and page, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exchange", description="Write docs/data/exchange.csv.")
     parser.add_argument("folders", metavar="FOLDER", nargs="+", type=Path, help="of ireg drift --explicit --output")
-    rates = pd.concat([_of(folder) for folder in parser.parse_args(arguments).folders])
+    parser.add_argument("--add", action="store_true", help="keep the rows of runs that are not in the folders")
+    given = parser.parse_args(arguments)
+    rates = pd.concat([_of(folder) for folder in given.folders])
+    if given.add:
+        rates = added(pd.read_csv(CSV), rates, SETTING)
     with replacing(CSV) as temporary:
         rates.to_csv(temporary, index=False, float_format="%.5g")
     print(published("exchange", table(pd.read_csv(CSV)), "docs/explicit.md"))

@@ -6,7 +6,7 @@ From the runs of docs/explicit.md it writes docs/data/explicit.csv, a row a run 
 made from that file; a test compares them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ import pandas as pd
 from benchmarks.study import DATA, first_reached, published, written
 from ireg.analysis.pages import markdown
 from ireg.command import framed, run_as_process
-from ireg.statistics import mean_interval
+from ireg.statistics import mean_interval, paired_difference
 
 CSV = DATA / "explicit.csv"
 LOSSES = (1.3, 1.0, 0.7, 0.5)
@@ -61,6 +61,45 @@ def table(runs: pd.DataFrame) -> str:
     return markdown(head, lines)
 
 
+SMALL, LARGE = {"lr": 0.025, "batch_size": 64}, {"lr": 0.1, "batch_size": 64}
+LARGE_BATCH = {"lr": 0.5, "batch_size": 1024}
+NONE = {"regularizer.name": "none"}
+DIFFERENCES = {"regularizer.method": "differences", "regularizer.strength": 0.075}
+EXACT = {"regularizer.name": "minibatch", "regularizer.method": "exact", "regularizer.strength": 0.075}
+PAIRS = {
+    "penalty by differences, less none": (SMALL | DIFFERENCES, SMALL | NONE),
+    "penalty by double backward, less none": (SMALL | EXACT, SMALL | NONE),
+    "the large rate, less the small": (LARGE | NONE, SMALL | NONE),
+    "penalty by differences, less the large rate": (SMALL | DIFFERENCES, LARGE | NONE),
+    "large batch, less small": (LARGE_BATCH | NONE, LARGE | NONE),
+    "large batch: penalty of 0.1, less none": (
+        LARGE_BATCH | {"regularizer.name": "micro", "regularizer.strength": 0.1},
+        LARGE_BATCH | NONE,
+    ),
+}
+"""What is compared, seed by seed."""
+
+
+def pairs(runs: pd.DataFrame) -> str:
+    """Write the table of paired differences."""
+    lines = []
+    for name, (one, other) in PAIRS.items():
+        cells = [name]
+        for loss in LOSSES:
+            left, right = (_of(runs, setting, loss) for setting in (one, other))
+            both = left.index.intersection(right.index)
+            found = paired_difference(left[both].tolist(), right[both].tolist())
+            points = f"{100 * found.student.mean:.1f} ± {100 * found.student.half:.1f}"
+            cells.append(f"{points} ({found.count} pairs, p = {found.p:.1g})" if found.count > 1 else "–")
+        lines.append(cells)
+    return markdown(["test error, points", *(f"at loss {loss:g}" for loss in LOSSES)], lines)
+
+
+def _of(runs: pd.DataFrame, setting: Mapping[str, object], loss: float) -> pd.Series:
+    here = np.logical_and.reduce([runs[key] == value for key, value in {**setting, "loss": loss}.items()])
+    return runs[here].set_index("seed")["test/error"]
+
+
 def _percent(mean: float, half: float) -> str:
     if np.isnan(mean):
         return "–"
@@ -72,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write file and page, and print the table."""
     _, runs = written("explicit", measured, arguments, key=[*SETTING, "seed"])
     print(published("explicit", table(runs), "docs/explicit.md"))
+    print(published("explicit_pairs", pairs(runs), "docs/explicit.md"))
     return 0
 
 
