@@ -63,7 +63,7 @@ def read_status(folder: Path) -> dict[str, Any] | None:
         return None
     config = _with_present_targets(status["config"])
     if isinstance(config, dict):
-        config = {**_ADDED, **config}
+        config = {**config, **{key: value for key, value in _ADDED.items() if key not in config}}
         for group, added in _ADDED_TO.items():
             if isinstance(entries := config.get(group), dict):
                 config[group] = {**added, **entries}
