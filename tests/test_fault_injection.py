@@ -21,7 +21,7 @@ ARGUMENTS = [
     "batch_size=32",
     "name=sweep",
 ]
-KILLS = 12
+KILLS = 9
 
 
 def rows(sweep):

@@ -146,25 +146,25 @@ def test_user_errors_are_one_line_and_exit_code_2(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_the_criterion_of_the_best_rate_can_be_chosen(make_run):
+def test_the_criterion_of_the_best_rate_can_be_chosen(make_run, capsys):
     make_run("slow", TAGS, {"lr": 0.01})
     sweep = make_run("fast", {"train/error": [0.9, 0.25], "test/error": [0.9, 0.5], "norm/l2": [1.0, 2.0]}, {"lr": 1.0})
     chosen = {}
     for tag in ("train/error", "test/error"):
-        done = python("-m", "ireg.analysis", str(sweep), "--criterion", tag)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert f"note: {tag} chose these rates" in done.stdout
+        assert main([str(sweep), "--criterion", tag]) == 0
+        assert f"note: {tag} chose these rates" in capsys.readouterr().out
         with (sweep / "summary_best.csv").open(newline="") as file:
             (row,) = csv.DictReader(file)
         chosen[row["criterion"]] = float(row["lr"])
     assert chosen == {"train/error": 1.0, "test/error": 0.01}
-    wrong = python("-m", "ireg.analysis", str(sweep), "--criterion", "test/errors")
-    assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == (
+    assert main([str(sweep), "--criterion", "test/errors"]) == 2
+    wrong = capsys.readouterr()
+    assert wrong.out == ""
+    assert wrong.err == (
         "error: criterion='test/errors': no run has measured it; choose one of train/error, test/error, norm/l2\n"
     )
-    alone = python("-m", "ireg.analysis", str(sweep / "slow"), "--criterion", "norm/l2")
-    assert "no optimizer has two learning rates: norm/l2 has nothing to choose from" in alone.stdout
+    assert main([str(sweep / "slow"), "--criterion", "norm/l2"]) == 0
+    assert "no optimizer has two learning rates: norm/l2 has nothing to choose from" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 2)])
