@@ -21,7 +21,7 @@ ARGUMENTS = [
     "batch_size=32",
     "name=sweep",
 ]
-KILLS = 9
+KILLS = 12
 
 
 def rows(sweep):
