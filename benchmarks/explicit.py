@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.study import DATA, first_reached, published, written
+from benchmarks.study import DATA, published, written
 from ireg.analysis.pages import markdown
+from ireg.analysis.places import first_at_most
 from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval, paired_difference
 
@@ -36,11 +37,10 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
         seen = rows.sort_values("epoch").reset_index(drop=True)
         setting = {key: seen[key].iloc[0] for key in (*SETTING, "seed")}
         for loss in LOSSES:
-            reached = first_reached(seen["train/loss"].tolist(), loss)
+            reached = first_at_most(seen.index, seen["train/loss"], loss)
             if reached is None:
                 continue
-            after, share = reached
-            at = {tag: float((1 - share) * seen[tag][after - 1] + share * seen[tag][after]) for tag in ("epoch", *TAGS)}
+            at = {tag: float(np.interp(reached, seen.index, seen[tag])) for tag in ("epoch", *TAGS)}
             found.append({**setting, "run": run, "loss": loss, **at})
     return pd.DataFrame(found).drop(columns="run").sort_values([*SETTING, "seed"], kind="stable")
 

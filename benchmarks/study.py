@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -66,24 +65,6 @@ def added(before: pd.DataFrame, after: pd.DataFrame, key: Sequence[str]) -> pd.D
     ]
     kept = before[~names[0].isin(set(names[1]))]
     return pd.concat([kept, after]).sort_values(list(key), kind="stable")
-
-
-def first_reached(losses: Sequence[float], loss: float) -> tuple[int, float] | None:
-    """Say where a loss is first reached, between measurements.
-
-    It is linear in its logarithm between them.
-
-    Args:
-        losses: as they were measured.
-        loss: which.
-
-    Returns:
-        The position of the first that is no higher, and its share of the step from the one before; None where none
-        is, or the first is.
-    """
-    logs = np.log(np.asarray(losses))
-    after = int(np.argmax(logs <= np.log(loss)))
-    return (after, float((logs[after - 1] - np.log(loss)) / (logs[after - 1] - logs[after]))) if after else None
 
 
 def published(name: str, table: str, *pages: str) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.study import DATA, first_reached, published, written
+from benchmarks.study import DATA, published, written
 from ireg.analysis.pages import markdown
+from ireg.analysis.places import first_at_most
 from ireg.command import framed, run_as_process
 from ireg.statistics import mean_interval
 
@@ -34,14 +35,10 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
     for (optimizer, rate, seed), rows in table.groupby(["optimizer", "lr", "seed"]):
         seen = rows[rows[TAGS[0]].notna()].sort_values("epoch").reset_index()
         for loss in LOSSES:
-            reached = first_reached(seen["train/loss"].tolist(), loss)
+            reached = first_at_most(seen.index, seen["train/loss"], loss)
             if reached is None:
                 continue
-            after, share = reached
-            values = {
-                tag: float(np.exp((1 - share) * np.log(seen[tag][after - 1]) + share * np.log(seen[tag][after])))
-                for tag in TAGS
-            }
+            values = {tag: float(np.exp(np.interp(reached, seen.index, np.log(seen[tag])))) for tag in TAGS}
             found.append({"optimizer": optimizer, "lr": rate, "seed": seed, "loss": loss, **values})
     return pd.DataFrame(found)
 

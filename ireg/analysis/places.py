@@ -53,13 +53,25 @@ def passage(epochs: Sequence[float], losses: Sequence[float], loss: float, band:
         >>> place.name, round(place.first, 6), round(place.last, 6)
         ('loss 2', 0.5, 1.5)
     """
-    first, reached, last = (_first_at_most(epochs, losses, level) for level in (band * loss, loss, loss / band))
+    first, reached, last = (first_at_most(epochs, losses, level) for level in (band * loss, loss, loss / band))
     if first is None or reached is None:
         return None
     return Place(loss_place(loss), first, float(epochs[-1]) if last is None else last)
 
 
-def _first_at_most(epochs: Sequence[float], losses: Sequence[float], level: float) -> float | None:
+def first_at_most(epochs: Sequence[float], losses: Sequence[float], level: float) -> float | None:
+    """Find where a loss is first at most a level.
+
+    Between epochs its logarithm is linear.
+
+    Args:
+        epochs: when the losses were measured.
+        losses: positive.
+        level: positive.
+
+    Returns:
+        An epoch, or a part of one; None where no loss is so low, or the first is.
+    """
     logs = np.log(np.asarray(losses, dtype=float)) - math.log(level)
     after = int(np.argmax(logs <= 0))
     if after == 0:  # none is, or the first is
