@@ -26,7 +26,7 @@ def test_the_exchange_rate_of_sgd_is_1_up_to_the_rate():
     """What is off falls with the rate, on a quadratic with 24 minibatches."""
     off = []
     for rate in (4e-3, 2e-3):
-        found = exchange(quadratic(partial(SGD, lr=rate)), orders=40, refinement=2, step=0.01, processes=1)
+        found = exchange(quadratic(partial(SGD, lr=rate)), orders=20, refinement=2, step=0.01, processes=1)
         for method in ("exact", "differences"):  # of a quadratic both are the same
             assert found[method]["k"].value == pytest.approx(found["exact"]["k"].value, rel=1e-6)
             assert found[method]["cosine"].value > 0.99
@@ -40,7 +40,7 @@ def test_the_exchange_rate_of_sgd_is_1_up_to_the_rate():
 def test_sgd_imitates_momentum(nesterov):
     """But not Nesterov's: its L and τ are other ones, and the penalty is momentum's."""
     made = partial(SGD, lr=5e-4, momentum=0.8, nesterov=nesterov)
-    found = exchange(quadratic(made), orders=40, refinement=2, step=0.01, processes=1)["exact"]
+    found = exchange(quadratic(made), orders=20, refinement=2, step=0.01, processes=1)["exact"]
     assert (abs(found["k"].value - 1) < 0.1) == (not nesterov)
     assert found["implicit"].value > 0
 
