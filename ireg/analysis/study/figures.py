@@ -40,7 +40,7 @@ def over_fit(*tags: str) -> Callable[[pd.DataFrame], Figure]:
                 )
             axis.set_xscale("log")
             axis.invert_xaxis()
-            axis.set_xticks(LOSSES, [f"{loss:g}" for loss in LOSSES], fontsize="small")
+            axis.set_xticks(LABELLED, [f"{loss:g}" for loss in LABELLED], fontsize="small")
             axis.minorticks_off()
             axis.set_xlabel("training loss")
             axis.set_title(TITLES[tag], fontsize="medium")
@@ -69,7 +69,8 @@ TITLES = {
     "curvature/edge": "fraction of the edge",
 }
 SHARES = ("test/error", "fit/memorized", "fit/clean_error")
-LOGARITHMIC = ("ireg/sgd", "ireg/own", "margin/normalized_clean_median")
+LOGARITHMIC = ("ireg/sgd", "ireg/own", "curvature/edge", "margin/normalized_clean_median")
+LABELLED = [loss for loss in LOSSES if loss != 1.2]  # whose label has no room
 
 FIGURES: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
     "errors": over_fit("test/error", "fit/memorized", "fit/clean_error"),
