@@ -235,6 +235,8 @@ def _ranges(settings: Config) -> Iterator[Check]:
     measured = [*ALWAYS_MEASURED, *active_terms(settings.terms)]
     if settings.regularizer.get("name") != NO_REGULARIZER:
         measured.append(PENALTY)
+    held_out = settings.data.holdout is not None or settings.objective not in HOLDOUT
+    yield "objective", settings.objective, held_out, "there are no held-out examples; set data.holdout, like 2000"
     if settings.data.holdout:
         measured.extend(HOLDOUT)
     yield _choice("objective", settings.objective, measured)

@@ -298,6 +298,7 @@ def test_lists_of_choices_are_those_of_the_core():
         ("name=..", "name='..': must be a folder name"),
         ("name=''", "name='': must be a folder name"),
         ("data.holdout=10000", r"data.holdout=10000: must be an integer in \[1, 9999\], so that training examples are"),
+        ("objective=holdout/error", "objective=holdout/error: there are no held-out examples; set data.h"),
         ("data.holdout=0", r"data.holdout=0: must be an integer in \[1, 9999\]"),
         ("data.train_size=10001", r"data.train_size=10001: must be an integer in \[1, 10000\], the number of train"),
         ("data.test_size=0", r"data.test_size=0: must be an integer in \[1, 10000\]"),
