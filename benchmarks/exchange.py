@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.study import DATA, added, published
+from benchmarks.study import DATA, published
 from ireg.analysis.pages import markdown
+from ireg.analysis.study.cells import merged
 from ireg.command import framed, run_as_process
 from ireg.files import replacing
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     rates = pd.concat([_of(folder) for folder in given.folders])
     if given.add:
-        rates = added(pd.read_csv(CSV), rates, SETTING)
+        rates = merged(pd.read_csv(CSV), rates, SETTING)
     with replacing(CSV) as temporary:
         rates.to_csv(temporary, index=False, float_format="%.5g")
     print(published("exchange", table(pd.read_csv(CSV)), "docs/explicit.md"))

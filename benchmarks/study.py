@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 import ireg
 from ireg.analysis.looks import drawn
 from ireg.analysis.pages import between_marks
+from ireg.analysis.study.cells import merged
 from ireg.files import replacing, write_bytes
 
 DATA = Path(__file__).parents[1] / "docs" / "data"
@@ -45,26 +46,10 @@ def written(
     path.parent.mkdir(exist_ok=True)
     found = measured(runs)
     if key is not None and given.add:
-        found = added(pd.read_csv(path), found, key)
+        found = merged(pd.read_csv(path), found, key)
     with replacing(path) as temporary:
         found.to_csv(temporary, index=False, float_format=f"%.{digits}g")
     return runs, pd.read_csv(path)
-
-
-def added(before: pd.DataFrame, after: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
-    """Put the rows of new runs beside those of others.
-
-    Args:
-        before: as a file has them.
-        after: which replace those of the same runs.
-        key: columns that say which run a row is of.
-    """
-    names = [
-        rows[list(key)].astype(object).where(rows[list(key)].notna(), None).apply(tuple, axis=1)
-        for rows in (before, after)
-    ]
-    kept = before[~names[0].isin(set(names[1]))]
-    return pd.concat([kept, after]).sort_values(list(key), kind="stable")
 
 
 def published(name: str, table: str, *pages: str) -> str:

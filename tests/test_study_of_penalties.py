@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import basins, exchange, explicit, penalties, swats
-from benchmarks.study import added
+from ireg.analysis.study.cells import merged
 from tests.conftest import ROOT
 
 STUDIES = {made.CSV.stem: (made.table, made.CSV) for made in (exchange, explicit, swats, basins, penalties)}
@@ -39,7 +39,7 @@ def test_errors_are_those_where_a_loss_is_first_reached():
 def test_rows_of_other_runs_are_kept():
     before = pd.DataFrame({"name": ["a", "a", None], "seed": [0, 1, 0], "loss": [1, 1, 1]})
     after = pd.DataFrame({"name": [None, "a"], "seed": [0, 2], "loss": [2, 2]})
-    found = added(before, after, ["name", "seed"]).to_numpy(dtype=object)
+    found = merged(before, after, ["name", "seed"]).to_numpy(dtype=object)
     assert [[*map(str, row)] for row in found] == [
         ["a", "0", "1"],
         ["a", "1", "1"],

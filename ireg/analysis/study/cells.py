@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,6 @@ EPOCHS = (10, 20, 50, 100, 150)
 DIGITS = 4
 """Of each number."""
 
-KEY = ["run", "place"]
 ENDED = ("done", "diverged")
 
 
@@ -39,14 +39,22 @@ def measured(folder: Path) -> pd.DataFrame:
     return found
 
 
-def merged(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Put new cells beside those there are.
+def merged(before: pd.DataFrame, after: pd.DataFrame, key: Sequence[str] = ("run",)) -> pd.DataFrame:
+    """Put the rows of new runs beside those of others.
 
-    All cells of a run that is measured again are replaced; a run that is not there stays as it is.
+    All rows of a run that is measured again are replaced; a run that is not there stays as it is.
+
+    Args:
+        before: as a file has them.
+        after: of the new runs.
+        key: columns that say which run a row is of.
     """
-    kept = before[~before["run"].isin(after["run"])]
-    whole = pd.concat([part for part in (kept, after) if len(part)])
-    return whole.sort_values("run", kind="stable").reset_index(drop=True)
+    names = [
+        rows[list(key)].astype(object).where(rows[list(key)].notna(), None).apply(tuple, axis=1)
+        for rows in (before, after)
+    ]
+    kept = before[~names[0].isin(set(names[1]))]
+    return pd.concat([part for part in (kept, after) if len(part)]).sort_values(list(key), kind="stable")
 
 
 def values(cells: pd.DataFrame, tag: str) -> pd.Series:

@@ -86,9 +86,9 @@ def levels(tag: str, write: Callable[[float, float], str]) -> Callable[[pd.DataF
         rows = []
         for optimizer in optimizers(cells):
             of_one = cells[cells["optimizer"] == optimizer]
-            row = [optimizer]
+            row, measured = [optimizer], values(of_one, tag)
             for place in LEVELS:
-                of_place = values(of_one, tag)[of_one["place"] == place].dropna().tolist()
+                of_place = measured[of_one["place"] == place].dropna().tolist()
                 interval = mean_interval(of_place)
                 row.append(write(interval.mean, interval.half) if of_place else "–")
             rows.append(row)
