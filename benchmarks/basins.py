@@ -12,23 +12,13 @@ import pandas as pd
 
 from benchmarks.study import DATA, published
 from ireg.analysis.pages import markdown
+from ireg.analysis.study.checkpoints import pair_means
 from ireg.basins.study import QUANTITIES
 from ireg.command import framed, run_as_process
 from ireg.files import replacing
 from ireg.statistics import mean_interval
 
 CSV = DATA / "basins.csv"
-KEYS = ["run", "first", "second", "matched", "quantity"]
-
-
-def measured(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return means over the pairs with different orders, by run.
-
-    Args:
-        pairs: of basins.csv.
-    """
-    others = pairs[pairs["first_order"] != pairs["second_order"]]
-    return others.groupby(KEYS, sort=False)["value"].mean().reset_index()
 
 
 def table(means: pd.DataFrame) -> str:
@@ -62,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write file and page, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.basins", description="Write docs/data/basins.csv.")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="of ireg basins --output")
-    found = measured(pd.read_csv(parser.parse_args(arguments).folder / "basins.csv"))
+    found = pair_means(pd.read_csv(parser.parse_args(arguments).folder / "basins.csv"))
     with replacing(CSV) as temporary:
         found.to_csv(temporary, index=False, float_format="%.5g")
     print(published("basins", table(pd.read_csv(CSV)), "docs/explicit.md"))

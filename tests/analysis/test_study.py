@@ -8,14 +8,16 @@ import pytest
 
 from ireg.analysis.study import claims, rates
 from ireg.analysis.study.__main__ import main
-from ireg.analysis.study.cells import LOSSES, merged
+from ireg.analysis.study.cells import LOSSES, measured, merged
+from ireg.analysis.study.checkpoints import barriers, drifts
 from ireg.analysis.study.figures import FIGURES
 from ireg.analysis.study.pages import tables_of
 from ireg.analysis.study.tables import TABLES
 from tests.conftest import ROOT
 
 TAGS = ("train/loss", "holdout/error", "holdout/loss", "fit/memorized", "fit/clean_error", "norm/l2", "norm/distance",
-        "margin/normalized_clean_median", "ireg/sgd", "ireg/own", "curvature/edge")  # fmt: skip
+        "margin/normalized_clean_median", "ireg/sgd", "ireg/own", "curvature/edge",
+        "path/settled_diffusive", "path/settled_radial")  # fmt: skip
 
 
 def finals(effects, seeds=5, noise=0.002, reached=LOSSES):
@@ -28,18 +30,19 @@ def finals(effects, seeds=5, noise=0.002, reached=LOSSES):
             for place in ("epoch 50", "end", "holdout", *(f"loss {loss:g}" for loss in reached)):
                 error = 0.2 + effect + shared[seed] + noise * generator.standard_normal()
                 rows.append(
-                    {"run": f"{optimizer}_{seed}", "state": "done", "optimizer": optimizer, "lr": 0.1, "seed": seed,
-                     "place": place, "at": 10.0 + seed, "seconds": 3.0, "test/error": error, **dict.fromkeys(TAGS, 1.0)}
+                    {"run": f"{optimizer}_{seed}", "state": "done", "optimizer": optimizer, "lr": 0.1, "batch_size": 64,
+                     "optimizer.momentum": 0.9, "seed": seed, "place": place,
+                     "at": 10.0 + seed, "seconds": 3.0, "test/error": error, **dict.fromkeys(TAGS, 1.0)}
                 )  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def test_a_planted_effect_is_found_and_none_where_there_is_none():
     found = claims.stated(finals({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.0, "momentum": -0.05}))
-    verdicts = {claim.optimizer: set() for claim in found}
+    verdicts = {}
     for claim in found:
-        if claim.question == 1:
-            verdicts[claim.optimizer].add(claims.verdict(claim))
+        if claim.question == 1 and claim.difference.count:
+            verdicts.setdefault(claim.optimizer, set()).add(claims.verdict(claim))
     assert verdicts == {"adam": {"worse"}, "rmsprop": {"no worse"}, "momentum": {"better"}}
     adam = next(claim for claim in found if claim.optimizer == "adam" and claim.comparator == "equal fit")
     assert adam.difference.student.mean == pytest.approx(0.05, abs=0.003)
@@ -51,16 +54,104 @@ def test_without_pairing_the_same_effect_is_undecided():
     """Seeds differ by far more than the effect: the pairs carry the claim."""
     cells = finals({"sgd": 0.0, "adam": 0.015})
     shifted = cells["seed"].where(cells["optimizer"] == "sgd", (cells["seed"] + 1) % 5)
-    paired, not_paired = claims.stated(cells), claims.stated(cells.assign(seed=shifted))
-    assert claims.verdict(paired[3]) == "worse"
-    assert claims.verdict(not_paired[3]) == "undecided"
+    paired, not_paired = (
+        next(claim for claim in claims.stated(table) if (claim.optimizer, claim.comparator) == ("adam", "end"))
+        for table in (cells, cells.assign(seed=shifted))
+    )
+    assert claims.verdict(paired) == "worse"
+    assert claims.verdict(not_paired) == "undecided"
 
 
 def test_claims_of_a_data_set_are_adjusted_together():
-    cells = finals({"sgd": 0.0, "adam": 0.004}, noise=0.004)
-    alone, among = claims.stated(cells, elsewhere=0), claims.stated(cells)
-    assert all(one.adjusted <= other.adjusted for one, other in zip(alone, among, strict=True))
-    assert alone[0].adjusted < among[0].adjusted
+    """All that were stated count, also those without values: they have p = 1."""
+    found = claims.stated(finals({"sgd": 0.0, "adam": 0.004}, noise=0.004))
+    assert len(found) == 29
+    decided = [claim for claim in found if claim.difference.count]
+    assert {claim.optimizer for claim in decided} == {"adam"}
+    smallest = min(decided, key=lambda claim: claim.difference.p)
+    assert smallest.adjusted == pytest.approx(min(1, 29 * smallest.difference.p))
+    assert all(math.isnan(claim.adjusted) for claim in found if not claim.difference.count)
+
+
+def test_further_rates_of_sgd_are_for_one_effective_rate_alone():
+    """The first rate is compared with others; SGD at momentum's η/(1 − β) is compared with momentum."""
+    cells = finals({"sgd": 0.0, "momentum": 0.05}, noise=0.0)
+    same = cells[cells["optimizer"] == "sgd"].assign(lr=1.0)
+    same["test/error"] += 0.02
+    found = {
+        (claim.question, claim.comparator): claim.difference
+        for claim in claims.stated(pd.concat([cells, same]))
+        if claim.optimizer == "momentum"
+    }
+    assert found[1, "equal fit"].student.mean == pytest.approx(0.05)
+    assert found[4, "equal fit"].student.mean == pytest.approx(0.03)
+    alone = claims.stated(cells)
+    assert next(claim for claim in alone if claim.quantity.endswith("effective rate")).difference.count == 0
+
+
+PAIRS = (("sgd", "sgd", 0.01), ("sgd", "momentum", 0.02), ("momentum", "momentum", 0.03), ("sgd", "adam", 0.5),
+         ("adam", "adam", 0.1))  # fmt: skip
+
+
+def basins_table(runs=3):
+    """As `ireg basins` writes it: forks with one order are no floor, matched ones are not asked for."""
+    rows = [
+        {"run": f"sgd_seed={run}", "first": one, "second": other, "first_order": 0, "second_order": order,
+         "matched": matched, "quantity": quantity, "value": value * (1 + run / 100) + 7 * (order == 0) + 5 * matched}
+        for run in range(runs) for one, other, value in PAIRS for order in (0, 1) for matched in (False, True)
+        for quantity in ("train/loss", "train/error", "test/error", "distance")
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def drift_table(runs=3):
+    """As `ireg drift` writes it."""
+    effects = [("small steps, memory kept", place, what, quantity, number)
+               for place in ("mean", "ends", "position")
+               for what, quantity, number in (("time", "loss", 0.1), ("equal C", "squares", -0.4), ("plain", "loss", 9))
+               ]  # fmt: skip
+    fits = [("leading flow", "path", "measured", name, number)
+            for name, number in (("k", 0.8), ("k_lag", 0.6), ("k_fluctuation", 0.9), ("residual", 0.1))]  # fmt: skip
+    other = [("mean flow", "start", "predicted", "strength", 24.0)]
+    rows = [
+        {"run": f"{optimizer}_seed={run}", "optimizer": optimizer, "lr": 0.1, "part": part, "place": place,
+         "what": what, "quantity": quantity, "value": value * (1 + run / 100), "error": 0.01}
+        for optimizer in ("adam", "rmsprop") for run in range(runs)
+        for part, place, what, quantity, value in (*effects, *fits, *other)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def measured_cells():
+    return pd.concat([barriers(basins_table()), drifts(drift_table())], ignore_index=True)
+
+
+def test_barriers_and_drift_are_stated_comparisons():
+    found = {
+        (claim.question, claim.optimizer): claim
+        for claim in claims.stated(pd.concat([finals({"sgd": 0.0}), measured_cells()], ignore_index=True))
+        if claim.question in (4, 5) and claim.difference.count
+    }
+    assert {key: claim.difference.count for key, claim in found.items()} == {
+        (4, "momentum"): 3, (4, "adam"): 3, (5, "rmsprop"): 3, (5, "adam"): 3
+    }  # fmt: skip
+    assert found[4, "momentum"].difference.student.mean == pytest.approx(0.0, abs=1e-12)
+    assert found[4, "adam"].difference.student.mean == pytest.approx(0.445 * 1.01)
+    assert found[5, "adam"].difference.student.mean == pytest.approx(0.8 * 1.01)
+    assert found[5, "adam"].adjusted < 0.05
+
+
+def test_cells_of_barriers_and_drift():
+    cells = measured_cells()
+    assert not [tag for tag in cells if "position" in tag or "plain" in tag or "strength" in tag]
+    assert claims.above_floor(cells, "adam", "sgd", claims.BARRIER) == claims.above_floor(
+        cells, "sgd", "adam", claims.BARRIER
+    )
+    assert claims.above_floor(cells, "sgd", "rmsprop", claims.BARRIER) == []
+    table = TABLES["barriers"](cells)
+    assert "| sgd, another order | 3 | 0.0101 ± " in table
+    assert "| sgd and momentum | 3 | 0.0202 ± " in table
+    assert "| adam | 0.1 | 3 | 0.808 ± " in TABLES["drift"](cells)
 
 
 def test_equal_fit_takes_the_levels_that_both_reach():
@@ -79,7 +170,7 @@ def test_equal_fit_takes_the_levels_that_both_reach():
 def test_ratios_are_of_logarithms():
     cells = finals({"sgd": 0.0, "adam": 0.0}, seeds=3)
     cells.loc[cells["optimizer"] == "adam", "at"] /= 4 * 1.0001 ** (cells["seed"] - 1)
-    (speed,) = (claim for claim in claims.stated(cells) if claim.question == 2)
+    (speed,) = (claim for claim in claims.stated(cells) if claim.question == 2 and claim.difference.count)
     assert math.exp(speed.difference.student.mean) == pytest.approx(0.25)
     assert "| adam | epochs to a training loss of 1 | 3 | 0.25 (0.25 to 0.25) |" in TABLES["ratios"](cells)
 
@@ -123,9 +214,23 @@ def test_cells_of_a_run_are_replaced_together():
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_can_be_made(name):
     cells = tuning() if name == "rates" else finals({"sgd": 0.0, "adam": 0.05}, seeds=3, reached=(1.0, 0.4))
+    cells = pd.concat([cells, measured_cells()]) if name in ("barriers", "drift", "measurements") else cells
     lines = TABLES[name](cells).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) > 2
+
+
+def test_sizes_of_minibatches_stand_at_one_rate_and_at_one_ratio():
+    cells = pd.concat(
+        [
+            finals({"sgd": lr}, seeds=2, noise=0.0).assign(batch_size=size, lr=lr)
+            for size, lr in ((16, 0.2), (64, 0.2), (256, 0.2), (16, 0.025), (64, 0.1), (256, 0.4), (1024, 1.6))
+        ]
+    )
+    fronts = [line.split(" | ")[:2] for line in TABLES["one_rate_norm"](cells).splitlines()]
+    assert fronts == [["| B", "η"], ["| ---", "---"], ["| 16", "0.2"], ["| 64", "0.2"], ["| 256", "0.2"]]
+    fronts = [line.split(" | ")[:2] for line in TABLES["one_ratio_norm"](cells).splitlines()]
+    assert fronts[2:] == [["| 16", "0.025"], ["| 64", "0.1"], ["| 256", "0.4"], ["| 1024", "1.6"]]
 
 
 def test_a_page_may_ask_for_several_files_together(study, tmp_path):
@@ -193,11 +298,35 @@ def test_a_sweep_is_recorded_and_its_page_written(tmp_path, study, capsys):
     assert (tmp_path / "pages" / "data" / "sweep.csv").read_bytes() == first
 
 
+def test_a_run_that_diverged_at_once_is_still_a_run(make_run):
+    """Else its rate would be chosen by the seeds that are left."""
+    good = {"train/loss": [2.3, 1.0, 0.5], "test/error": [0.9, 0.2, 0.2], "holdout/error": [0.9, 0.4, 0.4],
+            "time/epoch": [1.0] * 3}  # fmt: skip
+    make_run("tuning/lr=1_seed=0", good, {"seed": 0, "lr": 1.0, "optimizer.name": "sgd"})
+    bad = {"train/loss": [2.3], "test/error": [0.9], "holdout/error": [0.9], "time/epoch": [1.0]}
+    folder = make_run("tuning/lr=1_seed=1", bad, {"seed": 1, "lr": 1.0, "optimizer.name": "sgd"}, state="diverged")
+    cells = measured(folder)
+    assert cells[["run", "place"]].to_numpy().tolist()[-1] == ["lr=1_seed=1", "nowhere"]
+    assert math.isnan(cells["test/error"].iloc[-1])
+    assert rates.ranked(cells.assign(**{"holdout/loss": 1.0}), "holdout")["value"].tolist() == [math.inf]
+
+
+@pytest.mark.parametrize(("name", "table"), [("basins", basins_table), ("drift", drift_table)])
+def test_barriers_and_drift_are_recorded(tmp_path, name, table):
+    folder = tmp_path / f"study_{name}"
+    folder.mkdir()
+    table().to_csv(folder / f"{name}.csv", index=False)
+    assert main([str(folder), "--into", str(tmp_path / "pages")]) == 0
+    assert len(pd.read_csv(tmp_path / "pages" / "data" / f"study_{name}.csv")) == {"basins": 15, "drift": 6}[name]
+
+
 def test_the_commands_of_the_final_runs(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     tuning().to_csv(tmp_path / "data" / "tuning.csv", index=False)
     assert main(["--finals", "tuning", "--into", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "experiment=study_final optimizer=sgd lr=0.1\n"
+    assert main(["--finals", "tuning", "--experiment", "study_start", "--into", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "experiment=study_start optimizer=sgd lr=0.1\n"
     assert main(["--finals", "x", "--into", str(tmp_path)]) == 2
     assert "x.csv: no such file of the study; there are: tuning" in capsys.readouterr().err
 

@@ -20,10 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Record sweeps, and write the pages."""
     parser = argparse.ArgumentParser(
         prog="python -m ireg.analysis.study",
-        description="Record the runs of each FOLDER in --into/data, a row a run and place, beside those of earlier "
-        "sweeps; then write the tables and figures of all pages in --into from that data.",
+        description="Record each FOLDER in --into/data, beside what is there: of a sweep a row a run and place, of "
+        "what ireg basins or ireg drift has written a row a run. Then write the tables and figures of all pages in "
+        "--into from that data.",
     )
-    parser.add_argument("folders", metavar="FOLDER", nargs="*", type=Path, help="a sweep, like multirun/study_final")
+    parser.add_argument("folders", metavar="FOLDER", nargs="*", type=Path, help="like multirun/study_final_mnist10k")
     parser.add_argument(
         "--into",
         metavar="PAGES",
@@ -31,15 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=Path("docs/study"),
         help="folder of the pages (default: docs/study)",
     )
-    what = (
-        "print the arguments of the final runs at the rates that FILE chooses, a line an optimizer, and write nothing"
-    )
+    what = "print the arguments of runs at the rates that FILE chooses, a line an optimizer, and write nothing"
     parser.add_argument("--finals", metavar="FILE", help=what)
+    parser.add_argument(
+        "--experiment", default="study_final", metavar="NAME", help="of those runs (default: study_final)"
+    )
     given = parser.parse_args(arguments)
     if given.finals is not None:
         rates = chosen(read_cells(given.into / "data", given.finals))
         for optimizer, lr in zip(rates["optimizer"], rates["lr"], strict=True):
-            print(f"experiment=study_final optimizer={optimizer} lr={lr:g}")
+            print(f"experiment={given.experiment} optimizer={optimizer} lr={lr:g}")
         return 0
     for folder in given.folders:
         print(f"recorded: {record(folder, given.into / 'data')}")

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ireg.analysis.load import load
 from ireg.analysis.places import at_places
+from ireg.analysis.study.checkpoints import FILES
 from ireg.errors import UserError
 from ireg.files import replacing
 
@@ -19,6 +20,9 @@ EPOCHS = (10, 20, 50, 100, 150)
 DIGITS = 4
 """Of each number."""
 
+NOWHERE = "nowhere"
+"""Place of a run without any."""
+
 ENDED = ("done", "diverged")
 
 
@@ -26,17 +30,23 @@ def measured(folder: Path) -> pd.DataFrame:
     """Compute the cells of a sweep's runs that have ended.
 
     Args:
-        folder: of the sweep.
+        folder: of the sweep, or of what `ireg basins` or `ireg drift` has written for several runs.
 
     Raises:
-        UserError: it holds no runs.
+        UserError: it holds none of these.
     """
+    for name, cells in FILES.items():
+        if (folder / name).exists():
+            return cells(pd.read_csv(folder / name))
     table = load(folder)
-    found = at_places(table[table["state"].isin(ENDED)], LOSSES, EPOCHS)
-    if len(found):
-        # By its settings alone: where a sweep lies below the folder says nothing.
-        found["run"] = found["run"].str.rpartition("/")[2]
-    return found
+    ended = table[table["state"].isin(ENDED)]
+    found = at_places(ended, LOSSES, EPOCHS)
+    # A run that diverged before any place is still a run.
+    nowhere = ended[~ended["run"].isin(found["run"])].drop_duplicates("run")
+    described = [column for column in nowhere if column in found and "/" not in column]
+    found = pd.concat([part for part in (found, nowhere[described].assign(place=NOWHERE)) if len(part)])
+    # By its settings alone: where a sweep lies below the folder says nothing.
+    return found.assign(run=found["run"].str.rpartition("/")[2])
 
 
 def merged(before: pd.DataFrame, after: pd.DataFrame, key: Sequence[str] = ("run",)) -> pd.DataFrame:
@@ -69,17 +79,17 @@ def values(cells: pd.DataFrame, tag: str) -> pd.Series:
 
 
 def record(folder: Path, data: Path) -> Path:
-    """Write a sweep's cells into its file among the study's data.
+    """Write a folder's cells into its file among the study's data.
 
     Args:
-        folder: of the sweep; the file has its name.
+        folder: see `measured`; the file has its name.
         data: folder of the study's files.
 
     Returns:
         The file.
 
     Raises:
-        UserError: the folder holds no runs.
+        UserError: the folder holds nothing of the kind.
     """
     path = data / f"{folder.resolve().name}.csv"
     after = measured(folder)

@@ -28,7 +28,8 @@ def ranked(cells: pd.DataFrame, choice: str) -> pd.DataFrame:
         raise ValueError(f"choice={choice!r}: choose one of {', '.join(CHOICES)}")
     diverged = set(map(tuple, cells.loc[cells["state"] == "diverged", ["optimizer", "lr"]].to_numpy()))
     found = []
-    for (optimizer, lr), rows in cells[cells["place"] == choice].groupby(["optimizer", "lr"]):
+    for (optimizer, lr), of_rate in cells.groupby(["optimizer", "lr"]):
+        rows = of_rate[of_rate["place"] == choice]
         value = math.inf if (optimizer, lr) in diverged else float(rows[CHOICES[choice]].mean())
         found.append(
             {

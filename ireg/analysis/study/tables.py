@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -12,7 +12,8 @@ from ireg.analysis.looks import COLOURS
 from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
 from ireg.analysis.study.cells import LOSSES, values
-from ireg.analysis.study.claims import stated, verdict
+from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
+from ireg.analysis.study.claims import above_floor, stated, verdict
 from ireg.analysis.study.rates import CHOICES, chosen
 from ireg.statistics import mean_interval
 
@@ -36,9 +37,9 @@ def rates(cells: pd.DataFrame) -> str:
 
 def claims(cells: pd.DataFrame) -> str:
     """Write the stated comparisons of test errors."""
-    rows = []
+    rows, measured = [], set(cells["optimizer"])
     for claim in stated(cells):
-        if claim.question != 1:
+        if claim.question != 1 or claim.optimizer not in measured:
             continue
         name, difference = [claim.optimizer, claim.comparator, f"{claim.difference.count}"], claim.difference
         if difference.count < 2:
@@ -60,9 +61,9 @@ def claims(cells: pd.DataFrame) -> str:
 
 def ratios(cells: pd.DataFrame) -> str:
     """Write the stated comparisons that are ratios: epochs, and norms."""
-    rows = []
+    rows, measured = [], set(cells["optimizer"])
     for claim in stated(cells):
-        if claim.question == 1:
+        if claim.question not in (2, 3) or claim.optimizer not in measured:
             continue
         name, difference = [claim.optimizer, claim.quantity.removeprefix("ln ")], claim.difference
         if difference.count < 2:
@@ -74,27 +75,121 @@ def ratios(cells: pd.DataFrame) -> str:
     return markdown(["over SGD", "quantity", "pairs", "ratio", "p", "adjusted p"], rows)
 
 
-def levels(tag: str, write: Callable[[float, float], str]) -> Callable[[pd.DataFrame], str]:
-    """Make the table of a tag by optimizer and training loss.
+def measurements(cells: pd.DataFrame) -> str:
+    """Write the stated comparisons of barriers, momentum and drift."""
+    rows = []
+    for claim in stated(cells):
+        if claim.question not in (4, 5):
+            continue
+        name, difference = [f"{claim.question}", claim.optimizer, claim.quantity], claim.difference
+        if difference.count < 2:
+            rows.append([*name, f"{difference.count}", *["–"] * 4])
+            continue
+        bootstrap = f"{difference.bootstrap.low:.3g} to {difference.bootstrap.high:.3g}"
+        interval = _number(difference.student.mean, difference.student.half)
+        rows.append([*name, f"{difference.count}", interval, bootstrap, f"{difference.p:.2g}", f"{claim.adjusted:.2g}"])
+    return markdown(["question", "optimizer", "quantity", "runs", "value", "BCa", "p", "adjusted p"], rows)
+
+
+SHOWN_BARRIERS = ("train/loss", "train/error", "test/error", "distance")
+
+
+def barriers(cells: pd.DataFrame) -> str:
+    """Write the barriers between forks, and how far above the floor."""
+    pairs = cells[cells["place"] == BARRIERS]
+    rows = []
+    for one, other in pairs[["optimizer", "other"]].drop_duplicates().itertuples(index=False):
+        of_pair = pairs[(pairs["optimizer"] == one) & (pairs["other"] == other)]
+        row = [f"{one}, another order" if one == other else f"{one} and {other}", f"{len(of_pair)}"]
+        row += [_mean(values(of_pair, f"{BARRIERS}/{quantity}")) for quantity in SHOWN_BARRIERS]
+        above = above_floor(cells, one, other, f"{BARRIERS}/train/loss")
+        rows.append([*row, "" if one == other else _mean(above)])
+    head = ["ends", "checkpoints", "training loss", "training error", "test error", "distance"]
+    return markdown([*head, "training loss above the floor"], rows)
+
+
+SHOWN_DRIFT = {
+    "k": "leading flow/k",
+    "k_V": "leading flow/k_lag",
+    "k_F": "leading flow/k_fluctuation",
+    "residual": "leading flow/residual",
+    "Δ ln C, equal time": "kept/mean/time/loss",
+    "Δ ln Q, equal C, mean": "kept/mean/equal C/squares",
+    "Δ ln Q, equal C, ends": "kept/ends/equal C/squares",
+}
+
+
+def drift(cells: pd.DataFrame) -> str:
+    """Write the measured drift: coefficients, and what finite steps do."""
+    measured = cells[cells["place"] == DRIFT]
+    rows = []
+    for optimizer in optimizers(measured):
+        of_one = measured[measured["optimizer"] == optimizer]
+        row = [optimizer, f"{of_one['lr'].iloc[0]:g}", f"{len(of_one)}"]
+        rows.append([*row, *(_mean(values(of_one, f"{DRIFT}/{name}")) for name in SHOWN_DRIFT.values())])
+    return markdown(["optimizer", "η", "checkpoints", *SHOWN_DRIFT], rows)
+
+
+Parts = Callable[[pd.DataFrame], Iterator[tuple[tuple[str, ...], pd.DataFrame]]]
+"""From cells to a table's lines: what stands in front, and the cells of that line."""
+
+
+def by_optimizer(cells: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Yield the optimizers, in the order of legends."""
+    for optimizer in optimizers(cells):
+        yield (optimizer,), cells[cells["optimizer"] == optimizer]
+
+
+def at_one_rate(cells: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Yield the batch sizes at the commonest rate."""
+    yield from _sizes(cells, cells["lr"])
+
+
+def at_one_ratio(cells: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Yield the batch sizes at the commonest ratio of rate and size."""
+    # Rates are written with a few digits.
+    yield from _sizes(cells, (cells["lr"] / cells["batch_size"]).map(lambda ratio: float(f"{ratio:.3g}")))
+
+
+def _sizes(cells: pd.DataFrame, alike: pd.Series) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    most = cells.groupby(alike)["batch_size"].nunique().idxmax()
+    for (size, rate), rows in cells[alike == most].groupby(["batch_size", "lr"]):
+        yield (f"{size}", f"{rate:g}"), rows
+
+
+def levels(
+    tag: str, write: Callable[[float, float], str], parts: Parts = by_optimizer, head: Sequence[str] = ("optimizer",)
+) -> Callable[[pd.DataFrame], str]:
+    """Make the table of a tag by training loss.
 
     Args:
         tag: a column of the cells.
         write: from mean and half of the interval to a cell.
+        parts: the lines.
+        head: of what stands in front of each line.
     """
 
     def table(cells: pd.DataFrame) -> str:
         rows = []
-        for optimizer in optimizers(cells):
-            of_one = cells[cells["optimizer"] == optimizer]
-            row, measured = [optimizer], values(of_one, tag)
+        for row, of_one in parts(cells):
+            measured, line = values(of_one, tag), [*row]
             for place in LEVELS:
                 of_place = measured[of_one["place"] == place].dropna().tolist()
                 interval = mean_interval(of_place)
-                row.append(write(interval.mean, interval.half) if of_place else "–")
-            rows.append(row)
-        return markdown(["optimizer", *(f"{loss:g}" for loss in LOSSES)], rows)
+                line.append(write(interval.mean, interval.half) if of_place else "–")
+            rows.append(line)
+        return markdown([*head, *(f"{loss:g}" for loss in LOSSES)], rows)
 
     return table
+
+
+def diffusive(cells: pd.DataFrame) -> str:
+    """Write the share of the norm's growth that comes by step length.
+
+    It is of ‖y‖², of the settled weights y, and more than the whole where the rest shrinks the norm.
+    """
+    by_length, along = (values(cells, f"path/settled_{kind}") for kind in ("diffusive", "radial"))
+    return levels("share", _percents)(cells.assign(share=by_length / (by_length + along)))
 
 
 ASSOCIATED = (1.2, 1.0, 0.4, 0.1)
@@ -165,6 +260,13 @@ def _percents(mean: float, half: float) -> str:
     return f"{_between(mean, half, 100)} %"
 
 
+def _mean(measured: Iterable[float]) -> str:
+    """The mean and its interval, of what there is."""
+    there = [value for value in measured if math.isfinite(value)]
+    interval = mean_interval(there)
+    return _number(interval.mean, interval.half) if there else "–"
+
+
 def _number(mean: float, half: float) -> str:
     return f"{mean:.3g}" if math.isnan(half) else f"{mean:.3g} ± {half:.2g}"
 
@@ -173,6 +275,9 @@ TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "rates": rates,
     "claims": claims,
     "ratios": ratios,
+    "measurements": measurements,
+    "barriers": barriers,
+    "drift": drift,
     "measures": measures,
     "measures_within": measures_within,
     "test_error": levels("test/error", _percents),
@@ -184,6 +289,17 @@ TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "sgd_term": levels("ireg/sgd", _number),
     "own_term": levels("ireg/own", _number),
     "edge": levels("curvature/edge", _number),
+    "diffusive": diffusive,
+    **{
+        f"{name}_{how}": levels(tag, write, parts, ("B", "η"))
+        for name, parts in (("one_rate", at_one_rate), ("one_ratio", at_one_ratio))
+        for how, tag, write in (
+            ("test_error", "test/error", _percents),
+            ("epochs", "at", _number),
+            ("norm", "norm/l2", _number),
+            ("sgd_term", "ireg/sgd", _number),
+        )
+    },
 }
 """By the name that stands in a page's marks."""
 
