@@ -43,14 +43,23 @@ verify: install ## Certify every optimizer's theory on this machine (2 minutes)
 
 STUDIED ?= mnist10k
 STUDY := experiment=study_tuning data=$(STUDIED)
-study: install ## Run the study: tuning, final runs, tables and figures (about 4 hours of one core; STUDIED=mnist10k)
+STARTS := multirun/study_start_$(STUDIED)
+study: install ## Run the study: tuning, final runs, barriers, drift, tables (about 5 hours of one core; STUDIED=mnist10k)
 	$(RUN) train.py $(STUDY)
 	$(RUN) train.py $(STUDY) optimizer=momentum lr=1e-3,3.2e-3,1e-2,3.2e-2,1e-1,3.2e-1
 	$(RUN) train.py $(STUDY) optimizer=sgd lr=3.2e-3,1e-2,3.2e-2,1e-1,3.2e-1,1
 	$(RUN) -m ireg.analysis.study multirun/study_tuning_$(STUDIED)
-	set -e; $(RUN) -m ireg.analysis.study --finals study_tuning_$(STUDIED) > multirun/study_finals_$(STUDIED); \
-		while read -r line; do $(RUN) train.py $$line data=$(STUDIED); done < multirun/study_finals_$(STUDIED)
-	$(RUN) -m ireg.analysis.study multirun/study_final_$(STUDIED)
+	set -e; for experiment in study_start study_final; do \
+		$(RUN) -m ireg.analysis.study --finals study_tuning_$(STUDIED) --experiment $$experiment > multirun/$$experiment.runs; \
+		while read -r line; do $(RUN) train.py $$line data=$(STUDIED); done < multirun/$$experiment.runs; \
+	done
+	$(RUN) -m ireg.basins $(STARTS)/sgd_* --optimizers sgd momentum rmsprop adam --loss 0.4 --output multirun/study_basins_$(STUDIED)
+	$(RUN) -m ireg.drift $(STARTS)/rmsprop_* $(STARTS)/adam_* --orders 8 --refinements 2 4 --flow-lr 1e-7 \
+		--output multirun/adaptive/study_drift_$(STUDIED)
+	$(RUN) -m ireg.drift $(STARTS)/sgd_* --orders 8 --refinements 2 4 --flow-lr 1e-2 \
+		--output multirun/sgd/study_drift_$(STUDIED)
+	$(RUN) -m ireg.analysis.study multirun/study_final_$(STUDIED) multirun/study_basins_$(STUDIED) \
+		multirun/adaptive/study_drift_$(STUDIED) multirun/sgd/study_drift_$(STUDIED)
 
 test: install ## Run the tests, in three processes
 	$(RUN) -m pytest $(SPREAD)

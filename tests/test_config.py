@@ -264,6 +264,7 @@ def test_no_file_is_untested():
         "spikes",
         "study_batches",
         "study_final",
+        "study_networks",
         "study_start",
         "study_tuning",
         "swats",
