@@ -257,11 +257,22 @@ def test_measures_and_their_controls():
     assert "| `good/measure` | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |" in within
 
 
+PANELS = {"speed": 1, "barriers": 1, "batches": 2}
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_can_be_drawn(name):
-    figure = FIGURES[name](finals({"sgd": 0.0, "adam": 0.05}, seeds=3, reached=(1.0, 0.4)))
-    assert len(figure.axes) == 3
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sgd", "adam"]
+    cells = finals({"sgd": 0.0, "adam": 0.05}, seeds=3, reached=(1.0, 0.4))
+    figure = FIGURES[name](measured_cells() if name in ("barriers", "drift") else cells)
+    assert len(figure.axes) == PANELS.get(name, 3)
+    if name in ("barriers", "drift"):
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert labels == (["rmsprop", "adam"] if name == "drift" else
+                          ["sgd, another order", "sgd and momentum", "sgd and adam", "momentum, another order",
+                           "adam, another order"])  # fmt: skip
+    else:
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert labels == (["B = 64"] if name == "batches" else ["sgd", "adam"])
 
 
 @pytest.fixture

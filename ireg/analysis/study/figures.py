@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, PercentFormatter
 
 from ireg.analysis.looks import COLOURS, colour_of
+from ireg.analysis.places import loss_place
 from ireg.analysis.study.cells import LOSSES, values
-from ireg.analysis.study.tables import LEVELS, optimizers
-from ireg.statistics import mean_interval
+from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
+from ireg.analysis.study.claims import EQUAL_FIT
+from ireg.analysis.study.tables import LEVELS, at_one_rate, at_one_ratio, optimizers, pairs_of_forks
+from ireg.statistics import Interval, mean_interval
 
 
 def over_fit(*tags: str) -> Callable[[pd.DataFrame], Figure]:
@@ -38,23 +44,132 @@ def over_fit(*tags: str) -> Callable[[pd.DataFrame], Figure]:
                     linewidth=1,
                     label=optimizer,
                 )
-            axis.set_xscale("log")
-            axis.invert_xaxis()
-            axis.set_xticks(LABELLED, [f"{loss:g}" for loss in LABELLED], fontsize="small")
-            axis.minorticks_off()
-            axis.set_xlabel("training loss")
+            _losses_below(axis, tag)
             axis.set_title(TITLES[tag], fontsize="medium")
-            if tag in SHARES:
-                axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %", decimals=0))
-            elif tag in LOGARITHMIC:
-                axis.set_yscale("log")
-            axis.grid(alpha=0.3)
-            axis.spines[["top", "right"]].set_visible(False)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(COLOURS), frameon=False)
+        _legend(figure)
         return figure
 
     return draw
+
+
+def batches(cells: pd.DataFrame) -> Figure:
+    """Draw the test error by batch size."""
+    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
+    sizes = sorted(cells["batch_size"].unique())
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, (parts, title) in zip(axes, ((at_one_rate, "at one η"), (at_one_ratio, "at one η/B")), strict=True):
+        for (size, _), rows in parts(cells):
+            there, means, halves = _curve(rows, "test/error")
+            colour = colormaps["viridis"](sizes.index(int(size)) / len(sizes))
+            axis.errorbar(there, means, halves, color=colour, marker=".", capsize=2, linewidth=1, label=f"B = {size}")
+        _losses_below(axis, "test/error")
+        axis.set_title(f"test error, {title}", fontsize="medium")
+    _legend(figure)
+    return figure
+
+
+def speed(cells: pd.DataFrame) -> Figure:
+    """Draw the test error at equal fit against epochs."""
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    axis = figure.subplots()
+    epochs = cells[cells["place"] == loss_place(1.0)].set_index(["optimizer", "seed"])["at"]
+    errors = cells[cells["place"].isin(EQUAL_FIT)].groupby(["optimizer", "seed"])["test/error"].mean()
+    for optimizer in optimizers(cells):
+        there = epochs[optimizer]
+        at = errors[optimizer].reindex(there.index)
+        axis.plot(there, at, "o", color=colour_of(optimizer), markersize=5, label=optimizer)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.xaxis.set_minor_formatter(FormatStrFormatter("%g"))
+    axis.set_xlabel("epochs to a training loss of 1")
+    axis.set_title("test error at equal fit", fontsize="medium")
+    axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    _plain(axis)
+    _legend(figure)
+    return figure
+
+
+def barriers(cells: pd.DataFrame) -> Figure:
+    """Draw the barriers of the training loss between forks.
+
+    Those of the floor are hollow.
+    """
+    lines = []
+    for (one, other), rows in pairs_of_forks(cells):
+        name = f"{one}, another order" if one == other else f"{one} and {other}"
+        interval = mean_interval(values(rows, f"{BARRIERS}/train/loss").tolist())
+        lines.append((name, interval, "0.4" if one == other else colour_of(other), one == other))
+    figure = Figure(figsize=(6.4, 0.9 + 0.3 * len(lines)), layout="constrained")
+    _intervals(figure.subplots(), lines, "barrier of the training loss")
+    return figure
+
+
+def drift(cells: pd.DataFrame) -> Figure:
+    """Draw what drift was measured.
+
+    It is the coefficient, and what finite steps do to Q at equal C.
+    """
+    measured = cells[cells["place"] == DRIFT]
+    names = optimizers(measured)
+    panels = {
+        "coefficient of the leading flow": "leading flow/k",
+        "Δ ln Q at equal C, mean of the ends": "kept/mean/equal C/squares",
+        "Δ ln Q at equal C, over the ends": "kept/ends/equal C/squares",
+    }
+    figure = Figure(figsize=(11.0, 1.2 + 0.4 * len(names)), layout="constrained")
+    for axis, (title, tag) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
+        of_each = [
+            values(measured[measured["optimizer"] == name], f"{DRIFT}/{tag}").dropna().tolist() for name in names
+        ]
+        lines = [
+            (name, mean_interval(numbers), colour_of(name), False) for name, numbers in zip(names, of_each, strict=True)
+        ]
+        _intervals(axis, lines, title)
+    return figure
+
+
+Line = tuple[str, Interval, str, bool]
+"""Label, interval, colour, and whether the point is hollow."""
+
+
+def _intervals(axis: Axes, lines: Sequence[Line], label: str) -> None:
+    """Draw points with intervals, from top to bottom."""
+    for height, (_, interval, colour, hollow) in enumerate(lines):
+        bar = 0.0 if math.isnan(interval.half) else interval.half
+        face = "white" if hollow else colour
+        axis.errorbar(interval.mean, height, xerr=bar, fmt="o", color=colour, markerfacecolor=face, capsize=2)
+    axis.set_yticks(range(len(lines)), [name for name, *_ in lines])
+    axis.set_ylim(len(lines) - 0.5, -0.5)
+    axis.axvline(0, color="0.3", linewidth=0.8)
+    axis.set_xlabel(label)
+    _plain(axis)
+
+
+def _losses_below(axis: Axes, tag: str) -> None:
+    """Let training run from left to right, for a tag."""
+    axis.set_xscale("log")
+    axis.invert_xaxis()
+    axis.set_xticks(LABELLED, [f"{loss:g}" for loss in LABELLED], fontsize="small")
+    axis.minorticks_off()
+    axis.set_xlabel("training loss")
+    if tag in SHARES:
+        axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %", decimals=0))
+    elif tag in LOGARITHMIC:
+        axis.set_yscale("log")
+    _plain(axis)
+
+
+def _plain(axis: Axes) -> None:
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure) -> None:
+    """Put one legend below, of all that the panels have."""
+    labelled = {
+        label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=len(COLOURS), frameon=False)
 
 
 TITLES = {
@@ -76,6 +191,10 @@ FIGURES: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
     "errors": over_fit("test/error", "fit/memorized", "fit/clean_error"),
     "norms": over_fit("norm/l2", "norm/distance", "margin/normalized_clean_median"),
     "terms": over_fit("ireg/sgd", "ireg/own", "curvature/edge"),
+    "speed": speed,
+    "barriers": barriers,
+    "drift": drift,
+    "batches": batches,
 }
 """By the name that stands in a page's link."""
 

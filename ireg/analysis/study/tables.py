@@ -96,16 +96,26 @@ SHOWN_BARRIERS = ("train/loss", "train/error", "test/error", "distance")
 
 def barriers(cells: pd.DataFrame) -> str:
     """Write the barriers between forks, and how far above the floor."""
-    pairs = cells[cells["place"] == BARRIERS]
     rows = []
-    for one, other in pairs[["optimizer", "other"]].drop_duplicates().itertuples(index=False):
-        of_pair = pairs[(pairs["optimizer"] == one) & (pairs["other"] == other)]
+    for (one, other), of_pair in pairs_of_forks(cells):
         row = [f"{one}, another order" if one == other else f"{one} and {other}", f"{len(of_pair)}"]
         row += [_mean(values(of_pair, f"{BARRIERS}/{quantity}")) for quantity in SHOWN_BARRIERS]
         above = above_floor(cells, one, other, f"{BARRIERS}/train/loss")
         rows.append([*row, "" if one == other else _mean(above)])
     head = ["ends", "checkpoints", "training loss", "training error", "test error", "distance"]
     return markdown([*head, "training loss above the floor"], rows)
+
+
+def pairs_of_forks(cells: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """Yield each two optimizers' cells of barriers, in the order of legends."""
+    pairs = cells[cells["place"] == BARRIERS]
+    names = optimizers(pairs)
+    for number, one in enumerate(names):
+        for other in names[number:]:
+            ends = pairs[["optimizer", "other"]].isin((one, other)).all(axis=1)
+            of_pair = pairs[ends & ((pairs["optimizer"] == pairs["other"]) == (one == other))]
+            if len(of_pair):
+                yield (one, other), of_pair
 
 
 SHOWN_DRIFT = {
@@ -286,6 +296,7 @@ TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "epochs": levels("at", _number),
     "seconds": levels("seconds", _number),
     "norm": levels("norm/l2", _number),
+    "margin": levels("margin/normalized_clean_median", _number),
     "sgd_term": levels("ireg/sgd", _number),
     "own_term": levels("ireg/own", _number),
     "edge": levels("curvature/edge", _number),
