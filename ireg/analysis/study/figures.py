@@ -70,7 +70,7 @@ def batches(cells: pd.DataFrame) -> Figure:
 
 def speed(cells: pd.DataFrame) -> Figure:
     """Draw the test error at equal fit against epochs."""
-    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axis = figure.subplots()
     epochs = cells[cells["place"] == loss_place(1.0)].set_index(["optimizer", "seed"])["at"]
     errors = cells[cells["place"].isin(EQUAL_FIT)].groupby(["optimizer", "seed"])["test/error"].mean()

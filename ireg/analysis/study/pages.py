@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +11,20 @@ import pandas as pd
 
 from ireg.analysis.looks import drawn
 from ireg.analysis.pages import between_marks
+from ireg.analysis.study.answers import answers
 from ireg.analysis.study.figures import FIGURES
 from ireg.analysis.study.tables import TABLES
 from ireg.errors import UserError
 from ireg.files import write_bytes
 
 MARK = re.compile(r"^<!-- (\w+) of ([\w+]+) -->$", re.MULTILINE)
-"""`<!-- TABLE of FILE -->`, up to `<!-- /TABLE of FILE -->`; FILE+OTHER are both."""
+"""`<!-- TABLE of FILE -->`, up to `<!-- /TABLE of FILE -->`; FILE+OTHER are both.
+
+Of the table `answers` each FILE is a data set, which stands for the files of all that question 1 to 5 ask.
+"""
+
+ANSWERS = "answers"
+ASKED = ("study_final", "study_basins", "study_drift")
 
 PICTURE = re.compile(r"!\[[^]]*\]\(figures/(\w+)_of_(\w+)\.png\)")
 
@@ -53,16 +60,22 @@ def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:
         UserError: a table or a file does not exist.
     """
     for table, file in MARK.findall(text):
-        if table not in TABLES:
-            raise UserError(f"<!-- {table} of {file} -->: no such table; choose one of {', '.join(TABLES)}")
-        yield f"{table} of {file}", TABLES[table](read_cells(data, file))
+        if table == ANSWERS:
+            found = {name: read_cells(data, "+".join(f"{part}_{name}" for part in ASKED)) for name in file.split("+")}
+            yield f"{table} of {file}", answers(found)
+        elif table in TABLES:
+            yield f"{table} of {file}", TABLES[table](read_cells(data, file))
+        else:
+            known = ", ".join([ANSWERS, *TABLES])
+            raise UserError(f"<!-- {table} of {file} -->: no such table; choose one of {known}")
 
 
-def write_pages(folder: Path) -> Iterator[Path]:
+def write_pages(folder: Path, further: Sequence[Path] = ()) -> Iterator[Path]:
     """Write the tables and figures of all pages in a folder.
 
     Args:
         folder: of the pages, their `data/` and `figures/`.
+        further: pages elsewhere, whose tables are written, too.
 
     Yields:
         Each page and figure that was written.
@@ -70,11 +83,11 @@ def write_pages(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: a page asks for what does not exist.
     """
-    for page in sorted(folder.glob("*.md")):
+    for page in [*sorted(folder.glob("*.md")), *further]:
         text = page.read_text(encoding="utf-8")
         for name, table in tables_of(text, folder / "data"):
             between_marks(page, name, table)
-        for name, file in PICTURE.findall(text):
+        for name, file in PICTURE.findall(text) if page.parent == folder else ():
             if name not in FIGURES:
                 raise UserError(f"figures/{name}_of_{file}.png: no such figure; choose one of {', '.join(FIGURES)}")
             cells = read_cells(folder / "data", file)

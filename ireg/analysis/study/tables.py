@@ -212,9 +212,13 @@ NO_MEASURES = ("test/error", "test/loss", "train/error", "train/loss", "fit/reco
 
 
 def measures(cells: pd.DataFrame) -> str:
-    """Write how measures go with the test error at equal fit."""
-    head = ["measure", *(f"{what} at {loss:g}" for loss in ASSOCIATED for what in ("τ", "granulated"))]
+    """Write how measures go with the test error at equal fit.
+
+    Beside each stands how many settings, of optimizer and rate, have measured it.
+    """
+    head = ["measure", "settings", *(f"{what} at {loss:g}" for loss in ASSOCIATED for what in ("τ", "granulated"))]
     columns: dict[tuple[str, float], tuple[str, str]] = {}
+    counts: dict[str, int] = {}
     for loss in ASSOCIATED:
         runs, names = _with_controls(cells, loss)
         settings = runs[["optimizer", "lr"]].apply(tuple, axis=1).tolist()
@@ -224,10 +228,13 @@ def measures(cells: pd.DataFrame) -> str:
                 runs[name].tolist(), runs["test/error"].tolist(), settings, resamples=SHOWN_RESAMPLES
             )
             whole = f"{tau:.2f} ({low:.2f} to {high:.2f})" if math.isfinite(tau) else "–"
+            counts[name] = max(
+                counts.get(name, 0), len(runs.loc[runs[name].notna(), ["optimizer", "lr"]].drop_duplicates())
+            )
             columns[name, loss] = (whole, _coefficient(coefficients[name, "granulated"]))
     rows = []
     for name in dict.fromkeys(name for name, _ in columns):
-        row = [_measure(name)]
+        row = [_measure(name), f"{counts[name]}"]
         for loss in ASSOCIATED:
             row += columns.get((name, loss), ("–", "–"))
         rows.append(row)

@@ -1,0 +1,173 @@
+"""The study's five answers, in a line each.
+
+The protocol decides them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+
+from ireg.analysis.pages import markdown
+from ireg.analysis.places import loss_place
+from ireg.analysis.study.cells import values
+from ireg.analysis.study.claims import COMPARATORS, LEVEL, Claim, stated, verdict
+from ireg.statistics import mean_interval
+
+ADAPTIVE = {"rmsprop": "RMSProp", "adam": "Adam"}
+"""Whom questions 1 and 5 are about."""
+
+NAMES = {"sgd": "SGD", "momentum": "momentum", **ADAPTIVE, "adamw": "AdamW"}
+SHOWN_LOSS = 0.4
+
+
+def generalization(claims: Sequence[Claim], comparator: str) -> str:
+    """Decide question 1 by one comparator.
+
+    Args:
+        claims: all that are stated.
+        comparator: of `COMPARATORS`.
+
+    Returns:
+        `yes` if both adaptive methods are worse, `no` if both are no worse, else `undecided`.
+    """
+    of_both = [
+        claim
+        for claim in claims
+        if claim.question == 1 and claim.comparator == comparator and claim.optimizer in ADAPTIVE
+    ]
+    if all(verdict(claim) == "worse" for claim in of_both):
+        return "yes"
+    # A significant difference may be below a percentage point, and is still no "no".
+    if all(verdict(claim) in ("better", "no worse") for claim in of_both):
+        return "no"
+    return "undecided"
+
+
+def _worse(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
+    parts = []
+    for comparator in COMPARATORS:
+        numbers = [
+            f"{NAMES[claim.optimizer]} {_points(claim)}"
+            for claim in _of(claims, 1, comparator)
+            if claim.optimizer in ADAPTIVE
+        ]
+        parts.append(f"{comparator}: {generalization(claims, comparator)} ({', '.join(numbers)})")
+    return f"Test error less SGD's, in points. {'; '.join(parts)}."
+
+
+def _speed(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
+    fast, costly = [], False
+    errors = {claim.optimizer: claim for claim in _of(claims, 1, "equal fit")}
+    for claim in _of(claims, 2, "equal fit"):
+        if claim.adjusted < LEVEL and claim.difference.student.mean < 0:
+            error = errors[claim.optimizer]
+            costly = costly or verdict(error) == "worse"
+            fast.append(
+                f"{NAMES[claim.optimizer]} takes {_ratio(claim)} of SGD's epochs to a training loss of 1, with "
+                f"{_points(error)} points of test error at equal fit ({verdict(error)})"
+            )
+    answer = "yes" if costly else "not shown"
+    return f"{answer}: {'; '.join(fast)}." if fast else f"{answer}: none is faster than SGD."
+
+
+def _norm(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
+    ratios = [
+        f"{NAMES[claim.optimizer]} {_ratio(claim)}{'' if claim.adjusted < LEVEL else ', not significant'}"
+        for claim in _of(claims, 3, "equal fit")
+    ]
+    by_length, along = (values(cells, f"path/settled_{kind}") for kind in ("diffusive", "radial"))
+    shares = []
+    for name in NAMES:
+        there = (cells["optimizer"] == name) & (cells["place"] == loss_place(SHOWN_LOSS))
+        interval = mean_interval((by_length / (by_length + along))[there].dropna().tolist())
+        if math.isfinite(interval.mean):
+            shares.append(f"{NAMES[name]} {100 * interval.mean:.0f} ± {100 * interval.half:.0f} %")
+    return (
+        f"‖ω‖ over SGD's at equal fit: {'; '.join(ratios)}. What of its growth comes by step length at a loss of "
+        f"{SHOWN_LOSS:g}: {', '.join(shares)}."
+    )
+
+
+def _basins(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
+    parts = []
+    for claim in _of(claims, 4, "training loss"):
+        low = claim.difference.student.low
+        if math.isnan(low):
+            return "Not measured."
+        where = "another basin" if low > 0 else "no other basin shown"
+        parts.append(f"{NAMES[claim.optimizer]} {_plus_minus(claim)} ({where})")
+    (same,) = _of(claims, 4, "equal fit")
+    effective = (
+        "" if math.isnan(same.difference.student.low) else f" At one effective rate momentum has {_points(same)}"
+    )
+    effective += " points of SGD's test error." if effective else ""
+    return f"Barrier of the training loss to SGD's end, above the noise floor: {'; '.join(parts)}.{effective}"
+
+
+def _regularization(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
+    parts = []
+    for claim in _of(claims, 5, "drift"):
+        _, low, high = claim.difference.student
+        if math.isnan(low):
+            return "Not measured."
+        parts.append(
+            f"{NAMES[claim.optimizer]} {_plus_minus(claim)} ({'no effect shown' if low <= 0 <= high else 'yes'})"
+        )
+    own = []
+    for name in ("sgd", *ADAPTIVE):
+        there = (cells["optimizer"] == name) & (cells["place"] == loss_place(1.0))
+        interval = mean_interval(values(cells, "ireg/own")[there].dropna().tolist())
+        own.append(f"{NAMES[name]} {interval.mean:.2g} ± {interval.half:.1g}")
+    return (
+        f"Measured drift in units of its mean flow's, at a rate of 1e-7: {'; '.join(parts)}. Own regularizer at a loss "
+        f"of 1: {', '.join(own)}."
+    )
+
+
+QUESTIONS: Mapping[str, Callable[[Sequence[Claim], pd.DataFrame], str]] = {
+    "1. Do adaptive methods generalize worse?": _worse,
+    "2. Is speed bought with generalization?": _speed,
+    "3. How does the norm evolve?": _norm,
+    "4. Does momentum steer to other basins?": _basins,
+    "5. Do adaptive methods have implicit regularization?": _regularization,
+}
+
+
+def answers(of_data: Mapping[str, pd.DataFrame]) -> str:
+    """Write the five answers.
+
+    Args:
+        of_data: cells of final runs, barriers and drift, by data set.
+    """
+    claims = {name: stated(cells) for name, cells in of_data.items()}
+    rows = [
+        [question, *(answer(claims[name], cells) for name, cells in of_data.items())]
+        for question, answer in QUESTIONS.items()
+    ]
+    return markdown(["question", *of_data], rows)
+
+
+def _of(claims: Sequence[Claim], question: int, comparator: str) -> list[Claim]:
+    return [
+        claim
+        for claim in claims
+        if (claim.question, claim.comparator) == (question, comparator)
+        and (question in (4, 5) or not math.isnan(claim.difference.student.low))
+    ]
+
+
+def _points(claim: Claim) -> str:
+    mean, half = claim.difference.student.mean, claim.difference.student.half
+    return f"{100 * mean:+.1f} ± {100 * half:.1f}"
+
+
+def _plus_minus(claim: Claim) -> str:
+    return f"{claim.difference.student.mean:.2g} ± {claim.difference.student.half:.1g}"
+
+
+def _ratio(claim: Claim) -> str:
+    mean, low, high = (math.exp(value) for value in claim.difference.student)
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
