@@ -14,6 +14,7 @@ from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
 from ireg.analysis.study.cells import values
 from ireg.analysis.study.claims import COMPARATORS, LEVEL, Claim, stated, verdict
+from ireg.analysis.study.tables import diffusive_share
 from ireg.statistics import mean_interval
 
 ADAPTIVE = {"rmsprop": "RMSProp", "adam": "Adam"}
@@ -78,11 +79,10 @@ def _norm(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
         f"{NAMES[claim.optimizer]} {_ratio(claim)}{'' if claim.adjusted < LEVEL else ', not significant'}"
         for claim in _of(claims, 3, "equal fit")
     ]
-    by_length, along = (values(cells, f"path/settled_{kind}") for kind in ("diffusive", "radial"))
-    shares = []
+    share, shares = diffusive_share(cells), []
     for name in NAMES:
         there = (cells["optimizer"] == name) & (cells["place"] == loss_place(SHOWN_LOSS))
-        interval = mean_interval((by_length / (by_length + along))[there].dropna().tolist())
+        interval = mean_interval(share[there].dropna().tolist())
         if math.isfinite(interval.mean):
             shares.append(f"{NAMES[name]} {100 * interval.mean:.0f} ± {100 * interval.half:.0f} %")
     return (

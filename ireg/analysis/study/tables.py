@@ -193,13 +193,18 @@ def levels(
     return table
 
 
-def diffusive(cells: pd.DataFrame) -> str:
-    """Write the share of the norm's growth that comes by step length.
+def diffusive_share(cells: pd.DataFrame) -> pd.Series:
+    """Compute the share of the norm's growth that comes by step length.
 
-    It is of ‖y‖², of the settled weights y, and more than the whole where the rest shrinks the norm.
+    It is of ‖y‖², of the settled weights y, and above 1 where the rest shrinks the norm.
     """
     by_length, along = (values(cells, f"path/settled_{kind}") for kind in ("diffusive", "radial"))
-    return levels("share", _percents)(cells.assign(share=by_length / (by_length + along)))
+    return by_length / (by_length + along)
+
+
+def diffusive(cells: pd.DataFrame) -> str:
+    """Write the share of the norm's growth that comes by step length."""
+    return levels("share", _percents)(cells.assign(share=diffusive_share(cells)))
 
 
 ASSOCIATED = (1.2, 1.0, 0.4, 0.1)
