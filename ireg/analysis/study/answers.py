@@ -13,8 +13,9 @@ import pandas as pd
 from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
 from ireg.analysis.study.cells import values
+from ireg.analysis.study.checkpoints import DRIFT
 from ireg.analysis.study.claims import COMPARATORS, LEVEL, Claim, stated, verdict
-from ireg.analysis.study.tables import diffusive_share
+from ireg.analysis.study.tables import diffusive_share, interval_of
 from ireg.statistics import mean_interval
 
 ADAPTIVE = {"rmsprop": "RMSProp", "adam": "Adam"}
@@ -113,14 +114,20 @@ def _regularization(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
         _, low, high = claim.difference.student
         if math.isnan(low):
             return "Not measured."
+        of_one = cells[(cells["optimizer"] == claim.optimizer) & (cells["place"] == DRIFT)]
+        alignment, change = (
+            interval_of(values(of_one, f"{DRIFT}/{tag}"))
+            for tag in ("leading flow/alignment", "kept/mean/equal C/squares")
+        )
+        effect = "no effect shown" if low <= 0 <= high else "an effect"
         parts.append(
-            f"{NAMES[claim.optimizer]} {_plus_minus(claim)} ({'no effect shown' if low <= 0 <= high else 'yes'})"
+            f"{NAMES[claim.optimizer]} {_plus_minus(claim)} ({effect}, alignment {alignment}; at its chosen rate "
+            f"finite steps change ln Q by {change} at the mean, at equal loss)"
         )
     own = []
     for name in ("sgd", *ADAPTIVE):
         there = (cells["optimizer"] == name) & (cells["place"] == loss_place(1.0))
-        interval = mean_interval(values(cells, "ireg/own")[there].dropna().tolist())
-        own.append(f"{NAMES[name]} {interval.mean:.2g} ± {interval.half:.1g}")
+        own.append(f"{NAMES[name]} {interval_of(values(cells, 'ireg/own')[there])}")
     return (
         f"Measured drift in units of its mean flow's, at a rate of 1e-7: {'; '.join(parts)}. Own regularizer at a loss "
         f"of 1: {', '.join(own)}."
@@ -165,7 +172,7 @@ def _points(claim: Claim) -> str:
 
 
 def _plus_minus(claim: Claim) -> str:
-    return f"{claim.difference.student.mean:.2g} ± {claim.difference.student.half:.1g}"
+    return f"{claim.difference.student.mean:.2g} ± {claim.difference.student.half:.2g}"
 
 
 def _ratio(claim: Claim) -> str:

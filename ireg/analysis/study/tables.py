@@ -99,9 +99,9 @@ def barriers(cells: pd.DataFrame) -> str:
     rows = []
     for (one, other), of_pair in pairs_of_forks(cells):
         row = [f"{one}, another order" if one == other else f"{one} and {other}", f"{len(of_pair)}"]
-        row += [_mean(values(of_pair, f"{BARRIERS}/{quantity}")) for quantity in SHOWN_BARRIERS]
+        row += [interval_of(values(of_pair, f"{BARRIERS}/{quantity}")) for quantity in SHOWN_BARRIERS]
         above = above_floor(cells, one, other, f"{BARRIERS}/train/loss")
-        rows.append([*row, "" if one == other else _mean(above)])
+        rows.append([*row, "" if one == other else interval_of(above)])
     head = ["ends", "checkpoints", "training loss", "training error", "test error", "distance"]
     return markdown([*head, "training loss above the floor"], rows)
 
@@ -120,6 +120,7 @@ def pairs_of_forks(cells: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.Da
 
 SHOWN_DRIFT = {
     "k": "leading flow/k",
+    "alignment": "leading flow/alignment",
     "k_V": "leading flow/k_lag",
     "k_F": "leading flow/k_fluctuation",
     "residual": "leading flow/residual",
@@ -136,7 +137,7 @@ def drift(cells: pd.DataFrame) -> str:
     for optimizer in optimizers(measured):
         of_one = measured[measured["optimizer"] == optimizer]
         row = [optimizer, f"{of_one['lr'].iloc[0]:g}", f"{len(of_one)}"]
-        rows.append([*row, *(_mean(values(of_one, f"{DRIFT}/{name}")) for name in SHOWN_DRIFT.values())])
+        rows.append([*row, *(interval_of(values(of_one, f"{DRIFT}/{name}")) for name in SHOWN_DRIFT.values())])
     return markdown(["optimizer", "η", "checkpoints", *SHOWN_DRIFT], rows)
 
 
@@ -282,8 +283,8 @@ def _percents(mean: float, half: float) -> str:
     return f"{_between(mean, half, 100)} %"
 
 
-def _mean(measured: Iterable[float]) -> str:
-    """The mean and its interval, of what there is."""
+def interval_of(measured: Iterable[float]) -> str:
+    """Write the mean of what there is, with its interval."""
     there = [value for value in measured if math.isfinite(value)]
     interval = mean_interval(there)
     return _number(interval.mean, interval.half) if there else "–"
