@@ -159,12 +159,15 @@ def test_five_answers_by_the_protocol():
     assert norm.startswith("‖ω‖ over SGD's at equal fit: momentum 1.00 (1.00 to 1.00), not significant; RMSProp 1.00")
     assert "by step length at a loss of 0.4: SGD 50 ± 0 %, momentum 50 ± 0 %," in norm
     assert "momentum 0.0005 ± 0.0025 (no other basin shown)" in basins
-    assert "Adam 0.45 ± 0.011 (another basin)." in basins
-    assert "RMSProp 0.81 ± 0.02 (an effect, alignment -0.202 ± 0.005; at its chosen rate finite steps change" in drift
+    assert "Adam 0.449 ± 0.011 (another basin)." in basins
+    assert "RMSProp 0.808 ± 0.02 (an effect, alignment -0.202 ± 0.005; at its chosen rate finite steps change" in drift
     assert (
         "change ln Q by -0.404 ± 0.0099 at the mean, at equal loss). Own regularizer at a loss of 1: SGD 1 ± 0,"
         in drift
     )
+    assert "one effective rate" not in basins
+    same = answered({"sgd": 0.0, "momentum": 0.05}, **{"optimizer.momentum": 0.0})[3]
+    assert "Momentum's test error less SGD's at one effective rate: +5." in same
     assert answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.0})[0].count("undecided") == 4
     assert answered({"sgd": 0.0, "adam": -0.05, "rmsprop": 0.0})[0].count(": no (") == 4
 

@@ -172,7 +172,7 @@ def _points(claim: Claim) -> str:
 
 
 def _plus_minus(claim: Claim) -> str:
-    return f"{claim.difference.student.mean:.2g} ± {claim.difference.student.half:.2g}"
+    return f"{claim.difference.student.mean:.3g} ± {claim.difference.student.half:.2g}"
 
 
 def _ratio(claim: Claim) -> str:
