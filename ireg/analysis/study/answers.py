@@ -101,11 +101,10 @@ def _basins(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
         where = "another basin" if low > 0 else "no other basin shown"
         parts.append(f"{NAMES[claim.optimizer]} {_plus_minus(claim)} ({where})")
     (same,) = _of(claims, 4, "equal fit")
-    effective = (
-        "" if math.isnan(same.difference.student.low) else f" At one effective rate momentum has {_points(same)}"
-    )
-    effective += " points of SGD's test error." if effective else ""
-    return f"Barrier of the training loss to SGD's end, above the noise floor: {'; '.join(parts)}.{effective}"
+    barriers = f"Barrier of the training loss to SGD's end, above the noise floor: {'; '.join(parts)}."
+    if math.isnan(same.difference.student.low):
+        return barriers
+    return f"{barriers} Momentum's test error less SGD's at one effective rate: {_points(same)} points."
 
 
 def _regularization(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
