@@ -148,19 +148,21 @@ def answered(effects, **changes):
     """The five answers for known effects, by their question's number."""
     cells = pd.concat([finals(effects).assign(**changes), measured_cells()], ignore_index=True)
     lines = answers({"here": cells}).splitlines()
-    assert lines[0] == "| question | here |"
+    assert lines[0] == "| question | here, 5 seeds |"
     return [line.split(" | ")[1] for line in lines[2:]]
 
 
 def test_five_answers_by_the_protocol():
     worse, speed, norm, basins, drift = answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.05, "momentum": 0.0})
-    assert worse.count(": yes (RMSProp +") == 4
-    assert speed.startswith("not shown: none is faster than SGD.")
+    assert worse.count("**yes** (RMSProp +") == 4
+    assert speed.startswith("**Not shown.** None is faster than SGD.")
     assert norm.startswith("‖ω‖ over SGD's at equal fit: momentum 1.00 (1.00 to 1.00), not significant; RMSProp 1.00")
     assert "by step length at a loss of 0.4: SGD 50 ± 0 %, momentum 50 ± 0 %," in norm
-    assert "momentum 0.0005 ± 0.0025 (no other basin shown)" in basins
-    assert "Adam 0.449 ± 0.011 (another basin)." in basins
-    assert "RMSProp 0.808 ± 0.02 (an effect, alignment -0.202 ± 0.005; at its chosen rate finite steps change" in drift
+    assert "momentum 0.0005 ± 0.0025 (**no other basin shown**)" in basins
+    assert "Adam 0.449 ± 0.011 (**another basin**)." in basins
+    assert (
+        "RMSProp 0.808 ± 0.02 (**an effect**, alignment -0.202 ± 0.005; at its chosen rate finite steps change" in drift
+    )
     assert (
         "change ln Q by -0.404 ± 0.0099 at the mean, at equal loss). Own regularizer at a loss of 1: SGD 1 ± 0,"
         in drift
@@ -168,18 +170,18 @@ def test_five_answers_by_the_protocol():
     assert "one effective rate" not in basins
     same = answered({"sgd": 0.0, "momentum": 0.05}, **{"optimizer.momentum": 0.0})[3]
     assert "Momentum's test error less SGD's at one effective rate: +5." in same
-    assert answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.0})[0].count("undecided") == 4
-    assert answered({"sgd": 0.0, "adam": -0.05, "rmsprop": 0.0})[0].count(": no (") == 4
+    assert answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.0})[0].count("**undecided**") == 4
+    assert answered({"sgd": 0.0, "adam": -0.05, "rmsprop": 0.0})[0].count("**no** (") == 4
 
 
 def test_a_faster_and_worse_optimizer_answers_yes():
     cells = finals({"sgd": 0.0, "adam": 0.05})
     cells.loc[cells["optimizer"] == "adam", "at"] /= 4 * 1.001 ** cells["seed"]
     line = answers({"here": cells}).splitlines()[3]
-    assert "yes: Adam takes 0.25 (0.25 to 0.25) of SGD's epochs to a training loss of 1, with +5." in line
+    assert "**Yes.** Adam takes 0.25 (0.25 to 0.25) of SGD's epochs to a training loss of 1, with +5." in line
     assert "at equal fit (worse)." in line
     cells.loc[cells["optimizer"] == "adam", "test/error"] -= 0.05
-    assert "not shown: Adam takes 0.25" in answers({"here": cells}).splitlines()[3]
+    assert "**Not shown.** Adam takes 0.25" in answers({"here": cells}).splitlines()[3]
     lines = answers({"here": cells}).splitlines()
     assert [line.split(" | ")[1] for line in lines[5:]] == ["Not measured. |", "Not measured. |"]
 

@@ -56,8 +56,8 @@ def _worse(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
             for claim in _of(claims, 1, comparator)
             if claim.optimizer in ADAPTIVE
         ]
-        parts.append(f"{comparator}: {generalization(claims, comparator)} ({', '.join(numbers)})")
-    return f"Test error less SGD's, in points. {'; '.join(parts)}."
+        parts.append(f"{comparator} **{generalization(claims, comparator)}** ({', '.join(numbers)})")
+    return f"Test error less SGD's, in points: {'; '.join(parts)}."
 
 
 def _speed(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
@@ -71,8 +71,8 @@ def _speed(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
                 f"{NAMES[claim.optimizer]} takes {_ratio(claim)} of SGD's epochs to a training loss of 1, with "
                 f"{_points(error)} points of test error at equal fit ({verdict(error)})"
             )
-    answer = "yes" if costly else "not shown"
-    return f"{answer}: {'; '.join(fast)}." if fast else f"{answer}: none is faster than SGD."
+    answer = "**Yes.**" if costly else "**Not shown.**"
+    return f"{answer} {'; '.join(fast)}." if fast else f"{answer} None is faster than SGD."
 
 
 def _norm(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
@@ -98,7 +98,7 @@ def _basins(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
         low = claim.difference.student.low
         if math.isnan(low):
             return "Not measured."
-        where = "another basin" if low > 0 else "no other basin shown"
+        where = "**another basin**" if low > 0 else "**no other basin shown**"
         parts.append(f"{NAMES[claim.optimizer]} {_plus_minus(claim)} ({where})")
     (same,) = _of(claims, 4, "equal fit")
     barriers = f"Barrier of the training loss to SGD's end, above the noise floor: {'; '.join(parts)}."
@@ -118,7 +118,7 @@ def _regularization(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
             interval_of(values(of_one, f"{DRIFT}/{tag}"))
             for tag in ("leading flow/alignment", "kept/mean/equal C/squares")
         )
-        effect = "no effect shown" if low <= 0 <= high else "an effect"
+        effect = "**no effect shown**" if low <= 0 <= high else "**an effect**"
         parts.append(
             f"{NAMES[claim.optimizer]} {_plus_minus(claim)} ({effect}, alignment {alignment}; at its chosen rate "
             f"finite steps change ln Q by {change} at the mean, at equal loss)"
@@ -153,7 +153,8 @@ def answers(of_data: Mapping[str, pd.DataFrame]) -> str:
         [question, *(answer(claims[name], cells) for name, cells in of_data.items())]
         for question, answer in QUESTIONS.items()
     ]
-    return markdown(["question", *of_data], rows)
+    seeds = {name: max(claim.difference.count for claim in found) for name, found in claims.items()}
+    return markdown(["question", *(f"{name}, {count} seeds" for name, count in seeds.items())], rows)
 
 
 def _of(claims: Sequence[Claim], question: int, comparator: str) -> list[Claim]:
