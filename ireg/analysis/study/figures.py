@@ -15,7 +15,6 @@ from ireg.analysis.looks import COLOURS, colour_of
 from ireg.analysis.places import loss_place
 from ireg.analysis.study.cells import LOSSES, values
 from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
-from ireg.analysis.study.claims import EQUAL_FIT
 from ireg.analysis.study.tables import LEVELS, at_one_rate, at_one_ratio, optimizers, pairs_of_forks
 from ireg.statistics import Interval, mean_interval
 
@@ -69,20 +68,18 @@ def batches(cells: pd.DataFrame) -> Figure:
 
 
 def speed(cells: pd.DataFrame) -> Figure:
-    """Draw the test error at equal fit against epochs."""
+    """Draw the test error at a training loss of 1 against epochs."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axis = figure.subplots()
-    epochs = cells[cells["place"] == loss_place(1.0)].set_index(["optimizer", "seed"])["at"]
-    errors = cells[cells["place"].isin(EQUAL_FIT)].groupby(["optimizer", "seed"])["test/error"].mean()
-    for optimizer in optimizers(cells):
-        there = epochs[optimizer]
-        at = errors[optimizer].reindex(there.index)
-        axis.plot(there, at, "o", color=colour_of(optimizer), markersize=5, label=optimizer)
+    there = cells[cells["place"] == loss_place(1.0)]
+    for optimizer in optimizers(there):
+        rows = there[there["optimizer"] == optimizer]
+        axis.plot(rows["at"], rows["test/error"], "o", color=colour_of(optimizer), markersize=5, label=optimizer)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axis.xaxis.set_minor_formatter(FormatStrFormatter("%g"))
     axis.set_xlabel("epochs to a training loss of 1")
-    axis.set_title("test error at equal fit", fontsize="medium")
+    axis.set_title("test error there", fontsize="medium")
     axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     _plain(axis)
     _legend(figure)
