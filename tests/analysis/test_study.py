@@ -157,7 +157,7 @@ def test_five_answers_by_the_protocol():
     assert worse.count("**yes** (RMSProp +") == 4
     assert speed.startswith("**Not shown.** None is faster than SGD.")
     assert norm.startswith("‖ω‖ over SGD's at equal fit: momentum 1.00 (1.00 to 1.00), not significant; RMSProp 1.00")
-    assert "by step length at a loss of 0.4: SGD 50 ± 0 %, momentum 50 ± 0 %," in norm
+    assert "by step length at a loss of 0.7: SGD 50 ± 0 %, momentum 50 ± 0 %," in norm
     assert "momentum 0.0005 ± 0.0025 (**no other basin shown**)" in basins
     assert "Adam 0.449 ± 0.011 (**another basin**)." in basins
     assert (

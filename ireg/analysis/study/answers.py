@@ -22,7 +22,7 @@ ADAPTIVE = {"rmsprop": "RMSProp", "adam": "Adam"}
 """Whom questions 1 and 5 are about."""
 
 NAMES = {"sgd": "SGD", "momentum": "momentum", **ADAPTIVE, "adamw": "AdamW"}
-SHOWN_LOSS = 0.4
+SHOWN_LOSS = 0.7
 
 
 def generalization(claims: Sequence[Claim], comparator: str) -> str:
