@@ -172,6 +172,8 @@ def test_five_answers_by_the_protocol():
     assert "Momentum's test error less SGD's at one effective rate: +5." in same
     assert answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.0})[0].count("**undecided**") == 4
     assert answered({"sgd": 0.0, "adam": -0.05, "rmsprop": 0.0})[0].count("**no** (") == 4
+    # One that is significantly worse by less than a point is a "no", too, as the protocol has it.
+    assert "equal fit **no** (RMSProp +0." in answered({"sgd": 0.0, "adam": 0.006, "rmsprop": 0.0})[0]
 
 
 def test_a_faster_and_worse_optimizer_answers_yes():

@@ -14,7 +14,7 @@ from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
 from ireg.analysis.study.cells import values
 from ireg.analysis.study.checkpoints import DRIFT
-from ireg.analysis.study.claims import COMPARATORS, LEVEL, Claim, stated, verdict
+from ireg.analysis.study.claims import COMPARATORS, LEVEL, MARGIN, Claim, stated, verdict
 from ireg.analysis.study.tables import diffusive_share, interval_of
 from ireg.statistics import mean_interval
 
@@ -33,7 +33,8 @@ def generalization(claims: Sequence[Claim], comparator: str) -> str:
         comparator: of `COMPARATORS`.
 
     Returns:
-        `yes` if both adaptive methods are worse, `no` if both are no worse, else `undecided`.
+        `yes` if both adaptive methods are significantly worse; `no` if both intervals lie below one percentage point;
+        else `undecided`.
     """
     of_both = [
         claim
@@ -42,10 +43,7 @@ def generalization(claims: Sequence[Claim], comparator: str) -> str:
     ]
     if all(verdict(claim) == "worse" for claim in of_both):
         return "yes"
-    # A significant difference may be below a percentage point, and is still no "no".
-    if all(verdict(claim) in ("better", "no worse") for claim in of_both):
-        return "no"
-    return "undecided"
+    return "no" if all(claim.difference.student.high < MARGIN for claim in of_both) else "undecided"
 
 
 def _worse(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
