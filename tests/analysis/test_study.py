@@ -260,11 +260,18 @@ def test_cells_of_a_run_are_replaced_together():
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_can_be_made(name):
-    cells = tuning() if name == "rates" else finals({"sgd": 0.0, "adam": 0.05}, seeds=3, reached=(1.0, 0.4))
+    cells = tuning() if name == "rates" else finals({"sgd": 0.0, "adam": 0.05}, seeds=3, reached=(1.0, 0.7, 0.4))
     cells = pd.concat([cells, measured_cells()]) if name in ("barriers", "drift", "measurements") else cells
     lines = TABLES[name](cells).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) > 2
+
+
+def test_each_rate_is_shown_at_one_training_loss():
+    cells = pd.concat([finals({"sgd": lr / 10}, noise=0.0).assign(lr=lr) for lr in (0.1, 0.2)])
+    lines = TABLES["by_rate"](cells).splitlines()
+    assert [line.split(" | ")[:3] for line in lines[2:]] == [["| sgd", "0.1", "5"], ["| sgd", "0.2", "5"]]
+    assert lines[2].split(" | ")[4].startswith("12 ± ")
 
 
 def test_sizes_of_minibatches_stand_at_one_rate_and_at_one_ratio():
@@ -399,7 +406,7 @@ def test_the_commands_of_the_final_runs(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("page", "why"),
     [
-        ("<!-- errors of sweep -->", "<!-- errors of sweep -->: no such table; choose one of answers, rates, claims"),
+        ("<!-- errors of sweep -->", "<!-- errors of sweep -->: no such table; choose one of answers, rates, by_rate, claims"),
         ("<!-- answers of x -->", "study_final_x.csv: no such file of the study; there are: sweep"),
         ("<!-- test_error of x -->", "x.csv: no such file of the study; there are: sweep"),
         ("![A](figures/norm_of_sweep.png)", "figures/norm_of_sweep.png: no such figure; choose one of errors, norms"),

@@ -35,6 +35,21 @@ def rates(cells: pd.DataFrame) -> str:
     return markdown(head, rows)
 
 
+BY_RATE = 0.7
+
+
+def by_rate(cells: pd.DataFrame) -> str:
+    """Write what each rate has at one training loss."""
+    there = cells[cells["place"] == loss_place(BY_RATE)]
+    rows = []
+    for optimizer in optimizers(there):
+        for lr, of_rate in there[there["optimizer"] == optimizer].groupby("lr"):
+            errors = mean_interval(of_rate["test/error"].tolist())
+            rows.append([optimizer, f"{lr:g}", f"{len(of_rate)}", _percents(errors.mean, errors.half)])
+            rows[-1] += [interval_of(of_rate["at"]), interval_of(values(of_rate, "norm/l2"))]
+    return markdown(["optimizer", "η", "seeds", f"test error at {BY_RATE:g}", "epochs to there", "‖ω‖ there"], rows)
+
+
 def claims(cells: pd.DataFrame) -> str:
     """Write the stated comparisons of test errors."""
     rows, measured = [], set(cells["optimizer"])
@@ -296,6 +311,7 @@ def _number(mean: float, half: float) -> str:
 
 TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "rates": rates,
+    "by_rate": by_rate,
     "claims": claims,
     "ratios": ratios,
     "measurements": measurements,
