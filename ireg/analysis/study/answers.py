@@ -65,12 +65,14 @@ def _speed(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
         if claim.adjusted < LEVEL and claim.difference.student.mean < 0:
             error = errors[claim.optimizer]
             costly = costly or verdict(error) == "worse"
-            fast.append(
-                f"{NAMES[claim.optimizer]} takes {_ratio(claim)} of SGD's epochs to a training loss of 1, with "
-                f"{_points(error)} points of test error at equal fit ({verdict(error)})"
-            )
+            fast.append(f"{NAMES[claim.optimizer]} {_ratio(claim)}, {_points(error)} ({verdict(error)})")
     answer = "**Yes.**" if costly else "**Not shown.**"
-    return f"{answer} {'; '.join(fast)}." if fast else f"{answer} None is faster than SGD."
+    if not fast:
+        return f"{answer} None is faster than SGD."
+    return (
+        f"{answer} Epochs to a training loss of 1 over SGD's, of the faster ones, and test error less SGD's at equal "
+        f"fit, in points: {'; '.join(fast)}."
+    )
 
 
 def _norm(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
@@ -117,17 +119,15 @@ def _regularization(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
             for tag in ("leading flow/alignment", "kept/mean/equal C/squares")
         )
         effect = "**no effect shown**" if low <= 0 <= high else "**an effect**"
-        parts.append(
-            f"{NAMES[claim.optimizer]} {_plus_minus(claim)} ({effect}, alignment {alignment}; at its chosen rate "
-            f"finite steps change ln Q by {change} at the mean, at equal loss)"
-        )
+        parts.append(f"{NAMES[claim.optimizer]} {_plus_minus(claim)} ({effect}; {alignment}; {change})")
     own = []
     for name in ("sgd", *ADAPTIVE):
         there = (cells["optimizer"] == name) & (cells["place"] == loss_place(1.0))
         own.append(f"{NAMES[name]} {interval_of(values(cells, 'ireg/own')[there])}")
     return (
-        f"Measured drift in units of its mean flow's, at a rate of 1e-7: {'; '.join(parts)}. Own regularizer at a loss "
-        f"of 1: {', '.join(own)}."
+        "Measured drift over its mean flow's, at a rate of 1e-7 (its alignment; by what finite steps change ln Q at "
+        f"the chosen rate, at the mean and equal loss): {', '.join(parts)}. Own regularizer at a loss of 1: "
+        f"{', '.join(own)}."
     )
 
 
