@@ -325,6 +325,16 @@ def test_every_figure_can_be_drawn(name):
         assert labels == (["B = 64"] if name == "batches" else ["sgd", "adam"])
 
 
+@pytest.mark.parametrize("top", [0.03, 0.15, 0.9])
+def test_ticks_say_where_they_are(top):
+    cells = finals({"sgd": 0.0}, seeds=2)
+    cells["test/error"] = 0.2 + np.linspace(0, top, len(cells))
+    axis = FIGURES["errors"](cells).axes[0]
+    axis.figure.draw_without_rendering()
+    for place, label in zip(axis.get_yticks(), axis.get_yticklabels(), strict=True):
+        assert float(label.get_text().removesuffix(" %").replace("−", "-")) == pytest.approx(100 * place, abs=1e-9)
+
+
 @pytest.fixture
 def study(tmp_path, make_run):
     """A function that writes a page, beside a sweep of two seeds, and returns the command's arguments."""

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator, PercentFormatter
 
 from ireg.analysis.looks import COLOURS, colour_of
 from ireg.analysis.places import loss_place
@@ -80,7 +80,7 @@ def speed(cells: pd.DataFrame) -> Figure:
     axis.xaxis.set_minor_formatter(FormatStrFormatter("%g"))
     axis.set_xlabel("epochs to a training loss of 1")
     axis.set_title("test error there", fontsize="medium")
-    axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    _in_percent(axis)
     _plain(axis)
     _legend(figure)
     return figure
@@ -150,10 +150,16 @@ def _losses_below(axis: Axes, tag: str) -> None:
     axis.minorticks_off()
     axis.set_xlabel("training loss")
     if tag in SHARES:
-        axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %", decimals=0))
+        _in_percent(axis)
     elif tag in LOGARITHMIC:
         axis.set_yscale("log")
     _plain(axis)
+
+
+def _in_percent(axis: Axes) -> None:
+    # Steps of 2.5 % would need decimals of all labels.
+    axis.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
 
 
 def _plain(axis: Axes) -> None:
