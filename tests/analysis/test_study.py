@@ -307,7 +307,7 @@ def test_measures_and_their_controls():
     assert "| `good/measure` | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |" in within
 
 
-PANELS = {"speed": 1, "barriers": 1, "batches": 2}
+PANELS = {"speed": 1, "barriers": 1, "batches": 2, "measures": 2}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -320,6 +320,8 @@ def test_every_figure_can_be_drawn(name):
         assert labels == (["rmsprop", "adam"] if name == "drift" else
                           ["sgd, another order", "sgd and momentum", "sgd and adam", "momentum, another order",
                            "adam, another order"])  # fmt: skip
+    elif name == "measures":
+        assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["planted", "random"]
     else:
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
         assert labels == (["B = 64"] if name == "batches" else ["sgd", "adam"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
@@ -15,7 +14,15 @@ from ireg.analysis.looks import COLOURS, colour_of
 from ireg.analysis.places import loss_place
 from ireg.analysis.study.cells import LOSSES, values
 from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
-from ireg.analysis.study.tables import LEVELS, at_one_rate, at_one_ratio, optimizers, pairs_of_forks
+from ireg.analysis.study.tables import (
+    LEVELS,
+    association,
+    at_one_rate,
+    at_one_ratio,
+    optimizers,
+    pairs_of_forks,
+    with_controls,
+)
 from ireg.statistics import Interval, mean_interval
 
 
@@ -125,6 +132,32 @@ def drift(cells: pd.DataFrame) -> Figure:
     return figure
 
 
+SHOWN_MEASURES = (
+    "holdout/error",
+    "ireg/own",
+    "ireg/sgd",
+    "norm/l2",
+    "norm/spectral_product",
+    "margin/normalized_clean_median",
+    "planted",
+    "random",
+)
+
+
+def measures(cells: pd.DataFrame) -> Figure:
+    """Draw how measures go with the test error; controls are hollow."""
+    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
+    for axis, loss in zip(figure.subplots(1, 2, sharey=True), (1.0, 0.4), strict=True):
+        runs, names = with_controls(cells, loss)
+        lines = []
+        for name in SHOWN_MEASURES:
+            if name in names:
+                tau, low, high, _ = association(runs, name)
+                lines.append((name, Interval(tau, low, high), "0.3", name in ("planted", "random")))
+        _intervals(axis, lines, f"Kendall's τ with the test error at a loss of {loss:g}")
+    return figure
+
+
 Line = tuple[str, Interval, str, bool]
 """Label, interval, colour, and whether the point is hollow."""
 
@@ -132,9 +165,11 @@ Line = tuple[str, Interval, str, bool]
 def _intervals(axis: Axes, lines: Sequence[Line], label: str) -> None:
     """Draw points with intervals, from top to bottom."""
     for height, (_, interval, colour, hollow) in enumerate(lines):
-        bar = 0.0 if math.isnan(interval.half) else interval.half
+        # No bar where there is no interval, and none inwards where a bootstrap's leaves its estimate out.
+        sides = (interval.mean - interval.low, interval.high - interval.mean)
+        bars = [[side if side > 0 else 0.0] for side in sides]
         face = "white" if hollow else colour
-        axis.errorbar(interval.mean, height, xerr=bar, fmt="o", color=colour, markerfacecolor=face, capsize=2)
+        axis.errorbar(interval.mean, height, xerr=bars, fmt="o", color=colour, markerfacecolor=face, capsize=2)
     axis.set_yticks(range(len(lines)), [name for name, *_ in lines])
     axis.set_ylim(len(lines) - 0.5, -0.5)
     axis.axvline(0, color="0.3", linewidth=0.8)
@@ -198,6 +233,7 @@ FIGURES: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
     "barriers": barriers,
     "drift": drift,
     "batches": batches,
+    "measures": measures,
 }
 """By the name that stands in a page's link."""
 

@@ -26,7 +26,7 @@ Of the table `answers` each FILE is a data set, which stands for the files of al
 ANSWERS = "answers"
 ASKED = ("study_final", "study_basins", "study_drift")
 
-PICTURE = re.compile(r"!\[[^]]*\]\(figures/(\w+)_of_(\w+)\.png\)")
+PICTURE = re.compile(r"!\[[^]]*\]\(figures/(\w+)_of_([\w+]+)\.png\)")
 
 
 def read_cells(data: Path, files: str) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from ireg.analysis.association import associations, controls, kendall
+from ireg.analysis.association import Association, associations, controls, kendall
 from ireg.analysis.looks import COLOURS
 from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
@@ -241,13 +241,10 @@ def measures(cells: pd.DataFrame) -> str:
     columns: dict[tuple[str, float], tuple[str, str]] = {}
     counts: dict[str, int] = {}
     for loss in ASSOCIATED:
-        runs, names = _with_controls(cells, loss)
-        settings = runs[["optimizer", "lr"]].apply(tuple, axis=1).tolist()
+        runs, names = with_controls(cells, loss)
         coefficients = _by_group(runs, names)
         for name in names:
-            tau, low, high, _ = kendall(
-                runs[name].tolist(), runs["test/error"].tolist(), settings, resamples=SHOWN_RESAMPLES
-            )
+            tau, low, high, _ = association(runs, name)
             whole = f"{tau:.2f} ({low:.2f} to {high:.2f})" if math.isfinite(tau) else "–"
             counts[name] = max(
                 counts.get(name, 0), len(runs.loc[runs[name].notna(), ["optimizer", "lr"]].drop_duplicates())
@@ -255,11 +252,17 @@ def measures(cells: pd.DataFrame) -> str:
             columns[name, loss] = (whole, _coefficient(coefficients[name, "granulated"]))
     rows = []
     for name in dict.fromkeys(name for name, _ in columns):
-        row = [_measure(name), f"{counts[name]}"]
+        row = [measure_name(name), f"{counts[name]}"]
         for loss in ASSOCIATED:
             row += columns.get((name, loss), ("–", "–"))
         rows.append(row)
     return markdown(head, rows)
+
+
+def association(runs: pd.DataFrame, name: str) -> Association:
+    """Compute how a measure goes with the test error, over runs."""
+    settings = runs[["optimizer", "lr"]].apply(tuple, axis=1).tolist()
+    return kendall(runs[name].tolist(), runs["test/error"].tolist(), settings, resamples=SHOWN_RESAMPLES)
 
 
 def measures_within(cells: pd.DataFrame) -> str:
@@ -267,14 +270,15 @@ def measures_within(cells: pd.DataFrame) -> str:
 
     It is at a training loss of 1, within each optimizer and over pairs that differ in one factor.
     """
-    runs, names = _with_controls(cells, 1.0)
+    runs, names = with_controls(cells, 1.0)
     found = _by_group(runs, names)
     groups = [*(f"optimizer {name}" for name in optimizers(runs)), *(f"other {factor}" for factor in FACTORS)]
-    rows = [[_measure(name), *(_coefficient(found[name, group]) for group in groups)] for name in names]
+    rows = [[measure_name(name), *(_coefficient(found[name, group]) for group in groups)] for name in names]
     return markdown(["measure", *(group.removeprefix("optimizer ") for group in groups)], rows)
 
 
-def _with_controls(cells: pd.DataFrame, loss: float) -> tuple[pd.DataFrame, list[str]]:
+def with_controls(cells: pd.DataFrame, loss: float) -> tuple[pd.DataFrame, list[str]]:
+    """Return runs at a training loss, with controls, and measures' names."""
     runs = cells[cells["place"] == loss_place(loss)].reset_index(drop=True)
     runs = runs.assign(**controls(runs["test/error"].tolist()))
     tags = [tag for tag in runs if "/" in tag and tag not in NO_MEASURES and runs[tag].nunique() > 1]
@@ -286,7 +290,8 @@ def _by_group(runs: pd.DataFrame, names: Sequence[str]) -> dict[tuple[str, str],
     return {(row["measure"], row["pairs of"]): row["tau"] for row in found.to_dict("records")}
 
 
-def _measure(name: str) -> str:
+def measure_name(name: str) -> str:
+    """Write a measure's name for a table."""
     return f"`{name}`" if "/" in name else {"at": "epochs to there"}.get(name, name)
 
 
