@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.study import DATA, published
+from ireg.analysis.basins import ends
 from ireg.analysis.pages import markdown
 from ireg.analysis.study.checkpoints import pair_means
 from ireg.basins.study import QUANTITIES
@@ -27,7 +28,7 @@ def table(means: pd.DataFrame) -> str:
     as_is = means[~means["matched"]]
     values = {key: rows.set_index("run")["value"] for key, rows in as_is.groupby(["first", "second", "quantity"])}
     for one, other in as_is[["first", "second"]].drop_duplicates().itertuples(index=False):
-        cells = [f"{one}, another order" if one == other else f"{one} and {other}"]
+        cells = [ends(one, other)]
         for quantity in QUANTITIES:
             own = values[one, other, quantity]
             cells.append(_written(own))

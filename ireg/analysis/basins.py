@@ -21,6 +21,16 @@ TITLES = {
 KINDS = {"as_is": "as they are", "matched": "hidden units matched"}
 
 
+def ends(one: str, other: str) -> str:
+    """Name the ends of two optimizers' forks.
+
+    Example:
+        >>> ends("sgd", "adam"), ends("sgd", "sgd")
+        ('sgd and adam', 'sgd, another order')
+    """
+    return f"{one}, another order" if one == other else f"{one} and {other}"
+
+
 def curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw losses and errors between forks.
 
@@ -44,7 +54,7 @@ def curves(results: Sequence[Mapping[str, Any]]) -> Figure:
                 ]
                 mean = np.mean(lines, axis=0)
                 style = "--" if one == other else "-"
-                label = f"{one}, another order" if one == other else f"{one} and {other}"
+                label = ends(one, other)
                 axis.plot(np.linspace(0, 1, len(mean)), mean, style, color=colormaps["tab10"](number), label=label)
             axis.set_title(f"{title}, {KINDS[kind]}", fontsize="medium")
             axis.grid(alpha=0.3)

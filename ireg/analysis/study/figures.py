@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator, PercentFormatter
 
+from ireg.analysis.basins import ends
 from ireg.analysis.looks import COLOURS, colour_of
 from ireg.analysis.places import loss_place
 from ireg.analysis.study.cells import LOSSES, values
@@ -100,7 +101,7 @@ def barriers(cells: pd.DataFrame) -> Figure:
     """
     lines = []
     for (one, other), rows in pairs_of_forks(cells):
-        name = f"{one}, another order" if one == other else f"{one} and {other}"
+        name = ends(one, other)
         interval = mean_interval(values(rows, f"{BARRIERS}/train/loss").tolist())
         lines.append((name, interval, "0.4" if one == other else colour_of(other), one == other))
     figure = Figure(figsize=(6.4, 0.9 + 0.3 * len(lines)), layout="constrained")

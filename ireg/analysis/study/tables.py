@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import pandas as pd
 
 from ireg.analysis.association import Association, associations, controls, kendall
+from ireg.analysis.basins import ends
 from ireg.analysis.looks import COLOURS
 from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
@@ -113,7 +114,7 @@ def barriers(cells: pd.DataFrame) -> str:
     """Write the barriers between forks, and how far above the floor."""
     rows = []
     for (one, other), of_pair in pairs_of_forks(cells):
-        row = [f"{one}, another order" if one == other else f"{one} and {other}", f"{len(of_pair)}"]
+        row = [ends(one, other), f"{len(of_pair)}"]
         row += [interval_of(values(of_pair, f"{BARRIERS}/{quantity}")) for quantity in SHOWN_BARRIERS]
         above = above_floor(cells, one, other, f"{BARRIERS}/train/loss")
         rows.append([*row, "" if one == other else interval_of(above)])
