@@ -128,8 +128,8 @@ def pairs_of_forks(cells: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.Da
     names = optimizers(pairs)
     for number, one in enumerate(names):
         for other in names[number:]:
-            ends = pairs[["optimizer", "other"]].isin((one, other)).all(axis=1)
-            of_pair = pairs[ends & ((pairs["optimizer"] == pairs["other"]) == (one == other))]
+            of_both = pairs[["optimizer", "other"]].isin((one, other)).all(axis=1)
+            of_pair = pairs[of_both & ((pairs["optimizer"] == pairs["other"]) == (one == other))]
             if len(of_pair):
                 yield (one, other), of_pair
 
@@ -253,7 +253,7 @@ def measures(cells: pd.DataFrame) -> str:
             columns[name, loss] = (whole, _coefficient(coefficients[name, "granulated"]))
     rows = []
     for name in dict.fromkeys(name for name, _ in columns):
-        row = [measure_name(name), f"{counts[name]}"]
+        row = [_measure(name), f"{counts[name]}"]
         for loss in ASSOCIATED:
             row += columns.get((name, loss), ("–", "–"))
         rows.append(row)
@@ -274,7 +274,7 @@ def measures_within(cells: pd.DataFrame) -> str:
     runs, names = with_controls(cells, 1.0)
     found = _by_group(runs, names)
     groups = [*(f"optimizer {name}" for name in optimizers(runs)), *(f"other {factor}" for factor in FACTORS)]
-    rows = [[measure_name(name), *(_coefficient(found[name, group]) for group in groups)] for name in names]
+    rows = [[_measure(name), *(_coefficient(found[name, group]) for group in groups)] for name in names]
     return markdown(["measure", *(group.removeprefix("optimizer ") for group in groups)], rows)
 
 
@@ -291,8 +291,7 @@ def _by_group(runs: pd.DataFrame, names: Sequence[str]) -> dict[tuple[str, str],
     return {(row["measure"], row["pairs of"]): row["tau"] for row in found.to_dict("records")}
 
 
-def measure_name(name: str) -> str:
-    """Write a measure's name for a table."""
+def _measure(name: str) -> str:
     return f"`{name}`" if "/" in name else {"at": "epochs to there"}.get(name, name)
 
 
