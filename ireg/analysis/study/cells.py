@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ireg.analysis.load import load
+from ireg.analysis.load import load, setting_columns
 from ireg.analysis.places import at_places
 from ireg.analysis.study.checkpoints import FILES
 from ireg.errors import UserError
@@ -25,6 +25,9 @@ NOWHERE = "nowhere"
 
 ENDED = ("done", "diverged")
 
+ALIKE = ("model", "data", "loss", "regularizer")
+"""Groups of settings that all runs of a file share: its tables do not show them."""
+
 
 def measured(folder: Path) -> pd.DataFrame:
     """Compute the cells of a sweep's runs that have ended.
@@ -33,12 +36,13 @@ def measured(folder: Path) -> pd.DataFrame:
         folder: of the sweep, or of what `ireg basins` or `ireg drift` has written for several runs.
 
     Raises:
-        UserError: it holds none of these.
+        UserError: it holds none of these, or its runs differ in what a file's runs share.
     """
     for name, cells in FILES.items():
         if (folder / name).exists():
             return cells(pd.read_csv(folder / name))
     table = load(folder)
+    _refuse_mixed(table, folder)
     ended = table[table["state"].isin(ENDED)]
     found = at_places(ended, LOSSES, EPOCHS)
     # A run that diverged before any place is still a run.
@@ -47,6 +51,16 @@ def measured(folder: Path) -> pd.DataFrame:
     found = pd.concat([part for part in (found, nowhere[described].assign(place=NOWHERE)) if len(part)])
     # By its settings alone: where a sweep lies below the folder says nothing.
     return found.assign(run=found["run"].str.rpartition("/")[2])
+
+
+def _refuse_mixed(table: pd.DataFrame, folder: Path) -> None:
+    mixed = [column for column in setting_columns(table) if column.partition(".")[0] in ALIKE]
+    if mixed:
+        found = ", ".join(sorted(table[mixed[0]].astype(object).fillna("not set").map(str).unique()))
+        raise UserError(
+            f"{folder}: its runs differ in {mixed[0]} ({found}), and the study's tables would mix them; "
+            "move each kind to a folder of its own"
+        )
 
 
 def merged(before: pd.DataFrame, after: pd.DataFrame, key: Sequence[str] = ("run",)) -> pd.DataFrame:
