@@ -2,20 +2,23 @@
 
 They stand in place of large rates and of small minibatches.
 
-From the runs of docs/explicit.md it writes docs/data/explicit.csv, a row a run and training loss. The page's tables are
-made from that file; a test compares them.
+From the runs of docs/explicit.md it writes docs/data/explicit.csv, a row a run and training loss. The tables of that
+page and of the study, and the figure, are made from that file; a test compares the tables.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
-from benchmarks.study import DATA, published, written
+from benchmarks.study import DATA, pictured, published, written
 from ireg.analysis.pages import markdown
 from ireg.analysis.places import first_at_most
 from ireg.command import framed, run_as_process
-from ireg.statistics import mean_interval, paired_difference
+from ireg.statistics import PairedDifference, mean_interval, paired_difference
 
 CSV = DATA / "explicit.csv"
 LOSSES = (1.3, 1.0, 0.7, 0.5)
@@ -80,19 +83,56 @@ PAIRS = {
 """What is compared, seed by seed."""
 
 
-def pairs(runs: pd.DataFrame) -> str:
-    """Write the table of paired differences."""
-    lines = []
+def differences(runs: pd.DataFrame) -> dict[tuple[str, float], PairedDifference]:
+    """Compare test errors seed by seed, by the name of the pair and the training loss."""
+    found = {}
     for name, (one, other) in PAIRS.items():
-        cells = [name]
         for loss in LOSSES:
             left, right = (_of(runs, setting, loss) for setting in (one, other))
             both = left.index.intersection(right.index)
-            found = paired_difference(left[both].tolist(), right[both].tolist())
-            points = f"{100 * found.student.mean:.1f} ± {100 * found.student.half:.1f}"
-            cells.append(f"{points} ({found.count} pairs, p = {found.p:.1g})" if found.count > 1 else "–")
+            found[name, loss] = paired_difference(left[both].tolist(), right[both].tolist())
+    return found
+
+
+def pairs(runs: pd.DataFrame) -> str:
+    """Write the table of paired differences."""
+    found = differences(runs)
+    lines = []
+    for name in PAIRS:
+        cells = [name]
+        for difference in (found[name, loss] for loss in LOSSES):
+            points = f"{100 * difference.student.mean:.1f} ± {100 * difference.student.half:.1f}"
+            count, p = difference.count, difference.p
+            cells.append(f"{points} ({count} pairs, p = {p:.1g})" if count > 1 else "–")
         lines.append(cells)
     return markdown(["test error, points", *(f"at loss {loss:g}" for loss in LOSSES)], lines)
+
+
+def draw(runs: pd.DataFrame) -> Figure:
+    """Draw the paired differences and their intervals, a colour a training loss."""
+    found = differences(runs)
+    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for number, loss in enumerate(LOSSES):
+        shown = {name: found[name, loss].student for name in PAIRS if found[name, loss].count > 1}
+        axis.errorbar(
+            [100 * student.mean for student in shown.values()],
+            [list(PAIRS).index(name) + (number - 1.5) / 6 for name in shown],
+            xerr=[100 * student.half for student in shown.values()],
+            fmt="o",
+            markersize=4,
+            capsize=2,
+            linewidth=1,
+            color=colormaps["viridis"](number / len(LOSSES)),
+            label=f"at loss {loss:g}",
+        )
+    axis.axvline(0, color="0.5", linewidth=1)
+    axis.set_yticks(range(len(PAIRS)), PAIRS)
+    axis.invert_yaxis()
+    axis.set_xlabel("difference of test errors, points")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(LOSSES), frameon=False)
+    return figure
 
 
 def _of(runs: pd.DataFrame, setting: Mapping[str, object], loss: float) -> pd.Series:
@@ -111,7 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write file and page, and print the table."""
     _, runs = written("explicit", measured, arguments, key=[*SETTING, "seed"])
     print(published("explicit", table(runs), "docs/explicit.md"))
-    print(published("explicit_pairs", pairs(runs), "docs/explicit.md"))
+    print(published("explicit_pairs", pairs(runs), "docs/explicit.md", "docs/study/answers.md"))
+    pictured("explicit", partial(draw, runs))
     return 0
 
 

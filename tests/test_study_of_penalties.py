@@ -15,8 +15,17 @@ STUDIES["explicit_pairs"] = (explicit.pairs, explicit.CSV)
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_page_has_committed_numbers(name):
     table, path = STUDIES[name]
-    text = (ROOT / "docs" / "explicit.md").read_text(encoding="utf-8")
-    assert text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0] == table(pd.read_csv(path))
+    for page in ("explicit.md", *(("study/answers.md",) if name == "explicit_pairs" else ())):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        assert text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0] == table(pd.read_csv(path)), page
+
+
+def test_the_figure_has_a_bar_a_training_loss_and_pair():
+    runs = pd.read_csv(explicit.CSV)
+    drawn = explicit.draw(runs).axes[0].containers
+    counted = sum(difference.count > 1 for difference in explicit.differences(runs).values())
+    assert len(drawn) == len(explicit.LOSSES)
+    assert sum(len(bars.lines[0].get_xdata()) for bars in drawn) == counted == 23
 
 
 def test_errors_are_those_where_a_loss_is_first_reached():
