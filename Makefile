@@ -59,7 +59,7 @@ study: install ## Run the study: tuning, final runs, barriers, drift, tables (ab
 	$(RUN) -m ireg.drift $(STARTS)/sgd_* --orders 8 --refinements 2 4 --flow-lr 1e-2 \
 		--output multirun/sgd/study_drift_$(STUDIED)
 	$(RUN) -m ireg.analysis.study multirun/study_final_$(STUDIED) multirun/study_basins_$(STUDIED) \
-		multirun/adaptive/study_drift_$(STUDIED) multirun/sgd/study_drift_$(STUDIED) --page README.md
+		multirun/adaptive/study_drift_$(STUDIED) multirun/sgd/study_drift_$(STUDIED)
 
 test: install ## Run the tests, in three processes
 	$(RUN) -m pytest $(SPREAD)

@@ -32,9 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=Path("docs/study"),
         help="folder of the pages (default: docs/study)",
     )
-    parser.add_argument(
-        "--page", metavar="FILE", action="append", default=[], type=Path, help="write the tables of this page, too"
-    )
     what = "print the arguments of runs at the rates that FILE chooses, a line an optimizer, and write nothing"
     parser.add_argument("--finals", metavar="FILE", help=what)
     parser.add_argument(
@@ -48,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for folder in given.folders:
         print(f"recorded: {record(folder, given.into / 'data')}")
-    for path in write_pages(given.into, given.page):
+    for path in write_pages(given.into):
         print(f"written: {path}")
     return 0
 

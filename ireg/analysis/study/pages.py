@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -70,12 +70,11 @@ def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:
             raise UserError(f"<!-- {table} of {file} -->: no such table; choose one of {known}")
 
 
-def write_pages(folder: Path, further: Sequence[Path] = ()) -> Iterator[Path]:
+def write_pages(folder: Path) -> Iterator[Path]:
     """Write the tables and figures of all pages in a folder.
 
     Args:
         folder: of the pages, their `data/` and `figures/`.
-        further: pages elsewhere, whose tables are written, too.
 
     Yields:
         Each page and figure that was written.
@@ -83,11 +82,11 @@ def write_pages(folder: Path, further: Sequence[Path] = ()) -> Iterator[Path]:
     Raises:
         UserError: a page asks for what does not exist.
     """
-    for page in [*sorted(folder.glob("*.md")), *further]:
+    for page in sorted(folder.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         for name, table in tables_of(text, folder / "data"):
             between_marks(page, name, table)
-        for name, file in PICTURE.findall(text) if page.parent == folder else ():
+        for name, file in PICTURE.findall(text):
             if name not in FIGURES:
                 raise UserError(f"figures/{name}_of_{file}.png: no such figure; choose one of {', '.join(FIGURES)}")
             cells = read_cells(folder / "data", file)
