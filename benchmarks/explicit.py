@@ -84,7 +84,10 @@ PAIRS = {
 
 
 def differences(runs: pd.DataFrame) -> dict[tuple[str, float], PairedDifference]:
-    """Compare test errors seed by seed, by the name of the pair and the training loss."""
+    """Compare test errors seed by seed.
+
+    The keys are the pair's name and the training loss.
+    """
     found = {}
     for name, (one, other) in PAIRS.items():
         for loss in LOSSES:
