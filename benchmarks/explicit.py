@@ -23,7 +23,9 @@ from ireg.statistics import PairedDifference, mean_interval, paired_difference
 CSV = DATA / "explicit.csv"
 LOSSES = (1.3, 1.0, 0.7, 0.5)
 """Training losses at which runs are compared."""
-SETTING = ["lr", "batch_size", "regularizer.name", "regularizer.method", "regularizer.strength"]
+SETTING = ["data.holdout", "lr", "batch_size", "regularizer.name", "regularizer.method", "regularizer.strength"]
+EXAMPLES, HELD_OUT = 10_000, 2_000
+"""Of the data set; and held out of them by the experiment."""
 TAGS = ("test/error", "fit/memorized")
 
 
@@ -36,6 +38,8 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
         table: of `ireg.load`.
     """
     found = []
+    held_out = table["data.holdout"].fillna(0) if "data.holdout" in table else HELD_OUT  # alike in all runs
+    table = table.assign(**{"data.holdout": held_out})
     for run, rows in table[table["state"].isin(("done", "diverged"))].groupby("run"):
         seen = rows.sort_values("epoch").reset_index(drop=True)
         setting = {key: seen[key].iloc[0] for key in (*SETTING, "seed")}
@@ -50,12 +54,19 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
 
 def table(runs: pd.DataFrame) -> str:
     """Write the table of docs/explicit.md."""
-    head = ["η", "batch", "penalty", "λ", "seeds", *(f"test error at loss {loss:g}" for loss in LOSSES)]
+    head = ["examples", "η", "batch", "penalty", "λ", "seeds", *(f"test error at loss {loss:g}" for loss in LOSSES)]
     lines = []
-    for setting, rows in runs.groupby(SETTING, dropna=False, sort=True):
-        rate, size, name, method, strength = setting
+    # The larger hold-out first, of which the minibatches are equal.
+    for setting, rows in sorted(runs.groupby(SETTING, dropna=False), key=lambda group: -group[0][0]):
+        held_out, rate, size, name, method, strength = setting
         penalty = "none" if name == "none" else f"{name}, {method}"
-        cells = [f"{rate:g}", f"{size:g}", penalty, "0" if name == "none" else f"{strength:g}"]
+        cells = [
+            f"{EXAMPLES - held_out:,.0f}",
+            f"{rate:g}",
+            f"{size:g}",
+            penalty,
+            "0" if name == "none" else f"{strength:g}",
+        ]
         cells.append(f"{rows['seed'].nunique()}")
         for loss in LOSSES:
             interval = mean_interval(rows[rows["loss"] == loss]["test/error"].tolist())
@@ -65,17 +76,20 @@ def table(runs: pd.DataFrame) -> str:
 
 
 SMALL, LARGE = {"lr": 0.025, "batch_size": 64}, {"lr": 0.1, "batch_size": 64}
-LARGE_BATCH = {"lr": 0.5, "batch_size": 1024}
+LARGE_BATCH = {"data.holdout": 0, "lr": 0.5, "batch_size": 1024}
 NONE = {"regularizer.name": "none"}
 DIFFERENCES = {"regularizer.method": "differences", "regularizer.strength": 0.075}
 EXACT = {"regularizer.name": "minibatch", "regularizer.method": "exact", "regularizer.strength": 0.075}
+EQUAL, UNEQUAL = {"data.holdout": HELD_OUT}, {"data.holdout": 0}
+"""8,000 = 125 · 64; of 10,000 = 156 · 64 + 16 the last minibatch has 16."""
 PAIRS = {
-    "penalty by differences, less none": (SMALL | DIFFERENCES, SMALL | NONE),
-    "penalty by double backward, less none": (SMALL | EXACT, SMALL | NONE),
-    "the large rate, less the small": (LARGE | NONE, SMALL | NONE),
-    "penalty by differences, less the large rate": (SMALL | DIFFERENCES, LARGE | NONE),
-    "large batch, less small": (LARGE_BATCH | NONE, LARGE | NONE),
-    "large batch: penalty of 0.1, less none": (
+    "penalty by differences, less none": (EQUAL | SMALL | DIFFERENCES, EQUAL | SMALL | NONE),
+    "the large rate, less the small": (EQUAL | LARGE | NONE, EQUAL | SMALL | NONE),
+    "penalty by differences, less the large rate": (EQUAL | SMALL | DIFFERENCES, EQUAL | LARGE | NONE),
+    "penalty by differences, less none; a last one of 16": (UNEQUAL | SMALL | DIFFERENCES, UNEQUAL | SMALL | NONE),
+    "penalty by double backward, less none; a last one of 16": (UNEQUAL | SMALL | EXACT, UNEQUAL | SMALL | NONE),
+    "the large rate, less the small; a last one of 16": (UNEQUAL | LARGE | NONE, UNEQUAL | SMALL | NONE),
+    "batches of 1,024: penalty of 0.1, less none": (
         LARGE_BATCH | {"regularizer.name": "micro", "regularizer.strength": 0.1},
         LARGE_BATCH | NONE,
     ),

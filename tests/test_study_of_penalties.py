@@ -25,7 +25,7 @@ def test_the_figure_has_a_bar_a_training_loss_and_pair():
     drawn = explicit.draw(runs).axes[0].containers
     counted = sum(difference.count > 1 for difference in explicit.differences(runs).values())
     assert len(drawn) == len(explicit.LOSSES)
-    assert sum(len(bars.lines[0].get_xdata()) for bars in drawn) == counted == 23
+    assert sum(len(bars.lines[0].get_xdata()) for bars in drawn) == counted == 27
 
 
 def test_errors_are_those_where_a_loss_is_first_reached():
@@ -43,7 +43,7 @@ def test_errors_are_those_where_a_loss_is_first_reached():
     assert 0.65 < 0.7 < middle < 1.0
     assert 1.5 < found.loc[0.7, "epoch"] < 2
     assert found.loc[0.5, "epoch"] == pytest.approx(4)
-    assert "| 0.1 | 64 | none | 0 | 1 | 30.0 % |" in explicit.table(found.reset_index())
+    assert "| 8,000 | 0.1 | 64 | none | 0 | 1 | 30.0 % |" in explicit.table(found.reset_index())
 
 
 def test_rows_of_other_runs_are_kept():
