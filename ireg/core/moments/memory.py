@@ -36,7 +36,8 @@ def kept_for_backward(loss: LossFn, params: Params, batch: Batch) -> Kept:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Detached: an output that its own graph holds is a cycle that no garbage collector sees.
+        return tensor.detach()
 
     weights = {name: value.detach().requires_grad_() for name, value in params.items()}
     with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
