@@ -9,7 +9,7 @@ import pytest
 
 from ireg.analysis.study import claims, rates
 from ireg.analysis.study.__main__ import main
-from ireg.analysis.study.answers import answers
+from ireg.analysis.study.answers import answers, settings
 from ireg.analysis.study.cells import LOSSES, measured, merged
 from ireg.analysis.study.checkpoints import barriers, drifts
 from ireg.analysis.study.figures import FIGURES
@@ -171,6 +171,24 @@ def test_five_answers_by_the_protocol():
     assert answered({"sgd": 0.0, "adam": -0.05, "rmsprop": 0.0})[0].count("**no** (") == 4
     # One that is significantly worse by less than a point is a "no", too, as the protocol has it.
     assert "equal fit **no** (RMSProp +0." in answered({"sgd": 0.0, "adam": 0.006, "rmsprop": 0.0})[0]
+
+
+def test_settings_stand_side_by_side():
+    cells = finals({"sgd": 0.0, "adam": 0.05})
+    cells.loc[cells["optimizer"] == "adam", "at"] /= 4 * 1.001 ** cells["seed"]
+    cells.loc[(cells["optimizer"] == "adam") & (cells["place"] == "end"), "test/error"] -= 0.07
+    both = finals({"sgd": 0.0, "adam": 0.0, "rmsprop": 0.03}, seeds=3)
+    head, _, *lines = settings({"here": cells, "there": both}).splitlines()
+    assert [line.split(" | ")[:2] for line in lines] == [
+        ["| here", "Adam"],
+        ["| there", "RMSProp"],
+        ["| there", "Adam"],
+    ]
+    found = dict(zip(head.split(" | "), lines[0].split(" | "), strict=True))
+    assert (found["η of SGD"], found["η"], found["pairs"]) == ("0.1", "0.1", "5")
+    assert found["equal fit"].startswith("+5.")
+    assert found["end"].startswith("-2.")
+    assert found["epochs to a training loss of 1"] == "0.25 (0.25 to 0.25)"
 
 
 def test_a_faster_and_worse_optimizer_answers_yes():
@@ -425,7 +443,7 @@ def test_the_commands_of_the_final_runs(tmp_path, capsys):
     [
         (
             "<!-- errors of sweep -->",
-            "<!-- errors of sweep -->: no such table; choose one of answers, rates, by_rate, claims",
+            "<!-- errors of sweep -->: no such table; choose one of answers, settings, rates, by_rate, claims",
         ),
         ("<!-- answers of x -->", "study_final_x.csv: no such file of the study; there are: sweep"),
         ("<!-- test_error of x -->", "x.csv: no such file of the study; there are: sweep"),
@@ -450,9 +468,10 @@ def test_the_pages_have_committed_numbers():
 NUMBER = r"([-−+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)"
 INTERVALS = (re.compile(rf"{NUMBER} ± {NUMBER}"), re.compile(rf"{NUMBER} \({NUMBER} to {NUMBER}\)"))
 LINKED = {
-    "../../README.md": ("answers.md",),
-    "answers.md": ("fashion.md", "../explicit.md"),
+    "../../README.md": ("answers.md", "networks.md"),
+    "answers.md": ("fashion.md", "networks.md", "../explicit.md"),
     "fashion.md": ("answers.md", "../explicit.md"),
+    "networks.md": ("answers.md",),
 }
 """Pages whose tables a page's text speaks of, beside its own."""
 

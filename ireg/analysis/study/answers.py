@@ -14,7 +14,7 @@ from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
 from ireg.analysis.study.cells import values
 from ireg.analysis.study.checkpoints import DRIFT
-from ireg.analysis.study.claims import COMPARATORS, LEVEL, MARGIN, Claim, stated, verdict
+from ireg.analysis.study.claims import BASE, COMPARATORS, LEVEL, MARGIN, Claim, stated, verdict
 from ireg.analysis.study.tables import diffusive_share, interval_of
 from ireg.statistics import mean_interval
 
@@ -153,6 +153,32 @@ def answers(of_data: Mapping[str, pd.DataFrame]) -> str:
     ]
     seeds = {name: max(claim.difference.count for claim in found) for name, found in claims.items()}
     return markdown(["question", *(f"{name}, {count} seeds" for name, count in seeds.items())], rows)
+
+
+def settings(cells_of: Mapping[str, pd.DataFrame]) -> str:
+    """Write questions 1 to 3 for several data sets and networks.
+
+    Args:
+        cells_of: of the final runs, by their setting's name.
+
+    Returns:
+        A row a setting and adaptive method: test error less SGD's by four comparators, and ratios to SGD.
+    """
+    rows = []
+    for name, cells in cells_of.items():
+        claims = stated(cells)
+        rates = cells.groupby("optimizer")["lr"].first()
+        for optimizer, label in ((key, label) for key, label in ADAPTIVE.items() if key in rates):
+            of_one = {
+                (claim.question, claim.comparator): claim
+                for claim in claims
+                if claim.optimizer == optimizer and claim.question in (1, 2, 3)
+            }
+            errors = [of_one[1, comparator] for comparator in COMPARATORS]
+            row = [name, label, f"{rates[BASE]:g}", f"{rates[optimizer]:g}", f"{errors[0].difference.count}"]
+            rows.append([*row, *map(_points, errors), _ratio(of_one[2, "equal fit"]), _ratio(of_one[3, "equal fit"])])
+    head = ["setting", "less SGD", "η of SGD", "η", "pairs", *COMPARATORS, "epochs to a training loss of 1", "‖ω‖"]
+    return markdown(head, rows)
 
 
 def _of(claims: Sequence[Claim], question: int, comparator: str) -> list[Claim]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from ireg.analysis.looks import drawn
 from ireg.analysis.pages import between_marks
-from ireg.analysis.study.answers import answers
+from ireg.analysis.study.answers import answers, settings
 from ireg.analysis.study.figures import FIGURES
 from ireg.analysis.study.tables import TABLES
 from ireg.errors import UserError
@@ -20,11 +20,14 @@ from ireg.files import write_bytes
 MARK = re.compile(r"^<!-- (\w+) of ([\w+]+) -->$", re.MULTILINE)
 """`<!-- TABLE of FILE -->`, up to `<!-- /TABLE of FILE -->`; FILE+OTHER are both.
 
-Of the table `answers` each FILE is a data set, which stands for the files of all that question 1 to 5 ask.
+Of the tables in `GATHERED` each FILE is a data set, which stands for its files.
 """
 
-ANSWERS = "answers"
-ASKED = ("study_final", "study_basins", "study_drift")
+GATHERED: Mapping[str, tuple[Callable[[Mapping[str, pd.DataFrame]], str], Sequence[str]]] = {
+    "answers": (answers, ("study_final", "study_basins", "study_drift")),
+    "settings": (settings, ("study_final",)),
+}
+"""Tables of several data sets, and the files that each has."""
 
 PICTURE = re.compile(r"!\[[^]]*\]\(figures/(\w+)_of_([\w+]+)\.png\)")
 
@@ -60,13 +63,14 @@ def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:
         UserError: a table or a file does not exist.
     """
     for table, file in MARK.findall(text):
-        if table == ANSWERS:
-            found = {name: read_cells(data, "+".join(f"{part}_{name}" for part in ASKED)) for name in file.split("+")}
-            yield f"{table} of {file}", answers(found)
+        if table in GATHERED:
+            write, parts = GATHERED[table]
+            found = {name: read_cells(data, "+".join(f"{part}_{name}" for part in parts)) for name in file.split("+")}
+            yield f"{table} of {file}", write(found)
         elif table in TABLES:
             yield f"{table} of {file}", TABLES[table](read_cells(data, file))
         else:
-            known = ", ".join([ANSWERS, *TABLES])
+            known = ", ".join([*GATHERED, *TABLES])
             raise UserError(f"<!-- {table} of {file} -->: no such table; choose one of {known}")
 
 
