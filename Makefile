@@ -42,7 +42,9 @@ verify: install ## Certify every optimizer's theory on this machine (2 minutes)
 	$(RUN) -m ireg.verify
 
 STUDIED ?= mnist10k
-STUDY := experiment=study_tuning data=$(STUDIED)
+# Runs are named by what is set, and recorded by their names: those of the default data set do not have it.
+DATA := $(if $(filter-out mnist10k,$(STUDIED)),data=$(STUDIED))
+STUDY := experiment=study_tuning $(DATA)
 STARTS := multirun/study_start_$(STUDIED)
 study: install ## Run the study: tuning, final runs, barriers, drift, tables (about 5 hours of one core; STUDIED=mnist10k)
 	$(RUN) train.py $(STUDY)
@@ -51,7 +53,7 @@ study: install ## Run the study: tuning, final runs, barriers, drift, tables (ab
 	$(RUN) -m ireg.analysis.study multirun/study_tuning_$(STUDIED)
 	set -e; for experiment in study_start study_final; do \
 		$(RUN) -m ireg.analysis.study --finals study_tuning_$(STUDIED) --experiment $$experiment > multirun/$$experiment.runs; \
-		while read -r line; do $(RUN) train.py $$line data=$(STUDIED); done < multirun/$$experiment.runs; \
+		while read -r line; do $(RUN) train.py $$line $(DATA); done < multirun/$$experiment.runs; \
 	done
 	$(RUN) -m ireg.basins $(STARTS)/sgd_* --optimizers sgd momentum rmsprop adam --loss 0.4 --output multirun/study_basins_$(STUDIED)
 	$(RUN) -m ireg.drift $(STARTS)/rmsprop_* $(STARTS)/adam_* --orders 8 --refinements 2 4 --flow-lr 1e-7 \

@@ -390,6 +390,20 @@ def test_a_sweep_is_recorded_and_its_page_written(tmp_path, study, capsys):
     assert (tmp_path / "pages" / "data" / "sweep.csv").read_bytes() == first
 
 
+def test_a_run_under_two_names_is_refused(tmp_path, study, capsys):
+    """Else each pair of seeds would have two values."""
+    arguments = study("")
+    assert main(arguments) == 0
+    file = tmp_path / "pages" / "data" / "sweep.csv"
+    before = file.read_bytes()
+    run = next((tmp_path / "sweep").rglob("sgd_seed=1"))
+    run.rename(run.with_name("sgd_data=toy_seed=1"))
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "sgd_data=toy_seed=1 and sgd_seed=1 have the same setting and seed; leave one out" in error
+    assert file.read_bytes() == before
+
+
 def test_a_run_that_diverged_at_once_is_still_a_run(make_run):
     """Else its rate would be chosen by the seeds that are left."""
     good = {"train/loss": [2.3, 1.0, 0.5], "test/error": [0.9, 0.2, 0.2], "holdout/error": [0.9, 0.4, 0.4],

@@ -103,12 +103,25 @@ def record(folder: Path, data: Path) -> Path:
         The file.
 
     Raises:
-        UserError: the folder holds nothing of the kind.
+        UserError: the folder holds nothing of the kind, or two runs have the same setting and seed.
     """
     path = data / f"{folder.resolve().name}.csv"
     after = measured(folder)
     data.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         whole = merged(pd.read_csv(path), after) if path.exists() else after
+        _refuse_repeated(whole, path)
         whole.to_csv(temporary, index=False, float_format=f"%.{DIGITS}g")
     return path
+
+
+def _refuse_repeated(cells: pd.DataFrame, path: Path) -> None:
+    if "seed" not in cells:  # barriers and drift have the run's name alone
+        return
+    setting = ["optimizer", "lr", "batch_size", "seed"]
+    runs = cells.drop_duplicates("run")
+    for _, other in runs[runs.duplicated(setting)].iterrows():
+        one = runs.loc[(runs[setting] == other[setting]).all(axis=1), "run"].iloc[0]
+        raise UserError(
+            f"{path}: {one} and {other['run']} have the same setting and seed; leave one out, or delete its rows"
+        )
