@@ -1,0 +1,75 @@
+"""The study's pages: tables are those of the committed data, and the text has their numbers."""
+
+import re
+
+import pytest
+
+from ireg.analysis.study.pages import tables_of
+from tests.conftest import ROOT
+
+
+def test_the_pages_have_committed_numbers():
+    folder = ROOT / "docs" / "study"
+    for page in sorted(folder.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        for name, table in tables_of(text, folder / "data"):
+            assert text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0] == table, (page, name)
+
+
+NUMBER = r"([-−+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)"
+INTERVALS = (re.compile(rf"{NUMBER} ± {NUMBER}"), re.compile(rf"{NUMBER} \({NUMBER} to {NUMBER}\)"))
+LINKED = {
+    "../../README.md": ("answers.md", "networks.md"),
+    "answers.md": ("fashion.md", "networks.md", "../explicit.md"),
+    "fashion.md": ("answers.md", "../explicit.md"),
+    "networks.md": ("answers.md",),
+}
+"""Pages whose tables a page's text speaks of, beside its own."""
+
+
+def intervals(text):
+    """Intervals in a text: for each of its numbers the value, and half of its last digit."""
+    return [
+        tuple(
+            (float(number), 0.5 * 10.0 ** (int(power or 0) - len(digits)))
+            for number, digits, power in (
+                (part, *re.search(r"^[-+]?\d+\.?(\d*)(?:e(.*))?$", part).groups())
+                for part in (found.replace("−", "-") for found in match.groups())
+            )
+        )
+        for pattern in INTERVALS
+        for match in pattern.finditer(text)
+    ]
+
+
+def stands(said, tables):
+    """Whether an interval is one of the tables', to its digits: also in percent, and with less taken for more."""
+    for of_table in tables:
+        for factor in (1, 100, -1, -100):
+            # The half of an interval has no sign.
+            factors = (factor,) * 3 if len(said) == 3 else (factor, abs(factor))
+            if len(of_table) == len(said) and all(
+                abs(value - by * other) <= half + abs(by) * other_half + 1e-12
+                for (value, half), (other, other_half), by in zip(said, of_table, factors, strict=True)
+            ):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_intervals_in_the_text_stand_in_tables(page):
+    """The tables are made from the data, and the text is written by hand."""
+    folder = ROOT / "docs" / "study"
+    lines = {name: (folder / name).read_text(encoding="utf-8").splitlines() for name in (page, *LINKED[page])}
+    tables = [found for text in lines.values() for line in text if line.startswith("|") for found in intervals(line)]
+    text = " ".join(line for line in lines[page] if not line.startswith("|"))
+    assert len(intervals(text)) > 15
+    assert [said for said in intervals(text) if not stands(said, tables)] == []
+
+
+def test_an_interval_that_is_in_no_table_is_found():
+    tables = intervals("| 5.32 ± 0.82 | -0.0556 ± 0.0088 | 0.577 (0.549 to 0.606) | 0.0124 ± 0.0012 |")
+    for text in ("5.3 ± 0.8", "5.32 ± 0.82 points", "0.056 ± 0.009", "0.58 (0.55 to 0.61)", "1.2 ± 0.1 %"):
+        assert stands(*intervals(text), tables), text
+    for text in ("5.4 ± 0.8", "5.3 ± 0.9", "0.58 (0.56 to 0.61)", "0.58 (0.55 to 0.62)", "1.3 ± 0.1 %", "0.57 ± 0.09"):
+        assert not stands(*intervals(text), tables), text
