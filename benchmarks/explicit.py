@@ -134,7 +134,7 @@ def draw(runs: pd.DataFrame) -> Figure:
         shown = {name: found[name, loss].student for name in PAIRS if found[name, loss].count > 1}
         axis.errorbar(
             [100 * student.mean for student in shown.values()],
-            [list(PAIRS).index(name) + (number - 1.5) / 6 for name in shown],
+            [list(PAIRS).index(name) + (number - (len(LOSSES) - 1) / 2) / 6 for name in shown],
             xerr=[100 * student.half for student in shown.values()],
             fmt="o",
             markersize=4,

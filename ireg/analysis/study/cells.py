@@ -120,7 +120,9 @@ def _refuse_repeated(cells: pd.DataFrame, path: Path) -> None:
         return
     setting = ["optimizer", "lr", "batch_size", "seed"]
     runs = cells.drop_duplicates("run")
-    for _, other in runs[runs.duplicated(setting)].iterrows():
+    again = runs[runs.duplicated(setting)]
+    if len(again):
+        other = again.iloc[0]
         one = runs.loc[(runs[setting] == other[setting]).all(axis=1), "run"].iloc[0]
         raise UserError(
             f"{path}: {one} and {other['run']} have the same setting and seed; leave one out, or delete its rows"
