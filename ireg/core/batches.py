@@ -82,9 +82,12 @@ def _runs(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def copied(batch: Batch) -> Batch:
-    """Copy a minibatch of any structure; of a view, the view alone."""
+    """Copy a minibatch of any structure; of a view, the view alone.
+
+    A tensor that requires a gradient is copied to one that does, without its history.
+    """
     if isinstance(batch, Tensor):
-        return batch.detach().clone()
+        return batch.detach().clone().requires_grad_(batch.requires_grad)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(copied(item) for item in batch))
     if type(batch) in (list, tuple):

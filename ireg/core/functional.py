@@ -1,8 +1,8 @@
 """The door from `torch.nn.Module` to functions of parameters."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ireg.core.batches import copied
+from ireg.core.noise import without_noise
 from ireg.core.types import Batch, LossFn, Params
 
 
@@ -29,13 +30,16 @@ class ModuleLoss:
 
     Attributes:
         places: every place a parameter sits in, and its name in `named_parameters()`.
+        fresh: whether each evaluation gets copies of the weights, for forward passes that write to them.
     """
 
-    def __init__(self, module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self, module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], *, fresh: bool = False
+    ) -> None:
         self.module = module
         self.criterion = criterion
+        self.fresh = fresh
         self.places = _places(module)
-        self._names = set(self.places.values())
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
         """The mean loss."""
@@ -49,8 +53,7 @@ class ModuleLoss:
 
     def outputs(self, params: Params, inputs: Tensor) -> Tensor:
         """The module's outputs."""
-        own = detached_parameters(self.module) if len(params) < len(self._names) else {}
-        weights = {place: params[name] if name in params else own[name] for place, name in self.places.items()}
+        weights = _weights(self.module, params, self.places, fresh=self.fresh)
         outputs: Tensor = functional_call(self.module, weights, (inputs,), tie_weights=False)
         return outputs
 
@@ -111,19 +114,19 @@ class StepLoss:
     Args:
         module: its parameters are not changed.
         loss: the mean loss of a minibatch, of any structure.
+        fresh: whether each evaluation gets copies of the weights, for forward passes that write to them.
     """
 
-    def __init__(self, module: nn.Module, loss: Callable[[Any, Any], Tensor]) -> None:
+    def __init__(self, module: nn.Module, loss: Callable[[Any, Any], Tensor], *, fresh: bool = False) -> None:
         self.module = module
+        self.loss = loss
+        self.fresh = fresh
         self._step = _Step(module, loss)
-        self._places = _places(module)
+        self._places = {f"module.{place}": name for place, name in _places(module).items()}
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
         """The mean loss."""
-        own = detached_parameters(self.module)
-        weights = {
-            f"module.{place}": params[name] if name in params else own[name] for place, name in self._places.items()
-        }
+        weights = _weights(self.module, params, self._places, fresh=self.fresh)
         value: Tensor = functional_call(self._step, weights, (copied(batch),), tie_weights=False)
         return value
 
@@ -141,6 +144,42 @@ class _Step(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         return self.loss(self.module, batch)
+
+
+def _weights(module: nn.Module, params: Params, places: Mapping[str, str], *, fresh: bool) -> dict[str, Tensor]:
+    """Return the weights by place: those given, and the module's own elsewhere.
+
+    What the parameters' own hooks do to a gradient is done to that of the given weights, too.
+    """
+    own = dict(module.named_parameters())
+    weights = {name: params[name] if name in params else value.detach() for name, value in own.items()}
+    if fresh:
+        weights = {name: value.clone() for name, value in weights.items()}
+    for name, parameter in own.items():
+        if parameter._backward_hooks and weights[name].requires_grad:
+            weights[name] = weights[name].view_as(weights[name])
+            for hook in parameter._backward_hooks.values():
+                weights[name].register_hook(hook)
+    return {place: weights[name] for place, name in places.items()}
+
+
+def changes_gradients(module: nn.Module) -> bool:
+    """Say whether parameters have hooks, which may change their gradients."""
+    return any(parameter._backward_hooks for parameter in module.parameters())
+
+
+def writes_to_weights(loss: ModuleLoss | StepLoss, batch: Batch) -> bool:
+    """Say whether a forward pass changes weights, on copies of them."""
+    own = detached_parameters(loss.module)
+    copies = {name: value.clone() for name, value in own.items()}
+    with torch.enable_grad():  # a loss may differentiate by its inputs
+        loss(copies, batch)
+    return any(not same_values(copies[name], value) for name, value in own.items())
+
+
+def same_values(value: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors are equal, nan included."""
+    return torch.equal(value, other) or bool(((value == other) | (value.isnan() & other.isnan())).all())
 
 
 @contextmanager
@@ -216,21 +255,26 @@ def couples_examples(module: nn.Module) -> bool:
 
 
 @contextmanager
-def measuring(module: nn.Module, *, dropout: bool = False) -> Iterator[None]:
+def measuring(module: nn.Module, *, dropout: bool = False, functional: bool | None = None) -> Iterator[None]:
     """Let `module` compute the loss that training descends, and change nothing.
 
-    Layers that normalize by the minibatch's statistics in the present mode still do, and their running statistics stay
-    as they are. Everything else is in eval mode, so that dropout is off, or with `dropout` in its own. Buffers are
-    copies. At the end all is as before.
+    Every layer stays in its present mode: what a network computes in training mode alone is part of that loss. Known
+    noise is off, see `ireg.core.noise`, or on with `dropout`. Layers that normalize by the minibatch's statistics keep
+    their running statistics as they are. Buffers are copies. At the end all is as before.
+
+    Args:
+        module: the module.
+        dropout: whether noise is on.
+        functional: whether functions that draw noise are looked at, see `ireg.core.noise.without_noise`.
     """
     normalizing = batch_statistics(module)
     names = ("track_running_stats", "running_mean", "running_var")
-    before = [(layer, {name: getattr(layer, name) for name in (*names, "training")}) for layer in normalizing]
-    with copied_buffers(module) if dropout else evaluating(module):
+    before = [(layer, {name: getattr(layer, name) for name in names}) for layer in normalizing]
+    with copied_buffers(module), nullcontext() if dropout else without_noise(module, functional=functional):
         try:
             for layer in normalizing:
-                layer.training = True
-                # Without running statistics a layer updates none, in place or otherwise; nor could `vmap`.
+                # Without running statistics a layer updates none, in place or otherwise; nor could `vmap`. In eval mode
+                # one that has none takes the minibatch's as well.
                 for name, value in zip(names, (False, None, None), strict=True):
                     setattr(layer, name, value)
             yield
@@ -238,6 +282,19 @@ def measuring(module: nn.Module, *, dropout: bool = False) -> Iterator[None]:
             for layer, values in before:
                 for name, value in values.items():
                     setattr(layer, name, value)
+
+
+@contextmanager
+def weights_kept(module: nn.Module) -> Iterator[None]:
+    """Give parameters their values back at the end of the block."""
+    saved = {name: value.detach().clone() for name, value in module.named_parameters()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                if not same_values(parameter, saved[name]):
+                    parameter.copy_(saved[name])
 
 
 @contextmanager

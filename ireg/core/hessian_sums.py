@@ -216,14 +216,15 @@ class HessianProduct:
     def __call__(self, vector: Params) -> Params:
         """H_k v."""
         if self.slopes:
-            products = torch.autograd.grad(
-                list(self.slopes.values()),
-                list(self.weights.values()),
-                [vector[name] for name in self.slopes],
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            with twice_differentiable():  # of activations that are computed again, too
+                products = torch.autograd.grad(
+                    list(self.slopes.values()),
+                    list(self.weights.values()),
+                    [vector[name] for name in self.slopes],
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
         else:
             products = tuple(torch.zeros_like(weight) for weight in self.weights.values())
         return add_scaled(dict(zip(self.weights, products, strict=True)), vector, self.decay)

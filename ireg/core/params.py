@@ -78,6 +78,11 @@ def by_name(vector: Tensor, like: Params) -> Params:
     return {name: part.view(value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
 
 
+def dense(value: Tensor) -> Tensor:
+    """Return a tensor of any layout as a dense one."""
+    return value.to_dense() if value.layout != torch.strided else value
+
+
 def sum_type(value: Tensor) -> torch.dtype:
     """Return the type in which numbers like this are summed.
 

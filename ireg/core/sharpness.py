@@ -203,8 +203,8 @@ def minibatch_curvatures(loss: LossFn, params: Params, batches: Sequence[Batch],
         with torch.enable_grad(), twice_differentiable():
             value = loss({name: start + step * direction[name] for name, start in params.items()}, batch)
             (slope,) = torch.autograd.grad(value, step, create_graph=True)
-        bend = torch.zeros_like(step)
-        if slope.requires_grad:
-            (bend,) = torch.autograd.grad(slope, step, materialize_grads=True)
+            bend = torch.zeros_like(step)
+            if slope.requires_grad:
+                (bend,) = torch.autograd.grad(slope, step, materialize_grads=True)
         found.append(bend.detach().double())
     return torch.stack(found)

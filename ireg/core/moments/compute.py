@@ -7,7 +7,7 @@ from functools import cache
 import torch  # noqa: F401 — of the example
 from torch import Tensor
 
-from ireg.core.functional import ModuleLoss, StepLoss
+from ireg.core.functional import ModuleLoss, changes_gradients
 from ireg.core.moments import hooks, linear, loop, vmap  # noqa: F401 — they register their methods
 from ireg.core.moments.kinds import NotServedError
 from ireg.core.moments.methods import METHODS
@@ -133,7 +133,9 @@ def choose_method(loss: LossFn, params: Params, batches: Sequence[Batch], needs:
 
     A single minibatch leaves nothing to batch, and by the loop its ‖g‖² is ‖ḡ‖² to the last bit.
     """
-    if isinstance(loss, StepLoss) or len(batches) == 1:
+    if not isinstance(loss, ModuleLoss) and hasattr(loss, "module"):  # of a step, or of several ranks
+        return "loop"
+    if len(batches) == 1 or (isinstance(loss, ModuleLoss) and changes_gradients(loss.module)):
         return "loop"
     inputs, targets = batches[0]
     if not isinstance(inputs, Tensor):

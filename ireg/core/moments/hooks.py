@@ -67,6 +67,10 @@ def layers_of(loss: LossFn, names: Collection[str]) -> Layers:
             continue
         path, _, attribute = place.rpartition(".")
         layer = loss.module.get_submodule(path)
+        if layer._forward_pre_hooks:  # as of weight_norm, spectral_norm and prune
+            raise NotServedError(
+                f"{name} is in a {type(layer).__name__} with hooks, which may compute its weights; choose auto or loop"
+            )
         if kind_of(layer) is None:
             raise NotServedError(
                 f"{name} is in a {type(layer).__name__}, no kind of layer with a fast way; choose auto or loop, or "

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ireg.core.batches import stacks
-from ireg.core.functional import ModuleLoss, detached_parameters
+from ireg.core.functional import ModuleLoss, changes_gradients, detached_parameters
 from ireg.core.moments.methods import method
 from ireg.core.moments.needs import Need
 from ireg.core.moments.sensitivities import Buffers, Layer, sensitivities
@@ -71,7 +71,11 @@ def leaves_of(module: nn.Module, input_dimensions: int) -> list[tuple[str, nn.Mo
     None if the module is not served.
     """
     leaves = _leaves(module)
-    if leaves is None or len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False))):
+    if (
+        leaves is None
+        or changes_gradients(module)
+        or len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False)))
+    ):
         return None
     for _, leaf in leaves:
         if isinstance(leaf, nn.Flatten):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.moments.needs import Need
-from ireg.core.params import inner_product, squared_norm, sum_type, wide_squared_norm
+from ireg.core.params import dense, inner_product, squared_norm, sum_type, wide_squared_norm
 from ireg.core.types import Params
 
 Observer = Callable[[int, Tensor], None]
@@ -188,5 +188,5 @@ def flat(rows: Tensor) -> Tensor:
 
 def summable(gradient: Tensor) -> Tensor:
     """Make a gradient dense, and of the type of sums."""
-    dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
-    return dense.to(sum_type(dense))
+    gradient = dense(gradient)
+    return gradient.to(sum_type(gradient))

@@ -7,6 +7,7 @@ from torch.func import grad_and_value, vmap
 
 from ireg.core.batches import stacks
 from ireg.core.functional import ModuleLoss, loss_and_outputs
+from ireg.core.moments.kinds import NotServedError
 from ireg.core.moments.memory import bytes_of, kept_for_backward
 from ireg.core.moments.methods import method
 from ireg.core.moments.sums import MomentSums, add_up
@@ -28,8 +29,14 @@ def add_by_vmap(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, 
         return value, value if outputs is None else outputs  # vmap knows no None
 
     gradient = vmap(grad_and_value(with_outputs, has_aux=True), in_dims=(None, 0))
-    for stacked_batch in stacks(batches, size):
-        gradients, (values, outputs) = gradient(sums.params, stacked_batch)
+    for number, stacked_batch in enumerate(stacks(batches, size)):
+        try:
+            gradients, (values, outputs) = gradient(sums.params, stacked_batch)
+        except RuntimeError as error:  # of a forward pass that vmap does not serve, as one that changes a buffer
+            if number:
+                raise
+            name = type(getattr(loss, "module", loss)).__name__
+            raise NotServedError(f"{name} by vmap: {str(error).splitlines()[0]}; choose auto or loop") from error
         norms = [sums.add_gradients(name, stacked) for name, stacked in gradients.items()]
         sums.add_minibatches(values, outputs if isinstance(loss, ModuleLoss) else None, add_up(norms))
 
