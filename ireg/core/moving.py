@@ -1,16 +1,21 @@
 """Which parameters an optimizer moves: those that the terms are about."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ireg.core.graph import Graph
 from ireg.core.types import Batch, LossFn
 
 
 def moving_parameters(
-    optimizer: Optimizer, named: Mapping[str, nn.Parameter], loss: LossFn, batches: Iterable[Batch]
+    optimizer: Optimizer,
+    named: Mapping[str, nn.Parameter],
+    loss: LossFn,
+    batches: Iterable[Batch],
+    stepped: Collection[int] | None = None,
 ) -> dict[str, nn.Parameter]:
     """Find the parameters that a step of the optimizer changes, by name.
 
@@ -20,13 +25,15 @@ def moving_parameters(
     - it requires a gradient: frozen parameters do not;
     - the loss depends on it: torch passes over a parameter without gradient, weight decay included.
 
-    A parameter that some minibatches use and others do not is moving. Its gradient is 0 in the others.
+    A parameter that some minibatches use and others do not is moving. Its gradient is 0 in the others. Where the steps
+    have been seen, a parameter that had no gradient in any of them is not moving, whatever the loss depends on.
 
     Args:
         optimizer: any of `torch.optim`.
         named: the module's parameters, as `dict(module.named_parameters())`.
         loss: pure function `(params, batch) -> 0-d mean loss`.
         batches: the minibatches; they are looked at one by one until every candidate has been used.
+        stepped: identities of the parameters that had a gradient in a step; None where no step has been seen.
 
     Raises:
         ValueError: the optimizer holds a parameter that is not named, nothing moves, or the loss is no single number.
@@ -51,6 +58,8 @@ def moving_parameters(
             "give it parameters of this module only"
         )
     candidates = {name: value for name, value in named.items() if id(value) in held and value.requires_grad}
+    if stepped is not None:
+        candidates = {name: value for name, value in candidates.items() if id(value) in stepped}
     used = _used(loss, candidates, batches)
     if not used:
         raise ValueError(
@@ -70,22 +79,5 @@ def _used(loss: LossFn, candidates: Mapping[str, Tensor], batches: Iterable[Batc
             break
         with torch.enable_grad():
             value = loss(weights, batch)
-        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
-            found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-            raise ValueError(f"the loss of a minibatch is {found}; must be one number, the mean over its examples")
-        used |= {names[leaf] for leaf in _leaves(value) if leaf in names}
+        used |= {names[leaf] for leaf in Graph(value).leaves if leaf in names}
     return used
-
-
-def _leaves(value: Tensor) -> set[int]:
-    """Return the identities of the leaves of a value's graph."""
-    leaves, seen, waiting = set(), set(), [value.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.add(id(node.variable))
-        waiting += [function for function, _ in node.next_functions]
-    return leaves

@@ -34,6 +34,7 @@ from ireg.core.moments.needs import needs_path
 from ireg.core.optimizers import RULES, OptimizerView, acting
 from ireg.core.optimizers.view import Group
 from ireg.core.params import sum_type
+from ireg.core.wrappers import require_hooks
 
 CHUNK = 2**16
 """Weights that are looked at together: what is made of them stays in a processor's cache."""
@@ -89,6 +90,7 @@ class PathRecorder:
         self._parts: list[list[_Part]] | None = None  # by parameter group
         self._class: type[Optimizer] | None = None  # of which the rule is
         self._rule: type[OptimizerView] | None = None  # None, too, where what it remembers does not fade
+        require_hooks(optimizer)
         # Held weakly: an optimizer should not keep alive what nobody else does.
         handle = optimizer.register_step_post_hook(partial(_after_step, weakref.ref(self)))
         weakref.finalize(self, handle.remove)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
 from ireg.core.optimizers.view import RULES, Group, OptimizerView, State, acting
 from ireg.core.params import sum_type
+from ireg.core.wrappers import rate_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,10 @@ OWN_IN_A_GROUP = {"params", "lr", "initial_lr", "weight_decay", "foreach", "fuse
 
 
 def view(
-    optimizer: Optimizer, moving: Mapping[str, Tensor], rates: Sequence[Sequence[float]] | None = None
+    optimizer: Optimizer,
+    moving: Mapping[str, Tensor],
+    rates: Sequence[Sequence[float]] | None = None,
+    settings: Sequence[Mapping[str, Any]] | None = None,
 ) -> OptimizerView:
     """Read `optimizer` without changing it.
 
@@ -97,6 +101,7 @@ def view(
         optimizer: any of torch's.
         moving: the parameters that it steps, by name, as `ireg.core.moving.moving_parameters` finds them.
         rates: of each step of the epoch, the rate of each group; by default the present ones.
+        settings: what each group said at the last step, as momentum and weight decay; by default what it says now.
 
     Raises:
         ValueError: a parameter that it does not hold, an optimizer that maximizes, rates that are no finite numbers, or
@@ -104,14 +109,17 @@ def view(
     """
     optimizer = acting(optimizer)
     groups = _groups(optimizer, moving)
-    if any(group.get("maximize", False) for group in optimizer.param_groups):
+    said = optimizer.param_groups
+    if settings is not None and len(settings) == len(said):
+        said = [{**group, **then} for group, then in zip(said, settings, strict=True)]
+    if any(group.get("maximize", False) for group in said):
         raise ValueError("maximize=True: the terms are those of descent; minimize the negative loss instead")
-    used = [[float(group["lr"]) for group in optimizer.param_groups]] if rates is None else rates
+    used = [[rate_of(group) for group in said]] if rates is None else rates
     by_group, steps = _rates(used, sorted(set(groups.values())))
     largest = max(by_group.values())
-    decays = {name: float(optimizer.param_groups[group].get("weight_decay", 0.0)) for name, group in groups.items()}
+    decays = {name: float(said[group].get("weight_decay", 0.0)) for name, group in groups.items()}
     decay = max(decays.values())
-    cls, reason = _rule_for(optimizer, set(groups.values()))
+    cls, reason = _rule_for(optimizer, [said[number] for number in sorted(set(groups.values()))])
     fields: dict[str, Any] = {
         "lr": largest,
         "weight_decay": decay,
@@ -129,7 +137,7 @@ def view(
         return WithoutRule(reason=reason, **fields)
     # A copy of the look-up: `optimizer.state` is a defaultdict, and reading it would add entries.
     state = {name: optimizer.state.get(parameter, {}) for name, parameter in moving.items()}
-    group = {**optimizer.param_groups[min(groups.values())], "lr": largest, "weight_decay": decay}
+    group = {**said[min(groups.values())], "lr": largest, "weight_decay": decay}
     return cls(**(fields | cls.read(group, state, moving)))
 
 
@@ -166,7 +174,7 @@ def _rates(used: Sequence[Sequence[float]], groups: Sequence[int]) -> tuple[dict
     return means, tuple(float(step[lead]) for step in used)
 
 
-def _rule_for(optimizer: Optimizer, numbers: set[int]) -> tuple[type[OptimizerView] | None, str]:
+def _rule_for(optimizer: Optimizer, groups: Sequence[Group]) -> tuple[type[OptimizerView] | None, str]:
     """Return the rule of an optimizer, or why there is none.
 
     Its groups must not differ in what the rule reads.
@@ -174,7 +182,6 @@ def _rule_for(optimizer: Optimizer, numbers: set[int]) -> tuple[type[OptimizerVi
     name = type(optimizer).__name__
     if type(optimizer) not in RULES:
         return None, f"{name}: no rule is known for it"
-    groups = [optimizer.param_groups[number] for number in sorted(numbers)]
     keys = set().union(*groups) - OWN_IN_A_GROUP
     differ = sorted(key for key in keys if any(group.get(key) != groups[0].get(key) for group in groups))
     if differ:
