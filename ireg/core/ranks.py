@@ -1,0 +1,75 @@
+"""A loss whose minibatches are those of all ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ireg.core.functional import ModuleLoss, StepLoss
+from ireg.core.types import Batch, Params
+
+
+class MeanOverRanks:
+    """The mean of a loss over the ranks of a process group, each with a minibatch of its own.
+
+    A step of `DistributedDataParallel` descends it: gradients of any order are the means over the ranks, and so is the
+    value. All ranks must evaluate and differentiate it together.
+
+    Args:
+        loss: of this rank's minibatch.
+        group: the ranks; None for all.
+    """
+
+    def __init__(self, loss: ModuleLoss | StepLoss, group: Any = None) -> None:
+        self.loss = loss
+        self.module = loss.module
+        self.group = group
+
+    def __call__(self, params: Params, batch: Batch) -> Tensor:
+        """The mean loss."""
+        shared = _Shared.apply(self.group, *params.values())
+        value: Tensor = _Mean.apply(self.loss(dict(zip(params, shared, strict=True)), batch), self.group)
+        return value
+
+
+def ranks_of(model: Any) -> Any:
+    """Return the process group of a `DistributedDataParallel` with several ranks; None for all else."""
+    while not isinstance(model, DistributedDataParallel):
+        model = getattr(model, "_orig_mod", None)
+        if not isinstance(model, nn.Module):
+            return None
+    return model.process_group if distributed.get_world_size(model.process_group) > 1 else None
+
+
+class _Shared(torch.autograd.Function):
+    """Weights as they are; their gradients are the means over the ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, group: Any, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.group = group
+        return tuple(weight.view_as(weight) for weight in weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        # One message: ranks that leave out different weights would else wait for each other.
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        parts = _Mean.apply(flat, ctx.group).split([gradient.numel() for gradient in gradients])
+        return (None, *(part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)))
+
+
+class _Mean(torch.autograd.Function):
+    """The mean of a tensor over the ranks; what is differentiated by it is the same on all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, group: Any) -> Tensor:
+        total = value.detach().clone()
+        distributed.all_reduce(total, group=group)
+        return total / distributed.get_world_size(group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
