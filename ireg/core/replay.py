@@ -1,0 +1,124 @@
+"""Compare the gradient of a minibatch that is computed again with that of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ireg.core.functional import gradient
+from ireg.core.params import dense
+from ireg.core.types import Batch, LossFn, Params
+
+TOLERANCE: Mapping[torch.dtype, float] = {
+    torch.float64: 1e-8,
+    torch.float32: 1e-3,
+    torch.float16: 3e-2,
+    torch.bfloat16: 3e-2,
+}
+"""By how much of its norm a gradient may differ where nothing but the order of operations does."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two gradients are from each other.
+
+    Attributes:
+        relative: ‖g − g'‖/‖g'‖ over all parameters, g' that of training; infinite where g' is 0 and g is not.
+        tolerance: what rounding may make of it.
+        most: the name of the parameter with the largest part of it; empty where there is none.
+        factor: c for which c g' is nearest to g; nan where g' is 0.
+        rest: ‖g − c g'‖/‖g‖: 0 where the gradients differ by a factor alone.
+    """
+
+    relative: float
+    tolerance: float
+    most: str
+    factor: float
+    rest: float
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is no more than rounding."""
+        return self.relative <= self.tolerance
+
+    def scaled(self, factor: float) -> Difference:
+        """Return the difference from c times the gradient, where there is none from the gradient."""
+        return replace(self, relative=abs(1 / factor - 1))
+
+    @property
+    def is_factor(self) -> bool:
+        """Whether one is a multiple of the other."""
+        return self.factor > 0 and self.rest <= self.tolerance
+
+
+def difference(found: Params, expected: Params, lowest: torch.dtype | None = None) -> Difference:
+    """Compare two gradients by name.
+
+    Args:
+        found: g; a name that is missing is a gradient of 0.
+        expected: g'; only its names are compared.
+        lowest: the least precise type that the passes compute in; by default that of the gradients.
+
+    Example:
+        >>> one, half = {"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([1.5, 2.0])}
+        >>> found = difference(half, one)
+        >>> found.relative, found.factor, found.is_factor, found.is_small
+        (0.5, 0.5, True, False)
+    """
+    products: dict[str, tuple[float, float, float]] = {}
+    for name, value in expected.items():
+        other = found.get(name)
+        right = _wide(value)
+        left = torch.zeros_like(right) if other is None else _wide(other)
+        left, right = _comparable(left, right)
+        off = left - right
+        products[name] = _dot(off, off), _dot(right, right), _dot(left, right)
+    away, size, along = (math.fsum(part) for part in zip(*products.values(), strict=True)) if products else (0, 0, 0)
+    relative = math.sqrt(away / size) if size else (math.inf if away else 0.0)
+    factor = along / size if size else math.nan
+    left_square = away - size + 2 * along
+    rest = math.sqrt(max(0.0, left_square - factor * along) / left_square) if left_square > 0 and size else math.inf
+    types = [value.dtype for value in expected.values()] + ([] if lowest is None else [lowest])
+    return Difference(
+        relative=math.inf if math.isnan(relative) else relative,
+        tolerance=max((TOLERANCE.get(kind, 0.0) for kind in types), default=0.0),
+        most=max(products, key=lambda name: products[name][0]) if products and away else "",
+        factor=factor,
+        rest=rest,
+    )
+
+
+def replayed_gradient(loss: LossFn, weights: Params, batch: Batch) -> Params:
+    """Compute a minibatch's gradient by weights that are given, by name.
+
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        weights: all parameters; those of floating-point or complex types are differentiated.
+        batch: the minibatch.
+    """
+    moved = {name: value for name, value in weights.items() if value.is_floating_point() or value.is_complex()}
+    return {name: dense(value).detach() for name, value in gradient(loss, moved, batch).items()}
+
+
+def _wide(value: Tensor) -> Tensor:
+    """A gradient on the CPU in double precision: no accelerator's range or lack of types matters."""
+    value = dense(value).detach()
+    value = torch.view_as_real(value) if value.is_complex() else value
+    return value.cpu().double().flatten()
+
+
+def _comparable(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave out entries that are the same and not finite: their difference is no number."""
+    same = (left == right) | (left.isnan() & right.isnan())
+    if bool(right.isfinite().all()):
+        return left, right
+    keep = right.isfinite() | ~same
+    return left[keep], right[keep]
+
+
+def _dot(left: Tensor, right: Tensor) -> float:
+    return float(torch.dot(left, right))
