@@ -3,18 +3,15 @@
 It takes a module, its minibatches, its loss and its optimizer.
 """
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ireg.core.functional import StepLoss, detached_parameters, evaluating, functional_loss, measuring
+from ireg.check import require_check
+from ireg.core.functional import detached_parameters
 from ireg.core.moments import SMALLEST, STANDARD_ERROR, Observer, standard_error
 from ireg.core.moments.needs import needs_exact_moments, needs_path, union_of_needs
 from ireg.core.moving import moving_parameters
@@ -23,22 +20,11 @@ from ireg.core.path import Path
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot, Term
 from ireg.core.types import Batch, Descended, LossFn, Params
+from ireg.core.wrappers import unwrapped
+from ireg.measured_loss import MODES, Criterion, MeasuredLoss, ModelLoss, Steps, loss_function
 from ireg.objective import Objective
 from ireg.regularizers import Regularizer
 from ireg.terms.named import Chosen, chosen_terms
-
-Criterion = Callable[[Any, Any], Tensor]
-"""`(outputs, targets) -> 0-d tensor`, the mean over the examples of a minibatch."""
-
-ModelLoss = Callable[[Any, Any], Tensor]
-"""`(model, batch) -> 0-d tensor`, the mean loss of a minibatch of any structure."""
-
-MODES: Mapping[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
-    "as_trained": measuring,
-    "two_draws": partial(measuring, dropout=True),
-    "eval": evaluating,
-}
-"""How the model computes the loss; see `measure`."""
 
 
 def measure(
@@ -58,6 +44,8 @@ def measure(
     kept: dict[str, Tensor] | None = None,
     path: Path | None = None,
     regularizer: Regularizer | None = None,
+    check: str = "first",
+    steps: Steps | None = None,
 ) -> dict[str, float]:
     """Measure terms at the model's present weights, over these minibatches.
 
@@ -65,10 +53,11 @@ def measure(
     are as before. Only the weights that the optimizer moves are differentiated.
 
     Args:
-        model: any module.
+        model: any module, also compiled, or within `DistributedDataParallel`: a minibatch is then that of all ranks,
+            and all of them must measure.
         batches: the minibatches of an epoch, as a list: each is looked at several times.
-        optimizer: of the model. For a class without a rule in `ireg.core.optimizers`, the terms of its memory and of
-            its second moment are left out.
+        optimizer: of the model; wrappers of Lightning and accelerate are looked through. For a class without a rule in
+            `ireg.core.optimizers`, the terms of its memory and of its second moment are left out.
         criterion: `(outputs, targets) -> 0-d tensor` for minibatches that are pairs `(inputs, targets)`: the mean over
             the examples. It opens the faster methods.
         loss: `(model, batch) -> 0-d tensor` for minibatches of any structure: the mean loss. Give this or `criterion`.
@@ -81,23 +70,28 @@ def measure(
             then estimated without bias, and each has a standard error under `<tag>_se`, see
             `ireg.core.moments.sample`. By default `batches` are all.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
-        mode: `as_trained` measures the loss that is descended: BatchNorm takes the minibatch's statistics if the model
-            is in training mode, and dropout is off. `two_draws` is the same with dropout on: for each minibatch two
-            gradients are taken, each with masks of its own, so that the terms are those of the mean over the masks,
-            without bias, see `ireg.core.moments.draws`. `eval` measures the model in eval mode.
+        mode: `as_trained` measures the loss that is descended: the model stays in its present mode, in which BatchNorm
+            takes the minibatch's statistics, and known noise like dropout is off. `two_draws` is the same with dropout
+            on: for each minibatch two gradients are taken, each with masks of its own, so that the terms are those of
+            the mean over the masks, without bias, see `ireg.core.moments.draws`. `eval` measures it in eval mode.
         kept: what an earlier measurement has left for this one, as eigenvectors to start from; it is written to.
         path: sums over the epoch's steps, for terms of the path: `path()` of an `ireg.core.path.PathRecorder` that was
             started before them.
         regularizer: an explicit penalty that the steps descend beside the loss. `ireg/own` and the mean flow are then
             of both, and all else of the loss alone.
+        check: `first` or `each` compares the gradient of the first minibatch with that of the model's own forward and
+            backward pass, in its present mode; `off` does not.
+        steps: what was noted of the epoch's steps, where somebody has seen them.
 
     Returns:
-        The values by tag, without those that do not exist for the optimizer.
+        The values by tag, without those that do not exist for the optimizer. `check/noise` says by how much of itself
+        the loss of the first minibatch differs between two seeds, where it does with `as_trained`.
 
     Raises:
-        ValueError: no minibatches, or no sequence of them; not exactly one of `criterion` and `loss`; a loss that is no
-            single number; a term or a mode that is unknown; an optimizer that moves nothing, or that a term is not made
-            for; a term of the path without one; a sample that is too small, or a term or a penalty that needs all
+        ValueError: a model whose weights cannot be replaced; a gradient that differs from the model's own; no
+            minibatches, or no sequence of them; not exactly one of `criterion` and `loss`; a loss that is no single
+            number; a term, a mode or a check that is unknown; an optimizer that moves nothing, or that a term is not
+            made for; a term of the path without one; a sample that is too small, or a term or a penalty that needs all
             minibatches.
 
     Example:
@@ -116,7 +110,9 @@ def measure(
         0.8
     """
     chosen = chosen_terms(terms)
-    function = loss_function(model, criterion, loss)
+    require_check(check)
+    optimizer = unwrapped(optimizer)
+    loss_function(model, criterion, loss)  # refused before the minibatches are looked at
     require_minibatches(batches, pairs=criterion is not None)
     require_mode(mode)
     require_estimates(chosen, mode, None if population is None else len(batches), population)
@@ -125,44 +121,36 @@ def measure(
             f"{missing[0]} is a sum over the steps of the epoch, which are over; use ireg.Monitor, made before them"
         )
     require_all(regularizer, population)
-    objective = None if regularizer is None else Objective(function, regularizer, batches)
     generator = named_generator("terms") if generator is None else generator
-    with random_streams_kept(model), MODES[mode](model):
-        if mode == "two_draws":
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of the masks
-        snapshot = take_snapshot(
-            model,
-            batches,
-            loss=function,
-            optimizer=optimizer,
-            terms=chosen,
-            initial=detached_parameters(model) if initial is None else initial,
-            generator=generator,
-            rates=rates,
-            population=population,
-            drawn=mode == "two_draws",
-            method=method,
-            kept=kept,
-            path=path,
-            objective=objective,
-        )
-        return evaluate(chosen, snapshot)
-
-
-def loss_function(model: nn.Module, criterion: Criterion | None, loss: ModelLoss | None) -> LossFn:
-    """Make the loss a function of the parameters.
-
-    Raises:
-        ValueError: both or none of `criterion` and `loss` are given.
-    """
-    if criterion is not None and loss is None:
-        return functional_loss(model, criterion)
-    if loss is not None and criterion is None:
-        return StepLoss(model, loss)
-    raise ValueError(
-        f"{'neither' if loss is None else 'both'} of criterion and loss are given; give criterion(outputs, targets) "
-        "for pairs of inputs and targets, or loss(model, batch) for any minibatch"
-    )
+    steps = Steps(rates=rates) if steps is None else steps
+    with MeasuredLoss(model, optimizer, criterion, loss, modes=steps.modes) as measured:
+        batches = measured.outside_inference(batches)
+        measured.look(batches[0])
+        if check != "off":
+            measured.require_own_gradient(batches[0])
+        noise = measured.noise(batches[0], mode) if check != "off" else 0.0
+        with measured.mode(mode)(measured.module):
+            if mode == "two_draws":
+                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of the masks
+            snapshot = take_snapshot(
+                measured.module,
+                batches,
+                loss=measured.loss,
+                optimizer=optimizer,
+                terms=chosen,
+                initial=detached_parameters(measured.module) if initial is None else initial,
+                generator=generator,
+                rates=steps.rates,
+                settings=steps.settings,
+                stepped=steps.stepped,
+                population=population,
+                drawn=mode == "two_draws",
+                method=method,
+                kept=kept,
+                path=path,
+                objective=None if regularizer is None else Objective(measured.loss, regularizer, batches),
+            )
+            return evaluate(chosen, snapshot) | ({"check/noise": noise} if noise else {})
 
 
 def require_mode(mode: str) -> None:
@@ -235,19 +223,6 @@ def require_all(regularizer: Regularizer | None, sample: int | None) -> None:
         raise ValueError("a regularizer is measured over all minibatches; leave num_batches and population out")
 
 
-@contextmanager
-def random_streams_kept(model: nn.Module) -> Iterator[None]:
-    """Keep the global random streams of torch, Python and numpy."""
-    devices = sorted({parameter.device.index or 0 for parameter in model.parameters() if parameter.is_cuda})
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
 def take_snapshot(
     module: nn.Module,
     batches: Sequence[Batch],
@@ -258,6 +233,8 @@ def take_snapshot(
     initial: Params,
     generator: torch.Generator,
     rates: Sequence[Sequence[float]] | None = None,
+    settings: Sequence[Mapping[str, Any]] | None = None,
+    stepped: Collection[int] | None = None,
     population: int | None = None,
     drawn: bool = False,
     method: str = "auto",
@@ -278,6 +255,8 @@ def take_snapshot(
         initial: the parameters before training, by name.
         generator: random numbers for terms that draw.
         rates: of each minibatch's step, the rate of each parameter group; by default the present ones.
+        settings: what each parameter group said at the last step; by default what it says now.
+        stepped: identities of the parameters that had a gradient in a step; None where no step has been seen.
         population: the number of the epoch's minibatches, where `batches` are a sample.
         drawn: whether the loss draws masks, of which the terms are means.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
@@ -290,9 +269,11 @@ def take_snapshot(
     Raises:
         ValueError: an optimizer that cannot be read, that moves nothing, or that a term is not made for.
     """
-    seen = view(optimizer, moving_parameters(optimizer, dict(module.named_parameters()), loss, batches), rates)
+    moving = moving_parameters(optimizer, dict(module.named_parameters()), loss, batches, stepped)
+    seen = view(optimizer, moving, rates, settings)
     return Snapshot(
-        params=detached_parameters(module),
+        # Copies: a forward pass may write to the weights that it is given.
+        params={name: value.clone() for name, value in detached_parameters(module).items()},
         initial=initial,
         loss=loss,
         batches=batches,

@@ -1,8 +1,7 @@
 """Measure the terms in a training loop of one's own."""
 
-import warnings
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -10,14 +9,16 @@ from torch.optim import Optimizer
 from ireg.catalogue import VALID_STRENGTH
 from ireg.core.batches import copied
 from ireg.core.functional import detached_parameters
+from ireg.core.noise import noise_layers
 from ireg.core.path import recorder_for
 from ireg.core.random import named_generator
 from ireg.core.reservoir import Reservoir
 from ireg.core.types import Batch
+from ireg.core.witness import Settings, Witness, settings_of
+from ireg.core.wrappers import bare_module, called_module, rate_of, unwrapped
+from ireg.guard import NOISE, Guard, Warnings
+from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss, Steps, loss_function
 from ireg.measurement import (
-    Criterion,
-    ModelLoss,
-    loss_function,
     measure,
     require_all,
     require_estimates,
@@ -49,6 +50,8 @@ class Monitor:
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         mode: `as_trained`, `two_draws` or `eval`, see `ireg.measure`.
         regularizer: an explicit penalty that the steps descend beside the loss, see `ireg.measure`.
+        check: which steps are computed again, to compare their gradients with those that the optimizer got: the first
+            of `each` window between two resets, the `first` of all, or none (`off`).
 
     Raises:
         ValueError: an argument has a value that `ireg.measure` refuses.
@@ -83,13 +86,17 @@ class Monitor:
         method: str = "auto",
         mode: str = "as_trained",
         regularizer: Regularizer | None = None,
+        check: str = "each",
     ) -> None:
-        loss_function(model, criterion, loss)  # refused here, not after an epoch
+        self._guard = Guard(check)
+        self._seen = 0  # steps taken before the last update
+        self._before: Batch | None = None  # the minibatch before, where its step was not seen
         require_mode(mode)
         require_estimates(chosen_terms(terms), mode, num_batches)
         require_all(regularizer, num_batches)
-        self.model = model
         self.optimizer = unwrapped(optimizer)
+        loss_function(model, criterion, loss)  # refused here, not after an epoch
+        self.model = model
         self.criterion = criterion
         self.loss = loss
         self.terms = chosen_terms(terms)
@@ -97,40 +104,64 @@ class Monitor:
         self.method = method
         self.mode = mode
         self.regularizer = regularizer
-        self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
+        module = bare_module(model)
+        self.initial = {name: value.clone() for name, value in detached_parameters(module).items()}
         self.steps = 0
-        self.warnings = Warnings()
         self._rows: list[dict[str, float]] = []
         self._kept: dict[str, Tensor] = {}
         self._recorder = recorder_for(self.terms.values(), self.optimizer)
+        self._witness = Witness(self.optimizer, module, criterion, loss, called=called_module(model))
         self.reset()
 
     def update(self, batch: Batch) -> None:
-        """Remember a minibatch and the rates of its step.
+        """Remember a minibatch and what its step used.
 
         Call it after `optimizer.step()`.
 
-        The minibatch is copied. Call this before a scheduler changes the rates.
+        The minibatch is copied. A minibatch whose step was not taken, as a gradient scaler leaves steps out, is not
+        remembered.
 
         Args:
             batch: as `criterion` or `loss` takes it.
 
         Raises:
-            ValueError: it is no pair, and `criterion` takes pairs.
+            ValueError: it is no pair, and `criterion` takes pairs; the gradient of the first step, computed again, is
+                not the one that the optimizer got.
         """
         require_minibatches([batch], pairs=self.criterion is not None)
+        taken = self._witness.steps
+        if taken and taken == self._seen:
+            self._before = copied(batch) if self._witness.asked else None
+            return
+        if (
+            taken and not self._seen and self._settings
+        ):  # what came before the first step that was taken trained nothing
+            self.steps -= len(self._settings)
+            self._start_window()
+        if self._settings and len(self._settings[0]) != len(self.optimizer.param_groups):
+            self._start_window()  # a parameter group has joined: steps before it moved other weights
+        self._seen = taken
         place = self._sample.place()
         if place is not None:
             self._sample.put(place, copied(batch))
-        self._rates.append(rates_of(self.optimizer))
+        self._settings.append(self._witness.settings or settings_of(self.optimizer))
         self.steps += 1
+        if self.regularizer is None:
+            self._guard.after_step(
+                self._witness, self._measured(), batch, mode=self.mode, step=self.steps, before=self._before
+            )
+        self._before = copied(batch) if not taken and self._witness.asked else None
+
+    def _measured(self) -> MeasuredLoss:
+        return MeasuredLoss(self.model, self.optimizer, self.criterion, self.loss)
 
     def compute(self) -> dict[str, float]:
         """Measure the terms at the present weights.
 
         The minibatches are those since the last `reset`.
 
-        The values are also added to `rows`.
+        The values are also added to `rows`. `check/replay` is by how much of its norm the gradient of the window's
+        first step, computed again, differs from what the optimizer got. Where it is above rounding, terms may be wrong.
 
         Returns:
             The values by tag, without those that do not exist for the optimizer.
@@ -145,24 +176,42 @@ class Monitor:
             criterion=self.criterion,
             loss=self.loss,
             terms=self.terms,
-            rates=self._rates,
             initial=self.initial,
             generator=named_generator("terms", self.steps),
-            population=None if self.num_batches is None else len(self._rates),
+            population=None if self.num_batches is None else len(self._settings),
             method=self.method,
             mode=self.mode,
             kept=self._kept,
             path=None if self._recorder is None else self._recorder.path(),
             regularizer=self.regularizer,
+            check="off",
+            steps=self._noted(),
         )
-        self.warnings.of_measurement(self.model, self._rates, values, mode=self.mode)
+        values |= self._guard.marks()
+        warn_of_measurement(self._guard.warnings, self.model, self._settings, values, mode=self.mode)
         self._rows.append({"steps": self.steps, **values})
         return values
 
+    def _noted(self) -> Steps:
+        """What the witness has noted of the window's steps."""
+        if not self._settings:  # refused by `measure`
+            return Steps()
+        return Steps(
+            rates=[tuple(rate_of(group) for group in step) for step in self._settings],
+            settings=self._settings[-1],
+            stepped=self._witness.stepped or None,
+            modes=self._guard.modes,
+        )
+
     def reset(self) -> None:
         """Forget the minibatches; `rows` stay."""
+        self._seen, self._before = self._witness.steps, None
+        self._start_window()
+        self._guard.begin(self._witness)
+
+    def _start_window(self) -> None:
         self._sample: Reservoir[Batch] = Reservoir(self.num_batches, named_generator("minibatches", self.steps))
-        self._rates: list[tuple[float, ...]] = []
+        self._settings: list[Settings] = []
         if self._recorder is not None:
             self._recorder.start()
 
@@ -177,57 +226,48 @@ class Monitor:
         return DataFrame(self._rows)
 
 
-class Warnings:
-    """What is worth a warning, each once."""
-
-    def __init__(self) -> None:
-        self._said: set[str] = set()
-
-    def once(self, kind: str, text: str) -> None:
-        """Warn, if this kind of warning is the first."""
-        if kind not in self._said:
-            self._said.add(kind)
-            warnings.warn(text, UserWarning, stacklevel=4)
-
-    def of_measurement(
-        self, model: nn.Module, rates: Iterable[tuple[float, ...]], values: Mapping[str, float], *, mode: str
-    ) -> None:
-        """Warn of what bends the meaning of a measurement."""
-        if len(set(rates)) > 1:
-            self.once(
-                "rates",
-                "the learning rate changes within the epoch: SGD's terms have the coefficients for that; the terms of "
-                "an optimizer with memory use the epoch's mean rate",
-            )
-        dropout = any(isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 for layer in model.modules())
-        if dropout and mode == "as_trained":
-            self.once(
-                "dropout",
-                "the model has dropout, which is off in the terms: at p = 0.1 they are about 1 % off, at p = 0.5 5 %; "
-                "mode='two_draws' has it on, without bias, in twice the time",
-            )
-        strength = values.get("ireg/strength", 0.0)
-        if strength > VALID_STRENGTH:
-            self.once(
-                "strength",
-                f"ireg/strength is {strength:.2g}: above {VALID_STRENGTH:g} the expansion says nothing about this run",
-            )
-
-
-def unwrapped(optimizer: Any) -> Optimizer:
-    """Return torch's optimizer, also of a wrapper's.
-
-    Lightning and others keep it as `optimizer`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    inner = getattr(optimizer, "optimizer", optimizer)
-    if not isinstance(inner, Optimizer):
-        raise ValueError(f"optimizer is a {type(optimizer).__name__}; must be one of torch.optim, or a subclass of its")
-    return inner
+def warn_of_measurement(
+    warnings: Warnings, model: nn.Module, settings: Sequence[Settings], values: Mapping[str, float], *, mode: str
+) -> None:
+    """Warn of what changes the meaning of a measurement."""
+    if any(_differ(step, settings[0], "lr") for step in settings):
+        warnings.once(
+            "rates",
+            "the learning rate changes within the epoch: SGD's terms have the coefficients for that; the terms of "
+            "an optimizer with memory use the epoch's mean rate",
+        )
+    changing = sorted(
+        {
+            key
+            for group in settings[0]
+            for key in group.keys() - {"lr", "initial_lr"}
+            if any(_differ(step, settings[0], key) for step in settings)
+        }
+    )
+    if changing:
+        warnings.once(
+            "settings", f"{', '.join(changing)} changes within the epoch: the terms use the value of the last step"
+        )
+    if noise_layers(model) and mode == "as_trained":
+        warnings.once(
+            "dropout",
+            "the model has dropout, which is off in the terms: at p = 0.1 they are about 1 % off, at p = 0.5 5 %; "
+            "mode='two_draws' has it on, without bias, in twice the time",
+        )
+    if values.get(NOISE):
+        warnings.once(
+            "noise",
+            f"the loss draws random numbers that are not known as noise, like dropout: by another seed it differs by "
+            f"{values[NOISE]:.2g} of itself, and the terms hold that noise; mode='two_draws' has their means, "
+            "without bias, in twice the time",
+        )
+    strength = values.get("ireg/strength", 0.0)
+    if strength > VALID_STRENGTH:
+        warnings.once(
+            "strength",
+            f"ireg/strength is {strength:.2g}: above {VALID_STRENGTH:g} the expansion says nothing about this run",
+        )
 
 
-def rates_of(optimizer: Optimizer) -> tuple[float, ...]:
-    """The present learning rate of each parameter group."""
-    return tuple(float(group["lr"]) for group in optimizer.param_groups)
+def _differ(one: Settings, other: Settings, key: str) -> bool:
+    return any(left.get(key) != right.get(key) for left, right in zip(one, other, strict=True))

@@ -1,0 +1,139 @@
+"""Ask for steps of a training to be computed again, and judge what comes of it."""
+
+from __future__ import annotations
+
+import warnings
+
+from ireg.check import Finding, require_check
+from ireg.core.clipping import Clipping
+from ireg.core.types import Batch
+from ireg.core.witness import StepRecord, Witness
+from ireg.measured_loss import MeasuredLoss
+
+REPLAY, NOISE = "check/replay", "check/noise"
+"""Tags of what was found out about a measurement: see the catalogue."""
+
+
+class Guard:
+    """Compare the gradient of one step a window with that of its minibatch, computed again.
+
+    A difference at the first step ends the training there, before an epoch is lost. One at a later step ends none: the
+    window's rows are marked, and it is warned of once. A step whose gradient looks clipped is followed by another one,
+    since clipping has another factor at each step.
+
+    Args:
+        check: one of `ireg.check.CHECKS`.
+
+    Raises:
+        ValueError: it is another value.
+
+    Attributes:
+        modes: of the submodules at the window's step, by name; empty where none was seen.
+    """
+
+    def __init__(self, check: str) -> None:
+        require_check(check)
+        self.check = check
+        self.modes: dict[str, bool] = {}
+        self.warnings = Warnings()
+        self._compared = 0
+        self._replay: float | None = None
+        self._noise = 0.0
+        self._clipping: Clipping | None = None
+        self._drawn = False
+
+    def begin(self, witness: Witness) -> None:
+        """Begin a window: ask for its first step, if it is to be compared."""
+        self.modes, self._replay, self._clipping, self._drawn = {}, None, None, False
+        witness.begin()
+        if self._wants:
+            witness.ask()
+
+    @property
+    def _wants(self) -> bool:
+        return self.check == "each" or (self.check == "first" and not self._compared)
+
+    def after_step(
+        self,
+        witness: Witness,
+        measured: MeasuredLoss,
+        batch: Batch,
+        *,
+        mode: str,
+        step: int,
+        before: Batch | None = None,
+        record: StepRecord | None = None,
+    ) -> None:
+        """Compare, if the step was asked for.
+
+        Args:
+            witness: which may have a record of the step.
+            measured: the loss.
+            batch: the step's minibatch.
+            mode: how the model computes the loss in the terms, see `ireg.measure`.
+            step: its number.
+            before: the minibatch before it, if its own step was not seen.
+            record: of the step, where it is not the witness's.
+
+        Raises:
+            ValueError: it is the first step that is compared, and differs.
+        """
+        record = witness.record if record is None else record
+        if record is None:
+            if self._wants and self._replay is None and not witness.asked:  # as of layers that had no weights yet
+                witness.ask()
+            return
+        witness.forget()
+        first = self._replay is None
+        self.modes = record.modes
+        with measured.in_modes(self.modes):
+            measured.look(batch)
+            found = measured.replay.compare(record, batch, before)
+            if not self._compared:
+                self._noise = measured.noise(batch, mode)
+        if first and found.drawn and not self._drawn:  # what is drawn between two steps is known after one
+            self._drawn = True
+            witness.ask()
+            return
+        found = self._second_look(found, witness) if first else self._of_second_step(found)
+        self._compared += 1
+        self._replay = max(self._replay or 0.0, found.difference.relative)
+        if found.cause:
+            text = found.text(measured.optimizer, "the first step" if step == 1 else f"step {step}")
+            if self._compared <= 1 + (not first):
+                raise ValueError(text)
+            self.warnings.once("replay", text)
+
+    def _second_look(self, found: Finding, witness: Witness) -> Finding:
+        if found.clipping is not None and found.clipping.factor < 1:
+            self._clipping = found.clipping
+            witness.ask()
+        return found
+
+    def _of_second_step(self, found: Finding) -> Finding:
+        """Tell a constant factor from clipping, by the step after."""
+        if self._clipping is None or found.clipping is None or not self._clipping.is_scaling(found.clipping):
+            return found
+        factor = found.clipping.factor
+        return Finding(
+            found.difference.scaled(factor),
+            f"each gradient is multiplied by {factor:.4g} after the backward pass; let the loss have that factor",
+        )
+
+    def marks(self) -> dict[str, float]:
+        """Return what was found out about the window, by tag."""
+        marks = {} if self._replay is None else {REPLAY: self._replay}
+        return marks | ({NOISE: self._noise} if self._noise else {})
+
+
+class Warnings:
+    """What is worth a warning, each once."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def once(self, kind: str, text: str) -> None:
+        """Warn, if this kind of warning is the first."""
+        if kind not in self._said:
+            self._said.add(kind)
+            warnings.warn(text, UserWarning, stacklevel=4)

@@ -1,0 +1,239 @@
+"""How a model and its loss become a function of the weights, and whether that function is faithful."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ireg.check import Replay
+from ireg.core.batches import copied
+from ireg.core.functional import (
+    ModuleLoss,
+    StepLoss,
+    copied_buffers,
+    evaluating,
+    functional_loss,
+    measuring,
+    weights_kept,
+    writes_to_weights,
+)
+from ireg.core.graph import Graph
+from ireg.core.ranks import MeanOverRanks, ranks_of
+from ireg.core.replay import difference, replayed_gradient
+from ireg.core.streams import attributes_kept, streams_kept
+from ireg.core.types import Batch, Params
+from ireg.core.witness import in_modes, set_aside
+from ireg.core.wrappers import bare_module
+
+Criterion = Callable[[Any, Any], Tensor]
+"""`(outputs, targets) -> 0-d tensor`, the mean over the examples of a minibatch."""
+
+ModelLoss = Callable[[Any, Any], Tensor]
+"""`(model, batch) -> 0-d tensor`, the mean loss of a minibatch of any structure."""
+
+MODES: Mapping[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
+    "as_trained": measuring,
+    "two_draws": partial(measuring, dropout=True),
+    "eval": evaluating,
+}
+"""How the model computes the loss; see `measure`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """What was noted of the epoch's steps.
+
+    Attributes:
+        rates: of each step, the learning rate of each parameter group.
+        settings: of the last step, all that each parameter group says, see `ireg.core.witness`.
+        stepped: identities of the parameters that had a gradient in a step.
+        modes: whether each submodule was in training mode, by name.
+    """
+
+    rates: Sequence[Sequence[float]] | None = None
+    settings: Sequence[Mapping[str, Any]] | None = None
+    stepped: Collection[int] | None = None
+    modes: Mapping[str, bool] | None = None
+
+
+class MeasuredLoss:
+    """The way from a model and its loss to a function of the parameters; as a context, it leaves all as it was.
+
+    Args:
+        model: any module, wrapped or not.
+        optimizer: of the module, without wrapper.
+        criterion: of outputs and targets; give this or `loss`.
+        loss: of the model and a minibatch.
+        modes: of submodules by name, in which they are measured; by default they stay as they are.
+
+    Raises:
+        ValueError: see `ireg.core.wrappers.bare_module` and `loss_function`.
+
+    Attributes:
+        module: the model without wrappers.
+        loss: as a function of the parameters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        criterion: Criterion | None,
+        loss: ModelLoss | None,
+        modes: Mapping[str, bool] | None = None,
+    ) -> None:
+        self.module = bare_module(model)
+        self.given: Callable[..., Tensor] = criterion if loss is None else loss  # type: ignore[assignment]
+        self._criterion = criterion
+        self._model = model
+        self.loss = loss_function(model, criterion, loss)
+        self.optimizer = optimizer
+        self._own: ModuleLoss | StepLoss = self.loss.loss if isinstance(self.loss, MeanOverRanks) else self.loss
+        self._group = ranks_of(model)
+        self._modes = {} if modes is None else modes
+        self._stack = ExitStack()
+        self._inference = False
+        self._depends = True
+
+    def __enter__(self) -> MeasuredLoss:
+        self._inference = torch.is_inference_mode_enabled()
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(streams_kept(self.module, self.given))
+            stack.enter_context(attributes_kept(self.module, self.given))
+            set_aside(self.module)
+            stack.enter_context(in_modes(self.module, self._modes))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    @contextmanager
+    def in_modes(self, modes: Mapping[str, bool]) -> Iterator[None]:
+        """Leave all as it was at the end of the block, in which submodules are in modes."""
+        self._modes = modes
+        with self:
+            yield
+
+    def outside_inference(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Return minibatches that can be differentiated: tensors made in inference mode cannot."""
+        return [copied(batch) for batch in batches] if self._inference else batches
+
+    def mode(self, name: str) -> Callable[[nn.Module], AbstractContextManager[None]]:
+        """Return how the module computes the loss, by the name of a mode."""
+        if name == "as_trained" and isinstance(self._own, StepLoss):
+            return partial(measuring, functional=True)
+        return MODES[name]
+
+    @property
+    def replay(self) -> Replay:
+        """What computes a step's gradient again."""
+        return Replay(
+            self.module,
+            self.loss,
+            self.optimizer,
+            self.given,
+            wrapped=self._group is not None,
+            compiled=(self._model, partial(self._of_model, self._model)) if hasattr(self._model, "_orig_mod") else None,
+        )
+
+    def noise(self, batch: Batch, mode: str) -> float:
+        """Return by how much of itself the loss differs between two seeds, where it should not.
+
+        It is 0 where nothing is drawn, and with `two_draws`, which is made for noise.
+        """
+        return self.replay.noise(batch, self.mode(mode)) if mode != "two_draws" else 0.0
+
+    def look(self, batch: Batch) -> None:
+        """Find out on a minibatch what kind of function the loss is.
+
+        A criterion that reads the model's weights itself is made a loss of the whole model. A forward pass that writes
+        to weights gets copies of them.
+
+        Raises:
+            ValueError: activations are computed again where the graph does not show it, or the loss fails.
+        """
+        own = self._own
+        with MODES["two_draws"](self.module):
+            graph = self._graph(batch)
+            if isinstance(own, ModuleLoss) and graph.leaves & {id(value) for value in self.module.parameters()}:
+                criterion = own.criterion
+                own = self._own = StepLoss(self.module, lambda model, pair: criterion(model(pair[0]), pair[1]))
+                graph = self._graph(batch)
+            own.fresh = writes_to_weights(own, batch)
+        if graph.recomputes:
+            raise ValueError(
+                f"{type(self.module).__name__} uses reentrant activation checkpointing, whose gradients do not belong "
+                "to given weights; use torch.utils.checkpoint.checkpoint(…, use_reentrant=False), or switch it off"
+            )
+        self._depends = bool(graph.leaves)
+        self.loss = own if self._group is None else MeanOverRanks(own, self._group)
+
+    def _graph(self, batch: Batch) -> Graph:
+        weights = {name: value.detach().clone() for name, value in self.module.named_parameters()}
+        for value in weights.values():
+            value.requires_grad_(value.is_floating_point() or value.is_complex())
+        with torch.enable_grad():
+            return Graph(self._own(weights, batch))
+
+    def require_own_gradient(self, batch: Batch) -> None:
+        """Compare the gradient by given weights with that of the model's own passes.
+
+        Raises:
+            ValueError: they differ.
+        """
+        if not self._depends:  # refused where it is looked for what moves
+            return
+        with attributes_kept(self.module, self.given), streams_kept(self.module, self.given) as streams:
+            state = streams.state()
+            expected = self._own_gradient(batch)
+            streams.restore(state)
+            with MODES["two_draws"](self.module):
+                weights = {name: value.detach().clone() for name, value in self.module.named_parameters()}
+                found = difference(replayed_gradient(self._own, weights, batch), expected)
+        if not found.is_small:
+            raise ValueError(
+                f"the gradient of the first minibatch at given weights differs by {found.relative:.2g} of its norm "
+                f"from that of the model's own backward pass, most in {found.most}: the loss reads weights in another "
+                "way than through the model that it is given; read them there, or measure nevertheless with check='off'"
+            )
+
+    def _own_gradient(self, batch: Batch) -> Params:
+        """Compute a minibatch's gradient by the model's own passes."""
+        own = {name: value for name, value in self.module.named_parameters() if value.requires_grad}
+        with weights_kept(self.module), copied_buffers(self.module), torch.enable_grad():
+            value = self._of_model(self.module, copied(batch))
+            gradients = torch.autograd.grad(value, list(own.values()), allow_unused=True, materialize_grads=True)
+        return {name: gradient.detach() for name, gradient in zip(own, gradients, strict=True)}
+
+    def _of_model(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss as the user has given it."""
+        if self._criterion is not None:
+            return self._criterion(model(batch[0]), batch[1])
+        return self.given(model, batch)
+
+
+def loss_function(
+    model: nn.Module, criterion: Criterion | None, loss: ModelLoss | None
+) -> ModuleLoss | StepLoss | MeanOverRanks:
+    """Make the loss a function of the parameters.
+
+    Raises:
+        ValueError: both or none of `criterion` and `loss` are given, or the model is refused.
+    """
+    if (criterion is None) == (loss is None):
+        raise ValueError(
+            f"{'neither' if loss is None else 'both'} of criterion and loss are given; give criterion(outputs, "
+            "targets) for pairs of inputs and targets, or loss(model, batch) for any minibatch"
+        )
+    module, group = bare_module(model), ranks_of(model)
+    own = functional_loss(module, criterion) if criterion is not None else StepLoss(module, loss)  # type: ignore[arg-type]
+    return own if group is None else MeanOverRanks(own, group)
