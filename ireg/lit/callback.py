@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from ireg.core.batches import copied
@@ -17,15 +19,22 @@ from ireg.core.moments import SMALLEST
 from ireg.core.path import PathRecorder, recorder_for
 from ireg.core.random import named_generator
 from ireg.core.reservoir import Reservoir
+from ireg.core.witness import Settings, Witness
+from ireg.core.wrappers import bare_module, rate_of, unwrapped
 from ireg.errors import UserError
+from ireg.guard import Guard
 from ireg.lit.twin import muted_twin
 from ireg.lit.windows import Window, as_bytes, is_clipped, moved, size_of, window_loss
-from ireg.measurement import ModelLoss, measure, require_estimates, require_mode
-from ireg.monitor import Warnings, rates_of
+from ireg.measured_loss import MeasuredLoss, ModelLoss, Steps
+from ireg.measurement import measure, require_estimates, require_mode
+from ireg.monitor import warn_of_measurement
 from ireg.terms.named import Chosen, chosen_terms
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+SHARE = "check/share"
+"""Tag of the share of an epoch's minibatches that a row has seen, where that is less than all."""
 
 
 class ImplicitRegularizationMonitor(Callback):
@@ -75,6 +84,7 @@ class ImplicitRegularizationMonitor(Callback):
         cache_device: torch.device | str | None = None,
         method: str = "auto",
         prefix: str = "ireg/",
+        check: str = "each",
     ) -> None:
         super().__init__()
         if every_n_epochs < 1:
@@ -93,10 +103,16 @@ class ImplicitRegularizationMonitor(Callback):
         self.cache_device = cache_device
         self.method = method
         self.prefix = prefix
+        self.check = check
+        self._begin_fit()
+
+    def _begin_fit(self) -> None:
         self.initial: dict[str, Tensor] = {}
+        self._guard = Guard(self.check)
         self._recorder: PathRecorder | None = None
-        self.warnings = Warnings()
+        self._witness: Witness | None = None
         self._rows: list[dict[str, float]] = []
+        self._last: dict[str, Tensor] = {}  # the last row's values, for callbacks that look at them
         self._forget(0)
 
     @property
@@ -109,13 +125,15 @@ class ImplicitRegularizationMonitor(Callback):
     # Before training.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot be measured.
+        """Refuse what cannot be measured; begin anew with a training that begins.
 
         Raises:
             UserError: see the text of each.
         """
         if stage != "fit":
             return
+        if trainer.current_epoch == 0 and trainer.global_step == 0:
+            self._begin_fit()
         for wrong, text in (
             (trainer.world_size > 1, f"devices={trainer.world_size}: the minibatches of one device are not those of a "
              "step; use devices=1"),
@@ -135,7 +153,8 @@ class ImplicitRegularizationMonitor(Callback):
         """Keep the initial weights, and refuse optimizers that cannot be measured.
 
         Raises:
-            UserError: there are several, or one that evaluates the loss several times a step.
+            UserError: there are several, or one that evaluates the loss several times a step; a module that cannot be
+                measured.
         """
         if len(trainer.optimizers) != 1:
             raise UserError(
@@ -144,31 +163,67 @@ class ImplicitRegularizationMonitor(Callback):
             )
         if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
             raise UserError("ImplicitRegularizationMonitor: LBFGS evaluates the loss several times a step; use another")
-        if not self.initial:
-            self.initial = {name: value.clone() for name, value in detached_parameters(pl_module).items()}
-        self._recorder = recorder_for(self.terms.values(), trainer.optimizers[0])
+        lazy = any(is_lazy(value) for value in pl_module.parameters())
+        try:
+            optimizer = unwrapped(trainer.optimizers[0])
+            if not lazy:  # such layers get their shapes from the first minibatch
+                bare_module(pl_module)
+        except ValueError as error:
+            raise UserError(f"ImplicitRegularizationMonitor: {error}") from error
+        if not self.initial and not lazy:
+            self._keep_initial(pl_module)
+        self._recorder = recorder_for(self.terms.values(), optimizer)
+        self._witness = Witness(optimizer, pl_module, self.loss)
+        self._begin_epoch(trainer)  # a training that resumes within an epoch does not start one
 
-    # During an epoch: which minibatches, and at which rates.
+    def _keep_initial(self, pl_module: LightningModule) -> None:
+        self.initial = {name: value.clone() for name, value in detached_parameters(pl_module).items()}
+
+    # During an epoch: which minibatches, and what their steps use.
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch's minibatches."""
+        self._begin_epoch(trainer)
+        trainer.callback_metrics.update(self._last)
+
+    def _begin_epoch(self, trainer: Trainer) -> None:
+        assert self._witness is not None
         self._forget(trainer.current_epoch + 1)
-        if self._recorder is not None and self._measures(trainer):
+        if self._recorder is not None:
             self._recorder.start()
+        self._seen = self._witness.steps
+        self._guard.begin(self._witness)
 
     def _forget(self, epoch: int) -> None:
+        self._epoch = epoch
         self._pending: list[tuple[Any, int]] = []
         self._place: int | None = None  # of the window in the sample; None leaves it out
         self._drawn = False  # whether that has been decided
-        self._step_rates: tuple[float, ...] | None = None
         self._sample: Reservoir[Window] = Reservoir(self.num_batches, named_generator("minibatches", epoch))
-        self._rates: list[tuple[float, ...]] = []
+        self._settings: list[Settings] = []
         self._size = 0
+        self._full = False  # whether the minibatches have left the memory allowed
         self._clipped = 0
+        self._first: int | None = None  # the epoch's first minibatch that was seen
+        self._ended = 0  # how many have been seen
+        self._seen = 0  # steps taken before the window
+        self._global_step = 0  # as the last step's passes saw it
 
     def _measures(self, trainer: Trainer) -> bool:
-        epoch = trainer.current_epoch + 1
-        return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
+        """Whether the epoch gets a row, as far as is known."""
+        every = self._epoch % self.every_n_epochs == 0 or self._epoch == trainer.max_epochs
+        return every or self._ends(trainer) or (not self._rows and self._is_awaited(trainer))
+
+    def _ends(self, trainer: Trainer) -> bool:
+        """Whether training ends with this epoch."""
+        by_steps = trainer.max_steps not in (-1, None) and trainer.global_step >= trainer.max_steps
+        return by_steps or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+
+    def _is_awaited(self, trainer: Trainer) -> bool:
+        """Whether somebody looks at a term after each epoch, so that there must be a first value."""
+        watched = {getattr(callback, "monitor", None) for callback in trainer.callbacks}  # type: ignore[attr-defined]
+        watched |= {config.monitor for config in trainer.lr_scheduler_configs}
+        return bool(watched & self.terms.keys())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Copy the minibatch before the step, which may change it in place.
@@ -176,90 +231,186 @@ class ImplicitRegularizationMonitor(Callback):
         Raises:
             UserError: the epoch's minibatches take more memory than allowed.
         """
-        if not self._measures(trainer):
-            return
+        assert self._witness is not None
+        self._first = batch_idx if self._first is None else self._first
+        self._ended = batch_idx + 1
+        if not self._pending:
+            self._witness.note_begin()
         if not self._drawn:
             self._place, self._drawn = self._sample.place(), True
-        if self._place is None:
+        if self._full or (self._place is None and not self._witness.asked):
             self._pending.append((None, batch_idx))
             return
         kept = copied(batch)
         if self.cache_device is not None:
             kept = moved(kept, self.cache_device)
         self._size += size_of(kept)
+        self._pending.append((kept, batch_idx))
         if self._size > self.max_cache:
+            self._leave_memory(trainer, batch_idx)
+
+    def _leave_memory(self, trainer: Trainer, batch_idx: int) -> None:
+        """End a training whose minibatches are too large; leave an epoch out that need not be measured."""
+        if self._measures(trainer):
             raise UserError(
                 f"ImplicitRegularizationMonitor: minibatches up to the {batch_idx + 1}. of the epoch take "
                 f"{self._size / 2**20:.1f} MiB, more than max_cache={self.max_cache / 2**20:.1f} MiB; raise max_cache, "
                 "with cache_device='cpu' if the accelerator's memory is short, or measure fewer of them by num_batches "
                 f"(at least {SMALLEST}), or use smaller epochs by Trainer(limit_train_batches=...)"
             )
-        self._pending.append((kept, batch_idx))
+        self._full, self._size = True, 0
+        self._sample = Reservoir(self.num_batches, named_generator("minibatches", self._epoch))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Note the rates of this step, and whether clipping acts.
-
-        A scheduler may change the rates afterwards.
-        """
-        if self._measures(trainer):
-            self._step_rates = rates_of(trainer.optimizers[0])
-            self._clipped += is_clipped(trainer, optimizer)
+        """Keep the gradients, and whether clipping, which follows, acts."""
+        assert self._witness is not None
+        if not self.initial:
+            self._keep_initial(pl_module)
+        self._witness.note_gradient()
+        self._global_step = trainer.global_step
+        self._clipped += is_clipped(trainer, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Close the window if a step was taken.
 
-        A `training_step` that returned None has no minibatch.
+        A `training_step` that returned None has no minibatch, and a step that was left out has no window.
         """
+        assert self._witness is not None
         if not outputs and self._pending:
             self._size -= size_of(self._pending.pop())
-        if self._step_rates is None:
+        accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches and not _is_last(trainer, batch_idx)
+        if accumulating and self._witness.steps == self._seen:
             return
-        if self._pending:
-            self._rates.append(self._step_rates)
-            if self._place is not None:
-                window = Window(tuple(self._pending), trainer.accumulate_grad_batches)
-                self._size -= size_of(self._sample.put(self._place, window))
+        if self._witness.steps > self._seen and self._pending:
+            self._close_window(trainer, pl_module)
             self._drawn = False
-        self._pending, self._step_rates = [], None
+        elif self._pending:
+            self._size -= size_of(self._pending)
+        self._pending, self._seen = [], self._witness.steps
+
+    def _close_window(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the minibatches of a step, and what it used."""
+        assert self._witness is not None
+        assert self._witness.settings is not None
+        settings = self._witness.settings
+        if self._settings and len(settings) != len(self._settings[0]):  # a parameter group has joined
+            self._settings, self._size = [], size_of(self._pending)
+            self._sample = Reservoir(self.num_batches, named_generator("minibatches", self._epoch))
+            self._place = self._sample.place()
+        self._settings.append(settings)
+        window = Window(tuple(self._pending), trainer.accumulate_grad_batches)
+        self._compare(trainer, pl_module, window)
+        if self._place is None or self._full:
+            self._size -= 0 if self._full else size_of(self._pending)
+        else:
+            self._size -= size_of(self._sample.put(self._place, window))
+
+    def _compare(self, trainer: Trainer, pl_module: LightningModule, window: Window) -> None:
+        """Let the guard compute the step's gradient again, if it has asked for it.
+
+        Raises:
+            UserError: it is the first, and differs from what the optimizer got.
+        """
+        assert self._witness is not None
+        record = self._witness.record
+        if record is None:
+            return
+        if "16" in str(trainer.precision) and record.autocast is None:
+            half = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float16
+            record.autocast = pl_module.device.type, half
+        twin = muted_twin(pl_module, self._global_step)
+        measured = MeasuredLoss(twin, unwrapped(trainer.optimizers[0]), None, self._loss(trainer))
+        try:
+            self._guard.after_step(
+                self._witness, measured, window, mode=self.mode, step=self._global_step + 1, record=record
+            )
+        except ValueError as error:
+            raise UserError(f"ImplicitRegularizationMonitor: {error}") from error
+
+    def _loss(self, trainer: Trainer) -> ModelLoss:
+        return window_loss(trainer, self.loss, cached_elsewhere=self.cache_device is not None)
 
     # After it.
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, and give the row to loggers, callbacks and `rows`."""
-        if not self._measures(trainer) or not self._rates:
+        if self._measures(trainer):
+            self._measure(trainer, pl_module)
+        trainer.callback_metrics.update(self._last)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the last epoch, whatever has ended the training."""
+        if self._settings and (not self._rows or self._rows[-1]["epoch"] != self._epoch):
+            if self._full:
+                self._guard.warnings.once(
+                    "memory",
+                    f"the last epoch has no row: its minibatches take more than max_cache="
+                    f"{self.max_cache / 2**20:.1f} MiB; raise max_cache, or measure fewer of them by num_batches",
+                )
+            else:
+                self._measure(trainer, pl_module)
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no hook on the module."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._witness is not None:
+            self._witness.forget()
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add a row; an epoch without a step has none."""
+        if not self._settings or self._full or self._witness is None:
             return
-        twin = muted_twin(pl_module)
         values = measure(
-            twin,
+            muted_twin(pl_module),
             self._sample.items,
             optimizer=trainer.optimizers[0],
-            loss=window_loss(trainer, self.loss, cached_elsewhere=self.cache_device is not None),
+            loss=self._loss(trainer),
             terms=self.terms,
-            rates=self._rates,
             initial={name: value.to(pl_module.device) for name, value in self.initial.items()},
-            generator=named_generator("terms", trainer.current_epoch + 1),
-            population=None if self.num_batches is None else len(self._rates),
+            generator=named_generator("terms", self._epoch),
+            population=None if self.num_batches is None else len(self._settings),
             method=self.method,
             mode=self.mode,
             path=None if self._recorder is None else self._recorder.path(),
+            check="off",
+            steps=Steps(
+                rates=[tuple(rate_of(group) for group in step) for step in self._settings],
+                settings=self._settings[-1],
+                stepped=self._witness.stepped,
+                modes=self._guard.modes,
+            ),
         )
         if self._recorder is not None:
             self._recorder.stop()
-        self.warnings.of_measurement(pl_module, self._rates, values, mode=self.mode)
-        if trainer.gradient_clip_val is not None:
-            values[f"{self.prefix}clipped"] = self._clipped / len(self._rates)
-            if self._clipped:
-                self.warnings.once(
-                    "clipping",
-                    f"gradient clipping acted in {self._clipped} of {len(self._rates)} steps of the epoch; the terms "
-                    "are those of steps without it",
-                )
-        self._rows.append({"epoch": trainer.current_epoch + 1, **values})
-        trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in values.items()})
+        values |= self._marks(trainer)
+        warn_of_measurement(self._guard.warnings, pl_module, self._settings, values, mode=self.mode)
+        if self._clipped:
+            self._guard.warnings.once(
+                "clipping",
+                f"gradient clipping acted in {self._clipped} of {len(self._settings)} steps of the epoch; the terms "
+                "are those of steps without it",
+            )
+        self._rows.append({"epoch": self._epoch, **values})
+        self._last = {tag: torch.tensor(value) for tag, value in values.items()}
+        trainer.callback_metrics.update(self._last)
         for logger in trainer.loggers:
-            logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step)
+            logger.log_metrics({**values, "epoch": self._epoch - 1}, step=trainer.global_step)
+
+    def _marks(self, trainer: Trainer) -> dict[str, float]:
+        """What was found out about the row, beside its terms."""
+        marks = self._guard.marks()
+        total = trainer.num_training_batches
+        seen = self._ended - (self._first or 0)
+        if math.isfinite(total) and seen < total:
+            marks[SHARE] = seen / total
+        if trainer.gradient_clip_val is not None:
+            marks[f"{self.prefix}clipped"] = self._clipped / len(self._settings)
+        return marks
 
     # Checkpoints.
 
@@ -276,3 +427,8 @@ class ImplicitRegularizationMonitor(Callback):
         """Continue after the rows of a checkpoint."""
         self._rows = [dict(row) for row in state_dict["rows"]]
         self.initial = dict(state_dict["initial"])
+
+
+def _is_last(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a minibatch is the epoch's last, after which Lightning takes a step in any case."""
+    return bool(trainer.is_last_batch) or batch_idx + 1 == trainer.num_training_batches

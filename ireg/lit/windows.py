@@ -66,11 +66,15 @@ def training_step(module: Any, batch: Any, number: int) -> Tensor:
 
 
 def is_clipped(trainer: Trainer, optimizer: Optimizer) -> bool:
-    """Whether Lightning's clipping, which follows, changes the gradients."""
+    """Whether Lightning's clipping, which follows, changes the gradients.
+
+    Lightning clips where the bound is above 0 only.
+    """
     bound = trainer.gradient_clip_val
-    if bound is None:
+    if bound is None or bound <= 0:
         return False
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    held = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = [gradient for gradient in held if gradient.numel()]
     if not gradients:
         return False
     if trainer.gradient_clip_algorithm == "value":

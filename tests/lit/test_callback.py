@@ -174,7 +174,7 @@ def test_accumulation_with_an_incomplete_last_window(tmp_path):
 def test_some_of_the_minibatches(tmp_path, arguments, skip, windows):
     class Keeping(Monitor):
         def on_train_epoch_end(self, trainer, pl_module):
-            self.kept, self.population = list(self._sample.items), len(self._rates)
+            self.kept, self.population = list(self._sample.items), len(self._settings)
             super().on_train_epoch_end(trainer, pl_module)
 
     module, monitor = Module(skip=skip), Keeping(TAGS, num_batches=3, prefix="some/")
@@ -224,7 +224,7 @@ def test_every_n_epochs_and_the_last_with_another_prefix(tmp_path):
     monitor = Monitor(["ireg/sgd", "norm/l2"], every_n_epochs=2, prefix="reg/")
     fit(tmp_path, Module(), monitor, epochs=5)
     assert monitor.rows["epoch"].tolist() == [2, 4, 5]
-    assert monitor.rows.columns.tolist() == ["epoch", "reg/sgd", "norm/l2"]
+    assert monitor.rows.columns.tolist() == ["epoch", "reg/sgd", "norm/l2", "check/replay"]
 
 
 def test_minibatches_kept_on_another_device(tmp_path):
