@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from ireg.check import Finding, require_check
-from ireg.core.clipping import Clipping
+from ireg.check import require_check
 from ireg.core.types import Batch
 from ireg.core.witness import StepRecord, Witness
 from ireg.measured_loss import MeasuredLoss
@@ -18,8 +17,8 @@ class Guard:
     """Compare the gradient of one step a window with that of its minibatch, computed again.
 
     A difference at the first step ends the training there, before an epoch is lost. One at a later step ends none: the
-    window's rows are marked, and it is warned of once. A step whose gradient looks clipped is followed by another one,
-    since clipping has another factor at each step.
+    window's rows are marked, and it is warned of once. A step whose gradient looks clipped is followed by another one:
+    a bound is met again, and a factor that looked like one is not.
 
     Args:
         check: one of `ireg.check.CHECKS`.
@@ -39,12 +38,11 @@ class Guard:
         self._compared = 0
         self._replay: float | None = None
         self._noise = 0.0
-        self._clipping: Clipping | None = None
         self._drawn = False
 
     def begin(self, witness: Witness) -> None:
         """Begin a window: ask for its first step, if it is to be compared."""
-        self.modes, self._replay, self._clipping, self._drawn = {}, None, None, False
+        self.modes, self._replay, self._drawn = {}, None, False
         witness.begin()
         if self._wants:
             witness.ask()
@@ -95,7 +93,8 @@ class Guard:
             self._drawn = True
             witness.ask()
             return
-        found = self._second_look(found, witness) if first else self._of_second_step(found)
+        if first and found.clipping is not None and found.clipping.factor < 1:
+            witness.ask()  # a factor that is none of clipping makes no bound of the next norm
         self._compared += 1
         self._replay = max(self._replay or 0.0, found.difference.relative)
         if found.cause:
@@ -103,22 +102,6 @@ class Guard:
             if self._compared <= 1 + (not first):
                 raise ValueError(text)
             self.warnings.once("replay", text)
-
-    def _second_look(self, found: Finding, witness: Witness) -> Finding:
-        if found.clipping is not None and found.clipping.factor < 1:
-            self._clipping = found.clipping
-            witness.ask()
-        return found
-
-    def _of_second_step(self, found: Finding) -> Finding:
-        """Tell a constant factor from clipping, by the step after."""
-        if self._clipping is None or found.clipping is None or not self._clipping.is_scaling(found.clipping):
-            return found
-        factor = found.clipping.factor
-        return Finding(
-            found.difference.scaled(factor),
-            f"each gradient is multiplied by {factor:.4g} after the backward pass; let the loss have that factor",
-        )
 
     def marks(self) -> dict[str, float]:
         """Return what was found out about the window, by tag."""

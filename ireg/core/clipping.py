@@ -29,11 +29,6 @@ class Clipping:
     factor: float
     norm: float
 
-    def is_scaling(self, other: Clipping) -> bool:
-        """Say whether two steps have one factor for gradients of different norms: no clipping has that."""
-        alike = math.isclose(self.factor, other.factor, rel_tol=SAME) and self.factor < 1
-        return alike and not math.isclose(self.norm, other.norm, rel_tol=SAME)
-
 
 def clipping_of(before: Params, after: Params) -> Clipping | None:
     """Find out whether gradients were clipped, by norm or by value.

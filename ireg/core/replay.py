@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,10 +45,6 @@ class Difference:
         """Whether it is no more than rounding."""
         return self.relative <= self.tolerance
 
-    def scaled(self, factor: float) -> Difference:
-        """Return the difference from c times the gradient, where there is none from the gradient."""
-        return replace(self, relative=abs(1 / factor - 1))
-
     @property
     def is_factor(self) -> bool:
         """Whether one is a multiple of the other."""
@@ -80,8 +76,7 @@ def difference(found: Params, expected: Params, lowest: torch.dtype | None = Non
     away, size, along = (math.fsum(part) for part in zip(*products.values(), strict=True)) if products else (0, 0, 0)
     relative = math.sqrt(away / size) if size else (math.inf if away else 0.0)
     factor = along / size if size else math.nan
-    left_square = away - size + 2 * along
-    rest = math.sqrt(max(0.0, left_square - factor * along) / left_square) if left_square > 0 and size else math.inf
+    rest = _rest(found, expected, factor) if 0 < factor < math.inf and relative > 0 else math.inf
     types = [value.dtype for value in expected.values()] + ([] if lowest is None else [lowest])
     return Difference(
         relative=math.inf if math.isnan(relative) else relative,
@@ -90,6 +85,16 @@ def difference(found: Params, expected: Params, lowest: torch.dtype | None = Non
         factor=factor,
         rest=rest,
     )
+
+
+def _rest(found: Params, expected: Params, factor: float) -> float:
+    """‖g − c g'‖/‖g‖."""
+    pairs = [(_wide(found[name]), _wide(value)) for name, value in expected.items() if name in found]
+    squares = [
+        (_dot(off, off), _dot(left, left)) for left, off in ((left, left - factor * right) for left, right in pairs)
+    ]
+    away, size = (math.fsum(part) for part in zip(*squares, strict=True))
+    return math.sqrt(away / size) if size else math.inf
 
 
 def replayed_gradient(loss: LossFn, weights: Params, batch: Batch) -> Params:

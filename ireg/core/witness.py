@@ -101,10 +101,8 @@ class Witness:
         self._handles: list[Any] = []
         require_hooks(optimizer)
         me = weakref.ref(self)
-        for handle in (
-            optimizer.register_step_pre_hook(partial(_call, me, "_before_step")),
-            optimizer.register_step_post_hook(partial(_call, me, "_after_step")),
-        ):
+        self._first = optimizer.register_step_pre_hook(partial(_call, me, "_before_step"))
+        for handle in (self._first, optimizer.register_step_post_hook(partial(_call, me, "_after_step"))):
             weakref.finalize(self, handle.remove)
 
     def begin(self) -> None:
@@ -174,6 +172,9 @@ class Witness:
         asked.autocast = _autocast_of(self._module)
 
     def _after_backward(self, name: str, parameter: Tensor) -> None:
+        # After all other hooks: what they do to the gradients is what the optimizer gets.
+        hooks: Any = self._optimizer._optimizer_step_pre_hooks
+        hooks.move_to_end(self._first.id)
         if self._asked is not None and parameter.grad is not None:
             self._asked.arrived[name] = dense(parameter.grad).detach().clone()
 
