@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ireg.core.complex_weights import loss_by_reals
 from ireg.core.functional import StepLoss, detached_parameters, evaluating, functional_loss, measuring
 from ireg.core.moments import SMALLEST, STANDARD_ERROR, Observer, standard_error
 from ireg.core.moments.needs import needs_exact_moments, needs_path, union_of_needs
@@ -291,10 +292,14 @@ def take_snapshot(
         ValueError: an optimizer that cannot be read, that moves nothing, or that a term is not made for.
     """
     seen = view(optimizer, moving_parameters(optimizer, dict(module.named_parameters()), loss, batches), rates)
+    params = detached_parameters(module)
+    by_reals = loss_by_reals(loss, params)
+    if objective is not None and by_reals is not loss:
+        raise ValueError("a regularizer is not measured with complex weights; leave it out, or hold two real weights")
     return Snapshot(
-        params=detached_parameters(module),
+        params=params,
         initial=initial,
-        loss=loss,
+        loss=by_reals,
         batches=batches,
         optimizer=seen,
         generator=generator,

@@ -17,6 +17,7 @@ from ireg.core.functional import ModuleLoss, couples_examples, twice_differentia
 from ireg.core.params import inner_product
 from ireg.core.stack_pass import StackPass, stack_of
 from ireg.core.types import Batch, LossFn, Pair, Params
+from ireg.core.wide import brought
 
 EXAMPLES_AT_ONCE = 512
 """Examples in one pass: measured on a CPU, where more are not faster."""
@@ -146,7 +147,7 @@ class MeanHessian:
         total = {name: torch.zeros_like(value) for name, value in self.params.items()}
         taken = 0
         for losses in self._losses(leaves):
-            chosen = weights[taken : taken + len(losses)].to(losses)
+            chosen = brought(weights[taken : taken + len(losses)], losses)
             taken += len(losses)
             slopes = torch.autograd.grad(
                 losses @ chosen, list(leaves.values()), allow_unused=True, materialize_grads=True
