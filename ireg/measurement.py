@@ -293,7 +293,7 @@ def take_snapshot(
     """
     seen = view(optimizer, moving_parameters(optimizer, dict(module.named_parameters()), loss, batches), rates)
     params = detached_parameters(module)
-    by_reals = loss_by_reals(loss, params)
+    by_reals = loss_by_reals(loss, {name: params[name] for name in seen.moving})
     if objective is not None and by_reals is not loss:
         raise ValueError("a regularizer is not measured with complex weights; leave it out, or hold two real weights")
     return Snapshot(

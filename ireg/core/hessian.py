@@ -91,6 +91,19 @@ def _slope_along(loss: LossFn, leaves: Params, batch: Batch, direction: Params) 
     return torch.stack([(slope * direction[name]).sum() for name, slope in zip(leaves, slopes, strict=True)]).sum()
 
 
+def require_dense(params: Params) -> None:
+    """Check that there are second derivatives by these weights.
+
+    Raises:
+        ValueError: a weight is sparse.
+    """
+    for name, value in params.items():
+        if value.layout != torch.strided:
+            raise ValueError(
+                f"{name} is sparse, and torch has no second derivatives by it; leave curvature and theory out"
+            )
+
+
 class MeanHessian:
     """The Hessian H of C at a point, as products with vectors.
 
@@ -102,6 +115,9 @@ class MeanHessian:
         params: where, and by which parameters; neither they nor any `.grad` are changed.
         batches: the minibatches; sizes may differ.
 
+    Raises:
+        ValueError: a parameter is sparse.
+
     Example:
         >>> def loss(params, batch):
         ...     return (batch * params["w"] ** 3).sum()
@@ -111,6 +127,7 @@ class MeanHessian:
     """
 
     def __init__(self, loss: LossFn, params: Params, batches: Sequence[Batch]) -> None:
+        require_dense(params)
         self.loss = loss
         self.params = params
         self.batches = batches

@@ -33,7 +33,7 @@ from torch.optim import Optimizer
 from ireg.core.moments.needs import needs_path
 from ireg.core.optimizers import RULES, OptimizerView, acting
 from ireg.core.optimizers.view import Group
-from ireg.core.params import as_reals, summable
+from ireg.core.params import as_reals, dense, summable
 from ireg.core.wide import WideSum, wide
 
 CHUNK = 2**16
@@ -232,7 +232,7 @@ class _Part:
         return _of(self._first_settled, self._settled(), self._settled_walked)
 
     def _weights(self) -> Tensor:
-        return summable(as_reals(self.parameter.detach()).reshape(-1)[self._place])
+        return summable(as_reals(dense(self.parameter.detach())).reshape(-1)[self._place])
 
     def _of(self, slots: Mapping[str, Any]) -> dict[str, Any]:
         """Cut what has the parameter's shape to these weights."""
@@ -255,8 +255,13 @@ def _of(first: Tensor, last: Tensor, walked: WideSum) -> tuple[float, float, flo
 
 
 def _firsts(parameter: Tensor) -> range:
-    """The first weights of a parameter's parts."""
-    return range(0, as_reals(parameter.detach()).numel(), CHUNK)
+    """The first weights of a parameter's parts.
+
+    Integers have no gradient, and no step moves them.
+    """
+    if not parameter.is_floating_point() and not parameter.is_complex():
+        return range(0)
+    return range(0, parameter.numel() * (2 if parameter.is_complex() else 1), CHUNK)
 
 
 def _after_step(recorder: weakref.ref[PathRecorder], *_: Any) -> None:
@@ -291,7 +296,7 @@ def _constants(rule: type[OptimizerView], group: Group, steps: int) -> _Buffer |
 
 def _growth(parts: Iterable[tuple[float, float, float]]) -> Growth:
     """Give the radial part what the diffusive one leaves."""
-    grown, walked, whole = (math.fsum(column) for column in zip(*parts, strict=True))
+    grown, walked, whole = (math.fsum(column) for column in zip((0.0, 0.0, 0.0), *parts, strict=True))
     return Growth(radial=grown - walked, diffusive=walked, whole=whole)
 
 
