@@ -226,7 +226,7 @@ def main(output, only=""):
 def _numbers_or_error(case):
     try:
         return case(NAME)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if "TRACE" in os.environ:
             raise
         return f"{type(error).__name__}: {error}"

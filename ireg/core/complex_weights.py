@@ -18,7 +18,7 @@ from ireg.core.types import Batch, LossFn, Params
 
 
 class LossByReals:
-    """The loss of a network with complex weights, by their real and imaginary parts.
+    """The loss of complex weights, by real and imaginary parts.
 
     It is called as `loss(params, batch)`. A complex weight may be given as it is, or as a real tensor (…, 2).
 
@@ -53,13 +53,16 @@ class LossByReals:
 
 
 def loss_by_reals(loss: LossFn, params: Params) -> LossFn:
-    """Return a loss by real weights: the loss itself where no weight is complex."""
+    """Return the loss by real weights, itself where all are real."""
     names = frozenset(name for name, value in params.items() if value.is_complex())
     return LossByReals(loss, names) if names else loss
 
 
 def with_outputs(loss: LossFn, params: Params, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Compute the loss of a minibatch, and its outputs, None where the loss has none."""
+    """Compute a minibatch's loss, and its outputs.
+
+    The outputs are None where the loss has none.
+    """
     return loss.with_outputs(params, batch) if isinstance(loss, LossByReals) else loss_and_outputs(loss, params, batch)
 
 
