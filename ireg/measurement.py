@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.check import require_check
+from ireg.core.complex_weights import loss_by_reals
 from ireg.core.functional import detached_parameters
 from ireg.core.moments import SMALLEST, STANDARD_ERROR, Observer, standard_error
 from ireg.core.moments.needs import needs_exact_moments, needs_path, union_of_needs
@@ -271,11 +272,15 @@ def take_snapshot(
     """
     moving = moving_parameters(optimizer, dict(module.named_parameters()), loss, batches, stepped)
     seen = view(optimizer, moving, rates, settings)
+    # Copies: a forward pass may write to the weights that it is given.
+    params = {name: value.clone() for name, value in detached_parameters(module).items()}
+    by_reals = loss_by_reals(loss, {name: params[name] for name in seen.moving})
+    if objective is not None and by_reals is not loss:
+        raise ValueError("a regularizer is not measured with complex weights; leave it out, or hold two real weights")
     return Snapshot(
-        # Copies: a forward pass may write to the weights that it is given.
-        params={name: value.clone() for name, value in detached_parameters(module).items()},
+        params=params,
         initial=initial,
-        loss=loss,
+        loss=by_reals,
         batches=batches,
         optimizer=seen,
         generator=generator,

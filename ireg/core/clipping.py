@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ireg.core.params import dense
+from ireg.core.params import as_reals, dense
 from ireg.core.types import Params
 
 SAME = 1e-5
@@ -73,8 +73,7 @@ def _pairs(before: Params, after: Params) -> list[tuple[Tensor, Tensor]]:
 
 
 def _flat(value: Tensor) -> Tensor:
-    value = dense(value)
-    return (torch.view_as_real(value) if value.is_complex() else value).detach().cpu().double().flatten()
+    return as_reals(dense(value).detach()).cpu().double().flatten()
 
 
 def _is_chosen(bound: float) -> bool:

@@ -14,6 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ireg.core.batches import copied
 from ireg.core.noise import without_noise
+from ireg.core.params import dense
 from ireg.core.types import Batch, LossFn, Params
 
 
@@ -178,8 +179,12 @@ def writes_to_weights(loss: ModuleLoss | StepLoss, batch: Batch) -> bool:
 
 
 def same_values(value: Tensor, other: Tensor) -> bool:
-    """Say whether two tensors are equal, nan included."""
-    return torch.equal(value, other) or bool(((value == other) | (value.isnan() & other.isnan())).all())
+    """Say whether two tensors of one type are equal to the last bit."""
+    return torch.equal(_bits(value), _bits(other))
+
+
+def _bits(value: Tensor) -> Tensor:
+    return dense(value).detach().reshape(-1).view(torch.uint8)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ireg.core.functional import ModuleLoss, couples_examples, twice_differentia
 from ireg.core.params import inner_product
 from ireg.core.stack_pass import StackPass, stack_of
 from ireg.core.types import Batch, LossFn, Pair, Params
+from ireg.core.wide import brought
 
 SAME = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 """Relative difference of two losses that are the same but for rounding."""
@@ -94,6 +95,19 @@ def _slope_along(loss: LossFn, leaves: Params, batch: Batch, direction: Params) 
     return torch.stack([(slope * direction[name]).sum() for name, slope in zip(leaves, slopes, strict=True)]).sum()
 
 
+def require_dense(params: Params) -> None:
+    """Check that there are second derivatives by these weights.
+
+    Raises:
+        ValueError: a weight is sparse.
+    """
+    for name, value in params.items():
+        if value.layout != torch.strided:
+            raise ValueError(
+                f"{name} is sparse, and torch has no second derivatives by it; leave curvature and theory out"
+            )
+
+
 class MeanHessian:
     """The Hessian H of C at a point, as products with vectors.
 
@@ -105,6 +119,9 @@ class MeanHessian:
         params: where, and by which parameters; neither they nor any `.grad` are changed.
         batches: the minibatches; sizes may differ.
 
+    Raises:
+        ValueError: a parameter is sparse.
+
     Example:
         >>> def loss(params, batch):
         ...     return (batch * params["w"] ** 3).sum()
@@ -114,6 +131,7 @@ class MeanHessian:
     """
 
     def __init__(self, loss: LossFn, params: Params, batches: Sequence[Batch]) -> None:
+        require_dense(params)
         self.loss = loss
         self.params = params
         self.batches = batches
@@ -150,7 +168,7 @@ class MeanHessian:
         total = {name: torch.zeros_like(value) for name, value in self.params.items()}
         taken = 0
         for losses in self._losses(leaves):
-            chosen = weights[taken : taken + len(losses)].to(losses)
+            chosen = brought(weights[taken : taken + len(losses)], losses)
             taken += len(losses)
             slopes = torch.autograd.grad(
                 losses @ chosen, list(leaves.values()), allow_unused=True, materialize_grads=True

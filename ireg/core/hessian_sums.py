@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.functional import twice_differentiable
+from ireg.core.hessian import require_dense
 from ireg.core.moments import GradientMoments
 from ireg.core.optimizers import OptimizerView, SecondMoment, reciprocal_root
 from ireg.core.params import add_scaled
@@ -130,7 +131,11 @@ def hessian_sums(loss: LossFn, params: Params, batches: Sequence[Batch], point: 
     """What needs every minibatch's gradient and Hessian at once.
 
     Several minibatches at once for stacks of Linear layers, else one by one with double backward.
+
+    Raises:
+        ValueError: a parameter is sparse.
     """
+    require_dense(params)
     sums = Sums(params)
     passes = stack_passes(loss, params, batches)
     if passes is None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ireg.core.wide import brought
+
 _LEAST = 10
 """Products before a small residual ends it: a start near an eigenvector has one, whichever eigenvalue it is of."""
 
@@ -75,7 +77,7 @@ def largest_eigenpair(
         settled = residual <= tolerance * scale and len(diagonal) >= _LEAST
         exhausted = rest <= 1e-9 * max(scale, 1e-300) or len(diagonal) == min(products, len(start))
         if settled or exhausted:
-            weights = vectors[:, -1].to(basis)
+            weights = brought(vectors[:, -1], basis)
             vector = weights @ basis
             return Eigenpair(float(values[-1]), vector / vector.norm(), residual, len(diagonal))
         beside.append(rest)
@@ -83,7 +85,7 @@ def largest_eigenpair(
 
 
 def _tridiagonal(diagonal: list[float], beside: list[float]) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of the projection."""
+    """Eigenvalues and eigenvectors of the projection, on the CPU."""
     matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
     if beside:
         off = torch.diag(torch.tensor(beside, dtype=torch.float64), 1)

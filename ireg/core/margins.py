@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ireg.core.complex_weights import as_given
 from ireg.core.functional import ModuleLoss
 from ireg.core.types import Batch, LossFn, Params
 
@@ -28,6 +29,7 @@ def margins(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Tensor | 
         >>> margins(loss, {}, [(outputs, labels)])
         tensor([ 1., -3.])
     """
+    loss = as_given(loss)
     if not isinstance(loss, ModuleLoss):
         return None
     found = []
@@ -35,7 +37,7 @@ def margins(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Tensor | 
         if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
             return None
         outputs = loss.outputs(params, inputs)
-        if outputs.ndim != 2 or outputs.shape[1] < 2:
+        if outputs.ndim != 2 or outputs.shape[1] < 2 or outputs.is_complex():
             return None
         right = outputs.gather(1, labels[:, None])
         others = outputs.scatter(1, labels[:, None], -torch.inf)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.types import Params
+from ireg.core.wide import has_float64
 
 
 def squared_norm(params: Params) -> Tensor:
@@ -27,10 +28,11 @@ def wide_squared_norm(params: Params) -> Tensor:
         >>> wide_squared_norm({"a": torch.tensor([3e-30]), "b": torch.tensor([[0.0, 4e-30]])})
         tensor(2.5000e-59, dtype=torch.float64)
     """
-    largest = float(torch.stack([value.abs().max() for value in params.values()]).max())
+    parts = {name: as_reals(summable(value)) for name, value in params.items() if value.numel()}
+    largest = float(torch.stack([value.abs().max() for value in parts.values()]).max()) if parts else 0.0
     if not 0 < largest < math.inf:  # 0, infinity and nan are their own squares, and no scale
         return torch.tensor(largest, dtype=torch.float64)
-    rest = squared_norm({name: value / largest for name, value in params.items()})
+    rest = squared_norm({name: value / largest for name, value in parts.items()})
     return torch.tensor(largest * largest * float(rest), dtype=torch.float64)
 
 
@@ -61,10 +63,12 @@ def displaced(params: Params, direction: Params, factor: float | Tensor) -> Para
 def inner_product(left: Params, right: Params) -> Tensor:
     """Compute ⟨v, w⟩ over all entries of all tensors, 0-d.
 
+    Of complex numbers it is the real part, Re Σ v̄_i w_i: that of their real and imaginary parts.
+
     Raises:
         KeyError: `right` lacks a name of `left`.
     """
-    return torch.stack([torch.dot(_summable(value), _summable(right[name])) for name, value in left.items()]).sum()
+    return torch.stack([torch.dot(_vector(value), _vector(right[name])) for name, value in left.items()]).sum()
 
 
 def by_name(vector: Tensor, like: Params) -> Params:
@@ -78,20 +82,44 @@ def by_name(vector: Tensor, like: Params) -> Params:
     return {name: part.view(value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
 
 
-def dense(value: Tensor) -> Tensor:
-    """Return a tensor of any layout as a dense one."""
-    return value.to_dense() if value.layout != torch.strided else value
-
-
 def sum_type(value: Tensor) -> torch.dtype:
     """Return the type in which numbers like this are summed.
 
-    It is single precision for half types.
+    It is single precision for half types and shorter ones, and double precision for integers, where the device has it.
 
-    Sums and squares of half types lose digits and range.
+    Sums and squares of half types lose digits and range; those of integers overflow.
     """
-    return torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else value.dtype
+    if value.is_complex():
+        return torch.complex64 if value.dtype == torch.complex32 else value.dtype
+    if value.is_floating_point():
+        return torch.float32 if value.dtype.itemsize < torch.float32.itemsize else value.dtype
+    return torch.float64 if has_float64(value.device) else torch.float32
 
 
-def _summable(value: Tensor) -> Tensor:
-    return value.flatten().to(sum_type(value))
+def dense(value: Tensor) -> Tensor:
+    """Return the numbers of a tensor, which may be sparse or quantized."""
+    if value.is_quantized:
+        return value.dequantize()
+    return value.to_dense() if value.layout != torch.strided else value
+
+
+def summable(value: Tensor) -> Tensor:
+    """Make a tensor dense, and of the type of sums."""
+    numbers = dense(value)
+    return numbers.to(sum_type(numbers))
+
+
+def as_reals(value: Tensor) -> Tensor:
+    """View complex numbers as their real and imaginary parts, (…, 2).
+
+    Real numbers are as they are.
+
+    Example:
+        >>> as_reals(torch.tensor([1 + 2j]))
+        tensor([[1., 2.]])
+    """
+    return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+
+
+def _vector(value: Tensor) -> Tensor:
+    return as_reals(summable(value)).flatten()

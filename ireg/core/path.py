@@ -33,7 +33,8 @@ from torch.optim import Optimizer
 from ireg.core.moments.needs import needs_path
 from ireg.core.optimizers import RULES, OptimizerView, acting
 from ireg.core.optimizers.view import Group
-from ireg.core.params import sum_type
+from ireg.core.params import as_reals, dense, summable
+from ireg.core.wide import WideSum, wide
 from ireg.core.wrappers import require_hooks
 
 CHUNK = 2**16
@@ -185,9 +186,7 @@ class _Part:
         self._last = self._weights().clone()
         self._owed: Tensor | None = None  # −c P b
         self._first = self._first_settled = self._last
-        self._walked, self._settled_walked = (
-            torch.zeros((), dtype=torch.float64, device=self._last.device) for _ in range(2)
-        )
+        self._walked, self._settled_walked = (WideSum(self._last.device) for _ in range(2))
 
     def begin(self, buffer: _Buffer | None, slots: Mapping[str, Any]) -> None:
         """Note where the sums begin."""
@@ -201,13 +200,13 @@ class _Part:
         now = self._weights()
         step = self._last.sub_(now)  # s
         square = torch.dot(step, step)
-        self._walked += square
+        self._walked.add(square)
         if buffer is None and self._owed is not None:  # an optimizer that has switched has dropped what was owed
             settled = self._owed.add_(step)
-            self._settled_walked += torch.dot(settled, settled)
+            self._settled_walked.add(torch.dot(settled, settled))
             self._owed = None
         elif buffer is None or self.parameter.grad is None:  # torch leaves the buffer of such a parameter alone
-            self._settled_walked += square
+            self._settled_walked.add(square)
         else:
             if self._owed is None:
                 self._owed = torch.zeros_like(step)
@@ -215,12 +214,12 @@ class _Part:
             if buffer.rate is None:
                 after = buffer.owed(self._of(slots))
                 settled = self._owed.add_(step).sub_(after)
-                self._settled_walked += torch.dot(settled, settled)
+                self._settled_walked.add(torch.dot(settled, settled))
                 self._owed = after
             else:
                 share = buffer.ahead / buffer.rate
                 settled = self._owed.add_(step, alpha=1 + share)
-                self._settled_walked += torch.dot(settled, settled)
+                self._settled_walked.add(torch.dot(settled, settled))
                 torch.mul(step, -share, out=self._owed)
         self._last.copy_(now)
 
@@ -235,32 +234,36 @@ class _Part:
         return _of(self._first_settled, self._settled(), self._settled_walked)
 
     def _weights(self) -> Tensor:
-        flat = self.parameter.detach().reshape(-1)[self._place]
-        return flat.to(sum_type(flat))
+        return summable(as_reals(dense(self.parameter.detach())).reshape(-1)[self._place])
 
     def _of(self, slots: Mapping[str, Any]) -> dict[str, Any]:
         """Cut what has the parameter's shape to these weights."""
         return {
-            key: value.reshape(-1)[self._place]
+            key: as_reals(value).reshape(-1)[self._place]
             if isinstance(value, Tensor) and value.shape == self.parameter.shape
             else value
             for key, value in slots.items()
         }
 
     def _settled(self) -> Tensor:
-        weights = self._last.to(torch.float64, copy=True)
-        return weights if self._owed is None else weights.add_(self._owed)
+        weights = wide(self._last)
+        return weights.clone() if self._owed is None else weights + wide(self._owed)
 
 
-def _of(first: Tensor, last: Tensor, walked: Tensor) -> tuple[float, float, float]:
-    before, after = first.double(), last.double()
+def _of(first: Tensor, last: Tensor, walked: WideSum) -> tuple[float, float, float]:
+    before, after = wide(first), wide(last)
     step = after - before
     return float(torch.dot(step, after + before)), float(walked), float(torch.dot(step, step))
 
 
 def _firsts(parameter: Tensor) -> range:
-    """The first weights of a parameter's parts."""
-    return range(0, parameter.numel(), CHUNK)
+    """The first weights of a parameter's parts.
+
+    Integers have no gradient, and no step moves them.
+    """
+    if not parameter.is_floating_point() and not parameter.is_complex():
+        return range(0)
+    return range(0, parameter.numel() * (2 if parameter.is_complex() else 1), CHUNK)
 
 
 def _after_step(recorder: weakref.ref[PathRecorder], *_: Any) -> None:
@@ -295,7 +298,7 @@ def _constants(rule: type[OptimizerView], group: Group, steps: int) -> _Buffer |
 
 def _growth(parts: Iterable[tuple[float, float, float]]) -> Growth:
     """Give the radial part what the diffusive one leaves."""
-    grown, walked, whole = (math.fsum(column) for column in zip(*parts, strict=True))
+    grown, walked, whole = (math.fsum(column) for column in zip((0.0, 0.0, 0.0), *parts, strict=True))
     return Growth(radial=grown - walked, diffusive=walked, whole=whole)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.functional import gradient
-from ireg.core.params import dense
+from ireg.core.params import as_reals, dense
 from ireg.core.types import Batch, LossFn, Params
 
 TOLERANCE: Mapping[torch.dtype, float] = {
@@ -111,9 +111,7 @@ def replayed_gradient(loss: LossFn, weights: Params, batch: Batch) -> Params:
 
 def _wide(value: Tensor) -> Tensor:
     """A gradient on the CPU in double precision: no accelerator's range or lack of types matters."""
-    value = dense(value).detach()
-    value = torch.view_as_real(value) if value.is_complex() else value
-    return value.cpu().double().flatten()
+    return as_reals(dense(value).detach()).cpu().double().flatten()
 
 
 def _comparable(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from ireg.core.lanczos import Eigenpair, largest_eigenpair
 from ireg.core.params import by_name, inner_product, squared_norm
 from ireg.core.stack_pass import stack_passes
 from ireg.core.types import Batch, LossFn, Params
+from ireg.core.wide import brought, wide
 
 TOLERANCE = 1e-2
 """Residual of the largest eigenvalue at which Lanczos' method ends, as a share of it.
@@ -70,10 +71,11 @@ def steepest(
 
     one = next(iter(hessian.params.values()))
     size = sum(value.numel() for value in hessian.params.values())
-    start = torch.randn(size, generator=generator, dtype=torch.float32).to(one)
+    start = torch.randn(size, generator=generator, dtype=torch.float32)
+    start = brought(start, one)
     start /= start.norm()
     if before is not None and before.shape == start.shape:
-        start = before.to(start) + _FRESH * start
+        start = brought(before, start) + _FRESH * start
     return largest_eigenpair(product, start, tolerance=TOLERANCE, products=PRODUCTS)
 
 
@@ -98,7 +100,7 @@ def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> T
 
     Source: Andreyev & Beneventano 2024, arXiv:2412.20553; SGD settles where it is 2/η.
     """
-    total = torch.zeros((), dtype=torch.float64, device=next(iter(params.values())).device)
+    total = wide(next(iter(params.values())).new_zeros(()))
     passes = stack_passes(loss, params, batches)
     if passes is not None:
         for passed in passes:
@@ -114,16 +116,16 @@ def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> T
                 loss(leaves, batch), list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )
         gradient = {name: slope.detach() for name, slope in zip(leaves, slopes, strict=True)}
-        square = sum(float(value.double().square().sum()) for value in gradient.values())
+        square = sum(float(wide(value).square().sum()) for value in gradient.values())
         if square:
             bent = HessianProduct(leaves, slopes, decay=0.0)(gradient)
-            total += sum((value.double() * bent[name].double()).sum() for name, value in gradient.items()) / square
+            total += sum((wide(value) * wide(bent[name])).sum() for name, value in gradient.items()) / square
     return total / len(batches)
 
 
 def _by_minibatch(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """Inner products (c,) of tensors (c, …), summed over the pairs."""
-    return torch.stack([(one.double() * other.double()).flatten(1).sum(1) for one, other in pairs]).sum(0)
+    return torch.stack([(wide(one) * wide(other)).flatten(1).sum(1) for one, other in pairs]).sum(0)
 
 
 def gradient_noise_interaction(
@@ -206,5 +208,5 @@ def minibatch_curvatures(loss: LossFn, params: Params, batches: Sequence[Batch],
             bend = torch.zeros_like(step)
             if slope.requires_grad:
                 (bend,) = torch.autograd.grad(slope, step, materialize_grads=True)
-        found.append(bend.detach().double())
+        found.append(wide(bend.detach()))
     return torch.stack(found)

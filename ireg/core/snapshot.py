@@ -23,7 +23,7 @@ from ireg.core.moments import (
 )
 from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.optimizers import Memory, OptimizerView
-from ireg.core.params import by_name
+from ireg.core.params import as_reals, by_name
 from ireg.core.path import Path
 from ireg.core.random import named_generator
 from ireg.core.sharpness import (
@@ -103,8 +103,11 @@ class Snapshot:
 
     @cached_property
     def moving(self) -> Params:
-        """The parameters that the optimizer moves: what is differentiated."""
-        return {name: self.params[name] for name in self.optimizer.moving}
+        """The parameters that the optimizer moves: what is differentiated.
+
+        Of complex ones the real and imaginary parts, (…, 2).
+        """
+        return {name: as_reals(self.params[name]) for name in self.optimizer.moving}
 
     @cached_property
     def moments(self) -> GradientMoments:

@@ -53,6 +53,11 @@ class Streams:
             (torch.get_rng_state, torch.set_rng_state),
             (random.getstate, random.setstate),
             *(_of_device(number) for number in self._devices),
+            *(
+                [(torch.mps.get_rng_state, torch.mps.set_rng_state)]
+                if any(p.is_mps for p in module.parameters())
+                else []
+            ),
             *(_door(generator) for generator in _held(module, *functions) if not isinstance(generator, nn.Module)),
         ]
         numpy = sys.modules.get("numpy")  # who has not imported it has no stream of it
@@ -139,6 +144,12 @@ def _is(one: Any, other: Any) -> bool:
 
 def _same_values(one: Any, other: Any) -> bool:
     return not isinstance(one, dict) or all(map(_is, one.values(), other.values()))
+
+
+def _of_apple(module: nn.Module) -> list[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """Reading and writing the stream of Apple's GPU, if a parameter is there."""
+    there = any(parameter.is_mps for parameter in module.parameters())
+    return [(torch.mps.get_rng_state, torch.mps.set_rng_state)] if there else []
 
 
 def _of_device(number: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:

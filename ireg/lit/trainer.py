@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from ireg.core.wide import has_float64
 from ireg.errors import UserError
 from ireg.lit.checkpoints import AtomicCheckpointIO, LastCheckpoint
 
@@ -70,9 +71,12 @@ def make_trainer(
         "enable_model_summary": False,
     }
     trainer = Trainer(**{"profiler": NoProfiler(), **arguments, **ours})
-    asked = arguments.get("precision", trainer.precision)
+    asked, device = arguments.get("precision", trainer.precision), trainer.strategy.root_device
+    if asked == "64-true" and not has_float64(device):
+        raise UserError(
+            f"trainer.precision={asked}: not on {device}; use trainer.precision=32-true, or trainer.accelerator=cpu"
+        )
     if trainer.precision != asked:
-        device = trainer.strategy.root_device
         raise UserError(f"trainer.precision={asked}: not on {device}; use trainer.precision={trainer.precision}")
     return trainer
 

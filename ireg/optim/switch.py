@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 from ireg.core.optimizers import OptimizerView, view
+from ireg.core.params import as_reals
+from ireg.core.wide import wide
 
 log = logging.getLogger(__name__)
 
@@ -226,10 +228,10 @@ class Switch(Optimizer):
         """Add γ of the step that has been taken."""
         square = along = 0.0
         for weight, old in zip(self._moving(), before, strict=True):
-            step = (weight.detach().double() - old.double()).flatten()
+            step = as_reals(wide(weight.detach()) - wide(old)).flatten()
             assert weight.grad is not None
             square += float(step @ step)
-            along += float(step @ weight.grad.double().flatten())
+            along += float(step @ as_reals(wide(weight.grad)).flatten())
         self._gamma = square / -along if along else 0.0
         self._sum = self.average * self._sum + (1 - self.average) * self._gamma
 

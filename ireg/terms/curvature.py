@@ -19,6 +19,7 @@ from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.optimizers.sgd import SGDView
 from ireg.core.sharpness import along_step as curvature_along
 from ireg.core.snapshot import Snapshot
+from ireg.core.wide import wide
 
 
 @needs(NOTHING)
@@ -209,4 +210,4 @@ def _unscaled(snapshot: Snapshot) -> bool:
 
 
 def _total(values: dict[str, Tensor]) -> Tensor:
-    return torch.stack([value.double().sum() for value in values.values()]).sum()
+    return torch.stack([wide(value).sum() for value in values.values()]).sum()

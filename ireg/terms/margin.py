@@ -13,6 +13,7 @@ arXiv:1906.05890.
 from torch import Tensor
 
 from ireg.core.snapshot import Snapshot
+from ireg.core.wide import wide
 from ireg.terms.norm import product
 
 AMONG = ("all", "clean", "corrupted")
@@ -21,7 +22,7 @@ AMONG = ("all", "clean", "corrupted")
 def quantile(snapshot: Snapshot, *, share: float, among: str, normalized: bool) -> Tensor | None:
     """A quantile of the margins.
 
-    None for what is no classifier, or where no example is meant.
+    None for what is no classifier, where no example is meant, or where there are no norms to divide by.
 
     Args:
         snapshot: where.
@@ -43,5 +44,8 @@ def quantile(snapshot: Snapshot, *, share: float, among: str, normalized: bool) 
         margins = margins[corrupted if among == "corrupted" else ~corrupted]
     if not len(margins):
         return None
-    found = margins.double().quantile(share)
-    return found / product(snapshot) if normalized else found
+    found = wide(margins).quantile(share)
+    if not normalized:
+        return found
+    norms = product(snapshot)
+    return None if norms is None else found / norms

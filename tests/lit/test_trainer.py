@@ -27,3 +27,12 @@ def test_a_precision_that_the_device_does_not_have_is_refused(tmp_path):
         "64-true",
         "bf16-mixed",
     ]
+
+
+def test_double_precision_is_refused_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("ireg.core.wide.WITHOUT_FLOAT64", frozenset({"cpu"}))
+    given = {"epochs": 1, "loggers": [], "checkpoint": LastCheckpoint(tmp_path, run="a")}
+    expected = "^trainer.precision=64-true: not on cpu; use trainer.precision=32-true, or trainer.accelerator=cpu$"
+    with pytest.raises(UserError, match=expected):
+        make_trainer({"accelerator": "cpu", "precision": "64-true"}, **given)
+    assert make_trainer({"accelerator": "cpu", "precision": "32-true"}, **given).precision == "32-true"

@@ -232,3 +232,21 @@ def test_in_mean_square_one_weight_is_stable_up_to_it(beta, spread):
     assert radius(scale) == pytest.approx(1, abs=1e-9)
     assert radius(1.01 * scale) > 1
     assert radius(0.99 * scale) < 1
+
+
+def test_a_loss_linear_in_the_weights_has_no_noise_edge():
+    """All curvatures are 0, and the variance over their mean is not defined."""
+    module = nn.Linear(2, 1, bias=False).double()
+    batches = [torch.tensor([[1.0, 2.0]]).double(), torch.tensor([[3.0, -1.0]]).double()]
+    for decay in (0.0, 0.1):
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1, weight_decay=decay)
+        found = ireg.measure(
+            module,
+            batches,
+            optimizer=optimizer,
+            loss=lambda model, batch: model(batch).mean(),
+            terms=["curvature/lambda_max", "curvature/noise_edge"],
+        )
+        # With decay λ all curvatures are λ: (η/2) λ.
+        expected = {"curvature/lambda_max": 0.0} | ({"curvature/noise_edge": 0.005} if decay else {})
+        assert found == pytest.approx(expected, rel=1e-10)

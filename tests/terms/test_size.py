@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import ireg
-from ireg.core.functional import detached_parameters, functional_loss
+from ireg.core.functional import ModuleLoss, detached_parameters, functional_loss
 from ireg.core.margins import margins
 from ireg.core.optimizers import view
 from ireg.core.random import named_generator
@@ -165,3 +165,10 @@ def test_a_run_measures_no_path_it_has_not_followed(tmp_path, small_run):
     assert each.notna().all(axis=1).tolist() == [False, True, True, True]
     rows = ireg.load(tmp_path / "each")
     assert rows[[*MARGINS, "norm/product", "norm/layers/1.weight"]].notna().all(axis=None)
+
+
+def test_margins_of_two_classes_and_of_one_output():
+    loss = ModuleLoss(nn.Identity(), cross_entropy)
+    outputs, labels = torch.tensor([[3.0, 1.0], [0.5, 4.0], [2.0, 2.5]]), torch.tensor([0, 1, 0])
+    assert margins(loss, {}, [(outputs, labels)]).tolist() == [2.0, 3.5, -0.5]
+    assert margins(loss, {}, [(outputs[:, :1], torch.tensor([0, 0, 0]))]) is None

@@ -7,6 +7,7 @@ from functools import cache
 import torch  # noqa: F401 — of the example
 from torch import Tensor
 
+from ireg.core.complex_weights import LossByReals
 from ireg.core.functional import ModuleLoss, changes_gradients
 from ireg.core.moments import hooks, linear, loop, vmap  # noqa: F401 — they register their methods
 from ireg.core.moments.kinds import NotServedError
@@ -17,6 +18,9 @@ from ireg.core.moments.sums import GradientMoments, MomentSums, Observer
 from ireg.core.types import Batch, LossFn, Params
 
 log = logging.getLogger(__name__)
+
+_OF_ANY_WEIGHTS = ("loop", "vmap")
+"""The methods that differentiate the loss as it is; the others know layers of real weights."""
 
 
 def gradient_moments(
@@ -117,6 +121,8 @@ def _fill(sums: MomentSums, loss: LossFn, batches: Sequence[Batch], method: str,
     chosen = choose_method(loss, sums.params, batches, sums.needs) if method == "auto" else method
     if chosen not in METHODS:
         raise ValueError(f"method={method!r}: unknown; choose one of auto, {', '.join(METHODS)}")
+    if isinstance(loss, LossByReals) and chosen not in _OF_ANY_WEIGHTS:
+        raise ValueError(f"method={method!r}: not for complex weights; choose auto, {' or '.join(_OF_ANY_WEIGHTS)}")
     try:
         METHODS[chosen](loss, batches, chunk_size, sums)
     except NotServedError as error:
@@ -133,8 +139,8 @@ def choose_method(loss: LossFn, params: Params, batches: Sequence[Batch], needs:
 
     A single minibatch leaves nothing to batch, and by the loop its ‖g‖² is ‖ḡ‖² to the last bit.
     """
-    if not isinstance(loss, ModuleLoss) and hasattr(loss, "module"):  # of a step, or of several ranks
-        return "loop"
+    if isinstance(loss, LossByReals) or (not isinstance(loss, ModuleLoss) and hasattr(loss, "module")):
+        return "loop"  # of complex weights, of a step, or of several ranks
     if len(batches) == 1 or (isinstance(loss, ModuleLoss) and changes_gradients(loss.module)):
         return "loop"
     inputs, targets = batches[0]

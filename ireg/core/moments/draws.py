@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ireg.core.functional import gradient
 from ireg.core.moments.needs import Need
-from ireg.core.moments.sums import MomentSums, summable
-from ireg.core.params import inner_product
+from ireg.core.moments.sums import MomentSums
+from ireg.core.params import inner_product, summable
 from ireg.core.types import Batch, LossFn, Params
+from ireg.core.wide import wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,8 @@ class DrawnMoments:
 
     def mean_square_of_product(self, factor: Params) -> Tensor:
         """Estimate (1/m) Σ ‖f ⊙ E g_k‖², 0-d, in double precision."""
-        squares = {name: value.double().square() for name, value in factor.items()}
-        return inner_product(squares, {name: value.double() for name, value in self.products.items()})
+        squares = {name: wide(value).square() for name, value in factor.items()}
+        return inner_product(squares, {name: wide(value) for name, value in self.products.items()})
 
     def square_of_mean(self, scale: Params | None, shift: Callable[[Params], Params] | None = None) -> Tensor:
         """Estimate ‖E ḡ + o‖²_P, 0-d.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ireg.core.functional import loss_and_outputs
+from ireg.core.complex_weights import with_outputs
 from ireg.core.moments.methods import method
 from ireg.core.moments.sums import MomentSums, add_up
 from ireg.core.types import Batch, LossFn
@@ -19,7 +19,7 @@ def add_by_loop(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, 
     weights = {name: value.detach().requires_grad_() for name, value in sums.params.items()}
     for batch in batches:
         with torch.enable_grad():
-            value, outputs = loss_and_outputs(loss, weights, batch)
+            value, outputs = with_outputs(loss, weights, batch)
         # A parameter that the loss does not use has gradient zero, not none.
         gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
         norm = add_up([sums.add_gradient(name, gradient) for name, gradient in zip(weights, gradients, strict=True)])

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ireg.core.moments.sums import MomentSums, flat, summable
-from ireg.core.params import inner_product, sum_type
+from ireg.core.moments.sums import MomentSums, flat
+from ireg.core.params import inner_product, sum_type, summable
 from ireg.core.types import Params
+from ireg.core.wide import in_reach, wide
 
 SMALLEST = 3
 """Minibatches in a sample: without one of them, two must be left to differ."""
@@ -100,7 +101,7 @@ class SampledGradients:
             offset = shift({name: torch.zeros_like(rows[0]) for name, rows in self.rows.items()})
             scaled = _scaled(offset, scale)
             along = _total([flat(rows) @ scaled[name].flatten() for name, rows in self.rows.items()])
-            products = products + along[:, None] + along[None, :] + inner_product(offset, scaled).double()
+            products = products + along[:, None] + along[None, :] + wide(inner_product(offset, scaled))
         every, own = products.sum(1), products.diagonal()
         left = torch.tensor([float(self.size)] + [self.size - 1.0] * self.size, dtype=torch.float64)
         left = left.to(products.device)
@@ -140,7 +141,7 @@ def standard_error(estimate: Tensor, population: int) -> float:
             f"an estimate from a sample has shape {tuple(estimate.shape)}; must be a linear function of what "
             "snapshot.gradients return"
         )
-    without = estimate[1:].double()
+    without = wide(estimate[1:])
     size = len(without)
     spread = (without - without.mean()).square().sum() * (size - 1) / size
     return math.sqrt((1 - size / population) * float(spread))
@@ -151,10 +152,10 @@ def _norms_of_products(rows: Tensor, factor: Tensor) -> Tensor:
 
     The buffer stays in a CPU's cache.
     """
-    wide = factor.double().flatten()
-    product, norms = torch.empty_like(wide), wide.new_empty(len(rows))
-    for row, norm in zip(flat(rows), norms, strict=True):
-        torch.mul(row, wide, out=product)
+    factors = wide(factor).flatten()
+    product, norms = torch.empty_like(factors), factors.new_empty(len(rows))
+    for row, norm in zip(in_reach(flat(rows)), norms, strict=True):
+        torch.mul(row, factors, out=product)
         torch.dot(product, product, out=norm)
     return norms
 
@@ -166,4 +167,4 @@ def _scaled(vectors: Params, scale: Params | None) -> Params:
 
 def _total(parts: list[Tensor]) -> Tensor:
     """Add up what the parameters contribute, in double precision."""
-    return torch.stack([part.double() for part in parts]).sum(0)
+    return torch.stack([wide(part) for part in parts]).sum(0)

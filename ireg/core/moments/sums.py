@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.moments.needs import Need
-from ireg.core.params import dense, inner_product, squared_norm, sum_type, wide_squared_norm
+from ireg.core.params import dense, inner_product, squared_norm, sum_type, summable, wide_squared_norm
 from ireg.core.types import Params
 
 Observer = Callable[[int, Tensor], None]
@@ -178,15 +178,9 @@ def add_up(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _zeros(params: Params) -> Params:
-    return {name: torch.zeros_like(value, dtype=sum_type(value)) for name, value in params.items()}
+    return {name: torch.zeros_like(dense(value), dtype=sum_type(value)) for name, value in params.items()}
 
 
 def flat(rows: Tensor) -> Tensor:
     """Flatten each of c tensors; a number becomes one entry."""
     return rows.reshape(len(rows), -1)
-
-
-def summable(gradient: Tensor) -> Tensor:
-    """Make a gradient dense, and of the type of sums."""
-    gradient = dense(gradient)
-    return gradient.to(sum_type(gradient))

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from ireg.core.batches import stacks
-from ireg.core.functional import ModuleLoss, loss_and_outputs
+from ireg.core.complex_weights import with_outputs
 from ireg.core.moments.kinds import NotServedError
 from ireg.core.moments.memory import bytes_of, kept_for_backward
 from ireg.core.moments.methods import method
@@ -24,11 +24,15 @@ def add_by_vmap(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, 
     """Add the moments of neighbouring minibatches of equal size, several at once."""
     size = chunk_size or max(1, VMAP_MEMORY // _bytes_each(loss, sums.params, batches[0]))
 
-    def with_outputs(params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
-        value, outputs = loss_and_outputs(loss, params, batch)
+    has_outputs = False
+
+    def evaluated(params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        nonlocal has_outputs
+        value, outputs = with_outputs(loss, params, batch)
+        has_outputs = outputs is not None
         return value, value if outputs is None else outputs  # vmap knows no None
 
-    gradient = vmap(grad_and_value(with_outputs, has_aux=True), in_dims=(None, 0))
+    gradient = vmap(grad_and_value(evaluated, has_aux=True), in_dims=(None, 0))
     for number, stacked_batch in enumerate(stacks(batches, size)):
         try:
             gradients, (values, outputs) = gradient(sums.params, stacked_batch)
@@ -38,7 +42,7 @@ def add_by_vmap(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, 
             name = type(getattr(loss, "module", loss)).__name__
             raise NotServedError(f"{name} by vmap: {str(error).splitlines()[0]}; choose auto or loop") from error
         norms = [sums.add_gradients(name, stacked) for name, stacked in gradients.items()]
-        sums.add_minibatches(values, outputs if isinstance(loss, ModuleLoss) else None, add_up(norms))
+        sums.add_minibatches(values, outputs if has_outputs else None, add_up(norms))
 
 
 def _bytes_each(loss: LossFn, params: Params, batch: Batch) -> int:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
 from ireg.core.optimizers.view import RULES, Group, OptimizerView, State, acting
-from ireg.core.params import sum_type
+from ireg.core.params import as_reals, sum_type
 from ireg.core.wrappers import rate_of
 
 
@@ -127,7 +127,9 @@ def view(
         "shares": None
         if len(set(by_group.values())) == 1
         else {
-            name: torch.full_like(moving[name].detach(), by_group[group] / largest, dtype=sum_type(moving[name]))
+            name: torch.full_like(
+                real := as_reals(moving[name].detach()), by_group[group] / largest, dtype=sum_type(real)
+            )
             for name, group in groups.items()
         },
         "decays": None if len(set(decays.values())) == 1 else decays,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, reciprocal_root
-from ireg.core.params import add_scaled, sum_type
+from ireg.core.params import add_scaled, as_reals, sum_type, summable
 from ireg.core.types import Params
 
 Group = dict[str, Any]
@@ -313,13 +313,14 @@ def rule_of(optimizer: type[Optimizer]) -> type[OptimizerView]:
 def slot(state: State, names: Mapping[str, Tensor], key: str) -> Params:
     """Return the state tensors under `key` by name, detached.
 
-    They are zeros where the optimizer has not stepped yet.
+    They are zeros where the optimizer has not stepped yet. Those of complex parameters are their real and imaginary
+    parts, as torch's own steps take them.
     """
     slots = {name: state[name].get(key) for name in names}
     return {
-        name: torch.zeros_like(names[name].detach(), dtype=sum_type(names[name]))
+        name: as_reals(torch.zeros_like(names[name].detach(), dtype=sum_type(names[name])))
         if slot is None
-        else slot.detach().to(sum_type(slot))
+        else as_reals(summable(slot.detach()))
         for name, slot in slots.items()
     }
 

@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from ireg.core.batches import IndexedBatches
 from ireg.core.functional import detached_parameters, functional_loss
-from ireg.core.moments import METHODS, gradient_moments
+from ireg.core.moments import METHODS, drawn_moments, gradient_moments, sampled_gradients
 from ireg.core.moments.needs import Need
 from ireg.core.optimizers.rmsprop import RMSpropView
 from ireg.core.random import named_generator
@@ -376,3 +376,26 @@ def test_descent_on_a_quadratic_follows_the_modified_flow(multiple, expected):
         flow = minimum + expm(-(hessian + 2 * constant * hessian @ hessian) * duration) @ (start - minimum)
         errors.append(np.linalg.norm(params["weight"].numpy()[0] - flow))
     assert np.polyfit(np.log(rates), np.log(errors), 1)[0] == pytest.approx(expected, abs=0.15)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-25])
+@pytest.mark.parametrize("name", ["exact", "sample", "drawn"])
+def test_the_mean_square_of_a_product_is_its_definition(name, scale):
+    """(1/m) Σ ‖f ⊙ g_k‖² by plain loops, also where squares leave the range of single precision."""
+    rows = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+
+    def loss(params, batch):
+        return params["w"] @ batch  # g_k is the minibatch
+
+    params, factor, batches = {"w": torch.ones(3)}, {"w": scale * torch.tensor([0.5, -2.0, 3.0])}, list(rows)
+    values = [sum(float(f * g) ** 2 for f, g in zip(factor["w"].double(), row.double(), strict=True)) for row in rows]
+    expected = [sum(values) / 4]
+    if name == "exact":
+        moments = gradient_moments(loss, params, batches, method="loop")
+    elif name == "drawn":
+        moments = drawn_moments(loss, params, batches)
+    else:
+        moments = sampled_gradients(loss, params, batches, 8, method="loop")
+        expected += [(sum(values) - one) / 3 for one in values]  # without one of each
+    found = moments.mean_square_of_product(factor)
+    assert found.reshape(-1).tolist() == pytest.approx(expected, rel=1e-5, abs=0)
