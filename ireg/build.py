@@ -64,6 +64,7 @@ def make_data(settings: Config) -> NoisyImages:
             std=data.std,
             standardize=data.standardize,
             eval_batch_size=data.eval_batch_size,
+            sampling=settings.sampling,
         )
         made.setup()
     return made
@@ -131,6 +132,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
             seed=settings.seed,
             criterion=CRITERIA[settings.loss],
             regularizer=regularizer,
+            sampling=settings.sampling,
         )
 
 

@@ -177,7 +177,7 @@ CATALOGUE: dict[str, Quantity] = {
         formula="(η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P",
         unit="loss",
         source=_OWN,
-        validity=_OWN_VALID,
+        validity=f"{_OWN_VALID}; minibatches of an epoch, not sampling=independent",
     ),
     **{
         f"ireg/strength{part}": Quantity(

@@ -48,6 +48,7 @@ TERM_SETTINGS = ("every", "num_batches", "method")
 SMALLEST_SAMPLE = 3
 NO_REGULARIZER = "none"
 LOSSES = ("cross_entropy", "squared_error")
+SAMPLINGS = ("epoch", "independent")
 METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks")
 
 
@@ -123,6 +124,7 @@ class Config:
     logger: Logging = field(default_factory=Logging)
     objective: str = "test/error"
     loss: str = "cross_entropy"
+    sampling: str = "epoch"
     regularizer: dict[str, Any] = field(default_factory=lambda: {"name": NO_REGULARIZER})
 
 
@@ -229,6 +231,7 @@ def _ranges(settings: Config) -> Iterator[Check]:
     fits = settings.batch_size <= examples or settings.optimizer.get("full_batch", False)
     what = f"must be at most {examples}, the number of training examples; use optimizer=gd for the full batch"
     yield "batch_size", settings.batch_size, fits, what
+    yield from _sampling_ranges(settings, examples)
     yield from _term_ranges(settings.terms)
     yield _positive("checkpoint.every", settings.checkpoint.every)
     yield from _logger_ranges(settings.logger)
@@ -242,6 +245,15 @@ def _ranges(settings: Config) -> Iterator[Check]:
     yield _choice("objective", settings.objective, measured)
     yield from _model_ranges(settings.model)
     yield from trainer_ranges(settings.trainer, settings.optimizer)
+
+
+def _sampling_ranges(settings: Config, examples: int) -> Iterator[Check]:
+    yield _choice("sampling", settings.sampling, SAMPLINGS)
+    each_once = settings.sampling != "independent"
+    what = "with the full batch nothing is drawn; leave sampling out, or choose an optimizer with minibatches"
+    yield "sampling", settings.sampling, each_once or not settings.optimizer.get("full_batch", False), what
+    what = f"an epoch of {examples} examples has one minibatch of {settings.batch_size}; set a smaller batch_size"
+    yield "sampling", settings.sampling, each_once or settings.batch_size < examples, what
 
 
 def _logger_ranges(logger: Logging) -> Iterator[Check]:

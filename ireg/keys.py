@@ -18,6 +18,7 @@ KEYS: dict[str, str] = {
     "epochs": "how long a run trains",
     "seed": "initial weights and order of the minibatches, a function of seed and epoch",
     "loss": "what is minimized: cross_entropy, or squared_error, ½ Σ (output − label as a unit vector)²",
+    "sampling": "how minibatches are drawn: epoch, each example once an epoch; independent, each minibatch on its own",
     "threads": "torch's threads in a run; on a CPU the same number gives the same bits, alone or in a sweep",
     "data.root": "folder of the data set's files; null: the package's own copy",
     "data.train_size": "a random subset of the training examples; null: all",

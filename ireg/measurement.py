@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ireg.check import require_check
 from ireg.core.complex_weights import loss_by_reals
+from ireg.core.drawing import EPOCH, require_sampling
 from ireg.core.functional import detached_parameters
 from ireg.core.moments import SMALLEST, STANDARD_ERROR, Observer, standard_error
 from ireg.core.moments.needs import needs_exact_moments, needs_path, union_of_needs
@@ -45,6 +46,7 @@ def measure(
     kept: dict[str, Tensor] | None = None,
     path: Path | None = None,
     regularizer: Regularizer | None = None,
+    sampling: str = EPOCH,
     check: str = "first",
     steps: Steps | None = None,
 ) -> dict[str, float]:
@@ -80,6 +82,11 @@ def measure(
             started before them.
         regularizer: an explicit penalty that the steps descend beside the loss. `ireg/own` and the mean flow are then
             of both, and all else of the loss alone.
+        sampling: how training draws its minibatches. `epoch`: each once an epoch, in random order. `independent`: each
+            by a draw of its own, with replacement, or from a stream that never repeats. C is then the loss of the
+            population, and `batches` are a window of two draws or more. `ireg/own_variance` does not exist, and ‖∇C‖²
+            is freed of the window's noise, see `ireg.core.moments.independent`. `ireg.core.drawing.sampling_of` reads
+            it off a loader.
         check: `first` or `each` compares the gradient of the first minibatch with that of the model's own forward and
             backward pass, in its present mode; `off` does not.
         steps: what was noted of the epoch's steps, where somebody has seen them.
@@ -91,8 +98,9 @@ def measure(
     Raises:
         ValueError: a model whose weights cannot be replaced; a gradient that differs from the model's own; no
             minibatches, or no sequence of them; not exactly one of `criterion` and `loss`; a loss that is no single
-            number; a term, a mode or a check that is unknown; an optimizer that moves nothing, or that a term is not
-            made for; a term of the path without one; a sample that is too small, or a term or a penalty that needs all
+            number; a term, a mode, a sampling or a check that is unknown; one independent minibatch, or a penalty of
+            all minibatches beside independent ones; an optimizer that moves nothing, or that a term is not made for; a
+            term of the path without one; a sample that is too small, or a term or a penalty that needs all
             minibatches.
 
     Example:
@@ -116,12 +124,13 @@ def measure(
     loss_function(model, criterion, loss)  # refused before the minibatches are looked at
     require_minibatches(batches, pairs=criterion is not None)
     require_mode(mode)
-    require_estimates(chosen, mode, None if population is None else len(batches), population)
+    require_sampling(sampling)
+    require_estimates(chosen, mode, None if population is None else len(batches), population, sampling)
     if path is None and (missing := [tag for tag, term in chosen.items() if needs_path(term)]):
         raise ValueError(
             f"{missing[0]} is a sum over the steps of the epoch, which are over; use ireg.Monitor, made before them"
         )
-    require_all(regularizer, population)
+    require_all(regularizer, population, sampling)
     generator = named_generator("terms") if generator is None else generator
     steps = Steps(rates=rates) if steps is None else steps
     with MeasuredLoss(model, optimizer, criterion, loss, modes=steps.modes) as measured:
@@ -149,6 +158,7 @@ def measure(
                 method=method,
                 kept=kept,
                 path=path,
+                sampling=sampling,
                 objective=None if regularizer is None else Objective(measured.loss, regularizer, batches),
             )
             return evaluate(chosen, snapshot) | ({"check/noise": noise} if noise else {})
@@ -185,7 +195,11 @@ def require_minibatches(batches: Sequence[Batch], *, pairs: bool) -> None:
 
 
 def require_estimates(
-    terms: Mapping[str, Term], mode: str, size: int | None = None, population: int | None = None
+    terms: Mapping[str, Term],
+    mode: str,
+    size: int | None = None,
+    population: int | None = None,
+    sampling: str = EPOCH,
 ) -> None:
     """Check that the terms can be estimated, if they are to be.
 
@@ -194,6 +208,7 @@ def require_estimates(
         mode: one of `MODES`.
         size: minibatches in a sample, k; None where all are used.
         population: minibatches of the epoch, m; None where it is not known yet.
+        sampling: how training draws its minibatches.
 
     Raises:
         ValueError: a term has no estimate, minibatches and masks are both to be drawn, or the sample is too small or
@@ -210,18 +225,23 @@ def require_estimates(
         return
     if population is not None and size > population:
         raise ValueError(f"population={population}: must be at least {size}, the number of minibatches given")
-    if size < SMALLEST and size != population:
+    if size < SMALLEST and (size != population or sampling != EPOCH):
         raise ValueError(f"num_batches={size}: must be at least {SMALLEST}, so that there is a standard error")
 
 
-def require_all(regularizer: Regularizer | None, sample: int | None) -> None:
+def require_all(regularizer: Regularizer | None, sample: int | None, sampling: str = EPOCH) -> None:
     """Check that an explicit penalty is measured over all minibatches.
 
     Raises:
-        ValueError: they are a sample.
+        ValueError: they are a sample, or the penalty is of an epoch, and there is none.
     """
     if regularizer is not None and sample is not None:
         raise ValueError("a regularizer is measured over all minibatches; leave num_batches and population out")
+    if regularizer is not None and regularizer.of_epoch and sampling != EPOCH:
+        raise ValueError(
+            f"sampling={sampling!r}: {type(regularizer).__name__} is a penalty of all minibatches of an epoch; "
+            f"independent ones have none; take another penalty, or sampling={EPOCH!r}"
+        )
 
 
 def take_snapshot(
@@ -244,6 +264,7 @@ def take_snapshot(
     path: Path | None = None,
     corrupted: Tensor | None = None,
     objective: Descended | None = None,
+    sampling: str = EPOCH,
 ) -> Snapshot:
     """Take a snapshot of training, as far as the terms need it.
 
@@ -266,6 +287,7 @@ def take_snapshot(
         path: sums over the epoch's steps, of a `PathRecorder`.
         corrupted: which examples have a wrong label, (N,), in the order of the minibatches.
         objective: what is descended, an explicit penalty included; by default the loss.
+        sampling: how training draws its minibatches, see `measure`.
 
     Raises:
         ValueError: an optimizer that cannot be read, that moves nothing, or that a term is not made for.
@@ -284,7 +306,7 @@ def take_snapshot(
         batches=batches,
         optimizer=seen,
         generator=generator,
-        needs=union_of_needs(terms.values(), seen),
+        needs=union_of_needs(terms.values(), seen, sampling),
         method=method,
         observer=observer,
         population=population,
@@ -293,6 +315,7 @@ def take_snapshot(
         path=path,
         corrupted=corrupted,
         objective=objective,
+        sampling=sampling,
     )
 
 
@@ -312,8 +335,8 @@ def evaluate(terms: Mapping[str, Term], snapshot: Snapshot) -> dict[str, float]:
             continue
         estimated = snapshot.population is not None and bool(union_of_needs([term], snapshot.optimizer))
         # The error first: it refuses what is no estimate.
-        error = standard_error(value, snapshot.num_batches) if estimated and snapshot.is_sample else 0.0
-        values[tag] = float(value[0] if estimated and snapshot.is_sample else value)
+        error = standard_error(value, snapshot.population_size) if estimated and snapshot.has_errors else 0.0
+        values[tag] = float(value[0] if estimated and snapshot.has_errors else value)
         if estimated:
             values[f"{tag}{STANDARD_ERROR}"] = error
     return values

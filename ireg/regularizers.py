@@ -76,6 +76,8 @@ class Regularizer:
     """Whether what is descended is the gradient of a function, so that it has a mean flow."""
     of_minibatches: ClassVar[bool] = True
     """Whether it has a part of each minibatch."""
+    of_epoch: ClassVar[bool] = False
+    """Whether it has a part that is a function of all the epoch's minibatches."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength < math.inf:
@@ -199,6 +201,7 @@ class FullBatch(Regularizer):
     """
 
     of_minibatches: ClassVar[bool] = False
+    of_epoch: ClassVar[bool] = True
 
     def shared(self, loss: LossFn, batches: Sequence[Batch]) -> list[SharedPart]:
         """(λ/4) ‖ḡ‖²."""
@@ -220,6 +223,8 @@ class MomentumLike(Regularizer):
     Raises:
         ValueError: a momentum outside of [0, 1).
     """
+
+    of_epoch: ClassVar[bool] = True
 
     momentum: float = 0.9
 

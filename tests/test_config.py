@@ -9,8 +9,8 @@ import torch
 import yaml
 from hydra.utils import instantiate
 
-from ireg.config import LOSSES, METHODS, NOISE_KINDS, SMALLEST_SAMPLE, active_terms, read
-from ireg.core import moments
+from ireg.config import LOSSES, METHODS, NOISE_KINDS, SAMPLINGS, SMALLEST_SAMPLE, active_terms, read
+from ireg.core import drawing, moments
 from ireg.data import labels
 from ireg.errors import UserError
 from ireg.objective import CRITERIA
@@ -280,6 +280,7 @@ def test_lists_of_choices_are_those_of_the_core():
     assert set(NOISE_KINDS) == set(labels.NOISE_KINDS)
     assert set(METHODS) == {"auto", *moments.METHODS}
     assert list(LOSSES) == list(CRITERIA)
+    assert SAMPLINGS == drawing.SAMPLINGS
     assert SMALLEST_SAMPLE == moments.SMALLEST
 
 
@@ -398,6 +399,12 @@ FUSED_AND_CLIPPED = ("trainer.fused=true", "trainer.precision=bf16-mixed", "+tra
             ("trainer.accelerator=cpu", "trainer.precision=16-mixed"),
             "16-mixed: a CPU .*; use trainer.precision=bf16-mixed",
         ),
+        (("sampling=independent", "optimizer=gd"), "sampling=independent: with the full batch nothing is drawn; leave"),
+        (
+            ("sampling=independent", "data.train_size=64"),
+            "sampling=independent: an epoch of 64 examples has one minibatch of 64; set a smaller batch_size",
+        ),
+        (("sampling=iid",), "sampling=iid: choose one of epoch, independent"),
     ],
 )
 def test_values_that_do_not_go_together(composed, overrides, match):

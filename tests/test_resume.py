@@ -120,6 +120,16 @@ def test_a_run_broken_off_between_any_two_renames_ends_as_an_unbroken_one(
     assert run_content(tmp_path) == expected
 
 
+def test_a_run_with_independent_minibatches_resumes_to_the_last_bit(tmp_path, small_run, unbroken, monkeypatch):
+    expected = unbroken(small_run, "sampling=independent")
+    with monkeypatch.context() as patch:
+        break_at(patch, Classifier, "training_step", 24)
+        break_off(tmp_path, small_run, *ARGUMENTS, "sampling=independent")
+    small_run(tmp_path, *ARGUMENTS, "sampling=independent")
+    assert run_content(tmp_path) == expected
+    assert [start["epoch"] for start in read_status(tmp_path)["starts"]] == [0, 3]
+
+
 def test_a_run_resumes_where_a_value_is_spelled_otherwise(tmp_path, small_run, monkeypatch):
     with monkeypatch.context() as patch:
         break_at(patch, Classifier, "training_step", 24)

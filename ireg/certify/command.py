@@ -24,6 +24,7 @@ from rich.text import Text
 from ireg.analysis.looks import drawn
 from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
 from ireg.certify.derivatives import CLOSE, of_networks
+from ireg.certify.drawings import all_drawings
 from ireg.certify.edges import Edge, of_optimizers
 from ireg.certify.exchange import Order, all_exchanges
 from ireg.certify.identities import all_identities
@@ -49,8 +50,8 @@ WIDTH = 160
 def certify(options: argparse.Namespace) -> int:
     """Do what the command line says; return the exit code.
 
-    It is 0 if all certificates pass, all edges, identities and exchanges hold, and all derivatives of the networks are
-    right, 1 if not.
+    It is 0 if all certificates pass, all edges, identities, exchanges and drawings hold, and all derivatives of the
+    networks are right, 1 if not.
 
     Args:
         options: of `ireg.verify.parser`.
@@ -69,6 +70,7 @@ def certify(options: argparse.Namespace) -> int:
         right = show_edges(of_optimizers(), console)
         right &= show_identities(all_identities(), console)
         right &= show_exchanges(all_exchanges(), console)
+        right &= show_exchanges(all_drawings(), console, title="how minibatches are drawn", what="drawings")
         right &= show_derivatives(of_networks(), console)
     if plot is not None:
         for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
@@ -200,16 +202,18 @@ def show_identities(identities: Mapping[str, Identity], console: Console) -> boo
     return _conclude(table, identities, "identities", console)
 
 
-def show_exchanges(exchanges: Mapping[str, Order], console: Console) -> bool:
-    """Print the orders of the explicit penalties; return whether all hold."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="explicit penalties", title_justify="left")
+def show_exchanges(
+    exchanges: Mapping[str, Order], console: Console, *, title: str = "explicit penalties", what: str = "exchanges"
+) -> bool:
+    """Print the orders of a table's certificates; return whether all hold."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("what")
     for column in ("order", "slope", "slopes of controls", "verdict"):
         table.add_column(column, justify="right")
     for name, found in exchanges.items():
         controls = ", ".join(f"{other} {slope:.2f}" for other, slope in found.controls.items())
         table.add_row(name, f"{found.order}", f"{found.slope:.2f}", controls, _verdict(found.holds))
-    return _conclude(table, exchanges, "exchanges", console)
+    return _conclude(table, exchanges, what, console)
 
 
 def _conclude(table: Table, found: Mapping[str, Edge | Identity | Order], what: str, console: Console) -> bool:

@@ -18,6 +18,15 @@ transient of the first steps,
 already: F has β = 0, and V lags by L steps more. Weight decay belongs to the loss, and to g_k. Decoupled, it is added
 to u, and no gradient remembers it: M then has (η_e/2) (P(1 + 2L) Hu + λu).
 
+Independent minibatches (`ireg.core.drawing`): M has (η_e/2) P (1 + 2L) Hu alone, and F has τ = 0. H and ∇C are the
+population's, and what is given is a window of k draws:
+
+- Hu is freed of what H_k and g_k of one minibatch share, by ((1/k) Σ H_k P g_k − HPḡ)/(k − 1). For fixed P the result
+  has no bias. The noise of P, by s̄ of the window, is left;
+- Cov and Var are k/(k − 1) times those of the window, without bias but for the powers of s̄ beside them;
+- u of SGD and momentum, and ∇Q, have no bias;
+- V is a product of three means of the window. Its bias, like that of every vector's norm, falls with 1/k.
+
 Derived and certified here (docs/theory.md, section 7); for full batches it is Cattaneo, Klusowski & Shigida 2024,
 arXiv:2309.00079, with ε outside of the root. It holds while M + V + F is small against u.
 """
@@ -28,6 +37,7 @@ from functools import cached_property
 
 import torch
 
+from ireg.core.drawing import EPOCH, require_several
 from ireg.core.hessian_sums import Point, Sums, hessian_sums
 from ireg.core.moments import GradientMoments
 from ireg.core.moments.needs import Need
@@ -81,6 +91,8 @@ def mean_flow(
     optimizer: OptimizerView,
     moments: GradientMoments,
     shared: Shared | None = None,
+    *,
+    sampling: str = EPOCH,
 ) -> MeanFlow:
     """Compute the mean flow at `params`.
 
@@ -96,9 +108,10 @@ def mean_flow(
         optimizer: its hyperparameters; of its state nothing is read.
         moments: of the gradients at `params` over `batches`: mean and, for adaptive optimizers, square.
         shared: what all minibatches' losses share, and `loss` and `moments` do not have.
+        sampling: how training draws the minibatches, `epoch` or `independent`.
 
     Raises:
-        ValueError: an optimizer whose mean flow is not known.
+        ValueError: an optimizer whose mean flow is not known, or fewer than two independent minibatches.
 
     Example:
         >>> from ireg.core.moments import gradient_moments
@@ -112,25 +125,62 @@ def mean_flow(
         ({'w': tensor([2.5000])}, {'w': tensor([0.4250])})
     """
     remembered, dividing = optimizer.memory, optimizer.divides_by
+    drawing = Drawing(len(batches), independent=sampling != EPOCH)
     point = Point(params, moments, dividing, optimizer, None if shared is None else shared.slope)
     sums = hessian_sums(loss, params, batches, point)
     if shared is not None:
         sums.add_shared(point, shared.product)
     return MeanFlow(
         leading=point.velocity,
-        memory=_memory(point, sums, remembered, len(batches)),
+        memory=_memory(point, sums, remembered, drawing),
         lag=None if dividing is None else _lag(point, sums, dividing, remembered),
-        fluctuation=_fluctuation(point, sums, dividing, len(batches)) if dividing and len(batches) > 1 else None,
+        fluctuation=_fluctuation(point, sums, dividing, drawing) if dividing and len(batches) > 1 else None,
         squares_gradient={name: 2 * value for name, value in sums.along_gradients.items()},
     )
 
 
-def _memory(point: Point, sums: Sums, remembered: Memory, num_batches: int) -> Params:
+class Drawing:
+    """What the drawing of the minibatches makes of the parts.
+
+    Args:
+        num_batches: m of an epoch, or k of a window.
+        independent: whether each is a draw of its own.
+
+    Raises:
+        ValueError: fewer than two independent minibatches.
+    """
+
+    def __init__(self, num_batches: int, *, independent: bool) -> None:
+        if independent:
+            require_several(num_batches)
+        self.num_batches = num_batches
+        self.independent = independent
+
+    def overlap(self, decay: float) -> float:
+        """τ_r, 0 for independent minibatches."""
+        return 0.0 if self.independent else overlap(decay, self.num_batches)
+
+    def spread(self, remembered: Memory) -> float:
+        """Return the factor of the spread, beside (1 + 2L) Hu.
+
+        The spread is (1/m) Σ H_k P g_k − HPḡ. It is what minibatches add, or what frees Hu of the window's noise.
+        """
+        if self.independent:
+            return -(1 + 2 * remembered.lag) / (self.num_batches - 1)
+        return 1 - remembered.overlap(self.num_batches)
+
+    @property
+    def of_population(self) -> float:
+        """Return the factor of the window's variances."""
+        return self.num_batches / (self.num_batches - 1) if self.independent else 1.0
+
+
+def _memory(point: Point, sums: Sums, remembered: Memory, drawing: Drawing) -> Params:
     """M."""
-    unlike = 1 - remembered.overlap(num_batches)
+    of_spread = drawing.spread(remembered)
     result = {}
     for name, along in sums.along_velocity.items():
-        bent = point.scaled(name, (1 + 2 * remembered.lag) * along + unlike * sums.along_spread[name])
+        bent = point.scaled(name, (1 + 2 * remembered.lag) * along + of_spread * sums.along_spread[name])
         result[name] = remembered.effective_rate / 2 * (bent + point.decoupled_decay * point.velocity[name])
     return result
 
@@ -148,17 +198,18 @@ def _lag(point: Point, sums: Sums, dividing: SecondMoment, remembered: Memory) -
     return result
 
 
-def _fluctuation(point: Point, sums: Sums, dividing: SecondMoment, num_batches: int) -> Params:
+def _fluctuation(point: Point, sums: Sums, dividing: SecondMoment, drawing: Drawing) -> Params:
     """Compute F.
 
     With x as in `_lag`, φ'' s̄² = φ (x/4 + x²/2).
     """
     assert point.root is not None
     rho, bare = dividing.decay, dividing.numerator_bare
-    of_covariance = (1 - bare) * _shared(rho, dividing.numerator_decay, num_batches)
+    of_covariance = (1 - bare) * _shared(rho, dividing.numerator_decay, drawing)
     if bare:
-        of_covariance += bare * _shared(rho, 0.0, num_batches)
-    of_variance = (1 - rho) / (2 * (1 + rho)) * (1 - overlap(rho, num_batches))
+        of_covariance += bare * _shared(rho, 0.0, drawing)
+    of_variance = (1 - rho) / (2 * (1 + rho)) * (1 - drawing.overlap(rho))
+    of_covariance, of_variance = drawing.of_population * of_covariance, drawing.of_population * of_variance
     result = {}
     for name, share in _shares(point).items():
         mean = point.relative(name, point.mean[name])
@@ -168,7 +219,7 @@ def _fluctuation(point: Point, sums: Sums, dividing: SecondMoment, num_batches: 
     return result
 
 
-def _shared(rho: float, beta: float, num_batches: int) -> float:
+def _shared(rho: float, beta: float, drawing: Drawing) -> float:
     """Return the covariance of numerator and v, in units of Cov.
 
     It says how far the two hold the same minibatches.
@@ -176,7 +227,7 @@ def _shared(rho: float, beta: float, num_batches: int) -> float:
     Of a mean with decay β above one with decay ρ, Σ_n (1−β)βⁿ (1−ρ)ρⁿ, less what two different minibatches of an epoch
     make of each other's gradients.
     """
-    tau_rho, tau_beta = overlap(rho, num_batches), overlap(beta, num_batches)
+    tau_rho, tau_beta = drawing.overlap(rho), drawing.overlap(beta)
     return (1 - rho) * (1 - beta) / (1 - beta * rho) * (1 - (tau_rho + tau_beta) / 2)
 
 

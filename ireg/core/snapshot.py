@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ireg.core.diagonal import exact_diagonal
+from ireg.core.drawing import EPOCH, INDEPENDENT, population_size, require_sampling
 from ireg.core.hessian import MeanHessian
 from ireg.core.lanczos import Eigenpair
 from ireg.core.margins import margins
@@ -15,6 +17,7 @@ from ireg.core.mean_flow import MeanFlow, mean_flow
 from ireg.core.moments import (
     DrawnMoments,
     GradientMoments,
+    IndependentMoments,
     Observer,
     SampledGradients,
     drawn_moments,
@@ -35,6 +38,8 @@ from ireg.core.sharpness import (
     steepest,
 )
 from ireg.core.types import Batch, Descended, LossFn, Params, Shared
+
+Window = TypeVar("Window", GradientMoments, DrawnMoments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,8 @@ class Snapshot:
         observer: called with each minibatch's outputs when the moments are computed.
         population: the number m of the epoch's minibatches, where `batches` are a random sample of them; None where
             they are all, by rule.
+        sampling: how training draws its minibatches, see `ireg.core.drawing`. With `independent` ones C is the loss of
+            the population that they are drawn from, and `batches` are a window of them.
         drawn: whether the loss draws masks, of which the terms are means.
         kept: what a measurement leaves for the next one, by name: vectors to start from. It is written to.
         path: sums over the epoch's steps; None where they were not recorded, as before training.
@@ -85,11 +92,28 @@ class Snapshot:
     method: str = "auto"
     observer: Observer | None = None
     population: int | None = None
+    sampling: str = EPOCH
     drawn: bool = False
     kept: dict[str, Tensor] = field(default_factory=dict)
     path: Path | None = None
     corrupted: Tensor | None = None
     objective: Descended | None = None
+
+    def __post_init__(self) -> None:
+        require_sampling(self.sampling)
+
+    @property
+    def independent(self) -> bool:
+        """Whether each minibatch is drawn independently of the others."""
+        return self.sampling == INDEPENDENT
+
+    @property
+    def population_size(self) -> float:
+        """How many minibatches `batches` are drawn from.
+
+        It is the epoch's m; infinite for independent draws.
+        """
+        return population_size(self.sampling, self.num_batches)
 
     @property
     def num_batches(self) -> int:
@@ -100,6 +124,11 @@ class Snapshot:
     def is_sample(self) -> bool:
         """Whether `batches` are some of the epoch's minibatches only."""
         return len(self.batches) < self.num_batches
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether `gradients` are estimates that have standard errors."""
+        return self.population is not None and len(self.batches) < self.population_size
 
     @cached_property
     def moving(self) -> Params:
@@ -132,19 +161,25 @@ class Snapshot:
             )
 
     @cached_property
-    def gradients(self) -> GradientMoments | SampledGradients | DrawnMoments:
+    def gradients(self) -> GradientMoments | IndependentMoments | SampledGradients | DrawnMoments:
         """The sums that the terms are made of, exact or estimated.
 
         `mean_square`, `mean_square_of_product` and `square_of_mean` return 0-d tensors over all minibatches. From a
-        sample of these, or from drawn masks, they return estimates without bias, see `SampledGradients` and
-        `DrawnMoments`.
+        sample of these, from drawn masks, or from independent minibatches, they return estimates without bias, see
+        `SampledGradients`, `DrawnMoments` and `IndependentMoments`.
         """
-        return self.moments if not (self.drawn or self.is_sample) else self._estimated(self.loss, self.method)
+        if self.drawn or self.has_errors:
+            return self._estimated(self.loss, self.method)
+        return self._of_population(self.moments)
 
-    def _estimated(self, loss: LossFn, method: str) -> SampledGradients | DrawnMoments:
+    def _estimated(self, loss: LossFn, method: str) -> IndependentMoments | SampledGradients | DrawnMoments:
         if self.drawn:
-            return drawn_moments(loss, self.moving, self.batches)
-        return sampled_gradients(loss, self.moving, self.batches, self.num_batches, method=method)
+            return self._of_population(drawn_moments(loss, self.moving, self.batches))
+        return sampled_gradients(loss, self.moving, self.batches, self.population_size, method=method)
+
+    def _of_population(self, moments: Window) -> IndependentMoments | Window:
+        """Return the moments as they are, or as estimates for independent minibatches."""
+        return IndependentMoments(window=moments, size=len(self.batches)) if self.independent else moments
 
     @cached_property
     def descended_moments(self) -> GradientMoments:
@@ -160,15 +195,16 @@ class Snapshot:
         return gradient_moments(self.objective, self.moving, self.batches, needs=self.needs, method="loop")
 
     @cached_property
-    def descended(self) -> GradientMoments | SampledGradients | DrawnMoments:
+    def descended(self) -> GradientMoments | IndependentMoments | SampledGradients | DrawnMoments:
         """The same sums as `gradients`, of the objective.
 
         What all minibatches share is left out.
         """
         if self.objective is None or not self.objective.of_minibatches:
             return self.gradients
-        estimated = self.drawn or self.is_sample
-        return self._estimated(self.objective, "loop") if estimated else self.descended_moments
+        if self.drawn or self.has_errors:
+            return self._estimated(self.objective, "loop")
+        return self._of_population(self.descended_moments)
 
     @cached_property
     def shared(self) -> Shared | None:
@@ -279,7 +315,9 @@ class Snapshot:
         """
         objective = self.objective
         loss = self.loss if objective is None or not objective.of_minibatches else objective.smooth
-        return mean_flow(loss, self.moving, self.batches, self.optimizer, self.descended_moments, self.shared)
+        return mean_flow(
+            loss, self.moving, self.batches, self.optimizer, self.descended_moments, self.shared, sampling=self.sampling
+        )
 
 
 Term = Callable[[Snapshot], Tensor | Mapping[str, Tensor] | None]

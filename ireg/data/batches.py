@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ireg.core.drawing import EPOCH, INDEPENDENT
 from ireg.core.random import named_generator
 
 
@@ -48,6 +49,8 @@ class ShuffledBatches(Batches):
         seed: of the order.
     """
 
+    sampling = EPOCH
+
     def __init__(self, inputs: Tensor, labels: Tensor, *, batch_size: int, seed: int) -> None:
         super().__init__(inputs, labels, batch_size=batch_size)
         self.seed = seed
@@ -70,3 +73,40 @@ class ShuffledBatches(Batches):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for indices in self.indices(self.epoch):
             yield self.inputs.index_select(0, indices), self.labels.index_select(0, indices), indices
+
+
+class IndependentBatches(ShuffledBatches):
+    """Iterable over `(inputs, labels, indices)`, each minibatch drawn independently of the others.
+
+    Each is a random subset of `batch_size` examples, all such with equal chances. An epoch has as many as it takes to
+    look at as many examples as there are; some of them come several times, others not at all.
+
+    The draw is a function of seed and epoch alone, as the order of `ShuffledBatches` is.
+    """
+
+    sampling = INDEPENDENT
+
+    def indices(self, epoch: int) -> Sequence[Tensor]:
+        """The examples' indices of each batch of an epoch."""
+        generator = named_generator("independent minibatches", self.seed, epoch)
+        count, size = len(self.labels), min(self.batch_size, len(self.labels))
+        return [subset(count, size, generator).to(self.labels.device) for _ in range(len(self))]
+
+
+def subset(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Draw `size` of `count` numbers, every subset with the same chance.
+
+    Small subsets take a time that does not grow with `count`.
+
+    Args:
+        count: numbers from 0 on.
+        size: of the subset, at most `count`.
+        generator: random numbers.
+    """
+    if 2 * size > count:
+        return torch.randperm(count, generator=generator)[:size]
+    chosen = torch.empty(0, dtype=torch.long)
+    while len(chosen) < size:  # what came twice is drawn again; no number differs from another in this
+        drawn = torch.randint(count, (size - len(chosen),), generator=generator)
+        chosen = torch.cat([chosen, drawn]).unique()
+    return chosen

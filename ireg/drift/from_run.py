@@ -110,6 +110,10 @@ def _check_repeatable(folder: Path, settings: Config) -> None:
         value = settings.trainer.get(key)
         if value not in (None, "32-true", "64-true"):
             raise UserError(f"{folder}: trainer.{key}={value} is not repeated here; measure a run without it")
+    if settings.sampling != "epoch":
+        raise UserError(
+            f"{folder}: sampling={settings.sampling} is not repeated here; measure a run with sampling=epoch"
+        )
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

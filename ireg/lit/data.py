@@ -6,8 +6,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from ireg.core.drawing import EPOCH, require_sampling
 from ireg.core.random import named_generator
-from ireg.data.batches import Batches, ShuffledBatches
+from ireg.data.batches import Batches, IndependentBatches, ShuffledBatches
 from ireg.data.labels import NoisyLabels, corrupt
 from ireg.data.source import Source, as_numbers, read_split, require_one_shape
 from ireg.errors import UserError
@@ -40,6 +41,8 @@ class NoisyImages(L.LightningDataModule):
         std: its standard deviation, in the same form.
         standardize: subtract `mean` and divide by `std`; otherwise pixels are in [0, 1].
         eval_batch_size: examples in an evaluation batch.
+        sampling: how training draws minibatches: `epoch` takes every example once an epoch, `independent` draws each
+            minibatch on its own.
 
     Attributes:
         train_inputs: float32 (N, C, H, W).
@@ -51,6 +54,9 @@ class NoisyImages(L.LightningDataModule):
         holdout_inputs: the same of the examples that are held out, of which there may be none.
         holdout_labels: as `train_labels`.
         holdout_indices: as `train_indices`.
+
+    Raises:
+        ValueError: an unknown sampling.
     """
 
     def __init__(
@@ -74,8 +80,10 @@ class NoisyImages(L.LightningDataModule):
         std: float | Sequence[float] = 1.0,
         standardize: bool = False,
         eval_batch_size: int = 2000,
+        sampling: str = EPOCH,
     ) -> None:
         super().__init__()
+        require_sampling(sampling)
         self.source = source
         self.num_examples = {"train": num_train, "test": num_test}
         self.num_classes = num_classes
@@ -91,6 +99,7 @@ class NoisyImages(L.LightningDataModule):
         self.scale: float | Sequence[float]
         self.shift, self.scale = (mean, std) if standardize else (0.0, 1.0)
         self.eval_batch_size = eval_batch_size
+        self.sampling = sampling
         self._loaded = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -142,7 +151,8 @@ class NoisyImages(L.LightningDataModule):
     def train_dataloader(self) -> ShuffledBatches:
         """The training minibatches, with observed labels."""
         self._prepare()
-        return ShuffledBatches(
+        draw = ShuffledBatches if self.sampling == EPOCH else IndependentBatches
+        return draw(
             self.train_inputs,
             self.train_labels.observed,
             batch_size=self.batch_size or len(self.train_inputs),

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from ireg.core.batches import IndexedBatches
+from ireg.core.drawing import EPOCH
 from ireg.core.functional import (
     batch_statistics,
     detached_parameters,
@@ -30,7 +31,7 @@ from ireg.data.batches import ShuffledBatches
 from ireg.lit.data import NoisyImages
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import errors_of, step_or_overflow, try_out
-from ireg.measurement import evaluate, require_estimates, take_snapshot
+from ireg.measurement import evaluate, require_all, require_estimates, take_snapshot
 from ireg.objective import CRITERIA, Criterion, Objective
 from ireg.optim import Switch
 from ireg.regularizers import Regularizer
@@ -68,9 +69,11 @@ class Classifier(L.LightningModule):
         criterion: the loss.
         regularizer: a penalty that is descended with it; None for the bare loss. All losses of the row are bare, and
             `penalty/value` is the penalty's mean over the epoch as it ran.
+        sampling: how training draws its minibatches, see `ireg.measure`; that of the trainer's datamodule.
 
     Raises:
-        ValueError: the terms cannot be estimated from so few minibatches, or not at all from some of them.
+        ValueError: the terms cannot be estimated from so few minibatches, or not at all from some of them, or a penalty
+            is of all minibatches of an epoch, and they are independent.
     """
 
     def __init__(
@@ -86,9 +89,11 @@ class Classifier(L.LightningModule):
         seed: int = 0,
         criterion: Criterion = CRITERIA["cross_entropy"],
         regularizer: Regularizer | None = None,
+        sampling: str = EPOCH,
     ) -> None:
         super().__init__()
-        require_estimates(terms, "as_trained", num_batches)
+        require_estimates(terms, "as_trained", num_batches, sampling=sampling)
+        require_all(regularizer, num_batches, sampling)
         self.model = model
         self.make_optimizer = optimizer
         self.terms = dict(terms)
@@ -96,6 +101,7 @@ class Classifier(L.LightningModule):
         self.intervals = dict(intervals or {})
         self.num_batches = num_batches
         self.method = method
+        self.sampling = sampling
         self.seed = seed
         self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
         self.criterion = criterion
@@ -335,8 +341,8 @@ class Classifier(L.LightningModule):
         Both are at the present weights.
 
         The pass that the terms need sees every training example, so it gives the fit, too. If none needs a pass, or the
-        network normalizes by the statistics of minibatches, or if the terms are estimated from some of the minibatches,
-        the examples are evaluated separately.
+        network normalizes by the statistics of minibatches, if the terms are estimated from some of the minibatches, or
+        if these are drawn independently, so that examples are missing, the examples are evaluated separately.
 
         Args:
             epoch: number of completed epochs.
@@ -345,7 +351,7 @@ class Classifier(L.LightningModule):
         """
         fit = TrainingFit(self.data.train_labels, self.criterion)
         # With the minibatches' statistics outputs are other than in eval mode, which the fit is of.
-        shared = not batch_statistics(self.model) and self.num_batches is None
+        shared = not batch_statistics(self.model) and self.num_batches is None and self.sampling == EPOCH
         values: dict[str, float] = {}
 
         def observe(first: int, outputs: Tensor) -> None:
@@ -394,6 +400,7 @@ class Classifier(L.LightningModule):
             path=None if self.recorder is None else self.recorder.path(),
             corrupted=self.data.train_labels.corrupted[torch.cat(list(chosen))],
             objective=self._objective_over(minibatches),
+            sampling=self.sampling,
         )
 
     def _objective_over(self, minibatches: Sequence[Tensor]) -> Objective | None:

@@ -74,7 +74,7 @@ _RENAMED = {"ireg.datasets.idx": "ireg.data.idx.idx"}
 """What earlier versions called the targets of their configurations."""
 
 
-_ADDED: dict[str, Any] = {"loss": "cross_entropy", "regularizer": {"name": "none"}}
+_ADDED: dict[str, Any] = {"loss": "cross_entropy", "regularizer": {"name": "none"}, "sampling": "epoch"}
 """Keys that earlier versions did not have, with what these did."""
 
 

@@ -5,6 +5,10 @@ C = (1/m) Σ Ĉ_k, η the learning rate. All are measured at fixed ω.
 
 Where parameter groups have rates of their own, η‖v‖² is Σ_i η_i v_i², each weight with its own rate. Where the rate
 changes within the epoch, the two parts have different coefficients, see `OptimizerView.step_factors`.
+
+With independent minibatches (`ireg.core.drawing`) C is the loss of the population that they are drawn from. The parts
+are then its own, estimated from the window's k minibatches without bias: ‖∇C‖² by ‖ḡ‖² − s²/k, and the variance
+E ‖g − ∇C‖² by s² = Σ ‖g_j − ḡ‖²/(k − 1). They add up to `sgd` as before.
 """
 
 from torch import Tensor
@@ -37,7 +41,7 @@ def sgd(snapshot: Snapshot) -> Tensor:
 
     The mean of SGD's iterates over the orders of an epoch's minibatches follows the gradient flow of
     C̃ = C + η/(4m) Σ_k ‖∇Ĉ_k‖². Logged for every optimizer, so that they can be compared; it is the optimizer's own
-    regularizer for plain SGD only.
+    regularizer for plain SGD only, and there for minibatches of an epoch: with independent ones that is `full_batch`.
 
     Source: Smith, Dherin, Barrett & De 2021, arXiv:2101.12176; valid for small finite η.
     """
@@ -52,7 +56,7 @@ def full_batch(snapshot: Snapshot) -> Tensor:
 
     Source: Barrett & Dherin 2021, arXiv:2009.11162, equation (1) with λ = η/4.
     """
-    factor, _ = snapshot.optimizer.step_factors(snapshot.num_batches)
+    factor, _ = snapshot.optimizer.step_factors(snapshot.num_batches, snapshot.sampling)
     return _quarter_rate(snapshot) * factor * snapshot.gradients.square_of_mean(snapshot.optimizer.shares)
 
 
@@ -65,7 +69,7 @@ def minibatch_variance(snapshot: Snapshot) -> Tensor:
 
     Source: Smith et al. 2021, arXiv:2101.12176.
     """
-    _, factor = snapshot.optimizer.step_factors(snapshot.num_batches)
+    _, factor = snapshot.optimizer.step_factors(snapshot.num_batches, snapshot.sampling)
     gradients, shares = snapshot.gradients, snapshot.optimizer.shares
     return _quarter_rate(snapshot) * factor * (gradients.mean_square(shares) - gradients.square_of_mean(shares))
 

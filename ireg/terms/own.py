@@ -19,6 +19,14 @@ within its own memory; what its changes add is in `ireg.terms.theory`. Before th
 these terms. Parameter groups with rates of their own: P includes each one's share of the largest. Without a rule for
 the optimizer's class these terms do not exist. Weight decay λ makes ḡ + λω of ḡ, decoupled weight decay ḡ + λP⁻¹ω: of
 the loss that is descended then. So is an explicit penalty: g_k is the gradient of minibatch k's objective.
+
+Independent minibatches (`ireg.core.drawing`): the variance's part comes of minibatches that are never the same within
+an epoch. Where each is a draw of its own, the mean over the draws follows the flow of
+
+    C + (η_e/4) (1 + 2L) ‖∇C‖²_P,
+
+C the loss of the population. ‖∇C‖²_P is estimated from a window of k minibatches without the noise of its draw, see
+`ireg.core.moments.independent`. docs/theory.md, section 15.
 """
 
 from functools import partial
@@ -52,14 +60,15 @@ def _step_factors(snapshot: Snapshot) -> tuple[float, float]:
     """
     optimizer = snapshot.optimizer
     plain = optimizer.kind == "sgd" and optimizer.buffer is None
-    return optimizer.step_factors(snapshot.num_batches) if plain else (1.0, 1.0)
+    return optimizer.step_factors(snapshot.num_batches, snapshot.sampling) if plain else (1.0, 1.0)
 
 
 @needs(_moments, estimable=True)
 def own_full_batch(snapshot: Snapshot) -> Tensor | None:
     """The part of `own` that full batches have, too.
 
-    It is (η_e/4) (1 + 2L) ‖ḡ‖²_P. With weight decay, ḡ includes the decay.
+    It is (η_e/4) (1 + 2L) ‖ḡ‖²_P. With weight decay, ḡ includes the decay. With independent minibatches ‖∇C‖²_P stands
+    for ‖ḡ‖²_P, estimated without bias; the estimate may be negative.
 
     Source and validity: see `ireg.terms.own`.
     """
@@ -81,13 +90,14 @@ def _with_shared(snapshot: Snapshot, gradient: Params) -> Params:
 def own_variance(snapshot: Snapshot) -> Tensor | None:
     """The part of `own` that minibatches add.
 
-    It is (η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P, and 0 for a single minibatch.
+    It is (η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P, and 0 for a single minibatch. None for independent minibatches, whose
+    mean has no such part.
 
     Computed as the difference of (1/m) Σ ‖g_k‖²_P and ‖ḡ‖²_P, the same by algebra.
 
     Source and validity: see `ireg.terms.own`.
     """
-    if _undefined(snapshot):
+    if _undefined(snapshot) or snapshot.independent:
         return None
     scale, memory, gradients = snapshot.preconditioner, snapshot.memory, snapshot.descended
     unlike = 1 - memory.overlap(snapshot.num_batches)
@@ -100,9 +110,9 @@ def own_variance(snapshot: Snapshot) -> Tensor | None:
 def own(snapshot: Snapshot) -> Tensor | None:
     """The implicit regularizer of the run's optimizer.
 
-    It is `own_full_batch` + `own_variance`; that of SGD is `sgd`.
+    It is `own_full_batch` + `own_variance`; that of SGD is `sgd`. With independent minibatches it is the former alone.
 
     Source and validity: see `ireg.terms.own`.
     """
     full_batch, variance = own_full_batch(snapshot), own_variance(snapshot)
-    return None if full_batch is None or variance is None else full_batch + variance
+    return full_batch if full_batch is None or variance is None else full_batch + variance

@@ -7,6 +7,9 @@ Q = (1/m) Σ ‖g_k‖², the quantity that SGD's regularizer penalizes. For SGD
 others the two numbers say what the correction is against the leading flow, and whether it pushes Q down or up, in one
 unit for all optimizers. Weight decay, if there is any, is in the loss and its gradients.
 
+With independent minibatches (`ireg.core.drawing`) SGD's X is (η/2) H∇C, and its alignment is below 1. X is then mostly
+free of the window's noise, but the norms of X, u and ∇Q are not: a strength from few minibatches is biased.
+
 They are measured at the point alone, from the optimizer's hyperparameters and not from its state, past the transient
 of the first steps. The expansion holds while the strength is small: from `ireg.catalogue.VALID_STRENGTH` on it says
 nothing.

@@ -57,11 +57,13 @@ def test_the_networks_derivatives(capsys, monkeypatch):
     monkeypatch.setattr(command, "of_optimizers", lambda: {"sgd": Edge(2.0, 2.0, ())})
     monkeypatch.setattr(command, "all_identities", lambda: {"growth": Identity(0.0)})
     monkeypatch.setattr(command, "all_exchanges", lambda: {"SAM": Order(order=2, slope=2.0, controls={"half": 1.0})})
+    monkeypatch.setattr(command, "all_drawings", lambda: {"SGD": Order(order=3, slope=3.0, controls={"wrong": 2.0})})
     assert verify.main([]) == 0
     out = capsys.readouterr().out
     assert "1 of 1 edges hold" in out
     assert "1 of 1 identities hold" in out
     assert "1 of 1 exchanges hold" in out
+    assert "1 of 1 drawings hold" in out
     assert "half 1.00" in out
     assert f"{len(NETWORKS)} of {len(NETWORKS)} networks have right derivatives, to 1e-05" in out
     monkeypatch.setattr(command, "of_networks", lambda: {"vit": (1e-9, 1e-9, 0.1)})
@@ -73,6 +75,9 @@ def test_the_networks_derivatives(capsys, monkeypatch):
     assert verify.main([]) == 1
     monkeypatch.setattr(command, "of_optimizers", lambda: {"sgd": Edge(2.0, 2.0, ())})
     monkeypatch.setattr(command, "all_identities", lambda: {"growth": Identity(1.0)})
+    assert verify.main([]) == 1
+    monkeypatch.setattr(command, "all_identities", lambda: {"growth": Identity(0.0)})
+    monkeypatch.setattr(command, "all_drawings", lambda: {"SGD": Order(order=3, slope=2.0, controls={"wrong": 2.0})})
     assert verify.main([]) == 1
 
 

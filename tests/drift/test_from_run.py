@@ -105,6 +105,13 @@ def test_training_that_is_not_repeated_is_refused(run_folder, key, value):
         load(run_folder, seed=0)
 
 
+def test_minibatches_of_no_epoch_are_refused(run_folder):
+    config = json.loads((run_folder / "status.json").read_text())["config"]
+    status(run_folder, config=config | {"sampling": "independent"})
+    with pytest.raises(UserError, match="sampling=independent is not repeated here; measure a run with sampling=epoch"):
+        load(run_folder, seed=0)
+
+
 def test_an_optimizer_without_rule_is_refused(run_folder):
     config = json.loads((run_folder / "status.json").read_text())["config"]
     config["optimizer"] |= {"_target_": "torch.optim.ASGD"}

@@ -1,8 +1,10 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 
-from ireg.data.batches import Batches, ShuffledBatches
+from ireg.data.batches import Batches, IndependentBatches, ShuffledBatches, subset
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 
@@ -156,6 +158,53 @@ def test_minibatches_cover_every_example_once_and_differ_by_epoch():
             assert torch.equal(labels, loader.labels[indices])
         epochs.append(order.tolist())
     assert epochs[0] == epochs[2] != epochs[1]
+
+
+def test_independent_minibatches_are_random_subsets_by_seed_and_epoch():
+    loader = make(sampling="independent").train_dataloader()
+    assert isinstance(loader, IndependentBatches)
+    epochs = []
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)
+        batches = list(loader)
+        assert [len(indices) for _, _, indices in batches] == [8, 8, 8, 8] == [8] * len(loader)
+        for inputs, labels, indices in batches:
+            assert len(indices.unique()) == 8
+            assert torch.equal(inputs, loader.inputs[indices])
+            assert torch.equal(labels, loader.labels[indices])
+        epochs.append(torch.cat([indices for _, _, indices in batches]).tolist())
+    assert epochs[0] == epochs[2] != epochs[1]
+    other = make(sampling="independent", seed=1).train_dataloader()
+    assert torch.cat(list(other.indices(0))).tolist() != epochs[0]
+    # Some examples come several times in an epoch, and some not at all.
+    assert len(set(epochs[0])) < 30
+
+
+def test_every_subset_has_the_same_chance():
+    stream = torch.Generator().manual_seed(0)
+    for size in (2, 4):  # drawn one by one, and by an order
+        draws = 4000
+        counts = dict.fromkeys(combinations(range(6), size), 0)
+        for _ in range(draws):
+            counts[tuple(sorted(subset(6, size, stream).tolist()))] += 1
+        expected = draws / len(counts)
+        assert sum((count - expected) ** 2 / expected for count in counts.values()) < 36.1  # 14 degrees: 0.1 %
+
+
+def test_minibatches_are_independent_of_each_other():
+    """Two of an epoch share as many examples as chance has it: 8 · 8/30 on the mean; those of an order none."""
+    loader = make(sampling="independent").train_dataloader()
+    shared = [
+        len(set(first.tolist()) & set(second.tolist()))
+        for epoch in range(200)
+        for first, second in combinations(loader.indices(epoch), 2)
+    ]
+    assert np.mean(shared) == pytest.approx(64 / 30, abs=0.1)
+
+
+def test_an_unknown_sampling_is_refused():
+    with pytest.raises(ValueError, match="sampling='iid': must be one of epoch, independent"):
+        make(sampling="iid")
 
 
 def test_looking_at_an_epoch_moves_no_random_stream():

@@ -12,6 +12,8 @@ from torch.testing import assert_close
 from ireg.config import read
 from ireg.core.moments import METHODS
 from ireg.core.random import named_generator
+from ireg.core.reservoir import sampled
+from ireg.data.batches import subset
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
@@ -131,6 +133,41 @@ def test_values_of_a_run_against_an_independent_computation(tmp_path, small_run,
     }
     for tag, value in expected.items():
         assert row[tag] == pytest.approx(value, rel=2e-5, abs=1e-12), tag
+
+
+@pytest.mark.parametrize("terms", [[], ["terms.num_batches=4"]], ids=["all", "a sample"])
+def test_independent_minibatches_against_an_independent_computation(tmp_path, small_run, composed, terms):
+    """The last row from the checkpoint's weights and the draws of the last epoch, in float64."""
+    small_run(tmp_path, "sampling=independent", "lr=0.1", "optimizer=momentum", *terms)
+    row, labels = rows(tmp_path)[-1], np.load(tmp_path / "labels.npz")
+    model = MLP(input_shape=(784,), num_classes=10, hidden=[16]).double()
+    model.load_state_dict({name.removeprefix("model."): value for name, value in weights(tmp_path).items()})
+    images = instantiate(read(composed()).data.source)(train=True)[0]
+    inputs, observed = images[labels["indices"]].double()[:, None] / 255, torch.tensor(labels["observed"])
+    generator = named_generator("independent minibatches", 0, 1)
+    draws = [subset(200, 32, generator) for _ in range(7)]
+    if terms:
+        draws = sampled(draws, 4, named_generator("minibatches", 0, 2))
+        assert row["ireg/full_batch_se"] > 0
+    batches = [(inputs[part], observed[part]) for part in draws]
+    gradients = reference.minibatch_gradients(model, torch.nn.functional.cross_entropy, batches)
+    count, centre = len(batches), reference.squared_norm(reference.mean(gradients))
+    variance = (np.mean([reference.squared_norm(g) for g in gradients]) - centre) * count / (count - 1)
+    assert row["ireg/full_batch"] == pytest.approx(0.025 * (centre - variance / count), rel=2e-4, abs=0)
+    assert row["ireg/minibatch_variance"] == pytest.approx(0.025 * variance, rel=2e-4, abs=0)
+    assert row["ireg/own"] == row["ireg/own_full_batch"] == pytest.approx(190 * row["ireg/full_batch"], rel=1e-4)
+    assert "ireg/own_variance" not in row
+    # Every training example once, though the epoch has not seen all of them.
+    assert len(torch.cat(draws).unique()) < 200
+    wrong = (model(inputs).argmax(1) != torch.tensor(labels["clean"]))[~torch.tensor(labels["corrupted"])]
+    assert row["fit/clean_error"] == pytest.approx(float(wrong.double().mean()), abs=1e-9)
+
+
+def test_a_penalty_of_the_epoch_has_no_independent_minibatches(tmp_path, small_run):
+    with pytest.raises(
+        UserError, match="sampling='independent': FullBatch is a penalty of all minibatches of an epoch"
+    ):
+        small_run(tmp_path, "sampling=independent", "regularizer=full", "regularizer.strength=0.1")
 
 
 def test_held_out_examples_are_evaluated_with_the_labels_that_they_bear(tmp_path, small_run, composed):

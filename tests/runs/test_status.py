@@ -23,13 +23,15 @@ CONFIG = {
     "data": {"root": "here", "source": {"root": "here"}, "holdout": None},
     "loss": "cross_entropy",
     "regularizer": {"name": "none"},
+    "sampling": "epoch",
 }
 
 
 def test_the_hash_is_that_of_before_there_was_a_choice_of_losses():
-    before = {key: value for key, value in CONFIG.items() if key not in ("loss", "regularizer")}
+    before = {key: value for key, value in CONFIG.items() if key not in ("loss", "regularizer", "sampling")}
     before["data"] = {key: value for key, value in CONFIG["data"].items() if key != "holdout"}
     assert config_hash(before) == config_hash(CONFIG) != config_hash(CONFIG | {"loss": "squared_error"})
+    assert config_hash(CONFIG) != config_hash(CONFIG | {"sampling": "independent"})
     assert config_hash(CONFIG) != config_hash(CONFIG | {"data": CONFIG["data"] | {"holdout": 5}})
 
 
@@ -185,7 +187,7 @@ def test_targets_of_earlier_versions_are_those_of_today(tmp_path):
     config = {"data": {"source": {"_target_": "ireg.datasets.idx"}}, "epochs": 1, "threads": 1}
     (tmp_path / "status.json").write_text(json.dumps({"state": "done", "config": config, "config_hash": "1"}))
     present = config | {"data": {"source": {"_target_": "ireg.data.idx.idx"}, "holdout": None}, "loss": "cross_entropy"}
-    present["regularizer"] = {"name": "none"}
+    present |= {"regularizer": {"name": "none"}, "sampling": "epoch"}
     assert read_status(tmp_path)["config"] == present
     assert finished(tmp_path, present)["state"] == "done"
     assert Status(tmp_path, present).fields["config_hash"] == "1"

@@ -25,7 +25,7 @@ NOWHERE = "nowhere"
 
 ENDED = ("done", "diverged")
 
-ALIKE = ("model", "data", "loss", "regularizer")
+ALIKE = ("model", "data", "loss", "regularizer", "sampling")
 """Groups of settings that all runs of a file share: its tables do not show them."""
 
 

@@ -2,6 +2,7 @@
 
 from ireg.core.moments.compute import choose_method, gradient_moments, sampled_gradients
 from ireg.core.moments.draws import DrawnMoments, drawn_moments
+from ireg.core.moments.independent import IndependentMoments
 from ireg.core.moments.kinds import NotServedError, kind
 from ireg.core.moments.methods import METHODS
 from ireg.core.moments.sample import SMALLEST, STANDARD_ERROR, SampledGradients, standard_error
@@ -13,6 +14,7 @@ __all__ = [
     "STANDARD_ERROR",
     "DrawnMoments",
     "GradientMoments",
+    "IndependentMoments",
     "NotServedError",
     "Observer",
     "SampledGradients",

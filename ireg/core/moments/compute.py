@@ -79,7 +79,7 @@ def gradient_moments(
 
 
 def sampled_gradients(
-    loss: LossFn, params: Params, batches: Sequence[Batch], population: int, *, method: str = "auto"
+    loss: LossFn, params: Params, batches: Sequence[Batch], population: float, *, method: str = "auto"
 ) -> SampledGradients:
     """Compute the gradients of minibatches that are a sample of an epoch's.
 
@@ -89,7 +89,7 @@ def sampled_gradients(
         loss: as for `gradient_moments`.
         params: where the gradients are taken.
         batches: k minibatches, drawn at random and without replacement.
-        population: the number m of the epoch's minibatches, more than k.
+        population: the number m of the epoch's minibatches, more than k; infinite for independent draws.
         method: as for `gradient_moments`.
 
     Raises:

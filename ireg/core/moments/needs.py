@@ -5,6 +5,7 @@ from enum import Flag, auto
 from functools import partial
 from typing import Any, TypeVar
 
+from ireg.core.drawing import EPOCH
 from ireg.core.optimizers import OptimizerView
 
 
@@ -56,10 +57,11 @@ def needs_path(function: Callable[..., Any]) -> bool:
     return getattr(_inner(function), "along_path", False)
 
 
-def union_of_needs(functions: Iterable[Callable[..., Any]], view: OptimizerView) -> Need:
+def union_of_needs(functions: Iterable[Callable[..., Any]], view: OptimizerView, sampling: str = EPOCH) -> Need:
     """Return what functions use of the moments together.
 
-    They are marked by `needs`, or are a `functools.partial` of such; unmarked ones use nothing.
+    They are marked by `needs`, or are a `functools.partial` of such; unmarked ones use nothing. With independent
+    minibatches an estimate of ‖∇C‖² also takes the mean square.
 
     Raises:
         ValueError: a function is not made for this optimizer.
@@ -67,7 +69,10 @@ def union_of_needs(functions: Iterable[Callable[..., Any]], view: OptimizerView)
     total = NOTHING
     for function in functions:
         inner = _inner(function)
-        total |= inner.needs(view) if hasattr(inner, "needs") else NOTHING
+        need = inner.needs(view) if hasattr(inner, "needs") else NOTHING
+        if sampling != EPOCH and Need.MEAN in need and inner.estimable:
+            need |= Need.SQ_NORMS if view.shares is None else Need.SQUARE
+        total |= need
     return total
 
 

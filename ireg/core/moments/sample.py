@@ -5,7 +5,7 @@ With k of m minibatches drawn without replacement, ḡ_S and s² = Σ_S ‖g_j �
     (1/m) Σ ‖g_k‖² ≈ (1/k) Σ_S ‖g_j‖²,    ‖ḡ‖² ≈ ‖ḡ_S‖² − (1/k − 1/m) s²,
 
 both without bias, in any norm ‖v‖²_P = vᵀPv. The second may be negative. Their sums and differences inherit that: the
-variance is estimated by (m − 1)/m · s².
+variance is estimated by (m − 1)/m · s². Independent minibatches are a sample of infinitely many: 1/m is 0.
 
 Each estimate comes with its values on the sample without one minibatch, which give a standard error (jackknife).
 
@@ -65,11 +65,11 @@ class SampledGradients:
 
     Args:
         rows: by parameter name, the gradients (k, *shape).
-        population: m.
+        population: m; infinite for independent draws.
         method: how they were computed.
     """
 
-    def __init__(self, rows: Params, population: int, method: str) -> None:
+    def __init__(self, rows: Params, population: float, method: str) -> None:
         self.rows = rows
         self.population = population
         self.method = method
@@ -123,7 +123,7 @@ class SampledGradients:
         return self._products[id(scale)][1]
 
 
-def standard_error(estimate: Tensor, population: int) -> float:
+def standard_error(estimate: Tensor, population: float) -> float:
     """Return an estimate's standard error, by the jackknife.
 
     It is √((1 − k/m) (k − 1)/k Σ_j (e_j − ē)²) with e_j the estimates without minibatch j; on the mean over all
@@ -131,7 +131,7 @@ def standard_error(estimate: Tensor, population: int) -> float:
 
     Args:
         estimate: what the methods of `SampledGradients` return, or a linear function of it.
-        population: m.
+        population: m; infinite for independent draws.
 
     Raises:
         ValueError: it is one number.

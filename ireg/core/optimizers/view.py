@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ireg.core.drawing import EPOCH
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, reciprocal_root
 from ireg.core.params import add_scaled, as_reals, sum_type, summable
 from ireg.core.types import Params
@@ -77,7 +78,7 @@ class OptimizerView(ABC):
         """Whether all weights have one rate and one decay, at all steps."""
         return self.shares is None and self.decays is None and self.rates is None
 
-    def step_factors(self, num_batches: int) -> tuple[float, float]:
+    def step_factors(self, num_batches: int, sampling: str = EPOCH) -> tuple[float, float]:
         """Return the factors of SGD's two parts for changing rates.
 
         The rates change within an epoch.
@@ -88,13 +89,22 @@ class OptimizerView(ABC):
 
         The factors are these coefficients over η/4, η = T/m; (1, 1) for equal rates.
 
-        Source: docs/theory.md, section 8.
+        With independent minibatches the mean over the draws follows C + S/(4T) ‖∇C‖², C the population's loss. The
+        whole is what it was: the window's two parts are on the mean S/(4T) ‖∇C‖² + (η/4) E ‖g − ∇C‖². So the variance
+        has the factor 1.
+
+        Sources: docs/theory.md, sections 8 and 15.
+
+        Raises:
+            ValueError: there are other rates than minibatches.
         """
         if self.rates is None:
             return 1.0, 1.0
         total, squares = sum(self.rates), sum(rate * rate for rate in self.rates)
         if num_batches != len(self.rates):
             raise ValueError(f"{len(self.rates)} rates for {num_batches} minibatches; each minibatch needs its step's")
+        if sampling != EPOCH:
+            return squares / (total * self.lr), 1.0
         variance = (total * total - squares) / ((num_batches - 1) * total) if num_batches > 1 else self.lr
         return squares / (total * self.lr), variance / self.lr
 
