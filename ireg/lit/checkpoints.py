@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from ireg.files import replacing
-from ireg.runs.checkpoints import KEY
+from ireg.lit.loggers import MetricsFile
+from ireg.runs.checkpoints import KEY, ROWS, rows_digest, with_digest
 from ireg.runs.layout import LAST, PREVIOUS
 
 
@@ -26,11 +27,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path` in one step; what was there becomes `previous.ckpt`."""
+        """Write `checkpoint` to `path` in one step, with its digest; what was there becomes `previous.ckpt`."""
         path = Path(path)
         # Through memory: torch's own writer makes a RuntimeError of a full disk.
         content = io.BytesIO()
-        torch.save(checkpoint, content)
+        torch.save(with_digest(checkpoint), content)
         with replacing(path) as temporary:
             temporary.write_bytes(content.getbuffer())
             if path.exists():
@@ -65,11 +66,14 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.folder / LAST, weights_only=False)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the run's mark, and the states of random streams.
+        """Add the run's mark, a digest of its rows, and the states of random streams.
 
         Layers like dropout draw from these streams.
         """
         checkpoint[KEY] = {"run": self.run, "cpu": torch.get_rng_state(), "cuda": _cuda_states(trainer)}
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                checkpoint[KEY][ROWS] = rows_digest(logger.table.rows)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training starts."""
