@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ireg.files import set_aside
 from ireg.runs.digest import digest
 from ireg.runs.layout import CHECKPOINTS, LAST, METRICS, PREVIOUS
 from ireg.runs.metrics import TIME, TIMES, Row, read_rows
@@ -212,8 +212,5 @@ def _set_aside_what_is_no_place(checkpoints: Path) -> bool:
 
 
 def _set_aside(path: Path, why: str) -> None:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.unusable-{number}")).exists():
-        number += 1
-    os.replace(path, aside)
+    aside = set_aside(path)
     log.warning("%s %s; it is kept as %s, and is not used", path, why, aside.name)
