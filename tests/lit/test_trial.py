@@ -140,7 +140,19 @@ def test_an_optimizer_that_must_evaluate_the_loss_and_does_it_once_trains(tmp_pa
     assert rows(tmp_path)[2]["train/loss"] < rows(tmp_path)[0]["train/loss"]
 
 
-@pytest.mark.parametrize("overrides", [("optimizer=adam", "lr=1e38"), ("optimizer=sgd", "lr=1e39")])
+EVERY_TERM = "terms=[theory,curvature,margin,path]"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("optimizer=adam", "lr=1e38"),
+        ("optimizer=sgd", "lr=1e39"),
+        ("optimizer=sgd", "lr=1e30", "terms=curvature", "epochs=1"),
+        ("optimizer=adam", "lr=1e30", "epochs=1", EVERY_TERM),
+        ("optimizer=switch", "lr=1e30", "epochs=1", EVERY_TERM),
+    ],
+)
 def test_a_step_beyond_the_weights_range_diverges(tmp_path, small_run, overrides):
     assert small_run(tmp_path, *overrides) == math.inf
     status = read_status(tmp_path)
