@@ -27,7 +27,7 @@ def wide_squared_norm(params: Params) -> Tensor:
         >>> wide_squared_norm({"a": torch.tensor([3e-30]), "b": torch.tensor([[0.0, 4e-30]])})
         tensor(2.5000e-59, dtype=torch.float64)
     """
-    largest = float(torch.stack([value.abs().max() for value in params.values()]).max())
+    largest = float(torch.stack([value.abs().max() for value in params.values() if value.numel()]).max())
     if not 0 < largest < math.inf:  # 0, infinity and nan are their own squares, and no scale
         return torch.tensor(largest, dtype=torch.float64)
     rest = squared_norm({name: value / largest for name, value in params.items()})

@@ -50,5 +50,10 @@ def spectral_product(snapshot: Snapshot) -> Tensor:
 
 
 def _matrices(snapshot: Snapshot) -> dict[str, Tensor]:
-    """The weight matrices, in double precision: products of many norms are large."""
-    return {name: value.flatten(1).double() for name, value in snapshot.params.items() if value.ndim > 1}
+    """The weight matrices, in double precision: products of many norms are large.
+
+    Those without an element are none: a layer of no width maps nothing.
+    """
+    return {
+        name: value.flatten(1).double() for name, value in snapshot.params.items() if value.ndim > 1 and value.numel()
+    }

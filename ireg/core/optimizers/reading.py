@@ -81,6 +81,20 @@ class WithoutRule(OptimizerView):
         raise ValueError("an optimizer without a rule has no state to set")
 
 
+def _require_rates(optimizer: Optimizer) -> None:
+    """Refuse an optimizer whose groups name no learning rate.
+
+    Raises:
+        ValueError: one has none.
+    """
+    for number, group in enumerate(optimizer.param_groups):
+        if not isinstance(group.get("lr"), int | float | Tensor):
+            raise ValueError(
+                f"{type(optimizer).__name__}: group {number} of its parameters has lr={group.get('lr')}; must be a "
+                "number, as the terms take the learning rate from there: put it into the group under that name"
+            )
+
+
 OWN_IN_A_GROUP = {"params", "lr", "initial_lr", "weight_decay", "foreach", "fused", "capturable", "differentiable"}
 """What parameter groups may have of their own."""
 
@@ -106,6 +120,7 @@ def view(
     groups = _groups(optimizer, moving)
     if any(group.get("maximize", False) for group in optimizer.param_groups):
         raise ValueError("maximize=True: the terms are those of descent; minimize the negative loss instead")
+    _require_rates(optimizer)
     used = [[float(group["lr"]) for group in optimizer.param_groups]] if rates is None else rates
     by_group, steps = _rates(used, sorted(set(groups.values())))
     largest = max(by_group.values())
