@@ -188,6 +188,20 @@ def test_layers_that_draw_random_numbers_go_on_in_their_stream(tmp_path, small_r
     assert run_content(tmp_path / "control")["metrics.csv"] != expected["metrics.csv"]
 
 
+def test_the_vector_that_a_measurement_leaves_goes_into_the_checkpoint(tmp_path, small_run, unbroken, monkeypatch):
+    overrides = ("terms=lambda_max", "terms.every=2")
+    expected = unbroken(small_run, *overrides)
+    with monkeypatch.context() as patch:
+        break_at(patch, Classifier, "training_step", 17)
+        break_off(tmp_path / "whole", small_run, *ARGUMENTS, *overrides)
+    shutil.copytree(tmp_path / "whole", tmp_path / "control")
+    small_run(tmp_path / "whole", *ARGUMENTS, *overrides)
+    assert run_content(tmp_path / "whole") == expected
+    monkeypatch.setattr(Classifier, "on_load_checkpoint", lambda *_: None)
+    small_run(tmp_path / "control", *ARGUMENTS, *overrides)
+    assert run_content(tmp_path / "control")["metrics.csv"] != expected["metrics.csv"]
+
+
 @pytest.mark.parametrize("state", ["done", "diverged"])
 def test_a_run_killed_before_its_end_was_noted_only_notes_it(tmp_path, small_run, monkeypatch, state):
     arguments = (*ARGUMENTS, "lr=1e30" if state == "diverged" else "lr=1e-2")
