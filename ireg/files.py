@@ -64,7 +64,7 @@ def making(folder: Path) -> Iterator[None]:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file or folder that cannot be used; return its new name, which nothing had."""
+    """Rename a file that cannot be used; return its new name."""
     number = 1
     while os.path.lexists(aside := path.with_name(f"{path.name}.unusable-{number}")):
         number += 1

@@ -43,7 +43,7 @@ class _Run:
 
 
 class Found(NamedTuple):
-    """The runs in a folder, and what is wrong with those that cannot be read."""
+    """Runs of a folder, and a line for each unreadable one."""
 
     runs: list[_Run]
     damaged: list[str]
@@ -162,7 +162,7 @@ def is_measured(rows: pd.DataFrame, tag: str) -> pd.Series:
 
 
 def _warn(found: Found) -> None:
-    """Warn of each run that is left out, at the line that called `load` or `runs`."""
+    """Warn of each run that `load` or `runs` leaves out."""
     for line in found.damaged:
         warnings.warn(f"left out: {line}", UserWarning, stacklevel=3)
 

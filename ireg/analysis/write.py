@@ -284,7 +284,7 @@ def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, p
 
 
 def _print_damaged(tables: _Tables) -> None:
-    """Name on standard error the runs that are in no table, as a file of theirs cannot be read."""
+    """Name on standard error the runs that cannot be read."""
     for line in tables.damaged:
         print(f"left out: {line}", file=sys.stderr)
 

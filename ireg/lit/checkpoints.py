@@ -27,7 +27,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path` in one step, with its digest; what was there becomes `previous.ckpt`."""
+        """Write `checkpoint` to `path` in one step; its digest is added.
+
+        What was there becomes `previous.ckpt`.
+        """
         path = Path(path)
         # Through memory: torch's own writer makes a RuntimeError of a full disk.
         content = io.BytesIO()
@@ -66,9 +69,9 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.folder / LAST, weights_only=False)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the run's mark, a digest of its rows, and the states of random streams.
+        """Add the run's mark, and the states of random streams.
 
-        Layers like dropout draw from these streams.
+        Layers like dropout draw from these streams. A digest of the rows is added, too.
         """
         checkpoint[KEY] = {"run": self.run, "cpu": torch.get_rng_state(), "cuda": _cuda_states(trainer)}
         for logger in trainer.loggers:

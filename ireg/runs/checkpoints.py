@@ -82,7 +82,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _is_changed(content: Mapping[str, Any]) -> bool:
-    """Say whether a checkpoint's content has another digest than it was written with.
+    """Say whether a checkpoint's content has another digest than noted.
 
     Earlier versions wrote none.
     """
@@ -93,7 +93,7 @@ def _is_changed(content: Mapping[str, Any]) -> bool:
 
 
 def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint's content with its digest, by which a change of it is found when it is read."""
+    """Return a checkpoint's content with its digest."""
     return {**content, KEY: {**content.get(KEY, {}), DIGEST: digest(_without_digest(content))}}
 
 
@@ -153,7 +153,7 @@ def find_resumption(folder: Path, *, run: str, model: Mapping[str, Tensor]) -> R
 
 
 def _completed_epochs(path: Path, run: str, model: Mapping[str, Tensor]) -> tuple[int, str | None]:
-    """Return the number of epochs that a checkpoint has behind it, and the digest of their rows.
+    """Return a checkpoint's number of epochs, and their rows' digest.
 
     Raises:
         DamagedCheckpointError: it is no checkpoint, or not whole.
@@ -204,7 +204,7 @@ def rows_digest(rows: Mapping[int, Row]) -> str:
 
 
 def _set_aside_what_is_no_place(checkpoints: Path) -> bool:
-    """Make room for the folder of checkpoints; say whether something else had its name."""
+    """Set aside what is no folder; say whether there was such."""
     if not checkpoints.exists() or checkpoints.is_dir():
         return False
     _set_aside(checkpoints, "is not a folder")

@@ -1,4 +1,4 @@
-"""What is wrong with a run's record: the first thing that no run has written."""
+"""What is wrong with the record of a run."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""A digest of a checkpoint's content, which shows that it is as it was written."""
+"""A digest of a checkpoint's content, by which damage is found."""
 
 import hashlib
 import zlib
@@ -25,7 +25,7 @@ def digest(content: Any) -> str:
 
 
 def _add(value: Any, update: Callable[[Any], None]) -> None:
-    """Add a value, with its kind and size, so that two contents cannot run together."""
+    """Add a value; its kind and size keep it apart from others."""
     import torch
 
     if isinstance(value, torch.Tensor):

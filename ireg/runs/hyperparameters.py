@@ -46,7 +46,7 @@ def hyperparameters(folder: Path, status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _overrides(folder: Path) -> list[Any]:
-    """Return what was set, none where that cannot be read: it is a label, and costs no run its figures."""
+    """Return what was set, or nothing where that cannot be read."""
     path = folder / ".hydra" / "overrides.yaml"
     if not path.exists():
         return []

@@ -18,7 +18,7 @@ _WRITTEN = (METRICS, LABELS, f"{CHECKPOINTS}/*.ckpt", EVENTS)
 
 
 class FilesOfOthersError(UserError):
-    """A folder holds files that no run of `ireg` can be said to have written."""
+    """A folder without a status holds files like a run's."""
 
 
 def files_of_others(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Many runs: those whose records can be read, and what is wrong with the others.
+"""Read the records of many runs, each for itself.
 
 Whoever looks at more than one run reads them here: a damaged record is said, and the others are there.
 """
@@ -16,14 +16,14 @@ from ireg.runs.status import read_status
 
 
 class Records(NamedTuple):
-    """The statuses of runs by their folders, and by those of the others what is wrong."""
+    """Statuses by folder; for other folders, what is wrong."""
 
     statuses: dict[Path, dict[str, Any]]
     damaged: dict[Path, str]
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return the status of a run's folder; None where none has begun there.
+    """Return the status of a folder's run; None without one.
 
     Raises:
         DamagedRecordError: its file cannot be read, or is none of a run's.

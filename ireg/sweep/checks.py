@@ -75,7 +75,10 @@ def checked_folders(config: DictConfig, sweep: Path) -> dict[Path, list[str]]:
 
 
 def _asked_before(sweep: Path) -> dict[str, list[str]]:
-    """Return the runs that were asked for; none where the list is damaged, which is said where it is written."""
+    """Return the runs that were asked for.
+
+    None are known where the list is damaged, which is said where it is written.
+    """
     with suppress(DamagedRecordError):
         return read_plan(sweep)
     return {}

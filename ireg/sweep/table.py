@@ -85,7 +85,10 @@ def look(sweep: Path) -> list[Seen]:
 
 
 def _plan(sweep: Path) -> dict[str, list[str]]:
-    """The runs that were asked for; none where the list is damaged: those that have begun are there without it."""
+    """Return the runs that were asked for.
+
+    None are known where the list is damaged; those that have begun are there without it.
+    """
     try:
         return read_plan(sweep)
     except UserError as error:
