@@ -12,7 +12,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from ireg.config import NO_REGULARIZER, Config, Logging, active_terms, term_intervals
 from ireg.core.moments.needs import union_of_needs
@@ -87,10 +87,10 @@ def make_model(settings: Config, data: NoisyImages) -> nn.Module:
         raise UserError(
             f"model: {settings.model.get('_target_')} makes a {type(model).__name__}; must make an nn.Module"
         )
-    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+    if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
         raise UserError(
-            f"model: {type(model).__name__} has parameters whose shapes are not known before its first call (Lazy "
-            "layers); give their sizes, for which input_shape and num_classes are there"
+            f"model: {type(model).__name__} has parameters or buffers whose shapes are not known before its first call "
+            "(Lazy layers); give their sizes, for which input_shape and num_classes are there"
         )
     return model
 

@@ -46,6 +46,8 @@ INTERVAL = "every"
 """Key of a group of terms, beside those of its terms."""
 TERM_SETTINGS = ("every", "num_batches", "method")
 SMALLEST_SAMPLE = 3
+MOST_THREADS = 1024
+"""A system has so many for one process; where it does not give them, torch ends the process."""
 NO_REGULARIZER = "none"
 LOSSES = ("cross_entropy", "squared_error")
 SAMPLINGS = ("epoch", "independent")
@@ -221,6 +223,8 @@ def _ranges(settings: Config) -> Iterator[Check]:
     yield _choice("loss", settings.loss, LOSSES)
     for key in ("batch_size", "epochs", "threads"):
         yield _positive(key, getattr(settings, key))
+    what = f"must be at most {MOST_THREADS}; as many as the machine has cores is enough"
+    yield "threads", settings.threads, settings.threads <= MOST_THREADS, what
     yield "seed", settings.seed, 0 <= settings.seed < 2**32, "must be an integer in [0, 4294967295]"
     what = 'must be a folder name: not empty, without leading dots and without the characters / \\ : * ? " < > |'
     yield "name", repr(settings.name), _is_folder_name(settings.name), what

@@ -63,6 +63,15 @@ def making(folder: Path) -> Iterator[None]:
         raise
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a file that cannot be used; return its new name."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.unusable-{number}")):
+        number += 1
+    os.replace(path, aside)
+    return aside
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, in UTF-8."""
     with replacing(path) as temporary:

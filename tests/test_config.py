@@ -298,6 +298,7 @@ def test_lists_of_choices_are_those_of_the_core():
         ("epochs=0", "epochs=0: must be"),
         ("seed=-1", r"seed=-1: must be an integer in \[0, 4294967295\]"),
         ("threads=0", "threads=0: must be"),
+        ("threads=100000", "threads=100000: must be at most 1024; as many as the machine has cores is enough"),
         ("name=a/b", "name='a/b': must be a folder name"),
         ("name=..", "name='..': must be a folder name"),
         ("name=''", "name='': must be a folder name"),

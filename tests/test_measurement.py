@@ -293,7 +293,7 @@ def test_refusals():
     with refused("mode='train': must be one of as_trained, two_draws, eval"):
         ireg.measure(model, PAIRS, criterion=mse_loss, mode="train", **known)
     with refused(
-        r"terms: 'sdg' is unknown; choose a set \(default, theory, curvature, margin, path\) or a tag, like ireg/sgd$"
+        r"terms: 'sdg' is unknown; choose a set \(default, theory, .*, path, study\) or a term, like ireg/sgd$"
     ):
         ireg.measure(model, PAIRS, criterion=mse_loss, terms="sdg", **known)
     with refused("terms: none are given"):

@@ -198,6 +198,20 @@ def test_layers_that_draw_random_numbers_go_on_in_their_stream(tmp_path, small_r
     assert run_content(tmp_path / "control")["metrics.csv"] != expected["metrics.csv"]
 
 
+def test_the_vector_that_a_measurement_leaves_goes_into_the_checkpoint(tmp_path, small_run, unbroken, monkeypatch):
+    overrides = ("terms=lambda_max", "terms.every=2")
+    expected = unbroken(small_run, *overrides)
+    with monkeypatch.context() as patch:
+        break_at(patch, Classifier, "training_step", 17)
+        break_off(tmp_path / "whole", small_run, *ARGUMENTS, *overrides)
+    shutil.copytree(tmp_path / "whole", tmp_path / "control")
+    small_run(tmp_path / "whole", *ARGUMENTS, *overrides)
+    assert run_content(tmp_path / "whole") == expected
+    monkeypatch.setattr(Classifier, "on_load_checkpoint", lambda *_: None)
+    small_run(tmp_path / "control", *ARGUMENTS, *overrides)
+    assert run_content(tmp_path / "control")["metrics.csv"] != expected["metrics.csv"]
+
+
 @pytest.mark.parametrize("state", ["done", "diverged"])
 def test_a_run_killed_before_its_end_was_noted_only_notes_it(tmp_path, small_run, monkeypatch, state):
     arguments = (*ARGUMENTS, "lr=1e30" if state == "diverged" else "lr=1e-2")
@@ -214,21 +228,26 @@ def test_a_run_killed_before_its_end_was_noted_only_notes_it(tmp_path, small_run
 # What was left behind is damaged, or not this run's.
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 def of_another_network(path):
     """As after a change of the network's code: everything is right but the shapes."""
     content = torch.load(path, weights_only=True)
     content["state_dict"] = {f"{name}.x": value for name, value in content["state_dict"].items()}
-    torch.save(content, path)
+    torch.save(checkpoints.with_digest(content), path)
 
 
 def of_another_run(path):
     content = torch.load(path, weights_only=True)
     content["ireg"]["run"] = "0" * 16
-    torch.save(content, path)
+    torch.save(checkpoints.with_digest(content), path)
+
+
+def cut_to_5000_bytes(path):
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
 
 
 def of_anything_else(path):
@@ -243,7 +262,8 @@ def with_code(path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncate, "cannot be read"),
+        (cut_to_5000_bytes, "cannot be read"),
+        (a_folder, "is not a file"),
         (with_code, "cannot be read"),
         (of_another_network, "is of another network"),
         (of_another_run, "is of a run with another configuration"),
@@ -265,9 +285,11 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside(
     warnings = [record.getMessage() for record in caplog.records if "unusable" in record.getMessage()]
     assert len(warnings) == len(names)
     assert all(message in warning and "\n" not in warning for warning in warnings)
+    assert ("no checkpoint can be used; the run begins again" in caplog.text) == (epoch == 0)
     assert read_status(tmp_path)["starts"][-1]["epoch"] == epoch
     for name in names:
-        (tmp_path / "checkpoints" / f"{name}.unusable-1").unlink()
+        aside = tmp_path / "checkpoints" / f"{name}.unusable-1"
+        aside.rmdir() if aside.is_dir() else aside.unlink()
     assert run_content(tmp_path) == unbroken(small_run)
 
 
@@ -305,15 +327,6 @@ def test_rows_that_are_lost_are_made_again(tmp_path, small_run, unbroken, monkey
     for path in (tmp_path / "checkpoints").glob("*.unusable-*"):
         path.unlink()
     assert run_content(tmp_path) == unbroken(small_run)
-
-
-def test_a_checkpoint_that_may_not_be_read_is_left_alone(tmp_path, monkeypatch):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").write_text("secret")
-    monkeypatch.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(PermissionError("no")))
-    with pytest.raises(PermissionError):
-        checkpoints.find_resumption(tmp_path, run="a", model={})
-    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
 @pytest.mark.parametrize("cut", [0, 7, 400])

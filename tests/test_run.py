@@ -16,6 +16,7 @@ from ireg.config import ALWAYS_MEASURED, read
 from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.run import _trainer
+from ireg.runs import metrics
 from ireg.runs.checkpoints import Resumption
 from ireg.runs.status import Status, read_status
 from ireg.sweep.callback import RunsCallback
@@ -355,6 +356,19 @@ def test_training_cut_short_is_a_failure(tmp_path, small_run, monkeypatch):
     with pytest.raises(RuntimeError, match="training ended after 1 of 2 epochs"):
         small_run(tmp_path)
     assert read_status(tmp_path)["state"] == "failed"
+
+
+def test_a_run_is_running_until_its_last_row_is_written(tmp_path, small_run, monkeypatch):
+    original, seen = metrics.Table.write, []
+
+    def noting(self, epoch, row):
+        seen.append((epoch, read_status(tmp_path)["state"]))
+        original(self, epoch, row)
+
+    monkeypatch.setattr(metrics.Table, "write", noting)
+    small_run(tmp_path)
+    assert seen == [(0, "running"), (1, "running"), (2, "running")]
+    assert read_status(tmp_path)["state"] == "done"
 
 
 def test_checkpoints_are_written_beside_their_place(tmp_path, monkeypatch):

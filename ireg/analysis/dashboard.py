@@ -16,7 +16,7 @@ from ireg.analysis.overview import VALUES
 from ireg.runs.find import run_folders
 from ireg.runs.hyperparameters import hyperparameters
 from ireg.runs.layout import METRICS
-from ireg.runs.status import read_status
+from ireg.runs.readable import read_records
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -164,7 +164,8 @@ def _of_sweep(
 
 def _differing(folder: Path) -> dict[str, list[Any]]:
     """List what differs between the runs: values by key, seeds last."""
-    found = [hyperparameters(path, status) for path in run_folders(folder) if (status := read_status(path))]
+    statuses = read_records(run_folders(folder)).statuses
+    found = [hyperparameters(path, status) for path, status in statuses.items()]
     keys = dict.fromkeys(key for of_run in found for key in of_run)
     values = {key: list(dict.fromkeys(of_run[key] for of_run in found if key in of_run)) for key in keys}
     differing = [key for key in keys if len(values[key]) > 1 or any(key not in of_run for of_run in found)]

@@ -20,7 +20,7 @@ from ireg.analysis.looks import colour_of
 from ireg.analysis.overview import VALUES, Row, rows_of, value_text
 from ireg.catalogue import CATALOGUE, entry
 from ireg.runs.find import run_folders
-from ireg.runs.status import read_status
+from ireg.runs.readable import read_records
 
 CAPTIONS = {
     "training_error": "Figure 1 of the paper: training error on the observed labels, over the epoch as it ran.",
@@ -62,7 +62,7 @@ class Content:
 def page(content: Content) -> str:
     """Return the report as HTML, without anything from elsewhere."""
     rows = rows_of(content.summary, content.criterion)
-    statuses = [status for folder in run_folders(content.folder) if (status := read_status(folder))]
+    statuses = list(read_records(run_folders(content.folder)).statuses.values())
     title = content.folder.name
     parts = [
         f"<h1>{escape(title)}</h1>",

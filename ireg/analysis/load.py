@@ -12,15 +12,18 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ireg.errors import UserError
+from ireg.errors import UserError, in_one_line
 from ireg.runs.find import run_folders
 from ireg.runs.layout import METRICS, STATUS
 from ireg.runs.metrics import read_cells
-from ireg.runs.status import flat, read_status
+from ireg.runs.readable import read_record
+from ireg.runs.status import flat
 
 if TYPE_CHECKING:  # pandas takes a while to import and is imported where it is called
     import pandas as pd
@@ -34,9 +37,16 @@ _ABSENT = object()
 @dataclass(frozen=True)
 class _Run:
     name: str
-    folder: Path
     status: dict[str, Any]
     config: dict[str, Any]  # flat: dotted keys, lists as compact text
+    metrics: pd.DataFrame | None
+
+
+class Found(NamedTuple):
+    """Runs of a folder, and a line for each unreadable one."""
+
+    runs: list[_Run]
+    damaged: list[str]
 
 
 def load(folder: str | Path) -> pd.DataFrame:
@@ -46,20 +56,26 @@ def load(folder: str | Path) -> pd.DataFrame:
 
     Columns: `run` (the folder's name, or its path below `folder`), `state`, `optimizer`, `lr`, `batch_size`, `seed`,
     every other configuration value that differs between the runs (dotted keys), `epoch`, `nonfinite`, then the tags.
-    A run that has measured nothing has no rows here; `runs` shows it.
+    A run that has measured nothing has no rows here; `runs` shows it. A run with a damaged file is left out, and a
+    warning says which, and why.
 
     Raises:
-        UserError: there are no runs, or a file of a run cannot be read.
+        UserError: there are no runs, or none whose files can be read.
     """
-    found = _find(Path(folder))
+    found = find(folder)
+    _warn(found)
+    return epochs_of(found)
+
+
+def epochs_of(found: Found) -> pd.DataFrame:
+    """Return the table of `load` for runs that have been found."""
     import pandas as pd  # after the look at the folder: a wrong name is answered at once
 
-    measured = {run.name: _read_metrics(run) for run in found}
     metrics = pd.concat(
-        [frame.assign(run=name) for name, frame in measured.items() if frame is not None]
+        [run.metrics.assign(run=run.name) for run in found.runs if run.metrics is not None]
         or [pd.DataFrame({"run": [], "epoch": [], "nonfinite": []}).astype({"run": str, "epoch": int})]
     )
-    return _describe(found).merge(metrics, on="run", how="inner")
+    return _describe(found.runs).merge(metrics, on="run", how="inner")
 
 
 def runs(folder: str | Path) -> pd.DataFrame:
@@ -70,12 +86,21 @@ def runs(folder: str | Path) -> pd.DataFrame:
     Columns: those of `load` up to `seed` and the configuration, `epochs_done`, `epochs`, `nonfinite`, the last value
     of every tag (the status file's final ones; of an unfinished run the last measured ones), `error`.
 
+    Runs with a damaged file are left out, as by `load`.
+
     Raises:
-        UserError: there are no runs, or a file of a run cannot be read.
+        UserError: there are no runs, or none whose files can be read.
     """
-    found = _find(Path(folder))
+    found = find(folder)
+    _warn(found)
+    return runs_of(found)
+
+
+def runs_of(everything: Found) -> pd.DataFrame:
+    """Return the table of `runs` for runs that have been found."""
     import pandas as pd
 
+    found = everything.runs
     table = _describe(found)
     table["epochs_done"] = [int(run.status.get("epochs_done") or 0) for run in found]
     table["epochs"] = [int(run.status.get("epochs") or run.config.get("epochs") or 0) for run in found]
@@ -136,16 +161,36 @@ def is_measured(rows: pd.DataFrame, tag: str) -> pd.Series:
     return rows[tag].notna() | odd
 
 
-def _find(folder: Path) -> list[_Run]:
+def _warn(found: Found) -> None:
+    """Warn of each run that `load` or `runs` leaves out."""
+    for line in found.damaged:
+        warnings.warn(f"left out: {line}", UserWarning, stacklevel=3)
+
+
+def find(folder: str | Path) -> Found:
     """Return all runs in `folder`, in natural order of their names.
 
     2 comes before 10, 1e-3 before 0.01.
+
+    Raises:
+        UserError: there are no runs, or none whose files can be read.
     """
+    folder = Path(folder)
     folders = sorted(run_folders(folder), key=lambda path: _natural(path.relative_to(folder).as_posix()))
     if not folders:
         what = f"holds no runs (no {STATUS} at any depth)" if folder.is_dir() else "is not a folder"
         raise UserError(f"{str(folder)!r} {what}; name the folder of a run or of a sweep, like multirun/NAME")
-    return [_read_status(path / STATUS, folder) for path in folders]
+    found = Found([], [])
+    for path in folders:
+        try:
+            if (run := _read(path, folder)) is not None:
+                found.runs.append(run)
+        except UserError as error:
+            found.damaged.append(str(error))
+    if found.damaged and not found.runs:
+        more = len(found.damaged) - 1
+        raise UserError(found.damaged[0] + (f" (and {more} more)" if more else ""))
+    return found
 
 
 def _natural(name: str) -> list[tuple[int, float, str]]:
@@ -153,13 +198,18 @@ def _natural(name: str) -> list[tuple[int, float, str]]:
     return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts) if part]
 
 
-def _read_status(path: Path, folder: Path) -> _Run:
-    status = read_status(path.parent)
+def _read(path: Path, folder: Path) -> _Run | None:
+    """Read a run; None if it was removed meanwhile.
+
+    Raises:
+        UserError: a file of it is damaged.
+    """
+    status = read_record(path)
     if status is None:
-        raise UserError(f"{path} is not a run's status (no state or no config); delete that folder, run it again")
-    below = path.parent.relative_to(folder).as_posix()
+        return None
+    below = path.relative_to(folder).as_posix()
     name = folder.resolve().name if below == "." else below
-    return _Run(name, path.parent, status, _leaves(status["config"] or {}))
+    return _Run(name, status, _leaves(status["config"]), _read_metrics(path, status))
 
 
 def _leaves(config: dict[str, Any]) -> dict[str, Any]:
@@ -206,24 +256,31 @@ def _identity(value: Any) -> tuple[bool, Any]:
     return isinstance(value, bool), value  # True == 1, but `nesterov=true` and `nesterov=1` are two values
 
 
-def _read_metrics(run: _Run) -> pd.DataFrame | None:
+def _read_metrics(folder: Path, status: Mapping[str, Any]) -> pd.DataFrame | None:
     """Read the run's metrics.csv as numbers.
 
     A column `nonfinite` is added. None if it has no rows.
+
+    Raises:
+        UserError: it cannot be read, is no such table, or lacks rows.
     """
     import numpy as np
     import pandas as pd
 
-    path = run.folder / METRICS
+    path = folder / METRICS
     try:
         # Not by pandas, to which an empty cell and a measured nan are the same, and which is slow for small files.
-        tags, rows = read_cells(path, growing=run.status["state"] == "running")
+        tags, rows = read_cells(path, growing=status["state"] == "running")
+        if any("/" not in tag for tag in tags) or len(set(tags)) < len(tags):
+            raise ValueError("a column has no tag of its own")
         cells = list(rows.values())
         values = np.array([[float(cell or "nan") for cell in row] for row in cells])
+    except OSError as error:
+        raise UserError(in_one_line(error)) from error
     except ValueError as error:
         why = " ".join(str(error).split())
         raise UserError(f"{path} is not a table of numbers by epoch ({why}); delete that run, run it again") from error
-    done = run.status.get("epochs_done") if run.status["state"] == "done" else None
+    done = status.get("epochs_done") if status["state"] == "done" else None
     if isinstance(done, int) and (not rows or max(rows) < done):
         there = f"rows up to epoch {max(rows)}" if rows else "no rows"
         raise UserError(f"{path} has {there}, and its run ended after epoch {done}; delete that run, run it again")
@@ -237,7 +294,7 @@ def _read_metrics(run: _Run) -> pd.DataFrame | None:
 def _finals(run: _Run) -> dict[str, float | None]:
     """Return the last value of every tag; None is "not measured"."""
     finals: dict[str, float | None] = {}
-    metrics = _read_metrics(run)
+    metrics = run.metrics
     if metrics is not None:
         odd = [tags.split() for tags in metrics["nonfinite"]]
         for tag in metrics.columns.drop(["epoch", "nonfinite"]):

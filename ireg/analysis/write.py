@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ireg.analysis.load import load, runs
+from ireg.analysis.load import epochs_of, find, runs_of
 from ireg.analysis.looks import drawn
 from ireg.errors import UserError
 from ireg.files import replacing, require_own, write_bytes, write_text
 from ireg.runs.find import run_folders
 from ireg.runs.layout import EVENTS, STATUS
-from ireg.runs.status import read_status
+from ireg.runs.readable import read_records
 from ireg.terminal import make_console, saying
 
 if TYPE_CHECKING:
@@ -36,13 +36,14 @@ NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 class _Tables:
     """What is written and printed of a sweep.
 
-    A table is None where the runs do not make it.
+    A table is None where the runs do not make it. Of runs that cannot be read there is a line each.
     """
 
     epochs: pd.DataFrame
     summary: pd.DataFrame
     settings: pd.DataFrame | None
     best: pd.DataFrame | None
+    damaged: list[str]
 
 
 TABLES = ("summary.csv", "summary_settings.csv", "summary_best.csv")
@@ -71,12 +72,14 @@ def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
         criterion: the tag by which the best rate is chosen; None: test/error, if there is one.
 
     Raises:
-        UserError: there are no runs in `folder`, a file of a run cannot be read, no run has the tag, or a file that
+        UserError: there are no runs in `folder`, no run's files can be read, no run has the tag, or a file that
             would be replaced is not of an analysis.
         OSError: a file cannot be written.
     """
     left_out: list[str] = []
-    paths = list(_write(_tables(Path(folder), criterion), Path(folder), criterion, left_out))
+    tables = _tables(Path(folder), criterion)
+    paths = list(_write(tables, Path(folder), criterion, left_out))
+    _print_damaged(tables)
     print(*left_out, sep="\n", end="\n" if left_out else "")
     return paths
 
@@ -130,7 +133,9 @@ def table(folder: str | Path, form: str, criterion: str | None = None) -> str:
     if form not in FORMATS:
         raise ValueError(f"form={form!r}: must be one of {', '.join(FORMATS)}")
     chosen = criterion or CRITERION
-    return FORMATS[form](rows_of(_tables(Path(folder), criterion).summary, chosen), chosen)
+    tables = _tables(Path(folder), criterion)
+    _print_damaged(tables)
+    return FORMATS[form](rows_of(tables.summary, chosen), chosen)
 
 
 def report(folder: str | Path, criterion: str | None = None, *, full: bool = False) -> None:
@@ -169,18 +174,19 @@ def report(folder: str | Path, criterion: str | None = None, *, full: bool = Fal
 
 
 def _tables(folder: Path, criterion: str | None) -> _Tables:
-    epochs = load(folder)
+    found = find(folder)
+    epochs = epochs_of(found)
     # Imported late: pandas takes a while, which a wrong folder name need not wait for.
     from ireg.analysis.best import CRITERION, best_rates
     from ireg.analysis.summary import summarize, summarize_settings
 
     require_own_tables(folder, with_figures=True)
-    of_runs = runs(folder)
+    of_runs = runs_of(found)
     # Before anything is written: a wrong tag is answered first.
     chosen = CRITERION if criterion is None and CRITERION in of_runs else criterion
     best = best_rates(of_runs, chosen) if chosen is not None else None
     summary = summarize(of_runs, epochs)
-    return _Tables(epochs, summary, summarize_settings(summary), best)
+    return _Tables(epochs, summary, summarize_settings(summary), best, found.damaged)
 
 
 def _write(tables: _Tables, folder: Path, criterion: str | None, left_out: list[str]) -> Iterator[Path]:
@@ -224,7 +230,7 @@ def _texts(content: Content) -> dict[str, str]:
     from ireg.analysis.overview import best_line, rows_of
 
     rows = rows_of(content.summary, content.criterion)
-    statuses = [status for path in run_folders(content.folder) if (status := read_status(path))]
+    statuses = list(read_records(run_folders(content.folder)).statuses.values())
     best = [line for line in (best_line(rows, content.criterion), *content.warnings) if line]
     return {
         "sweep/what was run": "\n".join(f"- {fact}" for fact in facts(content.summary, statuses)),
@@ -274,6 +280,13 @@ def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, p
     if any(folder.rglob(EVENTS)):
         _print_browse(folder)
     print_failures(tables.summary, folder)
+    _print_damaged(tables)
+
+
+def _print_damaged(tables: _Tables) -> None:
+    """Name on standard error the runs that cannot be read."""
+    for line in tables.damaged:
+        print(f"left out: {line}", file=sys.stderr)
 
 
 def _print_browse(folder: Path) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ireg.command import framed, run_as_process
-from ireg.errors import UserError
+from ireg.errors import UserError, in_one_line
 
 
 @framed
@@ -76,7 +77,7 @@ def _measure(options: argparse.Namespace) -> None:
     """Measure all runs, write the files, and print the table.
 
     Raises:
-        UserError: an option or a run that cannot be measured.
+        UserError: an option or a run that cannot be measured; of several runs those are passed over.
     """
     # Imported late: torch and lightning take seconds, which `--help` need not wait for.
     from ireg.basins import study
@@ -89,10 +90,17 @@ def _measure(options: argparse.Namespace) -> None:
         together = Path("basins")
     if together is not None:
         study.require_own_files(together)
-    results = [
-        _result(folder, folder / "basins" if together is None else together / folder.name, options)
-        for folder in folders
-    ]
+    results = []
+    for folder in folders:
+        output = folder / "basins" if together is None else together / folder.name
+        try:
+            results.append(_result(folder, output, options))
+        except (UserError, OSError) as error:
+            if len(folders) == 1:
+                raise
+            print(f"passed over: {in_one_line(error)}", file=sys.stderr)
+    if not results:
+        raise UserError("none of the runs can be measured")
     paths = [] if together is None else study.write(results, together)
     print(study.text(results))
     for path in paths:

@@ -1,5 +1,6 @@
 """Lanczos' method for the largest eigenvalue of a symmetric matrix."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ class Eigenpair:
     """The largest algebraic eigenvalue, as well as it is known.
 
     An eigenvalue lies within `residual` of `value`, and `value` is never above the largest one (but for rounding).
+    Where a product is not finite, or its norm leaves the range of its type, both are nan, and `vector` is the start.
 
     Attributes:
         value: θ = vᵀAv.
@@ -45,7 +47,7 @@ def largest_eigenpair(
         products: at most; fewer where the space they span is exhausted.
 
     Raises:
-        ValueError: the start is 0, not finite, or the matrix is not finite.
+        ValueError: the start is 0, or not finite.
 
     Source: Golub & Van Loan 2013, "Matrix Computations", section 10.3.
 
@@ -65,9 +67,9 @@ def largest_eigenpair(
     beside: list[float] = []
     while True:
         image = product(basis[-1])
-        if not bool(image.isfinite().all()):
-            raise ValueError("a product is not finite; the matrix must be")
         diagonal.append(float(basis[-1] @ image))
+        if not math.isfinite(diagonal[-1]) or not math.isfinite(float(image.norm())):
+            return Eigenpair(math.nan, basis[0], math.nan, len(diagonal))
         for _ in range(2):
             image = image - basis.mT @ (basis @ image)
         rest = float(image.norm())

@@ -51,8 +51,8 @@ def steepest(
         decay: λ of L2 weight decay, one number or one a parameter.
         before: the eigenvector of an earlier measurement, to start from.
 
-    Raises:
-        ValueError: a product is not finite.
+    Returns:
+        The eigenpair; its value is nan where H is not finite, as at the weights of a run that has diverged.
     """
     roots = None if scale is None else {name: value.sqrt() for name, value in scale.items()}
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
@@ -39,12 +39,22 @@ def unwrapped(optimizer: Any) -> Optimizer:
             f"optimizer is a {type(optimizer).__name__}; must be one of torch.optim, or a subclass of its: of a "
             "wrapper whose steps are those of the optimizer within, give that"
         )
-    if any("lr" not in group for group in optimizer.param_groups):
-        raise ValueError(
-            f"{type(optimizer).__name__}: its parameter groups have no lr, and the terms need the rate of a step; set "
-            "group['lr'] to it, or use another optimizer"
-        )
+    require_rates(optimizer)
     return optimizer
+
+
+def require_rates(optimizer: Optimizer) -> None:
+    """Refuse an optimizer whose groups name no learning rate.
+
+    Raises:
+        ValueError: one has none.
+    """
+    for number, group in enumerate(optimizer.param_groups):
+        if not isinstance(group.get("lr"), int | float | Tensor):
+            raise ValueError(
+                f"{type(optimizer).__name__}: group {number} of its parameters has lr={group.get('lr')}; must be a "
+                "number, as the terms take the learning rate from there: put it into the group under that name"
+            )
 
 
 def require_hooks(optimizer: Optimizer) -> None:

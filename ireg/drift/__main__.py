@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ireg.command import framed, run_as_process
-from ireg.errors import UserError
+from ireg.errors import UserError, in_one_line
 
 
 @framed
@@ -107,10 +107,10 @@ def _measure(options: argparse.Namespace) -> None:
             output = options.output / folder.name
         try:
             results.append(_result(folder, output, options, kind))
-        except UserError as error:
+        except (UserError, OSError) as error:
             if len(folders) == 1:
                 raise
-            print(f"passed over: {error}", file=sys.stderr)
+            print(f"passed over: {in_one_line(error)}", file=sys.stderr)
     if not results:
         raise UserError("none of the runs can be measured")
     paths = kind.write(results, options.output) if options.output is not None and len(results) > 1 else []

@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from ireg.files import replacing
-from ireg.runs.checkpoints import KEY
+from ireg.lit.loggers import MetricsFile
+from ireg.runs.checkpoints import KEY, ROWS, rows_digest, with_digest
 from ireg.runs.layout import LAST, PREVIOUS
 
 
@@ -26,11 +27,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path` in one step; what was there becomes `previous.ckpt`."""
+        """Write `checkpoint` to `path` in one step; its digest is added.
+
+        What was there becomes `previous.ckpt`.
+        """
         path = Path(path)
         # Through memory: torch's own writer makes a RuntimeError of a full disk.
         content = io.BytesIO()
-        torch.save(checkpoint, content)
+        torch.save(with_digest(checkpoint), content)
         with replacing(path) as temporary:
             temporary.write_bytes(content.getbuffer())
             if path.exists():
@@ -67,9 +71,12 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the run's mark, and the states of random streams.
 
-        Layers like dropout draw from these streams.
+        Layers like dropout draw from these streams. A digest of the rows is added, too.
         """
         checkpoint[KEY] = {"run": self.run, "cpu": torch.get_rng_state(), "cuda": _cuda_states(trainer)}
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                checkpoint[KEY][ROWS] = rows_digest(logger.table.rows)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training starts."""

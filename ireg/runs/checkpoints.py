@@ -5,15 +5,18 @@ They are used only if they are whole and the run's own.
 
 from __future__ import annotations
 
+import io
 import logging
-import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ireg.files import set_aside
+from ireg.runs.digest import digest
 from ireg.runs.layout import CHECKPOINTS, LAST, METRICS, PREVIOUS
-from ireg.runs.metrics import Row, read_rows
+from ireg.runs.metrics import TIME, TIMES, Row, read_rows
 
 if TYPE_CHECKING:  # torch takes a while to import
     from torch import Tensor
@@ -21,7 +24,10 @@ if TYPE_CHECKING:  # torch takes a while to import
 log = logging.getLogger(__name__)
 
 KEY = "ireg"
-"""What a checkpoint holds beside Lightning's own: which run it is of, and torch's random states."""
+"""What a checkpoint holds beside Lightning's own: which run it is of, torch's random states, and two digests."""
+
+DIGEST, ROWS = "digest", "rows"
+"""Where these are: of the checkpoint's content, and of the rows that it has behind it."""
 
 
 class DamagedCheckpointError(Exception):
@@ -34,19 +40,65 @@ class DamagedCheckpointError(Exception):
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; it cannot run code (`weights_only`).
 
+    Every byte of it is checked: torch itself does not look at the checksums of its files.
+
     Raises:
-        DamagedCheckpointError: the file is no checkpoint, or not whole.
-        OSError: it cannot be read.
+        DamagedCheckpointError: the file is no checkpoint, or not whole, or not as it was written.
+        OSError: it cannot be opened or read.
     """
     import torch
 
+    file = io.BytesIO(_bytes(path))  # what is raised from here on is not the file system's
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+        with zipfile.ZipFile(file) as members:
+            damaged = members.testzip()
+        file.seek(0)
+        content = torch.load(file, map_location="cpu", weights_only=True) if damaged is None else None
+    except MemoryError:
         raise
     except Exception as error:  # what torch raises depends on where the file is damaged
-        raise DamagedCheckpointError(f"cannot be read ({str(error).splitlines()[0]})") from error
+        raise DamagedCheckpointError(f"cannot be read ({_first_line(error)})") from error
+    if damaged is not None:
+        raise DamagedCheckpointError(f"cannot be read (wrong checksum of {damaged})")
+    if not isinstance(content, dict):
+        raise DamagedCheckpointError("is not a checkpoint of a run")
+    if _is_changed(content):
+        raise DamagedCheckpointError("is not as it was written")
     return content
+
+
+def _bytes(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise DamagedCheckpointError("is not a file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        error.filename = str(path)  # an error of reading names none
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _is_changed(content: Mapping[str, Any]) -> bool:
+    """Say whether a checkpoint's content has another digest than noted.
+
+    Earlier versions wrote none.
+    """
+    own = content.get(KEY)
+    if not isinstance(own, dict) or DIGEST not in own:
+        return False
+    return own[DIGEST] != digest(_without_digest(content))
+
+
+def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's content with its digest."""
+    return {**content, KEY: {**content.get(KEY, {}), DIGEST: digest(_without_digest(content))}}
+
+
+def _without_digest(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {**content, KEY: {key: value for key, value in content.get(KEY, {}).items() if key != DIGEST}}
 
 
 @dataclass(frozen=True)
@@ -84,53 +136,81 @@ def find_resumption(folder: Path, *, run: str, model: Mapping[str, Tensor]) -> R
         OSError: a file is there and cannot be read.
     """
     checkpoints = folder / CHECKPOINTS
+    found = None
+    unusable = _set_aside_what_is_no_place(checkpoints)
     for path in (checkpoints / LAST, checkpoints / PREVIOUS):
-        if not path.exists():
+        if not path.exists() or (found is not None and path.is_file()):
             continue
         try:
-            epoch = _completed_epochs(path, run, model)
-            return Resumption(path, _rows_up_to(epoch, folder / METRICS))
-        except _UnusableError as error:
-            aside = _set_aside(path)
-            log.warning("%s %s; it is kept as %s, and is not used", path, error, aside.name)
-    return Resumption()
+            epoch, rows = _completed_epochs(path, run, model)
+            found = Resumption(path, _rows_up_to(epoch, rows, folder / METRICS))
+        except (_UnusableError, DamagedCheckpointError) as error:
+            _set_aside(path, str(error))
+            unusable = True
+    if unusable and found is None:
+        log.warning("%s: no checkpoint can be used; the run begins again", folder)
+    return found or Resumption()
 
 
-def _completed_epochs(path: Path, run: str, model: Mapping[str, Tensor]) -> int:
-    """Return the number of epochs that a checkpoint has behind it.
+def _completed_epochs(path: Path, run: str, model: Mapping[str, Tensor]) -> tuple[int, str | None]:
+    """Return a checkpoint's number of epochs, and their rows' digest.
 
-    None if it cannot be read or is of another run.
+    Raises:
+        DamagedCheckpointError: it is no checkpoint, or not whole.
+        _UnusableError: it is another run's.
     """
-    try:
-        content = read_checkpoint(path)
-    except DamagedCheckpointError as error:
-        raise _UnusableError(str(error)) from error
+    content = read_checkpoint(path)
     try:
         found, epoch, state = content[KEY]["run"], int(content["epoch"]) + 1, content["state_dict"]
         shapes = {name: tuple(value.shape) for name, value in state.items()}
-    except (KeyError, TypeError, AttributeError) as error:
+        rows = content[KEY].get(ROWS)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise _UnusableError("is not a checkpoint of a run") from error
     if found != run:
         raise _UnusableError("is of a run with another configuration")
     if shapes != {name: tuple(value.shape) for name, value in model.items()}:
         raise _UnusableError("is of another network")
-    return epoch
+    return epoch, rows
 
 
-def _rows_up_to(epoch: int, path: Path) -> dict[int, Row]:
+def _rows_up_to(epoch: int, expected: str | None, path: Path) -> dict[int, Row]:
+    """Return the rows up to an epoch.
+
+    Raises:
+        _UnusableError: they are not all there, or not those that the checkpoint was written with.
+    """
     try:
         rows = read_rows(path) if path.exists() else {}
     except ValueError as error:
         raise _UnusableError(f"cannot be taken up without its rows, and {path.name} is damaged ({error})") from error
     kept = {number: row for number, row in rows.items() if number <= epoch}
-    if list(kept) != list(range(epoch + 1)):
+    if epoch < 1 or len(kept) != epoch + 1 or list(kept) != list(range(epoch + 1)):
         raise _UnusableError(f"has {epoch} epochs behind it, whose rows are not all in {path.name}")
+    if (expected is not None and rows_digest(kept) != expected) or any(TIME not in row for row in kept.values()):
+        raise _UnusableError(f"cannot be taken up without its rows, and {path.name} is not as it was written")
     return kept
 
 
-def _set_aside(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.unusable-{number}")).exists():
-        number += 1
-    os.replace(path, aside)
-    return aside
+def rows_digest(rows: Mapping[int, Row]) -> str:
+    """Return a digest of rows, whose cells may come in any order.
+
+    Of times it has the tags alone: a run that is repeated has the same digest.
+    """
+
+    def cells(row: Row) -> list[tuple[str, float | None]]:
+        return sorted((tag, None if tag.startswith(TIMES) else float(value)) for tag, value in row.items())
+
+    return digest([[epoch, cells(rows[epoch])] for epoch in sorted(rows)])
+
+
+def _set_aside_what_is_no_place(checkpoints: Path) -> bool:
+    """Set aside what is no folder; say whether there was such."""
+    if not checkpoints.exists() or checkpoints.is_dir():
+        return False
+    _set_aside(checkpoints, "is not a folder")
+    return True
+
+
+def _set_aside(path: Path, why: str) -> None:
+    aside = set_aside(path)
+    log.warning("%s %s; it is kept as %s, and is not used", path, why, aside.name)

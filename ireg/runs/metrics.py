@@ -14,6 +14,12 @@ from ireg.files import write_text
 
 Row = Mapping[str, float]
 
+TIMES = "time/"
+"""What the tags of seconds begin with, which no repetition has again."""
+
+TIME = f"{TIMES}epoch"
+"""The tag of an epoch's seconds, which every row has."""
+
 
 def is_finite(row: Mapping[str, float]) -> bool:
     """Say whether the losses of an epoch's row are finite.

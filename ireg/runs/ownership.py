@@ -17,6 +17,10 @@ _WRITTEN = (METRICS, LABELS, f"{CHECKPOINTS}/*.ckpt", EVENTS)
 """What a run writes once it has a status."""
 
 
+class FilesOfOthersError(UserError):
+    """A folder without a status holds files like a run's."""
+
+
 def files_of_others(folder: Path) -> list[str]:
     """List the files whose names a run needs.
 
@@ -50,7 +54,7 @@ def event_files(folder: Path, starts: Iterable[Mapping[str, Any]]) -> list[Path]
 
     The names bear host and process.
     """
-    writers = "|".join(re.escape(f"{start['host']}.{start['pid']}") for start in starts)
+    writers = "|".join(re.escape(f"{start.get('host')}.{start.get('pid')}") for start in starts)
     own = re.compile(rf"events\.out\.tfevents\.\d+\.({writers})\.\d+")
     return [path for path in sorted(folder.glob(EVENTS)) if own.fullmatch(path.name)]
 
@@ -61,8 +65,9 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     None where the run is still to be done.
 
     Raises:
-        UserError: the folder belongs to a run of another configuration, holds files of others that the run needs the
-            names of, or has a name that is not UTF-8.
+        DamagedRecordError: its status cannot be read.
+        FilesOfOthersError: it has no status, and holds files of others that the run needs the names of.
+        UserError: it belongs to a run of another configuration, or has a name that is not UTF-8.
     """
     _require_utf8(folder)
     others = files_of_others(folder)  # looked for first: a process that begins meanwhile writes its status before any
@@ -70,7 +75,7 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     if status is None:
         others += [STATUS] if (folder / STATUS).exists() else []
         if others:
-            raise UserError(
+            raise FilesOfOthersError(
                 f"{folder} has no status of a run, and holds files that a run would replace or be mixed with "
                 f"({', '.join(others[:3])}); move them, or choose another folder with name=…, hydra.run.dir=… or --into"
             )

@@ -15,6 +15,7 @@ from typing import Any
 
 from ireg.errors import UserError
 from ireg.files import write_text
+from ireg.runs.damage import DamagedRecordError, damage
 from ireg.runs.layout import STATUS
 from ireg.runs.lock import FolderInUseError, is_locked, locked
 from ireg.runs.software import git, versions
@@ -47,7 +48,8 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     It is None without a file, and where a file of that name is of something else.
 
     Raises:
-        UserError: the file is not valid JSON.
+        DamagedRecordError: the file is not valid JSON, or a value in it is none of a run's.
+        OSError: it cannot be opened or read.
     """
     path = folder / STATUS
     try:
@@ -55,20 +57,27 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise UserError(
-            f"{path}: not readable as JSON ({error}); if a run wrote it, delete the run folder to run it again; "
-            "otherwise choose another folder"
-        ) from error
+        raise DamagedRecordError(f"{path}: not readable as JSON ({error}); {_AGAIN}") from error
+    except RecursionError as error:
+        raise DamagedRecordError(f"{path}: not readable as JSON (nested too deeply); {_AGAIN}") from error
     if not isinstance(status, dict) or not {"state", "config"} <= status.keys():
         return None
+    if wrong := damage(status):
+        raise DamagedRecordError(f"{path}: damaged ({wrong}); {_AGAIN}")
     config = _with_present_targets(status["config"])
-    if isinstance(config, dict):
-        config = {**config, **{key: value for key, value in _ADDED.items() if key not in config}}
-        for group, added in _ADDED_TO.items():
-            if isinstance(entries := config.get(group), dict):
-                config[group] = {**added, **entries}
-    return status | {"config": config}
+    config = {**config, **{key: value for key, value in _ADDED.items() if key not in config}}
+    for group, added in _ADDED_TO.items():
+        if isinstance(entries := config.get(group), dict):
+            config[group] = {**added, **entries}
+    final = status.get("final") or {}
+    return {**_DEFAULTS, "epochs": config.get("epochs", 0), **status, "config": config, "final": final}
 
+
+_DEFAULTS = {"epochs_done": 0, "epoch_seconds": None, "error": None, "ended": None}
+"""Keys that a status has whatever its file holds, beside `state`, `config`, `epochs` and `final`."""
+
+
+_AGAIN = "if a run wrote it, delete the run folder to run it again; otherwise choose another folder"
 
 _RENAMED = {"ireg.datasets.idx": "ireg.data.idx.idx"}
 """What earlier versions called the targets of their configurations."""
@@ -261,8 +270,11 @@ def note_killed(folder: Path) -> None:
 
     It was, if no process holds its folder.
     """
-    if not _is_said_to_go_on(folder) or is_locked(folder):
-        return
+    try:
+        if not _is_said_to_go_on(folder) or is_locked(folder):
+            return
+    except (DamagedRecordError, OSError):
+        return  # which those who read it say
     try:
         with locked(folder, seconds=0):
             if _is_said_to_go_on(folder):

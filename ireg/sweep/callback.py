@@ -18,6 +18,7 @@ from rich.table import Table
 from ireg import config as configuration
 from ireg.cli import explain
 from ireg.command import EXIT_FAILED, EXIT_USER_ERROR, endings_in_one_line
+from ireg.runs.damage import DamagedRecordError
 from ireg.runs.status import FINISHED, read_status
 from ireg.sweep import launch, names
 from ireg.sweep.checks import checked_folder, checked_folders
@@ -157,7 +158,7 @@ def _errors_end_the_process() -> Iterator[None]:
 
 
 def _is_finished(folder: Path) -> bool:
-    with suppress(OSError):  # a folder that cannot be read fails its own run
+    with suppress(OSError, DamagedRecordError):  # a folder that cannot be read fails its own run
         status = read_status(folder)
         return status is not None and status["state"] in FINISHED
     return False
@@ -173,5 +174,5 @@ def _print_final_values(folder: Path) -> None:
     table.add_column("tag")
     table.add_column("value", justify="right")
     for tag, value in status["final"].items():
-        table.add_row(tag, f"{float(value):.6g}")
+        table.add_row(tag, "" if value is None else f"{float(value):.6g}")
     console.print(table)

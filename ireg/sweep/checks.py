@@ -19,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ireg import config as configuration
 from ireg.errors import UserError
+from ireg.runs.damage import DamagedRecordError
 from ireg.runs.layout import STATUS
-from ireg.runs.ownership import finished
+from ireg.runs.ownership import FilesOfOthersError, finished
 from ireg.runs.status import FINISHED, read_status
 from ireg.sweep.plan import read_plan
 
@@ -52,6 +53,7 @@ def checked_folders(config: DictConfig, sweep: Path) -> dict[Path, list[str]]:
     _check_slurm(config)
     loader = GlobalHydra.instance().config_loader()
     folders: dict[Path, list[str]] = {}
+    asked = _asked_before(sweep)
     known = _finished_as_asked(config, sweep)
     for overrides in _jobs(config):
         if (done := known.get(tuple(overrides))) is not None and done not in folders:
@@ -63,11 +65,23 @@ def checked_folders(config: DictConfig, sweep: Path) -> dict[Path, list[str]]:
         with _known_to_resolvers(job):
             settings = configuration.read(job)
             folder = _place(job, sweep)
-            _check(job, settings, folder, without=("run",))
+            begun = folder.relative_to(sweep).as_posix() in asked
+            with suppress(DamagedRecordError, *([FilesOfOthersError] if begun else [])):  # which fails its own run
+                _check(job, settings, folder, without=("run",))
         if folder in folders:
             raise UserError(f"{folder}: two runs of the sweep would share it{_why(job, overrides, folders[folder])}")
         folders[folder] = overrides
     return folders
+
+
+def _asked_before(sweep: Path) -> dict[str, list[str]]:
+    """Return the runs that were asked for.
+
+    None are known where the list is damaged, which is said where it is written.
+    """
+    with suppress(DamagedRecordError):
+        return read_plan(sweep)
+    return {}
 
 
 def _finished_as_asked(config: DictConfig, sweep: Path) -> dict[tuple[str, ...], Path]:
@@ -95,9 +109,9 @@ def _finished_as_asked(config: DictConfig, sweep: Path) -> dict[tuple[str, ...],
         return {}
     newest = max(file.stat().st_mtime_ns for file in files)
     found = {}
-    for name, overrides in read_plan(sweep).items():
+    for name, overrides in _asked_before(sweep).items():
         path = sweep / name / STATUS
-        with suppress(OSError):
+        with suppress(OSError, DamagedRecordError):
             status = read_status(sweep / name) if path.stat().st_mtime_ns > newest else None
             if status and status["state"] in FINISHED and not any("${" in override for override in overrides):
                 found[tuple(overrides)] = sweep / name

@@ -4,12 +4,15 @@ So those still to come are known, too.
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ireg.analysis.write import require_own_tables
 from ireg.errors import UserError
-from ireg.files import making, write_text
+from ireg.files import making, set_aside, write_text
+from ireg.runs.damage import DamagedRecordError
 from ireg.runs.lock import locked
 
 FILE_NAME = "sweep.json"
@@ -21,15 +24,20 @@ def read_plan(sweep: Path) -> dict[str, list[str]]:
     It is what was set for each, by its folder's name.
 
     Raises:
-        UserError: the file is there and not valid.
+        DamagedRecordError: the file is there and not valid JSON.
+        UserError: it is valid, and no list of runs.
     """
     path = sweep / FILE_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if list(content) != ["runs"] or not all(isinstance(given, list) for given in content["runs"].values()):
-            raise ValueError("something else")
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
     except FileNotFoundError:
         return {}
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecordError(f"{path}: not readable as JSON ({error})") from error
+    try:
+        if list(content) != ["runs"] or not all(isinstance(given, list) for given in content["runs"].values()):
+            raise ValueError("something else")
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(
             f"{path}: not a list of runs ({error}); delete it, and the next command writes it again, "
@@ -41,16 +49,28 @@ def read_plan(sweep: Path) -> dict[str, list[str]]:
 def add_to_plan(sweep: Path, runs: Mapping[str, Sequence[str]]) -> None:
     """Add runs to those that were asked for; the folder is made.
 
+    A file that is damaged is kept under another name, and begun again.
+
     Raises:
-        UserError: the file is there and not valid, another process has held the folder for a minute, its file system
-            has no locks, or it holds files of others that the sweep would replace.
+        UserError: the file is there and of another program, another process has held the folder for a minute, its file
+            system has no locks, or it holds files of others that the sweep would replace.
     """
-    read_plan(sweep)  # before anything is written there, a lock too
+    with suppress(DamagedRecordError):
+        read_plan(sweep)  # before anything is written there, a lock too
     require_own_tables(sweep)
     _require_own_description(sweep)
     with making(sweep), locked(sweep, seconds=60):
-        everything = read_plan(sweep) | {name: list(overrides) for name, overrides in runs.items()}
+        everything = _plan_or_none(sweep) | {name: list(overrides) for name, overrides in runs.items()}
         write_text(sweep / FILE_NAME, json.dumps({"runs": everything}, indent=1) + "\n")
+
+
+def _plan_or_none(sweep: Path) -> dict[str, list[str]]:
+    try:
+        return read_plan(sweep)
+    except DamagedRecordError as error:
+        aside = set_aside(sweep / FILE_NAME)
+        print(f"{error}; it is kept as {aside.name}, and begun again", file=sys.stderr)
+        return {}
 
 
 def _require_own_description(sweep: Path) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
+from ireg.runs.damage import DamagedRecordError
 from ireg.runs.find import run_folders
 from ireg.runs.status import FINISHED, read_status
 from ireg.sweep.names import optimizer_of
@@ -154,7 +155,7 @@ class ProgressDisplay:
     def _read(self) -> dict[Path, dict[str, Any]]:
         found = {}
         for folder in self.folders:
-            with suppress(OSError):  # it cannot be read, which its run says
+            with suppress(OSError, DamagedRecordError):  # it cannot be read, which its run says
                 found[folder] = read_status(folder)
         return {folder: status for folder, status in found.items() if status is not None}
 
@@ -173,13 +174,13 @@ def _column(**options: Any) -> Column:
 
 
 def _test_error(status: Mapping[str, Any]) -> float:
-    value = float(status["final"].get("test/error", math.inf))
-    return value if status["state"] == "done" and math.isfinite(value) else math.inf
+    value = status["final"].get("test/error")
+    return float(value) if status["state"] == "done" and value is not None and math.isfinite(float(value)) else math.inf
 
 
 def _errors(status: Mapping[str, Any], word: str = "") -> str:
     """Return training and test error of the last row."""
-    tags = [(name, f"{name}/error") for name in ("train", "test") if f"{name}/error" in status["final"]]
+    tags = [(name, f"{name}/error") for name in ("train", "test") if status["final"].get(f"{name}/error") is not None]
     return ", ".join(f"{name}{word} {100 * float(status['final'][tag]):.1f} %" for name, tag in tags)
 
 

@@ -3,6 +3,7 @@
 It shows how far each is, what it has reached, and what went wrong.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ireg.errors import UserError
+from ireg.runs.damage import DamagedRecordError
 from ireg.runs.find import run_folders
 from ireg.runs.layout import STATUS
 from ireg.runs.lock import is_locked
-from ireg.runs.status import KILLED, read_status
+from ireg.runs.readable import read_record
+from ireg.runs.status import KILLED
 from ireg.sweep.names import optimizer_of
 from ireg.sweep.plan import read_plan, short_names
 from ireg.sweep.time_left import duration, time_left
@@ -26,6 +29,7 @@ from ireg.sweep.time_left import duration, time_left
 COLOURS = {
     "running": "cyan",
     "failed": "red",
+    "damaged": "red",
     "interrupted": "yellow",
     "waiting": "dim",
     "diverged": "red",
@@ -42,21 +46,23 @@ class Seen:
         name: what sets it apart from the others, or its folder's name.
         folder: the run folder.
         state: as in its status; `interrupted`, too, if it is `running` and no process is at work; `waiting` if it was
-            asked for and has not begun.
-        status: what `status.json` holds; empty while it waits.
+            asked for and has not begun; `damaged` if its status cannot be read.
+        status: what `status.json` holds; empty while it waits, and where it cannot be read.
+        damage: what is wrong with it.
     """
 
     name: str
     folder: Path
     state: str
     status: Mapping[str, Any]
+    damage: str = ""
 
     @property
     def message(self) -> str:
         """What went wrong, in one line."""
         if self.state == "interrupted" and self.status["state"] == "running":
             return KILLED
-        return " ".join(str(self.status.get("error") or "").split())
+        return " ".join(str(self.damage or self.status.get("error") or "").split())
 
 
 def look(sweep: Path) -> list[Seen]:
@@ -65,12 +71,12 @@ def look(sweep: Path) -> list[Seen]:
     Those that are at work or need a hand come first.
 
     Raises:
-        UserError: there are none, or a status cannot be read.
+        UserError: there are none.
     """
     if not sweep.is_dir():
         raise UserError(f"{sweep}: no such folder; name a sweep's folder, like multirun/NAME")
     found = {folder.relative_to(sweep).as_posix(): folder for folder in run_folders(sweep)}
-    plan = read_plan(sweep)
+    plan = _plan(sweep)
     found |= {name: sweep / name for name in plan}
     if not found:
         raise UserError(f"{sweep}: no runs there (no {STATUS}); name a sweep's folder, like multirun/NAME")
@@ -78,14 +84,33 @@ def look(sweep: Path) -> list[Seen]:
     return sorted(seen, key=lambda run: list(COLOURS).index(run.state))
 
 
+def _plan(sweep: Path) -> dict[str, list[str]]:
+    """Return the runs that were asked for.
+
+    None are known where the list is damaged; those that have begun are there without it.
+    """
+    try:
+        return read_plan(sweep)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return {}
+
+
 def _look_at(name: str, folder: Path) -> Seen:
-    status = read_status(folder)
+    try:
+        return _read(name, folder)
+    except DamagedRecordError as error:
+        return Seen(name, folder, "damaged", {}, str(error))
+
+
+def _read(name: str, folder: Path) -> Seen:
+    status = read_record(folder)
     if status is None:
         return Seen(name, folder, "waiting", {})
     state = status["state"]
     if state == "running" and not is_locked(folder):
         # It may have ended between the two looks.
-        status = read_status(folder) or status
+        status = read_record(folder) or status
         state = "interrupted" if status["state"] == "running" else status["state"]
     return Seen(name, folder, state, status)
 
@@ -111,8 +136,9 @@ def render(runs: Sequence[Seen], *, rows: int | None = None) -> RenderableType:
 def _cells(run: Seen) -> list[RenderableType]:
     status = run.status
     epochs = f"{status['epochs_done']}/{status['epochs']}" if status else ""
+    final = status.get("final", {})
     errors = [
-        f"{100 * float(status['final'][tag]):.1f} %" if status and tag in status["final"] else ""
+        f"{100 * float(final[tag]):.1f} %" if final.get(tag) is not None else ""
         for tag in ("train/error", "test/error")
     ]
     left = ""

@@ -50,7 +50,11 @@ def _beside_epochs(status: Mapping[str, Any]) -> float | None:
 
     None of one that was interrupted, or has not ended.
     """
-    if status["state"] == "running" or not status.get("ended") or len(status.get("starts", [])) != 1:
+    if (
+        status["state"] == "running"
+        or not (status.get("started") and status.get("ended"))
+        or len(status.get("starts", [])) != 1
+    ):
         return None
     took = (datetime.fromisoformat(status["ended"]) - datetime.fromisoformat(status["started"])).total_seconds()
     return max(0.0, took - status["epochs_done"] * (status["epoch_seconds"] or 0.0))

@@ -70,8 +70,18 @@ SETS: dict[str, tuple[str, ...]] = {
     "curvature": (*_DEFAULT, *(f"curvature/{name}" for name in CURVATURE)),
     "margin": (*_DEFAULT, *MARGINS, *LAYERS),
     "path": (*_DEFAULT, *PATH),
-}
+    "study": (
+        *_DEFAULT, *PATH, "margin/median", "margin/normalized_median", "margin/normalized_clean_median", "norm/product",
+        "norm/spectral_product", "curvature/lambda_max", "curvature/edge", "curvature/batch_sharpness",
+        "curvature/trace",
+    ),
+}  # fmt: skip
 """As in conf/terms: `theory` adds the mean flow, `curvature` the Hessian, `path` the growth of the norm."""
+
+_WITH_GROUP = {**MARGINS, **PATH, **LAYERS}
+
+NAMES: dict[str, str] = {tag.replace("/", "_") if tag in _WITH_GROUP else tag.partition("/")[2]: tag for tag in TERMS}
+"""The tag by each term's name on the command line, which is that of its file in conf/terms."""
 
 Chosen = str | Sequence[str] | Mapping[str, Term]
 """A set's name, tags, or functions of one's own by tag."""
@@ -81,26 +91,27 @@ def chosen_terms(terms: Chosen) -> dict[str, Term]:
     """Return functions by tag.
 
     Args:
-        terms: `"default"`, `"theory"`, a tag or a list of tags, or functions `Snapshot -> 0-d tensor` by tag.
+        terms: `"default"`, `"theory"`, a term or a list of terms, each by its tag (`"ireg/sgd"`) or by its name on the
+            command line (`"sgd"`), or functions `Snapshot -> 0-d tensor` by tag.
 
     Raises:
-        ValueError: a name that is neither a set's nor a tag, or no term at all.
+        ValueError: a name that is neither a set's nor a term's, or no term at all.
 
     Example:
-        >>> list(chosen_terms(["ireg/sgd", "norm/l2"]))
+        >>> list(chosen_terms(["sgd", "norm/l2"]))
         ['ireg/sgd', 'norm/l2']
     """
     if isinstance(terms, Mapping):
         chosen = dict(terms)
     else:
         given = [terms] if isinstance(terms, str) else list(terms)
-        unknown = [name for name in given if name not in SETS and name not in TERMS]
+        unknown = [name for name in given if name not in SETS and name not in TERMS and name not in NAMES]
         if unknown:
             raise ValueError(
-                f"terms: {unknown[0]!r} is unknown; choose a set ({', '.join(SETS)}) or a tag, like "
+                f"terms: {unknown[0]!r} is unknown; choose a set ({', '.join(SETS)}) or a term, like "
                 f"{_nearest(unknown[0])}"
             )
-        chosen = {tag: TERMS[tag] for name in given for tag in SETS.get(name, (name,))}
+        chosen = {tag: TERMS[tag] for name in given for tag in SETS.get(name, (NAMES.get(name, name),))}
     if not chosen:
         raise ValueError("terms: none are given; name a tag, like ireg/sgd, or a set, like default")
     return chosen

@@ -61,7 +61,10 @@ def spectral_product(snapshot: Snapshot) -> Tensor | None:
 
 
 def _matrices(snapshot: Snapshot) -> dict[str, Tensor]:
-    """The weight matrices, in double precision: products of many norms are large."""
+    """The weight matrices, in double precision: products of many norms are large.
+
+    Those without an element are none: a layer of no width maps nothing.
+    """
     return {
         name: wide(dense(value).flatten(1))
         for name, value in snapshot.params.items()

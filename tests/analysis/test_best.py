@@ -46,6 +46,20 @@ def test_the_smallest_mean_wins_with_its_spread(grid):
     assert row["warnings"] == ""
 
 
+def test_an_optimizer_without_the_others_argument_has_its_row(grid):
+    """Adam has no momentum: its empty setting is a setting."""
+    for momentum in (0.0, 0.9):
+        grid({0.1: [0.3], 1.0: [0.5 + momentum / 10]}, {"optimizer.momentum": momentum}, prefix=f"sgd-{momentum}")
+    sweep = grid({0.1: [0.4], 1.0: [0.2]}, {"optimizer.name": "adam"}, prefix="adam")
+    found = best_rates(runs(sweep))
+    momenta = [None if math.isnan(momentum) else momentum for momentum in found["optimizer.momentum"]]
+    assert list(zip(found["optimizer"], momenta, found["lr"], strict=True)) == [
+        ("adam", None, 1.0),
+        ("sgd", 0.0, 0.1),
+        ("sgd", 0.9, 0.1),
+    ]
+
+
 @pytest.mark.parametrize(("second", "close"), [(0.35, True), (0.36, False)])
 def test_a_runner_up_within_one_standard_error(grid, second, close):
     # Mean 0.3; sd 0.1, so that the standard error of four is 0.05 (0.3 ± √0.03/2 twice: 4 · 0.0075 / 3 = 0.01).

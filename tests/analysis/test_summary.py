@@ -92,6 +92,16 @@ def test_different_batch_sizes_are_different_settings(make_run):
     assert settings["n"].tolist() == [2, 2]
 
 
+@pytest.mark.parametrize("count", [1, 3, 5, 6, 10, 11])
+def test_every_tag_has_a_column(make_run, count):
+    terms = {f"ireg/t{number}": [1.0, 2.0] for number in range(count)}
+    losses = {f"norm/n{number}": [1.0, 2.0] for number in range(count)}
+    sweep = make_run("a", {"test/error": [0.9, 0.5], **terms, **losses})
+    titles = printed(summary_of(sweep)).splitlines()
+    columns = [word for line in titles for word in line.split() if word.startswith(("ireg/", "norm/"))]
+    assert sorted(columns) == sorted([*terms, *losses])
+
+
 def test_printed_numbers(seeds):
     text = printed(summary_of(seeds))
     assert "every run: lr=0.1, batch_size=64" in text

@@ -176,12 +176,18 @@ def test_an_exhausted_space_ends_it():
     assert (found.value, found.products, found.residual) == (pytest.approx(2, rel=1e-14), 1, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("start", "factor", "message"), [(0.0, 1.0, "start has norm 0"), (1.0, math.nan, "not finite")]
-)
-def test_lanczos_refuses_what_is_no_matrix(start, factor, message):
-    with pytest.raises(ValueError, match=message):
-        largest_eigenpair(lambda v: factor * v, torch.full((3,), start), tolerance=0.1, products=3)
+@pytest.mark.parametrize("start", [0.0, math.nan, math.inf])
+def test_lanczos_refuses_what_is_no_start(start):
+    with pytest.raises(ValueError, match=f"start has norm {start:g}"):
+        largest_eigenpair(lambda v: v, torch.full((3,), start), tolerance=0.1, products=3)
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf, 1e38])  # the last is finite, and its norm is not
+def test_a_matrix_that_is_not_finite_has_no_eigenvalue(factor):
+    matrix = torch.diag(torch.tensor([1.0, 3.0, 2.0]))
+    found = largest_eigenpair(lambda v: factor * (matrix @ v), torch.ones(3), tolerance=0.1, products=3)
+    assert (math.isnan(found.value), math.isnan(found.residual), found.products) == (True, True, 1)
+    assert torch.equal(found.vector, torch.ones(3) / math.sqrt(3))  # the next measurement begins there
 
 
 @pytest.mark.parametrize("problem", problems(), ids=IDS)

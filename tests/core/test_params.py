@@ -23,5 +23,9 @@ def test_nothing_infinity_and_nan_stay_what_they_are(entry, expected):
     assert float(found) == pytest.approx(expected, nan_ok=True)
 
 
+def test_a_parameter_without_an_element_adds_nothing():
+    assert float(wide_squared_norm({"a": torch.tensor([3.0, 4.0]), "b": torch.zeros(0, 2)})) == pytest.approx(25)
+
+
 def test_what_double_precision_cannot_hold_is_infinite():
     assert float(wide_squared_norm({"a": torch.tensor([1e200], dtype=torch.float64)})) == math.inf

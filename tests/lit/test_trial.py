@@ -14,6 +14,7 @@ from ireg.runs.status import read_status
 from tests.lit.test_module import rows, weights
 
 HERE = __name__
+EVERY_TERM = "terms=[theory,curvature,margin,path]"
 
 
 class Network(MLP):
@@ -26,6 +27,10 @@ class Network(MLP):
             self.requires_grad_(False)
         if wrong == "lazy":
             self.append(nn.LazyLinear(10))
+        if wrong == "lazy buffers":
+            self.insert(2, nn.LazyBatchNorm1d(affine=False))
+        if wrong == "nothing in a parameter":
+            self.nothing = nn.Parameter(torch.zeros(0, 3))
         if wrong == "normalized":
             self.insert(2, nn.BatchNorm1d(16))
 
@@ -34,6 +39,7 @@ class Network(MLP):
         if self.wrong == "fails":
             raise RuntimeError("mat1 and mat2\nshapes cannot be multiplied")
         made = {
+            "nothing in a parameter": lambda: logits + self.nothing.sum(),
             "tuple": lambda: (logits, logits),
             "dict": lambda: {"logits": logits},
             "classes": lambda: logits[:, :9],
@@ -53,7 +59,8 @@ NETWORKS = {
     "dict": r"returns a dict; must return one tensor of logits of shape \(32, 10\)",
     "classes": r"returns torch.float32 of shape \(32, 9\); must return floating-point logits \(32, 10\)",
     "integers": r"returns torch.int64 of shape \(32, 10\); must return floating-point logits",
-    "lazy": r"model: Network has parameters whose shapes are not known before its first call \(Lazy layers\)",
+    "lazy": r"has parameters or buffers whose shapes are not known before its first call \(Lazy layers\); give",
+    "lazy buffers": r"model: Network has parameters or buffers whose shapes are not known before its first call",
     "fails": r"model: Network on a minibatch of 32 images.*: mat1 and mat2 shapes cannot be multiplied",
     "frozen": r"terms: SGD moves no parameter: of 4 it holds 4, of which 0 require a gradient",
     "scaled in training": r"model: Network has a loss of \d\.\d+ in training, and of \d\.\d+ as it is measured",
@@ -68,6 +75,47 @@ def test_a_network_that_does_not_fit_is_refused(tmp_path, small_run, wrong):
     status = read_status(tmp_path)
     assert (status["state"], status["epochs_done"], "\n" in status["error"]) == ("failed", 0, False)
     assert not (tmp_path / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_parameter_without_an_element_changes_no_number(tmp_path, small_run, optimizer):
+    options = (f"optimizer={optimizer}", "epochs=1", EVERY_TERM, "terms.curvature=null", "terms.path=null",
+               "+trainer.gradient_clip_val=0.1", "+trainer.gradient_clip_algorithm=value")  # fmt: skip
+    for wrong in ("nothing", "nothing in a parameter"):
+        small_run(tmp_path / wrong, f"model._target_={HERE}.Network", f"+model.wrong={wrong}", *options)
+    one, other = rows(tmp_path / "nothing"), rows(tmp_path / "nothing in a parameter")
+    assert "norm/spectral_product" in one[1]
+    for epoch in (0, 1):
+        expected = {tag: pytest.approx(value, rel=1e-5, abs=1e-9) for tag, value in one[epoch].items()}
+        assert {tag: value for tag, value in other[epoch].items() if tag[:5] != "time/"} == {
+            tag: value for tag, value in expected.items() if tag[:5] != "time/"
+        }
+
+
+class WithoutRate(torch.optim.Optimizer):
+    """A rate under another name."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"rate": lr})
+
+    @torch.no_grad()
+    def step(self, closure):
+        with torch.enable_grad():
+            closure()
+        for parameter in self.param_groups[0]["params"]:
+            parameter -= self.param_groups[0]["rate"] * parameter.grad
+
+
+def test_an_optimizer_that_names_no_rate_is_refused_where_terms_need_it(tmp_path, small_run):
+    target = f"optimizer._target_={HERE}.WithoutRate"
+    with pytest.raises(UserError, match="WithoutRate: group 0 of its parameters has lr=None; must be a number"):
+        small_run(tmp_path / "refused", target)
+    assert not (tmp_path / "refused" / "metrics.csv").exists()
+    small_run(tmp_path / "run", target, "terms=[]", "lr=0.1")
+    small_run(tmp_path / "sgd", "terms=[]", "lr=0.1")
+    expected = weights(tmp_path / "sgd")
+    for name, value in weights(tmp_path / "run").items():
+        torch.testing.assert_close(value, expected[name])
 
 
 def test_without_terms_a_frozen_network_is_refused_too(tmp_path, small_run):
@@ -140,7 +188,16 @@ def test_an_optimizer_that_must_evaluate_the_loss_and_does_it_once_trains(tmp_pa
     assert rows(tmp_path)[2]["train/loss"] < rows(tmp_path)[0]["train/loss"]
 
 
-@pytest.mark.parametrize("overrides", [("optimizer=adam", "lr=1e38"), ("optimizer=sgd", "lr=1e39")])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("optimizer=adam", "lr=1e38"),
+        ("optimizer=sgd", "lr=1e39"),
+        ("optimizer=sgd", "lr=1e30", "terms=curvature", "epochs=1"),
+        ("optimizer=adam", "lr=1e30", "epochs=1", EVERY_TERM),
+        ("optimizer=switch", "lr=1e30", "epochs=1", EVERY_TERM),
+    ],
+)
 def test_a_step_beyond_the_weights_range_diverges(tmp_path, small_run, overrides):
     assert small_run(tmp_path, *overrides) == math.inf
     status = read_status(tmp_path)

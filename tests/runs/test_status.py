@@ -65,6 +65,24 @@ def test_a_status_follows_a_run(tmp_path):
     assert last["started"] <= last["ended"]
 
 
+def test_a_resumed_run_counts_the_seconds_of_its_epochs_alone(tmp_path):
+    """Not those of row 0, and those of the last row once."""
+    rows = {epoch: {"time/epoch": seconds} for epoch, seconds in enumerate((9.0, 2.0, 4.0))}
+    status = Status(tmp_path, CONFIG)
+    status.begin(rows)
+    resumed = read_status(tmp_path)
+    assert (resumed["epochs_done"], resumed["epoch_seconds"], resumed["starts"][-1]["epoch"]) == (2, 3.0, 2)
+    status.row(3, {"time/epoch": 6.0})
+    assert read_status(tmp_path)["epoch_seconds"] == 4.0
+    unbroken = Status(tmp_path / "unbroken", CONFIG)
+    unbroken.begin({})
+    for epoch, row in {**rows, 3: {"time/epoch": 6.0}}.items():
+        unbroken.row(epoch, row)
+    assert read_status(tmp_path / "unbroken")["epoch_seconds"] == 4.0
+    status.begin({0: rows[0]})
+    assert (read_status(tmp_path)["epochs_done"], read_status(tmp_path)["epoch_seconds"]) == (0, None)
+
+
 @pytest.mark.parametrize(
     ("error", "state", "text"),
     [

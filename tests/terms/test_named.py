@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
-from ireg.terms.named import SETS, TERMS, chosen_terms
+import ireg
+from ireg.terms.named import NAMES, SETS, TERMS, chosen_terms
 
 CONF = Path(__file__).parents[2] / "conf" / "terms"
 
@@ -38,6 +40,33 @@ def test_the_sets_are_those_of_the_configuration(name):
         return [*(tag for entry in inner for tag in tags(entry)), *configured(CONF / f"{file}.yaml")]
 
     assert list(SETS[name]) == tags(name)
+
+
+def test_a_term_has_the_name_of_the_command_line():
+    files = {path.stem: list(configured(path)) for path in CONF.glob("*.yaml")}
+    assert {name: tags[0] for name, tags in files.items() if name not in SETS} == NAMES
+    assert set(files) == set(NAMES) | set(SETS)
+    assert not set(NAMES) & set(SETS)
+    for name, tag in NAMES.items():
+        assert list(chosen_terms([name])) == list(chosen_terms(name)) == list(chosen_terms(tag)) == [tag]
+    assert list(chosen_terms(["sgd", "ireg/sgd", "margin_median"])) == ["ireg/sgd", "margin/median"]
+
+
+@pytest.mark.parametrize("name", ["median", "radial", "layers", "sgdd", "ireg", "", "norm_l2", "ireg_sgd"])
+def test_what_is_no_name_there_is_none_here(name):
+    with pytest.raises(ValueError, match=r"is unknown; choose a set \(default, .*, study\) or a term, like "):
+        chosen_terms([name])
+
+
+def test_a_term_by_its_short_name_is_measured():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 2.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = [(torch.ones(1, 1), torch.zeros(1, 1))]
+    mse = torch.nn.functional.mse_loss
+    assert ireg.measure(model, batches, optimizer=optimizer, criterion=mse, terms=["sgd"]) == {
+        "ireg/sgd": pytest.approx(0.1 / 4 * 16, rel=1e-6)
+    }
 
 
 def test_sets_tags_and_functions():

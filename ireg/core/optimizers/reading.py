@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
 from ireg.core.optimizers.view import RULES, Group, OptimizerView, State, acting
 from ireg.core.params import as_reals, sum_type
-from ireg.core.wrappers import rate_of
+from ireg.core.wrappers import rate_of, require_rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +114,7 @@ def view(
         said = [{**group, **then} for group, then in zip(said, settings, strict=True)]
     if any(group.get("maximize", False) for group in said):
         raise ValueError("maximize=True: the terms are those of descent; minimize the negative loss instead")
+    require_rates(optimizer)
     used = [[rate_of(group) for group in said]] if rates is None else rates
     by_group, steps = _rates(used, sorted(set(groups.values())))
     largest = max(by_group.values())

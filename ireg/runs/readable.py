@@ -1,0 +1,53 @@
+"""Read the records of many runs, each for itself.
+
+Whoever looks at more than one run reads them here: a damaged record is said, and the others are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ireg.errors import UserError, in_one_line
+from ireg.runs.damage import DamagedRecordError
+from ireg.runs.layout import STATUS
+from ireg.runs.status import read_status
+
+
+class Records(NamedTuple):
+    """Statuses by folder; for other folders, what is wrong."""
+
+    statuses: dict[Path, dict[str, Any]]
+    damaged: dict[Path, str]
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the status of a folder's run; None without one.
+
+    Raises:
+        DamagedRecordError: its file cannot be read, or is none of a run's.
+    """
+    try:
+        status = read_status(folder)
+    except OSError as error:
+        raise DamagedRecordError(in_one_line(error)) from error
+    if status is None and (folder / STATUS).exists():
+        raise DamagedRecordError(
+            f"{folder / STATUS} is not a run's status (no state or no config); delete that folder, run it again"
+        )
+    return status
+
+
+def read_records(folders: Iterable[Path]) -> Records:
+    """Read the statuses of run folders, each for itself."""
+    records = Records({}, {})
+    for folder in folders:
+        try:
+            status = read_record(folder)
+        except UserError as error:
+            records.damaged[folder] = str(error)
+        else:
+            if status is not None:
+                records.statuses[folder] = status
+    return records
