@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from ireg.core.batches import copied
 from ireg.core.clipping import Clipping, clipping_of
-from ireg.core.functional import copied_buffers, measuring, weights_kept
+from ireg.core.functional import copied_buffers, leaves_like, measuring, weights_kept
 from ireg.core.noise import noise_layers
 from ireg.core.params import dense
 from ireg.core.replay import Difference, difference, replayed_gradient
@@ -163,7 +163,7 @@ class Replay:
             batch: the minibatch.
             mode: how the module computes the loss, see `ireg.measurement.MODES`.
         """
-        weights = {name: value.detach() for name, value in self.module.named_parameters()}
+        weights = leaves_like(self.module)
         values = []
         with self._kept() as streams, torch.enable_grad(), mode(self.module):
             state = streams.state()
@@ -179,7 +179,7 @@ class Replay:
     def _value(self, weights: Params, batch: Batch) -> float:
         """The loss; what its pass does to buffers is no noise."""
         with copied_buffers(self.module):
-            return float(self.loss(weights, batch))
+            return float(self.loss(weights, batch).detach())
 
     @contextmanager
     def _kept(self) -> Iterator[Streams]:

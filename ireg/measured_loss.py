@@ -18,11 +18,13 @@ from ireg.core.functional import (
     ModuleLoss,
     StepLoss,
     copied_buffers,
+    detached_parameters,
     evaluating,
     functional_loss,
+    leaves_like,
     measuring,
+    same_values,
     weights_kept,
-    writes_to_weights,
 )
 from ireg.core.graph import Graph
 from ireg.core.ranks import MeanOverRanks, ranks_of
@@ -64,7 +66,7 @@ class Steps:
 
 
 class MeasuredLoss:
-    """The way from a model and its loss to a function of the parameters; as a context, it leaves all as it was.
+    """Make a model and its loss a function of the parameters; as a context, leave all as it was.
 
     Args:
         model: any module, wrapped or not.
@@ -163,12 +165,12 @@ class MeasuredLoss:
         """
         own = self._own
         with MODES["two_draws"](self.module):
-            graph = self._graph(batch)
+            graph, writes = self._evaluated(batch)
             if isinstance(own, ModuleLoss) and graph.leaves & {id(value) for value in self.module.parameters()}:
                 criterion = own.criterion
                 own = self._own = StepLoss(self.module, lambda model, pair: criterion(model(pair[0]), pair[1]))
-                graph = self._graph(batch)
-            own.fresh = writes_to_weights(own, batch)
+                graph, writes = self._evaluated(batch)
+            own.fresh = writes
         if graph.recomputes:
             raise ValueError(
                 f"{type(self.module).__name__} uses reentrant activation checkpointing, whose gradients do not belong "
@@ -177,12 +179,13 @@ class MeasuredLoss:
         self._depends = bool(graph.leaves)
         self.loss = own if self._group is None else MeanOverRanks(own, self._group)
 
-    def _graph(self, batch: Batch) -> Graph:
-        weights = {name: value.detach().clone() for name, value in self.module.named_parameters()}
-        for value in weights.values():
-            value.requires_grad_(value.is_floating_point() or value.is_complex())
+    def _evaluated(self, batch: Batch) -> tuple[Graph, bool]:
+        """Evaluate the loss with copies of the weights: its graph, and whether the pass has changed them."""
+        weights = leaves_like(self.module)
         with torch.enable_grad():
-            return Graph(self._own(weights, batch))
+            graph = Graph(self._own(weights, batch))
+        own = detached_parameters(self.module)
+        return graph, any(not same_values(value, own[name]) for name, value in weights.items())
 
     def require_own_gradient(self, batch: Batch) -> None:
         """Compare the gradient by given weights with that of the model's own passes.

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from ireg.catalogue import VALID_STRENGTH
 from ireg.core.batches import copied
+from ireg.core.drawing import EPOCH, require_sampling
 from ireg.core.functional import detached_parameters
 from ireg.core.noise import noise_layers
 from ireg.core.path import recorder_for
@@ -50,6 +51,8 @@ class Monitor:
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         mode: `as_trained`, `two_draws` or `eval`, see `ireg.measure`.
         regularizer: an explicit penalty that the steps descend beside the loss, see `ireg.measure`.
+        sampling: how the training draws its minibatches, `epoch` or `independent`, see `ireg.measure`. What a loader
+            does, `ireg.core.drawing.sampling_of` says.
         check: which steps are computed again, to compare their gradients with those that the optimizer got: the first
             of `each` window between two resets, the `first` of all, or none (`off`).
 
@@ -86,14 +89,16 @@ class Monitor:
         method: str = "auto",
         mode: str = "as_trained",
         regularizer: Regularizer | None = None,
+        sampling: str = EPOCH,
         check: str = "each",
     ) -> None:
+        require_sampling(sampling)
         self._guard = Guard(check)
         self._seen = 0  # steps taken before the last update
         self._before: Batch | None = None  # the minibatch before, where its step was not seen
         require_mode(mode)
-        require_estimates(chosen_terms(terms), mode, num_batches)
-        require_all(regularizer, num_batches)
+        require_estimates(chosen_terms(terms), mode, num_batches, sampling=sampling)
+        require_all(regularizer, num_batches, sampling)
         self.optimizer = unwrapped(optimizer)
         loss_function(model, criterion, loss)  # refused here, not after an epoch
         self.model = model
@@ -104,6 +109,7 @@ class Monitor:
         self.method = method
         self.mode = mode
         self.regularizer = regularizer
+        self.sampling = sampling
         module = bare_module(model)
         self.initial = {name: value.clone() for name, value in detached_parameters(module).items()}
         self.steps = 0
@@ -184,6 +190,7 @@ class Monitor:
             kept=self._kept,
             path=None if self._recorder is None else self._recorder.path(),
             regularizer=self.regularizer,
+            sampling=self.sampling,
             check="off",
             steps=self._noted(),
         )

@@ -169,13 +169,22 @@ def changes_gradients(module: nn.Module) -> bool:
     return any(parameter._backward_hooks for parameter in module.parameters())
 
 
-def writes_to_weights(loss: ModuleLoss | StepLoss, batch: Batch) -> bool:
-    """Say whether a forward pass changes weights, on copies of them."""
-    own = detached_parameters(loss.module)
-    copies = {name: value.clone() for name, value in own.items()}
-    with torch.enable_grad():  # a loss may differentiate by its inputs
-        loss(copies, batch)
-    return any(not same_values(copies[name], value) for name, value in own.items())
+def leaves_like(module: nn.Module) -> Params:
+    """Return copies of a module's parameters by name, as leaves of a graph where they can be."""
+    copies = {name: value.clone() for name, value in detached_parameters(module).items()}
+    for value in copies.values():
+        value.requires_grad_(value.is_floating_point() or value.is_complex())
+    return copies
+
+
+def writes_to_weights(module: nn.Module, inputs: Tensor) -> bool:
+    """Say whether a forward pass changes the weights that it is given."""
+    own = detached_parameters(module)
+    copies = leaves_like(module)
+    functional_call(
+        module, {place: copies[name] for place, name in _places(module).items()}, (inputs,), tie_weights=False
+    )
+    return any(not same_values(value, own[name]) for name, value in copies.items())
 
 
 def same_values(value: Tensor, other: Tensor) -> bool:

@@ -95,7 +95,7 @@ def streams_kept(module: nn.Module, *functions: Any) -> Iterator[Streams]:
 
 @contextmanager
 def attributes_kept(module: nn.Module, *functions: Any) -> Iterator[None]:
-    """Keep what forward passes may change of a module: its layers' attributes, and modules that functions hold.
+    """Keep what forward passes may change: attributes of layers, and modules that functions hold.
 
     Numbers, names and references are as before at the end, and so are the items of lists, dictionaries and sets. Of
     other modules that the functions hold, as of a teacher's, parameters and buffers are as before, too.

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from ireg.core.batches import copied
+from ireg.core.drawing import EPOCH, INDEPENDENT, require_sampling, sampling_of
 from ireg.core.functional import detached_parameters
 from ireg.core.moments import SMALLEST
 from ireg.core.path import PathRecorder, recorder_for
@@ -62,6 +63,10 @@ class ImplicitRegularizationMonitor(Callback):
         cache_device: where they are kept; by default where they are.
         method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         prefix: what the tags of the implicit terms begin with; several monitors of a trainer need different ones.
+        sampling: how minibatches are drawn, `epoch` or `independent`, see `ireg.measure`. By default it is read off the
+            loader's sampler, and said where that is not known.
+        check: which steps are computed again, to compare their gradients with those that the optimizer got: the first
+            of `each` epoch, the `first` of all, or none (`off`).
 
     Raises:
         ValueError: an argument has a value that is not allowed.
@@ -84,6 +89,7 @@ class ImplicitRegularizationMonitor(Callback):
         cache_device: torch.device | str | None = None,
         method: str = "auto",
         prefix: str = "ireg/",
+        sampling: str | None = None,
         check: str = "each",
     ) -> None:
         super().__init__()
@@ -94,7 +100,9 @@ class ImplicitRegularizationMonitor(Callback):
             prefix + tag.removeprefix("ireg/") if tag.startswith("ireg/") else tag: term
             for tag, term in chosen_terms(terms).items()
         }
-        require_estimates(self.terms, mode, num_batches)
+        if sampling is not None:
+            require_sampling(sampling)
+        require_estimates(self.terms, mode, num_batches, sampling=sampling or EPOCH)
         self.every_n_epochs = every_n_epochs
         self.num_batches = num_batches
         self.loss = loss
@@ -103,12 +111,14 @@ class ImplicitRegularizationMonitor(Callback):
         self.cache_device = cache_device
         self.method = method
         self.prefix = prefix
+        self.sampling = sampling
         self.check = check
         self._begin_fit()
 
     def _begin_fit(self) -> None:
         self.initial: dict[str, Tensor] = {}
         self._guard = Guard(self.check)
+        self._sampling = EPOCH
         self._recorder: PathRecorder | None = None
         self._witness: Witness | None = None
         self._rows: list[dict[str, float]] = []
@@ -125,7 +135,7 @@ class ImplicitRegularizationMonitor(Callback):
     # Before training.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot be measured; begin anew with a training that begins.
+        """Refuse what cannot be measured; start again with a training that begins.
 
         Raises:
             UserError: see the text of each.
@@ -174,7 +184,31 @@ class ImplicitRegularizationMonitor(Callback):
             self._keep_initial(pl_module)
         self._recorder = recorder_for(self.terms.values(), optimizer)
         self._witness = Witness(optimizer, pl_module, self.loss)
+        self._sampling = self._sampling_of(trainer)
         self._begin_epoch(trainer)  # a training that resumes within an epoch does not start one
+
+    def _sampling_of(self, trainer: Trainer) -> str:
+        """Read off the loader how minibatches are drawn, where nobody has said so.
+
+        Raises:
+            UserError: a term has no estimate from minibatches that are drawn so.
+        """
+        if self.sampling is not None:
+            return self.sampling
+        found = sampling_of(trainer.train_dataloader)
+        if found is None:
+            self._guard.warnings.once(
+                "sampling",
+                f"how {type(trainer.train_dataloader).__name__} draws its minibatches is not known: the terms are "
+                f"those of sampling='{EPOCH}', each minibatch once an epoch; of a stream, or with replacement, give "
+                f"sampling='{INDEPENDENT}'",
+            )
+            return EPOCH
+        try:
+            require_estimates(self.terms, self.mode, self.num_batches, sampling=found)
+        except ValueError as error:
+            raise UserError(f"ImplicitRegularizationMonitor: {error}") from error
+        return found
 
     def _keep_initial(self, pl_module: LightningModule) -> None:
         self.initial = {name: value.clone() for name, value in detached_parameters(pl_module).items()}
@@ -365,6 +399,14 @@ class ImplicitRegularizationMonitor(Callback):
         """Add a row; an epoch without a step has none."""
         if not self._settings or self._full or self._witness is None:
             return
+        least = 1 if self._sampling == EPOCH else SMALLEST if self.num_batches is not None else 2
+        if len(self._settings) < least:
+            self._guard.warnings.once(
+                "draws",
+                f"epoch {self._epoch} has no row: of {len(self._settings)} independent minibatches nothing can be "
+                f"estimated; train with at least {least} steps an epoch",
+            )
+            return
         values = measure(
             muted_twin(pl_module),
             self._sample.items,
@@ -377,6 +419,7 @@ class ImplicitRegularizationMonitor(Callback):
             method=self.method,
             mode=self.mode,
             path=None if self._recorder is None else self._recorder.path(),
+            sampling=self._sampling,
             check="off",
             steps=Steps(
                 rates=[tuple(rate_of(group) for group in step) for step in self._settings],

@@ -28,6 +28,7 @@ from ireg.core.random import named_generator
 from ireg.core.reservoir import sampled
 from ireg.core.snapshot import Snapshot, Term
 from ireg.data.batches import ShuffledBatches
+from ireg.guard import NOISE
 from ireg.lit.data import NoisyImages
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import errors_of, step_or_overflow, try_out
@@ -112,6 +113,8 @@ class Classifier(L.LightningModule):
         self.recorder: PathRecorder | None = None
         self.watchers: list[Callable[[int, Snapshot], None]] = []  # called after the terms, with the epoch
         self.diverged = False
+        self.same_in_evaluation = True  # whether the loss that is measured is that of eval mode
+        self.noise = 0.0  # by how much of itself it differs between two seeds
         # A loss that is not finite must be seen, not left out of the mean.
         self.test_loss = MeanMetric(nan_strategy="disable")
         self.test_error = MeanMetric(nan_strategy="disable")
@@ -350,8 +353,9 @@ class Classifier(L.LightningModule):
             terms: function by tag.
         """
         fit = TrainingFit(self.data.train_labels, self.criterion)
-        # With the minibatches' statistics outputs are other than in eval mode, which the fit is of.
-        shared = not batch_statistics(self.model) and self.num_batches is None and self.sampling == EPOCH
+        # The fit is of eval mode. With the minibatches' statistics, as with other modes, training has other outputs.
+        shared = self.same_in_evaluation and not batch_statistics(self.model)
+        shared &= self.num_batches is None and self.sampling == EPOCH
         values: dict[str, float] = {}
 
         def observe(first: int, outputs: Tensor) -> None:
@@ -363,7 +367,7 @@ class Classifier(L.LightningModule):
                 shared &= bool(snapshot.needs)
                 if snapshot.needs:
                     self._say_once(snapshot)
-                values = evaluate(terms, snapshot)
+                values = evaluate(terms, snapshot) | ({NOISE: self.noise} if self.noise else {})
                 for watch in self.watchers:
                     watch(epoch, snapshot)
         if self.recorder is not None:

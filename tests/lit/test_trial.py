@@ -35,6 +35,10 @@ class Network(MLP):
             self.insert(2, nn.BatchNorm1d(16))
 
     def forward(self, inputs):
+        if self.wrong == "clamped":
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    parameter.clamp_(-0.01, 0.01)
         logits = super().forward(inputs)
         if self.wrong == "fails":
             raise RuntimeError("mat1 and mat2\nshapes cannot be multiplied")
@@ -44,6 +48,7 @@ class Network(MLP):
             "dict": lambda: {"logits": logits},
             "classes": lambda: logits[:, :9],
             "integers": lambda: logits.round().long(),
+            "noisy": lambda: logits + torch.randn_like(logits) if self.training else logits,
             "scaled in training": lambda: logits * (2.0 if self.training else 1.0),
             "tuple in evaluation": lambda: logits if self.training else (logits,),
         }
@@ -63,8 +68,7 @@ NETWORKS = {
     "lazy buffers": r"model: Network has parameters or buffers whose shapes are not known before its first call",
     "fails": r"model: Network on a minibatch of 32 images.*: mat1 and mat2 shapes cannot be multiplied",
     "frozen": r"terms: SGD moves no parameter: of 4 it holds 4, of which 0 require a gradient",
-    "scaled in training": r"model: Network has a loss of \d\.\d+ in training, and of \d\.\d+ as it is measured",
-    "tuple in evaluation": r"model: Network on a minibatch .*: returns a tuple",
+    "tuple in evaluation": r"model: Network in evaluation on .*: returns a tuple",
 }
 
 
@@ -90,6 +94,30 @@ def test_a_parameter_without_an_element_changes_no_number(tmp_path, small_run, o
         assert {tag: value for tag, value in other[epoch].items() if tag[:5] != "time/"} == {
             tag: value for tag, value in expected.items() if tag[:5] != "time/"
         }
+
+
+def test_a_network_that_differs_in_training_is_measured_as_it_trains(tmp_path, small_run):
+    for wrong in ("scaled in training", "nothing"):
+        small_run(tmp_path / wrong, f"model._target_={HERE}.Network", f"+model.wrong={wrong}", "epochs=1", "lr=1e-9")
+    scaled, plain = (rows(tmp_path / wrong)[1] for wrong in ("scaled in training", "nothing"))
+    assert scaled["ireg/sgd"] > 1.5 * plain["ireg/sgd"]  # of twice the logits
+    for tag in ("fit/memorized", "test/loss"):  # of eval mode
+        assert scaled[tag] == pytest.approx(plain[tag], rel=1e-5, abs=1e-9)
+
+
+def test_a_network_with_noise_of_its_own_marks_its_rows(tmp_path, small_run):
+    small_run(tmp_path / "noisy", f"model._target_={HERE}.Network", "+model.wrong=noisy", "epochs=1")
+    small_run(tmp_path / "plain", f"model._target_={HERE}.Network", "+model.wrong=nothing", "epochs=1")
+    assert all(row["check/noise"] > 0 for row in rows(tmp_path / "noisy").values())
+    assert not any("check/noise" in row for row in rows(tmp_path / "plain").values())
+
+
+def test_a_network_that_writes_to_its_weights_trains_as_without_terms(tmp_path, small_run):
+    ends = []
+    for terms in ("terms=default", "terms=[]"):
+        small_run(tmp_path / terms, f"model._target_={HERE}.Network", "+model.wrong=clamped", "epochs=2", terms)
+        ends.append({tag: value for tag, value in rows(tmp_path / terms)[2].items() if tag.startswith("train/")})
+    assert ends[0] == ends[1]
 
 
 class WithoutRate(torch.optim.Optimizer):
