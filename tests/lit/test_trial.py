@@ -108,8 +108,8 @@ def test_a_network_that_differs_in_training_is_measured_as_it_trains(tmp_path, s
 def test_a_network_with_noise_of_its_own_marks_its_rows(tmp_path, small_run):
     small_run(tmp_path / "noisy", f"model._target_={HERE}.Network", "+model.wrong=noisy", "epochs=1")
     small_run(tmp_path / "plain", f"model._target_={HERE}.Network", "+model.wrong=nothing", "epochs=1")
-    assert all(row["check/noise"] > 0 for row in rows(tmp_path / "noisy").values())
-    assert not any("check/noise" in row for row in rows(tmp_path / "plain").values())
+    assert all(row["check/noise"] > 0 for row in rows(tmp_path / "noisy"))
+    assert not any("check/noise" in row for row in rows(tmp_path / "plain"))
 
 
 def test_a_network_that_writes_to_its_weights_trains_as_without_terms(tmp_path, small_run):
