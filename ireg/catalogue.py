@@ -370,6 +370,31 @@ CATALOGUE: dict[str, Quantity] = {
         source="[theory](theory.md), section 13",
         validity="optimizers with a rule whose memory fades",
     ),
+    "check/replay": Quantity(
+        title="difference of a step's gradient, computed again, from the one that the optimizer got",
+        formula="‖g − g'‖/‖g'‖",
+        unit="1",
+        source="[your model](your_model.md)",
+        validity="`ireg.Monitor` and the Lightning callback, without check='off'",
+    ),
+    "check/noise": Quantity(
+        title="difference of the measured loss between two seeds",
+        formula="|Ĉ_k − Ĉ_k'|/max(|Ĉ_k|, |Ĉ_k'|)",
+        unit="1",
+        source="[your model](your_model.md)",
+        validity="losses that draw numbers which are not known as noise",
+    ),
+    "check/share": Quantity(
+        title="share of the epoch's minibatches that the row has seen",
+        unit="1",
+        source="[your model](your_model.md)",
+        validity="the Lightning callback, where it is below 1",
+    ),
+    "ireg/clipped": Quantity(
+        title="share of the epoch's steps in which gradient clipping acted",
+        unit="1",
+        validity="the Lightning callback, where the trainer clips",
+    ),
     "time/epoch": Quantity(title="wall time of the whole epoch", unit="s"),
     "time/terms": Quantity(title="wall time of the terms alone", unit="s"),
 }

@@ -17,10 +17,12 @@ TERMS = {
     for name in functions
     if name != "every"
 }
+MARKS = {"check/replay", "check/noise", "check/share", "ireg/clipped"}
+"""What the doors add about a measurement; see tests/test_guard.py and tests/lit/test_callback.py."""
 
 
 def test_every_tag_has_an_entry_and_every_entry_a_tag():
-    assert set(CATALOGUE) == {*TERMS, *ALWAYS_MEASURED, *HOLDOUT, PENALTY, *SWITCH, "time/terms"}
+    assert set(CATALOGUE) == {*TERMS, *ALWAYS_MEASURED, *HOLDOUT, PENALTY, *SWITCH, "time/terms", *MARKS}
 
 
 @pytest.mark.parametrize("tag", TERMS)
