@@ -100,11 +100,13 @@ def test_one_run_has_no_best(make_run):
 def test_a_reason_is_said_once(make_run, capsys):
     for number in range(NAMED + 2):
         make_run(f"r{number}", None, {"lr": number}, state="failed", error="no\nroom")
+    make_run("silent", None, {"lr": 98}, state="failed")
     sweep = make_run("other", None, {"lr": 99}, state="failed", error="no data")
     print_failures(summary_of(sweep), sweep)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "6 of 6 runs failed:"
+    assert lines[0] == "7 of 7 runs failed:"
     assert sorted(lines[1:]) == sorted([
         f"  r0, r1, r2 and 2 more: no room (see {sweep / 'r0' / 'train.log'})",
         f"  other: no data (see {sweep / 'other' / 'train.log'})",
+        f"  silent: no reason is recorded (see {sweep / 'silent' / 'train.log'})",
     ])  # fmt: skip
