@@ -62,6 +62,8 @@ class Planter:
     def look(self, node, within):
         if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.If) and "__name__" in ast.dump(node.test)):
             return
+        if isinstance(node, ast.keyword) and node.arg == "strict":  # it speaks where lengths differ, which they do not
+            return
         if plant := getattr(self, f"of_{type(node).__name__.lower()}", None):
             plant(node, within)
         for name, value in ast.iter_fields(node):

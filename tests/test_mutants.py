@@ -39,6 +39,7 @@ PLANTED = {
     "for x in y: self.z = x": ["for x in y: pass"],
     "if x: raise E(x)": ["if x: pass"],
     "def f(x):\n    if x: return\n    g(x)\n    return x": ["if x: pass", "pass"],
+    "zip(a, b, strict=True, other=True)": ["pass", "zip(a, b, strict=True, other=False)"],
     "x[0]": ["x[-1]", "x[1]"],
     "if __name__ == '__main__': f(1)": [],
 }

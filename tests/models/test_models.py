@@ -29,6 +29,7 @@ def test_no_hidden_layer_makes_a_linear_model():
 def test_widths_are_checked():
     with pytest.raises(ValueError, match=r"widths \[4, 0, 2\]: each must be at least 1"):
         MLP(input_shape=(4,), num_classes=2, hidden=[0])
+    assert MLP(input_shape=(1,), num_classes=1, hidden=[1])(torch.zeros(3, 1)).shape == (3, 1)
 
 
 IMAGES = torch.randn(4, 1, 14, 14, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
