@@ -59,6 +59,12 @@ def test_many_settings_are_compared_with_the_best_alone(grid):
     assert [one.right for one in found] == names[1:]
 
 
+def test_as_many_settings_as_allowed_are_compared_with_each_other(grid):
+    names = ["sgd", "adam", "gd", "rmsprop", "adamw"]
+    assert len(names) == ALL_PAIRS
+    assert len(compared(grid({name: [0.1 * n + 0.1, 0.1 * n + 0.12] for n, name in enumerate(names)}))) == 10
+
+
 def test_seeds_that_one_of_both_lacks_are_left_out(grid):
     states = {("adam", 2): "failed"}
     found = compared(grid({"sgd": [0.3, 0.5, 0.4], "adam": [0.2, 0.3, 0.9], "gd": [0.5]}, states=states))
