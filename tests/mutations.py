@@ -11,6 +11,8 @@ COMPARISONS = {ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), a
                ast.In: ("in", "not in"), ast.NotIn: ("not in", "in")}  # fmt: skip
 JUNCTIONS = {ast.And: ("and", "or"), ast.Or: ("or", "and")}
 COPIES = ("clone", "detach")
+APPEARANCE = {"figsize", "alpha", "color", "linewidth", "linestyle", "fontsize", "frameon", "markersize", "capsize"}
+"""Arguments, and of `grid` all, that only change how a figure looks, which no test judges."""
 # No error can be planted in a type, and Python 3.11 does not know the place of what stands in an f-string.
 LEFT_OUT = ("annotation", "returns", "decorator_list")
 
@@ -62,7 +64,8 @@ class Planter:
     def look(self, node, within):
         if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.If) and "__name__" in ast.dump(node.test)):
             return
-        if isinstance(node, ast.keyword) and node.arg == "strict":  # it speaks where lengths differ, which they do not
+        # `strict` raises where lengths differ, which they do not.
+        if isinstance(node, ast.keyword) and node.arg in {"strict", *APPEARANCE}:
             return
         if plant := getattr(self, f"of_{type(node).__name__.lower()}", None):
             plant(node, within)
@@ -133,7 +136,7 @@ class Planter:
     of_raise = of_delete = dropped
 
     def of_expr(self, node, within):
-        if isinstance(node.value, ast.Call):
+        if isinstance(node.value, ast.Call) and getattr(node.value.func, "attr", None) != "grid":
             self.dropped(node, within)
 
     def of_assign(self, node, within):

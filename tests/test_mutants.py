@@ -40,6 +40,11 @@ PLANTED = {
     "if x: raise E(x)": ["if x: pass"],
     "def f(x):\n    if x: return\n    g(x)\n    return x": ["if x: pass", "pass"],
     "zip(a, b, strict=True, other=True)": ["pass", "zip(a, b, strict=True, other=False)"],
+    "axis.grid(alpha=0.3)": [],
+    "figure = Figure(figsize=(8, 2 * rows), dpi=100)": [
+        "figure = Figure(figsize=(8, 2 * rows), dpi=101)",
+        "figure = Figure(figsize=(8, 2 * rows), dpi=99)",
+    ],
     "x[0]": ["x[-1]", "x[1]"],
     "if __name__ == '__main__': f(1)": [],
 }
