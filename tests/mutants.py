@@ -191,6 +191,7 @@ def judge(tree, mutant, records, seconds, further):
 def judge_all(root, chosen, records, *, jobs, seconds, further, slow=SLOW):
     """Judge those that are not in the records, each worker in a tree of its own."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        os.chmod(folder, 0o755)  # some tests are another user, who may enter it
         trees = SimpleQueue()
         for number in range(jobs):
             (Path(folder) / str(number)).mkdir()
