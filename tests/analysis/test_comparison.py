@@ -40,6 +40,10 @@ def test_a_planted_difference_is_found_seed_by_seed(grid):
     assert comparison.difference.student.mean == pytest.approx(-0.0485)
 
 
+def test_a_criterion_that_no_run_has_compares_nothing(grid):
+    assert compared(grid({"sgd": [0.1, 0.2], "adam": [0.1, 0.3]}), "holdout/error") == []
+
+
 def test_p_values_are_adjusted_over_the_table(grid):
     rng = np.random.default_rng(0)
     errors = {
