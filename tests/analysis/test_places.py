@@ -88,4 +88,6 @@ def test_values_at_places():
     assert {"run", "state", "optimizer", "seed", "place", "at", "seconds"} < set(found.reset_index())
     assert not [column for column in found if column.startswith("time/") or column in ("epoch", "nonfinite")]
     assert list(at_places(rows, [1.0], tags=["test/error"]).filter(like="/")) == ["test/error"]
+    both = pd.concat([rows.assign(run="z"), rows.assign(run="a")])
+    assert at_places(both, [1.0])["run"].drop_duplicates().tolist() == ["z", "a"]  # in the table's order
     assert {"run", "place", "test/error"} < set(at_places(rows[:0], [1.0]))  # of no runs there are no rows
