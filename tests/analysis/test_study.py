@@ -249,6 +249,17 @@ def test_ratios_are_of_logarithms():
     assert "| adam | epochs to a training loss of 1 | 1 | – | – | – |" in one
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_two_pairs_are_compared_and_one_is_not(count):
+    measured = pd.concat([barriers(basins_table(count)), drifts(drift_table(count))], ignore_index=True)
+    cells = pd.concat([finals({"sgd": 0.0, "adam": 0.05}, seeds=count), measured], ignore_index=True)
+    for table, start, place in (("claims", "| adam | end |", 2), ("measurements", "| 5 | adam |", 3)):
+        (line,) = (line for line in TABLES[table](cells).splitlines() if line.startswith(start))
+        texts = [text.strip() for text in line.strip("|").split("|")]
+        assert texts[place] == str(count)
+        assert (set(texts[place + 1 :]) == {"–"}) == (count == 1)
+
+
 def tuning():
     held_out = {0.01: (0.4, 0.42), 0.1: (0.35, 0.37), 1.0: (0.36, 0.36), 10.0: (0.1, 0.1)}
     rows = [
