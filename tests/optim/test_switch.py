@@ -145,8 +145,10 @@ def test_events_of_epochs():
         for optimizer in (at_epoch, at_loss):
             optimizer.end_epoch(epoch, loss)
             assert optimizer.param_groups[0]["lr"] == (0.3 if epoch >= 3 else 0.1)
+    second = at_loss.acting
     at_loss.end_epoch(5, 0.1)  # no second switch
     assert at_loss.switched_after == 0
+    assert at_loss.acting is second
 
 
 def test_momentums_effective_rate_is_kept():
