@@ -190,7 +190,10 @@ def test_the_command_writes_what_it_prints(run, small_run, capsys):
         (["--optimizers", "sgd", "sgd"], "--optimizers: each must come once"),
         (["--orders", "1"], "--orders 1: must be at least 2, for the noise floor"),
         (["--loss", "0"], "--loss 0: must be a finite number above 0, like 0.3"),
+        (["--loss", "inf"], "--loss inf: must be a finite number above 0"),
         (["--lr", "nan"], "--lr nan: must be a finite number above 0"),
+        (["--lr", "0"], "--lr 0.0: must be a finite number above 0"),
+        (["--lr", "inf"], "--lr inf: must be a finite number above 0"),
         (["--epochs", "0"], "--epochs 0: must be at least 1"),
         (["--processes", "0"], "--processes 0: must be at least 1"),
     ],
@@ -198,6 +201,11 @@ def test_the_command_writes_what_it_prints(run, small_run, capsys):
 def test_wrong_options(run, capsys, arguments, line):
     assert main([str(run / "run"), *arguments]) == 2
     assert line in capsys.readouterr().err
+
+
+def test_the_smallest_options_are_taken(tmp_path, capsys):
+    assert main([str(tmp_path), "--orders", "2", "--epochs", "1", "--processes", "1", "--optimizers", "sgd"]) == 2
+    assert "no run there" in capsys.readouterr().err
 
 
 def test_what_it_does_not_serve(run, tmp_path, small_run, capsys):

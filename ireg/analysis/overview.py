@@ -171,7 +171,7 @@ def print_failures(summary: pd.DataFrame, folder: Path) -> None:
         return
     print(f"{len(failed)} of {len(summary)} runs failed:", file=sys.stderr)
     for error, of_error in failed.groupby("error", sort=False, dropna=False):
-        reason = " ".join(str(error).split())
+        reason = " ".join(error.split()) if isinstance(error, str) else "no reason is recorded"
         names = of_error["run"].tolist()
         listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
         print(f"  {listed}: {reason} (see {folder / names[0] / LOG})", file=sys.stderr)

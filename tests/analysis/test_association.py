@@ -68,6 +68,27 @@ def test_a_planted_measure_is_found_and_a_random_one_is_not():
     assert misses["random"] >= 35  # not found, as it should: in 95 of 100
 
 
+def test_runs_of_one_setting_are_drawn_together():
+    """Both numbers are the settings': runs that repeat them, drawn one by one, would make the interval too narrow."""
+    table = runs(optimizers=5, rates=4, seeds=4).sample(frac=1, random_state=3, ignore_index=True)
+    settings = list(zip(table["optimizer"], table["lr"], strict=True))
+    generator = np.random.default_rng(5)
+    covered = {"settings": 0, "runs": 0}
+    for _ in range(100):
+        measure, result = (dict(zip(sorted(set(settings)), generator.standard_normal(20), strict=True)) for _ in "xy")
+        x, y = ([of[setting] for setting in settings] for of in (measure, result))
+        for name, drawn in (("settings", settings), ("runs", list(range(len(table))))):
+            found = kendall(x, y, drawn, resamples=200)
+            covered[name] += found.low <= 0 <= found.high
+    assert covered["settings"] >= 90
+    assert covered["runs"] <= 80
+    # The same settings, whatever they are called and in whichever order the runs come.
+    table = table.assign(x=x, y=y)
+    found = associations(table, ["x"], "y", ["optimizer", "lr", "seed"], resamples=200).set_index("pairs of").loc["all"]
+    assert (found["low"], found["high"]) == kendall(x, y, settings, resamples=200)[1:3]
+    assert (found["low"], found["high"]) != kendall(x, y, list(range(len(table))), resamples=200)[1:3]
+
+
 def test_a_measure_may_go_with_the_result_across_optimizers_alone():
     """Within each optimizer it goes the other way: the mean over all pairs hides it, the granulated one does not."""
     table = runs()

@@ -209,3 +209,9 @@ def test_the_file_holds_the_table_and_the_terminal_its_doubts(grid, capsys):
     ]
     assert "test/error chose these rates, so its means here are optimistic" in out
     assert "--criterion TAG chooses by another tag" in out
+
+
+def test_the_optimizers_stand_in_the_order_of_their_runs(grid):
+    grid({0.1: [0.2], 0.2: [0.3]}, {"optimizer.name": "sgd"}, prefix="a")
+    sweep = grid({0.1: [0.2], 0.2: [0.3]}, {"optimizer.name": "adam"}, prefix="b")
+    assert best_rates(runs(sweep), "test/error")["optimizer"].tolist() == ["sgd", "adam"]

@@ -25,6 +25,9 @@ def test_a_panel_for_each_optimizer_and_abscissa():
 
 def test_guides_have_the_slopes_that_they_are_named_for():
     (axis, *_) = errors_against_rate([curves("sgd", "η")]).axes
+    assert [line.get_ydata()[-1] for line in axis.lines[-2:]] == pytest.approx([0.6 * 0.025, 0.6 * 0.025**2])
+    assert axis.get_xscale() == axis.get_yscale() == "log"
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0.025", "0.05", "0.1"]  # too near for decades
     for line in axis.lines[-2:]:
         slope = np.polyfit(np.log(line.get_xdata()), np.log(line.get_ydata()), 1)[0]
         assert line.get_label() == f"slope {round(slope)}"

@@ -40,6 +40,10 @@ def test_a_planted_difference_is_found_seed_by_seed(grid):
     assert comparison.difference.student.mean == pytest.approx(-0.0485)
 
 
+def test_a_criterion_that_no_run_has_compares_nothing(grid):
+    assert compared(grid({"sgd": [0.1, 0.2], "adam": [0.1, 0.3]}), "holdout/error") == []
+
+
 def test_p_values_are_adjusted_over_the_table(grid):
     rng = np.random.default_rng(0)
     errors = {
@@ -57,6 +61,12 @@ def test_many_settings_are_compared_with_the_best_alone(grid):
     found = compared(grid({name: [0.1 * n + 0.1, 0.1 * n + 0.12] for n, name in enumerate(names)}))
     assert {one.left for one in found} == {"sgd"}
     assert [one.right for one in found] == names[1:]
+
+
+def test_as_many_settings_as_allowed_are_compared_with_each_other(grid):
+    names = ["sgd", "adam", "gd", "rmsprop", "adamw"]
+    assert len(names) == ALL_PAIRS
+    assert len(compared(grid({name: [0.1 * n + 0.1, 0.1 * n + 0.12] for n, name in enumerate(names)}))) == 10
 
 
 def test_seeds_that_one_of_both_lacks_are_left_out(grid):

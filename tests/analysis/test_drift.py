@@ -30,11 +30,16 @@ def test_one_row_a_run_and_the_coefficients_beside():
         for container, value, error in zip(panel.containers, (-0.01, -0.02), (0.005, 0.01), strict=True):
             line, _, (bar,) = container
             assert line.get_xdata() == pytest.approx([value])
+            filled = line.get_markerfacecolor() == line.get_color()
+            assert (line.get_marker(), filled) == (("o", True) if value == -0.01 else ("s", False))
+            assert line.get_ydata() == pytest.approx([-0.15 if filled else 0.15])  # above one another in row 0
             assert bar.get_segments()[0][:, 0] == pytest.approx([value - 2 * error, value + 2 * error])
         assert panel.get_xscale() == "linear"
     line, _, (bar,) = coefficients.containers[0]
     assert line.get_xdata() == pytest.approx([0.01])
     assert bar.get_segments()[0][:, 1] == pytest.approx([0.9, 1.3])
+    assert [text.get_text() for text in figure.legends[0].texts] == ["memory kept", "memory shrinking"]
+    assert mean.get_ylim() == (1.5, -0.5)  # the first run on top
 
 
 def test_effects_over_decades_and_no_leading_flow():

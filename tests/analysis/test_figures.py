@@ -244,15 +244,54 @@ def test_the_papers_figures_bear_its_numbers(make_run):
     assert [title.split(":")[0] for title in titles] == ["Figure 1", "Figure 2", "Figure 3", "Figure 4"]
 
 
-def test_every_panel_has_a_name_on_its_axis(make_run):
+EPOCHS, LOSS = ("epochs", "linear", False), ("training loss", "linear", True)  # which falls from left to right
+NORM = r"$\Vert\omega\Vert_2$ of all parameters"
+GROWTH = r"growth of $\Vert y\Vert^2$"
+TERM, SHARE = ("implicit regularization term", "log"), ("share of these training examples", "linear")
+STRENGTH, ALIGNMENT = ("strength: ‖part‖ / ‖u‖", "log"), ("alignment with ∇Q\n(above 0: pushes Q down)", "linear")
+ERROR = ("learning rate", "log", False), ("error", "linear")
+SHARPNESS = ("largest eigenvalue of H", "log"), ("fraction of the edge", "linear")
+GROWN = (f"{GROWTH}\nalong the weights", "linear"), (f"{GROWTH}\nby diffusion", "linear"), ("diffusive share", "linear")
+AXES = {
+    "training_error": [(EPOCHS, ("training error (observed labels)", "linear"))],
+    "test_error": [(EPOCHS, ("test error", "linear"))],
+    "implicit_regularization": [(EPOCHS, TERM)] * 2,
+    "parameter_norm": [(EPOCHS, (NORM, "linear"))],
+    "memorization": [(EPOCHS, SHARE)] * 3,
+    "own_regularization": [(EPOCHS, TERM)] * 3,
+    "mean_flow": [(("", "linear", False), STRENGTH)] * 2 + [(EPOCHS, ALIGNMENT)] * 2,
+    "equal_fit": [(LOSS, (name, "linear")) for name in ("test error", "ireg/own, its own regularizer", NORM)],
+    "rates": [ERROR, ERROR],
+    "sharpness": [(axis, name) for axis in (EPOCHS, LOSS) for name in SHARPNESS],
+    "traces": [(axis, ("trace of H", "log")) for axis in (EPOCHS, LOSS)],
+    "growth": [(axis, name) for axis in (EPOCHS, LOSS) for name in GROWN],
+}
+LINES = {"training_error": "paler: larger learning rate", "equal_fit": "a line is a run, a point an epoch",
+         "rates": "a point is a run, a line the mean over seeds"}  # fmt: skip
+"""What the legend says of the lines; of other figures as of the first."""
+
+
+def test_the_axes_of_every_panel(make_run):
     tags = ("train/loss", "train/error", "test/error", "ireg/sgd", "ireg/rmsprop", "ireg/own", "norm/l2")
     tags += ("curvature/lambda_max", "curvature/edge", "curvature/trace", "path/settled_radial")
     tags += ("path/settled_diffusive", "fit/memorized", "fit/recovered", "fit/clean_error")
     tags += tuple(f"ireg/{what}{part}" for what in ("strength", "alignment") for part in ("", "_memory"))
     make_run("a", {tag: [0.5, 0.25] for tag in tags}, {"lr": 0.1})
     table = load(make_run("b", {tag: [0.5, 0.25] for tag in tags}, {"lr": 0.2}))
-    for draw in FIGURES.values():
-        assert all(axis.get_ylabel() for axis in draw(table).axes)
+    for name, draw in FIGURES.items():
+        figure = draw(table)
+        found = [
+            (
+                (axis.get_xlabel(), axis.get_xscale(), bool(axis.xaxis_inverted())),
+                (axis.get_ylabel(), axis.get_yscale()),
+            )
+            for axis in figure.axes
+        ]
+        assert found == AXES[name], name
+        assert figure.legends[0].get_title().get_text() == LINES.get(name, LINES["training_error"])
+        assert not any(axis.spines[side].get_visible() for axis in figure.axes for side in ("top", "right"))
+    assert FIGURES["mean_flow"](table).get_suptitle().startswith("Dots: strength of the whole up to 0.3. ")
+    assert [axis.get_ylim() for axis in FIGURES["growth"](table).axes[2::3]] == [(-0.02, 1.02)] * 2
 
 
 def test_curves_that_coincide_are_all_seen(make_run):

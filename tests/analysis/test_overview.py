@@ -90,6 +90,25 @@ def test_many_settings_are_counted(make_run):
     assert len(lines) <= 40
 
 
+def test_where_no_setting_has_a_value_none_is_best(make_run):
+    make_run("a", {"test/error": [0.9, 0.5]}, {"lr": 0.1}, state="failed", error="no")
+    lines = shown(make_run("b", {"test/error": [0.9, "nan"]}, {"lr": 1.0}, state="diverged"), 80)
+    assert len(lines) == 4  # a title, the heads, two settings
+    assert not any("best:" in line for line in lines)
+
+
+def test_the_best_of_several_alone_stands_out(make_run):
+    def bold(sweep):
+        console = make_console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+        print_overview(summary_of(sweep), sweep, "test/error", console)
+        console.file.close()
+        return [line.split()[1] for line in console.export_text(styles=True).splitlines() if "\x1b[1;32m" in line]
+
+    sweep = make_run("a", {"test/error": [0.9, 0.5]}, {"lr": 0.1})
+    assert bold(sweep) == []
+    assert len(bold(make_run("b", {"test/error": [0.9, 0.25]}, {"lr": 1.0}))) == 1
+
+
 def test_one_run_has_no_best(make_run):
     lines = shown(make_run("a", {"test/error": [0.9, 0.5]}), 80)
     assert lines[0].endswith("1 run (1 done)")
@@ -100,11 +119,13 @@ def test_one_run_has_no_best(make_run):
 def test_a_reason_is_said_once(make_run, capsys):
     for number in range(NAMED + 2):
         make_run(f"r{number}", None, {"lr": number}, state="failed", error="no\nroom")
+    make_run("silent", None, {"lr": 98}, state="failed")
     sweep = make_run("other", None, {"lr": 99}, state="failed", error="no data")
     print_failures(summary_of(sweep), sweep)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "6 of 6 runs failed:"
+    assert lines[0] == "7 of 7 runs failed:"
     assert sorted(lines[1:]) == sorted([
         f"  r0, r1, r2 and 2 more: no room (see {sweep / 'r0' / 'train.log'})",
         f"  other: no data (see {sweep / 'other' / 'train.log'})",
+        f"  silent: no reason is recorded (see {sweep / 'silent' / 'train.log'})",
     ])  # fmt: skip

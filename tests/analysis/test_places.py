@@ -59,8 +59,16 @@ def test_the_loss_of_an_epoch_stands_at_its_middle():
 def test_places_of_a_run():
     rows = table([2.3] * 12, [0.9, *np.linspace(0.5, 0.2, 10), 0.4])
     rows["holdout/error"] = [0.1, 0.5, 0.4, 0.3, 0.3, *[0.6] * 7]  # row 0 is no choice, of equal ones the first is
-    found = {place.name: place[1:] for place in places(rows, [1.0], [4, 8, 20])}
-    assert found == {"epoch 8": (4, 8), "end": (7, 11), "holdout": (3, 3), "test": (10, 10)}
+    found = {place.name: place[1:] for place in places(rows, [1.0], [4, 5, 8, 11, 12])}
+    assert [place.name for place in places(rows, [], [], last=12)][:1] == ["holdout"]  # there are 11 epochs
+    assert found == {
+        "epoch 5": (1, 5),
+        "epoch 8": (4, 8),
+        "epoch 11": (7, 11),
+        "end": (7, 11),
+        "holdout": (3, 3),
+        "test": (10, 10),
+    }
 
 
 def test_values_at_places():
@@ -80,4 +88,6 @@ def test_values_at_places():
     assert {"run", "state", "optimizer", "seed", "place", "at", "seconds"} < set(found.reset_index())
     assert not [column for column in found if column.startswith("time/") or column in ("epoch", "nonfinite")]
     assert list(at_places(rows, [1.0], tags=["test/error"]).filter(like="/")) == ["test/error"]
+    both = pd.concat([rows.assign(run="z"), rows.assign(run="a")])
+    assert at_places(both, [1.0])["run"].drop_duplicates().tolist() == ["z", "a"]  # in the table's order
     assert {"run", "place", "test/error"} < set(at_places(rows[:0], [1.0]))  # of no runs there are no rows

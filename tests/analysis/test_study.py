@@ -144,6 +144,17 @@ def test_barriers_and_drift_are_stated_comparisons():
     assert found[5, "adam"].adjusted < 0.05
 
 
+def test_cells_of_measurements_have_their_quantities_alone():
+    cells, quantities = barriers(basins_table()), ("train/loss", "train/error", "test/error", "distance")
+    assert set(cells) == {"run", "optimizer", "other", "place", *(f"barrier/{quantity}" for quantity in quantities)}
+    assert len(cells) == 3 * len(PAIRS)
+    effects = {f"drift/kept/{place}/{name}" for place in ("mean", "ends") for name in ("time/loss", "equal C/squares")}
+    fits = {f"drift/leading flow/{name}" for name in ("k", "k_lag", "k_fluctuation", "residual", "alignment")}
+    cells = drifts(drift_table())
+    assert set(cells) == {"run", "optimizer", "lr", "place", *effects, *fits}
+    assert len(cells) == 6
+
+
 def answered(effects, **changes):
     """The five answers for known effects, by their question's number."""
     cells = pd.concat([finals(effects).assign(**changes), measured_cells()], ignore_index=True)
@@ -233,6 +244,20 @@ def test_ratios_are_of_logarithms():
     (speed,) = (claim for claim in claims.stated(cells) if claim.question == 2 and claim.difference.count)
     assert math.exp(speed.difference.student.mean) == pytest.approx(0.25)
     assert "| adam | epochs to a training loss of 1 | 3 | 0.25 (0.25 to 0.25) |" in TABLES["ratios"](cells)
+    two, one = (TABLES["ratios"](cells[cells["seed"] < seeds]) for seeds in (2, 1))
+    assert "| adam | epochs to a training loss of 1 | 2 | 0.25 (0.25 to 0.25) |" in two
+    assert "| adam | epochs to a training loss of 1 | 1 | – | – | – |" in one
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_two_pairs_are_compared_and_one_is_not(count):
+    measured = pd.concat([barriers(basins_table(count)), drifts(drift_table(count))], ignore_index=True)
+    cells = pd.concat([finals({"sgd": 0.0, "adam": 0.05}, seeds=count), measured], ignore_index=True)
+    for table, start, place in (("claims", "| adam | end |", 2), ("measurements", "| 5 | adam |", 3)):
+        (line,) = (line for line in TABLES[table](cells).splitlines() if line.startswith(start))
+        texts = [text.strip() for text in line.strip("|").split("|")]
+        assert texts[place] == str(count)
+        assert (set(texts[place + 1 :]) == {"–"}) == (count == 1)
 
 
 def tuning():

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from ireg.analysis.study.pages import tables_of
+from ireg.analysis.study.pages import read_cells, tables_of
+from ireg.errors import UserError
 from tests.conftest import ROOT
 
 
@@ -14,6 +15,16 @@ def test_the_pages_have_committed_numbers():
         text = page.read_text(encoding="utf-8")
         for name, table in tables_of(text, folder / "data"):
             assert text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0] == table, (page, name)
+
+
+@pytest.mark.parametrize(("files", "known"), [((), "none"), (("b", "a"), "a, b")])
+def test_a_file_that_is_missing_is_named_with_those_there_are(tmp_path, files, known):
+    for name in files:
+        (tmp_path / f"{name}.csv").write_text("x\n1\n")
+    with pytest.raises(UserError, match=rf"c.csv: no such file of the study; there are: {known}$"):
+        read_cells(tmp_path, "+".join([*files, "c"]))
+    if files:
+        assert read_cells(tmp_path, "a+b")["x"].tolist() == [1, 1]
 
 
 NUMBER = r"([-−+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)"

@@ -61,6 +61,9 @@ def test_the_seed_decides_and_the_input_is_left_alone(kind):
     assert torch.equal(labels, LABELS)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.observed, other.observed) == (kind == "none")
+    labels += 1  # what is returned is no view of it
+    assert torch.equal(first.clean, LABELS)
+    assert torch.equal(first.observed, again.observed)
 
 
 @pytest.mark.parametrize(

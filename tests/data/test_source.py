@@ -47,6 +47,7 @@ def test_what_the_contract_says_is_taken_as_it_is(images):
         ((IMAGES[0], LABELS), r"images of shape \(4, 4\); must be \(N, H, W\) or \(N, C, H, W\), none of them 0"),
         ((IMAGES[:0], LABELS[:0]), r"images of shape \(0, 4, 4\); must be"),
         ((IMAGES, LABELS + 1), r"labels from 1 to 3; must be in \[0, 3\)"),
+        ((IMAGES, 2 * LABELS - 1), r"labels from -1 to 3; must be in \[0, 3\)"),
         ((IMAGES, LABELS - 1), r"labels from -1 to 1; must be in \[0, 3\)"),
     ],
 )

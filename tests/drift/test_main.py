@@ -126,7 +126,9 @@ def test_a_whole_sweep_with_what_cannot_be_measured_passed_over(sweep, tmp_path_
         (["--processes", "0"], "--processes 0: must be at least 1"),
         (["--flow-lr", "0"], "--flow-lr 0: must be a finite number above 0, like 1e-6"),
         (["--flow-lr", "nan"], "--flow-lr nan: must be a finite number above 0"),
+        (["--flow-lr", "inf"], "--flow-lr inf: must be a finite number above 0"),
         (["--seed", "-1"], "--seed -1: must be at least 0"),
+        (["--orders", "6", "--refinements", "2", "--shrinking", "2", "--processes", "1"], "no run there"),  # all taken
         ([], "no run there (no status.json); name a run's folder, like multirun/NAME/RUN"),
     ],
 )

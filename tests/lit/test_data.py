@@ -146,6 +146,7 @@ def test_minibatches_cover_every_example_once_and_differ_by_epoch():
     loader = make().train_dataloader()
     assert isinstance(loader, ShuffledBatches)
     assert len(loader) == 4
+    unset = torch.cat([indices for _, _, indices in loader]).tolist()
     epochs = []
     for epoch in (0, 1, 0):
         loader.sampler.set_epoch(epoch)
@@ -158,6 +159,8 @@ def test_minibatches_cover_every_example_once_and_differ_by_epoch():
             assert torch.equal(labels, loader.labels[indices])
         epochs.append(order.tolist())
     assert epochs[0] == epochs[2] != epochs[1]
+    assert unset == epochs[0]
+    assert [torch.cat(loader.indices(epoch)).tolist() for epoch in (0, 1)] == epochs[:2]
 
 
 def test_independent_minibatches_are_random_subsets_by_seed_and_epoch():

@@ -1,4 +1,5 @@
 import csv
+import logging
 import math
 
 import lightning as L
@@ -18,6 +19,7 @@ from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
 from ireg.models import MLP
+from ireg.terms.named import TERMS
 from tests import reference
 
 OWN_TAGS = {"ireg/own", "ireg/own_full_batch", "ireg/own_variance"}
@@ -429,23 +431,59 @@ def plain_trainer():
     )
 
 
-def test_without_ireg_around_it():
-    """The module and the data module with a trainer of the user's own."""
+def small_images(num=8, batch_size=3):
+    """Blank images with right labels."""
 
     def source(*, train):
-        return torch.zeros(8, 2, 2, dtype=torch.uint8), torch.arange(8) % 2
+        return torch.zeros(num, 2, 2, dtype=torch.uint8), torch.arange(num) % 2
 
-    data = NoisyImages(
+    return NoisyImages(
         source,
-        num_train=8,
-        num_test=8,
+        num_train=num,
+        num_test=num,
         num_classes=2,
-        batch_size=3,
+        batch_size=batch_size,
         seed=0,
         noise_kind="none",
         noise_rate=0.0,
         noise_seed=0,
     )
+
+
+def test_each_seed_and_each_epoch_draws_minibatches_of_its_own():
+    """By their positions in the epoch, in one order of the examples for all; drawn again, they are the same."""
+    terms = {"ireg/sgd": TERMS["ireg/sgd"]}
+    drawn = {}
+    for repetition in range(2):
+        for seed in range(2):
+            network = MLP(input_shape=(4,), num_classes=2, hidden=[])
+            module = Classifier(network, lambda p: torch.optim.SGD(p, lr=0.1), terms, num_batches=5, seed=seed)
+
+            def watch(epoch, snapshot, module=module, key=(repetition, seed)):
+                order = torch.cat(module.minibatches or module.trainer.train_dataloader.indices(0)).tolist()
+                drawn[*key, epoch] = [order.index(int(indices)) for indices in snapshot.batches.indices]
+
+            module.watchers.append(watch)
+            plain_trainer().fit(module, datamodule=small_images(30, batch_size=1))
+    assert [len(set(positions)) for positions in drawn.values()] == [5] * 12  # two seeds, epochs 0 to 2, twice
+    first, again = (
+        [drawn[repetition, seed, epoch] for seed in range(2) for epoch in range(3)] for repetition in (0, 1)
+    )
+    assert first == again
+    assert len(set(map(tuple, first))) == 6
+
+
+def test_the_pass_over_the_minibatches_is_reported_once(tmp_path, small_run, caplog):
+    with caplog.at_level(logging.INFO, "ireg.lit.module"):
+        small_run(tmp_path)
+    said = [record.getMessage() for record in caplog.records if "minibatch gradients" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].endswith(" by layers")
+
+
+def test_without_ireg_around_it():
+    """The module and the data module with a trainer of the user's own."""
+    data = small_images()
     module = Classifier(MLP(input_shape=(4,), num_classes=2, hidden=[]), lambda p: torch.optim.SGD(p, lr=0.1), {})
     trainer = plain_trainer()
     trainer.fit(module, datamodule=data)

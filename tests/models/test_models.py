@@ -29,6 +29,7 @@ def test_no_hidden_layer_makes_a_linear_model():
 def test_widths_are_checked():
     with pytest.raises(ValueError, match=r"widths \[4, 0, 2\]: each must be at least 1"):
         MLP(input_shape=(4,), num_classes=2, hidden=[0])
+    assert MLP(input_shape=(1,), num_classes=1, hidden=[1])(torch.zeros(3, 1)).shape == (3, 1)
 
 
 IMAGES = torch.randn(4, 1, 14, 14, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -113,12 +114,19 @@ def test_the_scale_of_the_initial_weights():
             lambda: MLP(input_shape=(4,), num_classes=2, hidden=[3], init_scale=0.0),
             "init_scale=0: must be a finite number above 0, or 0 for a linear model",
         ),
+        (
+            lambda: MLP(input_shape=(4,), num_classes=2, hidden=[], init_scale=float("inf")),
+            "init_scale=inf: must be a finite number",
+        ),
         (lambda: CNN(input_shape=(4,), num_classes=2), r"input_shape=\(4,\): CNN takes images .*; use model=mlp"),
         (lambda: CNN(input_shape=(1, 4, 4), num_classes=2, channels=[]), r"channels=\[\]: must be at least one"),
         (lambda: CNN(input_shape=(1, 4, 4), num_classes=2, groups=5), "groups=5: must be 0, or divide .*, as 16"),
         (lambda: ResNet(input_shape=(4,), num_classes=2), "ResNet takes images"),
         (lambda: ResNet(input_shape=(1, 4, 4), num_classes=2, channels=[0]), r"channels=\[0\]"),
         (lambda: ViT(input_shape=(1, 14, 14), num_classes=2, patch=5), "patch=5: must divide the 14 × 14 pixels"),
+        (lambda: ViT(input_shape=(1, 15, 14), num_classes=2, patch=5), "patch=5: must divide the 15 × 14 pixels"),
+        (lambda: ViT(input_shape=(1, 14, 15), num_classes=2, patch=5), "patch=5: must divide the 14 × 15 pixels"),
+        (lambda: ViT(input_shape=(1, 14, 14), num_classes=2, patch=0), "patch=0: must divide"),
         (lambda: ViT(input_shape=(1, 14, 14), num_classes=2, heads=3), "heads=3: must divide width=64"),
         (lambda: ViT(input_shape=(4,), num_classes=2), "ViT takes images"),
     ],

@@ -66,6 +66,20 @@ def test_single_precision_fires_with_a_relative_tolerance():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 4 / float(GRADIENT.abs().sum()), rel=1e-4)
 
 
+@pytest.mark.parametrize(("arguments", "fires"), [({}, False), ({"relative": True}, True), ({"tolerance": 2e-8}, True)])
+def test_the_tolerance_is_absolute_by_default(arguments, fires):
+    """The estimate is (γ₁ + 2γ₂)/3 at ρ = 0.5: from rates 100 and 100 + 3e-8 it differs from γ₂ by 1e-8."""
+    parameter = nn.Parameter(torch.zeros(1, 2, dtype=torch.float64))
+    optimizer = Switch([parameter], first="sgd", first_lr=100.0, at="swats", lr="swats", average=0.5, **arguments)
+    for rate in (100.0, 100.0 + 3e-8):
+        optimizer.param_groups[0]["lr"] = rate
+        parameter.grad = GRADIENT[:1].double()
+        optimizer.step()
+    numbers = optimizer.numbers()
+    assert numbers["switch/gamma"] - numbers["switch/estimate"] == pytest.approx(1e-8, rel=1e-3, abs=0)
+    assert (optimizer.switched_after == 2) == fires
+
+
 def test_momentum_takes_its_share_of_the_rate():
     parameter = nn.Parameter(torch.zeros(2, 2, dtype=torch.float64))
     optimizer = constant([parameter], steps=2, second="momentum", tolerance=1e-4)
@@ -131,8 +145,10 @@ def test_events_of_epochs():
         for optimizer in (at_epoch, at_loss):
             optimizer.end_epoch(epoch, loss)
             assert optimizer.param_groups[0]["lr"] == (0.3 if epoch >= 3 else 0.1)
+    second = at_loss.acting
     at_loss.end_epoch(5, 0.1)  # no second switch
     assert at_loss.switched_after == 0
+    assert at_loss.acting is second
 
 
 def test_momentums_effective_rate_is_kept():

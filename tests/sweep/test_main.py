@@ -109,6 +109,32 @@ def test_runs_are_called_by_what_differs(tmp_path):
     assert {run.name for run in look(tmp_path)} == {"x", "y", "z"}
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_so_many_runs_and_no_more_are_done_again_at_once(tmp_path, monkeypatch, at_once):
+    alive, most = [], [0]
+
+    class Process:
+        def __init__(self, arguments):
+            assert arguments[1:3] == ["-m", "ireg.run"]
+            self.folder = Path(arguments[3])
+            alive.append(self)
+            most[0] = max(most[0], len(alive))
+
+        def poll(self):
+            return None if self in alive else 0
+
+        def terminate(self):
+            assert not alive
+
+        def wait(self):
+            return int(self.folder.name)
+
+    monkeypatch.setattr(command.subprocess, "Popen", Process)
+    monkeypatch.setattr(command.time, "sleep", lambda seconds: alive.pop(0))
+    assert command._in_processes([tmp_path / str(code) for code in (0, 1, 0, 3)], at_once) == [0, 1, 0, 3]
+    assert most[0] == at_once
+
+
 def test_a_table_that_is_too_long_says_what_it_leaves_out(sweep):
     output = Console(file=io.StringIO(), width=150)
     output.print(render(look(sweep), rows=2))
