@@ -198,7 +198,7 @@ def _held(*owners: Any) -> list[Any]:
             continue
         if isinstance(value, nn.Module):
             found.append(value)
-            waiting += [(layer, 0) for layer in value.children()]
+            depth = 0  # of a layer, wherever it is
         if depth < DEPTH:
             waiting += [(inner, depth + 1) for inner in _inside(value)]
     return found
