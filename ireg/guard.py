@@ -51,6 +51,11 @@ class Guard:
     def _wants(self) -> bool:
         return self.check == "each" or (self.check == "first" and not self._compared)
 
+    def ask_again(self, witness: Witness) -> None:
+        """Ask for the next step, if none of the window could be kept, as of layers that had no weights yet."""
+        if self._wants and self._replay is None and not witness.asked:
+            witness.ask()
+
     def after_step(
         self,
         witness: Witness,
@@ -78,8 +83,7 @@ class Guard:
         """
         record = witness.record if record is None else record
         if record is None:
-            if self._wants and self._replay is None and not witness.asked:  # as of layers that had no weights yet
-                witness.ask()
+            self.ask_again(witness)
             return
         witness.forget()
         first = self._replay is None

@@ -350,6 +350,7 @@ class ImplicitRegularizationMonitor(Callback):
         assert self._witness is not None
         record = self._witness.record
         if record is None:
+            self._guard.ask_again(self._witness)
             return
         if "16" in str(trainer.precision) and record.autocast is None:
             half = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float16
