@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.utils import prune
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
@@ -312,3 +313,208 @@ def test_a_term_may_return_a_plain_number_and_no_vector():
     assert value(lambda snapshot: 3.0) == {"t": 3.0}
     with pytest.raises((RuntimeError, ValueError)):
         value(lambda snapshot: torch.ones(3))
+
+
+# What a model does that eval mode, a graph or a wrapper would hide.
+
+ONE = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+
+
+class Factor(nn.Module):
+    """w x, and twice that in training mode: g = 8 w x²."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[2.0]], dtype=torch.float64))
+
+    def forward(self, inputs):
+        return inputs @ self.weight * (2 if self.training else 1)
+
+
+def sgd_of(model, batches, **arguments):
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    return ireg.measure(model, batches, optimizer=optimizer, terms=["ireg/sgd"], **arguments)["ireg/sgd"]
+
+
+def test_training_mode_is_what_is_measured():
+    model = Factor()
+    assert sgd_of(model, [ONE], criterion=mse_loss) == pytest.approx(6.4)
+    assert sgd_of(model, [ONE], criterion=mse_loss, mode="eval") == pytest.approx(0.4)
+    assert sgd_of(model.eval(), [ONE], criterion=mse_loss) == pytest.approx(0.4)
+
+
+class OwnNormalization(nn.Module):
+    """A normalization by the minibatch's statistics that nobody knows, with running ones that it replaces."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(4, dtype=torch.float64))
+        self.register_buffer("variance", torch.full((4,), 1e4, dtype=torch.float64))
+
+    def forward(self, inputs):
+        if not self.training:
+            return (inputs - self.mean) / self.variance.sqrt() * self.scale
+        mean, variance = inputs.mean(0), inputs.var(0, unbiased=False)
+        with torch.no_grad():
+            self.mean.lerp_(mean, 0.1)
+            self.variance = 0.9 * self.variance + 0.1 * variance
+        return (inputs - mean) / (variance + 1e-5).sqrt() * self.scale
+
+
+@pytest.mark.parametrize("method", ["auto", "loop", "hooks", "vmap"])
+def test_a_normalization_of_ones_own(method):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), OwnNormalization(), nn.Tanh(), nn.Linear(4, 3)).double()
+    before = copy.deepcopy(model.state_dict())
+    batches = [(normal(6, 5, seed=k), normal(6, 3, seed=k)) for k in range(16)]
+    gradients = reference.minibatch_gradients(model, mse_loss, batches, training=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    terms = {"criterion": mse_loss, "method": method, "terms": TAGS}
+    if method in ("hooks", "vmap"):
+        with pytest.raises(ValueError, match="choose auto"):
+            ireg.measure(model, batches, optimizer=optimizer, **terms)
+    else:
+        found = ireg.measure(model, batches, optimizer=optimizer, **terms)
+        assert found == pytest.approx(expected(gradients), rel=1e-8, abs=0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_hessian_products_keep_minibatches_apart_that_are_not_additive():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), OwnNormalization(), nn.Linear(4, 3)).double()
+    batches = [(normal(6, 5, seed=k) + k, normal(6, 3, seed=k)) for k in range(4)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    pairs = ireg.measure(model, batches, optimizer=optimizer, criterion=mse_loss, terms=["curvature/lambda_max"])
+    loss = ireg.measure(model, batches, optimizer=optimizer, loss=lambda m, b: mse_loss(m(b[0]), b[1]),
+                        terms=["curvature/lambda_max"])  # fmt: skip
+    assert pairs == pytest.approx(loss, rel=1e-6)  # one by one
+
+
+class Heads(nn.Module):
+    """Two outputs in training, one else, as some networks with auxiliary heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        hidden = torch.tanh(self.body(inputs))
+        return (self.first(hidden), self.second(hidden)) if self.training else self.first(hidden)
+
+
+def test_outputs_that_exist_in_training_only():
+    def loss(model, batch):
+        first, second = model(batch[0])
+        return mse_loss(first, batch[1]) + 0.3 * mse_loss(second, batch[1])
+
+    torch.manual_seed(0)
+    case = Case(Heads().double(), loss, PAIRS)
+    found = ireg.measure(
+        case.model, PAIRS, optimizer=torch.optim.SGD(case.model.parameters(), lr=LR), loss=loss, terms=TAGS
+    )
+    assert found == pytest.approx(expected(gradients_of(case)), rel=1e-8, abs=0)
+
+
+def test_reentrant_checkpointing_is_refused():
+    class Body(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (nn.Parameter(torch.tensor(value, dtype=torch.float64)) for value in (2.0, 1.0))
+
+        def forward(self, inputs):
+            return self.b * checkpoint(lambda x: self.a * x, inputs, use_reentrant=True)
+
+    batch = ONE[0].clone().requires_grad_(), ONE[1]
+    with refused("Body uses reentrant activation checkpointing.*use_reentrant=False"):
+        sgd_of(Body(), [batch], criterion=mse_loss)
+
+
+def test_a_criterion_that_reads_the_weights():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.fill_(2.0)
+
+    def criterion(outputs, targets):
+        return mse_loss(outputs, targets) + 0.5 * model[0].weight.square().sum()
+
+    assert sgd_of(model, [ONE], criterion=criterion) == pytest.approx(0.9)  # g = 2w + w = 6
+
+
+@pytest.mark.parametrize("wrap", ["weight_norm", "spectral_norm", "prune"])
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_hooks_compute(wrap):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(6, 3)).double()
+    if wrap == "prune":
+        prune.l1_unstructured(model[0], "weight", 2)
+    else:
+        getattr(nn.utils, wrap)(model[0])
+    batches = [(normal(6, 1, 5, seed=k), normal(6, 3, seed=k)) for k in range(12)]
+    model.train(wrap != "spectral_norm")  # each pass of it in training mode moves its vectors on
+    model(batches[0][0])
+    held = model[0].weight
+    gradients = []
+    for inputs, targets in batches:
+        model.zero_grad()
+        mse_loss(model(inputs), targets).backward()
+        gradients.append({name: value.grad.clone() for name, value in model.named_parameters()})
+    found = ireg.measure(model, batches, optimizer=torch.optim.SGD(model.parameters(), lr=LR), criterion=mse_loss,
+                         terms=TAGS)  # fmt: skip
+    assert found == pytest.approx(expected(gradients), rel=1e-8, abs=0)
+    assert torch.equal(model[0].weight, held)
+
+
+def test_a_minibatch_that_requires_a_gradient():
+    def penalized(model, batch):
+        outputs = model(batch)
+        (slopes,) = torch.autograd.grad(outputs.sum(), batch, create_graph=True)
+        return slopes.square().mean() + outputs.square().mean()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+    batch = normal(8, 2).requires_grad_()
+    penalized(model, batch).backward()
+    gradient = {name: value.grad for name, value in model.named_parameters()}
+    assert sgd_of(model, [batch], loss=penalized) == pytest.approx(reference.sgd([gradient], LR), rel=1e-10)
+
+
+def test_within_inference_mode():
+    model = network().double()
+    outside = sgd_of(model, PAIRS, criterion=mse_loss)
+    with torch.inference_mode():
+        inside = [(inputs.clone(), targets.clone()) for inputs, targets in PAIRS]
+        assert sgd_of(model, inside, criterion=mse_loss) == outside
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, inputs):
+        def attend(x):
+            x = self.inner(x)[:, None]
+            return torch.nn.functional.scaled_dot_product_attention(x, x, x)[:, 0]
+
+        return checkpoint(attend, inputs, use_reentrant=False)
+
+
+def test_the_mean_flow_of_attention_that_is_computed_again():
+    torch.manual_seed(0)
+    model = Attention().double()
+    batches = [(normal(2, 3, 4, seed=k), normal(2, 3, 4, seed=9 + k)) for k in range(2)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    found = ireg.measure(model, batches, optimizer=optimizer, criterion=mse_loss, terms="theory")
+    assert found["ireg/alignment"] == pytest.approx(1.0, rel=1e-6)  # of SGD
+    curved = ireg.measure(model, batches, optimizer=optimizer, criterion=mse_loss, terms=["curvature/batch_sharpness"])
+    assert np.isfinite(curved["curvature/batch_sharpness"])
+
+
+def test_the_mean_flow_of_a_compiled_model():
+    model = network().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    plain = ireg.measure(model, PAIRS, optimizer=optimizer, criterion=mse_loss, terms=["ireg/strength", "norm/layers"])
+    compiled = torch.compile(model, backend="eager")
+    assert ireg.measure(compiled, PAIRS, optimizer=optimizer, criterion=mse_loss,
+                        terms=["ireg/strength", "norm/layers"]) == plain  # fmt: skip
