@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from ireg.certify import formulas
 from ireg.certify.formulas import Values
 from ireg.certify.point import Point, point
-from ireg.certify.probes import DRAWS, exact_probes, probe_errors
+from ireg.certify.probes import DRAWS, exact_probes, packed_residual, probe_errors
 from ireg.certify.trainings import TRAININGS, Training
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.random import named_generator
@@ -29,6 +29,8 @@ CLOSE = 1e-8
 LANCZOS = 5e-3
 """The same of eigenvalues: their error is of second order in Lanczos' residual of 1 %."""
 EIGENVALUES = ("curvature/lambda_max", "curvature/lambda_max_own", "curvature/edge")
+RESIDUAL = 1e-2
+"""The largest residual of Lanczos' method, as a share of its value."""
 MOST_PRODUCTS = 60
 SAMPLED = ("sgd", "momentum, dampened, L2 decay", "rmsprop, L2 decay", "adamw, decay")
 """Trainings of which samples of three of the four minibatches are measured, all that there are."""
@@ -113,7 +115,7 @@ def _of_lanczos(there: Point, vector: Tensor, residual: float, products: float, 
     value = vector @ image
     expected, size = float((image - value * vector).norm()), float(abs(value))
     within = products.is_integer() and 1 <= products <= MOST_PRODUCTS
-    settled = residual <= 1.01e-2 * size or products in (MOST_PRODUCTS, len(vector))
+    settled = residual <= 1.01 * RESIDUAL * size or products in (MOST_PRODUCTS, len(vector))
     return [
         Comparison(tag="curvature/lambda_max_residual", where=where, error=abs(residual - expected) / size),
         Comparison(tag="curvature/lambda_max_products", where=where, error=0.0 if within and settled else float("inf")),
@@ -175,6 +177,8 @@ def all_logged(chosen: Mapping[str, Training] = TRAININGS) -> Iterator[Compariso
         yield from of_training(name, training)
     yield from of_corrupted(TRAININGS["sgd"])
     yield from compared(*exact_probes(), "separable loss")
+    residual, where = packed_residual(), "60 curvatures from −1 to 1"
+    yield Comparison(tag="curvature/lambda_max_residual", where=where, error=residual, close=RESIDUAL)
     for tag, error in probe_errors(point(TRAININGS["sgd"])).items():
         yield Comparison(tag=tag, where=f"{DRAWS} draws of the signs, in standard errors", error=error, close=4.0)
 

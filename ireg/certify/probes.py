@@ -64,6 +64,29 @@ def exact_probes() -> tuple[dict[str, float], Values]:
     return found, expected
 
 
+class _Packed(nn.Module):
+    """Half the square of each weight, times an input of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(60, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.weight.square() / 2
+
+
+def packed_residual() -> float:
+    """Return Lanczos' residual for 60 curvatures from −1 to 1.
+
+    It is a share of the value. So many near the largest take more products than Lanczos' method has at least.
+    """
+    module, curvatures = _Packed(), torch.linspace(-1.0, 1.0, 60, dtype=torch.float64)
+    tags = ["curvature/lambda_max", "curvature/lambda_max_residual"]
+    optimizer, batch = SGD(module.parameters(), lr=0.1), (curvatures[None], torch.ones(1, 60, dtype=torch.float64))
+    found = measure(module, [batch], optimizer=optimizer, criterion=_sum, terms=tags)
+    return found[tags[1]] / found[tags[0]]
+
+
 def probe_errors(point: Point) -> dict[str, float]:
     """Compare mean and standard error of the estimates with H.
 

@@ -11,7 +11,7 @@ from ireg.certify.exchange import Order
 from ireg.certify.logged import CLOSE, Comparison, compared, not_compared, of_corrupted, of_training
 from ireg.certify.logged_tables import show_epochs, show_logged
 from ireg.certify.point import KNOWN, point
-from ireg.certify.probes import exact_probes
+from ireg.certify.probes import exact_probes, packed_residual
 from ireg.certify.trainings import TRAININGS
 from ireg.core import mean_flow
 from ireg.core.optimizers import RULES
@@ -58,6 +58,7 @@ def test_margins_by_kind_of_label_and_probes():
     assert len(corrupted) == 8
     assert all(comparison.holds for comparison in corrupted)
     assert all(comparison.holds for comparison in compared(*exact_probes(), "separable"))
+    assert 1e-3 < packed_residual() <= 1e-2
 
 
 @pytest.mark.parametrize(
