@@ -224,7 +224,7 @@ def main(arguments: list[str]) -> int:
             seen += bool(verdict)
         print(f"{'rejected' if verdict else 'accepted'}: {what}: {verdict or 'nothing is wrong'} "
               f"({time.monotonic() - begin:.0f} s)", flush=True)  # fmt: skip
-    print(f"{seen} of {len(chosen)} planted errors are rejected, and {0 if sound else 1} of 1 copies without error")
+    print(f"{seen} of {len(chosen)} planted errors are rejected" + ("" if sound else ", and a copy without error, too"))
     return 0 if chosen and sound and seen == len(chosen) else 1
 
 
