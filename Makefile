@@ -11,7 +11,7 @@ SPREAD := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 PIP = --disable-pip-version-check $$(test -t 1 || echo --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help install paper demo tensorboard verify study test test-minima bench docs lint clean
+.PHONY: help install paper demo tensorboard verify study test test-minima test-planted bench docs lint clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -38,7 +38,7 @@ NAME ?= paper
 tensorboard: install ## Browse multirun/NAME (NAME=paper) in TensorBoard; prints the link to the figures
 	$(RUN) -m ireg.browse multirun/$(NAME)
 
-verify: install ## Certify every optimizer's theory on this machine (2 minutes)
+verify: install ## Certify the theory and every logged value on this machine (2 minutes)
 	$(RUN) -m ireg.verify
 
 STUDIED ?= mnist10k
@@ -71,6 +71,9 @@ test-minima: ## The same with the oldest dependencies allowed, in .venv-minima (
 	$(PYTHON) tests/minima.py > $(MINIMA)/pins.txt
 	$(MINIMA)/bin/pip install $(PIP) --requirement $(MINIMA)/pins.txt --editable '.[parallel,test]'
 	$(MINIMA)/bin/python -m pytest $(SPREAD)
+
+test-planted: install ## Plant errors in the constants, one at a time: the certificates must reject each (10 minutes)
+	IREG_PLANTED=1 $(RUN) -m pytest tests/certify/test_planted.py
 
 bench: install ## Measure epochs, terms and curvature; writes tables on four pages of docs (about 40 minutes)
 	$(RUN) -m benchmarks.methods

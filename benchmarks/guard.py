@@ -1,8 +1,8 @@
 """`python -m benchmarks.guard`: what the guard and noting of steps cost, as shares of an epoch.
 
-The epoch is that of the paper's network in a loop of one's own, with the default terms. An effect of a percent drowns in
-the noise of epochs that are compared. So the time within the guard, and within what the optimizer calls at each step, is
-added up, and divided by that of the epoch it is part of. It prints the median over epochs, and takes a minute.
+The epoch is that of the paper's network in a loop of one's own, with the default terms. An effect of a percent drowns
+in the noise of epochs that are compared. So the time within the guard, and within what the optimizer calls at each
+step, is added up, and divided by that of the epoch it is part of. It prints the median over epochs, and takes a minute.
 """
 
 import argparse

@@ -10,8 +10,8 @@ from ireg.command import framed, run_as_process
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code.
 
-    It is 0 if all certificates pass, the edges and identities hold, and all derivatives of the networks are right, 1 if
-    not.
+    It is 0 if all certificates pass, all logged values are right, the edges and identities hold, and all derivatives of
+    the networks are right, 1 if not.
     """
     options = parser().parse_args(arguments)
     from ireg.certify.command import certify  # torch, which --help need not wait for
@@ -23,11 +23,18 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(
         prog="python -m ireg.verify",
-        description="Certify the theory of every optimizer: torch's own optimizers, in float64 on small smooth "
-        "problems, against their modified flows, and against flows that are wrong in one place. Also the edges of "
-        "stability, identities of curvature and of the norm's growth, and the networks' derivatives.",
+        description="Certify what is logged. Each optimizer's theory: torch's own optimizers, in float64 on small "
+        "smooth problems, against their modified flows, and against flows that are wrong in one place. Each value of "
+        "ireg.measure, against its formula computed densely. Also the edges of stability, identities of curvature "
+        "and of the norm's growth, explicit penalties, and the networks' derivatives.",
     )
     made.add_argument("--optimizer", metavar="NAME", nargs="+", help="certify these only, and no networks")
+    made.add_argument(
+        "--only",
+        metavar="PART",
+        nargs="+",
+        help="of certificates, logged, edges, identities, penalties, drawings, networks",
+    )
     made.add_argument(
         "--lr-range", metavar=("LOW", "HIGH"), nargs=2, help="learning rates, where nothing else is tied to them"
     )

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 ARROWS = {
     "core": set(),
     "terms": {"core"},
-    "certify": {"analysis", "core", "models", "objective", "parallel", "regularizers", "terms"},
+    "certify": {"analysis", "core", "measurement", "models", "objective", "parallel", "regularizers", "terms"},
     "verify": {"certify"},
     "__main__": set(),  # it imports a tool by its name
     "models": set(),

@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 from ireg.certify import controls
 from ireg.certify.cases_modified_loss import halving
-from ireg.certify.certificate import Certificate
+from ireg.certify.certificate import CANCELLING, TWO_PARAMETERS, Certificate, Criterion
 from ireg.certify.experiments import OfMeanFlow, Sample
 from ireg.certify.flows import MeanFlowParts
 from ireg.certify.optimizers import Recipe
@@ -53,6 +53,7 @@ def _full(
     experiment = OfMeanFlow(
         recipe=Recipe(make=make, arguments=lambda rate: {"lr": rate, **arguments}),
         problem=lambda rate: _ONE_BATCH, rates=halving(highest), parts=NO_M | NO_V | TWICE, controls=wrong, time=0.5,
+        leading=("M", "V"),
     )  # fmt: skip
     return Certificate(
         optimizer=name, setting=f"full batch, {setting}", theory="u + M + V", source=source, experiment=experiment
@@ -63,6 +64,7 @@ def _orders(name: str, setting: str, highest: float, wrong: Controls, **argument
     experiment = OfMeanFlow(
         recipe=Recipe(make=SGD, arguments=lambda rate: {"lr": rate, **arguments}),
         problem=lambda rate: _FOUR, rates=halving(highest), parts={"η/2 for η/4": (2.0, 1.0, 1.0)}, controls=wrong,
+        leading=("M",),
     )  # fmt: skip
     return Certificate(
         optimizer=name, setting=f"all orders, m = 4{setting}", theory="u + M", source=OURS, experiment=experiment
@@ -72,11 +74,12 @@ def _orders(name: str, setting: str, highest: float, wrong: Controls, **argument
 def _sampled(
     name: str, setting: str, make: type[Optimizer], arguments: Callable[[float], dict[str, Any]], parts: Parts,
     *, wrong: Controls | None = None, problem: Callable[[float], Problem] = lambda _: _FADING_FOUR, columns: int = 384,
+    leading: tuple[str, ...] = ("V", "F"), criterion: Criterion = TWO_PARAMETERS,
 ) -> Certificate:  # fmt: skip
     experiment = OfMeanFlow(
         recipe=Recipe(make=make, arguments=lambda fading: {"lr": fading**2 / 5, **arguments(fading)}),
         problem=problem, rates=FADING, parts=parts, controls=wrong or {}, sample=Sample(columns=columns),
-        abscissa="1 − ρ", free=False,
+        abscissa="1 − ρ", free=False, leading=leading, criterion=criterion,
     )  # fmt: skip
     return Certificate(
         optimizer=name, setting=f"sampled orders, {setting}", theory="u + M + V + F", source=OURS, experiment=experiment
@@ -114,9 +117,11 @@ MEAN_FLOW = (
     _sampled("rmsprop", "m = 0.8/(1 − ρ)", RMSprop, _rmsprop(), NO_V | NO_F | F_TWICE,
              problem=lambda fading: quadratics(seed=4, copies=round(0.2 / fading)), columns=384),
     _sampled("adam", "m = 4, β = 0.5", Adam, _adam(0.5), NO_V | NO_F | F_TWICE, wrong=SWAPPED),
-    _sampled("adam", "m = 4, β = 0.9", Adam, _adam(0.9), NO_V | NO_F, problem=lambda fading: _FOUR),
+    _sampled("adam", "m = 4, β = 0.9", Adam, _adam(0.9), NO_V | NO_F, problem=lambda fading: _FOUR,
+             criterion=CANCELLING),
     _sampled("adam", "m = 4, 1 − β = 2(1 − ρ)", Adam,
-             lambda fading: {"betas": (1 - 2 * fading, 1 - fading), "eps": 0.3}, NO_M | NO_V),
+             lambda fading: {"betas": (1 - 2 * fading, 1 - fading), "eps": 0.3}, NO_M | NO_V,
+             leading=("M", "V", "F")),
     _sampled("adam", "m = 4, β = 0.5, L2 decay 0.5", Adam, _adam(0.5, weight_decay=0.5), NO_V | NO_F),
     _sampled("adamw", "m = 4, β = 0.5, decay 0.5", AdamW, _adam(0.5, weight_decay=0.5), NO_V | NO_F),
     _sampled("nadam", "m = 4, β = 0.9, μ = 0.45", NAdam, _adam(0.9, momentum_decay=0.0), NO_V | NO_F | F_TWICE,

@@ -4,7 +4,7 @@ It has orders of accuracy, their tolerances, and a verdict.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, isnan
 from typing import Protocol
 
@@ -30,8 +30,14 @@ REJECTED_BELOW = 1.5
 EXACT = Criterion(plain=(0.85, 1.15), modified=(1.85, 2.15))
 """Without sampling, one small parameter: order 1 and order 2 within 0.15."""
 
-TWO_PARAMETERS = Criterion(plain=(-inf, REJECTED_BELOW), modified=(1.7, inf))
+TWO_PARAMETERS = Criterion(plain=(-inf, REJECTED_BELOW), modified=(1.7, 2.3))
 """η and 1 − ρ shrink together: parts of different sign make slopes approach their order from far, above and below."""
+
+CANCELLING = Criterion(plain=(-inf, REJECTED_BELOW), modified=(1.7, 3.2))
+"""The same where errors of second order nearly cancel, so that the third shows: Adam at β = 0.9 with minibatches."""
+
+COEFFICIENT_WITHIN = 0.02
+"""How far the measured share of a part may be from 1."""
 
 STANDARD_ERRORS = 2.0
 """A slope has to be where it should by so many of its standard errors, where means are over a sample of orders."""
@@ -76,6 +82,55 @@ def fit(rates: Sequence[float], errors: Sequence[float], standard_errors: Sequen
 
 
 @dataclass(frozen=True, kw_only=True)
+class Coefficient:
+    """How much of a part is in the optimizer's mean.
+
+    It is 1 if the part's constant is right.
+
+    Attributes:
+        value: measured over predicted, in the limit of small rates.
+        uncertainty: standard error that comes from sampling; 0 without sampling.
+    """
+
+    value: float
+    uncertainty: float
+
+    @property
+    def holds(self) -> bool:
+        """Say whether it is 1, sampling considered."""
+        return abs(self.value - 1) + STANDARD_ERRORS * self.uncertainty <= COEFFICIENT_WITHIN
+
+
+def share(
+    rates: Sequence[float],
+    rests: Sequence[np.ndarray],
+    effects: Sequence[np.ndarray],
+    standard_errors: Sequence[float],
+) -> Coefficient:
+    """Return the share of a part at the rate 0.
+
+    It is extrapolated from the two smallest rates.
+
+    At each rate it is 1 + ⟨rest, effect⟩/‖effect‖², which is 1 but for O(rate).
+
+    Args:
+        rates: the abscissas.
+        rests: mean of the optimizer less the end of the modified flow.
+        effects: end of the modified flow less that without the part.
+        standard_errors: of the mean of the optimizer.
+    """
+    points = sorted(zip(rates, rests, effects, standard_errors, strict=True), key=lambda point: point[0])[:2]
+    (one, first, first_error), (other, second, second_error) = (
+        (rate, 1 + float(rest @ effect / (effect @ effect)), error / float(np.linalg.norm(effect)))
+        for rate, rest, effect, error in points
+    )
+    return Coefficient(
+        value=(first * other - second * one) / (other - one),
+        uncertainty=float(np.hypot(first_error * other, second_error * one)) / (other - one),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a certificate found.
 
@@ -86,6 +141,7 @@ class Outcome:
         controls: errors of modified flows with a constant or a place that is wrong, by name.
         standard_errors: of the mean of the optimizer, at each rate; zeros where the mean is exact.
         criterion: what the slopes are held to.
+        coefficients: the measured share of each part of the modified flow, by its name.
     """
 
     rates: tuple[float, ...]
@@ -94,11 +150,13 @@ class Outcome:
     controls: Mapping[str, Curve]
     standard_errors: tuple[float, ...]
     criterion: Criterion
+    coefficients: Mapping[str, Coefficient] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
-        """Whether plain and modified flow are of the orders claimed."""
-        return self.plain.within(*self.criterion.plain) and self.modified.within(*self.criterion.modified)
+        """Whether both flows have the orders claimed, and each part its size."""
+        of_order = self.plain.within(*self.criterion.plain) and self.modified.within(*self.criterion.modified)
+        return of_order and all(coefficient.holds for coefficient in self.coefficients.values())
 
     @property
     def rejected(self) -> list[str]:

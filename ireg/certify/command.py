@@ -19,16 +19,19 @@ from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from rich.text import Text
 
 from ireg.analysis.looks import drawn
 from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
+from ireg.certify.certificate import COEFFICIENT_WITHIN
 from ireg.certify.derivatives import CLOSE, of_networks
 from ireg.certify.drawings import all_drawings
 from ireg.certify.edges import Edge, of_optimizers
+from ireg.certify.epochs import all_epochs
 from ireg.certify.exchange import Order, all_exchanges
 from ireg.certify.identities import all_identities
 from ireg.certify.identity import Identity
+from ireg.certify.logged import all_logged
+from ireg.certify.logged_tables import as_text, show_epochs, show_logged, verdict
 from ireg.errors import UserError
 from ireg.files import is_writable, write_bytes
 from ireg.parallel import workers
@@ -50,8 +53,8 @@ WIDTH = 160
 def certify(options: argparse.Namespace) -> int:
     """Do what the command line says; return the exit code.
 
-    It is 0 if all certificates pass, all edges, identities, exchanges and drawings hold, and all derivatives of the
-    networks are right, 1 if not.
+    It is 0 if all certificates pass, all logged values are right, all edges, identities, exchanges and drawings hold,
+    and all derivatives of the networks are right, 1 if not.
 
     Args:
         options: of `ireg.verify.parser`.
@@ -59,23 +62,36 @@ def certify(options: argparse.Namespace) -> int:
     Raises:
         UserError: an option has a value that is not allowed.
     """
-    chosen = _chosen(options.optimizer)
+    wanted = _wanted(options.only, options.optimizer)
+    chosen = _chosen(options.optimizer) if CERTIFICATES_ONLY in wanted else []
     rates = None if options.lr_range is None else _rates(options.lr_range)
     plot = None if options.plot is None else _plot_path(options.plot)
-    outcomes = run(chosen, rates, jobs=_jobs(options.jobs))
+    jobs = _jobs(options.jobs)
     console = make_console(**({} if sys.stdout.isatty() else {"width": WIDTH}))
-    show(outcomes, console)
+    outcomes = run(chosen, rates, jobs=jobs) if chosen else {}
+    if chosen:
+        show(outcomes, console)
     right = True
-    if options.optimizer is None:
-        right = show_edges(of_optimizers(), console)
-        right &= show_identities(all_identities(), console)
-        right &= show_exchanges(all_exchanges(), console)
-        right &= show_exchanges(all_drawings(), console, title="how minibatches are drawn", what="drawings")
-        right &= show_derivatives(of_networks(), console)
+    for name in wanted:
+        if name in SECTIONS:
+            right &= SECTIONS[name](console)
     if plot is not None:
         for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
             write_bytes(plot, content)
     return 0 if right and all(outcome.passes for outcome in outcomes.values()) else 1
+
+
+def _wanted(only: Sequence[str] | None, optimizers: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the sections that are asked for."""
+    known = (CERTIFICATES_ONLY, *SECTIONS)
+    for name in only or ():
+        if name not in known:
+            raise UserError(f"--only {name}: must be one of {', '.join(known)}")
+    if only is not None and optimizers is not None:
+        raise UserError("--only and --optimizer: give one of them; --optimizer runs certificates alone")
+    if optimizers is not None:
+        return (CERTIFICATES_ONLY,)
+    return known if only is None else tuple(name for name in known if name in only)
 
 
 def _chosen(names: Sequence[str] | None) -> list[int]:
@@ -161,14 +177,14 @@ def show(outcomes: Mapping[int, Outcome], console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("optimizer", "setting", "flow", "source"):
         table.add_column(column)
-    for column in ("slope\nplain", "slope\nmodified", "controls\nrejected", "verdict"):
+    for column in ("slope\nplain", "slope\nmodified", "shares\nmeasured", "controls\nrejected", "verdict"):
         table.add_column(column, justify="right")
     for position, outcome in outcomes.items():
         certificate = CERTIFICATES[position]
         table.add_row(
             certificate.optimizer, certificate.setting, certificate.theory, certificate.source, _slope(outcome.plain),
-            _slope(outcome.modified), f"{len(outcome.rejected)}/{len(outcome.controls)}",
-            _verdict(outcome.passes),
+            _slope(outcome.modified), as_text(outcome.coefficients), f"{len(outcome.rejected)}/{len(outcome.controls)}",
+            verdict(outcome.passes),
         )  # fmt: skip
     console.print(table)
     for position, outcome in outcomes.items():
@@ -186,7 +202,7 @@ def show_edges(edges: Mapping[str, Edge], console: Console) -> bool:
         table.add_column(column, justify="right")
     for name, found in edges.items():
         numbers = (f"{found.predicted:.5f}", f"{found.measured:.5f}", f"{found.error:.0e}")
-        table.add_row(name, *numbers, _verdict(found.holds))
+        table.add_row(name, *numbers, verdict(found.holds))
     return _conclude(table, edges, "edges", console)
 
 
@@ -198,7 +214,7 @@ def show_identities(identities: Mapping[str, Identity], console: Console) -> boo
         table.add_column(column, justify="right")
     for name, found in identities.items():
         rejected = f"{len(found.controls) - len(found.accepted)}/{len(found.controls)}"
-        table.add_row(name, f"{found.error:.0e}", rejected, _verdict(found.holds))
+        table.add_row(name, f"{found.error:.0e}", rejected, verdict(found.holds))
     return _conclude(table, identities, "identities", console)
 
 
@@ -212,7 +228,7 @@ def show_exchanges(
         table.add_column(column, justify="right")
     for name, found in exchanges.items():
         controls = ", ".join(f"{other} {slope:.2f}" for other, slope in found.controls.items())
-        table.add_row(name, f"{found.order}", f"{found.slope:.2f}", controls, _verdict(found.holds))
+        table.add_row(name, f"{found.order}", f"{found.slope:.2f}", controls, verdict(found.holds))
     return _conclude(table, exchanges, what, console)
 
 
@@ -226,10 +242,6 @@ def _conclude(table: Table, found: Mapping[str, Edge | Identity | Order], what: 
     return all(one.holds for one in found.values())
 
 
-def _verdict(holds: bool, words: tuple[str, str] = ("holds", "FAILS")) -> Text:
-    return Text(words[0], style="green") if holds else Text(words[1], style="bold red")
-
-
 def show_derivatives(errors: Mapping[str, Sequence[float]], console: Console) -> bool:
     """Print the errors of the networks' derivatives; return whether all are small."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="derivatives against differences", title_justify="left")
@@ -238,7 +250,7 @@ def show_derivatives(errors: Mapping[str, Sequence[float]], console: Console) ->
         table.add_column(column, justify="right")
     good = {name: max(found) <= CLOSE for name, found in errors.items()}
     for name, found in errors.items():
-        table.add_row(name, *(f"{error:.0e}" for error in found), _verdict(good[name], ("right", "WRONG")))
+        table.add_row(name, *(f"{error:.0e}" for error in found), verdict(good[name], ("right", "WRONG")))
     console.print(table)
     console.print(f"{sum(good.values())} of {len(good)} networks have right derivatives, to {CLOSE:g}")
     return all(good.values())
@@ -258,6 +270,10 @@ def _failures(certificate: Certificate, outcome: Outcome) -> Iterator[str]:
         if not curve.within(low, high):
             errors = ", ".join(f"{error:.1e}" for error in curve.errors)
             yield f"{certificate.name}: the slope of the {kind} flow is not within {low:g} to {high:g}; errors {errors}"
+    for name, share in outcome.coefficients.items():
+        if not share.holds:
+            found = f"{share.value:.3f}" + (f" ± {share.uncertainty:.3f}" if share.uncertainty else "")
+            yield f"{certificate.name}: the measured share of {name} is {found}; must be 1 to {COEFFICIENT_WITHIN:g}"
     for name, curve in outcome.controls.items():
         if name not in outcome.rejected:
             yield f"{certificate.name}: not rejected: {name} (slope {_slope(curve)})"
@@ -271,3 +287,18 @@ def _figure(outcomes: Mapping[int, Outcome]) -> Figure:
         certificate, errors = CERTIFICATES[position], (found.plain.errors, found.modified.errors)
         curves.append(ErrorCurves(certificate.optimizer, certificate.experiment.abscissa, found.rates, *errors))
     return errors_against_rate(curves)
+
+
+CERTIFICATES_ONLY = "certificates"
+
+SECTIONS: Mapping[str, Callable[[Console], bool]] = {
+    "logged": lambda console: show_logged(list(all_logged()), console) & show_epochs(all_epochs(), console),
+    "edges": lambda console: show_edges(of_optimizers(), console),
+    "identities": lambda console: show_identities(all_identities(), console),
+    "penalties": lambda console: show_exchanges(all_exchanges(), console),
+    "drawings": lambda console: show_exchanges(
+        all_drawings(), console, title="how minibatches are drawn", what="drawings"
+    ),
+    "networks": lambda console: show_derivatives(of_networks(), console),
+}
+"""What is certified beside the optimizers' flows, by the name that `--only` takes."""

@@ -3,18 +3,20 @@
 The optimizer runs for a fixed time of the flow.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ireg.certify.certificate import EXACT, TWO_PARAMETERS, Outcome, fit
+from ireg.certify.certificate import EXACT, Criterion, Outcome, fit, share
 from ireg.certify.ends import SampledMean, on_full_batches, over_all_orders, over_sampled_orders
-from ireg.certify.flows import MeanFlowParts, ModifiedLoss, integrate, modified_loss
+from ireg.certify.flows import MeanFlowParts, ModifiedLoss, integrate, logged_loss
 from ireg.certify.optimizers import Recipe, Start, start
 from ireg.certify.problems import Problem
 
 PLAIN, MODIFIED = "plain", "modified"
+MEAN, VARIANCE = "‖ḡ‖²", "Var"
+PARTS = ("M", "V", "F")
 
 PRECISION = 1e-12
 """Relative tolerance of the integrator, where the flow is in closed form."""
@@ -89,18 +91,26 @@ class OfModifiedLoss:
 
     def outcome(self, rates: Sequence[float]) -> Outcome:
         """What comes out at these rates."""
-        variants = {PLAIN: without_terms, MODIFIED: lambda flow: flow, **self.controls}
-        errors: dict[str, list[float]] = {name: [] for name in variants}
+        variants = {PLAIN: without_terms, MODIFIED: lambda flow: flow, **self._without, **self.controls}
+        ends, means = _Ends(variants), []
         for rate in rates:
             begin = start(self.recipe, self.problem, rate)
-            flow = modified_loss(self.problem, begin.optimizer)
+            flow = logged_loss(self.problem, begin.torch)
             steps = whole_epochs(self.time, flow.step_time, self.problem.num_batches)
-            end = mean_end(self.recipe, self.problem, begin, rate, steps, None).mean
+            means.append(mean_end(self.recipe, self.problem, begin, rate, steps, None))
             for name, variant in variants.items():
                 other = variant(flow)
                 reached = integrate(other.velocity, self.problem.start.numpy(), steps * other.step_time, PRECISION)
-                errors[name].append(float(np.linalg.norm(end - reached)))
-        return _outcome(rates, errors, [0.0] * len(rates), self.free)
+                ends.points[name].append(reached)
+        return ends.outcome(rates, means, tuple(self._without), EXACT)
+
+    @property
+    def _without(self) -> dict[str, Callable[[ModifiedLoss], ModifiedLoss]]:
+        """The flow without each of its parts, by the part."""
+        of_mean: Callable[[ModifiedLoss], ModifiedLoss] = lambda flow: replace(flow, of_mean=0.0)  # noqa: E731
+        if self.problem.num_batches == 1:
+            return {MEAN: of_mean}
+        return {MEAN: of_mean, VARIANCE: lambda flow: replace(flow, of_variance=0.0)}
 
 
 def without_terms(flow: ModifiedLoss) -> ModifiedLoss:
@@ -117,58 +127,92 @@ class OfMeanFlow:
         problem: the loss, at each abscissa.
         rates: learning rates, or values of 1 − ρ.
         parts: factors of M, V, F that are wrong, by name.
+        leading: those of M, V, F that are of first order in the abscissa, whose size is measured.
         controls: other flows that are wrong: what to make of the right one.
         sample: the orders to take, None for the exact mean.
         time: of the flow.
         abscissa: what the rates are.
         free: whether they are learning rates, with nothing else tied to them.
+        criterion: what the slopes are held to.
     """
 
     recipe: Recipe
     problem: Callable[[float], Problem]
     rates: tuple[float, ...]
     parts: Mapping[str, tuple[float, float, float]]
+    leading: tuple[str, ...]
     controls: Mapping[str, Callable[[MeanFlowParts], MeanFlowParts]] = field(default_factory=dict)
     sample: Sample | None = None
     time: float = 1.0
     abscissa: str = "η"
     free: bool = True
+    criterion: Criterion = EXACT
 
     def outcome(self, rates: Sequence[float]) -> Outcome:
         """What comes out at these rates."""
-        parts = {PLAIN: (0.0, 0.0, 0.0), MODIFIED: (1.0, 1.0, 1.0), **self.parts}
-        errors: dict[str, list[float]] = {name: [] for name in (*parts, *self.controls)}
-        standard_errors = []
+        without = {name: tuple(float(name != other) for other in PARTS) for name in self.leading}
+        parts = {PLAIN: (0.0, 0.0, 0.0), MODIFIED: (1.0, 1.0, 1.0), **without, **self.parts}
+        rows = list(dict.fromkeys(parts.values()))  # a part left out is a control, too
+        ends, means = _Ends((*parts, *self.controls)), []
         for rate in rates:
             problem = self.problem(rate)
             begin = start(self.recipe, problem, rate)
             step_time = begin.optimizer.memory.effective_rate
             steps = whole_epochs(self.time, step_time, problem.num_batches)
-            end = mean_end(self.recipe, problem, begin, rate, steps, self.sample)
-            flow = MeanFlowParts(problem=problem, optimizer=begin.optimizer, parts=np.array(list(parts.values())))
-            reached = dict(zip(parts, flow.ends(steps * step_time, self._precision), strict=True))
+            means.append(mean_end(self.recipe, problem, begin, rate, steps, self.sample))
+            flow = MeanFlowParts(problem=problem, optimizer=begin.optimizer, parts=np.array(rows))
+            found = dict(zip(rows, flow.ends(steps * step_time, self._precision), strict=True))
+            reached = {name: found[row] for name, row in parts.items()}
             right = replace(flow, parts=np.ones((1, 3)))
             for name, variant in self.controls.items():
                 reached[name] = variant(right).ends(steps * step_time, PRECISION_OF_CONTROLS)[0]
             for name, point in reached.items():
-                errors[name].append(float(np.linalg.norm(end.mean - point)))
-            standard_errors.append(end.standard_error)
-        return _outcome(rates, errors, standard_errors, self.free)
+                ends.points[name].append(point)
+        return ends.outcome(rates, means, self.leading, self.criterion)
 
     @property
     def _precision(self) -> float:
         return PRECISION_BY_AUTOGRAD if self.sample is None else PRECISION_IF_SAMPLED
 
 
-def _outcome(
-    rates: Sequence[float], errors: Mapping[str, Sequence[float]], standard_errors: Sequence[float], free: bool
-) -> Outcome:
-    curves = {name: fit(rates, values, standard_errors) for name, values in errors.items()}
-    return Outcome(
-        rates=tuple(rates),
-        plain=curves.pop(PLAIN),
-        modified=curves.pop(MODIFIED),
-        controls=curves,
-        standard_errors=tuple(standard_errors),
-        criterion=EXACT if free else TWO_PARAMETERS,
-    )
+class _Ends:
+    """Where flows have ended at each rate, by name."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.points: dict[str, list[np.ndarray]] = {name: [] for name in names}
+
+    def outcome(
+        self, rates: Sequence[float], means: Sequence[SampledMean], parts: Sequence[str], criterion: Criterion
+    ) -> Outcome:
+        """What comes out against the means of the optimizer.
+
+        Args:
+            rates: the abscissas.
+            means: of the optimizer at each.
+            parts: names of the flows without a part each.
+            criterion: what the slopes are held to.
+        """
+        standard_errors = [mean.standard_error for mean in means]
+        rests = [mean.mean - end for mean, end in zip(means, self.points[MODIFIED], strict=True)]
+        coefficients = {}
+        for part in parts:
+            effects = [end - other for end, other in zip(self.points[MODIFIED], self.points[part], strict=True)]
+            coefficients[part] = share(rates, rests, effects, standard_errors)
+        curves = {
+            name: fit(rates, [_apart(*pair) for pair in zip(means, ends, strict=True)], standard_errors)
+            for name, ends in self.points.items()
+            if name not in parts
+        }
+        return Outcome(
+            rates=tuple(rates),
+            plain=curves.pop(PLAIN),
+            modified=curves.pop(MODIFIED),
+            controls=curves,
+            standard_errors=tuple(standard_errors),
+            criterion=criterion,
+            coefficients=coefficients,
+        )
+
+
+def _apart(mean: SampledMean, end: np.ndarray) -> float:
+    return float(np.linalg.norm(mean.mean - end))

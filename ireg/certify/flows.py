@@ -1,6 +1,6 @@
 """The modified flows, their constants taken from the product.
 
-These are `ireg.terms.own` and `ireg.core.mean_flow`.
+These are what `ireg.measure` logs of `ireg/own`, and `ireg.core.mean_flow`.
 """
 
 from collections.abc import Callable
@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
+from torch import nn
+from torch.optim import Optimizer
 
 from ireg.certify.problems import NAME, Problem
 from ireg.core.mean_flow import mean_flow
 from ireg.core.moments import GradientMoments, gradient_moments
 from ireg.core.moments.needs import Need
-from ireg.core.optimizers import OptimizerView
+from ireg.core.optimizers import OptimizerView, view
 from ireg.core.snapshot import Snapshot
+from ireg.measurement import measure
 from ireg.terms.own import own_full_batch, own_variance
 
 
@@ -70,8 +73,37 @@ class ModifiedLoss:
         return -self.clock * self.scale * (mean + 2 * bent)
 
 
+class _Weights(nn.Module):
+    """A module of the one parameter, as an optimizer holds it."""
+
+    def __init__(self, weights: nn.Parameter) -> None:
+        super().__init__()
+        self.register_parameter(NAME, weights)
+
+
+def logged_loss(problem: Problem, optimizer: Optimizer) -> ModifiedLoss:
+    """Return the modified loss that is logged for an optimizer.
+
+    Its factors are read off the values of `ireg.measure`.
+
+    Args:
+        problem: the loss.
+        optimizer: torch's, of one parameter at the problem's start.
+    """
+    module = _Weights(optimizer.param_groups[0]["params"][0])
+    logged = measure(
+        module,
+        problem.batches,
+        optimizer=optimizer,
+        loss=lambda model, batch: problem.loss(dict(model.named_parameters()), batch),
+        terms=["ireg/own_full_batch", "ireg/own_variance"],
+    )
+    seen = view(optimizer, dict(module.named_parameters()))
+    return _with_factors(problem, seen, logged["ireg/own_full_batch"], logged["ireg/own_variance"])
+
+
 def modified_loss(problem: Problem, optimizer: OptimizerView) -> ModifiedLoss:
-    """Return the modified loss of an optimizer.
+    """Return the modified loss of a rule that may be wrong.
 
     Its factors are read off the values of `own_full_batch` and `own_variance`.
     """
@@ -80,22 +112,27 @@ def modified_loss(problem: Problem, optimizer: OptimizerView) -> ModifiedLoss:
         params=params, initial=params, loss=problem.loss, batches=problem.batches, optimizer=optimizer,
         generator=torch.Generator(), needs=Need.MEAN | Need.SQUARE | Need.SQ_NORMS,
     )  # fmt: skip
+    of_mean, of_variance = own_full_batch(snapshot), own_variance(snapshot)
+    assert of_mean is not None
+    assert of_variance is not None
+    return _with_factors(problem, optimizer, float(of_mean), float(of_variance))
+
+
+def _with_factors(problem: Problem, optimizer: OptimizerView, of_mean: float, of_variance: float) -> ModifiedLoss:
+    """Divide the values of both parts by what they are multiples of."""
     point = problem.start.numpy()
     held = optimizer.preconditioner
     scale = np.ones_like(point) if held is None else held[NAME][:, 0].numpy()
     gradients = problem.gradients(point)
     mean = gradients.mean(0) + (optimizer.loss_decay + optimizer.decoupled_decay / scale) * point
     variance = (scale * (gradients - gradients.mean(0)) ** 2).sum(1).mean()
-    of_mean, of_variance = own_full_batch(snapshot), own_variance(snapshot)
-    assert of_mean is not None
-    assert of_variance is not None
     remembered = optimizer.memory
     return ModifiedLoss(
         problem=problem,
         optimizer=optimizer,
         scale=scale,
-        of_mean=float(of_mean) / float(scale @ mean**2),
-        of_variance=float(of_variance) / variance if problem.num_batches > 1 else 0.0,
+        of_mean=of_mean / float(scale @ mean**2),
+        of_variance=of_variance / variance if problem.num_batches > 1 else 0.0,
         clock=1 - remembered.effective_rate * remembered.lag * optimizer.decoupled_decay,
     )
 

@@ -39,11 +39,13 @@ class Start:
     """The state at time 0 that has no transient, to first order.
 
     Attributes:
+        torch: the optimizer, which has taken no step.
         optimizer: the view of it.
         first: what the momentum buffer holds before the first step, shape (p,); None without one.
         second: the running mean of squares; None where there is none, or it is held.
     """
 
+    torch: Optimizer
     optimizer: OptimizerView
     first: Tensor | None
     second: Tensor | None
@@ -78,7 +80,7 @@ def start(recipe: Recipe, problem: Problem, abscissa: float) -> Start:
     if (buffer := seen.buffer) is not None:
         then = gradients.mean(0) + rate / (1 - buffer.decay) * uphill.mean(0)
         first = torch.from_numpy(buffer.gain * (scale if buffer.divided else 1.0) * then)
-    return Start(optimizer=seen, first=first, second=second)
+    return Start(torch=optimizer, optimizer=seen, first=first, second=second)
 
 
 def build(recipe: Recipe, points: Tensor, abscissa: float, *, first: Tensor | None, second: Tensor | None) -> Optimizer:
@@ -86,7 +88,7 @@ def build(recipe: Recipe, points: Tensor, abscissa: float, *, first: Tensor | No
 
     It has this state: (p,) or (p, R), zeros for None.
     """
-    weights = points.detach().clone().requires_grad_()
+    weights = torch.nn.Parameter(points.detach().clone())
     optimizer = recipe.make([weights], **recipe.arguments(abscissa))
     zeros = torch.zeros_like(points)
 

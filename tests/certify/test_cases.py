@@ -1,15 +1,18 @@
 """The certificates themselves, at their larger rates; `python -m ireg.verify` runs all of all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ireg.certify import CERTIFICATES, flows
+from ireg.certify import CERTIFICATES
 from ireg.core import mean_flow
+from ireg.core.moments.needs import needs
 from ireg.core.optimizers import RULES, Memory
 from ireg.core.snapshot import Snapshot
+from ireg.terms.named import TERMS
 
 CONFIGS = Path(__file__).parents[2] / "conf" / "optimizer"
 FREE = [certificate for certificate in CERTIFICATES if certificate.experiment.free]
@@ -47,12 +50,14 @@ def test_without_sampling(certificate):
     assert outcome.holds
     assert outcome.rejected == list(outcome.controls)
     assert outcome.controls
+    assert outcome.coefficients
 
 
 @pytest.mark.parametrize("setting", FEW_ORDERS)
 def test_over_sampled_orders(setting):
     outcome = SAMPLED[setting].experiment.outcome((0.1, 0.05))
-    assert outcome.passes
+    assert replace(outcome, coefficients={}).passes
+    assert [share.value for share in outcome.coefficients.values()] == pytest.approx([1.0, 1.0], abs=0.07)
     for standard_error, error in zip(outcome.standard_errors, outcome.modified.errors, strict=True):
         assert 0 < standard_error < 0.1 * error
 
@@ -70,10 +75,14 @@ def test_a_wrong_memory_fails(monkeypatch):
 
 @pytest.mark.parametrize("term", ["own_full_batch", "own_variance"])
 def test_a_wrong_constant_of_a_term_fails(monkeypatch, term):
-    right = getattr(flows, term)
+    right = TERMS[f"ireg/{term}"]
     certificate = named("sgd, all orders, m = 4: C + (η_e/4)[(1+2L)‖ḡ‖²_P + (1−τ)Var_P]")
-    monkeypatch.setattr(flows, term, lambda snapshot: 1.2 * right(snapshot))
-    assert not certificate.run(certificate.experiment.rates[:2]).holds
+    wrong = needs(right.needs, estimable=True)(lambda snapshot: 1.05 * right(snapshot))
+    monkeypatch.setitem(TERMS, f"ireg/{term}", wrong)
+    outcome = certificate.run(certificate.experiment.rates[:2])
+    assert not outcome.holds
+    wrong_part = outcome.coefficients["‖ḡ‖²" if term == "own_full_batch" else "Var"]
+    assert wrong_part.value == pytest.approx(1 / 1.05, abs=0.005)
 
 
 @pytest.mark.parametrize("part", ["_memory", "_lag"])
@@ -82,7 +91,9 @@ def test_a_wrong_part_of_the_mean_flow_fails(monkeypatch, part):
     certificate = named("rmsprop, full batch, ρ = 0.9, ε = 0.1: u + M + V")
 
     def wrong(*arguments):
-        return {name: 1.2 * value for name, value in right(*arguments).items()}
+        return {name: 1.05 * value for name, value in right(*arguments).items()}
 
     monkeypatch.setattr(mean_flow, part, wrong)
-    assert not certificate.run(certificate.experiment.rates[-2:]).holds
+    outcome = certificate.run(certificate.experiment.rates[-2:])
+    assert not outcome.holds
+    assert outcome.coefficients["M" if part == "_memory" else "V"].value == pytest.approx(1 / 1.05, abs=0.005)

@@ -1,14 +1,19 @@
 """`python -m ireg.verify`."""
 
+from dataclasses import replace
+
 import pytest
 
 from ireg import verify
 from ireg.certify import CERTIFICATES, command
-from ireg.certify.certificate import Curve
+from ireg.certify.certificate import Coefficient, Curve
 from ireg.certify.derivatives import NETWORKS
 from ireg.certify.edges import Edge
+from ireg.certify.epochs import Found
 from ireg.certify.exchange import Order
 from ireg.certify.identity import Identity
+from ireg.certify.logged import Comparison
+from ireg.terms.named import TERMS
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +63,18 @@ def test_the_networks_derivatives(capsys, monkeypatch):
     monkeypatch.setattr(command, "all_identities", lambda: {"growth": Identity(0.0)})
     monkeypatch.setattr(command, "all_exchanges", lambda: {"SAM": Order(order=2, slope=2.0, controls={"half": 1.0})})
     monkeypatch.setattr(command, "all_drawings", lambda: {"SGD": Order(order=3, slope=3.0, controls={"wrong": 2.0})})
+    right = [Comparison(tag=tag, where="sgd", error=0.0) for tag in TERMS]
+    monkeypatch.setattr(command, "all_logged", lambda: right)
+    epoch = Found(Order(order=3, slope=2.98, controls={}), {"full_batch": Coefficient(value=0.999, uncertainty=0.0)})
+    monkeypatch.setattr(command, "all_epochs", lambda: {"equation 1": epoch})
     assert verify.main([]) == 0
     out = capsys.readouterr().out
     assert "1 of 1 edges hold" in out
     assert "1 of 1 identities hold" in out
     assert "1 of 1 exchanges hold" in out
     assert "1 of 1 drawings hold" in out
+    assert f"{len(TERMS)} of {len(TERMS)} logged values are right" in out
+    assert "1 of 1 epochs hold" in out
     assert "half 1.00" in out
     assert f"{len(NETWORKS)} of {len(NETWORKS)} networks have right derivatives, to 1e-05" in out
     monkeypatch.setattr(command, "of_networks", lambda: {"vit": (1e-9, 1e-9, 0.1)})
@@ -79,6 +90,28 @@ def test_the_networks_derivatives(capsys, monkeypatch):
     monkeypatch.setattr(command, "all_identities", lambda: {"growth": Identity(0.0)})
     monkeypatch.setattr(command, "all_drawings", lambda: {"SGD": Order(order=3, slope=2.0, controls={"wrong": 2.0})})
     assert verify.main([]) == 1
+    assert verify.main(["--only", "edges", "logged"]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 1 edges hold" in out[out.rindex("logged values are right") :]
+    wrong = Comparison(tag="ireg/sgd", where="adam", error=1.0)
+    monkeypatch.setattr(command, "all_logged", lambda: [*right, wrong])
+    assert verify.main(["--only", "logged"]) == 1
+    assert "identities" not in capsys.readouterr().out
+    monkeypatch.setattr(command, "all_logged", lambda: right)
+    far = {"equation 1": Found(epoch.order, {"full_batch": Coefficient(value=0.9, uncertainty=0.0)})}
+    monkeypatch.setattr(command, "all_epochs", lambda: far)
+    assert verify.main(["--only", "logged"]) == 1
+
+
+def test_a_part_of_another_size_fails_and_says_which(capsys, monkeypatch):
+    right = CERTIFICATES[0].run()
+    shares = {"‖ḡ‖²": Coefficient(value=1.0, uncertainty=0.0), "Var": Coefficient(value=0.9, uncertainty=0.001)}
+    outcome = replace(right, coefficients=shares)
+    monkeypatch.setattr(command, "run", lambda *arguments, **keywords: {0: outcome})
+    assert verify.main(["--optimizer", "gd"]) == 1
+    out = capsys.readouterr().out
+    assert f"{CERTIFICATES[0].name}: the measured share of Var is 0.900 ± 0.001; must be 1 to 0.02" in out
+    assert "the measured share of ‖ḡ‖²" not in out
 
 
 @pytest.mark.parametrize(
@@ -91,6 +124,11 @@ def test_the_networks_derivatives(capsys, monkeypatch):
         (["--lr-range", "nan", "0.01"], "--lr-range nan 0.01: must rise, between"),
         (["--plot", "errors.txt"], "--plot errors.txt: must end in .png, .pdf or .svg"),
         (["--jobs", "0"], "--jobs 0: must be a whole number, at least 1"),
+        (
+            ["--only", "edge"],
+            "--only edge: must be one of certificates, logged, edges, identities, penalties, networks",
+        ),
+        (["--only", "edges", "--optimizer", "gd"], "--only and --optimizer: give one of them; "),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(arguments, line, capsys):

@@ -1,0 +1,229 @@
+"""Each logged quantity by its printed formula, from a `Point`.
+
+The formulas are those of docs/terms.md and docs/theory.md.
+
+A function returns values by tag, and None for what must not exist. Tags that an optimizer refuses are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from ireg.certify import textbook
+from ireg.certify.point import Point
+from ireg.certify.steps import division
+
+Values = dict[str, float | None]
+
+
+def equations(point: Point) -> Values:
+    """Compute equations 1 and 2, and Singh's term.
+
+    Each weight and step has its own rate. With S = Σ η_t² and T = Σ η_t the parts are S/(4T) ‖ḡ‖² and
+    (T² − S)/(4(m − 1)T) (1/m) Σ ‖g_k − ḡ‖².
+    """
+    mean, spread = point.gradients.mean(0), _variance(point.gradients)
+    of_mean, of_variance = _step_coefficients(point)
+    whole, variance = float(of_mean @ mean.square()), float(of_variance @ spread)
+    second = None
+    if point.adaptive:
+        averages = torch.zeros_like(mean) if point.squares is None else point.squares[0]
+        second = point.rate / 4 * float((averages * point.gradients).square().sum(1).mean())
+    return {
+        "ireg/full_batch": whole,
+        "ireg/minibatch_variance": variance,
+        "ireg/sgd": whole + variance,
+        "ireg/rmsprop": second,
+    }
+
+
+def _variance(gradients: Tensor) -> Tensor:
+    return (gradients - gradients.mean(0)).square().mean(0)
+
+
+def _step_coefficients(point: Point) -> tuple[Tensor, Tensor]:
+    """S/(4T) and (T² − S)/(4(m − 1)T) of each weight."""
+    total, squares = point.step_rates.sum(0), point.step_rates.square().sum(0)
+    between = (total.square() - squares) / (4 * max(point.count - 1, 1) * total)
+    return squares / (4 * total), between
+
+
+def own(point: Point) -> Values:
+    """Compute the optimizer's own regularizer.
+
+    It is Compute the optimizer's own regularizer.
+
+    It is (η_e/4) [(1 + 2L) ‖ḡ‖²_P + (1 − τ) Var_P], ḡ with all that is descended.
+    """
+    memory, scale = point.memory, point.scale
+    if memory is None or scale is None:
+        return dict.fromkeys(("ireg/own", "ireg/own_full_batch", "ireg/own_variance"))
+    gradients, _ = point.descended
+    mean, spread = gradients.mean(0), _variance(gradients)
+    if point.decoupled:
+        mean = mean + point.decays * point.shares / scale * point.weights
+    unlike = 1 - memory.overlap(point.count) if point.count > 1 else 1.0
+    of_mean, of_variance = memory.rate / 4 * (1 + 2 * memory.lag) * scale, memory.rate / 4 * unlike * scale
+    if isinstance(point.trained.optimizer, SGD) and not point.group["momentum"]:
+        of_mean, of_variance = _step_coefficients(point)
+    whole, variance = float(of_mean @ mean.square()), float(of_variance @ spread)
+    return {"ireg/own_full_batch": whole, "ireg/own_variance": variance, "ireg/own": whole + variance}
+
+
+def flow(point: Point) -> Values:
+    """‖X‖/‖u‖ and ⟨X, ∇Q⟩/(‖X‖ ‖∇Q‖) of the mean flow and its parts."""
+    if not point.training.flow:
+        return {}
+    memory, optimizer = point.memory, point.trained.optimizer
+    assert memory is not None
+    decoupled = float(point.decays[0]) if point.decoupled else 0.0
+    divided = division(optimizer, memory)
+    found = textbook.mean_flow(point.weights, *point.descended, memory, divided, decoupled)
+    parts = {name: found.get(name) for name in ("memory", "lag", "fluctuation")}
+    whole = torch.stack([part for part in parts.values() if part is not None]).sum(0)
+    values: Values = {}
+    for name, part in {"": whole, **{f"_{name}": part for name, part in parts.items()}}.items():
+        values[f"ireg/strength{name}"] = None if part is None else float(part.norm() / found["leading"].norm())
+        values[f"ireg/alignment{name}"] = None if part is None else _cosine(part, found["squares"])
+    return values
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(one @ other / (one.norm() * other.norm()))
+
+
+def edges(point: Point) -> Values:
+    """Compute the largest eigenvalues and the curvature along the step.
+
+    They are also in the optimizer's metric, and over its edge.
+    """
+    hessian, memory, scale = point.hessians.mean(0), point.memory, point.scale
+    values: Values = {"curvature/lambda_max": float(torch.linalg.eigvalsh(hessian)[-1])}
+    if memory is None or scale is None:
+        return values | dict.fromkeys(("curvature/lambda_max_own", "curvature/edge", "curvature/along_step"))
+    root, decayed = torch.diag(scale.sqrt()), hessian + torch.diag(point.l2)
+    largest = float(torch.linalg.eigvalsh(root @ decayed @ root)[-1])
+    gradient = point.gradients.mean(0) + point.l2 * point.weights
+    step = scale * gradient
+    along = float(step @ decayed @ step / (gradient @ step))
+    return values | {
+        "curvature/lambda_max_own": largest,
+        "curvature/edge": None if point.edge is None else largest / point.edge,
+        "curvature/along_step": None if point.edge is None else along / point.edge,
+    }
+
+
+def noise_edge(point: Point, steepest: Tensor) -> Values:
+    """Compute (η/2) [(σ²/h)/(1 − β) + h/(1 + β)] along an eigenvector.
+
+    None but for SGD and heavy-ball momentum.
+    """
+    group = point.group
+    plain = isinstance(point.trained.optimizer, SGD) and not group["nesterov"]
+    uniform = len(set(point.decays.tolist())) == 1 and bool((point.step_rates == point.step_rates[0, 0]).all())
+    if not plain or not uniform or (group["momentum"] and group["dampening"]):
+        return {"curvature/noise_edge": None}
+    curvatures = torch.einsum("i,kij,j->k", steepest, point.hessians, steepest) + point.decays[0]
+    mean, variance, beta = curvatures.mean(), curvatures.var(correction=0), group["momentum"]
+    return {"curvature/noise_edge": float(group["lr"] / 2 * (variance / mean / (1 - beta) + mean / (1 + beta)))}
+
+
+def sharpness(point: Point) -> Values:
+    """Batch sharpness; and, where H's diagonal is exact, the sums over it."""
+    bends = torch.einsum("ki,kij,kj->k", point.gradients, point.hessians, point.gradients)
+    values: Values = {"curvature/batch_sharpness": float((bends / point.gradients.square().sum(1)).mean())}
+    if not any(isinstance(module, nn.ReLU) for module in point.trained.module.modules()):
+        return values | {"curvature/trace_root": None}
+    diagonal = point.hessians.mean(0).diagonal().clamp(min=0)
+    return values | {
+        "curvature/trace": float(diagonal.sum()),
+        "curvature/trace_root": float(diagonal.sqrt().sum()),
+        "curvature/adaptive": float((point.weights.square() * diagonal).sum() / 2),
+        "curvature/trace_se": None,
+        "curvature/adaptive_se": None,
+    }
+
+
+def norms(point: Point) -> Values:
+    """Norms of all weights, and of each matrix."""
+    weights = {name: value.detach() for name, value in point.trained.module.named_parameters()}
+    moved = [weights[name] - value for name, value in point.trained.initial.items()]
+    matrices = {name: value for name, value in weights.items() if value.ndim > 1}
+    sizes = {name: math.sqrt(float(value.square().sum())) for name, value in matrices.items()}
+    return {
+        "norm/l2": math.sqrt(sum(float(value.square().sum()) for value in weights.values())),
+        "norm/distance": math.sqrt(sum(float(value.square().sum()) for value in moved)),
+        "norm/product": math.prod(sizes.values()),
+        "norm/spectral_product": math.prod(float(torch.linalg.svdvals(value)[0]) for value in matrices.values()),
+        **{f"norm/layers/{name}": size for name, size in sizes.items()},
+    }
+
+
+def margins(point: Point, corrupted: Tensor | None = None) -> Values:
+    """Compute quantiles of f_y − max_{j≠y} f_j, and over Π‖W_l‖_F.
+
+    Where wrong labels are known, they are of right and wrong ones.
+    """
+    found = []
+    for inputs, labels in point.trained.batches:
+        outputs = point.trained.module(inputs).detach()
+        for output, label in zip(outputs.tolist(), labels.tolist(), strict=True):
+            found.append(output[label] - max(value for other, value in enumerate(output) if other != label))
+    product = norms(point)["norm/product"]
+    assert product is not None
+    chosen: Mapping[str, list[float] | None] = {"": found, "clean_": None, "corrupted_": None}
+    if corrupted is not None:
+        chosen = {
+            prefix: [
+                margin
+                for margin, wrong in zip(found, corrupted.tolist(), strict=True)
+                if wrong == (prefix == "corrupted_")
+            ]
+            for prefix in ("clean_", "corrupted_")
+        }
+    values: Values = {}
+    for prefix, among in chosen.items():
+        for name, share in (("median", 0.5), ("low", 0.01)):
+            value = None if among is None else _quantile(among, share)
+            values[f"margin/{prefix}{name}"] = value
+            values[f"margin/normalized_{prefix}{name}"] = None if value is None else value / product
+    return values
+
+
+def _quantile(values: list[float], share: float) -> float:
+    """Between the two nearest of the sorted values."""
+    ordered, place = sorted(values), share * (len(values) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(values) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def path(point: Point) -> Values:
+    """Compute both parts of the norm's growth.
+
+    They are of ω, and of the weights once torch's buffers have run out.
+    """
+    if not point.trained.epoch:
+        return {}
+    values: Values = {}
+    for prefix, places in (("", point.trained.epoch), ("settled_", point.settled)):
+        if prefix and point.memory is None:
+            values |= dict.fromkeys(f"path/{prefix}{part}" for part in ("radial", "diffusive", "whole"))
+            continue
+        steps = [before - after for before, after in pairwise(places)]
+        values[f"path/{prefix}radial"] = sum(
+            float(-2 * place @ step) for place, step in zip(places, steps, strict=False)
+        )
+        values[f"path/{prefix}diffusive"] = sum(float(step @ step) for step in steps)
+        values[f"path/{prefix}whole"] = float((places[-1] - places[0]).square().sum())
+    return values
+
+
+FORMULAS: tuple[Callable[[Point], Values], ...] = (equations, own, flow, edges, sharpness, norms, margins, path)
+"""Those that a point suffices for."""
