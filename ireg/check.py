@@ -22,7 +22,7 @@ from ireg.core.functional import copied_buffers, leaves_like, measuring, weights
 from ireg.core.noise import noise_layers
 from ireg.core.params import dense
 from ireg.core.replay import Difference, difference, replayed_gradient
-from ireg.core.streams import Streams, attributes_kept, streams_kept
+from ireg.core.streams import Streams
 from ireg.core.types import Batch, LossFn, Params
 from ireg.core.witness import StepRecord, as_recorded, in_modes, modes_of
 
@@ -90,7 +90,7 @@ class Replay:
         module: that trains, without wrappers.
         loss: of its parameters and a minibatch, as it is measured.
         optimizer: of the module.
-        functions: what the loss calls, as far as it may hold random generators.
+        streams: that the module and the loss draw from.
         wrapped: whether the gradients of other ranks are part of the loss.
         compiled: a compiled model, and the loss of a minibatch by its own passes; None where it is not compiled.
     """
@@ -100,14 +100,15 @@ class Replay:
         module: nn.Module,
         loss: LossFn,
         optimizer: Optimizer,
-        *functions: object,
+        streams: Streams,
+        *,
         wrapped: bool = False,
         compiled: tuple[nn.Module, Callable[[Batch], Tensor]] | None = None,
     ) -> None:
         self.module = module
         self.loss = loss
         self.optimizer = optimizer
-        self.functions = functions
+        self.streams = streams
         self.wrapped = wrapped
         self.compiled = compiled
 
@@ -127,18 +128,18 @@ class Replay:
         def compared(found: Params, with_: Params) -> Difference:
             return difference(found, with_, lowest)
 
-        with self._kept() as streams:
-            found = self._gradient(record, batch, streams)
+        with self.streams.kept():
+            found = self._gradient(record, batch)
             off = compared(found, expected)
             if not off.is_small:  # activations that are computed again want the step's weights in the module, too
                 with self._weights_of(record):
-                    found = self._gradient(record, batch, streams)
+                    found = self._gradient(record, batch)
                 off = min(off, compared(found, expected), key=lambda difference: difference.relative)
             if off.is_small:
                 return Finding(off)
             if self.compiled is not None and noise_layers(self.module):
                 # A compiled forward pass draws other masks from the same random numbers.
-                again = compared(self._compiled_gradient(record, batch, streams), expected)
+                again = compared(self._compiled_gradient(record, batch), expected)
                 if again.is_small:
                     return Finding(again)
             if not self.wrapped and (ranks := number_of_ranks()) > 1:
@@ -153,7 +154,7 @@ class Replay:
                 if clipping is not None:
                     return Finding(plain, clipping=clipping)
                 return Finding(off, CHANGED)
-            cause = self._cause(record, batch, before, streams, expected, off)
+            cause = self._cause(record, batch, before, expected, off)
             return Finding(off, cause, drawn=cause == DRAWN)
 
     def noise(self, batch: Batch, mode: Callable[[nn.Module], AbstractContextManager[None]]) -> float:
@@ -165,7 +166,8 @@ class Replay:
         """
         weights = leaves_like(self.module)
         values = []
-        with self._kept() as streams, torch.enable_grad(), mode(self.module):
+        streams = self.streams
+        with streams.kept(), torch.enable_grad(), mode(self.module):
             state = streams.state()
             for seed in SEEDS:
                 streams.restore(state)
@@ -181,14 +183,7 @@ class Replay:
         with copied_buffers(self.module):
             return float(self.loss(weights, batch).detach())
 
-    @contextmanager
-    def _kept(self) -> Iterator[Streams]:
-        with streams_kept(self.module, *self.functions) as streams, attributes_kept(self.module, *self.functions):
-            yield streams
-
-    def _gradient(
-        self, record: StepRecord, batch: Batch, streams: Streams, *, seed: int | None = None, flipped: bool = False
-    ) -> Params:
+    def _gradient(self, record: StepRecord, batch: Batch, *, seed: int | None = None, flipped: bool = False) -> Params:
         """Compute the gradient with the step's noise, or with that of a seed."""
         modes = record.modes or modes_of(self.module)
         if flipped:
@@ -196,10 +191,10 @@ class Replay:
         with (
             in_modes(self.module, modes),
             measuring(self.module, dropout=True),
-            as_recorded(self.module, record if seed is None else record.without_streams(), streams),
+            as_recorded(self.module, record if seed is None else record.without_streams(), self.streams),
         ):
             if seed is not None:
-                streams.seed(seed)
+                self.streams.seed(seed)
             return replayed_gradient(self.loss, record.weights, batch)
 
     @contextmanager
@@ -211,7 +206,7 @@ class Replay:
                     value.copy_(record.weights[name])
             yield
 
-    def _compiled_gradient(self, record: StepRecord, batch: Batch, streams: Streams) -> Params:
+    def _compiled_gradient(self, record: StepRecord, batch: Batch) -> Params:
         """Compute the gradient by the compiled model itself, with the step's weights put into it."""
         assert self.compiled is not None
         wrapper, loss = self.compiled
@@ -220,7 +215,7 @@ class Replay:
             self._weights_of(record),
             in_modes(self.module, record.modes),
             copied_buffers(self.module),
-            as_recorded(wrapper, record, streams),
+            as_recorded(wrapper, record, self.streams),
             torch.enable_grad(),
         ):
             gradients = torch.autograd.grad(
@@ -233,15 +228,14 @@ class Replay:
         record: StepRecord,
         batch: Batch,
         before: Batch | None,
-        streams: Streams,
         expected: Params,
         off: Difference,
     ) -> str:
         """Say what makes the gradients differ, and what to do."""
-        again = self._gradient(record, batch, streams, seed=SEEDS[0])
-        other = self._gradient(record, batch, streams, seed=SEEDS[1])
+        again = self._gradient(record, batch, seed=SEEDS[0])
+        other = self._gradient(record, batch, seed=SEEDS[1])
         was = record.modes.get("", self.module.training)
-        if before is not None and difference(self._gradient(record, before, streams), expected).is_small:
+        if before is not None and difference(self._gradient(record, before), expected).is_small:
             return "it is that of the minibatch before; call update(batch) after optimizer.step()"
         if off.is_factor:
             return (
@@ -250,7 +244,7 @@ class Replay:
             )
         if not difference(again, other).is_small:
             return DRAWN
-        if difference(self._gradient(record, batch, streams, flipped=True), expected).is_small:
+        if difference(self._gradient(record, batch, flipped=True), expected).is_small:
             modes = ("training", "eval") if was else ("eval", "training")
             return f"the model was in {modes[1]} mode in the step, and is in {modes[0]} mode where it is measured"
         hooks = [name for name, value in self.module.named_parameters() if _has_hooks(value)]

@@ -29,7 +29,7 @@ from ireg.core.functional import (
 from ireg.core.graph import Graph
 from ireg.core.ranks import MeanOverRanks, ranks_of
 from ireg.core.replay import difference, replayed_gradient
-from ireg.core.streams import attributes_kept, streams_kept
+from ireg.core.streams import Streams, attributes_kept
 from ireg.core.types import Batch, Params
 from ireg.core.witness import in_modes, set_aside
 from ireg.core.wrappers import bare_module
@@ -81,6 +81,8 @@ class MeasuredLoss:
     Attributes:
         module: the model without wrappers.
         loss: as a function of the parameters.
+        streams: all that the module and the loss draw from.
+        is_known: whether `look` has found out what kind of function it is.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class MeasuredLoss:
         self._criterion = criterion
         self._model = model
         self.loss = loss_function(model, criterion, loss)
+        self.streams = Streams(self.module, self.given)
         self.optimizer = optimizer
         self._own: ModuleLoss | StepLoss = self.loss.loss if isinstance(self.loss, MeanOverRanks) else self.loss
         self._group = ranks_of(model)
@@ -103,12 +106,13 @@ class MeasuredLoss:
         self._stack = ExitStack()
         self._inference = False
         self._depends = True
+        self.is_known = False
 
     def __enter__(self) -> MeasuredLoss:
         self._inference = torch.is_inference_mode_enabled()
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(streams_kept(self.module, self.given))
+            stack.enter_context(self.streams.kept())
             stack.enter_context(attributes_kept(self.module, self.given))
             set_aside(self.module)
             stack.enter_context(in_modes(self.module, self._modes))
@@ -142,7 +146,7 @@ class MeasuredLoss:
             self.module,
             self.loss,
             self.optimizer,
-            self.given,
+            self.streams,
             wrapped=self._group is not None,
             compiled=(self._model, partial(self._of_model, self._model)) if hasattr(self._model, "_orig_mod") else None,
         )
@@ -178,6 +182,7 @@ class MeasuredLoss:
             )
         self._depends = bool(graph.leaves)
         self.loss = own if self._group is None else MeanOverRanks(own, self._group)
+        self.is_known = True
 
     def _evaluated(self, batch: Batch) -> tuple[Graph, bool]:
         """Evaluate the loss with copies of the weights: its graph, and whether the pass has changed them."""
@@ -195,10 +200,10 @@ class MeasuredLoss:
         """
         if not self._depends:  # refused where it is looked for what moves
             return
-        with attributes_kept(self.module, self.given), streams_kept(self.module, self.given) as streams:
-            state = streams.state()
+        with self.streams.kept():
+            state = self.streams.state()
             expected = self._own_gradient(batch)
-            streams.restore(state)
+            self.streams.restore(state)
             with MODES["two_draws"](self.module):
                 weights = {name: value.detach().clone() for name, value in self.module.named_parameters()}
                 found = difference(replayed_gradient(self._own, weights, batch), expected)

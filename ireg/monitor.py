@@ -1,6 +1,7 @@
 """Measure the terms in a training loop of one's own."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -152,12 +153,15 @@ class Monitor:
             self._sample.put(place, copied(batch))
         self._settings.append(self._witness.settings or settings_of(self.optimizer))
         self.steps += 1
-        if self.regularizer is None:
+        if self.regularizer is None and self._witness.record is not None:
             self._guard.after_step(
-                self._witness, self._measured(), batch, mode=self.mode, step=self.steps, before=self._before
+                self._witness, self._measured, batch, mode=self.mode, step=self.steps, before=self._before
             )
+        else:
+            self._guard.ask_again(self._witness)
         self._before = copied(batch) if not taken and self._witness.asked else None
 
+    @cached_property
     def _measured(self) -> MeasuredLoss:
         return MeasuredLoss(self.model, self.optimizer, self.criterion, self.loss)
 

@@ -65,6 +65,10 @@ def difference(found: Params, expected: Params, lowest: torch.dtype | None = Non
         >>> found.relative, found.factor, found.is_factor, found.is_small
         (0.5, 0.5, True, False)
     """
+    types = [value.dtype for value in expected.values()] + ([] if lowest is None else [lowest])
+    tolerance = max((TOLERANCE.get(kind, 0.0) for kind in types), default=0.0)
+    if all(name in found and torch.equal(found[name], value) for name, value in expected.items()):
+        return Difference(relative=0.0, tolerance=tolerance, most="", factor=1.0, rest=0.0)  # as it should be
     products: dict[str, tuple[float, float, float]] = {}
     for name, value in expected.items():
         other = found.get(name)
@@ -73,15 +77,14 @@ def difference(found: Params, expected: Params, lowest: torch.dtype | None = Non
         left, right = _comparable(left, right)
         off = left - right
         products[name] = _dot(off, off), _dot(right, right), _dot(left, right)
-    away, size, along = (math.fsum(part) for part in zip(*products.values(), strict=True)) if products else (0, 0, 0)
+    away, size, along = (math.fsum(part) for part in zip(*products.values(), strict=True))
     relative = math.sqrt(away / size) if size else (math.inf if away else 0.0)
     factor = along / size if size else math.nan
     rest = _rest(found, expected, factor) if 0 < factor < math.inf and relative > 0 else math.inf
-    types = [value.dtype for value in expected.values()] + ([] if lowest is None else [lowest])
     return Difference(
         relative=math.inf if math.isnan(relative) else relative,
-        tolerance=max((TOLERANCE.get(kind, 0.0) for kind in types), default=0.0),
-        most=max(products, key=lambda name: products[name][0]) if products and away else "",
+        tolerance=tolerance,
+        most=max(products, key=lambda name: products[name][0]) if away else "",
         factor=factor,
         rest=rest,
     )

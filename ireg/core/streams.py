@@ -53,24 +53,23 @@ class Streams:
             (torch.get_rng_state, torch.set_rng_state),
             (random.getstate, random.setstate),
             *(_of_device(number) for number in self._devices),
-            *(
-                [(torch.mps.get_rng_state, torch.mps.set_rng_state)]
-                if any(p.is_mps for p in module.parameters())
-                else []
-            ),
-            *(_door(generator) for generator in _held(module, *functions) if not isinstance(generator, nn.Module)),
+            *_of_apple(module),
+            *_of_numpy(),
         ]
-        numpy = sys.modules.get("numpy")  # who has not imported it has no stream of it
-        if numpy is not None:
-            self._doors.append((numpy.random.get_state, numpy.random.set_state))
+        self._shared = len(self._doors)  # with every process-wide stream; what follows is held by somebody
+        self._doors += [_door(held) for held in _held(module, *functions) if not isinstance(held, nn.Module)]
 
     def state(self) -> list[Any]:
         """Return the present states."""
         return [read() for read, _ in self._doors]
 
     def restore(self, state: list[Any]) -> None:
-        """Set the streams to states that `state` returned."""
-        for (_, write), value in zip(self._doors, state, strict=True):
+        """Set the streams to states that `state` returned.
+
+        Of states that hold another number of generators, the global ones alone.
+        """
+        doors = self._doors if len(state) == len(self._doors) else self._doors[: self._shared]
+        for (_, write), value in zip(doors, state, strict=False):
             write(value)
 
     def seed(self, seed: int) -> None:
@@ -81,16 +80,14 @@ class Streams:
         if numpy is not None:
             numpy.random.seed(seed % 2**32)
 
-
-@contextmanager
-def streams_kept(module: nn.Module, *functions: Any) -> Iterator[Streams]:
-    """Keep all random streams of a module and of functions for the block."""
-    streams = Streams(module, *functions)
-    state = streams.state()
-    try:
-        yield streams
-    finally:
-        streams.restore(state)
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep all states for the block."""
+        state = self.state()
+        try:
+            yield
+        finally:
+            self.restore(state)
 
 
 @contextmanager
@@ -152,6 +149,12 @@ def _of_apple(module: nn.Module) -> list[tuple[Callable[[], Any], Callable[[Any]
     return [(torch.mps.get_rng_state, torch.mps.set_rng_state)] if there else []
 
 
+def _of_numpy() -> list[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """Reading and writing numpy's global stream; who has not imported it has none."""
+    numpy = sys.modules.get("numpy")
+    return [] if numpy is None else [(numpy.random.get_state, numpy.random.set_state)]
+
+
 def _of_device(number: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     """Reading and writing the stream of an accelerator."""
     return partial(torch.cuda.get_rng_state, number), lambda state: torch.cuda.set_rng_state(state, number)
@@ -207,6 +210,8 @@ def _held(*owners: Any) -> list[Any]:
 def _inside(value: Any) -> list[Any]:
     """What a value holds, as far as it may hold generators."""
     if isinstance(value, FunctionType):
+        if value.__module__ is not None and value.__module__.partition(".")[0] in LIBRARIES - {"ireg"}:
+            return []
         cells = [content for cell in value.__closure__ or () for content in _contents(cell)]
         named = [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
         return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *named]

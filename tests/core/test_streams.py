@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import ireg
-from ireg.core.streams import Streams, attributes_kept, streams_kept
+from ireg.core.streams import Streams, attributes_kept
 
 TORCHS = torch.Generator().manual_seed(0)
 BATCH = (torch.ones(3, 2), torch.zeros(3, 1))
@@ -193,7 +193,7 @@ def test_an_unknown_kind_of_generator_is_refused():
 
 def test_streams_are_restored_after_an_error():
     def draw():
-        with streams_kept(module):
+        with Streams(module).kept():
             torch.rand(3)
             raise KeyError
 
