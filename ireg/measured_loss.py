@@ -83,6 +83,7 @@ class MeasuredLoss:
         loss: as a function of the parameters.
         streams: all that the module and the loss draw from.
         is_known: whether `look` has found out what kind of function it is.
+        writes: whether a forward pass changes the weights that it is given.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class MeasuredLoss:
         self._stack = ExitStack()
         self._inference = False
         self._depends = True
-        self.is_known = False
+        self.is_known = self.writes = False
 
     def __enter__(self) -> MeasuredLoss:
         self._inference = torch.is_inference_mode_enabled()
@@ -169,12 +170,12 @@ class MeasuredLoss:
         """
         own = self._own
         with MODES["two_draws"](self.module):
-            graph, writes = self._evaluated(batch)
+            graph, self.writes = self._evaluated(batch)
             if isinstance(own, ModuleLoss) and graph.leaves & {id(value) for value in self.module.parameters()}:
                 criterion = own.criterion
                 own = self._own = StepLoss(self.module, lambda model, pair: criterion(model(pair[0]), pair[1]))
-                graph, writes = self._evaluated(batch)
-            own.fresh = writes
+                graph, self.writes = self._evaluated(batch)
+            own.fresh = self.writes
         if graph.recomputes:
             raise ValueError(
                 f"{type(self.module).__name__} uses reentrant activation checkpointing, whose gradients do not belong "
@@ -192,14 +193,18 @@ class MeasuredLoss:
         own = detached_parameters(self.module)
         return graph, any(not same_values(value, own[name]) for name, value in weights.items())
 
-    def require_own_gradient(self, batch: Batch) -> None:
+    def require_own_gradient(self, batch: Batch, remedy: str = "") -> None:
         """Compare the gradient by given weights with that of the model's own passes.
+
+        Args:
+            batch: a minibatch.
+            remedy: what else can be done where they differ.
 
         Raises:
             ValueError: they differ.
         """
-        if not self._depends:  # refused where it is looked for what moves
-            return
+        if not self._depends or not any(value.requires_grad for value in self.module.parameters()):
+            return  # it is refused where what moves is looked for
         with self.streams.kept():
             state = self.streams.state()
             expected = self._own_gradient(batch)
@@ -211,7 +216,7 @@ class MeasuredLoss:
             raise ValueError(
                 f"the gradient of the first minibatch at given weights differs by {found.relative:.2g} of its norm "
                 f"from that of the model's own backward pass, most in {found.most}: the loss reads weights in another "
-                "way than through the model that it is given; read them there, or measure nevertheless with check='off'"
+                f"way than through the model that it is given; read them there{remedy}"
             )
 
     def _own_gradient(self, batch: Batch) -> Params:

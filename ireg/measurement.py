@@ -137,7 +137,7 @@ def measure(
         batches = measured.outside_inference(batches)
         measured.look(batches[0])
         if check != "off":
-            measured.require_own_gradient(batches[0])
+            measured.require_own_gradient(batches[0], ", or measure nevertheless with check='off'")
         noise = measured.noise(batches[0], mode) if check != "off" else 0.0
         with measured.mode(mode)(measured.module):
             if mode == "two_draws":

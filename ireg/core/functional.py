@@ -177,16 +177,6 @@ def leaves_like(module: nn.Module) -> Params:
     return copies
 
 
-def writes_to_weights(module: nn.Module, inputs: Tensor) -> bool:
-    """Say whether a forward pass changes the weights that it is given."""
-    own = detached_parameters(module)
-    copies = leaves_like(module)
-    functional_call(
-        module, {place: copies[name] for place, name in _places(module).items()}, (inputs,), tie_weights=False
-    )
-    return any(not same_values(value, own[name]) for name, value in copies.items())
-
-
 def same_values(value: Tensor, other: Tensor) -> bool:
     """Say whether two tensors of one type are equal to the last bit."""
     return torch.equal(_bits(value), _bits(other))

@@ -186,8 +186,12 @@ class Witness:
             self._note_weights(self._asked)
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        with_gradient = {id(parameter) for parameter in held if parameter.grad is not None}
+        with_gradient = {
+            id(parameter)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        }
         if not with_gradient and not (self._asked is not None and self._asked.arrived):
             return
         self.steps += 1
@@ -208,10 +212,17 @@ def settings_of(optimizer: Optimizer) -> Settings:
         >>> settings_of(torch.optim.SGD([weight], lr=0.1, momentum=0.9))[0]["momentum"]
         0.9
     """
-    return tuple(
-        {key: float(value) if isinstance(value, Tensor) and value.numel() == 1 else value for key, value in items}
-        for items in ([item for item in group.items() if item[0] != "params"] for group in optimizer.param_groups)
-    )
+    return tuple(_said(group) for group in optimizer.param_groups)
+
+
+def _said(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy what a group says, its numbers as Python's: it is called at each step."""
+    said = dict(group)
+    del said["params"]
+    for key, value in said.items():
+        if isinstance(value, Tensor) and value.numel() == 1:
+            said[key] = float(value)
+    return said
 
 
 @contextmanager

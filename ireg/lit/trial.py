@@ -21,11 +21,11 @@ from ireg.core.functional import (
     functional_loss,
     measuring,
     trained_parameters,
-    writes_to_weights,
 )
 from ireg.core.random import named_generator, named_seed
 from ireg.core.types import Batch
 from ireg.errors import UserError
+from ireg.measured_loss import MeasuredLoss
 from ireg.measurement import evaluate, take_snapshot
 from ireg.objective import Criterion, Objective
 
@@ -109,7 +109,6 @@ def _try_network(model: nn.Module, batch: Batch, classifier: Classifier) -> None
             loss(0)
             with measuring(model):
                 measured, again = loss(0), loss(1)
-            classifier.loss_function.fresh |= writes_to_weights(model, inputs)
         with evaluating(model), errors_of(f"model: {name} in evaluation on {images}"):
             evaluated = loss(0)
     classifier.same_in_evaluation &= measured == evaluated
@@ -136,10 +135,25 @@ def _loss(criterion: Criterion, outputs: Any, targets: Tensor, num_classes: int)
 def _try_step_and_terms(model: nn.Module, batches: list[Batch], classifier: Classifier) -> None:
     with errors_of("optimizer"):
         optimizer = classifier.make_optimizer(model.parameters())
+    if classifier.terms:
+        with errors_of(f"model: {type(model).__name__}"), classifier.trainer.precision_plugin.forward_context():
+            _require_own_gradient(model, optimizer, batches[0], classifier)
     _try_terms(model, optimizer, batches, classifier)
     for batch in [*batches, batches[0]]:  # two at least: a first step may be another than those after it
         _try_step(model, optimizer, batch, classifier)
     _try_terms(model, optimizer, batches, classifier)
+
+
+def _require_own_gradient(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: Classifier) -> None:
+    """Compare the gradient that is measured with the network's own, and note how it is to be measured.
+
+    Raises:
+        ValueError: they differ.
+    """
+    with MeasuredLoss(model, optimizer, classifier.criterion, None) as measured:
+        measured.look(batch)
+        measured.require_own_gradient(batch)
+        classifier.loss_function.fresh = measured.writes
 
 
 def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: Classifier) -> None:

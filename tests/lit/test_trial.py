@@ -25,6 +25,8 @@ class Network(MLP):
         self.wrong = wrong
         if wrong == "frozen":
             self.requires_grad_(False)
+        if wrong == "hidden weights":
+            self.hidden = [self[1].weight]
         if wrong == "lazy":
             self.append(nn.LazyLinear(10))
         if wrong == "lazy buffers":
@@ -48,6 +50,7 @@ class Network(MLP):
             "dict": lambda: {"logits": logits},
             "classes": lambda: logits[:, :9],
             "integers": lambda: logits.round().long(),
+            "hidden weights": lambda: logits * (1 + self.hidden[0].sum()),
             "noisy": lambda: logits + torch.randn_like(logits) if self.training else logits,
             "scaled in training": lambda: logits * (2.0 if self.training else 1.0),
             "tuple in evaluation": lambda: logits if self.training else (logits,),
@@ -68,6 +71,7 @@ NETWORKS = {
     "lazy buffers": r"model: Network has parameters or buffers whose shapes are not known before its first call",
     "fails": r"model: Network on a minibatch of 32 images.*: mat1 and mat2 shapes cannot be multiplied",
     "frozen": r"terms: SGD moves no parameter: of 4 it holds 4, of which 0 require a gradient",
+    "hidden weights": r"model: Network: the gradient of the first minibatch at given weights differs .*read them there$",
     "tuple in evaluation": r"model: Network in evaluation on .*: returns a tuple",
 }
 
