@@ -79,6 +79,7 @@ bench: install ## Measure epochs, terms and curvature; writes tables on four pag
 	$(RUN) -m benchmarks.methods
 	$(RUN) -m benchmarks.costs
 	$(RUN) -m benchmarks.penalties
+	$(RUN) -m benchmarks.guard
 	$(RUN) -m benchmarks.epoch
 
 $(VENV)/site: $(VENV)/installed
