@@ -7,6 +7,7 @@ is not the loss that trains, whatever the reason.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -176,7 +177,9 @@ class Replay:
                 streams.seed(seed)
                 values.append(self._value(weights, batch))
         one, other = values
-        return abs(one - other) / max(abs(one), abs(other)) if one != other else 0.0
+        if one == other or not math.isfinite(one + other):  # a training that has diverged says so elsewhere
+            return 0.0
+        return abs(one - other) / max(abs(one), abs(other))
 
     def _value(self, weights: Params, batch: Batch) -> float:
         """The loss; what its pass does to buffers is no noise."""

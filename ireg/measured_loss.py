@@ -27,7 +27,7 @@ from ireg.core.functional import (
     weights_kept,
 )
 from ireg.core.graph import Graph
-from ireg.core.ranks import MeanOverRanks, ranks_of
+from ireg.core.ranks import MeanOverRanks, ranks_of, require_all_ranks
 from ireg.core.replay import difference, replayed_gradient
 from ireg.core.streams import Streams, attributes_kept
 from ireg.core.types import Batch, Params
@@ -111,6 +111,8 @@ class MeasuredLoss:
 
     def __enter__(self) -> MeasuredLoss:
         self._inference = torch.is_inference_mode_enabled()
+        if self._group is not None:
+            require_all_ranks(self._group)
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(self.streams.kept())

@@ -95,6 +95,7 @@ class Monitor:
     ) -> None:
         require_sampling(sampling)
         self._guard = Guard(check)
+        self._known: list[int] = []  # identities of the parameters
         self._seen = 0  # steps taken before the last update
         self._before: Batch | None = None  # the minibatch before, where its step was not seen
         require_mode(mode)
@@ -218,6 +219,10 @@ class Monitor:
         """Forget the minibatches; `rows` stay."""
         self._seen, self._before = self._witness.steps, None
         self._start_window()
+        known = [id(parameter) for parameter in bare_module(self.model).parameters()]
+        if known != self._known:  # a network that has grown is another function
+            self.__dict__.pop("_measured", None)
+        self._known = known
         self._guard.begin(self._witness)
 
     def _start_window(self) -> None:

@@ -206,6 +206,47 @@ def test_updates_before_the_step_are_named():
         monitor.update(two)
 
 
+def test_hooks_from_before_are_named():
+    model = network()
+    model[0].weight.register_post_accumulate_grad_hook(lambda parameter: (parameter.grad.mul_(0.3), None)[1])
+    with pytest.raises(ValueError, match="the first step.*0.weight has hooks that are called once its gradient"):
+        watch(plain, model)
+
+
+def test_a_mode_that_was_set_back_is_named():
+    def by_parts(model, batch):  # the model itself is not called, so that nobody sees its mode
+        return mse_loss(model[2](model[1](model[0](batch[0]))), batch[1])
+
+    def step(model, optimizer, batch):
+        model.eval()
+        optimizer.zero_grad()
+        by_parts(model, batch).backward()
+        optimizer.step()
+        model.train()
+
+    with pytest.raises(ValueError, match="the model was in eval mode in the step, and is in training mode where it is"):
+        watch(step, network(nn.BatchNorm1d(4)), loss=by_parts)
+
+
+def test_a_training_that_diverges_is_no_fault_of_the_loss():
+    found = watch(plain, optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=1e200))
+    assert "check/noise" not in found
+    assert found["check/replay"] == 0
+
+
+def test_a_network_that_grows_between_windows():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    monitor = ireg.Monitor(model, optimizer, criterion=mse_loss, terms=["ireg/sgd"])
+    for _ in range(2):
+        plain(model, optimizer, batches()[0])
+        monitor.update(batches()[0])
+        assert monitor.compute()["check/replay"] == 0
+        model.append(nn.Linear(3, 3).double())
+        optimizer.add_param_group({"params": model[-1].parameters()})
+        monitor.reset()
+
+
 # Ways in which it is, however it looks.
 
 

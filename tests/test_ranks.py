@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from datetime import timedelta
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import mse_loss
 from torch.nn.parallel import DistributedDataParallel
 
 import ireg
+from ireg.core import ranks
 
 RANKS = 2
 TAGS = ["ireg/sgd", "ireg/full_batch", "ireg/own", "ireg/strength", "ireg/alignment", "curvature/lambda_max"]
@@ -81,10 +83,28 @@ def on_rank(rank, port, folder):
     monitor = ireg.Monitor(wrapped, optimizer, criterion=mse_loss, terms=TAGS)
     found["values"] = train(wrapped, optimizer, batches(rank), lambda m, b: mse_loss(m(b[0]), b[1]), monitor)
     found["ends"] = [float(parameter.detach().sum()) for parameter in model.parameters()]
+    found["alone"] = alone(rank)
     found["sharded"] = sharded()
     with open(f"{folder}/{rank}.json", "w", encoding="utf-8") as file:
         json.dump(found, file)
     torch.distributed.destroy_process_group()
+
+
+def alone(rank):
+    """What is said where one rank measures, while the other does something else."""
+    ranks.PATIENCE = timedelta(seconds=1)
+    module = toy()
+    wrapped = DistributedDataParallel(module)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    said = ""
+    if rank == 0:
+        try:
+            ireg.measure(wrapped, [(torch.ones(1, 1), torch.zeros(1, 1))], optimizer=optimizer, criterion=mse_loss)
+        except ValueError as error:
+            said = str(error)
+    torch.distributed.barrier()
+    ireg.measure(wrapped, [(torch.ones(1, 1), torch.zeros(1, 1))], optimizer=optimizer, criterion=mse_loss)  # together
+    return said
 
 
 def sharded():
@@ -118,6 +138,7 @@ def test_two_ranks_measure_what_one_process_does(tmp_path):
         assert rank["bare"].startswith("the gradient of the first step, computed again")
         assert "a step has the minibatches of 2 ranks; give the model as DistributedDataParallel wraps" in rank["bare"]
         assert rank["sharded"].startswith("0.weight is a DTensor: fully_shard or tensor parallelism shards the weights")
+    assert one["alone"].startswith("1 of 2 ranks do not measure within 1 s: the minibatches of a step are those of all")
     assert one["values"] == two["values"]
     expected, ends = of_one_process()
     assert one["ends"] == pytest.approx(ends, rel=1e-10)

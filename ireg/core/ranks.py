@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 from torch.nn.parallel import DistributedDataParallel
 
 from ireg.core.functional import ModuleLoss, StepLoss
 from ireg.core.types import Batch, Params
+
+PATIENCE = timedelta(minutes=5)
+"""How long one rank waits for the others to measure."""
+
+
+POLL = 0.002
+"""Seconds between two looks."""
 
 
 class MeanOverRanks:
@@ -34,6 +45,33 @@ class MeanOverRanks:
         shared = _Shared.apply(self.group, *params.values())
         value: Tensor = _Mean.apply(self.loss(dict(zip(params, shared, strict=True)), batch), self.group)
         return value
+
+
+def require_all_ranks(group: Any) -> None:
+    """Check that all ranks have come here, before one waits for the others for ever.
+
+    They count themselves in the store by which they have found each other, so that nothing of the training is touched.
+
+    Raises:
+        ValueError: a rank has not come within `PATIENCE`.
+    """
+    store, size = distributed_c10d._get_default_store(), distributed.get_world_size(group)
+    name = f"ireg/{group.group_name}/{_visits[group.group_name]}"
+    store.add(name, 1)
+    end = time.monotonic() + PATIENCE.total_seconds()
+    while (here := store.add(name, 0)) < size:
+        if time.monotonic() > end:
+            store.add(name, -1)
+            raise ValueError(
+                f"{size - here} of {size} ranks do not measure within {PATIENCE.total_seconds():g} s: the minibatches "
+                "of a step are those of all ranks; measure on all of them"
+            )
+        time.sleep(POLL)
+    _visits[group.group_name] += 1
+
+
+_visits: Counter[str] = Counter()
+"""How often this process has measured with the others of a group."""
 
 
 def ranks_of(model: Any) -> Any:
