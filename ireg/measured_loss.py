@@ -27,6 +27,7 @@ from ireg.core.functional import (
     weights_kept,
 )
 from ireg.core.graph import Graph
+from ireg.core.params import dense
 from ireg.core.ranks import MeanOverRanks, ranks_of, require_all_ranks
 from ireg.core.replay import difference, replayed_gradient
 from ireg.core.streams import Streams, attributes_kept
@@ -227,7 +228,7 @@ class MeasuredLoss:
         with weights_kept(self.module), copied_buffers(self.module), torch.enable_grad():
             value = self._of_model(self.module, copied(batch))
             gradients = torch.autograd.grad(value, list(own.values()), allow_unused=True, materialize_grads=True)
-        return {name: gradient.detach() for name, gradient in zip(own, gradients, strict=True)}
+        return {name: dense(gradient).detach() for name, gradient in zip(own, gradients, strict=True)}
 
     def _of_model(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss as the user has given it."""

@@ -75,7 +75,7 @@ class Monitor:
         ...     values = monitor.compute()
         ...     monitor.reset()
         >>> monitor.rows.columns.tolist(), len(monitor.rows)
-        (['steps', 'ireg/sgd', 'norm/distance'], 2)
+        (['steps', 'ireg/sgd', 'norm/distance', 'check/replay'], 2)
     """
 
     def __init__(

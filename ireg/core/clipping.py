@@ -46,8 +46,9 @@ def clipping_of(before: Params, after: Params) -> Clipping | None:
 
     Example:
         >>> before = {"w": torch.tensor([3.0, 4.0])}
-        >>> clipping_of(before, {"w": torch.tensor([0.6, 0.8])})
-        Clipping(factor=0.2, norm=5.0)
+        >>> found = clipping_of(before, {"w": torch.tensor([0.6, 0.8])})
+        >>> round(found.factor, 6), found.norm
+        (0.2, 5.0)
         >>> clipping_of(before, {"w": torch.tensor([3.0, 3.5])})
         Clipping(factor=1.0, norm=5.0)
         >>> clipping_of(before, {"w": 0.777777 * before["w"]}), clipping_of(before, {"w": 2 * before["w"]})
@@ -61,7 +62,7 @@ def clipping_of(before: Params, after: Params) -> Clipping | None:
     half = any(value.dtype in (torch.float16, torch.bfloat16) for value in after.values())
     if 0 < factor < 1 and float((right - factor * left).norm()) <= (0.03 if half else SAME) * factor * norm:
         bounds = norm * factor, float(left.abs().max()) * factor
-        return Clipping(round(factor, 9), norm) if half or any(map(_is_chosen, bounds)) else None
+        return Clipping(factor, norm) if half or any(map(_is_chosen, bounds)) else None
     bound = float(right.abs().max())
     if bound > 0 and torch.equal(left.clamp(-bound, bound), right):
         return Clipping(1.0, norm)

@@ -66,10 +66,10 @@ def test_margins_by_kind_of_label_and_probes():
     [
         (implicit, "_quarter_rate", lambda snapshot: snapshot.optimizer.lr / 3, "sgd, rates that change",
          {"ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance"}),
-        (OptimizerView, "step_factors", lambda self, count: (1.0, 1.0), "sgd, rates that change",
+        (OptimizerView, "step_factors", lambda self, *arguments: (1.0, 1.0), "sgd, rates that change",
          {"ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance", "ireg/own", "ireg/own_full_batch",
           "ireg/own_variance"}),
-        (mean_flow, "_shared", lambda rho, beta, count: (1 - rho) / 2, "adamw, decay",
+        (mean_flow, "_shared", lambda rho, beta, drawing: (1 - rho) / 2, "adamw, decay",
          {"ireg/strength", "ireg/alignment", "ireg/strength_fluctuation", "ireg/alignment_fluctuation"}),
     ],
 )  # fmt: skip
@@ -108,7 +108,12 @@ def test_an_epoch_in_every_order():
 
 def test_a_wrong_part_of_an_epoch_is_seen(monkeypatch):
     right = OptimizerView.step_factors
-    monkeypatch.setattr(OptimizerView, "step_factors", lambda self, m: (right(self, m)[0], 1.1 * right(self, m)[1]))
+
+    def wrong(*arguments):
+        of_mean, of_variance = right(*arguments)
+        return of_mean, 1.1 * of_variance
+
+    monkeypatch.setattr(OptimizerView, "step_factors", wrong)
     found = certify_epoch(EPOCHS["rates that change"])
     assert not found.holds
     assert found.coefficients["minibatch_variance"].value == pytest.approx(1 / 1.1, abs=0.01)

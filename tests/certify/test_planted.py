@@ -38,7 +38,7 @@ def test_every_place_of_constants_has_errors():
 
 
 def test_an_error_is_made_in_a_copy_alone(tmp_path):
-    planted = Planted("terms/norm.py", "(short @ short.mT)[-1].sqrt()", "(short @ short.mT)[-1]")
+    planted = Planted("terms/norm.py", "eigvalsh(square)[-1].sqrt()", "eigvalsh(square)[-1]")
     before = (ROOT / "ireg" / planted.file).read_text(encoding="utf-8")
     plant(planted, tmp_path)
     assert (ROOT / "ireg" / planted.file).read_text(encoding="utf-8") == before

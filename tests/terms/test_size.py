@@ -151,7 +151,7 @@ def test_a_sample_of_minibatches_leaves_them_as_they_are():
         cross_entropy(module(inputs.double()), labels).backward()
         optimizer.step()
         monitor.update((inputs.double(), labels))
-    assert set(monitor.compute()) == {"ireg/sgd", "ireg/sgd_se", "path/diffusive", "margin/median"}
+    assert set(monitor.compute()) == {"ireg/sgd", "ireg/sgd_se", "path/diffusive", "margin/median", "check/replay"}
 
 
 def test_a_run_measures_no_path_it_has_not_followed(tmp_path, small_run):
