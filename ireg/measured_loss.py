@@ -23,11 +23,10 @@ from ireg.core.functional import (
     functional_loss,
     leaves_like,
     measuring,
-    same_values,
     weights_kept,
 )
 from ireg.core.graph import Graph
-from ireg.core.params import dense
+from ireg.core.params import dense, same_values
 from ireg.core.ranks import MeanOverRanks, ranks_of, require_all_ranks
 from ireg.core.replay import difference, replayed_gradient
 from ireg.core.streams import Streams, attributes_kept

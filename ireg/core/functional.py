@@ -14,7 +14,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ireg.core.batches import copied
 from ireg.core.noise import without_noise
-from ireg.core.params import dense
+from ireg.core.params import same_values
+from ireg.core.streams import attributes_kept
 from ireg.core.types import Batch, LossFn, Params
 
 
@@ -177,15 +178,6 @@ def leaves_like(module: nn.Module) -> Params:
     return copies
 
 
-def same_values(value: Tensor, other: Tensor) -> bool:
-    """Say whether two tensors of one type are equal to the last bit."""
-    return torch.equal(_bits(value), _bits(other))
-
-
-def _bits(value: Tensor) -> Tensor:
-    return dense(value).detach().reshape(-1).view(torch.uint8)
-
-
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Let attention have second derivatives.
@@ -264,7 +256,7 @@ def measuring(module: nn.Module, *, dropout: bool = False, functional: bool | No
 
     Every layer stays in its present mode: what a network computes in training mode alone is part of that loss. Known
     noise is off, see `ireg.core.noise`, or on with `dropout`. Layers that normalize by the minibatch's statistics keep
-    their running statistics as they are. Buffers are copies. At the end all is as before.
+    their running statistics as they are. Buffers are copies. At the end all is as before, layers' attributes included.
 
     Args:
         module: the module.
@@ -274,7 +266,8 @@ def measuring(module: nn.Module, *, dropout: bool = False, functional: bool | No
     normalizing = batch_statistics(module)
     names = ("track_running_stats", "running_mean", "running_var")
     before = [(layer, {name: getattr(layer, name) for name in names}) for layer in normalizing]
-    with copied_buffers(module), nullcontext() if dropout else without_noise(module, functional=functional):
+    quiet = nullcontext() if dropout else without_noise(module, functional=functional)
+    with attributes_kept(module), copied_buffers(module), quiet:
         try:
             for layer in normalizing:
                 # Without running statistics a layer updates none, in place or otherwise; nor could `vmap`. In eval mode

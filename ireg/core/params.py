@@ -123,3 +123,12 @@ def as_reals(value: Tensor) -> Tensor:
 
 def _vector(value: Tensor) -> Tensor:
     return as_reals(summable(value)).flatten()
+
+
+def same_values(value: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors of one type are equal to the last bit."""
+    return torch.equal(_bits(value), _bits(other))
+
+
+def _bits(value: Tensor) -> Tensor:
+    return dense(value).detach().reshape(-1).view(torch.uint8)

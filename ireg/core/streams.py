@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ireg.core.functional import same_values
+from ireg.core.params import same_values
 
 DEPTH = 4
 """How deep a generator is looked for in what a function or a layer holds."""

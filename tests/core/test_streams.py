@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import ireg
+from ireg.core.functional import measuring
 from ireg.core.streams import Streams, attributes_kept
 
 TORCHS = torch.Generator().manual_seed(0)
@@ -96,6 +97,14 @@ def test_attributes_of_layers_are_as_before():
     ireg.measure(model, [BATCH], optimizer=optimizer, criterion=mse_loss)
     assert (model.calls, model.seen, model.last) == (0, [], None)
     assert model.seen is seen
+
+
+def test_attributes_are_kept_by_every_way_to_measure():
+    model = Drawing()
+    for _ in range(2):
+        with measuring(model):
+            model(BATCH[0])
+    assert (model.calls, model.seen, model.last) == (0, [], None)
 
 
 def test_a_buffer_that_a_forward_pass_changes_is_as_before():

@@ -27,7 +27,8 @@ class Gated(torch.nn.Sequential):
         self.steps = 0
 
     def forward(self, inputs):
-        if self.training and (gate := os.environ.get("GATE")):
+        trained = self.training and isinstance(self[1].weight, torch.nn.Parameter)  # not measured
+        if trained and (gate := os.environ.get("GATE")):
             self.steps += 1
             if self.steps == STEPS:
                 Path(gate, str(os.getpid())).touch()
