@@ -108,6 +108,9 @@ WITH_FLOW = ("sgd", "momentum", "adam", "nadam")
 METHODS = ("loop", "ghost", "layers", "hooks", "vmap")
 CONTROLS = ("sgd", "adam, sample", "a network")
 MODES = ("as_trained", "two_draws", "eval")
+ONE_OF_EACH = (
+    "sgd", "adamw, groups", "adam, sample", "a network", "method layers", "mode two_draws", "a run that switches",
+)  # fmt: skip
 
 
 def _stack():
@@ -179,7 +182,13 @@ def _built_in(device, *overrides):
 
 
 def cases():
-    """Everything that is tried, by name."""
+    """What is tried, by name: one of each kind, or with IREG_SECOND_DEVICE=all everything."""
+    asked = every_case()
+    return asked if os.environ.get("IREG_SECOND_DEVICE") == "all" else {name: asked[name] for name in ONE_OF_EACH}
+
+
+def every_case():
+    """Everything that can be tried, by name."""
     asked = {optimizer: {"optimizer": optimizer} for optimizer in OPTIMIZERS}
     for optimizer in ("sgd", "adam", "adamw, groups"):
         asked[f"{optimizer}, sample"] = {"optimizer": optimizer, "drawn": True, "num_batches": 3}
