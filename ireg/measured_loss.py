@@ -30,7 +30,7 @@ from ireg.core.params import dense, same_values
 from ireg.core.ranks import MeanOverRanks, ranks_of, require_all_ranks
 from ireg.core.replay import difference, replayed_gradient
 from ireg.core.streams import Streams, attributes_kept
-from ireg.core.types import Batch, Params
+from ireg.core.types import Batch, LossFn, Params
 from ireg.core.witness import in_modes, set_aside
 from ireg.core.wrappers import bare_module
 
@@ -81,6 +81,7 @@ class MeasuredLoss:
     Attributes:
         module: the model without wrappers.
         loss: as a function of the parameters.
+        descended: what the steps descend, where that is the loss and an explicit penalty.
         streams: all that the module and the loss draw from.
         is_known: whether `look` has found out what kind of function it is.
         writes: whether a forward pass changes the weights that it is given.
@@ -106,6 +107,7 @@ class MeasuredLoss:
         self._modes = {} if modes is None else modes
         self._stack = ExitStack()
         self._inference = False
+        self.descended: LossFn | None = None
         self._depends = True
         self.is_known = self.writes = False
 
@@ -147,7 +149,7 @@ class MeasuredLoss:
         """What computes a step's gradient again."""
         return Replay(
             self.module,
-            self.loss,
+            self.loss if self.descended is None else self.descended,
             self.optimizer,
             self.streams,
             wrapped=self._group is not None,

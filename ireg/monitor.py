@@ -27,6 +27,7 @@ from ireg.measurement import (
     require_minibatches,
     require_mode,
 )
+from ireg.objective import Objective
 from ireg.regularizers import Regularizer
 from ireg.terms.named import Chosen, chosen_terms
 
@@ -154,13 +155,25 @@ class Monitor:
             self._sample.put(place, copied(batch))
         self._settings.append(self._witness.settings or settings_of(self.optimizer))
         self.steps += 1
-        if self.regularizer is None and self._witness.record is not None:
-            self._guard.after_step(
-                self._witness, self._measured, batch, mode=self.mode, step=self.steps, before=self._before
-            )
-        else:
+        if self._witness.record is None:
             self._guard.ask_again(self._witness)
+        elif self.regularizer is None:
+            self._compare(batch)
         self._before = copied(batch) if not taken and self._witness.asked else None
+
+    def _compare(self, batch: Batch) -> None:
+        """Let the guard compute the step's gradient again."""
+        self._guard.after_step(
+            self._witness, self._measured, batch, mode=self.mode, step=self.steps, before=self._before
+        )
+
+    def _compare_with_penalty(self) -> None:
+        """Do the same for the window's first step, once all minibatches of the penalty are known."""
+        if self.regularizer is None or self._witness.record is None or not self._sample.items:
+            return
+        objective = Objective(self._measured.loss, self.regularizer, self._sample.items)
+        self._measured.descended = lambda params, batch: objective.evaluate(params, batch).total
+        self._compare(self._sample.items[0])
 
     @cached_property
     def _measured(self) -> MeasuredLoss:
@@ -178,8 +191,10 @@ class Monitor:
             The values by tag, without those that do not exist for the optimizer.
 
         Raises:
-            ValueError: there are no minibatches, or `ireg.measure` refuses something.
+            ValueError: there are no minibatches, or `ireg.measure` refuses something; with a regularizer, the gradient
+                of the first step, computed again, is not the one that the optimizer got.
         """
+        self._compare_with_penalty()
         values = measure(
             self.model,
             self._sample.items,

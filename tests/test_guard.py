@@ -12,7 +12,10 @@ from torch.utils.checkpoint import checkpoint
 import ireg
 from ireg.check import CHECKS
 from ireg.core.clipping import clipping_of
+from ireg.core.functional import functional_loss, trained_parameters
 from ireg.core.replay import TOLERANCE, difference
+from ireg.objective import Objective
+from ireg.regularizers import FullBatch, Minibatch
 from tests import reference
 
 LR = 0.1
@@ -485,6 +488,27 @@ def test_a_constant_factor_is_told_from_clipping_by_the_second_step():
     factors = {}
     with pytest.raises(ValueError, match="step 2.*changed between the backward pass and the step"):
         watch(multiplied)
+
+
+@pytest.mark.parametrize("penalty", [Minibatch, FullBatch])
+def test_steps_with_a_penalty_are_compared_when_the_window_is_known(penalty):
+    def train(given):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+        monitor = ireg.Monitor(
+            model, optimizer, criterion=mse_loss, terms=["ireg/sgd"], regularizer=penalty(strength=given)
+        )
+        objective = Objective(functional_loss(model, mse_loss), penalty(strength=0.3), batches())
+        for batch in batches():
+            optimizer.zero_grad()
+            objective.evaluate(trained_parameters(model), batch).total.backward()
+            optimizer.step()
+            monitor.update(batch)
+        return monitor.compute()
+
+    assert train(0.3)["check/replay"] == 0
+    with pytest.raises(ValueError, match="computed again, differs by"):
+        train(0.6)
 
 
 # The parts.

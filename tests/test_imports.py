@@ -25,7 +25,16 @@ ARROWS = {
     "measured_loss": {"check", "core"},
     "guard": {"check", "core", "measured_loss"},
     "measurement": {"check", "core", "measured_loss", "objective", "regularizers", "terms"},
-    "monitor": {"catalogue", "core", "guard", "measured_loss", "measurement", "regularizers", "terms"},
+    "monitor": {
+        "catalogue",
+        "core",
+        "guard",
+        "measured_loss",
+        "measurement",
+        "objective",
+        "regularizers",
+        "terms",
+    },
     "lit": {
         "core",
         "data",
