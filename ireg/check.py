@@ -37,6 +37,9 @@ DRAWN = (
     "hand them over with the minibatch"
 )
 
+REPLAY, NOISE = "check/replay", "check/noise"
+"""Tags of what was found out about a measurement: see the catalogue."""
+
 CHECKS = ("each", "first", "off")
 """Steps that are computed again: the first of each window, the first of all, or none."""
 

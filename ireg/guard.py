@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import warnings
 
-from ireg.check import require_check
+from ireg.check import NOISE, REPLAY, require_check
 from ireg.core.types import Batch
-from ireg.core.witness import StepRecord, Witness
+from ireg.core.witness import Witness
 from ireg.measured_loss import MeasuredLoss
-
-REPLAY, NOISE = "check/replay", "check/noise"
-"""Tags of what was found out about a measurement: see the catalogue."""
 
 
 class Guard:
@@ -65,23 +62,21 @@ class Guard:
         mode: str,
         step: int,
         before: Batch | None = None,
-        record: StepRecord | None = None,
     ) -> None:
-        """Compare, if the step was asked for.
+        """Compare the step that was asked for.
 
         Args:
-            witness: which may have a record of the step.
+            witness: which has a record of the step.
             measured: the loss.
             batch: the step's minibatch.
             mode: how the model computes the loss in the terms, see `ireg.measure`.
             step: its number.
             before: the minibatch before it, if its own step was not seen.
-            record: of the step, where it is not the witness's.
 
         Raises:
             ValueError: it is the first step that is compared, and differs.
         """
-        record = witness.record if record is None else record
+        record = witness.record
         assert record is not None
         witness.forget()
         first = self._replay is None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ireg.check import require_check
+from ireg.check import NOISE, require_check
 from ireg.core.complex_weights import loss_by_reals
 from ireg.core.drawing import EPOCH, require_sampling
 from ireg.core.functional import detached_parameters
@@ -23,7 +23,7 @@ from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot, Term
 from ireg.core.types import Batch, Descended, LossFn, Params
 from ireg.core.wrappers import unwrapped
-from ireg.measured_loss import MODES, Criterion, MeasuredLoss, ModelLoss, Steps, loss_function
+from ireg.measured_loss import MODES, Criterion, MeasuredLoss, ModelLoss, Steps
 from ireg.objective import Objective
 from ireg.regularizers import Regularizer
 from ireg.terms.named import Chosen, chosen_terms
@@ -121,7 +121,8 @@ def measure(
     chosen = chosen_terms(terms)
     require_check(check)
     optimizer = unwrapped(optimizer)
-    loss_function(model, criterion, loss)  # refused before the minibatches are looked at
+    steps = Steps(rates=rates) if steps is None else steps
+    measured = MeasuredLoss(model, optimizer, criterion, loss, modes=steps.modes)
     require_minibatches(batches, pairs=criterion is not None)
     require_mode(mode)
     require_sampling(sampling)
@@ -132,8 +133,7 @@ def measure(
         )
     require_all(regularizer, population, sampling)
     generator = named_generator("terms") if generator is None else generator
-    steps = Steps(rates=rates) if steps is None else steps
-    with MeasuredLoss(model, optimizer, criterion, loss, modes=steps.modes) as measured:
+    with measured:
         batches = measured.outside_inference(batches)
         measured.look(batches[0])
         if check != "off":
@@ -161,7 +161,7 @@ def measure(
                 sampling=sampling,
                 objective=None if regularizer is None else Objective(measured.loss, regularizer, batches),
             )
-            return evaluate(chosen, snapshot) | ({"check/noise": noise} if noise else {})
+            return evaluate(chosen, snapshot) | ({NOISE: noise} if noise else {})
 
 
 def require_mode(mode: str) -> None:

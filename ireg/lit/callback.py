@@ -358,9 +358,7 @@ class ImplicitRegularizationMonitor(Callback):
         twin = muted_twin(pl_module, self._global_step)
         measured = MeasuredLoss(twin, unwrapped(trainer.optimizers[0]), None, self._loss(trainer))
         try:
-            self._guard.after_step(
-                self._witness, measured, window, mode=self.mode, step=self._global_step + 1, record=record
-            )
+            self._guard.after_step(self._witness, measured, window, mode=self.mode, step=self._global_step + 1)
         except ValueError as error:
             raise UserError(f"ImplicitRegularizationMonitor: {error}") from error
 

@@ -25,7 +25,7 @@ class Broken(BaseException):
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory):
-    """The folder that a run of Adam left which was broken off in its fourth epoch; it is made once."""
+    """The folder of a run of Adam that was interrupted in its fourth epoch; it is made once."""
     made = []
 
     def get(small_run):
