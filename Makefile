@@ -11,7 +11,7 @@ SPREAD := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 PIP = --disable-pip-version-check $$(test -t 1 || echo --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help install paper demo tensorboard verify study test test-minima test-planted bench docs lint clean
+.PHONY: help install paper demo tensorboard verify study test test-all test-minima test-planted bench docs lint clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -66,11 +66,14 @@ study: install ## Run the study: tuning, final runs, barriers, drift, tables (ab
 test: install ## Run the tests, in three processes
 	$(RUN) -m pytest $(SPREAD)
 
+test-all: install ## The same, and those that take long: kills, requeued jobs, long comparisons (twice the time)
+	IREG_SLOW=1 $(RUN) -m pytest $(SPREAD)
+
 test-minima: ## The same with the oldest dependencies allowed, in .venv-minima (Python 3.11 or 3.12, 6 GB)
 	$(PYTHON) -m venv $(MINIMA)
 	$(PYTHON) tests/minima.py > $(MINIMA)/pins.txt
 	$(MINIMA)/bin/pip install $(PIP) --requirement $(MINIMA)/pins.txt --editable '.[parallel,test]'
-	$(MINIMA)/bin/python -m pytest $(SPREAD)
+	IREG_SLOW=1 $(MINIMA)/bin/python -m pytest $(SPREAD)
 
 test-planted: install ## Plant errors in the constants, one at a time: the certificates must reject each (10 minutes)
 	IREG_PLANTED=1 $(RUN) -m pytest tests/certify/test_planted.py

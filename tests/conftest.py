@@ -48,6 +48,10 @@ def pytest_collection_modifyitems(items):
         return LONGEST.index(path) if path in LONGEST else len(LONGEST)
 
     items.sort(key=place)  # a stable sort: files and tests keep their order otherwise
+    if not os.environ.get("IREG_SLOW"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="SLOW TESTS ARE NOT RUN: make test-all runs them, too"))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -130,6 +130,7 @@ def test_a_folder_without_a_run_is_one_line(tmp_path, capsys):
     assert "no run there (no status.json); name a run's folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_with_a_broken_off_run(tmp_path, small_run, monkeypatch):
     with monkeypatch.context() as patch:
         break_at(patch, Classifier, "training_step", 24)

@@ -7,6 +7,8 @@ import signal
 import time
 from contextlib import suppress
 
+import pytest
+
 from tests.conftest import TOLD, is_alive
 from tests.content import differences, sweep_content
 
@@ -39,6 +41,7 @@ def kill_from_outside(process, sweep, draw):
         os.kill(process, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_at_random_moments_ends_as_an_unbroken_one(tmp_path, forked_train, record_property):
     forked_train.start(*ARGUMENTS, cwd=tmp_path / "unbroken")
     assert forked_train.wait() == 0, (tmp_path / "unbroken" / "log").read_text()

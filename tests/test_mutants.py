@@ -157,6 +157,7 @@ def package(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_small_package(package, capsys, monkeypatch):
     """Killed: a doctest's, a process's, an endless loop. Tests that fail without an error count for nothing."""
     before = {path: path.read_bytes() for path in package.rglob("*") if path.is_file()}

@@ -13,6 +13,7 @@ def threads(problem, number):
     return torch.get_num_threads(), number
 
 
+@pytest.mark.slow
 def test_processes_change_nothing_to_the_last_bit(capsys):
     problem = quadratic(OPTIMIZERS["momentum"], batch_size=5, steps=2)
     tasks = [(refinement, order) for refinement in (1, 2) for order in range(3)]

@@ -138,6 +138,7 @@ def test_a_run_resumes_where_a_value_is_spelled_otherwise(tmp_path, small_run, m
     assert [start["epoch"] for start in read_status(tmp_path)["starts"]] == [0, 3]
 
 
+@pytest.mark.slow
 def test_a_run_broken_off_again_and_again(tmp_path, small_run, unbroken, monkeypatch):
     expected = unbroken(small_run)
     for _ in range(6):

@@ -389,6 +389,7 @@ def test_a_sweep_does_not_keep_its_runs_configurations():
     assert (given.cfg, given.hydra_cfg, given._return_value) == (None, None, 0.5)
 
 
+@pytest.mark.slow
 def test_runs_leave_nothing_in_memory(tmp_path, small_run):
     """One process does all runs of a sweep: none of a run's objects may outlive it."""
 

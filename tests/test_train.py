@@ -168,6 +168,7 @@ def test_runs_one_after_the_other_are_bit_equal_to_runs_side_by_side(sweep, fork
     assert differences(one, other) == []
 
 
+@pytest.mark.slow
 def test_more_values_add_runs_and_leave_the_others(tmp_path, forked_train):
     folder = tmp_path / "multirun" / "grow"
     arguments = ["-m", "epochs=1", *SMALL, "name=grow"]
@@ -281,6 +282,7 @@ def test_the_launcher_for_slurm_may_be_missing():
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_sweep_with_its_summary(tmp_path):
     process = subprocess.Popen(
         command("-m", "seed=0,1", "epochs=100000", "hydra.sweep.subdir=${seed}", *SMALL),

@@ -23,6 +23,7 @@ def best_rows(sweep):
         return {row["optimizer"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_the_grid_of_rates(train, tmp_path):
     """As on the command line, with few values in each of its dimensions; 1e30 diverges."""
     grid = ["optimizer=sgd,adam", "lr=1e-3,1e-1,1e30", "seed=0,1"]

@@ -154,6 +154,7 @@ def test_a_folder_is_no_figure(tmp_path, capsys):
     assert "error: --plot folder.png: cannot be written; choose another place" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_at_a_time_find_the_same():
     chosen = [k for k, certificate in enumerate(CERTIFICATES) if certificate.optimizer == "sgd"]
     assert len(chosen) == 2

@@ -22,6 +22,7 @@ from tests.drift.small import quadratic
 FAST = ("--orders", "6", "--processes", "1", "--refinements", "2", "--explicit")
 
 
+@pytest.mark.slow
 def test_the_exchange_rate_of_sgd_is_1_up_to_the_rate():
     """What is off falls with the rate, on a quadratic with 24 minibatches."""
     off = []
@@ -36,6 +37,7 @@ def test_the_exchange_rate_of_sgd_is_1_up_to_the_rate():
     assert off[1] < 0.7 * off[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_imitates_momentum(nesterov):
     """But not Nesterov's: its L and τ are other ones, and the penalty is momentum's."""

@@ -27,6 +27,7 @@ def test_of_a_single_minibatch_memory_and_lag_are_the_theorems(make):
     assert found["residual of theory"].value < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rmsprop", "adam"])
 def test_the_fluctuation_of_the_second_moment_is_the_theorems_up_to_the_next_order(kind):
     # At this rate F is nearly all. The next order is some (1 − ρ) of it, times the gradients' high powers.

@@ -196,6 +196,7 @@ def starts(sweep, optimizer):
     return [start["epoch"] for start in read_status(run_folder(sweep, optimizer))["starts"]]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_preempted_goes_on_as_long_as_slurm_lets_it(tmp_path, unbroken, slurm):
     """Slurm warns it with SIGTERM; were it to end by itself before its node is taken, it would count as failed."""
     with sweep_at_the_gate(tmp_path, slurm) as sweep:
@@ -213,6 +214,7 @@ BEGUN = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_into_the_queue_ends_as_an_unbroken_one(broken, unbroken):
     """As one that is preempted, and as one that reaches its time limit, of which Slurm tells it with a signal."""
     sweep, _ = broken
@@ -220,6 +222,7 @@ def test_a_run_that_goes_back_into_the_queue_ends_as_an_unbroken_one(broken, unb
     assert differences(run_of(sweep.runs, "sgd"), unbroken["sgd"]) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_fails_the_sweep_and_the_same_command_goes_on_with_it(broken, unbroken, slurm):
     sweep, code = broken
     assert code == 1, sweep.log.read_text()

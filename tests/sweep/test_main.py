@@ -274,6 +274,7 @@ def test_nothing_to_do_again(tmp_path, small_run, capsys):
     assert "no run has failed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_doing_again_ends_its_processes_when_it_is_told_to_end(tmp_path, small_run):
     small_run(tmp_path / "long", "epochs=1")
     path = tmp_path / "long" / "status.json"

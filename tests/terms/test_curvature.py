@@ -147,6 +147,7 @@ def test_they_need_the_whole_epoch():
         _ = Snapshot(**{**vars(seen(module, batches, optimizer)), "population": 9}).hessian
 
 
+@pytest.mark.slow
 def test_a_run_measures_them_at_intervals_of_their_own_and_resumes_to_the_last_bit(tmp_path, small_run):
     """The eigenvectors that a measurement starts from are in the checkpoint."""
     chosen = ["optimizer=adam", "terms=[curvature,path]", "terms.curvature.every=2", "epochs=5"]
