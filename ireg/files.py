@@ -1,10 +1,12 @@
-"""Files that are whole or absent.
+"""Files that are whole or absent, in folders that no link leads out of.
 
 They are written under a temporary name, then renamed.
 """
 
+import fcntl
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,8 +18,19 @@ _MARK = ".tmp-"
 """In the name of every temporary file, so that what a killed process left can be recognized."""
 
 
+def _umask() -> int:
+    """Return which rights this process takes from the files that it makes."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()
+"""Read once: reading sets it for a moment, in which another thread's files would be everybody's."""
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`.
 
     It takes the place of `path` when the block ends without an error.
@@ -25,25 +38,111 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix (writers choose a format by it) and lies in the same folder (a rename
     is atomic only within one file system). Missing folders are made. After an error `path` is as it was and
     the temporary file is gone; an `OSError` that names no file, as of a full disk, is made to name this one.
+    What killed processes left of writing `path` is removed.
+
+    Args:
+        path: the file.
+        durable: whether its content is on the disk before it takes the place, and its name there afterwards, so that
+            a power cut leaves the old file or the new one. Without it, an empty file may be left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}{_MARK}", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    _remove_abandoned(path)
+    handle, temporary = _temporary_beside(path)
     try:
         # mkstemp makes files private; results are meant to be read by others under the user's own umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        os.fchmod(handle, 0o666 & ~_UMASK)
         yield temporary
+        if durable:
+            os.fsync(handle)
         os.replace(temporary, path)
+        if durable:
+            flush_folder(path.parent)
     except OSError as error:
         if error.filename is None:
             error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _temporary_beside(path: Path) -> tuple[int, Path]:
+    """Make a temporary file; return it opened and locked, and its name."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}{_MARK}", suffix=path.suffix, dir=path.parent)
+        with suppress(OSError):  # a file system without locks: then what is abandoned stays there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return handle, Path(name)
+        os.close(handle)  # taken for abandoned before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary files of `path` that no process is writing: such a process holds a lock."""
+    ours = re.compile(rf"\.{re.escape(path.stem + _MARK)}[a-z0-9_]{{8}}{re.escape(path.suffix)}")  # as mkstemp's
+    for name in filter(ours.fullmatch, os.listdir(path.parent)):
+        with suppress(OSError, UserError):  # another has removed it, writes it, or owns it; or it is no file
+            handle = open_regular(path.with_name(name), os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.with_name(name).unlink()
+            finally:
+                os.close(handle)
+
+
+def flush_file(path: Path) -> None:
+    """Have the content of a file on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where its file system can do that."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # some file systems of networks refuse it for folders
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def below(folder: Path, *names: str) -> Path:
+    """Return a place below a folder, which no link may lead away from.
+
+    The folder itself may be a link: its user has named it.
+
+    Raises:
+        UserError: a part of the place is a link.
+    """
+    place = Path(folder)
+    for name in names:
+        place = place / name
+        if place.is_symlink():
+            raise UserError(
+                f"{place} is a link to {os.readlink(place)}, and nothing is written through links; remove the link, "
+                "or choose another folder"
+            )
+    return place
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """Open a regular file, and none that a link leads to; return its descriptor.
+
+    Raises:
+        UserError: it is a link, or no regular file.
+        OSError: it cannot be opened.
+    """
+    below(path.parent, path.name)
+    # Without waiting, as the other end of a pipe may never come; and between the two looks it may become a link.
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o666)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise UserError(f"{path} is not a regular file; move it, or choose another folder")
 
 
 @contextmanager
@@ -72,9 +171,9 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically, in UTF-8."""
-    with replacing(path) as temporary:
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write `text` to `path` atomically, in UTF-8; see `replacing`."""
+    with replacing(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -116,15 +215,3 @@ def require_own(folder: Path, table: str, header: str, names: Iterable[str]) -> 
             f"{folder}: ireg did not write {', '.join(found[:3])} there, and would replace what has that name; "
             "move it, or choose another folder"
         )
-
-
-def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove what killed processes left of writing these files.
-
-    Nobody may be writing there meanwhile.
-    """
-    for name in map(Path, names):
-        ours = re.compile(rf"\.{re.escape(name.stem + _MARK)}[a-z0-9_]{{8}}{re.escape(name.suffix)}")  # as mkstemp's
-        for path in folder.glob(f".*{_MARK}*"):
-            if ours.fullmatch(path.name):
-                path.unlink()

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ireg.files import open_regular
+
 POLL_SECONDS = 0.05
 """Between two tries to take a lock that another process holds."""
 
@@ -34,9 +36,10 @@ def held(path: Path, *, seconds: float = math.inf) -> Iterator[None]:
     Raises:
         HeldError: another process holds it.
         NoLocksError: the file system has none; a file that was made is gone again.
+        UserError: it is a link, or no regular file.
     """
     there = path.exists()
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    file = open_regular(path, os.O_RDWR | os.O_CREAT)
     try:
         try:
             _wait(file, seconds)
@@ -56,9 +59,10 @@ def is_held(path: Path) -> bool:
 
     Raises:
         NoLocksError: the file system has none.
+        UserError: it is a link, or no regular file.
         OSError: the file cannot be opened.
     """
-    file = os.open(path, os.O_RDONLY)  # enough for a shared lock, also where locks cross a network
+    file = open_regular(path, os.O_RDONLY)  # enough for a shared lock, also where locks cross a network
     try:
         return not _try(file, fcntl.LOCK_SH)
     finally:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Room -> rooms it may import. `command`, `errors`, `files`, `locks`, `terminal` and `termination` are plain names
+# Room -> rooms it may import. `command`, `errors`, `files`, `locks`, `reading`, `terminal` and `termination` are names
 # that any room may use.
 ARROWS = {
     "core": set(),
@@ -17,7 +17,7 @@ ARROWS = {
     "models": set(),
     "data": {"core"},
     "regularizers": {"core"},
-    "basins": {"analysis", "core", "drift", "optim", "parallel", "statistics"},
+    "basins": {"analysis", "core", "drift", "optim", "parallel", "runs", "statistics"},
     "objective": {"core", "regularizers"},
     "optim": {"core"},
     "assets": set(),
@@ -82,11 +82,12 @@ ARROWS = {
     "errors": set(),
     "files": set(),
     "locks": set(),
+    "reading": set(),
     "terminal": set(),
     "termination": set(),
     "command": set(),
 }
-PLAIN = {"command", "errors", "files", "locks", "terminal", "termination"}
+PLAIN = {"command", "errors", "files", "locks", "reading", "terminal", "termination"}
 # Library -> the only rooms that may import it.
 ONLY_IN = {
     "lightning": {"lit"},

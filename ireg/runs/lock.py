@@ -50,7 +50,7 @@ def is_locked(folder: Path) -> bool:
     """
     try:
         return is_held(folder / _NAME)
-    except FileNotFoundError:
+    except (FileNotFoundError, UserError):  # none, or what no run takes for a lock
         return False
     except (NoLocksError, OSError):  # no locks, or another user's file that cannot be read
         return True
