@@ -35,7 +35,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # Through memory: torch's own writer makes a RuntimeError of a full disk.
         content = io.BytesIO()
         torch.save(with_digest(checkpoint), content)
-        with replacing(path) as temporary:
+        with replacing(path, durable=True) as temporary:
             temporary.write_bytes(content.getbuffer())
             if path.exists():
                 os.replace(path, path.with_name(PREVIOUS))

@@ -9,6 +9,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from ireg.events import CHARTS, charts, scalar, session_end, session_start
+from ireg.files import flush_file
+from ireg.runs.layout import EVENTS
 from ireg.runs.metrics import Row, Table, is_finite
 
 
@@ -132,6 +134,8 @@ class TensorBoard(TensorBoardLogger):
         if self._unregistered is None and status == "success":
             self._add(session_end(succeeded=self._succeeded))
         super().finalize(status)
+        for path in Path(self.log_dir).glob(EVENTS):
+            flush_file(path)
 
     def _add_scalar(self, tag: str, value: float, step: int | None, at: float | None = None) -> None:
         """Add a scalar, the first time with its description."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ireg.files import write_text
+from ireg.reading import LARGEST_TABLE, read_text
 
 Row = Mapping[str, float]
 
@@ -51,7 +52,7 @@ def read_cells(path: Path, *, growing: bool = False) -> Cells:
     Raises:
         ValueError: the file is not such a table; the text says why.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = read_text(path, largest=LARGEST_TABLE) if path.exists() else ""
     if growing:
         text = text[: text.rfind("\n") + 1]
     if not text.strip():
@@ -110,7 +111,9 @@ class Table:
             self._columns, self._lines = columns, {}
         for other in self.rows.keys() - self._lines.keys():  # a line is made once, not again with each later row
             self._lines[other] = _line([other, *(self.rows[other].get(tag) for tag in columns[1:])])
-        write_text(self.path, _line(columns) + "".join(self._lines[epoch] for epoch in sorted(self._lines)))
+        write_text(
+            self.path, _line(columns) + "".join(self._lines[epoch] for epoch in sorted(self._lines)), durable=True
+        )
 
 
 def _line(cells: Iterable[object]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ireg.errors import UserError
 from ireg.files import write_text
+from ireg.reading import read_text
 from ireg.runs.damage import DamagedRecordError, damage
 from ireg.runs.layout import STATUS
 from ireg.runs.lock import FolderInUseError, is_locked, locked
@@ -53,7 +54,7 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / STATUS
     try:
-        status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        status: dict[str, Any] = json.loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
@@ -77,7 +78,10 @@ _DEFAULTS = {"epochs_done": 0, "epoch_seconds": None, "error": None, "ended": No
 """Keys that a status has whatever its file holds, beside `state`, `config`, `epochs` and `final`."""
 
 
-_AGAIN = "if a run wrote it, delete the run folder to run it again; otherwise choose another folder"
+_AGAIN = (
+    "if a run wrote it, delete this file alone, and the command that began the run resumes it; otherwise choose "
+    "another folder"
+)
 
 _RENAMED = {"ireg.datasets.idx": "ireg.data.idx.idx"}
 """What earlier versions called the targets of their configurations."""
@@ -282,8 +286,9 @@ def note_killed(folder: Path) -> None:
                 _write(folder / STATUS, {**(read_status(folder) or {}), **fields})
     except FolderInUseError:
         pass  # it has begun again
-    except OSError as unwritable:  # as in another user's folder
-        log.warning("%s: the run was killed, which cannot be noted there (%s)", folder, unwritable.strerror)
+    except (OSError, UserError) as unwritable:  # as in another user's folder, or where a lock is a link
+        why = unwritable.strerror if isinstance(unwritable, OSError) else unwritable
+        log.warning("%s: the run was killed, which cannot be noted there (%s)", folder, why)
 
 
 def _is_said_to_go_on(folder: Path) -> bool:
@@ -292,7 +297,7 @@ def _is_said_to_go_on(folder: Path) -> bool:
 
 
 def _write(path: Path, fields: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(fields, indent=1) + "\n")
+    write_text(path, json.dumps(fields, indent=1) + "\n", durable=True)
 
 
 def now() -> str:
