@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ireg.files import set_aside
+from ireg.reading import LARGEST_CHECKPOINT, NotReadError, read_bytes
 from ireg.runs.digest import digest
 from ireg.runs.layout import CHECKPOINTS, LAST, METRICS, PREVIOUS
 from ireg.runs.metrics import TIME, TIMES, Row, read_rows
@@ -68,13 +69,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _bytes(path: Path) -> bytes:
-    if path.exists() and not path.is_file():
-        raise DamagedCheckpointError("is not a file")
     try:
-        return path.read_bytes()
-    except OSError as error:
-        error.filename = str(path)  # an error of reading names none
-        raise
+        return read_bytes(path, largest=LARGEST_CHECKPOINT)
+    except IsADirectoryError as error:
+        raise DamagedCheckpointError("is not a file") from error
+    except NotReadError as error:
+        raise DamagedCheckpointError(str(error.strerror)) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,10 @@ STATES = ("running", "failed", "interrupted", "diverged", "done")
 """The states of a run."""
 
 
+MOST_LEVELS = 32
+"""Levels of mappings and lists in a status: a configuration has five."""
+
+
 class DamagedRecordError(UserError):
     """A file of one run is damaged, which harms no other run."""
 
@@ -20,6 +24,8 @@ def damage(status: Mapping[str, Any]) -> str:
 
     Empty where all are. Keys that earlier versions did not write may be missing.
     """
+    if _is_deeper(status, MOST_LEVELS):
+        return f"it is nested in more than {MOST_LEVELS} levels"
     for key in ("state", "config"):
         if status[key] is None:
             return f"{key} is null"
@@ -37,6 +43,19 @@ def _value(tree: Any, key: str) -> Any:
     return tree
 
 
+def _is_deeper(tree: Any, levels: int) -> bool:
+    """Say whether a tree has more levels; it may have more than functions can call themselves."""
+    level = [tree]
+    for _ in range(levels):
+        level = [
+            inner
+            for node in level
+            if isinstance(node, dict | list)
+            for inner in (node.values() if isinstance(node, dict) else node)
+        ]
+    return any(isinstance(node, dict | list) for node in level)
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}…"
@@ -51,7 +70,7 @@ def _is_mapping(value: object) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and value >= 0
+    return isinstance(value, int) and 0 <= value < 2**63
 
 
 def _is_number(value: object) -> bool:
@@ -63,7 +82,10 @@ def _is_number(value: object) -> bool:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer that no float equals
+        return False
 
 
 def _is_time(value: object) -> bool:
@@ -80,7 +102,10 @@ def _are_values(value: object) -> bool:
 
 def _are_starts(value: object) -> bool:
     return isinstance(value, list) and all(
-        isinstance(start, Mapping) and isinstance(start.get("versions", {}), Mapping) for start in value
+        isinstance(start, Mapping)
+        and isinstance(start.get("versions", {}), Mapping)
+        and isinstance(start.get("directory", ""), str)
+        for start in value
     )
 
 

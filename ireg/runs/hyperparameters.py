@@ -1,14 +1,13 @@
 """What was set for a run: the columns of TensorBoard's HPARAMS tab."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from ireg.reading import LARGEST_LIST, read_text
 from ireg.runs.status import flat
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ def hyperparameters(folder: Path, status: Mapping[str, Any]) -> dict[str, Any]:
         "data": config.get("data.name"),
         "noise": "none" if kind == "none" or rate == 0 else f"{kind} {_number_or_text(str(rate)):g}",
     }
-    pairs = [str(override).lstrip("+").split("=", 1) for override in _overrides(folder) if "=" in str(override)]
+    pairs = [override.lstrip("+").split("=", 1) for override in _overrides(folder) if "=" in override]
     left_out = {*chosen, *_LEFT_OUT}
     return chosen | {
         key: _number_or_text(value)
@@ -45,20 +44,34 @@ def hyperparameters(folder: Path, status: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _overrides(folder: Path) -> list[Any]:
+def _overrides(folder: Path) -> list[str]:
     """Return what was set, or nothing where that cannot be read."""
     path = folder / ".hydra" / "overrides.yaml"
-    if not path.exists():
-        return []
     try:
-        given: Any = OmegaConf.to_container(OmegaConf.load(path))
-        if not isinstance(given, list):
-            raise ValueError("no list")
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        return list(_texts(read_text(path, largest=LARGEST_LIST)))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         log.warning("%s: cannot be read (%s); what was set is not shown for this run", path, why)
         return []
-    return given
+
+
+def _texts(document: str) -> Iterator[str]:
+    """Yield the texts of a YAML document that is a list of texts.
+
+    Nothing is made of the document, in which a few bytes may stand for more than a memory holds.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    kinds = (yaml.ScalarEvent, yaml.SequenceEndEvent, yaml.DocumentEndEvent, yaml.StreamEndEvent)
+    begin = (yaml.StreamStartEvent, yaml.DocumentStartEvent, yaml.SequenceStartEvent)
+    for number, event in enumerate(yaml.parse(document, Loader=yaml.SafeLoader)):
+        if not isinstance(event, begin[number] if number < len(begin) else kinds):
+            raise ValueError("not a list of texts")
+        if isinstance(event, yaml.ScalarEvent):
+            yield event.value
 
 
 def _number_or_text(value: str) -> float | str:

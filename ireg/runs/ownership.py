@@ -5,16 +5,24 @@ A run replaces and removes only what runs of `ireg` wrote.
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ireg.config import REQUIRED
 from ireg.errors import UserError
-from ireg.runs.layout import CHECKPOINTS, EVENTS, LABELS, LOG, METRICS, STATUS
+from ireg.files import below
+from ireg.reading import read_text
+from ireg.runs.checkpoints import KEY, DamagedCheckpointError, read_checkpoint
+from ireg.runs.layout import CHECKPOINTS, EVENTS, LABELS, LAST, LOG, METRICS, PREVIOUS, STATUS
 from ireg.runs.status import FINISHED, flat, read_status, values
 
 _WRITTEN = (METRICS, LABELS, f"{CHECKPOINTS}/*.ckpt", EVENTS)
 """What a run writes once it has a status."""
+
+
+_HYDRA = ("config.yaml", "hydra.yaml", "overrides.yaml")
+"""What Hydra writes into `.hydra`."""
 
 
 class FilesOfOthersError(UserError):
@@ -26,12 +34,14 @@ def files_of_others(folder: Path) -> list[str]:
 
     It is asked of a folder without a status.
 
-    What a run leaves that ends before it has a status is not listed: empty files, and Hydra's `.hydra` and log.
+    What a run leaves that ends before it has a status is not listed: empty files, and Hydra's `.hydra` and log. In a
+    run's folder that has lost its status nothing is listed.
     """
-    hydra = [".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", LOG]
-    others = [] if _is_configuration(folder / hydra[0]) else hydra
+    if _is_configuration(folder / ".hydra" / _HYDRA[0]) or _has_checkpoint(folder):
+        return []
+    hydra = [*(f".hydra/{name}" for name in _HYDRA), LOG]
     found = [path.relative_to(folder).as_posix() for pattern in _WRITTEN for path in sorted(folder.glob(pattern))]
-    return [*found, *(name for name in (*others, ".lock") if _has_content(folder / name))]
+    return [*found, *(name for name in (*hydra, ".lock") if _has_content(folder / name))]
 
 
 def _has_content(path: Path) -> bool:
@@ -45,8 +55,18 @@ def _is_configuration(path: Path) -> bool:
     """
     if not path.is_file():
         return False
-    keys = {line.partition(":")[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()}
+    keys = {line.partition(":")[0] for line in read_text(path, errors="replace").splitlines()}
     return keys >= REQUIRED
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    """Say whether a folder has a checkpoint of a run's."""
+    paths = [path for name in (LAST, PREVIOUS) if (path := folder / CHECKPOINTS / name).is_file()]
+    for path in paths:
+        with suppress(DamagedCheckpointError, OSError):
+            if KEY in read_checkpoint(path):
+                return True
+    return False
 
 
 def event_files(folder: Path, starts: Iterable[Mapping[str, Any]]) -> list[Path]:
@@ -67,9 +87,12 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         DamagedRecordError: its status cannot be read.
         FilesOfOthersError: it has no status, and holds files of others that the run needs the names of.
-        UserError: it belongs to a run of another configuration, or has a name that is not UTF-8.
+        UserError: it belongs to a run of another configuration, has a name that is not UTF-8, or a link where the run
+            would write.
     """
     _require_utf8(folder)
+    for place in (".lock", LOG, CHECKPOINTS, ".hydra", *(f".hydra/{name}" for name in _HYDRA)):
+        below(folder, *place.split("/"))
     others = files_of_others(folder)  # looked for first: a process that begins meanwhile writes its status before any
     status = read_status(folder)
     if status is None:

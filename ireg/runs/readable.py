@@ -34,7 +34,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise DamagedRecordError(in_one_line(error)) from error
     if status is None and (folder / STATUS).exists():
         raise DamagedRecordError(
-            f"{folder / STATUS} is not a run's status (no state or no config); delete that folder, run it again"
+            f"{folder / STATUS} is not a run's status (no state or no config); "
+            "if a run wrote it, delete this file alone, and the command that began the run resumes it"
         )
     return status
 

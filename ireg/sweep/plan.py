@@ -4,6 +4,7 @@ So those still to come are known, too.
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from ireg.analysis.write import require_own_tables
 from ireg.errors import UserError
-from ireg.files import making, set_aside, write_text
+from ireg.files import below, making, set_aside, write_text
+from ireg.reading import read_text
 from ireg.runs.damage import DamagedRecordError
 from ireg.runs.lock import locked
 
@@ -29,21 +31,33 @@ def read_plan(sweep: Path) -> dict[str, list[str]]:
     """
     path = sweep / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         content = json.loads(text)
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
         raise DamagedRecordError(f"{path}: not readable as JSON ({error})") from error
     try:
-        if list(content) != ["runs"] or not all(isinstance(given, list) for given in content["runs"].values()):
+        if list(content) != ["runs"] or not all(map(_is_list_of_texts, content["runs"].values())):
             raise ValueError("something else")
+        if wrong := [name for name in content["runs"] if not _is_within(name)]:
+            raise ValueError(f"{wrong[0]!r} is no folder within the sweep's")
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(
             f"{path}: not a list of runs ({error}); delete it, and the next command writes it again, "
             "or choose another folder with name=… or hydra.sweep.dir=…"
         ) from error
     return dict(content["runs"])
+
+
+def _is_list_of_texts(given: object) -> bool:
+    return isinstance(given, list) and all(isinstance(part, str) for part in given)
+
+
+def _is_within(name: str) -> bool:
+    """Say whether a run's name is a place within the sweep's folder: one of plain names."""
+    parts = name.split("/")
+    return all(part not in ("", os.curdir, os.pardir) and part.isprintable() for part in parts)
 
 
 def add_to_plan(sweep: Path, runs: Mapping[str, Sequence[str]]) -> None:
@@ -74,12 +88,10 @@ def _plan_or_none(sweep: Path) -> dict[str, list[str]]:
 
 
 def _require_own_description(sweep: Path) -> None:
-    """Refuse a folder with another program's `multirun.yaml`.
-
-    Hydra would replace it.
-    """
-    path = sweep / "multirun.yaml"
-    if path.is_file() and not (sweep / FILE_NAME).exists() and "ireg.sweep" not in path.read_text(errors="replace"):
+    """Refuse another program's `multirun.yaml`, and links where Hydra and its launchers write."""
+    path = below(sweep, "multirun.yaml")
+    below(sweep, ".submitit")
+    if path.is_file() and not (sweep / FILE_NAME).exists() and "ireg.sweep" not in read_text(path, errors="replace"):
         raise UserError(
             f"{path} is of another program's sweep, and would be replaced; choose another folder with name=… or "
             "hydra.sweep.dir=…, or move it"

@@ -4,7 +4,6 @@ import errno
 import os
 import random
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -273,10 +272,14 @@ def test_a_file_in_place_of_the_folder_is_set_aside(tmp_path, caplog):
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
 def test_a_checkpoint_that_cannot_be_opened_is_left_alone(whole, monkeypatch, number):
-    def refusing(path):
-        raise OSError(number, os.strerror(number))
+    looked = os.fstat
 
-    monkeypatch.setattr(Path, "read_bytes", refusing)
+    def refusing(handle):
+        if os.path.samestat(looked(handle), whole.last.stat()):
+            raise OSError(number, os.strerror(number))  # as an error of reading, which names no file
+        return looked(handle)
+
+    monkeypatch.setattr(os, "fstat", refusing)
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         whole.find()
     assert caught.value.filename == str(whole.last)

@@ -300,15 +300,22 @@ def test_a_sweep_is_done_beside_a_damaged_run(tmp_path, train):
                  "hydra.sweep.dir=x", "hydra.sweep.subdir=${seed}", "terms=[]")  # fmt: skip
     assert train("-m", "seed=0,1", *arguments, cwd=tmp_path).returncode == 0
     (tmp_path / "x" / "0" / "status.json").write_text("")
-    (tmp_path / "x" / "1" / "status.json").unlink()  # what it leaves could be anybody's, but for the list of runs
+    rows = (tmp_path / "x" / "1" / "metrics.csv").read_bytes()
+    (tmp_path / "x" / "1" / "status.json").unlink()
     (tmp_path / "x" / "report.html").unlink()
     result = train("-m", "seed=0,1,2", *arguments, cwd=tmp_path)
     assert result.returncode == 1
     assert read_status(tmp_path / "x" / "2")["state"] == "done"
-    assert "1 run (1 done)" in result.stdout
+    assert "2 runs (2 done)" in result.stdout
+    assert (tmp_path / "x" / "1" / "metrics.csv").read_bytes() == rows  # taken up from its checkpoint
     assert "0/status.json: not readable as JSON" in result.stderr
     assert (tmp_path / "x" / "report.html").exists()
     (tmp_path / "x" / "sweep.json").write_text("")
     single = train("seed=0", *arguments[:5], "hydra.run.dir=x/0", "terms=[]", cwd=tmp_path)
     assert (single.returncode, single.stderr.count("\n")) == (2, 1)
     assert "0/status.json: not readable as JSON" in single.stderr
+    assert "delete this file alone, and the command that began the run resumes it" in single.stderr
+    (tmp_path / "x" / "0" / "status.json").unlink()
+    rows = (tmp_path / "x" / "0" / "metrics.csv").read_bytes()
+    assert train("seed=0", *arguments[:5], "hydra.run.dir=x/0", "terms=[]", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "x" / "0" / "metrics.csv").read_bytes() == rows

@@ -165,7 +165,7 @@ def test_a_run_keeps_its_hash_under_another_spelling(tmp_path):
 def test_a_damaged_status_is_named(tmp_path):
     (tmp_path / "status.json").write_text("{")
     with pytest.raises(
-        UserError, match=r"status.json: not readable as JSON \(.*\); if a run wrote it, delete the run folder"
+        UserError, match=r"status.json: not readable as JSON \(.*\); if a run wrote it, delete this file alone"
     ):
         read_status(tmp_path)
 
