@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ireg.command import framed, run_as_process
+from ireg.command import framed, module_as_command, run_as_process
 from ireg.errors import UserError
 from ireg.runs.layout import EVENTS
 
@@ -34,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ireg.analysis.dashboard import link
 
     print(link(given.folder, given.port), flush=True)
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(given.folder), "--port", str(given.port)]
-    os.execv(sys.executable, command)
+    command = [*module_as_command("tensorboard.main"), "--logdir", str(given.folder), "--port", str(given.port)]
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":

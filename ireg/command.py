@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn, Protocol
 
 from ireg.errors import UserError, in_one_line
@@ -85,6 +86,20 @@ def _end(how: str, ending: BaseException, code: int) -> NoReturn:
     """End with one line: how, and the notes of the exception."""
     print("; ".join([how, *dict.fromkeys(getattr(ending, "__notes__", []))]), file=sys.stderr)
     raise _Ended(code) from None
+
+
+def module_as_command(name: str) -> list[str]:
+    """Return what starts a module in another process, without looking for modules in the current folder.
+
+    That folder may be anybody's, and a file of it that is named like a module would be run.
+    """
+    return [sys.executable, "-P", "-m", name]
+
+
+def environment_of_children() -> dict[str, str]:
+    """Return an environment in which this `ireg` is found, wherever it was imported from."""
+    places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
 
 
 def framed(main: Main) -> Main:

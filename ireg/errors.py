@@ -1,11 +1,17 @@
 """What a user can get wrong, said in one line."""
 
+from unicodedata import category
+
 
 class UserError(ValueError):
     """A user's error, in one line.
 
-    The line has the value, what is allowed, and what to do.
+    The line has the value, what is allowed, and what to do. Control characters in it are replaced by question marks: a
+    value may be of somebody else's file, and whoever prints the line may print it on a terminal.
     """
+
+    def __init__(self, line: str) -> None:
+        super().__init__("".join("?" if category(character) == "Cc" else character for character in line))
 
 
 def in_one_line(error: UserError | OSError) -> str:

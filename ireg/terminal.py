@@ -6,11 +6,12 @@ import codecs
 import errno
 import io
 import os
+import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:  # rich takes a while to import
     from rich.console import Console
@@ -25,6 +26,8 @@ _ENVIRONMENT = {
     "MPLBACKEND": "agg",
     # An empty file in place of the user's own, which may ask for LaTeX, or not be readable.
     "MATPLOTLIBRC": os.devnull,
+    # Processes that are started do not look for modules in the current folder, which may be anybody's.
+    "PYTHONSAFEPATH": "1",
 }
 
 
@@ -32,13 +35,14 @@ _ENVIRONMENT = {
 def as_command(*, exit_code: int = 1) -> Iterator[None]:
     """Run the block as a command, independent of its surroundings.
 
-    Characters that an output cannot show are spelled, as ± by +-. An output that fails does not stop the work: what
-    follows is discarded. A command that has nothing else to report then ends with one line and `exit_code`, or
-    silently with `EXIT_PIPE_CLOSED` if the reader of a pipe has left. matplotlib's settings are its own defaults.
+    Characters that an output cannot show are spelled, as ± by +-. Control characters do not reach it, see `printable`.
+    An output that fails does not stop the work: what follows is discarded. A command that has nothing else to report
+    then ends with one line and `exit_code`, or silently with `EXIT_PIPE_CLOSED` if the reader of a pipe has left.
+    matplotlib's settings are its own defaults.
     """
     os.environ.update(_ENVIRONMENT)
     output, errors = _Output.over(sys.stdout), _Output.over(sys.stderr)
-    with redirect_stdout(output), redirect_stderr(errors):
+    with redirect_stdout(output), redirect_stderr(errors), printable_output():
         try:
             yield
         except SystemExit as ending:
@@ -53,6 +57,57 @@ def as_command(*, exit_code: int = 1) -> Iterator[None]:
     if failure is not None:
         print(f"error: standard output: {failure.strerror}; choose another place, or repair this one", file=sys.stderr)
         sys.exit(exit_code)
+
+
+_CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
+"""Characters of the category Cc, but for line feeds, tabs and what begins a colour."""
+
+
+def printable(text: str) -> str:
+    r"""Replace control characters by question marks, but for line feeds, tabs and colours.
+
+    A file or a folder of somebody else's may hold some in any text; a terminal obeys them: it clears the screen, or
+    puts a text into the clipboard.
+
+    Example:
+        >>> printable("loss\x1b[2J 0.1")
+        'loss?[2J 0.1'
+    """
+    return _CONTROL.sub("?", text)
+
+
+@contextmanager
+def printable_output() -> Iterator[None]:
+    """Make what is printed in the block printable, see `printable`."""
+    with redirect_stdout(_Printable.over(sys.stdout)), redirect_stderr(_Printable.over(sys.stderr)):
+        yield
+
+
+class _Printable:
+    """A text stream that writes printable text to another.
+
+    Attributes:
+        unfiltered: the other, for those who move the cursor.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.unfiltered = stream
+
+    @classmethod
+    def over(cls, stream: Any) -> Any:
+        """Return a printable stream; what is one already, or no stream at all, is returned as it is."""
+        return stream if stream is None or isinstance(stream, cls) else cls(stream)
+
+    def write(self, text: str) -> int:
+        self.unfiltered.write(printable(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.unfiltered, name)
 
 
 class _Output(io.TextIOWrapper):
@@ -147,13 +202,30 @@ def as_shown(text: str) -> str:
 
 
 def make_console(**options: Any) -> Console:
-    """Return a console that prints text as it is.
+    """Return a console that prints text as it is, and printable, see `printable`.
 
     Names of folders may hold what rich reads as markup or emoji codes.
     """
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
-    return Console(markup=False, emoji=False, highlight=False, **options)
+    class PrintableConsole(Console):
+        @property
+        def file(self) -> IO[str]:
+            """Where it prints; it moves the cursor."""
+            chosen = super().file
+            return getattr(chosen, "unfiltered", chosen)
+
+        @file.setter
+        def file(self, chosen: IO[str]) -> None:
+            self._file = chosen
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            """Render what is printed, its texts made printable."""
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+    return PrintableConsole(markup=False, emoji=False, highlight=False, **options)
 
 
 @contextmanager

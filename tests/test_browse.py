@@ -17,7 +17,7 @@ def test_it_prints_the_link_and_becomes_tensorboard(tmp_path, monkeypatch, capsy
     main([str(tmp_path), "--port", "7001"])
     assert capsys.readouterr().out == f"{link(tmp_path, 7001)}\n"
     assert became == [
-        (sys.executable, [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", "7001"])
+        (sys.executable, [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", "7001"])
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pandas as pd
 from ireg.analysis.labels import label, short_names, varied_columns
 from ireg.analysis.load import is_seed, one_run_a_seed, setting_columns
 from ireg.analysis.overview import VALUES
+from ireg.files import below
 from ireg.runs.find import run_folders
 from ireg.runs.hyperparameters import hyperparameters
 from ireg.runs.layout import METRICS
@@ -31,6 +33,9 @@ PINNED = ("train/error", "test/error", "ireg/sgd", "norm/l2")
 
 BANDS = (*PINNED, "fit/memorized", "ireg/own")
 """What the CUSTOM SCALARS tab shows with mean, smallest and largest."""
+
+_OWN = re.compile(r"events\.out\.tfevents\.\d+\.ireg")
+"""The names of our event files there."""
 
 _PORT = 6006
 _MEAN, _SMALLEST, _LARGEST = "mean", "smallest", "largest"
@@ -64,6 +69,7 @@ def write_dashboard(
         figures: PNG by tag.
 
     Raises:
+        UserError: a folder for them is a link.
         OSError: a file cannot be written.
     """
     from ireg.events import Entry, write_events
@@ -78,6 +84,8 @@ def write_dashboard(
     summaries = _of_sweep(folder, epochs, texts, figures, bool(settings))
     contents = {folder / FOLDER: [Entry(summary, 0, latest / 1e9) for summary in summaries]}
     contents |= {folder / FOLDER / setting: list(_means(rows)) for setting, rows in settings.items()}
+    for place in contents:
+        below(folder, *place.relative_to(folder).parts)
     _remove(folder / FOLDER, keep=set(contents), name=name)
     for place, entries in contents.items():
         place.mkdir(exist_ok=True)
@@ -86,13 +94,14 @@ def write_dashboard(
 
 
 def _remove(folder: Path, keep: set[Path], name: str) -> None:
-    """Remove what an earlier report wrote, and folders that are empty then."""
-    for path in [*folder.glob("*.ireg"), *folder.glob("*/*.ireg")]:
-        if path.parent not in keep or path.name != name:
-            path.unlink()
-    for path in folder.glob("*"):
-        if path.is_dir() and path not in keep and not any(path.iterdir()):
-            path.rmdir()
+    """Remove what an earlier report wrote, and folders that are empty by that."""
+    for place in [path for path in (folder, *folder.glob("*")) if path.is_dir() and not path.is_symlink()]:
+        written = [path for path in place.iterdir() if _OWN.fullmatch(path.name) and not path.is_dir()]
+        for path in written:
+            if place not in keep or path.name != name:
+                path.unlink()
+        if written and place not in keep and not any(place.iterdir()):
+            place.rmdir()
 
 
 def _repeated(epochs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

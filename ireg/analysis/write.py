@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from ireg.analysis.load import epochs_of, find, runs_of
 from ireg.analysis.looks import drawn
 from ireg.errors import UserError
-from ireg.files import replacing, require_own, write_bytes, write_text
+from ireg.files import below, replacing, require_own, write_bytes, write_text
 from ireg.runs.find import run_folders
 from ireg.runs.layout import EVENTS, STATUS
 from ireg.runs.readable import read_records
-from ireg.terminal import make_console, saying
+from ireg.terminal import make_console, printable_output, saying
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +51,9 @@ TABLES = ("summary.csv", "summary_settings.csv", "summary_best.csv")
 
 REPORT = "report.html"
 
+FIGURE_FOLDER = "figures"
+"""The folder of the figures."""
+
 SUFFIXES = (".png", ".pdf")
 """The forms of a figure."""
 
@@ -58,6 +61,7 @@ PICTURE = ".svg"
 """Its form in the report."""
 
 
+@printable_output()
 def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
     """Write `summary.csv` and `figures/<name>.png` and `.pdf` into `folder`; return the paths.
 
@@ -73,7 +77,7 @@ def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
 
     Raises:
         UserError: there are no runs in `folder`, no run's files can be read, no run has the tag, or a file that
-            would be replaced is not of an analysis.
+            would be replaced is not of an analysis, or a folder for files is a link.
         OSError: a file cannot be written.
     """
     left_out: list[str] = []
@@ -99,10 +103,11 @@ def require_own_tables(folder: Path, *, with_figures: bool = False) -> None:
     Raises:
         UserError: there are such files.
     """
-    figures = [f"figures/{name}" for name in figure_files()] if with_figures else []
+    figures = [f"{FIGURE_FOLDER}/{name}" for name in figure_files()] if with_figures else []
     require_own(folder, TABLES[0], "run,state,", [*TABLES, REPORT, *figures])
 
 
+@printable_output()
 def show(folder: str | Path, criterion: str | None = None, *, full: bool = False) -> None:
     """Print what `report` prints, and write nothing.
 
@@ -138,6 +143,7 @@ def table(folder: str | Path, form: str, criterion: str | None = None) -> str:
     return FORMATS[form](rows_of(tables.summary, chosen), chosen)
 
 
+@printable_output()
 def report(folder: str | Path, criterion: str | None = None, *, full: bool = False) -> None:
     """Do what `write` does, and print the results.
 
@@ -194,6 +200,11 @@ def _write(tables: _Tables, folder: Path, criterion: str | None, left_out: list[
 
     Why figures are left out is added to `left_out`.
     """
+    from ireg.analysis.dashboard import FOLDER as DASHBOARD
+    from ireg.analysis.dashboard import write_dashboard
+
+    figures = below(folder, FIGURE_FOLDER)
+    below(folder, DASHBOARD)
     for name, table in zip(TABLES, (tables.summary, tables.settings, tables.best), strict=True):
         if table is not None:
             yield _write_table(table, folder / name)
@@ -201,12 +212,11 @@ def _write(tables: _Tables, folder: Path, criterion: str | None, left_out: list[
     bitmap: dict[str, bytes] = {}
     for number, (name, contents) in enumerate(_figures(tables.epochs, left_out), start=1):
         for suffix in SUFFIXES:
-            path = folder / "figures" / f"{name}{suffix}"
+            path = figures / f"{name}{suffix}"
             write_bytes(path, contents[suffix])
             yield path
-        vector[name], bitmap[f"figures/{number} {name}"] = contents[PICTURE], contents[SUFFIXES[0]]
+        vector[name], bitmap[f"{FIGURE_FOLDER}/{number} {name}"] = contents[PICTURE], contents[SUFFIXES[0]]
     from ireg.analysis.best import CRITERION, warnings_of
-    from ireg.analysis.dashboard import write_dashboard
     from ireg.analysis.html import Content, page
 
     content = Content(
@@ -311,7 +321,7 @@ def _listed(paths: Sequence[Path], folder: Path) -> str:
     """The tables by name, and how many figures there are."""
     tables = [path.name for path in paths if path.parent == folder and path.name != REPORT]
     figures = {path.stem for path in paths if path.suffix in SUFFIXES}
-    drawn_figures = [f"{len(figures)} figures in {folder / 'figures'}"] if figures else []
+    drawn_figures = [f"{len(figures)} figures in {folder / FIGURE_FOLDER}"] if figures else []
     return ", ".join([f"{folder / tables[0]}", *tables[1:], *drawn_figures])
 
 

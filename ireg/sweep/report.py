@@ -5,12 +5,10 @@ It comes from its folders alone, whatever happened to its runs.
 
 from pathlib import Path
 
-from ireg.files import remove_leftovers
 from ireg.runs.find import run_folders
 from ireg.runs.layout import METRICS, STATUS
 from ireg.runs.lock import locked
 from ireg.runs.status import note_killed
-from ireg.sweep.plan import FILE_NAME as PLAN
 
 
 def report(sweep: Path) -> None:
@@ -24,15 +22,12 @@ def report(sweep: Path) -> None:
     """
     # Imported here: pandas and matplotlib take seconds, which nothing before needs to wait for.
     from ireg import analysis
-    from ireg.analysis.write import REPORT, TABLES, figure_files
 
     folders = run_folders(sweep)
     for folder in folders:
         note_killed(folder)
     if folders:
         with locked(sweep, seconds=60):
-            remove_leftovers(sweep, (PLAN, *TABLES, REPORT))
-            remove_leftovers(sweep / "figures", figure_files())
             analysis.report(sweep)
     else:
         analysis.report(sweep)  # which says that there is nothing
