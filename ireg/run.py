@@ -7,7 +7,7 @@ import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +15,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ireg.command import framed, run_as_process
-from ireg.config import Config, read
+from ireg.config import Config, Logging, read
 from ireg.errors import UserError
-from ireg.files import remove_leftovers
+from ireg.files import replacing, set_aside
 from ireg.runs.checkpoints import find_resumption
 from ireg.runs.hyperparameters import hyperparameters
-from ireg.runs.layout import CHECKPOINTS, LABELS, LAST, LOG, METRICS, PREVIOUS, STATUS
+from ireg.runs.layout import CHECKPOINTS, LABELS, LOG, METRICS, PREVIOUS, STATUS
 from ireg.runs.lock import locked
+from ireg.runs.log import RunLog
 from ireg.runs.metrics import is_finite
 from ireg.runs.ownership import event_files, finished
 from ireg.runs.status import Status, read_status
+from ireg.runs.trust import NOTHING_MORE, Trust, add_options, require_trusted, trust_of
 from ireg.sweep.launch import objective, objective_if_finished
 from ireg.sweep.plan import FILE_NAME as PLAN
 from ireg.sweep.progress import ProgressDisplay
@@ -32,6 +34,7 @@ from ireg.termination import ends_with_its_parent, noting_that_it_resumes, sigte
 
 if TYPE_CHECKING:
     import lightning as L
+    from lightning.pytorch.loggers import Logger
 
     from ireg.lit.data import NoisyImages
     from ireg.lit.module import Classifier
@@ -98,8 +101,6 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     what = "%s: %d parameters, %d training examples, %.2f %% of their labels wrong"
     log.info(what, settings.data.name, parameters, count, 100 * wrong)
-    remove_leftovers(folder, (STATUS, METRICS, LABELS))
-    remove_leftovers(folder / CHECKPOINTS, (LAST,))
     start = find_resumption(folder, run=status.fields["config_hash"], model=classifier.state_dict())
     if start.checkpoint is None:
         _clear(folder, status)
@@ -111,6 +112,10 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     diverged = not is_finite(start.rows.get(status.fields["epochs_done"], {}))
     if not diverged and status.fields["epochs_done"] < settings.epochs:
         diverged = _fit(settings, folder, status, start, data, classifier)
+    else:
+        # Events may have been cut off with the run, and no training writes them again.
+        for logger in _loggers(replace(settings.logger, further={}), folder, status, start):
+            logger.finalize("success")
     (folder / CHECKPOINTS / PREVIOUS).unlink(missing_ok=True)
     epochs_done = status.fields["epochs_done"]
     if diverged:
@@ -156,8 +161,11 @@ def _say_that_it_goes_on(status: Status, start: "Resumption") -> None:
 def _clear(folder: Path, status: Status) -> None:
     """Remove the rows and events of a run that cannot be resumed.
 
-    They are written again from the start.
+    They are written again from the start. Rows of a run that has lost its status are kept under another name.
     """
+    if not status.earlier and (folder / METRICS).is_file():
+        aside = set_aside(folder / METRICS)
+        log.warning("%s: no checkpoint goes with these rows; they are kept as %s", folder / METRICS, aside.name)
     for path in (folder / METRICS, *event_files(folder, status.fields["starts"])):
         path.unlink(missing_ok=True)
 
@@ -169,8 +177,6 @@ def _save_labels(data: "NoisyImages", path: Path) -> None:
     """
     import numpy as np
 
-    from ireg.files import replacing
-
     arrays = {**data.train_labels._asdict(), "indices": data.train_indices}
     for split in ("test", "holdout") if data.holdout else ("test",):
         arrays |= {f"{split}_{name}": values for name, values in getattr(data, f"{split}_labels")._asdict().items()}
@@ -179,26 +185,31 @@ def _save_labels(data: "NoisyImages", path: Path) -> None:
         np.savez_compressed(temporary, **{name: values.numpy() for name, values in arrays.items()})
 
 
-def rebuild(config: Mapping[str, Any]) -> tuple[Config, "NoisyImages", "Classifier"]:
+def rebuild(
+    folder: Path, config: Mapping[str, Any], trust: Trust = NOTHING_MORE
+) -> tuple[Config, "NoisyImages", "Classifier"]:
     """Make again what a run was made of.
 
     This is its settings, its data, and its network, with weights from torch's random stream.
 
     Args:
-        config: the configuration as `status.json` holds it.
+        folder: the run's.
+        config: the configuration as its `status.json` holds it.
+        trust: what that may name beside the package's own.
 
     Raises:
-        UserError: a value is out of its range, or data are missing or damaged.
+        UserError: it names something else, a value is out of its range, or data are missing or damaged.
     """
     from ireg.build import make_classifier, make_data, make_model
 
+    require_trusted(folder, config, trust)
     settings = read(OmegaConf.create(dict(config)))
     data = make_data(settings)
     return settings, data, make_classifier(settings, make_model(settings, data))
 
 
 def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption") -> "L.Trainer":
-    from ireg.build import make_loggers, user_errors
+    from ireg.build import user_errors
     from ireg.lit.checkpoints import LastCheckpoint
     from ireg.lit.loggers import MetricsFile
     from ireg.lit.trainer import make_trainer
@@ -210,14 +221,7 @@ def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption"
             epochs=settings.epochs,
             loggers=[
                 MetricsFile(folder / METRICS, status.row, start.rows),
-                *make_loggers(
-                    settings.logger,
-                    folder,
-                    hyperparameters=hyperparameters(folder, status.fields),
-                    with_charts=not (folder.parent / PLAN).exists(),
-                    earlier=start.rows,
-                    replaced=event_files(folder, status.fields["starts"]),
-                ),
+                *_loggers(settings.logger, folder, status, start),
             ],
             checkpoint=LastCheckpoint(
                 folder / CHECKPOINTS, run=status.fields["config_hash"], every=settings.checkpoint.every
@@ -225,12 +229,25 @@ def _trainer(settings: Config, folder: Path, status: Status, start: "Resumption"
         )
 
 
+def _loggers(logger: Logging, folder: Path, status: Status, start: "Resumption") -> "list[Logger]":
+    from ireg.build import make_loggers
+
+    return make_loggers(
+        logger,
+        folder,
+        hyperparameters=hyperparameters(folder, status.fields),
+        with_charts=not (folder.parent / PLAN).exists(),
+        earlier=start.rows,
+        replaced=event_files(folder, status.fields["starts"]),
+    )
+
+
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do a folder's run again from its `status.json`; return the exit code.
 
     Raises:
-        UserError: the folder holds no run, or as `run_in`.
+        UserError: the folder holds no run, or its configuration names what is not trusted, or as `run_in`.
     """
     parser = argparse.ArgumentParser(
         prog="python -m ireg.run",
@@ -240,16 +257,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="a run's folder, like multirun/NAME/RUN")
     parser.add_argument("--into", metavar="OTHER", type=Path, help="where the run is done; its own folder by default")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+    add_options(parser)
     options = parser.parse_args(arguments)
     status = read_status(options.folder)
     if status is None:
         raise UserError(f"{options.folder}: no run there (no {STATUS}); name a run's folder, like multirun/NAME/RUN")
     folder = (options.into or options.folder).absolute()
+    # Where data are looked for may be relative to the folder in which the command was given.
+    directory = Path((status.get("starts") or [{}])[-1].get("directory", "."))
+    with chdir(directory if directory.is_dir() else "."):
+        require_trusted(options.folder, status["config"], trust_of(options))
     settings = read(OmegaConf.create(status["config"]))
     finished(folder, asdict(settings))  # before anything is written there
     folder.mkdir(parents=True, exist_ok=True)
-    # Where data are looked for may be relative to the folder in which the command was given.
-    directory = Path((status.get("starts") or [{}])[-1].get("directory", "."))
     with _logging_to(folder / LOG), chdir(directory if directory.is_dir() else "."):
         display = ProgressDisplay([folder])
         if not options.quiet:
@@ -267,7 +287,7 @@ def _logging_to(path: Path) -> Iterator[None]:
 
     A run under Hydra has the same.
     """
-    file, terminal = logging.FileHandler(path), logging.StreamHandler()
+    file, terminal = RunLog(path), logging.StreamHandler()
     terminal.setLevel(logging.WARNING)
     root = logging.getLogger()
     root.setLevel(logging.INFO)

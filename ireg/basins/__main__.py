@@ -15,6 +15,8 @@ from typing import Any
 
 from ireg.command import framed, run_as_process
 from ireg.errors import UserError, in_one_line
+from ireg.files import below
+from ireg.runs.trust import add_options, trust_of
 
 
 @framed
@@ -50,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--processes", type=int, default=cores, metavar="N", help=f"how many forks at once (default: {cores})"
     )
+    add_options(parser)
     return parser
 
 
@@ -92,8 +95,8 @@ def _measure(options: argparse.Namespace) -> None:
         study.require_own_files(together)
     results = []
     for folder in folders:
-        output = folder / "basins" if together is None else together / folder.name
         try:
+            output = below(folder, "basins") if together is None else together / folder.name
             results.append(_result(folder, output, options))
         except (UserError, OSError) as error:
             if len(folders) == 1:
@@ -116,7 +119,7 @@ def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str
     from ireg.drift.from_run import load
     from ireg.drift.kept import kept_or_measured
 
-    start = load(folder, seed=0)
+    start = load(folder, seed=0, trust=trust_of(options))
     chosen = study.options(start, options.optimizers, options.orders, options.loss, options.lr, options.epochs)
     return kept_or_measured(
         output,

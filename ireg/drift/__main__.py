@@ -16,6 +16,8 @@ from typing import Any
 
 from ireg.command import framed, run_as_process
 from ireg.errors import UserError, in_one_line
+from ireg.files import below
+from ireg.runs.trust import add_options, trust_of
 
 
 @framed
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--processes", type=int, default=cores, metavar="N", help=f"how many orders at once (default: {cores})"
     )
+    add_options(parser)
     return parser
 
 
@@ -102,10 +105,10 @@ def _measure(options: argparse.Namespace) -> None:
         kind.require_own_files(options.output)
     results = []
     for folder in folders:
-        output = folder / "drift" if options.output is None else options.output
-        if options.output is not None and len(folders) > 1:
-            output = options.output / folder.name
         try:
+            output = below(folder, "drift") if options.output is None else options.output
+            if options.output is not None and len(folders) > 1:
+                output = options.output / folder.name
             results.append(_result(folder, output, options, kind))
         except (UserError, OSError) as error:
             if len(folders) == 1:
@@ -157,7 +160,7 @@ def _result(folder: Path, output: Path, options: argparse.Namespace, kind: _Kind
     from ireg.drift.from_run import load
     from ireg.drift.kept import kept_or_measured
 
-    start = load(folder, seed=options.seed)
+    start = load(folder, seed=options.seed, trust=trust_of(options))
     chosen = kind.chosen(start, options)
     return kept_or_measured(
         output,

@@ -18,6 +18,7 @@ from ireg.runs.checkpoints import DamagedCheckpointError, read_checkpoint
 from ireg.runs.find import run_folders
 from ireg.runs.layout import CHECKPOINTS, LAST, STATUS
 from ireg.runs.status import read_status
+from ireg.runs.trust import NOTHING_MORE, Trust
 
 CHECKPOINT = Path(CHECKPOINTS) / LAST
 
@@ -58,16 +59,17 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def load(folder: Path, *, seed: int) -> Start:
+def load(folder: Path, *, seed: int, trust: Trust = NOTHING_MORE) -> Start:
     """A finished run as it stood after its last epoch.
 
     Args:
         folder: of the run.
         seed: of the orders.
+        trust: what its configuration may name beside the package's own.
 
     Raises:
-        UserError: no run, one that is not finished or diverged, no or a damaged checkpoint, an optimizer that no drift
-            is defined for, or training that is not repeated here.
+        UserError: no run, one whose configuration names what is not trusted, one that is not finished or diverged, no
+            or a damaged checkpoint, an optimizer that no drift is defined for, or training that is not repeated here.
     """
     status = read_status(folder)
     if status is None:
@@ -75,7 +77,7 @@ def load(folder: Path, *, seed: int) -> Start:
     if status["state"] != "done":
         raise UserError(f"{folder}: the run is {status['state']}; its drift can be measured once a run is done")
     checkpoint = _checkpoint(folder / CHECKPOINT)
-    settings, data, classifier = rebuild(status["config"])
+    settings, data, classifier = rebuild(folder, status["config"], trust)
     _check_repeatable(folder, settings)
     double = settings.trainer.get("precision") == "64-true"
     try:

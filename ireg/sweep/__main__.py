@@ -5,7 +5,6 @@ The first shows how the runs of a sweep stand. The second does the failed ones a
 
 import argparse
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from ireg.command import framed, run_as_process
+from ireg.command import environment_of_children, framed, module_as_command, run_as_process
+from ireg.runs.trust import NOTHING_MORE, Trust, add_options, as_arguments, trust_of
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report
 from ireg.sweep.table import Seen, look, render
@@ -51,12 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "this machine. Exit code 1 if one has failed again.",
     )
     retry.add_argument("--jobs", type=_positive, default=1, metavar="N", help="so many at once (default: 1)")
+    add_options(retry)
     for command in (status, retry):
         command.add_argument("folder", metavar="FOLDER", type=Path, help="a sweep's folder, like multirun/NAME")
     options = parser.parse_args(arguments)
     if options.command == "status":
         return show(options.folder, once=options.once)
-    return do_again(options.folder, at_once=options.jobs)
+    return do_again(options.folder, at_once=options.jobs, trust=trust_of(options))
 
 
 def _positive(text: str) -> int:
@@ -90,7 +91,7 @@ def _fitting(runs: Sequence[Seen], console: Console) -> RenderableType:
     return render(runs, rows=max(console.height - 8, 1))
 
 
-def do_again(folder: Path, *, at_once: int) -> int:
+def do_again(folder: Path, *, at_once: int, trust: Trust = NOTHING_MORE) -> int:
     """Do the failed runs again and report on all.
 
     Return 1 if one has failed again.
@@ -102,14 +103,14 @@ def do_again(folder: Path, *, at_once: int) -> int:
     display = ProgressDisplay([run.folder for run in failed])
     display.start()
     try:
-        codes = _in_processes([run.folder for run in failed], at_once)
+        codes = _in_processes([run.folder for run in failed], at_once, trust)
     finally:
         display.stop()
         report(folder)
     return int(any(codes))
 
 
-def _in_processes(folders: Sequence[Path], at_once: int) -> list[int]:
+def _in_processes(folders: Sequence[Path], at_once: int, trust: Trust = NOTHING_MORE) -> list[int]:
     """Do runs again in processes; return their exit codes.
 
     The processes end with this one.
@@ -119,7 +120,8 @@ def _in_processes(folders: Sequence[Path], at_once: int) -> list[int]:
     try:
         while waiting or any(process.poll() is None for process in processes):
             if waiting and sum(process.poll() is None for process in processes) < at_once:
-                processes.append(subprocess.Popen([sys.executable, "-m", "ireg.run", str(waiting.pop(0)), "--quiet"]))
+                command = [*module_as_command("ireg.run"), str(waiting.pop(0)), "--quiet", *as_arguments(trust)]
+                processes.append(subprocess.Popen(command, env=environment_of_children()))
             else:
                 time.sleep(POLL_SECONDS)
     finally:

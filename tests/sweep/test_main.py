@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import ireg
 from ireg.errors import UserError
 from ireg.runs.lock import is_locked, locked
 from ireg.runs.status import Status, note_killed, read_status
@@ -114,9 +115,10 @@ def test_so_many_runs_and_no_more_are_done_again_at_once(tmp_path, monkeypatch, 
     alive, most = [], [0]
 
     class Process:
-        def __init__(self, arguments):
-            assert arguments[1:3] == ["-m", "ireg.run"]
-            self.folder = Path(arguments[3])
+        def __init__(self, arguments, env):
+            assert arguments[1:4] == ["-P", "-m", "ireg.run"]
+            assert env["PYTHONPATH"].split(os.pathsep)[0] == str(Path(ireg.__file__).parents[1])
+            self.folder = Path(arguments[4])
             alive.append(self)
             most[0] = max(most[0], len(alive))
 
