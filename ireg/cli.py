@@ -47,7 +47,7 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
     """Put overrides before options, as Hydra's parser takes no `epochs=1 -m seed=0,1`.
 
     Raises:
-        UserError: an option is unknown, or lacks its value.
+        UserError: an option is unknown, or lacks its value, or would unpickle a file.
     """
     parser = get_args_parser()
 
@@ -55,7 +55,13 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
         raise UserError(f"{message}; python train.py --hydra-help lists the options, --help the keys")
 
     parser.error = refuse  # type: ignore[method-assign]
-    overrides: list[str] = parser.parse_intermixed_args(arguments).overrides
+    given = parser.parse_intermixed_args(arguments)
+    if given.experimental_rerun:
+        raise UserError(
+            f"--experimental-rerun {given.experimental_rerun}: not supported, as such a file can run any code; "
+            "ireg run FOLDER does the run of a folder again"
+        )
+    overrides: list[str] = given.overrides
     options = list(arguments)
     for override in overrides:
         options.remove(override)

@@ -226,7 +226,10 @@ def _ranges(settings: Config) -> Iterator[Check]:
     what = f"must be at most {MOST_THREADS}; as many as the machine has cores is enough"
     yield "threads", settings.threads, settings.threads <= MOST_THREADS, what
     yield "seed", settings.seed, 0 <= settings.seed < 2**32, "must be an integer in [0, 4294967295]"
-    what = 'must be a folder name: not empty, without leading dots and without the characters / \\ : * ? " < > |'
+    what = (
+        "must be a folder name: not empty, of characters that can be printed, without . - ~ at the beginning and "
+        'without the characters / \\ : * ? " < > |'
+    )
     yield "name", repr(settings.name), _is_folder_name(settings.name), what
     yield from _optimizer_ranges(settings)
     yield from _regularizer_ranges(settings)
@@ -404,4 +407,4 @@ def _choice(key: str, value: Any, allowed: Sequence[str]) -> Check:
 
 
 def _is_folder_name(name: str) -> bool:
-    return bool(name) and not name.startswith(".") and not any(character in '/\\:*?"<>|\0' for character in name)
+    return name[:1] not in ("", ".", "-", "~") and name.isprintable() and not set(name) & set('/\\:*?"<>|')

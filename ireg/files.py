@@ -3,6 +3,7 @@
 They are written under a temporary name, then renamed.
 """
 
+import csv
 import fcntl
 import os
 import re
@@ -181,6 +182,24 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def as_cell(value: object) -> object:
+    """Return a value as the cell of a table for others: a text that a spreadsheet would compute is quoted.
+
+    Example:
+        >>> as_cell("=1+1"), as_cell("sgd"), as_cell(-1.0)
+        ("'=1+1", 'sgd', -1.0)
+    """
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a table of comma-separated values to `path` atomically; see `as_cell`."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(header)
+        lines.writerows(map(as_cell, row) for row in rows)
 
 
 def is_writable(folder: Path) -> bool:

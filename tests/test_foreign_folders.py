@@ -1,6 +1,7 @@
 """Somebody else's folder is read, never obeyed: nothing of it runs, and nothing outside it is touched."""
 
 import copy
+import csv
 import hashlib
 import json
 import os
@@ -16,11 +17,12 @@ import yaml
 import ireg
 from ireg.analysis.__main__ import main as analysis
 from ireg.basins.__main__ import main as basins
+from ireg.cli import overrides_first
 from ireg.command import environment_of_children, module_as_command
 from ireg.config import CHOICES
 from ireg.drift.__main__ import main as drift
 from ireg.errors import UserError
-from ireg.files import below, open_regular, replacing
+from ireg.files import below, open_regular, replacing, write_table
 from ireg.reading import NotReadError, read_bytes
 from ireg.run import main as run
 from ireg.runs.hyperparameters import hyperparameters
@@ -465,6 +467,25 @@ def test_colours_stay_and_other_sequences_do_not():
     assert printable("\x1b[1;31mred\x1b[0m\tdone\n") == "\x1b[1;31mred\x1b[0m\tdone\n"
     assert printable("\x1b[2J\x1b[31;5H\x1b") == "?[2J?[31;5H?"
     assert str(UserError("a\nb\x1b[31mc")) == "a?b?[31mc"
+
+
+def test_no_cell_is_a_formula(make_run, tmp_path):
+    make_run("=HYPERLINK(1)", TAGS)
+    make_run("-1+1", TAGS | {"=x/y": [1, 2]}, {"seed": 1, "optimizer.name": "@sum"})
+    sweep = make_run("sgd", {"train/error": [0.9, -0.25], "test/error": [1, 1], "time/epoch": [1, 1]}, {"seed": 2})
+    assert analysis([str(sweep)]) == 0
+    with (sweep / "summary.csv").open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert {"'=HYPERLINK(1)", "'-1+1", "'@sum", "-0.25"} <= set(cells)
+    assert [cell for cell in cells if cell[:1] in "=+@" and cell] == []
+    write_table(tmp_path / "a.csv", ("=a", "b"), [("+b", -2.5), ("\tc", 1)])
+    assert (tmp_path / "a.csv").read_text() == "=a,b\n'+b,-2.5\n'\tc,1\n"
+
+
+def test_a_pickled_command_is_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="can run any code; ireg run FOLDER does the run of a folder again"):
+        overrides_first(["--experimental-rerun", "config.pickle"])
 
 
 def test_files_are_opened_as_they_are(tmp_path):

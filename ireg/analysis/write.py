@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ireg.analysis.load import epochs_of, find, runs_of
 from ireg.analysis.looks import drawn
 from ireg.errors import UserError
-from ireg.files import below, replacing, require_own, write_bytes, write_text
+from ireg.files import as_cell, below, replacing, require_own, write_bytes, write_text
 from ireg.runs.find import run_folders
 from ireg.runs.layout import EVENTS, STATUS
 from ireg.runs.readable import read_records
@@ -328,5 +328,5 @@ def _listed(paths: Sequence[Path], folder: Path) -> str:
 def _write_table(table: pd.DataFrame, path: Path) -> Path:
     with replacing(path) as temporary:
         # Every digit of a float, as pandas does; a name that is not UTF-8 by Python's escapes.
-        table.to_csv(temporary, index=False, errors="backslashreplace")
+        table.map(as_cell).rename(columns=as_cell).to_csv(temporary, index=False, errors="backslashreplace")
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from ireg.core.functional import couples_examples
 from ireg.drift.from_run import Start
 from ireg.drift.problem import Problem
 from ireg.errors import UserError
-from ireg.files import replacing, require_own, write_bytes, write_text
+from ireg.files import require_own, write_bytes, write_table, write_text
 from ireg.parallel import LinesOfProgress, Workers, workers
 from ireg.statistics import Interval, mean_interval
 from ireg.terminal import as_shown
@@ -150,11 +149,7 @@ def require_own_files(folder: Path) -> None:
 def write(results: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """Write `basins.json`, `basins.csv` and `basins.png`; return the paths."""
     data, table, picture = (folder / name for name in FILES)
-    with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(HEADER)
-        for result in results:
-            lines.writerows(_rows(result))
+    write_table(table, HEADER, (row for result in results for row in _rows(result)))
     contents = drawn("basins", partial(_figure, results), ".png")
     for content in contents.values():
         write_bytes(picture, content)

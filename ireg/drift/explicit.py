@@ -17,7 +17,6 @@ What kinks carry is the difference of both methods' k, and of a smooth network's
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +36,7 @@ from ireg.drift.orders import order_of, train_epoch
 from ireg.drift.problem import Problem, in_double
 from ireg.drift.slow_manifold import follow_slowly, settled, slow_buffer
 from ireg.errors import UserError
-from ireg.files import replacing, require_own, write_text
+from ireg.files import require_own, write_table, write_text
 from ireg.parallel import LinesOfProgress, Workers, workers
 from ireg.regularizers import METHODS, Minibatch, MomentumLike, Regularizer
 from ireg.statistics import Estimate, Sample, jackknife
@@ -268,11 +267,7 @@ def require_own_files(folder: Path) -> None:
 def write(results: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """Write `explicit.json` and `explicit.csv`; return the paths."""
     data, table = (folder / name for name in FILES)
-    with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(HEADER)
-        for result in results:
-            lines.writerows(_rows(result))
+    write_table(table, HEADER, (row for result in results for row in _rows(result)))
     write_text(data, json.dumps(results[0] if len(results) == 1 else results, indent=1) + "\n")
     return [data, table]
 

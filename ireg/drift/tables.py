@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ireg.analysis.looks import drawn
-from ireg.files import replacing, require_own, write_bytes, write_text
+from ireg.files import require_own, write_bytes, write_table, write_text
 from ireg.terminal import as_shown
 
 if TYPE_CHECKING:
@@ -44,10 +43,7 @@ def write(results: Sequence[Result], folder: Path) -> list[Path]:
     They are of these runs and go into the folder.
     """
     data, table, picture = (folder / name for name in FILES)
-    with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(HEADER)
-        lines.writerows(row for result in results for row in rows(result))
+    write_table(table, HEADER, (row for result in results for row in rows(result)))
     contents = drawn("drift", partial(_figure, results), ".png")
     for content in contents.values():
         write_bytes(picture, content)
