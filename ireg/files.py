@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ireg.errors import UserError
+from ireg.reading import read_start
 
 _MARK = ".tmp-"
 """In the name of every temporary file, so that what a killed process left can be recognized."""
@@ -226,8 +227,9 @@ def require_own(folder: Path, table: str, header: str, names: Iterable[str]) -> 
         UserError: there are such files, and the table is missing or another's.
     """
     found = [name for name in names if (folder / name).exists()]
-    with suppress(OSError), (folder / table).open(encoding="utf-8", errors="replace") as file:
-        if file.readline().startswith(header):
+    beginning = header.encode()
+    with suppress(OSError):
+        if read_start(folder / table, len(beginning)) == beginning:
             return
     if found:
         raise UserError(

@@ -43,6 +43,20 @@ def read_bytes(path: Path, *, largest: int) -> bytes:
         NotReadError: it is no regular file, or is larger.
         OSError: it cannot be opened or read; the error names the file.
     """
+    return _read(path, largest, whole=True)
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """Read the first bytes of a regular file, fewer where it has fewer.
+
+    Raises:
+        NotReadError: it is no regular file.
+        OSError: it cannot be opened or read; the error names the file.
+    """
+    return _read(path, count, whole=False)
+
+
+def _read(path: Path, count: int, *, whole: bool) -> bytes:
     # Without waiting: opening a pipe would wait for somebody who writes to it.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -51,10 +65,10 @@ def read_bytes(path: Path, *, largest: int) -> bytes:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(status.st_mode):
             raise NotReadError(errno.EINVAL, "is not a regular file", str(path))
-        if status.st_size > largest:
-            raise NotReadError(errno.EFBIG, f"has more than the {largest:,} bytes that are read of it", str(path))
+        if whole and status.st_size > count:
+            raise NotReadError(errno.EFBIG, f"has more than the {count:,} bytes that are read of it", str(path))
         with open(handle, "rb", closefd=False) as file:
-            return file.read(status.st_size)
+            return file.read(min(status.st_size, count))
     except OSError as error:
         error.filename = str(path)  # an error of reading names none
         raise

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from ireg.analysis.__main__ import main as analysis
 from ireg.basins.__main__ import main as basins
 from ireg.cli import overrides_first
 from ireg.command import environment_of_children, module_as_command
-from ireg.config import CHOICES
+from ireg.config import CHOICES, read
 from ireg.drift.__main__ import main as drift
 from ireg.errors import UserError
 from ireg.files import below, open_regular, replacing, write_table
@@ -76,17 +77,18 @@ def victim(tmp_path, monkeypatch):
     assert [child for child in children if "ran" in Path(f"/proc/{child}/cmdline").read_text()] == []
 
 
+PLAIN = {}
+"""A run's configuration, composed once."""
+
+
 @pytest.fixture
 def foreign(composed, tmp_path):
     """Make a run's folder with a stored configuration that was changed; return the folder."""
-    from dataclasses import asdict
-
-    from ireg.config import read
-
-    plain = asdict(read(composed("data=digits", "model.hidden=[4]", "epochs=1", "optimizer=adam")))
+    if not PLAIN:
+        PLAIN.update(asdict(read(composed("data=digits", "model.hidden=[4]", "epochs=1", "optimizer=adam"))))
 
     def make(change, state="failed"):
-        config = copy.deepcopy(plain)
+        config = copy.deepcopy(PLAIN)
         change(config)
         folder = tmp_path / "foreign"
         folder.mkdir()
@@ -151,14 +153,12 @@ ATTACKS = {
 def test_a_stored_configuration_runs_nothing(foreign, victim, capsys, name):
     change, reason = ATTACKS[name]
     folder = foreign(change)
-    before = seen(folder)
     for command in (run, drift, basins):
-        if command is not run:  # which do finished runs only
+        if command is drift:  # of finished runs only
             status = json.loads((folder / "status.json").read_text()) | {"state": "done"}
             (folder / "status.json").write_text(json.dumps(status))
-            before = seen(folder)
             (folder / "checkpoints" / "last.ckpt").write_bytes(checkpoint())
-            before = seen(folder)
+        before = seen(folder)
         assert command([str(folder)]) == 2
         line = capsys.readouterr().err
         assert line.startswith(f"error: {folder / 'status.json'}: ")
@@ -411,6 +411,14 @@ def test_one_bad_run_is_one_line_and_the_others_are_shown(make_run, victim, caps
     assert len(lines) == 1
     assert str(sweep / "b" / file) in lines[0]
     assert len(lines[0]) < 400
+
+
+@pytest.mark.parametrize("damage", [pipe, zeros])
+def test_a_table_that_is_no_file_is_not_replaced(make_run, capsys, damage):
+    sweep = make_run("0", TAGS)
+    damage(sweep / "summary.csv")
+    assert analysis([str(sweep)]) == 2
+    assert "ireg did not write summary.csv there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", [pipe, zeros, huge, aliases, lambda path: path.write_text("a: [")])

@@ -10,6 +10,7 @@ from typing import Any
 
 from ireg.errors import UserError
 from ireg.files import is_writable
+from ireg.reading import LARGEST_TABLE, NotReadError, read_text
 
 
 def kept_or_measured(
@@ -49,7 +50,7 @@ def kept_or_measured(
 
 def _known(path: Path) -> dict[str, Any] | None:
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        known = json.loads(read_text(path, largest=LARGEST_TABLE))
+    except (FileNotFoundError, NotReadError, ValueError, RecursionError):  # then it is measured, and replaced
         return None
     return known if isinstance(known, dict) and "options" in known else None

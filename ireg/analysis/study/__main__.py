@@ -13,6 +13,7 @@ from ireg.analysis.study.cells import record
 from ireg.analysis.study.pages import read_cells, write_pages
 from ireg.analysis.study.rates import chosen
 from ireg.command import framed, run_as_process
+from ireg.errors import UserError
 
 
 @framed
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.finals is not None:
         rates = chosen(read_cells(given.into / "data", given.finals))
         for optimizer, lr in zip(rates["optimizer"], rates["lr"], strict=True):
+            if not str(optimizer).isidentifier():  # the line is an argument list, in which a name could be several
+                raise UserError(f"{given.finals}: {optimizer!r} is no optimizer's name; record the runs again")
             print(f"experiment={given.experiment} optimizer={optimizer} lr={lr:g}")
         return 0
     for folder in given.folders:
