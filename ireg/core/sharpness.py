@@ -16,7 +16,8 @@ from ireg.core.functional import twice_differentiable
 from ireg.core.hessian import MeanHessian
 from ireg.core.hessian_sums import HessianProduct
 from ireg.core.lanczos import Eigenpair, largest_eigenpair
-from ireg.core.params import by_name, inner_product, squared_norm
+from ireg.core.norms import inner, square
+from ireg.core.params import by_name
 from ireg.core.stack_pass import stack_passes
 from ireg.core.types import Batch, LossFn, Params
 from ireg.core.wide import brought, wide
@@ -116,10 +117,10 @@ def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> T
                 loss(leaves, batch), list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )
         gradient = {name: slope.detach() for name, slope in zip(leaves, slopes, strict=True)}
-        square = sum(float(wide(value).square().sum()) for value in gradient.values())
-        if square:
+        length = sum(float(wide(value).square().sum()) for value in gradient.values())
+        if length:
             bent = HessianProduct(leaves, slopes, decay=0.0)(gradient)
-            total += sum((wide(value) * wide(bent[name])).sum() for name, value in gradient.items()) / square
+            total += sum((wide(value) * wide(bent[name])).sum() for name, value in gradient.items()) / length
     return total / len(batches)
 
 
@@ -146,8 +147,8 @@ def gradient_noise_interaction(
     for _ in range(probes):
         signs = 2 * torch.randint(2, (count,), generator=generator) - 1
         samples.append(hessian.along(hessian.gradient(signs / count**0.5)))
-    found, square = estimate(samples), squared_norm(mean)
-    return Estimate(found.value / square, found.error / square)
+    found, whole = estimate(samples), square(mean)
+    return Estimate(found.value / whole, found.error / whole)
 
 
 def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Params | None = None) -> Estimate:
@@ -176,7 +177,7 @@ def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Para
 
 def along_step(hessian: MeanHessian, step: Params, gradient: Params) -> Tensor:
     """Compute the curvature along a step, uᵀHu/(ḡᵀu), 0-d."""
-    return hessian.along(step) / inner_product(gradient, step)
+    return hessian.along(step) / inner(gradient, step)
 
 
 def minibatch_curvatures(loss: LossFn, params: Params, batches: Sequence[Batch], direction: Params) -> Tensor:
