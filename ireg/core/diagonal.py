@@ -219,4 +219,4 @@ def _add_diagonal(
                 total[f"{prefix}bias"] += squared.sum(0)
             if position > first:
                 slopes = slopes @ params[f"{prefix}weight"]
-    return torch.stack([value.max() for value in squares.values()]).max()
+    return torch.stack([value.max() for value in squares.values() if value.numel()]).max()

@@ -117,7 +117,7 @@ def weighted_square(scale: Params, vector: Params) -> Tensor:
     It is in the vector's type where its range allows, else in double precision.
     """
     plain = inner_product(scale, {name: value.square() for name, value in vector.items()})
-    if is_ordinary(plain, _count(vector)):
+    if all(is_ordinary(value, _count(vector)) for value in (plain, squared_norm(vector))):
         return plain
     return inner_product(widened(scale), {name: value.square() for name, value in widened(vector).items()})
 

@@ -63,14 +63,13 @@ class DrawnMoments:
 def drawn_moments(loss: LossFn, params: Params, batches: Sequence[Batch]) -> DrawnMoments:
     """Compute each minibatch's gradient twice, with masks of its own.
 
-    The loss draws the masks.
+    The loss draws the masks. Where products leave the range of the weights' type, they are drawn once more, and summed
+    in double precision.
 
     Args:
         loss: pure function of parameters and minibatch but for what it draws from torch's global random stream.
         params: where the gradients are taken.
         batches: the minibatches.
-
-    Where products leave the range of the weights' type, they are drawn once more, and summed in double precision.
     """
     found, left_range = _drawn(loss, params, batches, in_double=False)
     return _drawn(loss, params, batches, in_double=True)[0] if left_range else found

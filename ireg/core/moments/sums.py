@@ -165,7 +165,7 @@ class MomentSums:
     def has_left_range(self) -> bool:
         """Say whether a sum is not finite, or so small that squares may have been lost.
 
-        It is False where a loss is nan, which wider sums do not change. The device is waited for once.
+        It is False where a weight is nan, which wider sums do not change. The device is waited for once.
         """
         if self.wide:
             return False
@@ -179,7 +179,9 @@ class MomentSums:
         if self.sq_norms:
             norms, lost = torch.cat(self.sq_norms), torch.cat(self._floors)
             left += [~norms.sum().isfinite(), (norms < lost + floor(norms.dtype, count)).any()]
-        return bool(left) and bool(torch.stack(left).any() & ~torch.cat(self.losses).isnan().any())
+        if not left or not bool(torch.stack(left).any()):
+            return False
+        return not any(bool(dense(value).isnan().any()) for value in self.params.values())
 
     def add_gradient(self, name: str, gradient: Tensor) -> Tensor | None:
         """Add one parameter's gradient; return its part of ‖g_k‖², where needed.
