@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ireg.core.batches import stacks
 from ireg.core.functional import ModuleLoss, couples_examples, twice_differentiable
-from ireg.core.norms import in_range, largest_power
+from ireg.core.norms import is_ordinary, largest_power, widened
 from ireg.core.params import inner_product
 from ireg.core.stack_pass import StackPass, stack_of
 from ireg.core.types import Batch, LossFn, Pair, Params
-from ireg.core.wide import brought, wide
+from ireg.core.wide import brought
 
 SAME = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 """Relative difference of two losses that are the same but for rounding."""
@@ -154,11 +154,13 @@ class MeanHessian:
         return hessian_product(self.loss, self.params, self._merged(), direction)
 
     def along(self, direction: Params) -> Tensor:
-        """vᵀ H v, 0-d; in double precision where squares of v leave the range of their type."""
-        (scaled,) = in_range(direction)
-        if scaled is direction:
-            return inner_product(direction, self(direction))
-        return wide(inner_product(scaled, self(scaled))) * largest_power(direction) ** 2
+        """vᵀ H v, 0-d; in double precision where it, or H v, leaves the range of the weights' type."""
+        plain = inner_product(direction, self(direction))
+        if is_ordinary(plain.abs(), sum(value.numel() for value in direction.values())):
+            return plain
+        scale = largest_power(direction)  # of two, which changes no digit
+        scaled = {name: value / scale for name, value in direction.items()}
+        return inner_product(widened(scaled), widened(self(scaled))) * scale**2
 
     def gradient(self, weights: Tensor) -> Params:
         """Compute the gradient of a weighted sum of minibatch losses.

@@ -18,6 +18,8 @@ from ireg.core.params import as_reals, dense, inner_product, squared_norm, sum_t
 from ireg.core.types import Params
 from ireg.core.wide import in_reach, wide
 
+COMMON = 1e-20
+"""A sum of squares that no number of them makes too small."""
 SMALL = 2.0**-400
 """From here to its reciprocal, sums of squares keep their digits in double precision."""
 
@@ -58,7 +60,7 @@ def square(params: Params) -> Tensor:
         tensor(2.5000e-49, dtype=torch.float64)
     """
     plain = squared_norm(params)
-    if is_ordinary(plain, _count(params)):
+    if _has_digits(plain, params):
         return plain
     scale, rest = _scaled(params)
     return _number(rest * scale * scale, plain)
@@ -74,7 +76,7 @@ def norm(params: Params) -> Tensor:
         tensor(5.0000e+30, dtype=torch.float64)
     """
     plain = squared_norm(params)
-    if is_ordinary(plain, _count(params)):
+    if _has_digits(plain, params):
         return plain.sqrt()
     scale, rest = _scaled(params)
     return _number(math.sqrt(rest) * scale, plain)
@@ -95,7 +97,7 @@ def inner(left: Params, right: Params) -> Tensor:
     Else it is in double precision.
     """
     plain = inner_product(left, right)
-    if math.isfinite(plain) and all(is_ordinary(squared_norm(v), _count(v)) for v in (left, right)):
+    if math.isfinite(plain) and all(_has_digits(squared_norm(v), v) for v in (left, right)):
         return plain
     return inner_product(widened(left), widened(right))
 
@@ -105,7 +107,7 @@ def in_range(vector: Params, *others: Params) -> tuple[Params, ...]:
 
     Elsewhere they are as they are. It is for ratios, which do not change by that.
     """
-    if is_ordinary(squared_norm(vector), _count(vector)):
+    if _has_digits(squared_norm(vector), vector):
         return vector, *others
     scale = largest_power(vector)
     return tuple({name: value / scale for name, value in params.items()} for params in (vector, *others))
@@ -117,7 +119,7 @@ def weighted_square(scale: Params, vector: Params) -> Tensor:
     It is in the vector's type where its range allows, else in double precision.
     """
     plain = inner_product(scale, {name: value.square() for name, value in vector.items()})
-    if all(is_ordinary(value, _count(vector)) for value in (plain, squared_norm(vector))):
+    if all(_has_digits(value, vector) for value in (plain, squared_norm(vector))):
         return plain
     return inner_product(widened(scale), {name: value.square() for name, value in widened(vector).items()})
 
@@ -126,7 +128,7 @@ def weighted_sum(scale: Params, squares: Params) -> Tensor:
     """Compute Σ P_i s_i of squares s ≥ 0, 0-d, P ≥ 0, in double precision where one of the two is."""
     if all(squares[name].dtype == sum_type(value) for name, value in scale.items()):
         plain = inner_product(scale, squares)
-        if is_ordinary(plain, _count(squares)):
+        if _has_digits(plain, squares):
             return plain
     return inner_product(widened(scale), widened(squares))
 
@@ -134,7 +136,7 @@ def weighted_sum(scale: Params, squares: Params) -> Tensor:
 def ratio(upper: Params, lower: Params) -> Tensor:
     """Compute ‖v‖/‖w‖, 0-d."""
     squares = squared_norm(upper), squared_norm(lower)
-    if all(is_ordinary(value, _count(upper)) for value in squares) and is_ordinary(squares[0] / squares[1], 1):
+    if all(_has_digits(value, upper) for value in squares) and is_ordinary(squares[0] / squares[1], 1):
         return (squares[0] / squares[1]).sqrt()
     return wide(norm(upper)) / wide(norm(lower))
 
@@ -142,7 +144,7 @@ def ratio(upper: Params, lower: Params) -> Tensor:
 def cosine(left: Params, right: Params) -> Tensor:
     """Compute ⟨v, w⟩/(‖v‖ ‖w‖), 0-d."""
     product = squared_norm(left) * squared_norm(right)
-    if is_ordinary(product, _count(left)) and all(is_ordinary(squared_norm(v), _count(v)) for v in (left, right)):
+    if _has_digits(product, left) and all(_has_digits(squared_norm(v), v) for v in (left, right)):
         return inner_product(left, right) / product.sqrt()
     one, other = unit(left), unit(right)
     return inner_product(one, other) / (squared_norm(one) * squared_norm(other)).sqrt()
@@ -216,8 +218,9 @@ def _ldexp(fraction: float, exponent: int) -> float:
     return math.inf if exponent > 1024 else math.ldexp(fraction, exponent)
 
 
-def _count(params: Params) -> int:
-    return sum(value.numel() for value in params.values())
+def _has_digits(value: Tensor, params: Params) -> bool:
+    """Say whether a sum of squares of entries has all its digits; to count them takes longer than to look."""
+    return COMMON < float(value) < math.inf or is_ordinary(value, sum(entry.numel() for entry in params.values()))
 
 
 def _number(value: float, like: Tensor) -> Tensor:

@@ -105,7 +105,8 @@ def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> T
     passes = stack_passes(loss, params, batches)
     if passes is not None:
         for passed in passes:
-            gradients = passed.gradients(params)
+            # Of scale 1, so that H_k g_k stays in the range of its type; a power of two changes no digit.
+            gradients = _of_scale_one(passed.gradients(params))
             squares = _by_minibatch((value, value) for value in gradients.values())
             bends = _by_minibatch((gradients[name], value) for name, value in passed.products(gradients))
             total += (bends / squares.where(squares > 0, torch.inf)).sum()
@@ -116,12 +117,26 @@ def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> T
             slopes = torch.autograd.grad(
                 loss(leaves, batch), list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )
-        gradient = {name: slope.detach() for name, slope in zip(leaves, slopes, strict=True)}
+        stacked = {name: slope.detach()[None] for name, slope in zip(leaves, slopes, strict=True)}
+        gradient = {name: value[0] for name, value in _of_scale_one(stacked).items()}
         length = sum(float(wide(value).square().sum()) for value in gradient.values())
         if length:
             bent = HessianProduct(leaves, slopes, decay=0.0)(gradient)
             total += sum((wide(value) * wide(bent[name])).sum() for name, value in gradient.items()) / length
     return total / len(batches)
+
+
+def _of_scale_one(gradients: Params) -> Params:
+    """Divide each minibatch's gradient, (c, *shape), by a power of two near its largest entry.
+
+    Ordinary ones, of size 10⁻⁶ to 10⁶, stay as they are.
+    """
+    largest = torch.stack([value.abs().flatten(1).amax(1) for value in gradients.values() if value.numel()]).amax(0)
+    exponents = torch.frexp(largest).exponent
+    if not bool((exponents.abs() > 20).any()):
+        return gradients
+    scales = torch.ldexp(torch.ones_like(largest), exponents.clamp(-120, 120))
+    return {name: value / scales.view(-1, *[1] * (value.ndim - 1)) for name, value in gradients.items()}
 
 
 def _by_minibatch(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
