@@ -103,9 +103,10 @@ def inner(left: Params, right: Params) -> Tensor:
 
 
 def in_range(vector: Params, *others: Params) -> tuple[Params, ...]:
-    """Divide vectors by one power of two, near the first one's largest entry, where its squares leave the range.
+    """Divide vectors by one number where squares of the first leave the range.
 
-    Elsewhere they are as they are. It is for ratios, which do not change by that.
+    The number is a power of two near the first one's largest entry. Elsewhere vectors are as they are. It is for ratios,
+    which do not change by that.
     """
     if _has_digits(squared_norm(vector), vector):
         return vector, *others
@@ -125,7 +126,10 @@ def weighted_square(scale: Params, vector: Params) -> Tensor:
 
 
 def weighted_sum(scale: Params, squares: Params) -> Tensor:
-    """Compute Σ P_i s_i of squares s ≥ 0, 0-d, P ≥ 0, in double precision where one of the two is."""
+    """Compute Σ P_i s_i of squares s ≥ 0, 0-d, with P ≥ 0.
+
+    It is in double precision where the squares are, or where their type's range does not hold it.
+    """
     if all(squares[name].dtype == sum_type(value) for name, value in scale.items()):
         plain = inner_product(scale, squares)
         if _has_digits(plain, squares):
@@ -171,7 +175,9 @@ def unit(params: Params) -> Params:
 
 
 def multiplied(values: Sequence[Tensor]) -> Tensor:
-    """Multiply numbers in double precision, whatever the order: no part of the product leaves its range.
+    """Multiply numbers in double precision, whatever their order.
+
+    No part of the product leaves its range.
 
     Example:
         >>> multiplied([torch.tensor(value, dtype=torch.float64) for value in (1e-200, 1e-200, 1e200, 1e200)])
@@ -219,7 +225,10 @@ def _ldexp(fraction: float, exponent: int) -> float:
 
 
 def _has_digits(value: Tensor, params: Params) -> bool:
-    """Say whether a sum of squares of entries has all its digits; to count them takes longer than to look."""
+    """Say whether a sum of squares of entries has all its digits.
+
+    They are counted only where that matters: it takes longer than to look.
+    """
     return COMMON < float(value) < math.inf or is_ordinary(value, sum(entry.numel() for entry in params.values()))
 
 

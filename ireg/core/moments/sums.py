@@ -155,10 +155,10 @@ class MomentSums:
         self._lost = None
 
     def note_lost(self, floor: Tensor) -> None:
-        """Note below which ‖g_k‖² of the next c minibatches what has been added for them is lost in rounding.
+        """Note what rounding may have taken from ‖g_k‖² of the next c minibatches.
 
         Args:
-            floor: (c,), beside that of gradients that are added.
+            floor: (c,), the value below which that shows, beside the one for gradients that are added.
         """
         self._lost = floor if self._lost is None else self._lost + floor
 
