@@ -105,8 +105,8 @@ def inner(left: Params, right: Params) -> Tensor:
 def in_range(vector: Params, *others: Params) -> tuple[Params, ...]:
     """Divide vectors by one number where squares of the first leave the range.
 
-    The number is a power of two near the first one's largest entry. Elsewhere vectors are as they are. It is for ratios,
-    which do not change by that.
+    The number is a power of two near the first one's largest entry. Elsewhere vectors are as they are. Ratios do not
+    change by it.
     """
     if _has_digits(squared_norm(vector), vector):
         return vector, *others
@@ -155,9 +155,9 @@ def cosine(left: Params, right: Params) -> Tensor:
 
 
 def power_near(tensor: Tensor) -> float:
-    """Return the number to divide by, so that squares of a tensor's entries stay in the range of double precision.
+    """Return the number to divide a tensor by before it is squared.
 
-    It is 1 where they do, else a power of two near the largest entry.
+    It is 1 where squares stay in the range of double precision, else a power of two near the largest entry.
     """
     largest = float(tensor.abs().max())
     return 1.0 if SMALL < largest < 1 / SMALL else _power(largest)

@@ -131,7 +131,9 @@ def _of_scale_one(gradients: Params) -> Params:
 
     Ordinary ones, of size 10⁻⁶ to 10⁶, stay as they are.
     """
-    largest = torch.stack([value.abs().reshape(len(value), -1).amax(1) for value in gradients.values() if value.numel()]).amax(0)
+    largest = torch.stack(
+        [value.abs().reshape(len(value), -1).amax(1) for value in gradients.values() if value.numel()]
+    ).amax(0)
     exponents = torch.frexp(largest).exponent
     if not bool((exponents.abs() > 20).any()):
         return gradients
