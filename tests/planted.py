@@ -51,6 +51,8 @@ PLANTED = (
     Planted(OWN, "memory.effective_rate / 4 * factor * unlike", "memory.effective_rate / 4 * unlike"),
     Planted(OWN, "optimizer.step_factors(snapshot.num_batches, snapshot.sampling) if plain", "(1.0, 1.0) if plain"),
     Planted(OWN, "snapshot.shared.slope, 1.0)", "snapshot.shared.slope, 0.9)"),
+    Planted(THEORY, "ratio(vector, snapshot.mean_flow.leading)", "ratio(vector, snapshot.mean_flow.leading) ** 2"),
+    Planted(THEORY, "cosine(vector, slope)", "cosine(slope, vector) / 2"),
     Planted(NORMS, "(squares[0] / squares[1]).sqrt()", "squares[0] / squares[1]"),
     Planted(NORMS, "inner_product(left, right) / product.sqrt()", "inner_product(left, right) / squared_norm(right)"),
     Planted(CURVATURE, "_number(found.value / limit)", "_number(1.1 * found.value / limit)"),

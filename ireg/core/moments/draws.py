@@ -16,10 +16,13 @@ from torch import Tensor
 from ireg.core.functional import gradient
 from ireg.core.moments.needs import Need
 from ireg.core.moments.sums import MomentSums
-from ireg.core.norms import inner, is_ordinary, widened
+from ireg.core.norms import inner, is_ordinary, norm, widened
 from ireg.core.params import dense, inner_product, sum_type, summable
 from ireg.core.types import Batch, LossFn, Params
 from ireg.core.wide import wide
+
+TINY = 1e-15
+"""Norm of gradients whose products may be lost in single precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +93,18 @@ def _drawn(loss: LossFn, params: Params, batches: Sequence[Batch], *, in_double:
     found = DrawnMoments(
         means=(means[0], means[1]), products={name: value / len(batches) for name, value in products.items()}
     )
-    size = torch.stack([value.abs().sum() for value in products.values()]).sum()
-    return found, not is_ordinary(size, sum(value.numel() for value in products.values()))
+    return found, _have_left_range(found)
+
+
+def _have_left_range(found: DrawnMoments) -> bool:
+    """Say whether products of draws are not finite, or so small that they may have been lost.
+
+    Draws of masks that have nothing in common have products of 0, too: then the size of the draws decides.
+    """
+    size = torch.stack([value.abs().sum() for value in found.products.values()]).sum()
+    if float(size) == 0:
+        return all(0 < float(norm(mean)) < TINY for mean in found.means)
+    return not is_ordinary(size, sum(value.numel() for value in found.products.values()))
 
 
 def _widened(value: Tensor) -> Tensor:

@@ -214,3 +214,12 @@ def test_two_draws(loss):
     assert float(found.mean_square(scale)) == pytest.approx(1e-3 * whole, **SINGLE)
     assert float(found.square_of_mean(None)) == pytest.approx(mean, **SINGLE)
     assert float(found.square_of_mean(scale)) == pytest.approx(1e-3 * mean, **SINGLE)
+
+
+def test_draws_without_a_product_are_drawn_once():
+    """One has no gradient where the other has: their products are 0, and no digit is lost."""
+    masks = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])]
+    taken = iter(masks)
+    found = drawn_moments(lambda params, batch: (next(taken) * params["w"]).sum(), {"w": torch.ones(2)}, [None])
+    assert (float(found.mean_square(None)), float(found.square_of_mean(None))) == (0, 0)
+    assert found.products["w"].dtype == torch.float32
