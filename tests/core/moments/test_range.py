@@ -140,7 +140,8 @@ def test_ghost_sees_small_sensitivities_beside_large_inputs():
         return (outputs * targets.to(outputs)).sum()
 
     batches = [(inputs, targets)] * 2
-    found = gradient_moments(functional_loss(module, criterion), detached_parameters(module), batches, method="ghost")
+    loss, params = functional_loss(module, criterion), detached_parameters(module)
+    found = gradient_moments(loss, params, batches, needs=Need.SQ_NORMS, method="ghost")
     expected = reference.squared_norm(expected_of(module, batches, criterion)[0])
     assert found.sq_norms.tolist() == pytest.approx([expected] * 2, rel=1e-6, abs=0)
 
