@@ -190,3 +190,13 @@ def test_the_length_of_steps(scale, momentum):
     # The settled weights take a step of η/(1 − β) times the gradient.
     squares = sum(s**2 + (s + 1) ** 2 for s in range(1, 6)) * scale**2 / (1 - momentum) ** 2
     assert found.settled.diffusive == pytest.approx(squares, rel=1e-4, abs=0)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_adaptive_sharpness_of_an_exact_diagonal(scale):
+    module = network(scale, 1 / scale)
+    batches = [(values, torch.tensor([0, 1, 1, 0, 1])) for values, _ in pairs()]
+    wide = [(values.double(), labels) for values, labels in batches]
+    found = measured(module, batches, squared_error, ["curvature/adaptive"])
+    expected = measured(copy.deepcopy(module).double(), wide, squared_error, ["curvature/adaptive"])
+    assert found == pytest.approx(expected, rel=1e-4, abs=0)
