@@ -29,7 +29,7 @@ class Planted(NamedTuple):
 
 IMPLICIT, OWN, THEORY = "terms/implicit.py", "terms/own.py", "terms/theory.py"
 CURVATURE, NORM, MARGIN, PATH, NAMED = (f"terms/{name}.py" for name in ("curvature", "norm", "margin", "path", "named"))
-FLOW, SUMS, SHARPNESS = "core/mean_flow.py", "core/hessian_sums.py", "core/sharpness.py"
+FLOW, SUMS, SHARPNESS, NORMS = (f"core/{name}.py" for name in ("mean_flow", "hessian_sums", "sharpness", "norms"))
 VIEW, MEMORY, SGD, RMSPROP, ADAM, NADAM, ADAGRAD, READING = (
     f"core/optimizers/{name}.py" for name in ("view", "memory", "sgd", "rmsprop", "adam", "nadam", "adagrad", "reading")
 )
@@ -51,10 +51,12 @@ PLANTED = (
     Planted(OWN, "memory.effective_rate / 4 * factor * unlike", "memory.effective_rate / 4 * unlike"),
     Planted(OWN, "optimizer.step_factors(snapshot.num_batches, snapshot.sampling) if plain", "(1.0, 1.0) if plain"),
     Planted(OWN, "snapshot.shared.slope, 1.0)", "snapshot.shared.slope, 0.9)"),
-    Planted(THEORY, "squared_norm(snapshot.mean_flow.leading)).sqrt()", "squared_norm(snapshot.mean_flow.leading))"),
-    Planted(THEORY, "(squared_norm(vector) * squared_norm(slope)).sqrt()", "squared_norm(slope)"),
+    Planted(THEORY, "ratio(vector, snapshot.mean_flow.leading)", "ratio(vector, snapshot.mean_flow.leading) ** 2"),
+    Planted(THEORY, "cosine(vector, slope)", "cosine(slope, vector) / 2"),
+    Planted(NORMS, "(squares[0] / squares[1]).sqrt()", "squares[0] / squares[1]"),
+    Planted(NORMS, "inner_product(left, right) / product.sqrt()", "inner_product(left, right) / squared_norm(right)"),
     Planted(CURVATURE, "_number(found.value / limit)", "_number(1.1 * found.value / limit)"),
-    Planted(CURVATURE, "for name, value in diagonal.items()}) / 2", "for name, value in diagonal.items()})"),
+    Planted(CURVATURE, "return total / 2", "return total"),
     Planted(CURVATURE, "snapshot.probed_adaptive.value / 2", "snapshot.probed_adaptive.value"),
     Planted(CURVATURE, "snapshot.probed_adaptive.error / 2", "snapshot.probed_adaptive.error"),
     Planted(CURVATURE, "variance / mean / (1 - beta)", "variance / mean / (1 + beta)"),
@@ -62,7 +64,7 @@ PLANTED = (
     Planted(CURVATURE, "curvatures.var(correction=0)", "curvatures.var()"),
     Planted(CURVATURE, "return bent / limit", "return bent"),
     Planted(CURVATURE, "value.sqrt() for name, value in diagonal", "value for name, value in diagonal"),
-    Planted(NORM, "norms = [matrix.norm() for", "norms = [matrix.norm() ** 2 for"),
+    Planted(NORM, "norms = [norm_of(matrix) for", "norms = [norm_of(matrix) ** 2 for"),
     Planted(NORM, "eigvalsh(square)[-1].sqrt()", "eigvalsh(square)[-1]"),
     Planted(MARGIN, "found / norms", "found * norms"),
     Planted(MARGIN, 'corrupted if among == "corrupted"', 'corrupted if among == "clean"'),
@@ -84,14 +86,16 @@ PLANTED = (
     Planted(FLOW, "(1 - rho) * (1 - beta) / (1 - beta * rho)", "(1 - rho) / (1 - beta * rho)"),
     Planted(FLOW, "(1 - bare) * _shared(rho, dividing", "_shared(rho, dividing"),
     Planted(SUMS, "value.ndim > total[name].ndim", "value.ndim >= total[name].ndim"),
-    Planted(SUMS, "(moments.mean[name] + self.mean[name])", "moments.mean[name]"),
+    Planted(SUMS, "mean + self.mean[name]", "mean"),
     Planted(
-        SHARPNESS, "for name, value in gradient.items()) / square", "for name, value in gradient.items()) / square**0.5"
+        SHARPNESS,
+        "for name, value in gradient.items()) / length",
+        "for name, value in gradient.items()) / length**0.5",
     ),
     Planted(SHARPNESS, "bends / squares.where", "1.1 * bends / squares.where"),
     Planted(SHARPNESS, "signs / count**0.5", "signs / count"),
     Planted(SHARPNESS, "values.std() / len(values) ** 0.5", "values.std()"),
-    Planted(SHARPNESS, "/ inner_product(gradient, step)", "/ inner_product(step, step)"),
+    Planted(SHARPNESS, "/ inner(gradient, step)", "/ inner(step, step)"),
     Planted(SHARPNESS, "value.sqrt() for name, value in scale", "value for name, value in scale"),
     Planted(SHARPNESS, "value, alpha=factor)", "value, alpha=2 * factor)"),
     Planted(SHARPNESS, "weights[name] * signs", "weights[name] ** 2 * signs"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ireg.core.norms import largest_power
 from ireg.core.params import as_reals, dense
 from ireg.core.types import Params
 
@@ -55,17 +56,19 @@ def clipping_of(before: Params, after: Params) -> Clipping | None:
         (None, None)
     """
     left, right = (torch.cat([_flat(value) for value in values]) for values in zip(*_pairs(before, after), strict=True))
+    scale = largest_power({"": left})  # of two, which changes no digit
+    left, right = left / scale, right / scale
     norm = float(left.norm())
     if not 0 < norm < math.inf:
         return None
     factor = float(torch.dot(left, right)) / norm**2
     half = any(value.dtype in (torch.float16, torch.bfloat16) for value in after.values())
     if 0 < factor < 1 and float((right - factor * left).norm()) <= (0.03 if half else SAME) * factor * norm:
-        bounds = norm * factor, float(left.abs().max()) * factor
-        return Clipping(factor, norm) if half or any(map(_is_chosen, bounds)) else None
+        bounds = norm * factor * scale, float(left.abs().max()) * factor * scale
+        return Clipping(factor, norm * scale) if half or any(map(_is_chosen, bounds)) else None
     bound = float(right.abs().max())
     if bound > 0 and torch.equal(left.clamp(-bound, bound), right):
-        return Clipping(1.0, norm)
+        return Clipping(1.0, norm * scale)
     return None
 
 

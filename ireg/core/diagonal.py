@@ -11,7 +11,9 @@ for half the squared error and √(2/C) e_c for torch's mean over C outputs: as 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,8 +25,10 @@ from ireg.core.hessian import EXAMPLES_AT_ONCE
 from ireg.core.moments import gradient_moments
 from ireg.core.moments.linear import leaves_of
 from ireg.core.moments.needs import Need
-from ireg.core.stack_pass import backward
+from ireg.core.norms import floor
+from ireg.core.stack_pass import Leaves, backward
 from ireg.core.types import Batch, LossFn, Params
+from ireg.core.wide import brought, wide
 
 Roots = Callable[[Tensor], Iterator[Tensor]]
 """Outputs (n, C) to the vectors s_c, each (n, C)."""
@@ -48,7 +52,8 @@ def exact_diagonal(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Pa
         batches: the minibatches, pairs.
 
     Returns:
-        The diagonal by name, ≥ 0; None where it is not known to be exact.
+        The diagonal by name, ≥ 0, in double precision where squares leave the range of the weights' type. None where it
+        is not known to be exact.
 
     Example:
         >>> loss = ModuleLoss(nn.Linear(1, 1, bias=False).double(), nn.functional.mse_loss)
@@ -83,10 +88,28 @@ def gauss_newton_diagonal(loss: ModuleLoss, params: Params, batches: Sequence[Ba
     if leaves is None or not all(type(leaf) in _STACKED for _, leaf in leaves):
         _add_by_examples(loss, params, batches, roots, total)
         return total
-    weights = {**detached_parameters(loss.module), **params}
-    for inputs, targets in stacks(batches, max(1, EXAMPLES_AT_ONCE // len(batches[0][1]))):
-        _add_diagonal(leaves, weights, inputs.flatten(0, 1), roots, 1 / (len(batches) * targets.shape[1]), total)
+    lost = _add_by_layers(loss, params, batches, leaves, roots, total)
+    size = torch.stack([value.sum() for value in total.values()]).sum()
+    if not float(lost) <= float(size) < math.inf:
+        total = {name: torch.zeros_like(wide(value)) for name, value in params.items()}
+        _add_by_layers(loss, params, batches, leaves, roots, total)
     return total
+
+
+def _add_by_layers(
+    loss: ModuleLoss, params: Params, batches: Sequence[Batch], leaves: Leaves, roots: Roots, total: Params
+) -> Tensor:
+    """Add the minibatches' parts of diag G, layer by layer, in the type of the totals.
+
+    Returns the sum of the diagonal, 0-d, below which squares that are lost would show.
+    """
+    weights = {**detached_parameters(loss.module), **params}
+    largest = []
+    for inputs, targets in stacks(batches, max(1, EXAMPLES_AT_ONCE // len(batches[0][1]))):
+        weight = 1 / (len(batches) * targets.shape[1])
+        largest.append(_add_diagonal(leaves, weights, inputs.flatten(0, 1), roots, weight, total))
+    count = sum(value.numel() for value in total.values())
+    return (1 + torch.stack(largest).max()) * floor(largest[0].dtype, count)
 
 
 def _roots(loss: ModuleLoss) -> Roots | None:
@@ -161,17 +184,18 @@ def _along(outputs: Tensor, slopes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _add_diagonal(
-    leaves: list[tuple[str, nn.Module]],
+    leaves: Leaves,
     params: Params,
     inputs: Tensor,
     roots: Roots,
     weight: float,
     total: Params,
-) -> None:
-    """Add one minibatch's part of diag G, layer by layer.
+) -> Tensor:
+    """Add one minibatch's part of diag G, layer by layer; return the largest a².
 
     For each class it is the squares of δ times those of a.
     """
+    numbers = partial(brought, like=next(iter(total.values())))
     values = inputs
     taken = []
     for prefix, leaf in leaves:
@@ -181,17 +205,18 @@ def _add_diagonal(
         else:
             values = leaf(values)
     first = next(position for position, (_, leaf) in enumerate(leaves) if isinstance(leaf, nn.Linear))
-    squares = {prefix: values.square() for prefix, leaf, values in taken if isinstance(leaf, nn.Linear)}
+    squares = {prefix: numbers(values).square() for prefix, leaf, values in taken if isinstance(leaf, nn.Linear)}
     for slopes in roots(values):
         for position in range(len(taken) - 1, first - 1, -1):
             prefix, leaf, values = taken[position]
             if not isinstance(leaf, nn.Linear):
                 slopes = backward(leaf, values, slopes)
                 continue
-            squared = slopes.square().mul_(weight)
+            squared = numbers(slopes).square().mul_(weight)
             if f"{prefix}weight" in total:
                 total[f"{prefix}weight"].addmm_(squared.mT, squares[prefix])
             if f"{prefix}bias" in total:
                 total[f"{prefix}bias"] += squared.sum(0)
             if position > first:
                 slopes = slopes @ params[f"{prefix}weight"]
+    return torch.stack([value.max() for value in squares.values() if value.numel()]).max()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ireg.core.batches import stacks
 from ireg.core.functional import ModuleLoss, couples_examples, twice_differentiable
+from ireg.core.norms import is_ordinary, largest_power, widened
 from ireg.core.params import inner_product
 from ireg.core.stack_pass import StackPass, stack_of
 from ireg.core.types import Batch, LossFn, Pair, Params
@@ -153,8 +154,13 @@ class MeanHessian:
         return hessian_product(self.loss, self.params, self._merged(), direction)
 
     def along(self, direction: Params) -> Tensor:
-        """vᵀ H v, 0-d."""
-        return inner_product(direction, self(direction))
+        """vᵀ H v, 0-d; in double precision where it, or H v, leaves the range of the weights' type."""
+        plain = inner_product(direction, self(direction))
+        if is_ordinary(plain.abs(), sum(value.numel() for value in direction.values())):
+            return plain
+        scale = largest_power(direction)  # of two, which changes no digit
+        scaled = {name: value / scale for name, value in direction.items()}
+        return inner_product(widened(scaled), widened(self(scaled))) * scale**2
 
     def gradient(self, weights: Tensor) -> Params:
         """Compute the gradient of a weighted sum of minibatch losses.

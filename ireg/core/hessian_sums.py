@@ -12,6 +12,7 @@ from ireg.core.optimizers import OptimizerView, SecondMoment, reciprocal_root
 from ireg.core.params import add_scaled
 from ireg.core.stack_pass import StackPass, stack_passes
 from ireg.core.types import Batch, LossFn, Params
+from ireg.core.wide import brought, wide
 
 
 class Point:
@@ -46,8 +47,7 @@ class Point:
         if dividing is not None:
             # Of g_k + λω: the square of the sum, from the moments of g_k alone.
             self.root = {
-                name: (value + self._added(name) * (moments.mean[name] + self.mean[name])).clamp_(min=0).sqrt_()
-                for name, value in moments.square.items()
+                name: self._root(name, value, moments.mean[name]) for name, value in moments.wide_square.items()
             }
             # 0 where the root is: such coordinates count for nothing, and 0 · ∞ cannot arise.
             self.inverse_root = {
@@ -77,6 +77,13 @@ class Point:
         if self.shift is not None:
             gradient = add_scaled(gradient, self.shift, 1.0)
         return add_scaled(gradient, self.params, self.decay)
+
+    def _root(self, name: str, square: Tensor, mean: Tensor) -> Tensor:
+        """√s̄, whose square single precision need not hold."""
+        added, means = self._added(name), mean + self.mean[name]
+        if square.dtype == means.dtype:
+            return (square + added * means).clamp_(min=0).sqrt_()
+        return brought((square + wide(added) * wide(means)).clamp_(min=0).sqrt_(), means)
 
     def _added(self, name: str) -> Tensor:
         """What `decayed` adds."""

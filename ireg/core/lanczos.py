@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ireg.core.norms import norm_of
 from ireg.core.wide import brought
 
 _LEAST = 10
@@ -58,7 +59,7 @@ def largest_eigenpair(
         >>> round(found.value, 10), found.products
         (5.0, 3)
     """
-    norm = float(start.norm())
+    norm = float(norm_of(start))
     if not 0 < norm < float("inf"):
         raise ValueError(f"start has norm {norm:g}; must be a finite vector that is not 0")
     basis = start[None] / norm
@@ -68,11 +69,11 @@ def largest_eigenpair(
     while True:
         image = product(basis[-1])
         diagonal.append(float(basis[-1] @ image))
-        if not math.isfinite(diagonal[-1]) or not math.isfinite(float(image.norm())):
+        if not math.isfinite(diagonal[-1]) or not math.isfinite(float(norm_of(image))):
             return Eigenpair(math.nan, basis[0], math.nan, len(diagonal))
         for _ in range(2):
             image = image - basis.mT @ (basis @ image)
-        rest = float(image.norm())
+        rest = float(norm_of(image))
         values, vectors = _tridiagonal(diagonal, beside)
         scale = float(values.abs().max())
         residual = rest * abs(float(vectors[-1, -1]))

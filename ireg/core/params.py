@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.types import Params
-from ireg.core.wide import has_float64
+from ireg.core.wide import has_float64, wide
 
 
 def squared_norm(params: Params) -> Tensor:
@@ -32,6 +32,8 @@ def wide_squared_norm(params: Params) -> Tensor:
     largest = float(torch.stack([value.abs().max() for value in parts.values()]).max()) if parts else 0.0
     if not 0 < largest < math.inf:  # 0, infinity and nan are their own squares, and no scale
         return torch.tensor(largest, dtype=torch.float64)
+    if largest < 1 / torch.finfo(torch.float32).max:  # some devices multiply by its reciprocal
+        parts = {name: wide(value) for name, value in parts.items()}
     rest = squared_norm({name: value / largest for name, value in parts.items()})
     return torch.tensor(largest * largest * float(rest), dtype=torch.float64)
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ireg.core.moments.needs import needs_path
+from ireg.core.norms import is_ordinary
 from ireg.core.optimizers import RULES, OptimizerView, acting
 from ireg.core.optimizers.view import Group
 from ireg.core.params import as_reals, dense, summable
@@ -199,11 +200,11 @@ class _Part:
         """Add the step that has just been taken."""
         now = self._weights()
         step = self._last.sub_(now)  # s
-        square = torch.dot(step, step)
+        square = _square(step)
         self._walked.add(square)
         if buffer is None and self._owed is not None:  # an optimizer that has switched has dropped what was owed
             settled = self._owed.add_(step)
-            self._settled_walked.add(torch.dot(settled, settled))
+            self._settled_walked.add(_square(settled))
             self._owed = None
         elif buffer is None or self.parameter.grad is None:  # torch leaves the buffer of such a parameter alone
             self._settled_walked.add(square)
@@ -214,12 +215,12 @@ class _Part:
             if buffer.rate is None:
                 after = buffer.owed(self._of(slots))
                 settled = self._owed.add_(step).sub_(after)
-                self._settled_walked.add(torch.dot(settled, settled))
+                self._settled_walked.add(_square(settled))
                 self._owed = after
             else:
                 share = buffer.ahead / buffer.rate
                 settled = self._owed.add_(step, alpha=1 + share)
-                self._settled_walked.add(torch.dot(settled, settled))
+                self._settled_walked.add(_square(settled))
                 torch.mul(step, -share, out=self._owed)
         self._last.copy_(now)
 
@@ -254,6 +255,19 @@ def _of(first: Tensor, last: Tensor, walked: WideSum) -> tuple[float, float, flo
     before, after = wide(first), wide(last)
     step = after - before
     return float(torch.dot(step, after + before)), float(walked), float(torch.dot(step, step))
+
+
+def _square(step: Tensor) -> Tensor:
+    """‖s‖², 0-d.
+
+    On a CPU it is in double precision where single precision's range does not hold the squares. Elsewhere to look would
+    make each step wait for the device.
+    """
+    plain = torch.dot(step, step)
+    if step.device.type != "cpu" or is_ordinary(plain, len(step)):
+        return plain
+    numbers = wide(step)
+    return torch.dot(numbers, numbers)
 
 
 def _firsts(parameter: Tensor) -> range:

@@ -16,7 +16,8 @@ from ireg.core.functional import twice_differentiable
 from ireg.core.hessian import MeanHessian
 from ireg.core.hessian_sums import HessianProduct
 from ireg.core.lanczos import Eigenpair, largest_eigenpair
-from ireg.core.params import by_name, inner_product, squared_norm
+from ireg.core.norms import inner, square
+from ireg.core.params import by_name
 from ireg.core.stack_pass import stack_passes
 from ireg.core.types import Batch, LossFn, Params
 from ireg.core.wide import brought, wide
@@ -104,7 +105,8 @@ def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> T
     passes = stack_passes(loss, params, batches)
     if passes is not None:
         for passed in passes:
-            gradients = passed.gradients(params)
+            # Of scale 1, so that H_k g_k stays in the range of its type; a power of two changes no digit.
+            gradients = _of_scale_one(passed.gradients(params))
             squares = _by_minibatch((value, value) for value in gradients.values())
             bends = _by_minibatch((gradients[name], value) for name, value in passed.products(gradients))
             total += (bends / squares.where(squares > 0, torch.inf)).sum()
@@ -115,12 +117,28 @@ def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> T
             slopes = torch.autograd.grad(
                 loss(leaves, batch), list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )
-        gradient = {name: slope.detach() for name, slope in zip(leaves, slopes, strict=True)}
-        square = sum(float(wide(value).square().sum()) for value in gradient.values())
-        if square:
+        stacked = {name: slope.detach()[None] for name, slope in zip(leaves, slopes, strict=True)}
+        gradient = {name: value[0] for name, value in _of_scale_one(stacked).items()}
+        length = sum(float(wide(value).square().sum()) for value in gradient.values())
+        if length:
             bent = HessianProduct(leaves, slopes, decay=0.0)(gradient)
-            total += sum((wide(value) * wide(bent[name])).sum() for name, value in gradient.items()) / square
+            total += sum((wide(value) * wide(bent[name])).sum() for name, value in gradient.items()) / length
     return total / len(batches)
+
+
+def _of_scale_one(gradients: Params) -> Params:
+    """Divide each minibatch's gradient, (c, *shape), by a power of two near its largest entry.
+
+    Ordinary ones, of size 10⁻⁶ to 10⁶, stay as they are.
+    """
+    largest = torch.stack(
+        [value.abs().reshape(len(value), -1).amax(1) for value in gradients.values() if value.numel()]
+    ).amax(0)
+    exponents = torch.frexp(largest).exponent
+    if not bool((exponents.abs() > 20).any()):
+        return gradients
+    scales = torch.ldexp(torch.ones_like(largest), exponents.clamp(-120, 120))
+    return {name: value / scales.view(-1, *[1] * (value.ndim - 1)) for name, value in gradients.items()}
 
 
 def _by_minibatch(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
@@ -146,8 +164,8 @@ def gradient_noise_interaction(
     for _ in range(probes):
         signs = 2 * torch.randint(2, (count,), generator=generator) - 1
         samples.append(hessian.along(hessian.gradient(signs / count**0.5)))
-    found, square = estimate(samples), squared_norm(mean)
-    return Estimate(found.value / square, found.error / square)
+    found, whole = estimate(samples), square(mean)
+    return Estimate(found.value / whole, found.error / whole)
 
 
 def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Params | None = None) -> Estimate:
@@ -176,7 +194,7 @@ def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Para
 
 def along_step(hessian: MeanHessian, step: Params, gradient: Params) -> Tensor:
     """Compute the curvature along a step, uᵀHu/(ḡᵀu), 0-d."""
-    return hessian.along(step) / inner_product(gradient, step)
+    return hessian.along(step) / inner(gradient, step)
 
 
 def minibatch_curvatures(loss: LossFn, params: Params, batches: Sequence[Batch], direction: Params) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.moments.needs import NOTHING, Need, needs
+from ireg.core.norms import in_range, is_ordinary, widened
 from ireg.core.optimizers.sgd import SGDView
 from ireg.core.sharpness import along_step as curvature_along
 from ireg.core.snapshot import Snapshot
@@ -130,7 +131,13 @@ def adaptive(snapshot: Snapshot) -> Tensor:
     diagonal = snapshot.diagonal
     if diagonal is None:
         return snapshot.probed_adaptive.value / 2
-    return _total({name: snapshot.moving[name].square() * value for name, value in diagonal.items()}) / 2
+    weights = snapshot.moving
+    total = _total({name: weights[name].square() * value for name, value in diagonal.items()})
+    one = next(iter(weights.values()))
+    if not is_ordinary(total.to(one.dtype), sum(value.numel() for value in weights.values())):
+        diagonal, weights = widened(diagonal), widened(weights)
+        total = _total({name: weights[name].square() * value for name, value in diagonal.items()})
+    return total / 2
 
 
 @needs(NOTHING)
@@ -159,6 +166,7 @@ def along_step(snapshot: Snapshot) -> Tensor | None:
             name: torch.add(value, snapshot.moving[name], alpha=decay[name]) for name, value in gradient.items()
         }
     step = gradient if scale is None else {name: scale[name] * value for name, value in gradient.items()}
+    step, gradient = in_range(step, gradient)
     bent = curvature_along(snapshot.hessian, step, gradient)
     if decay is not None:
         own = sum(decay[name] * value.square().sum() for name, value in step.items())

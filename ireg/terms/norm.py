@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ireg.core.params import dense, squared_norm, summable
+from ireg.core.norms import multiplied, norm, norm_of, power_near
+from ireg.core.params import dense, summable
 from ireg.core.snapshot import Snapshot
 from ireg.core.wide import wide
 
@@ -14,16 +15,14 @@ def l2(snapshot: Snapshot) -> Tensor:
     Those that the optimizer does not move are included, whatever the type of their numbers. Of complex weights it is
     √Σ|ω_i|².
     """
-    return squared_norm(snapshot.params).sqrt()
+    return norm(snapshot.params)
 
 
 def distance(snapshot: Snapshot) -> Tensor:
     """The distance from the initial parameters: ‖ω − ω₀‖₂."""
     initial = snapshot.initial
     # Of the type of sums first: differences of integers overflow, and those of half types are rounded.
-    return squared_norm(
-        {name: summable(value) - summable(initial[name]) for name, value in snapshot.params.items()}
-    ).sqrt()
+    return norm({name: summable(value) - summable(initial[name]) for name, value in snapshot.params.items()})
 
 
 def layers(snapshot: Snapshot) -> dict[str, Tensor]:
@@ -32,13 +31,13 @@ def layers(snapshot: Snapshot) -> dict[str, Tensor]:
     Weight matrices are the parameters of two or more dimensions, of linear layers, convolutions and embeddings. One
     without entries is left out.
     """
-    return {name: matrix.norm() for name, matrix in _matrices(snapshot).items()}
+    return {name: norm_of(matrix) for name, matrix in _matrices(snapshot).items()}
 
 
 def product(snapshot: Snapshot) -> Tensor | None:
     """The product Π‖W_l‖_F over all weight matrices; None where there are none."""
-    norms = [matrix.norm() for matrix in _matrices(snapshot).values()]
-    return torch.stack(norms).prod() if norms else None
+    norms = [norm_of(matrix) for matrix in _matrices(snapshot).values()]
+    return multiplied(norms) if norms else None
 
 
 def spectral_product(snapshot: Snapshot) -> Tensor | None:
@@ -54,10 +53,13 @@ def spectral_product(snapshot: Snapshot) -> Tensor | None:
     largest = []
     for matrix in _matrices(snapshot).values():
         short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-        finite = bool(short.isfinite().all())  # the decomposition refuses what is not
-        square = short @ short.mH
-        largest.append(torch.linalg.eigvalsh(square)[-1].sqrt() if finite else square.real.sum() * torch.nan)
-    return torch.stack(largest).prod() if largest else None
+        if not bool(short.isfinite().all()):  # the decomposition refuses what is not
+            largest.append(short.real.sum() * torch.nan)
+            continue
+        scale = power_near(short)
+        square = (short / scale) @ (short / scale).mH
+        largest.append(torch.linalg.eigvalsh(square)[-1].sqrt() * scale)
+    return multiplied(largest) if largest else None
 
 
 def _matrices(snapshot: Snapshot) -> dict[str, Tensor]:

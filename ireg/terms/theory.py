@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ireg.core.mean_flow import MeanFlow, moments_needed
 from ireg.core.moments.needs import needs
-from ireg.core.params import inner_product, squared_norm
+from ireg.core.norms import cosine, ratio
 from ireg.core.snapshot import Snapshot
 from ireg.core.types import Params
 
@@ -59,7 +59,7 @@ def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
         ValueError: an unknown part, or an optimizer whose mean flow is not known.
     """
     vector = _part(snapshot.mean_flow, part)
-    return None if vector is None else (squared_norm(vector) / squared_norm(snapshot.mean_flow.leading)).sqrt()
+    return None if vector is None else ratio(vector, snapshot.mean_flow.leading)
 
 
 @needs(moments_needed)
@@ -83,4 +83,4 @@ def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
     vector, slope = _part(snapshot.mean_flow, part), snapshot.mean_flow.squares_gradient
     if vector is None:
         return None
-    return inner_product(vector, slope) / (squared_norm(vector) * squared_norm(slope)).sqrt()
+    return cosine(vector, slope)

@@ -39,6 +39,8 @@ def gradient_moments(
     minibatch with the same weight 1/m whatever its size, so that ḡ is the gradient of C = (1/m) Σ Ĉ_k (Smith et al.
     2021, arXiv:2101.12176). Memory does not grow with the number of minibatches, but for two numbers each.
 
+    Where squares leave the range of the weights' type, a second pass forms all gradients, and sums in double precision.
+
     The methods compute the same and differ in time and in the models they can serve:
 
     - `loop`: one minibatch after the other, by backward passes; serves everything, the reference.
@@ -75,7 +77,11 @@ def gradient_moments(
         (tensor([ 4., 64.]), {'w': tensor(5.)}, 2)
     """
     sums = MomentSums(params=params, needs=needs, observer=observer)
-    return sums.moments(_fill(sums, loss, batches, method, chunk_size))
+    chosen = _fill(sums, loss, batches, method, chunk_size)
+    if sums.has_left_range():
+        sums = MomentSums(params=params, needs=needs, wide=True)
+        chosen = _fill(sums, loss, batches, chosen, chunk_size)
+    return sums.moments(chosen)
 
 
 def sampled_gradients(

@@ -16,9 +16,13 @@ from torch import Tensor
 from ireg.core.functional import gradient
 from ireg.core.moments.needs import Need
 from ireg.core.moments.sums import MomentSums
-from ireg.core.params import inner_product, summable
+from ireg.core.norms import inner, is_ordinary, norm, widened
+from ireg.core.params import dense, inner_product, sum_type, summable
 from ireg.core.types import Batch, LossFn, Params
 from ireg.core.wide import wide
+
+TINY = 1e-15
+"""Norm of gradients whose products may be lost in single precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,9 @@ class DrawnMoments:
         """Estimate (1/m) Σ ‖E g_k‖²_P, 0-d; None is the identity."""
         if scale is None:
             return torch.stack([value.sum() for value in self.products.values()]).sum()
-        return inner_product(scale, self.products)
+        if all(self.products[name].dtype == sum_type(value) for name, value in scale.items()):
+            return inner_product(scale, self.products)
+        return inner_product(widened(scale), widened(self.products))
 
     def mean_square_of_product(self, factor: Params) -> Tensor:
         """Estimate (1/m) Σ ‖f ⊙ E g_k‖², 0-d, in double precision."""
@@ -54,30 +60,52 @@ class DrawnMoments:
             shift: adds o to a gradient; None for o = 0.
         """
         one, other = self.means if shift is None else (shift(mean) for mean in self.means)
-        return inner_product(
-            one if scale is None else {name: value * scale[name] for name, value in one.items()}, other
-        )
+        return inner(one if scale is None else {name: value * scale[name] for name, value in one.items()}, other)
 
 
 def drawn_moments(loss: LossFn, params: Params, batches: Sequence[Batch]) -> DrawnMoments:
     """Compute each minibatch's gradient twice, with masks of its own.
 
-    The loss draws the masks.
+    The loss draws the masks. Where products leave the range of the weights' type, they are drawn once more, and summed
+    in double precision.
 
     Args:
         loss: pure function of parameters and minibatch but for what it draws from torch's global random stream.
         params: where the gradients are taken.
         batches: the minibatches.
     """
+    found, left_range = _drawn(loss, params, batches, in_double=False)
+    return _drawn(loss, params, batches, in_double=True)[0] if left_range else found
+
+
+def _drawn(loss: LossFn, params: Params, batches: Sequence[Batch], *, in_double: bool) -> tuple[DrawnMoments, bool]:
+    """Return the moments, and whether products have left the range."""
+    numbers = _widened if in_double else summable
     sums = [MomentSums(params=params, needs=Need.MEAN) for _ in range(2)]
-    products = {name: torch.zeros_like(value) for name, value in sums[0].mean.items()}
+    products = {name: torch.zeros_like(numbers(value)) for name, value in params.items()}
     for batch in batches:
         one, other = (gradient(loss, params, batch) for _ in range(2))
         for name in params:
             sums[0].add_gradient(name, one[name])
             sums[1].add_gradient(name, other[name])
-            products[name].addcmul_(summable(one[name]), summable(other[name]))
+            products[name].addcmul_(numbers(one[name]), numbers(other[name]))
     means = [{name: value / len(batches) for name, value in total.mean.items()} for total in sums]
-    return DrawnMoments(
+    found = DrawnMoments(
         means=(means[0], means[1]), products={name: value / len(batches) for name, value in products.items()}
     )
+    return found, _have_left_range(found)
+
+
+def _have_left_range(found: DrawnMoments) -> bool:
+    """Say whether products of draws are not finite, or so small that they may have been lost.
+
+    Draws of masks that have nothing in common have products of 0, too: then the size of the draws decides.
+    """
+    size = torch.stack([value.abs().sum() for value in found.products.values()]).sum()
+    if float(size) == 0:
+        return all(0 < float(norm(mean)) < TINY for mean in found.means)
+    return not is_ordinary(size, sum(value.numel() for value in found.products.values()))
+
+
+def _widened(value: Tensor) -> Tensor:
+    return wide(dense(value))

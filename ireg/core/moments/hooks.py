@@ -24,7 +24,7 @@ from ireg.core.moments.kinds import NotServedError, kind_of
 from ireg.core.moments.memory import bytes_of, kept_for_backward
 from ireg.core.moments.methods import method
 from ireg.core.moments.sums import MomentSums, add_up
-from ireg.core.params import squared_norm
+from ireg.core.norms import norm, norm_of
 from ireg.core.types import Batch, LossFn, Params
 
 TENSOR = 2**19
@@ -124,9 +124,9 @@ def _require_same(found: Params, expected: Params) -> None:
     Raises:
         NotServedError: they differ.
     """
-    whole = float(squared_norm(expected)) ** 0.5
+    whole = float(norm(expected))
     for name, value in expected.items():
-        off, size = (found[name] - value).norm(), value.norm()
+        off, size = norm_of(found[name] - value), norm_of(value)
         tolerance = SAME[value.dtype]
         if not float(off) <= tolerance * (float(size) + tolerance * whole):
             raise NotServedError(

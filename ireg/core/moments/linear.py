@@ -23,6 +23,7 @@ from ireg.core.moments.methods import method
 from ireg.core.moments.needs import Need
 from ireg.core.moments.sensitivities import Buffers, Layer, sensitivities
 from ireg.core.moments.sums import MomentSums, add_up
+from ireg.core.norms import floor
 from ireg.core.types import Batch, LossFn
 
 # Functions that treat numbers, or examples, independently of each other in eval mode.
@@ -119,9 +120,10 @@ def products_pay(module: nn.Module, examples: int, needs: Need) -> bool:
 def add_by_ghost_norms(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: MomentSums) -> None:
     """Add the moments of all minibatches to `sums` by ghost norms.
 
-    No g_k is formed unless Σ g_k ⊙ g_k is needed.
+    No g_k is formed unless Σ g_k ⊙ g_k is needed, or sums are wide: then products of inputs, or of sensitivities, have
+    left the range of their type, where g_k need not.
     """
-    _add(loss, batches, chunk_size, sums, form=Need.SQUARE in sums.needs)
+    _add(loss, batches, chunk_size, sums, form=sums.wide or Need.SQUARE in sums.needs)
 
 
 @method("layers")
@@ -180,10 +182,19 @@ def _add_weight(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, mem
     if Need.SQ_NORMS in sums.needs:
         between_inputs = torch.bmm(inputs, inputs.mT)  # (c, examples, examples)
         between_slopes = torch.bmm(slopes, slopes.mT)
+        sums.note_lost(_floor(between_inputs) + _floor(between_slopes))
         norms = between_inputs.mul_(between_slopes).flatten(1).sum(1)
     if Need.MEAN in sums.needs:
         sums.mean[name].addmm_(slopes.flatten(0, 1).mT, inputs.flatten(0, 1))
     return norms
+
+
+def _floor(products: Tensor) -> Tensor:
+    """Return below which ‖g_k‖², (c,), products that were too small for their type would show.
+
+    Of B examples' products with each other (c, B, B), the largest is one with itself.
+    """
+    return products.diagonal(dim1=1, dim2=2).amax(1) * floor(products.dtype, products.shape[1])
 
 
 def _form(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, at_once: int) -> Tensor | None:

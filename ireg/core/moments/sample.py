@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.moments.sums import MomentSums, flat
+from ireg.core.norms import floor, widened
 from ireg.core.params import inner_product, sum_type, summable
 from ireg.core.types import Params
 from ireg.core.wide import in_reach, wide
@@ -101,7 +102,12 @@ class SampledGradients:
             offset = shift({name: torch.zeros_like(rows[0]) for name, rows in self.rows.items()})
             scaled = _scaled(offset, scale)
             along = _total([flat(rows) @ scaled[name].flatten() for name, rows in self.rows.items()])
-            products = products + along[:, None] + along[None, :] + wide(inner_product(offset, scaled))
+            own = wide(inner_product(offset, scaled))
+            if not self._in_range(products) or not bool((along + own).isfinite().all()):
+                offset, scaled = widened(offset), _scaled(widened(offset), None if scale is None else widened(scale))
+                along = _total([flat(wide(rows)) @ scaled[name].flatten() for name, rows in self.rows.items()])
+                own = inner_product(offset, scaled)
+            products = products + along[:, None] + along[None, :] + own
         every, own = products.sum(1), products.diagonal()
         left = torch.tensor([float(self.size)] + [self.size - 1.0] * self.size, dtype=torch.float64)
         left = left.to(products.device)
@@ -118,9 +124,18 @@ class SampledGradients:
         """Return ⟨g_i, g_j⟩_P, (k, k)."""
         if id(scale) not in self._products:
             scaled = _scaled(self.rows, scale)
-            parts = [flat(scaled[name]) @ flat(rows).mT for name, rows in self.rows.items()]
-            self._products[id(scale)] = scale, _total(parts)
+            products = _total([flat(scaled[name]) @ flat(rows).mT for name, rows in self.rows.items()])
+            if not self._in_range(products):
+                wider = _scaled(widened(self.rows), None if scale is None else widened(scale))
+                products = _total([flat(wider[name]) @ flat(wide(rows)).mT for name, rows in self.rows.items()])
+            self._products[id(scale)] = scale, products
         return self._products[id(scale)][1]
+
+    def _in_range(self, products: Tensor) -> bool:
+        """Say whether no product has left the range of the gradients' type."""
+        one = next(iter(self.rows.values()))
+        least = floor(one.dtype, sum(rows[0].numel() for rows in self.rows.values()))
+        return bool(products.isfinite().all()) and least <= float(products.diagonal().max())
 
 
 def standard_error(estimate: Tensor, population: float) -> float:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ireg.core.moments.needs import Need
-from ireg.core.params import dense, inner_product, squared_norm, sum_type, summable, wide_squared_norm
+from ireg.core.norms import floor, square, weighted_square, weighted_sum
+from ireg.core.params import dense, summable, wide_squared_norm
 from ireg.core.types import Params
+from ireg.core.wide import brought, wide
 
 Observer = Callable[[int, Tensor], None]
 """Called with the position of a minibatch and the outputs of c minibatches from there on, (c, examples, …)."""
@@ -20,6 +22,9 @@ class GradientMoments:
     """Moments of the m minibatch gradients g_k = ∇Ĉ_k(ω).
 
     What was not asked for raises a `ValueError`.
+
+    Where squares leave the range of the weights' type, ‖g_k‖² and what the methods return are in double precision, see
+    `MomentSums`.
 
     Attributes:
         needs: what was computed.
@@ -33,6 +38,7 @@ class GradientMoments:
     _sq_norms: Tensor | None
     _mean: Params | None
     _square: Params | None
+    _wide_square: Params | None = None
 
     @property
     def num_batches(self) -> int:
@@ -50,6 +56,11 @@ class GradientMoments:
         return _computed(self._square, Need.SQUARE)
 
     @property
+    def wide_square(self) -> Params:
+        """The same as `square`, in double precision where squares leave the range of the weights' type."""
+        return self.square if self._wide_square is None else self._wide_square
+
+    @property
     def sq_norms(self) -> Tensor:
         """‖g_k‖², shape (m,), in the order of the minibatches."""
         return _computed(self._sq_norms, Need.SQ_NORMS)
@@ -64,14 +75,17 @@ class GradientMoments:
 
         It needs `sq_norms` where P is the identity (None), and `square` else.
         """
-        return self.sq_norm_mean if scale is None else inner_product(scale, self.square)
+        return self.sq_norm_mean if scale is None else weighted_sum(scale, self.wide_square)
 
     def mean_square_of_product(self, factor: Params) -> Tensor:
         """Compute (1/m) Σ ‖f ⊙ g_k‖², 0-d; it needs `square`.
 
         By the norm of f ⊙ √((1/m) Σ g_k ⊙ g_k), which single precision's range does not bound.
         """
-        return wide_squared_norm({name: value * self.square[name].sqrt() for name, value in factor.items()})
+        squares = self.wide_square
+        if squares is self._square:
+            return wide_squared_norm({name: value * squares[name].sqrt() for name, value in factor.items()})
+        return square({name: wide(value) * squares[name].sqrt() for name, value in factor.items()})
 
     def square_of_mean(self, scale: Params | None, shift: Callable[[Params], Params] | None = None) -> Tensor:
         """Compute ‖ḡ‖²_P, 0-d, or ‖ḡ + o‖²_P; it needs `mean`.
@@ -82,8 +96,8 @@ class GradientMoments:
         """
         mean = self.mean if shift is None else shift(self.mean)
         if scale is None:
-            return squared_norm(mean)
-        return inner_product(scale, {name: value.square() for name, value in mean.items()})
+            return square(mean)
+        return weighted_square(scale, mean)
 
 
 Value = TypeVar("Value")
@@ -100,20 +114,29 @@ class MomentSums:
     """Running sums over the minibatches, of what is needed only.
 
     The methods that compute gradients add to them.
+
+    Sums are in the type of the weights, see `sum_type`. Where squares have left its range, `has_left_range` says so.
+    Then all is to be added once more, to wide sums.
+
+    Attributes:
+        wide: whether sums are in double precision.
     """
 
     params: Params
     needs: Need
     observer: Observer | None = None
+    wide: bool = False
     mean: Params = field(init=False)
     square: Params = field(init=False)
     sq_norms: list[Tensor] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
     num_batches: int = 0
+    _floors: list[Tensor] = field(default_factory=list)
+    _lost: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.mean = _zeros(self.params) if Need.MEAN in self.needs else {}
-        self.square = _zeros(self.params) if Need.SQUARE in self.needs else {}
+        self.mean = self._zeros() if Need.MEAN in self.needs else {}
+        self.square = self._zeros() if Need.SQUARE in self.needs else {}
 
     def add_minibatches(self, losses: Tensor, outputs: Tensor | None, sq_norms: Tensor | None) -> None:
         """Add the losses, outputs and ‖g_k‖² of c minibatches.
@@ -128,13 +151,44 @@ class MomentSums:
         self.num_batches += len(losses)
         if sq_norms is not None:
             self.sq_norms.append(sq_norms)
+            self._floors.append(torch.zeros_like(sq_norms) if self._lost is None else self._lost)
+        self._lost = None
+
+    def note_lost(self, floor: Tensor) -> None:
+        """Note what rounding may have taken from ‖g_k‖² of the next c minibatches.
+
+        Args:
+            floor: (c,), the value below which that shows, beside the one for gradients that are added.
+        """
+        self._lost = floor if self._lost is None else self._lost + floor
+
+    def has_left_range(self) -> bool:
+        """Say whether a sum is not finite, or so small that squares may have been lost.
+
+        It is False where a weight is nan, which wider sums do not change. The device is waited for once.
+        """
+        if self.wide:
+            return False
+        count = sum(value.numel() for value in self.params.values())
+        left = []
+        if self.mean:
+            left.append(~_total(self.mean).isfinite())
+        if self.square:
+            total = _total(self.square)
+            left.append(~total.isfinite() | (total < floor(total.dtype, count)))
+        if self.sq_norms:
+            norms, lost = torch.cat(self.sq_norms), torch.cat(self._floors)
+            left += [~norms.sum().isfinite(), (norms < lost + floor(norms.dtype, count)).any()]
+        if not left or not bool(torch.stack(left).any()):
+            return False
+        return not any(bool(dense(value).isnan().any()) for value in self.params.values())
 
     def add_gradient(self, name: str, gradient: Tensor) -> Tensor | None:
         """Add one parameter's gradient; return its part of ‖g_k‖², where needed.
 
         The tensor is not kept: it may be a buffer that the next gradient overwrites.
         """
-        gradient = summable(gradient)
+        gradient = self._numbers(gradient)
         if Need.MEAN in self.needs:
             self.mean[name].add_(gradient)
         if Need.SQUARE in self.needs:
@@ -149,7 +203,7 @@ class MomentSums:
 
         Gradients are (c, *shape); the part is (c,), and None where it is not needed.
         """
-        gradients = summable(gradients)
+        gradients = self._numbers(gradients)
         if Need.MEAN in self.needs:
             self.mean[name].add_(gradients.sum(0))
         squares = gradients.square() if self.needs & (Need.SQUARE | Need.SQ_NORMS) else None
@@ -161,24 +215,39 @@ class MomentSums:
         """The moments: sums divided by the number of minibatches, in place."""
         for total in (*self.mean.values(), *self.square.values()):
             total.div_(self.num_batches)
+        mean, square = (
+            {name: self._narrowed(name, value) for name, value in sums.items()} for sums in (self.mean, self.square)
+        )
         return GradientMoments(
             needs=self.needs,
             method=method,
             losses=torch.cat(self.losses),
             _sq_norms=torch.cat(self.sq_norms) if Need.SQ_NORMS in self.needs else None,
-            _mean=self.mean if Need.MEAN in self.needs else None,
-            _square=self.square if Need.SQUARE in self.needs else None,
+            _mean=mean if Need.MEAN in self.needs else None,
+            _square=square if Need.SQUARE in self.needs else None,
+            _wide_square=self.square if self.wide and Need.SQUARE in self.needs else None,
         )
+
+    def _numbers(self, value: Tensor) -> Tensor:
+        """Return numbers in the type of the sums."""
+        return wide(dense(value)) if self.wide else summable(value)
+
+    def _zeros(self) -> Params:
+        return {name: self._numbers(torch.zeros_like(dense(value))) for name, value in self.params.items()}
+
+    def _narrowed(self, name: str, total: Tensor) -> Tensor:
+        """Return a sum in the type and on the device of a parameter's sums."""
+        return brought(total, summable(self.params[name])) if self.wide else total
+
+
+def _total(sums: Params) -> Tensor:
+    return torch.stack([value.sum() for value in sums.values()]).sum()
 
 
 def add_up(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Sum of the parts of ‖g_k‖²; None where they are not needed."""
     present = [part for part in parts if part is not None]
     return torch.stack(present).sum(0) if present else None
-
-
-def _zeros(params: Params) -> Params:
-    return {name: torch.zeros_like(dense(value), dtype=sum_type(value)) for name, value in params.items()}
 
 
 def flat(rows: Tensor) -> Tensor:
