@@ -131,6 +131,12 @@ def below(folder: Path, *names: str) -> Path:
     return place
 
 
+def is_reached_by_a_link(folder: Path, place: Path) -> bool:
+    """Say whether a link leads from a folder to a place below it."""
+    parts = place.relative_to(folder).parts
+    return any(folder.joinpath(*parts[: count + 1]).is_symlink() for count in range(len(parts)))
+
+
 def open_regular(path: Path, flags: int) -> int:
     """Open a regular file, and none that a link leads to; return its descriptor.
 

@@ -29,7 +29,8 @@ from ireg.run import main as run
 from ireg.runs.hyperparameters import hyperparameters
 from ireg.runs.trust import PLACES, Trust, as_arguments, is_listed, leaves, require_trusted
 from ireg.sweep.__main__ import main as sweep_command
-from ireg.sweep.plan import read_plan
+from ireg.sweep.plan import add_to_plan, read_plan
+from ireg.sweep.report import report
 from ireg.terminal import printable
 from tests.run_folders import CONFIG
 
@@ -328,8 +329,6 @@ def test_instruments_write_nothing_through_links(make_run, victim, capsys, comma
 
 @pytest.mark.parametrize("place", ["multirun.yaml", ".submitit", ".lock"])
 def test_a_sweep_writes_nothing_through_links(tmp_path, victim, place):
-    from ireg.sweep.plan import add_to_plan
-
     sweep = tmp_path / "sweep"
     sweep.mkdir()
     link(sweep / place, victim / LINKS[place])
@@ -411,6 +410,24 @@ def test_one_bad_run_is_one_line_and_the_others_are_shown(make_run, victim, caps
     assert len(lines) == 1
     assert str(sweep / "b" / file) in lines[0]
     assert len(lines[0]) < 400
+
+
+def test_runs_behind_links_are_read_and_not_written(make_run, victim, tmp_path, capsys):
+    sweep = make_run("0", TAGS)
+    outside = make_run("1", TAGS, {"seed": 1}, state="failed", error="x") / "1"
+    killed = make_run("2", TAGS, {"seed": 2}, state="running") / "2"
+    for run_folder in (outside, killed):
+        run_folder.rename(victim / run_folder.name)
+        run_folder.symlink_to(victim / run_folder.name)
+    before = seen(victim)
+    assert sweep_command(["retry", str(sweep)]) == 1
+    assert f"ireg run {victim / '1'}" in capsys.readouterr().out
+    report(sweep)
+    assert "1 failed" in capsys.readouterr().out
+    assert seen(victim) == before
+    for name in "12":
+        shutil.rmtree(victim / name)
+    os.utime(victim, ns=(0, 0))
 
 
 @pytest.mark.parametrize("damage", [pipe, zeros])

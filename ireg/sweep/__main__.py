@@ -4,6 +4,7 @@ The first shows how the runs of a sweep stand. The second does the failed ones a
 """
 
 import argparse
+import shlex
 import subprocess
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from ireg.command import environment_of_children, framed, module_as_command, run_as_process
+from ireg.files import is_reached_by_a_link
 from ireg.runs.trust import NOTHING_MORE, Trust, add_options, as_arguments, trust_of
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report
@@ -97,6 +99,12 @@ def do_again(folder: Path, *, at_once: int, trust: Trust = NOTHING_MORE) -> int:
     Return 1 if one has failed again.
     """
     failed = [run for run in look(folder) if run.state == "failed"]
+    elsewhere = [run for run in failed if is_reached_by_a_link(folder, run.folder)]
+    for run in elsewhere:
+        print(f"{run.folder}: not done again, as a link leads there; ireg run {shlex.quote(str(run.folder.resolve()))}")
+    failed = [run for run in failed if run not in elsewhere]
+    if not failed and elsewhere:
+        return 1
     if not failed:
         print(f"{folder}: no run has failed")
         return 0

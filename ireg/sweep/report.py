@@ -5,6 +5,7 @@ It comes from its folders alone, whatever happened to its runs.
 
 from pathlib import Path
 
+from ireg.files import is_reached_by_a_link
 from ireg.runs.find import run_folders
 from ireg.runs.layout import METRICS, STATUS
 from ireg.runs.lock import locked
@@ -25,7 +26,8 @@ def report(sweep: Path) -> None:
 
     folders = run_folders(sweep)
     for folder in folders:
-        note_killed(folder)
+        if not is_reached_by_a_link(sweep, folder):  # through which nothing is written
+            note_killed(folder)
     if folders:
         with locked(sweep, seconds=60):
             analysis.report(sweep)
