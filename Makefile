@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 MINIMA := .venv-minima
+TOOLS := .venv-tools
 # File by file, in the order of tests/conftest.py: the longest files first, so that no process ends alone. Three processes,
 # also on two cores: the tests wait for processes and clocks a quarter of their time.
 SPREAD := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
@@ -11,22 +12,61 @@ SPREAD := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 PIP = --disable-pip-version-check $$(test -t 1 || echo --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help install paper demo tensorboard verify study test test-all test-minima test-planted bench docs lint clean
+.PHONY: help install constraints audit paper demo tensorboard verify study test test-all test-minima test-planted bench docs lint clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
 
 install: $(VENV)/installed ## Make .venv and install ireg with what running and testing it needs (once)
 
+# Files are compared with the hashes in constraints.txt: auto (where it fits, see tests/constraints.py), yes or no.
+HASHES ?= auto
+# No wheel of it is on the package index.
+SOURCE_ONLY := antlr4-python3-runtime
+HASHED = $(VENV)/bin/pip install $(PIP) --require-hashes --only-binary :all: --no-binary $(SOURCE_ONLY) --no-build-isolation
+
 # The stamp is written last: a broken installation is taken up again, a finished one is not repeated.
-$(VENV)/installed: pyproject.toml
+# setuptools comes first and alone, because what has no wheel is built with it.
+$(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11; use make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
 	@echo "Installing PyTorch, ireg and what the tests need in $(VENV), once: some minutes, and 7 GB on the disk with CUDA"
 	@echo "(much less with PyTorch's CPU wheels, see README). Nothing is installed outside of this folder."
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install $(PIP) --editable '.[parallel,test]'
+	@set -e; case "$(HASHES)" in \
+		auto) misfit=$$($(RUN) tests/constraints.py);; \
+		yes) misfit=;; \
+		no) misfit="HASHES=no";; \
+		*) echo "error: HASHES=$(HASHES): must be auto, yes or no" >&2; exit 1;; \
+	esac; \
+	if [ -n "$$misfit" ]; then \
+		echo "Without the hashes of constraints.txt: $$misfit"; \
+		$(VENV)/bin/pip install $(PIP) --editable '.[parallel,test]'; \
+	else \
+		echo "Every file is compared with its hash in constraints.txt"; \
+		$(RUN) tests/constraints.py setuptools > $(VENV)/first.txt; \
+		$(HASHED) --requirement $(VENV)/first.txt && $(HASHED) --requirement constraints.txt || \
+			{ echo "error: what constraints.txt names could not be installed. If a hash differs, the file may have been replaced;" \
+				"otherwise make install HASHES=no does without the hashes" >&2; exit 1; }; \
+		$(VENV)/bin/pip install $(PIP) --no-deps --no-build-isolation --editable .; \
+	fi
 	@touch $@
+
+$(TOOLS)/installed: Makefile
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install $(PIP) 'uv>=0.9' 'pip-audit>=2.10'
+	@touch $@
+
+constraints: $(TOOLS)/installed ## Write constraints.txt: the newest versions allowed, with PyPI's hashes
+	@{ echo "# The versions and hashes that make install takes; made by make constraints, and never by hand."; \
+		$(TOOLS)/bin/uv pip compile pyproject.toml --extra parallel --extra test --universal --python-version 3.11 \
+			--generate-hashes --no-annotate --no-header --quiet; \
+	} > constraints.tmp
+	@mv constraints.tmp constraints.txt
+
+# Strict: a package that could not be asked about is an error, and not "no known vulnerabilities".
+audit: $(TOOLS)/installed ## Ask PyPI's advisories about each version in constraints.txt (pip-audit)
+	$(TOOLS)/bin/pip-audit --requirement constraints.txt --require-hashes --disable-pip --strict
 
 paper: install ## Run Singh's experiment (300 epochs) and draw its figures in multirun/paper
 	$(RUN) train.py experiment=paper
@@ -103,6 +143,6 @@ lint: $(VENV)/linters ## Check style and types (installs ruff and mypy)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-clean: ## Remove .venv, .venv-minima and caches; results in multirun stay
-	rm -rf $(VENV) $(MINIMA) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+clean: ## Remove .venv, .venv-minima, .venv-tools and caches; results in multirun stay
+	rm -rf $(VENV) $(MINIMA) $(TOOLS) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

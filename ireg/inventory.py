@@ -29,12 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="ireg data",
         description="Without arguments, list the data sets that data=… may name. Files are compared with their md5 "
-        "before every reading, by these commands as by runs.",
+        "and sha256 before every reading, by these commands as by runs.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, text in (
         ("show", "what is in a data set: sizes, scale, and examples by class"),
-        ("verify", "read a data set that is there, compare its files with their md5, and download nothing"),
+        ("verify", "read a data set that is there, compare its files with their md5 and sha256, and download nothing"),
         ("fetch", "download what is missing of a data set, and verify it"),
     ):
         one = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")

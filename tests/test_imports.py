@@ -20,7 +20,7 @@ ARROWS = {
     "basins": {"analysis", "core", "drift", "optim", "parallel", "runs", "statistics"},
     "objective": {"core", "regularizers"},
     "optim": {"core"},
-    "assets": set(),
+    "assets": {"data"},
     "check": {"core"},
     "measured_loss": {"check", "core"},
     "guard": {"check", "core", "measured_loss"},

@@ -122,10 +122,9 @@ def test_a_folder_of_another_run_is_refused(tmp_path, small_run):
     ("overrides", "match"),
     [
         (["optimizer=momentum", "optimizer.momentum=-1"], "optimizer=momentum: Invalid momentum value: -1"),
-        pytest.param(
+        (
             ["optimizer=muon"],
             r"optimizer=muon: Muon only supports 2D .*; use model=mlp or model=linear with .*bias=false",
-            marks=pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch 2.9 brings Muon"),
         ),
         (["+optimizer.speed=9"], "optimizer=sgd: .*unexpected keyword argument 'speed'"),
         (["+optimizer.momentum=fast"], "optimizer=sgd: .*not supported between instances of 'str'"),

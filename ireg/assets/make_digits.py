@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from ireg.data.digests import require
 from ireg.errors import UserError
 from ireg.files import replacing
 
@@ -34,9 +35,7 @@ def make(original: Path, out: Path, md5: str) -> dict[str, str]:
         content = gzip.decompress(original.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{original} cannot be read ({error}); give scikit-learn's digits.csv.gz") from error
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise UserError(f"{original} has md5 {found} when unpacked, expected {md5}; give scikit-learn's digits.csv.gz")
+    require(f"the content of {original}", content, md5, "give scikit-learn's digits.csv.gz")
     rows = [[int(float(number)) for number in line.split(",")] for line in content.decode().splitlines()]
     written = {}
     for split, part in (("train", rows[:NUM_TRAIN]), ("t10k", rows[NUM_TRAIN:])):

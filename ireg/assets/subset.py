@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ireg.data.digests import require
 from ireg.errors import UserError
 from ireg.files import replacing
 
@@ -60,7 +61,7 @@ def make(originals: Path, out: Path, md5: Mapping[str, str], *, packed: bool) ->
 
 
 def read_original(folder: Path, name: str, md5: str) -> bytes:
-    """Return the content of a raw file, after comparing its md5.
+    """Return the content of a raw file, after comparing its md5 and sha256.
 
     It is read from `name`, or from `name`.gz.
     """
@@ -71,9 +72,7 @@ def read_original(folder: Path, name: str, md5: str) -> bytes:
         raise UserError(f"{gz} is truncated or damaged ({error}): get the original again") from error
     except OSError as error:
         raise UserError(f"{folder} gives neither {name} nor {name}.gz ({error}): put one of them there") from error
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise UserError(f"{name} in {folder} has md5 {found}, expected {md5}: get the original again")
+    require(f"{name} in {folder}", content, md5, "get the original again")
     return content
 
 

@@ -1,15 +1,23 @@
-"""CIFAR-10, by torchvision's reader."""
+"""CIFAR-10, by torchvision's reader.
+
+Its batches are pickles, which run code where they were forged. So each is compared with its md5 and its sha256 before
+torchvision unpickles it, and the archive before it is unpacked.
+"""
 
 from __future__ import annotations
 
 import os
+import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torchvision.datasets import CIFAR10
+from torchvision.datasets.utils import download_url
 
+from ireg.data.digests import require
 from ireg.errors import UserError
 from ireg.locks import NoLocksError, held
 
@@ -19,7 +27,7 @@ def cifar10(*, root: str | Path | None, train: bool, download: bool = True) -> t
 
     Images are uint8 (N, 3, 32, 32), labels int64 (N,).
 
-    torchvision compares the md5 of every file before it reads any.
+    The md5 and sha256 of every file are compared before any is read.
 
     Args:
         root: the files are in ``root/cifar-10-batches-py``; they are downloaded when missing.
@@ -44,6 +52,7 @@ def cifar10(*, root: str | Path | None, train: bool, download: bool = True) -> t
             with held(home / "CIFAR10.lock"):
                 if not folder.exists():  # another process may just have brought it
                     _download(home, folder)
+        _verify(folder)
         source = CIFAR10(home, train=train, download=False)
     except NoLocksError as error:
         raise UserError(f"{home}: {error} with data.root=…") from error
@@ -56,18 +65,51 @@ def cifar10(*, root: str | Path | None, train: bool, download: bool = True) -> t
     return torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets)
 
 
+def _verify(folder: Path) -> None:
+    """Compare every file that torchvision may unpickle.
+
+    What is missing is left to torchvision's own error.
+    """
+    for name, md5 in [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]:
+        if (path := folder / name).is_file():
+            require(str(path), path, md5, "delete the folder and run again")
+
+
 def _download(home: Path, folder: Path) -> None:
-    """Let torchvision download and unpack in a folder of its own.
+    """Download and unpack the archive in a folder of its own.
 
     What is whole is moved to its place.
     """
+    archive = CIFAR10.filename
     with tempfile.TemporaryDirectory(dir=home, prefix="CIFAR10-download-") as scratch:
         try:
-            CIFAR10(scratch, download=True)
+            download_url(CIFAR10.url, scratch, filename=archive, md5=CIFAR10.tgz_md5)
         except (RuntimeError, OSError) as error:  # torchvision's, and (URLError is an OSError) the network's
             reason = " ".join(str(error).split())
             raise UserError(
-                f"CIFAR-10 could not be downloaded: unpack {CIFAR10.filename} into {home}, or use data=fashion10k, "
+                f"CIFAR-10 could not be downloaded: unpack {archive} into {home}, or use data=fashion10k, "
                 f"which needs no download (reason: {reason})"
             ) from error
-        os.replace(Path(scratch) / CIFAR10.base_folder, folder)
+        require(f"the downloaded {archive}", Path(scratch, archive), CIFAR10.tgz_md5, "try again later")
+        unpacked = Path(scratch, "unpacked") / CIFAR10.base_folder
+        _unpack(Path(scratch, archive), unpacked.parent)
+        if not unpacked.is_dir():
+            raise UserError(f"the downloaded {archive} holds no {CIFAR10.base_folder}: try again later")
+        _verify(unpacked)
+        os.replace(unpacked, folder)
+
+
+def _unpack(archive: Path, where: Path) -> None:
+    """Unpack an archive, nothing of it outside of the folder.
+
+    Raises:
+        UserError: it holds a path or a link that leads outside, a device, or it is damaged; or Python is too old to
+            find such paths.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError(f"{archive.name} is not unpacked by a Python before 3.11.4; use a newer one")
+    try:
+        with tarfile.open(archive, "r:gz") as content:
+            content.extractall(where, filter="data")
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise UserError(f"the downloaded {archive.name} is not unpacked ({error}): try again later") from error

@@ -4,7 +4,6 @@ They are read without unpacking them.
 """
 
 import gzip
-import hashlib
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ireg.data.digests import require
 from ireg.errors import UserError
 
 PACKAGED = Path(__file__).parents[1] / "assets"
@@ -25,7 +25,8 @@ def packed(*, dataset: str, root: str | Path | None, md5: Mapping[str, str], tra
     Args:
         dataset: name of the folder.
         root: the files are ``root/<dataset>/raw/<name>.gz``. None: the copy in this package.
-        md5: of each file's content by its name; each is compared before anything is made of it.
+        md5: of each file's content by its name. It is compared before anything is made of the content, as is its
+            sha256, which `ireg.data.digests` has for the package's own files.
         train: the training split, else the test split.
 
     Raises:
@@ -50,9 +51,7 @@ def _read(folder: Path, name: str, md5: Mapping[str, str]) -> Tensor:
         raise UserError(f"{path} is truncated or damaged ({error}): reinstall ireg, or set data.root=…") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}): reinstall ireg, or set data.root=…") from error
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5[name]:
-        raise UserError(f"{path} has md5 {found}, expected {md5[name]}: reinstall ireg, or set data.root=…")
+    require(str(path), content, md5[name], "reinstall ireg, or set data.root=…")
     # Two zero bytes, the type (8: unsigned bytes), the number of dimensions, then each size, big-endian.
     sizes = [int.from_bytes(content[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(content[3])]
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)

@@ -16,6 +16,7 @@ import yaml
 from torchvision.datasets import KMNIST, MNIST
 
 from ireg.assets import make_mnist10k, subset
+from ireg.data import digests
 from ireg.data import idx as module
 from ireg.errors import UserError
 
@@ -69,15 +70,19 @@ def kmnist(monkeypatch):
 
 @pytest.fixture
 def downloads(monkeypatch):
-    """A download that brings the fake files as torchvision does, .gz and raw; the list counts the calls."""
+    """A download that brings the fake .gz files, with md5s that torchvision takes for its own; their names."""
     calls = []
 
-    def download(self):
-        calls.append(Path(self.root))
-        time.sleep(0.05)  # long enough that a second caller would begin too, were there no lock
-        fill(Path(self.root), type(self).__name__, raw=NAMES, gz=NAMES)
+    def download(url, root, *, filename, md5):
+        calls.append(filename)
+        time.sleep(0.02)  # long enough that a second caller would begin too, were there no lock
+        assert (url, md5) == (f"mirror/{filename}", md5_of(PACKED[filename.removesuffix(".gz")]))
+        Path(root, filename).write_bytes(PACKED[filename.removesuffix(".gz")])
 
-    monkeypatch.setattr(MNIST, "download", download)
+    monkeypatch.setattr(module, "download_url", download)
+    for reader in (MNIST, KMNIST):
+        monkeypatch.setattr(reader, "mirrors", ["mirror/"])
+        monkeypatch.setattr(reader, "resources", [(f"{name}.gz", md5_of(PACKED[name])) for name in NAMES])
     return calls
 
 
@@ -152,7 +157,7 @@ def test_gz_is_unpacked_once_by_many(tmp_path, monkeypatch):
 def test_download_is_done_once_by_many(tmp_path, downloads):
     root = tmp_path / "new" / "root"
     results = in_threads(lambda: read(root))
-    assert len(downloads) == 1
+    assert sorted(downloads) == sorted(f"{name}.gz" for name in NAMES)
     assert len(results) == 4
     assert {path.name for path in root.iterdir()} == {"MNIST", "MNIST.lock"}  # the scratch folder is gone
     assert all((root / "MNIST" / "raw" / name).read_bytes() == CONTENT[name] for name in NAMES)
@@ -162,13 +167,14 @@ def test_download_leaves_present_files_alone(tmp_path, downloads):
     present = fill(tmp_path, "MNIST", raw=NAMES[:1]) / NAMES[0]
     before = present.stat().st_mtime_ns
     read(tmp_path)
-    assert len(downloads) == 1
+    assert downloads == [f"{name}.gz" for name in NAMES[1:]]
     assert present.stat().st_mtime_ns == before
 
 
 def test_downloaded_file_is_verified(tmp_path, downloads):
-    with pytest.raises(UserError, match=f"{NAMES[0]} has md5 {MD5[NAMES[0]]}, expected 0+"):
+    with pytest.raises(UserError, match=f"{NAMES[0]}.gz has md5 {MD5[NAMES[0]]}, expected 0+"):
         read(tmp_path, md5=MD5 | {NAMES[0]: "0" * 32})
+    assert not (tmp_path / "MNIST" / "raw" / NAMES[0]).exists()
 
 
 @pytest.mark.parametrize("raw", [NAMES, NAMES[:1], ()], ids=["raw", "some", "gz"])
@@ -181,13 +187,12 @@ def test_without_md5_a_download_brings_the_gz_first(tmp_path, kmnist, downloads,
     moved = []
 
     def replace(source, target, original=os.replace):
-        moved.append(Path(target).suffix)
+        moved.append(Path(target).name)
         original(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
     assert all(read_kmnist(tmp_path)[1].shape == (6,) for _ in range(2))
-    assert len(downloads) == 1
-    assert moved == [".gz"] * 4 + [""] * 4
+    assert moved == [name for raw in NAMES for name in (f"{raw}.gz", raw)]
 
 
 # What is wrong is refused.
@@ -260,10 +265,10 @@ def test_without_md5_another_gz_is_refused(tmp_path, kmnist, raw):
 @pytest.mark.parametrize("error", [RuntimeError("Error downloading x:\nTried y"), URLError("no\nnet"), OSError("full")])
 @pytest.mark.parametrize(("dataset", "form"), [("MNIST", "gzipped or not"), ("KMNIST", "gzipped")])
 def test_failed_download_says_what_to_put_where(tmp_path, monkeypatch, error, dataset, form):
-    def fail(self):
+    def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(MNIST, "download", fail)
+    monkeypatch.setattr(module, "download_url", fail)
     reason = re.escape(" ".join(str(error).split()))
     files = ", ".join(f"{name}.gz" for name in NAMES)
     where = re.escape(str(tmp_path / dataset / "raw"))
@@ -275,9 +280,57 @@ def test_failed_download_says_what_to_put_where(tmp_path, monkeypatch, error, da
 
 
 def test_other_errors_of_a_download_pass_through(tmp_path, monkeypatch):
-    monkeypatch.setattr(MNIST, "download", lambda self: {}["a bug"])
+    monkeypatch.setattr(module, "download_url", lambda *args, **kwargs: {}["a bug"])
     with pytest.raises(KeyError):
         read(tmp_path)
+
+
+def test_another_mirror_is_asked_in_turn(tmp_path, downloads, monkeypatch):
+    def download(url, root, *, filename, md5, original=module.download_url):
+        if not url.startswith("mirror/"):
+            raise RuntimeError("File not found or corrupted.")
+        original(url, root, filename=filename, md5=md5)
+
+    monkeypatch.setattr(module, "download_url", download)
+    monkeypatch.setattr(MNIST, "mirrors", ["first/", "mirror/", "never/"])
+    assert read(tmp_path)[0].shape == (6, 28, 28)
+    assert len(downloads) == 4
+
+
+# A file of the right md5 that was made to have it.
+
+
+def forged(monkeypatch, content):
+    """Let another content be known for this md5."""
+    monkeypatch.setattr(digests, "SHA256", {md5_of(content): "0" * 64})
+    return f"has the right md5 but sha256 {hashlib.sha256(content).hexdigest()}, expected 0{{64}}: "
+
+
+@pytest.mark.parametrize(("raw", "gz"), [(NAMES, ()), ((), NAMES)], ids=["raw", "gz"])
+def test_a_forged_file_is_refused(tmp_path, monkeypatch, raw, gz):
+    folder = fill(tmp_path, "MNIST", raw=raw, gz=gz)
+    match = forged(monkeypatch, CONTENT[NAMES[1]])
+    with pytest.raises(UserError, match=f"{NAMES[1]}(.gz)? {match}delete it and run again"):
+        read(tmp_path)
+    assert (folder / NAMES[1]).exists() == bool(raw)  # it is not unpacked
+
+
+def test_a_forged_gz_is_not_unpacked(tmp_path, kmnist, monkeypatch):
+    folder = fill(tmp_path, "KMNIST", gz=NAMES)
+    match = forged(monkeypatch, PACKED[NAMES[0]])
+    monkeypatch.setattr(gzip, "decompress", lambda packed: pytest.fail("unpacked before it was compared"))
+    with pytest.raises(UserError, match=f"{NAMES[0]}.gz {match}delete it"):
+        read_kmnist(tmp_path)
+    assert not (folder / NAMES[0]).exists()
+
+
+@pytest.mark.parametrize("md5", [MD5, None])
+def test_a_forged_download_is_not_unpacked(tmp_path, downloads, monkeypatch, md5):
+    match = forged(monkeypatch, PACKED[NAMES[0]])
+    monkeypatch.setattr(gzip, "decompress", lambda packed: pytest.fail("unpacked before it was compared"))
+    with pytest.raises(UserError, match=f"the downloaded {NAMES[0]}.gz {match}try again later"):
+        read(tmp_path, md5=md5)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["MNIST", "MNIST.lock", "raw"]
 
 
 def test_root_that_cannot_be_written_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from ireg.assets import make_digits, make_fashion10k, subset
+from ireg.data import digests
 from ireg.data.packed import packed
 from ireg.errors import UserError
 
@@ -74,6 +75,17 @@ def test_what_is_not_the_file_is_refused(folder, damage, match):
     assert "\n" not in str(error.value)
 
 
+def test_a_forged_file_is_refused(folder, monkeypatch):
+    """Of the right md5, and made to have it."""
+    monkeypatch.setattr(digests, "SHA256", {MADE[NAMES[1]]: "0" * 64})
+    found = hashlib.sha256(CONTENT[NAMES[1]]).hexdigest()
+    with pytest.raises(UserError, match=f"the right md5 but sha256 {found}, expected 0{{64}}: reinstall ireg, or set"):
+        read(folder)
+    with pytest.raises(UserError, match=f"{NAMES[1]} in .* has the right md5 but sha256 {found}, expected 0+: get"):
+        subset.make(folder / "FashionMNIST" / "raw", folder / "out", MADE, packed=True)
+    assert not (folder / "out").exists()
+
+
 def test_an_md5_is_needed_of_each(folder):
     with pytest.raises(UserError, match="md5 names t10k-images-idx3-ubyte: give one for train-images-idx3-ubyte, too"):
         read(folder, md5={NAMES[2]: MADE[NAMES[2]]})
@@ -118,10 +130,15 @@ def test_the_script_of_the_digits(tmp_path, monkeypatch, capsys):
     original = tmp_path / "digits.csv.gz"
     original.write_bytes(gzip.compress(content))
     monkeypatch.setattr(make_digits, "RAW", tmp_path / "Digits" / "raw")
-    with pytest.raises(SystemExit, match="has md5 .* when unpacked, expected .*; give scikit-learn's digits.csv.gz"):
+    with pytest.raises(SystemExit, match="content of .* has md5 .*, expected .*: give scikit-learn's digits.csv.gz"):
         make_digits.main([str(original)])
     assert not (tmp_path / "Digits").exists()
     monkeypatch.setattr(make_digits, "ORIGINAL_MD5", hashlib.md5(content).hexdigest())
+    with monkeypatch.context() as forged:
+        forged.setattr(digests, "SHA256", {make_digits.ORIGINAL_MD5: "0" * 64})
+        with pytest.raises(SystemExit, match="has the right md5 but sha256 .*, expected 0{64}: give scikit-learn's"):
+            make_digits.main([str(original)])
+    assert not (tmp_path / "Digits").exists()
     make_digits.main([str(original)])
     md5 = yaml.safe_load(capsys.readouterr().out)
     images, labels = packed(dataset="Digits", root=tmp_path, md5=md5, train=False)
