@@ -133,6 +133,7 @@ ATTACKS = {
     "a term": (put("terms.mine", {"norm": {"_target_": "pathlib.Path.touch"}}), "pathlib.Path.touch"),
     "a term's module": (put("terms.mine", {"_target_": "ireg.terms.norm.torch.load"}), "ireg.terms.norm.torch.load"),
     "what is listed elsewhere": (put("model._target_", "torch.optim.SGD"), "torch.optim.SGD"),
+    "what is listed, elsewhere": (put("model.inner", {"_target_": "ireg.models.MLP"}), "model.inner would run"),
     "a name with a space": (put("model._target_", "ireg.models.MLP "), "ireg.models.MLP "),
     "anywhere": (put("checkpoint.later", shell()), "os.system"),
     "a secret": (put("data.root", "${oc.env:SECRET_TOKEN}"), "refers to another value"),
@@ -287,8 +288,10 @@ def test_a_report_writes_nothing_through_links(make_run, victim, capsys, place):
     (sweep / "summary.csv").write_text("run,state,\n")
     capsys.readouterr()
     link(sweep / place, victim)
+    before = seen(sweep)
     assert analysis([str(sweep)]) == 2
     assert f"{sweep / place} is a link to {victim}" in capsys.readouterr().err
+    assert place == "summary/adam" or seen(sweep) == before  # said before anything is written
 
 
 def test_a_report_removes_only_what_reports_wrote(make_run, capsys):
