@@ -32,7 +32,7 @@ _UMASK = _umask()
 
 
 @contextmanager
-def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = False, before: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`.
 
     It takes the place of `path` when the block ends without an error.
@@ -46,6 +46,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         path: the file.
         durable: whether its content is on the disk before it takes the place, and its name there afterwards, so that
             a power cut leaves the old file or the new one. Without it, an empty file may be left.
+        before: the name under which the old file is kept, if there is one; it replaces what has that name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +58,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         yield temporary
         if durable:
             os.fsync(handle)
+        if before is not None and path.exists():
+            _keep(path, before)
         os.replace(temporary, path)
         if durable:
             flush_folder(path.parent)
@@ -67,6 +70,15 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _keep(path: Path, before: Path) -> None:
+    """Give a file a second name, or where its file system has one name a file, another."""
+    before.unlink(missing_ok=True)
+    try:
+        os.link(path, before)
+    except OSError:
+        os.replace(path, before)
 
 
 def _temporary_beside(path: Path) -> tuple[int, Path]:

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from ireg.files import making, replacing, write_text
+from ireg.files import making, open_regular, replacing, write_text
 
 
 def test_the_file_appears_whole_and_nothing_else(tmp_path):
@@ -52,3 +52,23 @@ def test_folders_that_were_made_for_nothing_are_gone_and_no_others(tmp_path):
     with making(tmp_path / "new" / "er"):
         pass
     assert (tmp_path / "new" / "er").is_dir()
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_old_file_is_kept_under_another_name(tmp_path, monkeypatch, has_links):
+    """Also where the file system has one name a file."""
+    if not has_links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError))
+    for text in ("first", "second", "third"):
+        with replacing(tmp_path / "a", before=tmp_path / "b") as temporary:
+            temporary.write_text(text)
+    assert ((tmp_path / "a").read_text(), (tmp_path / "b").read_text()) == ("third", "second")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_what_becomes_a_link_between_two_looks_is_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    monkeypatch.setattr("ireg.files.below", lambda folder, *names: folder.joinpath(*names))
+    with pytest.raises(OSError, match="symbolic links"):
+        open_regular(tmp_path / "link", os.O_RDWR)

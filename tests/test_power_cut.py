@@ -202,8 +202,8 @@ def test_without_flushing_a_power_cut_loses_it(tmp_path, small_run, unbroken, mo
     content, calls = unbroken(small_run)
     renames = [call for call in calls if call.startswith("rename")]
 
-    def careless(path, *, durable=False):
-        return files_replacing(path, durable=False)
+    def careless(path, *, durable=False, before=None):
+        return files_replacing(path, durable=False, before=before)
 
     files_replacing = files.replacing
     with monkeypatch.context() as patch:

@@ -101,19 +101,22 @@ def test_a_run_broken_off_anywhere_ends_as_an_unbroken_one(
 def test_a_run_broken_off_between_any_two_renames_ends_as_an_unbroken_one(
     tmp_path, small_run, unbroken, monkeypatch, call
 ):
-    """An epoch renames its row, its status, the last checkpoint and the new one: all places are tried."""
+    """An epoch renames its row, its status and the new checkpoint, and keeps the last one: all places are tried."""
     expected = unbroken(small_run)
     renamed = []
-    replace = os.replace
 
-    def counting(source, target):
-        replace(source, target)
-        renamed.append(os.path.basename(target))
-        if len(renamed) == call:
-            raise Broken
+    def counting(function):
+        def called(source, target):
+            function(source, target)
+            renamed.append(os.path.basename(target))
+            if len(renamed) == call:
+                raise Broken
+
+        return called
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", counting)
+        for name in ("replace", "link"):
+            patch.setattr(os, name, counting(getattr(os, name)))
         break_off(tmp_path, small_run, *ARGUMENTS)
     assert {"metrics.csv", "status.json", "last.ckpt", "previous.ckpt"} <= set(renamed)
     small_run(tmp_path, *ARGUMENTS)

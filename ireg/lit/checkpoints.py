@@ -1,7 +1,6 @@
 """Checkpoints as Lightning's training writes them: in one step, after an epoch."""
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,10 +34,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # Through memory: torch's own writer makes a RuntimeError of a full disk.
         content = io.BytesIO()
         torch.save(with_digest(checkpoint), content)
-        with replacing(path, durable=True) as temporary:
+        with replacing(path, durable=True, before=path.with_name(PREVIOUS)) as temporary:
             temporary.write_bytes(content.getbuffer())
-            if path.exists():
-                os.replace(path, path.with_name(PREVIOUS))
 
 
 class LastCheckpoint(Checkpoint):

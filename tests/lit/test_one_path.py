@@ -23,7 +23,7 @@ def loops(folder):
     """The run's network before training, its optimizer, and the minibatches of each epoch."""
     config = json.loads((folder / "status.json").read_text())["config"]
     torch.manual_seed(config["seed"])
-    settings, data, classifier = rebuild(config)
+    settings, data, classifier = rebuild(folder, config)
     inputs, labels = data.train_inputs, data.train_labels.observed
     epochs = []
     for epoch in range(EPOCHS):
