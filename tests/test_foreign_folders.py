@@ -199,6 +199,10 @@ def test_what_the_user_names_is_allowed_and_no_more(foreign, tmp_path):
     with pytest.raises(UserError, match=r"model would run my_network\.MyNetwork; .*--allow my_network\.MyNetwork"):
         require_trusted(folder, config)
     require_trusted(folder, config, Trust(targets=frozenset(["my_network.MyNetwork"])))
+    source = {"source": {"_target_": "my_data.read", "root": "nowhere"}}
+    require_trusted(
+        folder, config | {"data": source}, Trust(targets=frozenset(["my_network.MyNetwork", "my_data.read"]))
+    )
     require_trusted(folder, config | {"logger": {"further": shell()}}, Trust(everything=True))
     with pytest.raises(UserError, match=r"os\.system"):
         require_trusted(folder, config | {"regularizer": shell()}, Trust(targets=frozenset(["my_network.MyNetwork"])))

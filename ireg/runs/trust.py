@@ -175,7 +175,7 @@ def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 def _missing_data(config: Mapping[str, Any]) -> Path | None:
     """Return the folder that reading the data would make; None where it is there, or none is needed."""
     source = config.get("data", {}).get("source", {})
-    root = source.get("root") if isinstance(source, Mapping) else None
+    root = source.get("root") if isinstance(source, Mapping) and source.get(TARGET) in _SOURCES else None
     if root is None:
         return None
     folder = Path(str(root)).expanduser() / str(source.get("dataset", "cifar-10-batches-py"))
