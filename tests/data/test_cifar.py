@@ -230,6 +230,7 @@ def test_a_forged_batch_is_not_unpickled(tmp_path, made, brings, monkeypatch, na
             "is not unpacked .*: try",
         ),
     ],
+    ids=["of something else", "none", "torn", "torn within"],
 )
 def test_an_archive_of_something_else_is_refused(tmp_path, made, brings, archive, match):
     brings(archive)
