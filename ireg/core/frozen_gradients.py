@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ireg.core.complex_weights import with_outputs
 from ireg.core.types import Batch, LossFn, Params
+from ireg.core.wide import wide
 
 STORED = 2**31
 """Bytes of gradients that are stored; of more each is computed again when it is asked for."""
@@ -50,10 +51,10 @@ class FrozenGradients:
             raise ValueError("gradients at fixed weights need at least one minibatch, got none")
         self._loss, self._batches = loss, batches
         self._weights = {name: value.detach().requires_grad_() for name, value in params.items()}
-        self._shift = None if shift is None else _flat([shift[name] for name in params]).double()
+        self._shift = None if shift is None else wide(_flat([shift[name] for name in params]))
         size = sum(value.numel() * value.element_size() for value in params.values())
         self._kept: list[Tensor] | None = [] if size * len(batches) <= stored else None
-        total = torch.zeros(sum(value.numel() for value in params.values()), dtype=torch.float64)
+        total = torch.zeros_like(wide(_flat(list(params.values()))))
         squares = torch.zeros_like(total)
         for number in range(len(batches)):
             if self._kept is not None:
@@ -78,7 +79,7 @@ class FrozenGradients:
 
     def of(self, number: int) -> Tensor:
         """Return g_k, (p,), in double precision; it may not be changed in place."""
-        gradient = (self._compute(number) if self._kept is None else self._kept[number]).double()
+        gradient = wide(self._compute(number) if self._kept is None else self._kept[number])
         return gradient if self._shift is None else gradient + self._shift
 
     def _compute(self, number: int) -> Tensor:

@@ -253,12 +253,13 @@ def settled_states(gradients: FrozenGradients, dividing: SecondMoment, draw: Dra
         orders: how many states.
     """
     size = gradients.num_batches
-    seconds, firsts, centres = (torch.zeros(orders, len(gradients.mean), dtype=torch.float64) for _ in range(3))
+    seconds, firsts, centres = (gradients.mean.new_zeros(orders, len(gradients.mean)) for _ in range(3))
     rho, beta = dividing.decay, dividing.numerator_decay
     weights = torch.zeros(2, orders, size, dtype=torch.float64)
     for order in range(orders):
         past = draw(math.ceil(_memory(max(rho, beta)) / size)).flatten()
         weights[0, order], weights[1, order] = (_weights(past, decay, size) for decay in (rho, beta))
+    weights = weights.to(gradients.mean.device)
     for number in range(size):
         gradient = gradients.of(number)
         seconds.addr_(weights[0, :, number], gradient.square())
