@@ -98,12 +98,14 @@ class Steps:
         numerator: of b g_k + (1 − b) m.
         second: of v.
         centre: of a; None but for centered RMSProp.
+        last: the filters' state after the last step.
     """
 
     direction: Tensor
     numerator: Tensor
     second: Tensor
     centre: Tensor | None
+    last: State
 
 
 def preconditioner_noise(
@@ -205,13 +207,13 @@ def follow(
             numerator = first if not bare else torch.lerp(first, gradient, bare)
         if dividing.centered:
             centre.mul_(rho).add_(gradient, alpha=1 - rho)
-            torch.addcmul(second, centre, centre, value=-1, out=root).clamp_(min=0).sqrt_()
-        else:
-            torch.sqrt(second, out=root)
         if step < len(numbers) - counted:
             continue
-        # 0/0 for ε = 0 where no gradient was: nothing moves there. A gradient over 0 is left to be seen.
-        direction += torch.where(numerator == 0, 0.0, numerator / root.add_(dividing.eps))
+        below = torch.addcmul(second, centre, centre, value=-1).clamp_(min=0) if dividing.centered else second
+        torch.sqrt(below, out=root).add_(dividing.eps)
+        if not dividing.eps:  # 0/0 where no gradient was: nothing moves there. A gradient over 0 is left to be seen.
+            root.masked_fill_(numerator == 0, 1.0)
+        direction.addcdiv_(numerator, root)
         numerators += numerator
         seconds += second
         if dividing.centered:
@@ -221,6 +223,7 @@ def follow(
         numerator=numerators.div_(counted),
         second=seconds.div_(counted),
         centre=centres.div_(counted) if dividing.centered else None,
+        last=State(second=second, first=first, centre=centre),
     )
 
 
