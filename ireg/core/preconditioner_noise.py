@@ -70,7 +70,10 @@ class PreconditionerNoise:
 
     @property
     def square(self) -> float:
-        """Return ‖F‖² without the bias by noise: ‖F̂‖² less the sum of `variance`; 0 where noise is all there is."""
+        """Return ‖F‖² without the bias by noise.
+
+        It is ‖F̂‖² less the sum of `variance`, and 0 where noise is all there is.
+        """
         return max(float(self.mean.square().sum() - self.variance.sum()), 0.0)
 
 
