@@ -144,7 +144,6 @@ def alignment_exact(snapshot: Snapshot) -> Tensor | None:
     found = snapshot.preconditioner_noise
     if found is None or not found.square:
         return None
-    slope = {name: wide(value) for name, value in snapshot.mean_flow.squares_gradient.items()}
-    vector = by_name(found.mean, snapshot.moving)
+    squares = {name: wide(value) for name, value in snapshot.mean_flow.squares_gradient.items()}
     noisy = found.mean.square().sum() / found.square
-    return cosine(vector, slope) * noisy.sqrt()
+    return cosine(by_name(found.mean, snapshot.moving), squares) * noisy.sqrt()
