@@ -11,6 +11,7 @@ from ireg.core.mean_flow import mean_flow
 from ireg.core.moments import gradient_moments
 from ireg.core.optimizers import view
 from ireg.core.preconditioner_noise import (
+    PreconditionerNoise,
     State,
     follow,
     linear_part,
@@ -105,7 +106,13 @@ def test_the_standard_error_is_that_of_the_orders():
     assert_close(torch.stack([each.variance for each in found]).mean(0)[:3], spread, rtol=0.25, atol=0)
 
 
-@pytest.mark.parametrize("name", set(OPTIMIZERS) - {"rmsprop with momentum"})
+def test_the_square_is_freed_of_noise():
+    mean, variance = torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0])
+    assert PreconditionerNoise(leading=mean, mean=mean, variance=variance, orders=2).square == 25 - 3
+    assert PreconditionerNoise(leading=mean, mean=mean, variance=10 * variance, orders=2).square == 0
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "rmsprop with momentum"])
 def test_an_order_is_stepped_as_torch_does(name):
     gradients, dividing = frozen(), rule(name).filtered_by
     order = torch.tensor([0, 2, 1, 1, 0, 2])
