@@ -9,6 +9,9 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import ireg
+from ireg.core.frozen_gradients import FrozenGradients
+from ireg.core.optimizers import SecondMoment
+from ireg.core.preconditioner_noise import preconditioner_noise
 from ireg.core.random import named_generator
 from ireg.terms import theory
 from tests import reference
@@ -46,15 +49,15 @@ def measured(name, terms=TAGS, seed=None, **arguments):
     )
 
 
-def over_all_orders(name):
-    """F, u and ∇Q: torch's own optimizer at frozen weights over all orders of five epochs, of which the last counts."""
+def over_all_orders(name, epochs=5):
+    """F, u and ∇Q: torch's own optimizer at frozen weights over all orders of some epochs, of which the last counts."""
     kind, settings = OPTIMIZERS[name]
     decay = settings.get("weight_decay", 0.0)
     module, batches = problem()
     point, gradients, hessians = reference.dense(module, mse_loss, batches, 0.0 if name == "adamw" else decay)
     mean, square = gradients.mean(0), gradients.square().mean(0)
-    epochs = product(permutations(range(len(batches))), repeat=5)
-    orders = torch.tensor([sum(epoch, ()) for epoch in epochs])
+    whole = product(permutations(range(len(batches))), repeat=epochs)
+    orders = torch.tensor([sum(epoch, ()) for epoch in whole])
     weight = nn.Parameter(torch.zeros(len(orders), len(point), dtype=torch.float64))
     optimizer = kind([weight], lr=1.0, **settings | {"weight_decay": 0.0})
     optimizer.state[weight].update(
@@ -83,6 +86,24 @@ def test_the_terms_are_those_of_all_orders(name):
         error = found.std(ddof=1) / len(found) ** 0.5
         assert abs(found.mean() - expected) < 3.5 * error
         assert error < 0.2 * abs(expected)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_decay_is_in_the_gradient_or_in_the_velocity(name):
+    """The same drawn orders, from gradients that `.backward()` has made by hand."""
+    decay = OPTIMIZERS[name][1].get("weight_decay", 0.0)
+    module, batches = problem()
+    _, gradients, _ = reference.dense(module, mse_loss, batches, 0.0 if name == "adamw" else decay)
+    start, rows = {"w": torch.zeros(5, dtype=torch.float64)}, [(row, None) for row in gradients]
+    frozen = FrozenGradients(lambda params, batch: params["w"] @ batch[0], start, rows)
+    beta = 0.4 if "adam" in name else 0.0
+    generator = named_generator("fluctuation", named_generator("terms").initial_seed())
+    found = preconditioner_noise(frozen, SecondMoment(decay=0.5, eps=1e-2, numerator_decay=beta), generator)
+    _, leading, squares = over_all_orders(name, epochs=2)
+    size = float(found.mean.square().sum() - found.variance.sum()) ** 0.5
+    actual = measured(name)
+    assert actual[STRENGTH] == pytest.approx(size / float(leading.norm()), rel=1e-9)
+    assert actual[ALIGNMENT] == pytest.approx(float(found.mean @ squares / squares.norm()) / size, rel=1e-9)
 
 
 def test_who_has_none():
