@@ -14,6 +14,7 @@ _SWITCH = "runs with optimizer=switch"
 _SWATS = "[Keskar & Socher 2017](https://arxiv.org/abs/1712.07628)"
 _OWN = "[theory](theory.md), section 6"
 _FLOW = "[theory](theory.md), section 7"
+_EXACT = "[theory](theory.md), section 16"
 _SMALL = "small η"
 _NOISE = "runs with label noise"
 _ADAPTIVE = "optimizers with a running mean of squared gradients"
@@ -200,6 +201,20 @@ CATALOGUE: dict[str, Quantity] = {
         )
         for part, (title, letter, _, validity) in _PARTS.items()
     },
+    "ireg/strength_fluctuation_exact": Quantity(
+        title="size of F at rate 0, without an expansion",
+        formula="‖E[u(g_k, v_k)] − u‖/‖u‖",
+        unit="1",
+        source=_EXACT,
+        validity=f"{_ADAPTIVE}; no Adagrad, AMSGrad",
+    ),
+    "ireg/alignment_fluctuation_exact": Quantity(
+        title="direction of F at rate 0, without an expansion",
+        formula="⟨E[u(g_k, v_k)] − u, ∇Q⟩/(‖E[u(g_k, v_k)] − u‖ ‖∇Q‖)",
+        unit="1",
+        source=_EXACT,
+        validity=f"{_ADAPTIVE}; no Adagrad, AMSGrad, centered RMSProp",
+    ),
     "curvature/lambda_max": Quantity(
         title="the largest eigenvalue of the Hessian H",
         formula="λ₁(H)",

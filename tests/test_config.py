@@ -17,6 +17,7 @@ from ireg.objective import CRITERIA
 from ireg.optim import Switch
 from ireg.trainer_arguments import FUSED
 from tests.terms.test_curvature import CURVATURE
+from tests.terms.test_fluctuation import EXACT
 from tests.terms.test_size import SIZE
 from tests.terms.test_terms import REFERENCES
 from tests.test_regularizers import RUNS
@@ -102,9 +103,10 @@ def test_every_term_has_a_file_and_a_reference(composed):
             if group != "defaults":
                 named = {name: function for name, function in functions.items() if name != "every"}
                 configured |= {f"{group}/{name}": function for name, function in named.items()}
-    assert configured.keys() == {*REFERENCES, *CURVATURE, *SIZE}
+    assert configured.keys() == {*REFERENCES, *CURVATURE, *SIZE, *EXACT}
     for tag, function in configured.items():
-        made, term = instantiate(function), CURVATURE.get(tag) or SIZE.get(tag) or REFERENCES[tag][0]
+        others = CURVATURE | SIZE | EXACT
+        made, term = instantiate(function), others[tag] if tag in others else REFERENCES[tag][0]
         assert (made.func, made.keywords) == (getattr(term, "func", term), getattr(term, "keywords", {}))
     terms = read(composed()).terms
     default = {

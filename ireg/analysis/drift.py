@@ -21,6 +21,7 @@ COEFFICIENTS = {
     "k_variance": ("^", r"$k_2$, of $\nabla$Var"),
     "k_lag": ("v", r"$k_V$, lag of $v$"),
     "k_fluctuation": ("D", r"$k_F$, fluctuation of $v$"),
+    "finite step": ("s", r"$k$ of $M + V$, less $F$ at rate 0"),
 }
 
 
@@ -69,10 +70,11 @@ def _effects(axis: Axes, results: Sequence[Mapping[str, Any]], place: str) -> No
 
 def _coefficients(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
     for name, (marker, label) in COEFFICIENTS.items():
-        if not any(name in result["leading_flow"]["estimates"] for result in results):
+        found = [_coefficient(result["leading_flow"], name) for result in results]
+        if not any(found):
             continue
-        for result in results:
-            value, error = result["leading_flow"]["estimates"].get(name, (None, None))
+        for result, estimate in zip(results, found, strict=True):
+            value, error = estimate or (None, None)
             if value is None or error is None:
                 continue
             strength = result["leading_flow"]["estimates"]["strength predicted"][0]
@@ -82,8 +84,21 @@ def _coefficients(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
     axis.set_xscale("log")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("predicted strength")
-    axis.set_title("Fitted coefficients,\nin units of the theorem's", fontsize="medium")
+    axis.set_title(f"Fitted coefficients at {_rates(results)},\nin units of the theorem's", fontsize="medium")
     axis.legend(fontsize="small", frameon=False)
+
+
+def _coefficient(flow: Mapping[str, Any], name: str) -> Sequence[float | None] | None:
+    """Value and error; None where there is none, as for the finite step in results of earlier versions."""
+    if name == "finite step":
+        return (flow.get("finite_step") or {}).get("estimates", {}).get("k")
+    return flow["estimates"].get(name)
+
+
+def _rates(results: Sequence[Mapping[str, Any]]) -> str:
+    """The rates of the fits, in words."""
+    rates = sorted({result["leading_flow"].get("lr", result["lr"]) for result in results})
+    return ("rate " if len(rates) == 1 else "rates ") + ", ".join(f"{rate:g}" for rate in rates)
 
 
 def _point(axis: Axes, x: float, y: float, optimizer: str, marker: str, **bars: float) -> None:

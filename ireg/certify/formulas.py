@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from ireg.certify import textbook
-from ireg.certify.point import Point
+from ireg.certify.noise import noise
+from ireg.certify.point import Point, Values
 from ireg.certify.steps import division
-
-Values = dict[str, float | None]
 
 
 def equations(point: Point) -> Values:
@@ -225,5 +224,5 @@ def path(point: Point) -> Values:
     return values
 
 
-FORMULAS: tuple[Callable[[Point], Values], ...] = (equations, own, flow, edges, sharpness, norms, margins, path)
+FORMULAS: tuple[Callable[[Point], Values], ...] = (equations, own, flow, noise, edges, sharpness, norms, margins, path)
 """Those that a point suffices for."""

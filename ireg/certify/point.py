@@ -20,6 +20,9 @@ from ireg.certify.trainings import Trained, Training, train
 KNOWN = (SGD, RMSprop, Adagrad, Adam, AdamW, NAdam)
 """torch's classes whose memory is known."""
 
+Values = dict[str, float | None]
+"""Numbers by tag; None for what must not exist."""
+
 
 @dataclass(frozen=True)
 class Point:

@@ -70,17 +70,26 @@ class MeanFlow:
         return {name: torch.stack([part[name] for part in parts]).sum(0) for name in self.memory}
 
 
-def moments_needed(optimizer: OptimizerView) -> Need:
-    """What `mean_flow` needs of the moments.
+def require_uniform(optimizer: OptimizerView) -> None:
+    """Check that all weights have one rate and one decay, at all steps.
 
     Raises:
-        ValueError: an optimizer whose mean flow is not known.
+        ValueError: they have not.
     """
     if not optimizer.uniform:
         raise ValueError(
             "the mean flow is known for one rate and one weight decay, at all weights and steps of the epoch; leave "
             "its terms out, or give all parameter groups the same"
         )
+
+
+def moments_needed(optimizer: OptimizerView) -> Need:
+    """What `mean_flow` needs of the moments.
+
+    Raises:
+        ValueError: an optimizer whose mean flow is not known.
+    """
+    require_uniform(optimizer)
     return Need.MEAN if optimizer.divides_by is None else Need.MEAN | Need.SQUARE
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ireg.core.diagonal import exact_diagonal
 from ireg.core.drawing import EPOCH, INDEPENDENT, population_size, require_sampling
+from ireg.core.frozen_gradients import FrozenGradients
 from ireg.core.hessian import MeanHessian
 from ireg.core.lanczos import Eigenpair
 from ireg.core.margins import margins
@@ -26,8 +27,9 @@ from ireg.core.moments import (
 )
 from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.optimizers import Memory, OptimizerView
-from ireg.core.params import as_reals, by_name
+from ireg.core.params import add_scaled, as_reals, by_name
 from ireg.core.path import Path
+from ireg.core.preconditioner_noise import PreconditionerNoise, preconditioner_noise
 from ireg.core.random import named_generator
 from ireg.core.sharpness import (
     Estimate,
@@ -318,6 +320,32 @@ class Snapshot:
         return mean_flow(
             loss, self.moving, self.batches, self.optimizer, self.descended_moments, self.shared, sampling=self.sampling
         )
+
+    @cached_property
+    def preconditioner_noise(self) -> PreconditionerNoise | None:
+        """F at rate 0, by the optimizer's own filter over drawn orders.
+
+        It takes a pass over the data and the time of some epochs of the filter. None for optimizers without second
+        moment, and with a single minibatch: nothing fluctuates.
+
+        Raises:
+            ValueError: a second moment that never settles, minibatches that are a sample, or masks that are drawn.
+        """
+        dividing = self.optimizer.filtered_by
+        if dividing is None or len(self.batches) == 1:
+            return None
+        self._require_exact()
+        objective, shared, shift = self.objective, self.shared, None
+        if shared is not None or self.optimizer.loss_decay:
+            slope = (
+                {name: torch.zeros_like(value) for name, value in self.moving.items()}
+                if shared is None
+                else shared.slope
+            )
+            shift = add_scaled(slope, self.moving, self.optimizer.loss_decay)
+        loss = self.loss if objective is None or not objective.of_minibatches else objective
+        gradients = FrozenGradients(loss, self.moving, self.batches, shift)
+        return preconditioner_noise(gradients, dividing, self._stream("fluctuation"), sampling=self.sampling)
 
 
 Term = Callable[[Snapshot], Tensor | Mapping[str, Tensor] | None]

@@ -17,13 +17,14 @@ For RMSProp and Adam see `ireg.drift.leading_flow_adaptive`: past the transient 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from ireg.drift.finite_step import coefficient
 from ireg.drift.forces import coefficients, forces_at, mean_flow_at
 from ireg.drift.problem import Problem, flattened
 from ireg.drift.regression import compare
@@ -57,11 +58,16 @@ class MeanDrift:
             moment.
         steps: of the leading flow's integration; None with a second moment.
         estimates: see `ireg.drift.regression.numbers`.
+        finite: of the finite step alone, see `ireg.drift.finite_step.coefficient`: M + V of the drift less F.
+        noise: of F at rate 0 over the same orders against its Taylor series; None without a second moment, and of a
+            single minibatch.
     """
 
     theory: dict[str, float]
     steps: int | None
     estimates: dict[str, Estimate]
+    finite: dict[str, Estimate]
+    noise: dict[str, Estimate] | None = None
 
 
 def predicted(problem: Problem) -> tuple[float, float]:
@@ -122,7 +128,14 @@ def drift_from_leading_flow(
         "halving": change,
     }
     drifts = [torch.stack(ends[index : index + 2]).mean(0) - path[-1] for index in range(0, len(ends), 2)]
-    return MeanDrift(theory=theory, steps=steps, estimates=compare(drifts, vectors))
+    finite = coefficient(drifts, sum_of_parts(vectors), vectors)
+    return MeanDrift(theory=theory, steps=steps, estimates=compare(drifts, vectors), finite=finite)
+
+
+def sum_of_parts(vectors: Mapping[str, Tensor], *, without: str = "") -> Tensor:
+    """Return Σ d over the predicted parts, but for one."""
+    parts = [value for name, value in vectors.items() if name.startswith("d_") and name != without]
+    return torch.stack(parts).sum(0)
 
 
 def _leading_flow(

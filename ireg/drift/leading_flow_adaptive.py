@@ -9,7 +9,7 @@ fluctuation builds up, and then the epoch that is measured, in double precision.
     D = mean over orders of (y after − y before) + ∫ u dt ≈ −∫ (M + V + F) dt = d_memory + d_lag + d_fluctuation,
 
 the integrals by Simpson's rule along the measured mean path. The fit D ≈ Σ k_i d_i by least squares over all weights
-has k = 1 where the theorem holds.
+has k = 1 where the theorem holds. What is left of D without F is compared apart, see `ireg.drift.finite_step`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from ireg.core.moments import gradient_moments
 from ireg.core.moments.needs import Need
 from ireg.core.optimizers import reciprocal_root
 from ireg.core.random import named_generator
+from ireg.drift.finite_step import coefficient, noise_of_orders
 from ireg.drift.forces import mean_flow_at
+from ireg.drift.leading_flow import MeanDrift, sum_of_parts
 from ireg.drift.orders import train_epoch
 from ireg.drift.problem import Problem, flattened, in_double
 from ireg.drift.regression import compare
 from ireg.parallel import Workers
-from ireg.statistics import Estimate
 
 WARM_UP = 2
 """Epochs before the one that is measured."""
@@ -43,6 +44,8 @@ PRECISE = 2.0
 """How much more work double precision is, about."""
 FLOW = 4.0
 """Epochs of training that the mean flow at one point costs, about."""
+FILTER = 0.3
+"""The same of an epoch of the filters at frozen weights."""
 
 
 def can_be_slow(problem: Problem) -> bool:
@@ -57,10 +60,11 @@ def can_be_slow(problem: Problem) -> bool:
 
 def slow_cost(orders: int) -> float:
     """The work of `drift_of_settled_weights`, in epochs of training."""
-    return PRECISE * (orders * (WARM_UP + 1) + (len(SIMPSON) + 1) * FLOW)
+    frozen = len(SIMPSON) * (1 + FILTER * orders * (WARM_UP + 1))
+    return PRECISE * (orders * (WARM_UP + 1) + (len(SIMPSON) + 1) * FLOW + frozen)
 
 
-def drift_of_settled_weights(workers: Workers[Problem], orders: int) -> dict[str, Estimate]:
+def drift_of_settled_weights(workers: Workers[Problem], orders: int) -> MeanDrift:
     """Measure the drift of an epoch past the transient.
 
     Args:
@@ -68,7 +72,7 @@ def drift_of_settled_weights(workers: Workers[Problem], orders: int) -> dict[str
         orders: how many, even.
 
     Returns:
-        See `ireg.drift.regression.numbers`; the parts are `memory`, `lag` and `fluctuation`.
+        The parts are `memory`, `lag` and `fluctuation`.
     """
     problem = workers.subject
     workers.progress.expect(slow_cost(orders))
@@ -88,8 +92,36 @@ def drift_of_settled_weights(workers: Workers[Problem], orders: int) -> dict[str
         "leading": -leading,
         "halving": leading - time * flows[1]["leading"],
     }
-    pairs = (after - before).unflatten(0, (-1, 2)).mean(1)
-    return compare(list(pairs + leading), vectors)
+    drifts = (after - before).unflatten(0, (-1, 2)).mean(1) + leading
+    noise = -time * _noise(workers, points, orders)
+    finite = coefficient(list(drifts - noise), sum_of_parts(vectors, without="d_fluctuation"), vectors)
+    return MeanDrift(
+        theory={},
+        steps=None,
+        estimates=compare(list(drifts), vectors),
+        finite=finite,
+        noise=coefficient(list(noise), vectors["d_fluctuation"], vectors) if "d_fluctuation" in vectors else None,
+    )
+
+
+def _noise(workers: Workers[Problem], points: Sequence[Tensor], orders: int) -> Tensor:
+    """Return F at rate 0 along the path, of each pair of the orders that were followed, (pairs, p)."""
+    indices = _minibatches(workers.subject)
+    numbers = [
+        torch.cat([_epoch(workers.subject, order, epoch) for epoch in range(WARM_UP + 1)]) for order in range(orders)
+    ]
+    work = PRECISE * (1 + FILTER * orders * (WARM_UP + 1))
+    found = workers.map(noise_of_orders, [(at, indices, numbers) for at in points], work=[work] * len(points))
+    mean = torch.stack([share * each for share, each in zip(SIMPSON, found, strict=True)]).sum(0)
+    return mean.unflatten(0, (-1, 2)).mean(1)
+
+
+def _epoch(problem: Problem, order: int, epoch: int) -> Tensor:
+    """Return the numbers of an epoch's minibatches; of 2i + 1 they are those of 2i backwards."""
+    pair, backwards = divmod(order, 2)
+    generator = named_generator("drift: slow epochs", problem.seed, pair, epoch)
+    numbers = torch.randperm(problem.num_batches, generator=generator)
+    return numbers.flip(0) if backwards else numbers
 
 
 def slow_state(problem: Problem) -> tuple[Tensor, Tensor]:
@@ -128,12 +160,10 @@ def settled_way(problem: Problem, order: int, state: tuple[Tensor, Tensor]) -> t
     batches = _minibatches(problem)
     found = []
     for epoch in range(WARM_UP + 1):
-        pair, backwards = divmod(order, 2)
-        generator = named_generator("drift: slow epochs", problem.seed, pair, epoch)
-        indices = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        indices = [batches[i] for i in _epoch(problem, order, epoch).tolist()]
         if epoch == WARM_UP:
             found.append(_settled(module, optimizer, double))
-        train_epoch(module, optimizer, double, indices[::-1] if backwards else indices)
+        train_epoch(module, optimizer, double, indices)
     found.append(_settled(module, optimizer, double))
     return found[0], found[1]
 

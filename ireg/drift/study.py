@@ -12,6 +12,7 @@ from torch import Tensor
 from ireg.catalogue import VALID_STRENGTH
 from ireg.drift.curvature import CURVATURE_COST, curvature
 from ireg.drift.effects import cost, follow_all, orders_of, samples, small_steps
+from ireg.drift.finite_step import interval
 from ireg.drift.from_run import Start
 from ireg.drift.leading_flow import FLOW_COST, LeftOut, MeanDrift, drift_from_leading_flow, predicted
 from ireg.drift.leading_flow_adaptive import at_rate, can_be_slow, drift_of_settled_weights
@@ -162,8 +163,26 @@ def _leading_flow(
         path = mean_drift(team, orders, numbers[0], plain)
     except LeftOut as left_out:
         return {"leading_flow": None, "leading_flow_left_out": str(left_out)}
-    found = {"lr": team.subject.optimizer.lr, "theory": path.theory, "steps": path.steps}
-    return {"leading_flow": {**found, "estimates": _plain(path.estimates)}, "leading_flow_left_out": None}
+    rate = team.subject.optimizer.lr
+    found = {
+        "lr": rate,
+        "theory": path.theory,
+        "steps": path.steps,
+        "estimates": _plain(path.estimates),
+        "finite_step": {
+            "rate": rate,
+            "interval": _interval(path.finite["k"], orders),
+            "estimates": _plain(path.finite),
+        },
+        "noise": None if path.noise is None else {"rate": 0.0, "estimates": _plain(path.noise)},
+    }
+    return {"leading_flow": found, "leading_flow_left_out": None}
+
+
+def _interval(estimate: Estimate, orders: int) -> list[float] | None:
+    """The coefficient's interval of 95 % over pairs of orders; None where there is none."""
+    ends = interval(estimate, orders // 2)
+    return list(ends) if all(map(math.isfinite, ends)) else None
 
 
 def mean_drift(
@@ -191,7 +210,7 @@ def mean_drift(
         return drift_from_leading_flow(team, orders, strength, plain)
     if not can_be_slow(team.subject):
         raise LeftOut("with momentum after the division, or weight decay, its slow manifold is not known here")
-    return MeanDrift(theory={}, steps=None, estimates=drift_of_settled_weights(team, orders))
+    return drift_of_settled_weights(team, orders)
 
 
 def _plain(estimates: Mapping[str, Estimate]) -> dict[str, list[float | None]]:

@@ -16,7 +16,10 @@ from ireg.terminal import as_shown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEADER = ("run", "optimizer", "lr", "part", "place", "what", "quantity", "value", "error")
+EARLIER_HEADER = ("run", "optimizer", "lr", "part", "place", "what", "quantity", "value", "error")
+"""Of tables of earlier versions, which had no rate beside each number."""
+HEADER = (*EARLIER_HEADER, "rate")
+"""`lr` is the run's own rate, `rate` that at which the number was measured."""
 FILES = ("drift.json", "drift.csv", "drift.png")
 COEFFICIENTS = {
     "k_full_batch": "k₁ (‖ḡ‖²)",
@@ -34,7 +37,7 @@ def require_own_files(folder: Path) -> None:
     Raises:
         UserError: there are such files.
     """
-    require_own(folder, FILES[1], ",".join(HEADER), FILES)
+    require_own(folder, FILES[1], ",".join(EARLIER_HEADER), FILES)
 
 
 def write(results: Sequence[Result], folder: Path) -> list[Path]:
@@ -59,52 +62,122 @@ def _figure(results: Sequence[Result]) -> Figure:
 
 
 def rows(result: Result) -> Iterator[list[Any]]:
-    """Return the tidy table's rows, a number each.
+    """Return the tidy table's rows, a number each, with the rate at which it was measured.
 
     `value` and `error` are empty where there is none.
     """
-    of_run = [result["run"], result["optimizer"], result["lr"]]
+    of_run, own = [result["run"], result["optimizer"], result["lr"]], result["lr"]
     for quantity, value in result["predicted"].items():
-        yield [*of_run, "mean flow", "start", "predicted", quantity, value, None]
+        yield [*of_run, "mean flow", "start", "predicted", quantity, value, None, own]
     for quantity, value in (result["curvature"] or {}).items():
-        yield [*of_run, "curvature", "start", "measured", quantity, value, None]
+        yield [*of_run, "curvature", "start", "measured", quantity, value, None, own]
     for memory, effects in result["small_steps"].items():
         for name, estimate in (effects or {}).items():
-            yield [*of_run, f"small steps, memory {memory}", *name.split("/"), *estimate]
-    flow = result["leading_flow"]
-    if flow is not None:
-        for quantity, value in flow["theory"].items():
-            yield [*of_run, "leading flow", "theorem", "coefficient", quantity, value, None]
-        for quantity, estimate in flow["estimates"].items():
-            yield [*of_run, "leading flow", "path", "measured", quantity, *estimate]
+            yield [*of_run, f"small steps, memory {memory}", *name.split("/"), *estimate, own]
+    if result["leading_flow"] is not None:
+        for row in _leading_flow_rows(result["leading_flow"]):
+            yield [*of_run, *row]
+
+
+def _leading_flow_rows(flow: Result) -> Iterator[list[Any]]:
+    rate = flow["lr"]
+    for quantity, value in flow["theory"].items():
+        yield ["leading flow", "theorem", "coefficient", quantity, value, None, rate]
+    for quantity, estimate in flow["estimates"].items():
+        yield ["leading flow", "path", "measured", quantity, *estimate, rate]
+    for part, name in (("finite step", "finite_step"), ("noise of the preconditioner", "noise")):
+        found = flow.get(name)
+        if found is None:  # F of SGD, and both in results of earlier versions
+            continue
+        for quantity, estimate in found["estimates"].items():
+            yield [part, "path", "measured", quantity, *estimate, found["rate"]]
+        for end, value in zip(("k low", "k high"), found.get("interval") or (), strict=False):
+            yield [part, "path", "measured", end, value, None, found["rate"]]
 
 
 def text(results: Sequence[Result]) -> str:
-    """Both tables, and what is left out."""
-    first = [["run", "memory", "at", "C", "C, equal time", "Q, equal time", "Q, equal C", "moved", "Q is", "position"]]
+    """The tables, and what is left out."""
+    first = [
+        [
+            "run",
+            "rate",
+            "memory",
+            "at",
+            "C",
+            "C, equal time",
+            "Q, equal time",
+            "Q, equal C",
+            "moved",
+            "Q is",
+            "position",
+        ]
+    ]
     second = [["run", "rate", "strength", "predicted", "alignment", "predicted", "k", "of each part", "residual"]]
+    third = [
+        [
+            "run",
+            "rate",
+            "k of M + V",
+            "95 % interval",
+            "alignment",
+            "predicted",
+            "unexplained",
+            "strength",
+            "of F",
+            "k_F",
+        ]
+    ]
     sentences = []
     for result in results:
         first += _small_steps(result)
-        flow = result["leading_flow"]
+        flow, rate = result["leading_flow"], f"at rate {result['lr']:g}"
         if result["curvature"] is not None:
             curved = "curvature λ₁ {steepest:.3g}, smoothness {smoothness:.3g}".format_map(result["curvature"])
             sentences.append(f"{result['run']}: {curved}")
         strength, alignment = result["predicted"].values()
         if flow is None:
             known = strength is not None
-            prediction = f"strength {strength:.2g} and alignment {alignment:.2g} are predicted; " if known else ""
+            prediction = (
+                f"strength {strength:.2g} and alignment {alignment:.2g} are predicted {rate}; " if known else ""
+            )
             sentences.append(f"{result['run']}: {prediction}no leading flow: {result['leading_flow_left_out']}")
             continue
-        found = {name: _measured(*_numbers(estimate)) for name, estimate in flow["estimates"].items()}
-        names = ("strength", "strength predicted", "alignment", "alignment predicted")
-        fits = ", ".join(f"{label} {found[name]}" for name, label in COEFFICIENTS.items() if name in found)
-        rate = f"{flow['lr']:g}"
-        second.append([result["run"], rate, *(found[name] for name in names), found["k"], fits, found["residual"]])
+        second.append(_fitted(result["run"], flow))
+        if flow.get("finite_step") is not None:
+            third.append(_finite_step(result["run"], flow))
     parts = ["Finite steps less small steps: changes of the logarithm ± standard error", _table(first)]
     if len(second) > 1:
         parts += ["", "Mean drift against the leading flow: all k = 1 is the theorem", _table(second)]
+    if len(third) > 1:
+        parts += [
+            "",
+            "Finite step alone: the drift less F at rate 0, against M + V; k = 1 is the theorem",
+            _table(third),
+        ]
     return "\n".join([*parts, *sentences])
+
+
+def _fitted(run: str, flow: Result) -> list[str]:
+    """The second table's line of a run."""
+    found = _all_measured(flow["estimates"])
+    names = ("strength", "strength predicted", "alignment", "alignment predicted")
+    fits = ", ".join(f"{label} {found[name]}" for name, label in COEFFICIENTS.items() if name in found)
+    return [run, f"{flow['lr']:g}", *(found[name] for name in names), found["k"], fits, found["residual"]]
+
+
+def _finite_step(run: str, flow: Result) -> list[str]:
+    """The third table's line of a run; SGD, which has no F, is the control."""
+    step, noise = flow["finite_step"], flow.get("noise")
+    found = _all_measured(step["estimates"])
+    ends = "–" if step["interval"] is None else "{:.4g} to {:.4g}".format(*step["interval"])
+    of_noise = {"strength": "–", "k": "–"} if noise is None else _all_measured(noise["estimates"])
+    names = ("alignment", "alignment predicted", "residual", "strength")
+    numbers = [*(found[name] for name in names), of_noise["strength"], of_noise["k"]]
+    return [run, f"{step['rate']:g}", found["k"], ends, *numbers]
+
+
+def _all_measured(estimates: Result) -> dict[str, str]:
+    return {name: _measured(*_numbers(estimate)) for name, estimate in estimates.items()}
 
 
 def _small_steps(result: Result) -> Iterator[list[str]]:
@@ -114,8 +187,8 @@ def _small_steps(result: Result) -> Iterator[list[str]]:
             names = ("time/loss", "time/squares", "equal C/squares", "equal C moved/squares", "position/loss")
             *changes, position = (_measured(*_numbers(steps.get(f"{place}/{name}", (None, None)))) for name in names)
             direction = verdict(steps[f"{place}/equal C/squares"])
-            loss = math.exp(steps[f"{place}/plain/loss"][0])
-            yield [result["run"], memory, place, f"{loss:.4g}", *changes, direction, position]
+            loss, rate = math.exp(steps[f"{place}/plain/loss"][0]), f"{result['lr']:g}"
+            yield [result["run"], rate, memory, place, f"{loss:.4g}", *changes, direction, position]
 
 
 def verdict(estimate: Sequence[float | None]) -> str:

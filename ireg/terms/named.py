@@ -35,6 +35,12 @@ LAYERS: dict[str, Term] = {
     "norm/spectral_product": norm.spectral_product,
 }
 
+EXACT: dict[str, Term] = {
+    "ireg/strength_fluctuation_exact": theory.strength_exact,
+    "ireg/alignment_fluctuation_exact": theory.alignment_exact,
+}
+"""F without an expansion: not in the set of the mean flow, which takes less time."""
+
 TERMS: dict[str, Term] = {
     "ireg/sgd": implicit.sgd,
     "ireg/full_batch": implicit.full_batch,
@@ -57,6 +63,7 @@ TERMS: dict[str, Term] = {
     "ireg/alignment_memory": partial(theory.alignment, part="memory"),
     "ireg/alignment_lag": partial(theory.alignment, part="lag"),
     "ireg/alignment_fluctuation": partial(theory.alignment, part="fluctuation"),
+    **EXACT,
 }
 
 _DEFAULT = (
@@ -66,7 +73,10 @@ _DEFAULT = (
 
 SETS: dict[str, tuple[str, ...]] = {
     "default": _DEFAULT,
-    "theory": (*_DEFAULT, *(tag for tag in TERMS if tag.startswith(("ireg/strength", "ireg/alignment")))),
+    "theory": (
+        *_DEFAULT, *(tag for tag in TERMS if tag.startswith(("ireg/strength", "ireg/alignment")) and tag not in EXACT),
+    ),
+    "fluctuation": (*_DEFAULT, "ireg/strength_fluctuation", "ireg/alignment_fluctuation", *EXACT),
     "curvature": (*_DEFAULT, *(f"curvature/{name}" for name in CURVATURE)),
     "margin": (*_DEFAULT, *MARGINS, *LAYERS),
     "path": (*_DEFAULT, *PATH),
@@ -76,7 +86,8 @@ SETS: dict[str, tuple[str, ...]] = {
         "curvature/trace",
     ),
 }  # fmt: skip
-"""As in conf/terms: `theory` adds the mean flow, `curvature` the Hessian, `path` the growth of the norm."""
+"""As in conf/terms: `theory` adds the mean flow, `fluctuation` its F with and without the expansion, `curvature` the
+Hessian, `path` the growth of the norm."""
 
 _WITH_GROUP = {**MARGINS, **PATH, **LAYERS}
 

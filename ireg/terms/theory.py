@@ -14,17 +14,23 @@ They are measured at the point alone, from the optimizer's hyperparameters and n
 of the first steps. The expansion holds while the strength is small: from `ireg.catalogue.VALID_STRENGTH` on it says
 nothing.
 
+F is also computed without the expansion, at rate 0 (`ireg.core.preconditioner_noise`): `strength_exact` and
+`alignment_exact`. Where F's strength differs from the exact one, the expansion in v's fluctuation does not hold.
+
 Source: docs/theory.md, section 7, where it is derived and certified; for full batches Cattaneo, Klusowski & Shigida
 2024, arXiv:2309.00079.
 """
 
 from torch import Tensor
 
-from ireg.core.mean_flow import MeanFlow, moments_needed
-from ireg.core.moments.needs import needs
-from ireg.core.norms import cosine, ratio
+from ireg.core.mean_flow import MeanFlow, moments_needed, require_uniform
+from ireg.core.moments.needs import NOTHING, Need, needs
+from ireg.core.norms import cosine, norm, ratio
+from ireg.core.optimizers import OptimizerView
+from ireg.core.params import by_name
 from ireg.core.snapshot import Snapshot
 from ireg.core.types import Params
+from ireg.core.wide import wide
 
 PARTS = ("whole", "memory", "lag", "fluctuation")
 
@@ -84,3 +90,60 @@ def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
     if vector is None:
         return None
     return cosine(vector, slope)
+
+
+def _noise_needed(optimizer: OptimizerView) -> Need:
+    """Say what the exact F needs of the moments: nothing.
+
+    Raises:
+        ValueError: parameter groups differ, or a second moment that never settles (Adagrad, AMSGrad).
+    """
+    require_uniform(optimizer)
+    _ = optimizer.filtered_by
+    return NOTHING
+
+
+@needs(_noise_needed)
+def strength_exact(snapshot: Snapshot) -> Tensor | None:
+    """The size of F at rate 0 relative to the leading velocity, ‖F‖/‖u‖, without an expansion.
+
+    ‖F‖² is free of the bias by noise of the drawn orders, and 0 where noise is all there is. None for SGD and momentum,
+    and with a single minibatch. Centered RMSProp has it, too.
+
+    Source: docs/theory.md, section 16.
+
+    Raises:
+        ValueError: an optimizer whose second moment never settles, or parameter groups that differ.
+    """
+    found = snapshot.preconditioner_noise
+    if found is None:
+        return None
+    decay = snapshot.optimizer.decoupled_decay
+    leading = by_name(found.leading, snapshot.moving)
+    leading = {name: value + decay * wide(snapshot.moving[name]).to(value) for name, value in leading.items()}
+    return found.mean.new_tensor(found.square).sqrt() / norm(leading)
+
+
+def _exact_alignment_needed(optimizer: OptimizerView) -> Need:
+    _noise_needed(optimizer)
+    return moments_needed(optimizer)
+
+
+@needs(_exact_alignment_needed)
+def alignment_exact(snapshot: Snapshot) -> Tensor | None:
+    """The cosine of F at rate 0 and ∇Q, ⟨F, ∇Q⟩/(‖F‖ ‖∇Q‖), without an expansion.
+
+    ‖F‖ is that of `strength_exact`: noise of the drawn orders does not make the cosine smaller. Where it is most of F,
+    the estimate may lie beyond ±1. None where `strength_exact` is none or 0.
+
+    Source: docs/theory.md, section 16.
+
+    Raises:
+        ValueError: an optimizer whose mean flow is not known.
+    """
+    found = snapshot.preconditioner_noise
+    if found is None or not found.square:
+        return None
+    squares = {name: wide(value) for name, value in snapshot.mean_flow.squares_gradient.items()}
+    noisy = found.mean.square().sum() / found.square
+    return cosine(by_name(found.mean, snapshot.moving), squares) * noisy.sqrt()

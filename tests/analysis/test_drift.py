@@ -42,6 +42,20 @@ def test_one_row_a_run_and_the_coefficients_beside():
     assert mean.get_ylim() == (1.5, -0.5)  # the first run on top
 
 
+def test_the_coefficient_of_the_finite_step_and_the_rates():
+    flow = {"k_lag": [0.8, 0.1]}
+    runs = [result("rmsprop", [None, None], flow=flow), result("sgd", [None, None], flow=flow)]
+    runs[0]["leading_flow"] |= {"lr": 1e-7, "finite_step": {"estimates": {"k": [0.7, 0.05]}}}
+    coefficients = drift_figure(runs).axes[2]
+    assert coefficients.get_title() == "Fitted coefficients at rates 1e-07, 0.001,\nin units of the theorem's"
+    line, _, (bar,) = coefficients.containers[-1]
+    assert line.get_ydata() == pytest.approx([0.7])
+    assert bar.get_segments()[0][:, 1] == pytest.approx([0.6, 0.8])
+    labels = [text.get_text() for text in coefficients.get_legend().texts]
+    assert labels[-1] == "$k$ of $M + V$, less $F$ at rate 0"
+    assert len(coefficients.containers) == 3
+
+
 def test_effects_over_decades_and_no_leading_flow():
     figure = drift_figure([result("adam", [-0.9, 0.1]), result("other", [0.0001, 0.1])])
     assert [panel.get_xscale() for panel in figure.axes] == ["symlog", "symlog"]

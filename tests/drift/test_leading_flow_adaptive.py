@@ -18,7 +18,7 @@ from tests.drift.small import OPTIMIZERS, alone, hessian_and_gradient, quadratic
 )
 def test_of_a_single_minibatch_memory_and_lag_are_the_theorems(make):
     # Nothing fluctuates: what is missed is of the next order in η, and strength is about 10⁻⁴ here.
-    found = drift_of_settled_weights(alone(quadratic(make, batch_size=24)), 6)
+    found = drift_of_settled_weights(alone(quadratic(make, batch_size=24)), 6).estimates
     assert "k_fluctuation" not in found
     for name in ("k", "k_memory", "k_lag"):
         assert found[name].value == pytest.approx(1, abs=0.01)
@@ -33,7 +33,7 @@ def test_the_fluctuation_of_the_second_moment_is_the_theorems_up_to_the_next_ord
     # At this rate F is nearly all. The next order is some (1 − ρ) of it, times the gradients' high powers.
     rest = {"alpha": 0.98} if kind == "rmsprop" else {"betas": (0.5, 0.98)}
     make = partial(RMSprop if kind == "rmsprop" else Adam, lr=1e-5, eps=0.1, **rest)
-    found = drift_of_settled_weights(alone(quadratic(make, num_examples=48)), 80)
+    found = drift_of_settled_weights(alone(quadratic(make, num_examples=48)), 80).estimates
     value, error = found["k"]
     assert error < 0.1
     assert value == pytest.approx(1, abs=0.1 + 2 * error)
@@ -57,7 +57,7 @@ def test_the_study_takes_this_method_and_another_rate_is_that_rate():
     strength, _ = predicted(problem)
     found = mean_drift(alone(problem), 6, strength)
     assert (found.theory, found.steps) == ({}, None)
-    assert found.estimates == drift_of_settled_weights(alone(problem), 6)
+    assert found.estimates == drift_of_settled_weights(alone(problem), 6).estimates
     assert problem.begin()[1].state_dict()["state"] == {}  # and nothing was changed by it
 
 
@@ -73,6 +73,6 @@ def test_single_precision_is_measured_in_double():
     problem = quadratic(partial(Adam, lr=1e-9, eps=0.1))
     problem.module.float()
     object.__setattr__(problem, "inputs", problem.inputs.float())
-    found = drift_of_settled_weights(alone(problem), 6)
+    found = drift_of_settled_weights(alone(problem), 6).estimates
     assert torch.tensor(found["cosine"].value).isfinite()
     assert found["strength"].value < 0.3

@@ -72,6 +72,17 @@ def test_one_run_from_the_command_line(one, capsys):
     (row,) = [row for row in rows if row["quantity"] == "steepest"]
     assert (row["part"], float(row["value"])) == ("curvature", result["curvature"]["steepest"])
     assert "all k = 1 is the theorem" in out
+    step = result["leading_flow"]["finite_step"]
+    assert result["leading_flow"]["noise"] is None  # the control: SGD has no F, and all of its drift is finite steps
+    assert step["rate"] == 0.05
+    assert step["estimates"]["k"] == pytest.approx(result["leading_flow"]["estimates"]["k"], rel=1e-9)
+    low, high = step["interval"]
+    value, error = step["estimates"]["k"]
+    assert (low, high) == pytest.approx((value - 4.302653 * error, value + 4.302653 * error), rel=1e-6)  # three pairs
+    assert {row["rate"] for row in rows} == {"0.05"}
+    (row,) = [row for row in rows if (row["part"], row["quantity"]) == ("finite step", "k low")]
+    assert float(row["value"]) == low
+    assert "Finite step alone: the drift less F at rate 0, against M + V; k = 1 is the theorem" in out
 
 
 def test_the_leading_flow_at_another_rate(sweep, capsys):
@@ -83,6 +94,32 @@ def test_the_leading_flow_at_another_rate(sweep, capsys):
     assert result["lr"] == 1e-3
     assert result["leading_flow"]["lr"] == 1e-7
     assert result["leading_flow"]["estimates"]["strength predicted"][0] < result["predicted"]["strength"]
+    assert (result["leading_flow"]["finite_step"]["rate"], result["leading_flow"]["noise"]["rate"]) == (1e-7, 0.0)
+    with (sweep / "adam" / "drift" / "drift.csv").open() as file:
+        rates = {(row["part"], float(row["rate"])) for row in csv.DictReader(file)}
+    assert rates >= {("leading flow", 1e-7), ("finite step", 1e-7), ("noise of the preconditioner", 0.0)}
+    assert ("small steps, memory kept", 1e-3) in rates
+    (line,) = [line for line in out.splitlines() if " to " in line and line.startswith("adam ")]
+    assert line.split()[1] == "1e-07"
+
+
+def test_results_of_earlier_versions_are_read_and_their_tables_replaced(one, capsys):
+    assert main([str(one / "sgd"), *FAST]) == 0
+    capsys.readouterr()
+    folder = one / "sgd" / "drift"
+    earlier = json.loads((folder / "drift.json").read_text())
+    del earlier["leading_flow"]["finite_step"], earlier["leading_flow"]["noise"]
+    (folder / "drift.json").write_text(json.dumps(earlier))
+    (folder / "drift.csv").write_text("run,optimizer,lr,part,place,what,quantity,value,error\n")
+    assert main([str(one / "sgd"), *FAST]) == 0
+    out, err = capsys.readouterr()
+    assert "measured already" in err
+    assert "all k = 1 is the theorem" in out
+    assert "Finite step alone" not in out
+    write([earlier], folder)
+    assert "finite step" not in (folder / "drift.csv").read_text()
+    assert main([str(one / "sgd"), *FAST, "--seed", "1", "--output", str(folder)]) == 0
+    assert "Finite step alone" in capsys.readouterr().out
 
 
 def test_a_run_is_not_measured_twice_with_the_same_options(one, capsys):
@@ -210,6 +247,6 @@ def test_digits_follow_the_standard_error_and_nan_is_a_dash(tmp_path):
     assert "0.1235 ± 0.0021" in lines[2]
     assert " 0.123 " in lines[2]
     assert "–" in lines[2]
-    assert lines[2].split()[:4] == ["a", "kept", "mean", f"{math.exp(0.5):.4g}"]
-    assert "a: strength 0.01 and alignment 1 are predicted; no leading flow: made up" in lines
+    assert lines[2].split()[:5] == ["a", "0.1", "kept", "mean", f"{math.exp(0.5):.4g}"]
+    assert "a: strength 0.01 and alignment 1 are predicted at rate 0.1; no leading flow: made up" in lines
     assert {path.name for path in write([result], tmp_path)} == {"drift.json", "drift.csv", "drift.png"}

@@ -15,6 +15,8 @@ KEPT = {
     "small steps, memory kept": ("mean", "ends"),
     "small steps, memory shrinking": ("mean", "ends"),
     "leading flow": ("path",),
+    "finite step": ("path",),
+    "noise of the preconditioner": ("path",),
 }
 """Parts of drift.csv, and their places, that the study has."""
 

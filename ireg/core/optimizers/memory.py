@@ -106,6 +106,7 @@ class SecondMoment:
         numerator_decay: β of what is divided, 0 where the bare gradient is.
         numerator_bare: share of the bare gradient in what is divided, beside a running mean with decay β.
         lag_after: mean age in steps that a filter adds after the division.
+        centered: whether the square of the mean gradient, with the same decay, is taken off before the root.
     """
 
     decay: float
@@ -113,6 +114,7 @@ class SecondMoment:
     numerator_decay: float
     numerator_bare: float = 0.0
     lag_after: float = 0.0
+    centered: bool = False
 
 
 def reciprocal_root(root: Tensor, eps: float) -> Tensor:

@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,6 +78,15 @@ class RMSpropView(OptimizerView):
         decay = fading_mean(self.kind, None if self.centered else self.alpha)
         assert self.eps is not None
         return SecondMoment(decay=decay, eps=self.eps, numerator_decay=0.0, lag_after=self.memory.lag)
+
+    @property
+    def filtered_by(self) -> SecondMoment | None:
+        """The same, also centered."""
+        if not self.centered:
+            return self.divides_by
+        plain = replace(self, centered=False).divides_by
+        assert plain is not None
+        return replace(plain, centered=True)
 
     @classmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:

@@ -187,6 +187,15 @@ class OptimizerView(ABC):
         return None
 
     @property
+    def filtered_by(self) -> SecondMoment | None:
+        """How the optimizer divides, also where no mean flow is known (centered RMSProp); None if it does not.
+
+        Raises:
+            ValueError: its second moment never settles (Adagrad, AMSGrad, ρ = 1).
+        """
+        return self.divides_by
+
+    @property
     def preconditioner(self) -> Params | None:
         """P of the update, by name; None for the identity.
 

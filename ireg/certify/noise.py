@@ -1,0 +1,78 @@
+"""The noise of the preconditioner at rate 0, by its definition, from a `Point`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ireg.certify.point import Point, Values
+from ireg.core.random import named_generator
+
+
+def noise(point: Point) -> Values:
+    """F at rate 0, by filters of the drawn orders with all their past, gradient by gradient."""
+    if not point.training.flow:
+        return {}
+    tags = ("ireg/strength_fluctuation_exact", "ireg/alignment_fluctuation_exact")
+    if not point.adaptive or point.count == 1:
+        return dict.fromkeys(tags)
+    gradients, hessians = point.descended
+    mean, square = gradients.mean(0), gradients.square().mean(0)
+    rho, beta, bare = _decays(point)
+    below = square.sqrt() + point.group["eps"]
+    values = []
+    for past, order in _drawn_orders(point.count, max(rho, beta)):
+        rows = gradients[torch.cat([past, order])]
+        directions, numerators, seconds = [], [], []
+        for end in range(len(past) + 1, len(rows) + 1):
+            second, first = _filtered(rows[:end].square(), rho), _filtered(rows[:end], beta)
+            numerators.append(bare * rows[end - 1] + (1 - bare) * first)
+            seconds.append(second)
+            directions.append(numerators[-1] / (second.sqrt() + point.group["eps"]))
+        direction, numerator, second = (torch.stack(each).mean(0) for each in (directions, numerators, seconds))
+        slope = torch.where(square > 0, mean / (2 * square.sqrt() * below**2), 0.0)
+        values.append(direction - numerator / below + slope * (second - square))
+    orders = torch.stack(values)
+    force, size = orders.mean(0), float(orders.mean(0).square().sum() - (orders.var(0) / len(orders)).sum())
+    squares = 2 * torch.einsum("kij,kj->i", hessians, gradients) / point.count
+    decay = point.decays * point.weights if point.decoupled else 0.0
+    return {
+        tags[0]: math.sqrt(max(size, 0.0)) / float((mean / below + decay).norm()),
+        tags[1]: float(force @ squares / squares.norm()) / math.sqrt(size) if size > 0 else None,
+    }
+
+
+_PAST = 2.0**-53
+"""Weight of a gradient that a filter has forgotten."""
+
+
+def _decays(point: Point) -> tuple[float, float, float]:
+    """ρ, β and the share of the bare gradient of RMSProp, Adam, AdamW and NAdam."""
+    group = point.group
+    if "alpha" in group:
+        return group["alpha"], 0.0, 0.0
+    if "momentum_decay" not in group:
+        return group["betas"][1], group["betas"][0], 0.0
+    steps = len(point.trained.gradients) + 1
+    beta = group["betas"][0]
+    return group["betas"][1], beta, 1 - beta * (1 - 0.5 * 0.96 ** (steps * group["momentum_decay"]))
+
+
+def _drawn_orders(count: int, decay: float, orders: int = 8) -> list[tuple[Tensor, Tensor]]:
+    """Return the past and the epoch of each order, as the term draws them."""
+    generator = named_generator("fluctuation", named_generator("terms").initial_seed())
+    epochs = math.ceil(math.ceil(math.log(_PAST) / math.log(decay)) / count)
+
+    def draw(number: int) -> Tensor:
+        return torch.rand(number, count, dtype=torch.float64, generator=generator).argsort(1).flatten()
+
+    pasts = [draw(epochs) for _ in range(orders)]
+    return [(past, draw(1)) for past in pasts]
+
+
+def _filtered(rows: Tensor, decay: float) -> Tensor:
+    """Return a fading mean of all rows, the last first."""
+    weights = decay ** torch.arange(len(rows) - 1, -1, -1, dtype=torch.float64)
+    return weights @ rows / weights.sum()
