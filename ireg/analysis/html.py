@@ -130,20 +130,17 @@ def _comparisons(found: Sequence[Comparison], criterion: str) -> str:
     body = []
     for comparison in found:
         difference = comparison.difference
-        student, drawn = difference.student, difference.bootstrap
+        student = difference.student
         mean = f"{scale * student.mean:.3g}{unit}"
-        intervals = [
-            "–" if math.isnan(one.low) else f"{scale * one.low:.3g} to {scale * one.high:.3g}"
-            for one in (student, drawn)
-        ]
+        interval = "–" if math.isnan(student.low) else f"{scale * student.low:.3g} to {scale * student.high:.3g}"
         body.append(
             f"<tr><td>{escape(comparison.left)}</td><td>{escape(comparison.right)}</td>"
             f"<td>{difference.count}</td><td class=number data-value={student.mean}>{mean}</td>"
-            f"<td class=number>{intervals[0]}</td><td class=number>{intervals[1]}</td>"
+            f"<td class=number>{interval}</td>"
             f"<td class=number data-value={difference.p}>{difference.p:.2g}</td>"
             f"<td class=number data-value={comparison.adjusted}>{comparison.adjusted:.2g}</td></tr>"
         )
-    head = ["setting", "less", "seeds", "difference", "95 % (Student)", "95 % (BCa)", "p", "p, Holm"]
+    head = ["setting", "less", "seeds", "difference", "95 % (Student)", "p", "p, Holm"]
     text = f"Of {VALUES.get(criterion, criterion)}, seed by seed: paired t-test; Holm's adjustment is over this table."
     return _section("Differences between settings", _table(head, body), text)
 
