@@ -220,7 +220,10 @@ def settings(cells_of: Mapping[str, pd.DataFrame]) -> str:
 
 
 def common(families: Mapping[str, Sequence[Claim]]) -> list[str]:
-    """List the losses and memorized shares that every pair of every setting reaches, for both adaptive methods."""
+    """List the losses and memorized shares that every pair of every setting reaches.
+
+    They are those of both adaptive methods, where they were run.
+    """
     reached = {place: True for place in (*AT_LOSS, *AT_NOISE)}
     for found in families.values():
         for optimizer in ADAPTIVE:
