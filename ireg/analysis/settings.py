@@ -89,7 +89,8 @@ def _beside_the_rate(values: Mapping[str, Any]) -> tuple[str, ...]:
 def _best_rates(groups: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> dict[tuple[str, ...], Any] | None:
     """Choose rates by the smallest final error.
 
-    It is that of held-out examples where all runs have them, else of the test set. There is one for what settings share beside the rate. None where there is nothing to choose by, or to choose from.
+    It is that of held-out examples where all runs have them, else of the test set. There is one for what settings
+    share beside the rate. None where there is nothing to choose by, or to choose from.
     """
     held_out = all(HELD_OUT in rows and bool(rows[HELD_OUT].notna().any()) for _, rows in groups)
     tag = HELD_OUT if held_out else CRITERION

@@ -5,13 +5,18 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from ireg.analysis.study.cells import valid_edges
 from ireg.analysis.study.comparisons import COMPARISONS, turn_text
 from ireg.analysis.study.crossing import Turn, turns
+from ireg.analysis.study.figures import FIGURES
 from ireg.analysis.study.noise import at_shares
 from ireg.analysis.study.pages import write_pages
 from ireg.analysis.study.pictures import PICTURES
 from ireg.analysis.study.rates import tied
+from ireg.analysis.study.tables import TABLES
+from ireg.catalogue import VALID_EDGE
 from tests.analysis.test_study import finals, measured_cells
 
 LOSSES = [1.5, 1.2, 1.0, 0.7, 0.4, 0.2, 0.1, 0.03]
@@ -228,3 +233,45 @@ def test_pictures_are_drawn_into_a_page(tmp_path):
     written = [path.name for path in write_pages(tmp_path)]
     assert written == ["verdicts_of_a.png", "crossing_of_a.png", "page.md"]
     assert all((tmp_path / "figures" / name).stat().st_size > 10_000 for name in written[:2])
+
+
+@pytest.mark.parametrize(
+    ("edge", "optimizer", "mark"),
+    [(1.99, "rmsprop", ""), (2.01, "rmsprop", ", not valid"), (184.0, "adam", ", not valid"), (2.01, "sgd", "")],
+)
+def test_a_fraction_of_the_edge_that_is_not_valid_is_marked(edge, optimizer, mark):
+    cells = finals({optimizer: 0.0}, seeds=2).assign(**{"curvature/edge": edge})
+    first = TABLES["edge"](cells).splitlines()[2].split(" | ")[1]
+    assert first == f"{edge:.3g} ± 0{mark}"
+    assert valid_edges(cells)["curvature/edge"].isna().all() == bool(mark)
+    drawn = FIGURES["terms"](cells).axes[2].lines[0].get_xdata()
+    assert len(drawn) == (0 if mark else len(LOSSES))
+    assert valid_edges(cells.drop(columns="curvature/edge")).equals(cells.drop(columns="curvature/edge"))
+
+
+def test_beyond_the_valid_edge_a_second_moment_follows_within_a_few_steps():
+    """torch's RMSProp on h x²/2, with the second moment of an almost dead weight: frozen P would give 3ⁿ and more."""
+    for edge, alpha in ((VALID_EDGE, 0.99), (VALID_EDGE, 0.999), (184.0, 0.99)):
+        weight = torch.nn.Parameter(torch.tensor([1e-6], dtype=torch.float64))
+        optimizer = torch.optim.RMSprop([weight], lr=1e-3, alpha=alpha, eps=1e-12)
+        curvature, largest, steps = 1.0, 0.0, 200
+        root = 1e-3 * curvature / (2 * edge)  # λ/h* = (h/√v) η/2
+        optimizer.state[weight] = {
+            "step": torch.tensor(0.0),
+            "square_avg": torch.tensor([root**2], dtype=torch.float64),
+        }
+        fractions = []
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (curvature * weight.square() / 2).sum().backward()
+            optimizer.step()
+            largest = max(largest, abs(weight.item()))
+            fractions.append(1e-3 / 2 * curvature / optimizer.state[weight]["square_avg"].item() ** 0.5)
+        assert largest < 0.05  # frozen P: 1e-6 · 3^200
+        assert min(fractions[:12]) < 0.9 * edge
+        assert min(fractions) < 1.2
+    # SGD's P is frozen: at the same fraction it does leave.
+    weight, steps = 1e-6, 0
+    while abs(weight) < 1:
+        weight, steps = weight * (1 - 2 * VALID_EDGE), steps + 1
+    assert steps == 13

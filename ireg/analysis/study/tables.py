@@ -12,7 +12,7 @@ from ireg.analysis.basins import ends
 from ireg.analysis.looks import COLOURS
 from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
-from ireg.analysis.study.cells import LOSSES, values
+from ireg.analysis.study.cells import EDGE, LOSSES, edge_is_valid, valid_edges, values
 from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
 from ireg.analysis.study.claims import above_floor
 from ireg.analysis.study.rates import CHOICES, chosen
@@ -129,7 +129,11 @@ def _sizes(cells: pd.DataFrame, alike: pd.Series) -> Iterator[tuple[tuple[str, .
 
 
 def levels(
-    tag: str, write: Callable[[float, float], str], parts: Parts = by_optimizer, head: Sequence[str] = ("optimizer",)
+    tag: str,
+    write: Callable[[float, float], str],
+    parts: Parts = by_optimizer,
+    head: Sequence[str] = ("optimizer",),
+    valid: Callable[[str, float], bool] = lambda part, mean: True,
 ) -> Callable[[pd.DataFrame], str]:
     """Make the table of a tag by training loss.
 
@@ -138,6 +142,7 @@ def levels(
         write: from mean and half of the interval to a cell.
         parts: the lines.
         head: of what stands in front of each line.
+        valid: whether a line's mean can be read as what the table says; others are marked.
     """
 
     def table(cells: pd.DataFrame) -> str:
@@ -147,7 +152,8 @@ def levels(
             for place in LEVELS:
                 of_place = measured[of_one["place"] == place].dropna().tolist()
                 interval = mean_interval(of_place)
-                line.append(write(interval.mean, interval.half) if of_place else "–")
+                mark = "" if valid(row[0], interval.mean) else ", not valid"
+                line.append(write(interval.mean, interval.half) + mark if of_place else "–")
             rows.append(line)
         return markdown([*head, *(f"{loss:g}" for loss in LOSSES)], rows)
 
@@ -224,7 +230,7 @@ def measures_within(cells: pd.DataFrame) -> str:
 
 def with_controls(cells: pd.DataFrame, loss: float) -> tuple[pd.DataFrame, list[str]]:
     """Return runs at a training loss, with controls, and measures' names."""
-    runs = cells[cells["place"] == loss_place(loss)].reset_index(drop=True)
+    runs = valid_edges(cells[cells["place"] == loss_place(loss)].reset_index(drop=True))
     runs = runs.assign(**controls(runs["test/error"].tolist()))
     tags = [tag for tag in runs if "/" in tag and tag not in NO_MEASURES and runs[tag].nunique() > 1]
     return runs, ["at", *tags, "planted", "random"]
@@ -304,7 +310,7 @@ WITH_INTERVALS: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "margin": levels("margin/normalized_clean_median", _number),
     "sgd_term": levels("ireg/sgd", _number),
     "own_term": levels("ireg/own", _number),
-    "edge": levels("curvature/edge", _number),
+    "edge": levels(EDGE, _number, valid=edge_is_valid),
     "diffusive": diffusive,
     **{
         f"{name}_{how}": levels(tag, write, parts, ("B", "η"))
