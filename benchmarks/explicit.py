@@ -1,4 +1,4 @@
-"""`python -m benchmarks.explicit multirun/explicit`: penalties at equal fit.
+"""`python -m benchmarks.explicit multirun/explicit`: penalties at equal loss.
 
 They stand in place of large rates and of small minibatches.
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.traces multirun/traces`: traces of the Hessian at equal fit.
+"""`python -m benchmarks.traces multirun/traces`: traces of the Hessian at equal loss.
 
 From the runs of docs/curvature.md it writes docs/data/traces.csv, a row a run and training loss. The page's table is
 made from that file; a test compares them.

@@ -199,6 +199,7 @@ def test_the_experiment_on_rates(composed):
     config = composed("experiment=lr_grid", hydra=True)
     settings = read(config)
     assert (settings.name, settings.epochs, settings.batch_size, settings.terms["every"]) == ("lr_grid", 10, 64, 10)
+    assert settings.data.holdout == 2000
     assert config.hydra.mode.name == "MULTIRUN"
     params = config.hydra.sweeper.params
     assert sorted(params.optimizer.split(",")) == ["adam", "momentum", "rmsprop", "sgd"]

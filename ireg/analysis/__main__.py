@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--criterion",
         metavar="TAG",
         help="the tag whose final value, as its mean over seeds, chooses each optimizer's learning rate where several "
-        "were tried; the smallest wins (default: test/error, whose mean at the chosen rate is then optimistic)",
+        "were tried; the smallest wins (default: holdout/error if all runs have it, else test/error, whose mean at the "
+        "chosen rate is then optimistic)",
     )
     parser.add_argument("--full", action="store_true", help="print the tables of all runs and terms, too")
     parser.add_argument(

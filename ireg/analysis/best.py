@@ -19,6 +19,8 @@ from ireg.analysis.summary import plain, print_tables, rich_table, spread
 from ireg.errors import UserError
 
 CRITERION = "test/error"
+HELD_OUT = "holdout/error"
+"""What chooses rates where held-out examples were measured; `CRITERION` does elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,23 @@ class _Rate:
     def rank(self) -> tuple[float, float]:
         # To 12 digits: means that differ by rounding alone, as 0.1 + 0.2 and 0.15 + 0.15, are a tie.
         return float(f"{self.mean:.12g}"), self.lr
+
+
+def default_criterion(runs: pd.DataFrame) -> str:
+    """Return the tag that chooses rates where none is asked for.
+
+    Held-out examples choose where there are any: the error that chose is optimistic, and the test set's is then not.
+
+    Args:
+        runs: a row a run, its final values.
+
+    Returns:
+        `holdout/error` if every run that is done has measured it, else `test/error`.
+    """
+    done = runs[runs["state"] == "done"]
+    if HELD_OUT in runs and len(done) and bool(done[HELD_OUT].notna().all()):
+        return HELD_OUT
+    return CRITERION
 
 
 def best_rates(runs: pd.DataFrame, criterion: str = CRITERION) -> pd.DataFrame | None:

@@ -17,7 +17,7 @@ from ireg.analysis.compare import Comparison, comparisons
 from ireg.analysis.export import shown_columns
 from ireg.analysis.facts import facts
 from ireg.analysis.looks import colour_of
-from ireg.analysis.overview import VALUES, Row, rows_of, value_text
+from ireg.analysis.overview import HEADINGS, Row, rows_of, value_text
 from ireg.catalogue import CATALOGUE, entry
 from ireg.runs.find import run_folders
 from ireg.runs.readable import read_records
@@ -94,7 +94,7 @@ def _best(content: Content, rows: Sequence[Row]) -> str:
     lines = []
     if len(rows) > 1 and content.criterion in rows[0].values and math.isfinite(rows[0].values[content.criterion].mean):
         value = value_text(content.criterion, rows[0].values[content.criterion])
-        what = VALUES.get(content.criterion, content.criterion)
+        what = HEADINGS.get(content.criterion, content.criterion)
         lines.append(f"<p class=best>Best: <b>{escape(rows[0].name)}</b>, {escape(what)} {value}</p>")
     if content.warnings:
         lines.append("<ul class=warnings>" + "".join(f"<li>{escape(line)}</li>" for line in content.warnings) + "</ul>")
@@ -107,7 +107,7 @@ def _best(content: Content, rows: Sequence[Row]) -> str:
 
 def _settings(rows: Sequence[Row], criterion: str) -> str:
     columns = shown_columns(rows, criterion)
-    head = ["setting", "seeds", *(VALUES.get(column, column) for column in columns)]
+    head = ["setting", "seeds", *(HEADINGS.get(column, column) for column in columns)]
     body = []
     for number, row in enumerate(rows):
         values = [row.values[column] for column in columns]
@@ -130,21 +130,20 @@ def _comparisons(found: Sequence[Comparison], criterion: str) -> str:
     body = []
     for comparison in found:
         difference = comparison.difference
-        student, drawn = difference.student, difference.bootstrap
+        student = difference.student
         mean = f"{scale * student.mean:.3g}{unit}"
-        intervals = [
-            "–" if math.isnan(one.low) else f"{scale * one.low:.3g} to {scale * one.high:.3g}"
-            for one in (student, drawn)
-        ]
+        interval = "–" if math.isnan(student.low) else f"{scale * student.low:.3g} to {scale * student.high:.3g}"
         body.append(
             f"<tr><td>{escape(comparison.left)}</td><td>{escape(comparison.right)}</td>"
             f"<td>{difference.count}</td><td class=number data-value={student.mean}>{mean}</td>"
-            f"<td class=number>{intervals[0]}</td><td class=number>{intervals[1]}</td>"
+            f"<td class=number>{interval}</td>"
             f"<td class=number data-value={difference.p}>{difference.p:.2g}</td>"
             f"<td class=number data-value={comparison.adjusted}>{comparison.adjusted:.2g}</td></tr>"
         )
-    head = ["setting", "less", "seeds", "difference", "95 % (Student)", "95 % (BCa)", "p", "p, Holm"]
-    text = f"Of {VALUES.get(criterion, criterion)}, seed by seed: paired t-test; Holm's adjustment is over this table."
+    head = ["setting", "less", "seeds", "difference", "95 % (Student)", "p", "p, Holm"]
+    text = (
+        f"Of {HEADINGS.get(criterion, criterion)}, seed by seed: paired t-test; Holm's adjustment is over this table."
+    )
     return _section("Differences between settings", _table(head, body), text)
 
 

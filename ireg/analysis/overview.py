@@ -43,6 +43,9 @@ VALUES = {
 }
 """What is shown, the most important first, by its heading; as many as there is room for."""
 
+HEADINGS = VALUES | {"holdout/error": "held-out error"}
+"""How tags are called, also those that are shown only where they choose."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -124,7 +127,7 @@ def best_line(rows: Sequence[Row], criterion: str) -> str:
     best = rows[0].values.get(criterion)
     if best is None or not math.isfinite(best.mean) or len(rows) == 1:
         return ""
-    return f"best: {rows[0].name}, {VALUES.get(criterion, criterion)} {value_text(criterion, best)}"
+    return f"best: {rows[0].name}, {HEADINGS.get(criterion, criterion)} {value_text(criterion, best)}"
 
 
 def _table(rows: Sequence[Row], width: int) -> Table:
@@ -136,7 +139,7 @@ def _table(rows: Sequence[Row], width: int) -> Table:
     taken = names + 2 + max(len(text) for text in ("seeds", *columns[0][1]))
     for column in rows[0].values:
         texts = [value_text(column, row.values[column]) for row in rows]
-        heading = VALUES.get(column, column)
+        heading = HEADINGS.get(column, column)
         needed = 2 + max(len(text) for text in (heading, *texts))
         if taken + needed <= width:
             columns.append((heading, texts))

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.colors import to_rgb
 
+from ireg.analysis.best import CRITERION, HELD_OUT
 from ireg.analysis.labels import label, order, short_names, varied_columns
 from ireg.analysis.load import one_run_a_seed, setting_columns
 from ireg.analysis.looks import colour_of
@@ -86,16 +87,19 @@ def _beside_the_rate(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _best_rates(groups: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> dict[tuple[str, ...], Any] | None:
-    """Choose rates by the smallest final test error.
+    """Choose rates by the smallest final error.
 
-    There is one for what settings share beside the rate. None where there is nothing to choose by, or to choose from.
+    It is that of held-out examples where all runs have them, else of the test set. There is one for what settings
+    share beside the rate. None where there is nothing to choose by, or to choose from.
     """
+    held_out = all(HELD_OUT in rows and bool(rows[HELD_OUT].notna().any()) for _, rows in groups)
+    tag = HELD_OUT if held_out else CRITERION
     errors: dict[tuple[str, ...], dict[Any, float]] = {}
     for values, rows in groups:
-        if "test/error" not in rows:
+        if tag not in rows:
             return None
         done = rows[rows["state"] != "diverged"]
-        last = done.loc[done.groupby("run")["epoch"].idxmax(), "test/error"] if len(done) else done["test/error"]
+        last = done.loc[done.groupby("run")["epoch"].idxmax(), tag] if len(done) else done[tag]
         mean = float(last.mean())
         errors.setdefault(_beside_the_rate(values), {})[values["lr"]] = mean if math.isfinite(mean) else math.inf
     if max(map(len, errors.values())) < _RATES:

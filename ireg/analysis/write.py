@@ -36,7 +36,8 @@ NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 class _Tables:
     """What is written and printed of a sweep.
 
-    A table is None where the runs do not make it. Of runs that cannot be read there is a line each.
+    A table is None where the runs do not make it. Of runs that cannot be read there is a line each. `criterion` is the
+    tag that orders settings and chooses rates.
     """
 
     epochs: pd.DataFrame
@@ -44,6 +45,7 @@ class _Tables:
     settings: pd.DataFrame | None
     best: pd.DataFrame | None
     damaged: list[str]
+    criterion: str
 
 
 TABLES = ("summary.csv", "summary_settings.csv", "summary_best.csv")
@@ -73,7 +75,8 @@ def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
 
     Args:
         folder: a sweep's or a run's.
-        criterion: the tag by which the best rate is chosen; None: test/error, if there is one.
+        criterion: the tag by which the best rate is chosen; None: holdout/error if all runs that are done
+            have measured it, else test/error if there is one.
 
     Raises:
         UserError: there are no runs in `folder`, no run's files can be read, no run has the tag, or a file that
@@ -82,7 +85,7 @@ def write(folder: str | Path, criterion: str | None = None) -> list[Path]:
     """
     left_out: list[str] = []
     tables = _tables(Path(folder), criterion)
-    paths = list(_write(tables, Path(folder), criterion, left_out))
+    paths = list(_write(tables, Path(folder), left_out))
     _print_damaged(tables)
     print(*left_out, sep="\n", end="\n" if left_out else "")
     return paths
@@ -131,16 +134,14 @@ def table(folder: str | Path, form: str, criterion: str | None = None) -> str:
         UserError: as `write`.
         ValueError: there is no such form.
     """
-    from ireg.analysis.best import CRITERION
     from ireg.analysis.export import FORMATS
     from ireg.analysis.overview import rows_of
 
     if form not in FORMATS:
         raise ValueError(f"form={form!r}: must be one of {', '.join(FORMATS)}")
-    chosen = criterion or CRITERION
     tables = _tables(Path(folder), criterion)
     _print_damaged(tables)
-    return FORMATS[form](rows_of(tables.summary, chosen), chosen)
+    return FORMATS[form](rows_of(tables.summary, tables.criterion), tables.criterion)
 
 
 @printable_output()
@@ -163,7 +164,7 @@ def report(folder: str | Path, criterion: str | None = None, *, full: bool = Fal
     try:
         # Before anything is printed, and what was written before an error is listed, too.
         with saying("drawing figures and writing the report"):
-            paths.extend(_write(tables, Path(folder), criterion, left_out))
+            paths.extend(_write(tables, Path(folder), left_out))
     except OSError as error:
         failure = error
     _show(tables, Path(folder), criterion, full=full, paths=paths)
@@ -183,19 +184,19 @@ def _tables(folder: Path, criterion: str | None) -> _Tables:
     found = find(folder)
     epochs = epochs_of(found)
     # Imported late: pandas takes a while, which a wrong folder name need not wait for.
-    from ireg.analysis.best import CRITERION, best_rates
+    from ireg.analysis.best import best_rates, default_criterion
     from ireg.analysis.summary import summarize, summarize_settings
 
     require_own_tables(folder, with_figures=True)
     of_runs = runs_of(found)
     # Before anything is written: a wrong tag is answered first.
-    chosen = CRITERION if criterion is None and CRITERION in of_runs else criterion
-    best = best_rates(of_runs, chosen) if chosen is not None else None
+    chosen = default_criterion(of_runs) if criterion is None else criterion
+    best = best_rates(of_runs, chosen) if criterion is not None or chosen in of_runs else None
     summary = summarize(of_runs, epochs)
-    return _Tables(epochs, summary, summarize_settings(summary), best, found.damaged)
+    return _Tables(epochs, summary, summarize_settings(summary), best, found.damaged, chosen)
 
 
-def _write(tables: _Tables, folder: Path, criterion: str | None, left_out: list[str]) -> Iterator[Path]:
+def _write(tables: _Tables, folder: Path, left_out: list[str]) -> Iterator[Path]:
     """Write one file after the other, and yield its path.
 
     Why figures are left out is added to `left_out`.
@@ -216,7 +217,7 @@ def _write(tables: _Tables, folder: Path, criterion: str | None, left_out: list[
             write_bytes(path, contents[suffix])
             yield path
         vector[name], bitmap[f"{FIGURE_FOLDER}/{number} {name}"] = contents[PICTURE], contents[SUFFIXES[0]]
-    from ireg.analysis.best import CRITERION, warnings_of
+    from ireg.analysis.best import warnings_of
     from ireg.analysis.html import Content, page
 
     content = Content(
@@ -224,7 +225,7 @@ def _write(tables: _Tables, folder: Path, criterion: str | None, left_out: list[
         summary=tables.summary,
         epochs=tables.epochs,
         warnings=[] if tables.best is None else warnings_of(tables.best),
-        criterion=criterion or CRITERION,
+        criterion=tables.criterion,
         figures=vector,
     )
     if not (folder / STATUS).exists():  # a single run has event files of its own
@@ -270,11 +271,11 @@ def _figures(epochs: pd.DataFrame, left_out: list[str]) -> Iterator[tuple[str, d
 
 
 def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, paths: Sequence[Path] = ()) -> None:
-    from ireg.analysis.best import CRITERION, print_best, print_doubts
+    from ireg.analysis.best import print_best, print_doubts
     from ireg.analysis.overview import print_failures, print_overview
     from ireg.analysis.summary import print_summary
 
-    print_overview(tables.summary, folder, criterion or CRITERION)
+    print_overview(tables.summary, folder, tables.criterion)
     if full:
         print_summary(tables.summary)
         if tables.best is not None:

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from ireg.analysis import best_rates, runs, write
-from ireg.analysis.best import print_best, print_doubts
+from ireg.analysis import best_rates, runs, show, write
+from ireg.analysis.best import default_criterion, print_best, print_doubts
 from ireg.errors import UserError
 
 
@@ -215,3 +215,19 @@ def test_the_optimizers_stand_in_the_order_of_their_runs(grid):
     grid({0.1: [0.2], 0.2: [0.3]}, {"optimizer.name": "sgd"}, prefix="a")
     sweep = grid({0.1: [0.2], 0.2: [0.3]}, {"optimizer.name": "adam"}, prefix="b")
     assert best_rates(runs(sweep), "test/error")["optimizer"].tolist() == ["sgd", "adam"]
+
+
+def test_held_out_examples_choose_where_all_runs_have_them(make_run, capsys):
+    """The test error would choose the other rate."""
+    for lr, held_out, error in ((0.1, 0.3, 0.2), (0.2, 0.4, 0.1)):
+        for seed in (0, 1):
+            tags = {"test/error": [0.9, error + seed / 100], "holdout/error": [0.9, held_out + seed / 100]}
+            folder = make_run(f"held/run-{lr}-{seed}", tags, {"lr": lr, "seed": seed})
+    assert default_criterion(runs(folder)) == "holdout/error"
+    show(folder)
+    assert "held-out error 30.50" in capsys.readouterr().out
+    show(folder, "test/error")
+    assert "test error 10.50" in capsys.readouterr().out
+    # One run without them, and all are compared by what all have.
+    make_run("held/run-0.3-0", {"test/error": [0.9, 0.5]}, {"lr": 0.3, "seed": 0})
+    assert default_criterion(runs(folder)) == "test/error"

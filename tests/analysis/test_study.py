@@ -12,13 +12,24 @@ from ireg.analysis.study.__main__ import main
 from ireg.analysis.study.answers import answers, settings
 from ireg.analysis.study.cells import LOSSES, measured, merged
 from ireg.analysis.study.checkpoints import barriers, drifts
+from ireg.analysis.study.comparisons import COMPARISONS
 from ireg.analysis.study.figures import FIGURES
-from ireg.analysis.study.tables import TABLES
+from ireg.analysis.study.tables import GIVEN, TABLES
 from ireg.errors import UserError
 
 TAGS = ("train/loss", "holdout/error", "holdout/loss", "fit/memorized", "fit/clean_error", "norm/l2", "norm/distance",
         "margin/normalized_clean_median", "ireg/sgd", "ireg/own", "curvature/edge",
         "path/settled_diffusive", "path/settled_radial")  # fmt: skip
+
+
+def after(place):
+    """Epochs since a loss of 1.5."""
+    return 3 * (1.5 - float(place.removeprefix("loss "))) if place.startswith("loss ") else 0.0
+
+
+def memorized(place):
+    """From 1 % at a loss of 1.5 to 96 % at one of 0.03."""
+    return 0.01 + 0.95 * (1.5 - float(place.removeprefix("loss "))) / 1.47 if place.startswith("loss ") else 0.5
 
 
 def finals(effects, seeds=5, noise=0.002, reached=LOSSES):
@@ -33,45 +44,86 @@ def finals(effects, seeds=5, noise=0.002, reached=LOSSES):
                 rows.append(
                     {"run": f"{optimizer}_{seed}", "state": "done", "optimizer": optimizer, "lr": 0.1, "batch_size": 64,
                      "optimizer.momentum": 0.9, "seed": seed, "place": place,
-                     "at": 10.0 + seed, "seconds": 3.0, "test/error": error, **dict.fromkeys(TAGS, 1.0)}
+                     "at": 10.0 + seed + after(place), "seconds": 3.0, "test/error": error,
+                     **dict.fromkeys(TAGS, 1.0), "fit/memorized": memorized(place)}
                 )  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def test_a_planted_effect_is_found_and_none_where_there_is_none():
-    found = claims.stated(finals({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.0, "momentum": -0.05}))
+    found = claims.family(finals({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.0, "momentum": -0.05}, noise=0.0005))
     verdicts = {}
     for claim in found:
         if claim.question == 1 and claim.difference.count:
             verdicts.setdefault(claim.optimizer, set()).add(claims.verdict(claim))
     assert verdicts == {"adam": {"worse"}, "rmsprop": {"no worse"}, "momentum": {"better"}}
-    adam = next(claim for claim in found if claim.optimizer == "adam" and claim.comparator == "equal fit")
-    assert adam.difference.student.mean == pytest.approx(0.05, abs=0.003)
-    assert adam.difference.count == 5
-    assert adam.adjusted >= adam.difference.p
+    adam = [claim for claim in found if (claim.optimizer, claim.question) == ("adam", 1)]
+    assert len(adam) == 4 + 8 + 5  # as stated, by training loss, by memorized noise
+    for claim in adam:
+        assert claim.difference.student.mean == pytest.approx(0.05, abs=0.003)
+        assert claim.difference.count == 5
+        assert claim.adjusted >= claim.difference.p
 
 
 def test_without_pairing_the_same_effect_is_undecided():
     """Seeds differ by far more than the effect: the pairs carry the claim."""
-    cells = finals({"sgd": 0.0, "adam": 0.015})
+    cells = finals({"sgd": 0.0, "adam": 0.015}, noise=0.001)
     shifted = cells["seed"].where(cells["optimizer"] == "sgd", (cells["seed"] + 1) % 5)
     paired, not_paired = (
-        next(claim for claim in claims.stated(table) if (claim.optimizer, claim.comparator) == ("adam", "end"))
+        next(claim for claim in claims.family(table) if (claim.optimizer, claim.comparator) == ("adam", "end"))
         for table in (cells, cells.assign(seed=shifted))
     )
     assert claims.verdict(paired) == "worse"
     assert claims.verdict(not_paired) == "undecided"
 
 
-def test_claims_of_a_data_set_are_adjusted_together():
-    """All that were stated count, also those without values: they have p = 1."""
-    found = claims.stated(finals({"sgd": 0.0, "adam": 0.004}, noise=0.004))
-    assert len(found) == 29
+def test_comparisons_of_a_data_set_are_adjusted_together():
+    """All that have values count once, barriers and drift too: the smallest p is multiplied by their number."""
+    training = finals({"sgd": 0.0, "adam": 0.004}, noise=0.004).drop(columns=["norm/l2"])
+    training["norm/l2"] = 20.0 + training["test/error"]
+    training["at"] += training["test/error"]
+    found = claims.family(training)
     decided = [claim for claim in found if claim.difference.count]
     assert {claim.optimizer for claim in decided} == {"adam"}
-    smallest = min(decided, key=lambda claim: claim.difference.p)
-    assert smallest.adjusted == pytest.approx(min(1, 29 * smallest.difference.p))
-    assert all(math.isnan(claim.adjusted) for claim in found if not claim.difference.count)
+    assert len(decided) == 17 + 2
+    both = pd.concat([training, measured_cells()], ignore_index=True)
+    for cells, count in ((training, 19), (both, 19 + 4)):
+        p_values = [
+            p
+            for claim in claims.family(cells)
+            for p in (claim.difference.p, claim.difference.p_at_least(0.01) if claim.question == 1 else math.nan)
+        ]
+        adjusted = [p for claim in claims.family(cells) for p in (claim.adjusted, claim.margin_adjusted)]
+        smallest = int(np.nanargmin(p_values))
+        assert adjusted[smallest] == pytest.approx(min(1, count * p_values[smallest]))
+        assert np.isnan(adjusted).tolist() == np.isnan(p_values).tolist()
+
+
+def test_one_comparison_has_one_adjusted_p_in_all_tables():
+    cells = pd.concat([finals({"sgd": 0.0, "adam": 0.05, "momentum": 0.003}), measured_cells()], ignore_index=True)
+    found = {(claim.question, claim.optimizer, claim.comparator): claim for claim in claims.family(cells)}
+    cases = (
+        ("claims", (1, "adam", "loss 0.4"), "| adam | loss 0.4 | 5 |", -3),
+        ("ratios", (2, "adam", "loss 1"), "| adam | epochs to a training loss of 1 |", -1),
+        ("measurements", (5, "adam", "drift"), "| 5 | adam |", -1),
+    )
+    for table, key, start, place in cases:
+        (line,) = (line for line in COMPARISONS[table](cells).splitlines() if line.startswith(start))
+        assert line.strip("| ").split(" | ")[place] == f"{found[key].adjusted:.2g}", table
+    assert "| momentum | " in COMPARISONS["by_loss"](cells)
+    shown = COMPARISONS["by_loss"](cells).splitlines()[-3].split(" | ")[5]
+    assert shown.endswith(f"{claims.verdict(found[1, 'adam', 'loss 0.4'])} (5)")
+
+
+def test_a_level_that_is_not_reached_is_not_counted():
+    cells = finals({"sgd": 0.0, "adam": 0.05}, seeds=3)
+    shallow = cells[~((cells["optimizer"] == "sgd") & cells["place"].isin(("loss 0.1", "loss 0.03")))]
+    missing = {claim.comparator for claim in claims.family(shallow) if claim.optimizer == "adam" and claim.question == 1
+               and not claim.difference.count}  # fmt: skip
+    assert missing == {"loss 0.1", "loss 0.03"}  # 80 % are learned between 0.4 and 0.2
+    assert "| adam | 5.0" in COMPARISONS["by_loss"](cells)
+    assert "(3) | – | – |" in COMPARISONS["by_loss"](shallow)
+    assert "loss 0.1 " not in COMPARISONS["claims"](shallow)
 
 
 def test_further_rates_of_sgd_are_for_one_effective_rate_alone():
@@ -81,12 +133,12 @@ def test_further_rates_of_sgd_are_for_one_effective_rate_alone():
     same["test/error"] += 0.02
     found = {
         (claim.question, claim.comparator): claim.difference
-        for claim in claims.stated(pd.concat([cells, same]))
+        for claim in claims.family(pd.concat([cells, same]))
         if claim.optimizer == "momentum"
     }
-    assert found[1, "equal fit"].student.mean == pytest.approx(0.05)
-    assert found[4, "equal fit"].student.mean == pytest.approx(0.03)
-    alone = claims.stated(cells)
+    assert found[1, "mean over losses"].student.mean == pytest.approx(0.05)
+    assert found[4, "mean over losses"].student.mean == pytest.approx(0.03)
+    alone = claims.family(cells)
     assert next(claim for claim in alone if claim.quantity.endswith("effective rate")).difference.count == 0
 
 
@@ -132,7 +184,7 @@ def measured_cells():
 def test_barriers_and_drift_are_stated_comparisons():
     found = {
         (claim.question, claim.optimizer): claim
-        for claim in claims.stated(pd.concat([finals({"sgd": 0.0}), measured_cells()], ignore_index=True))
+        for claim in claims.family(pd.concat([finals({"sgd": 0.0}), measured_cells()], ignore_index=True))
         if claim.question in (4, 5) and claim.difference.count
     }
     assert {key: claim.difference.count for key, claim in found.items()} == {
@@ -155,19 +207,24 @@ def test_cells_of_measurements_have_their_quantities_alone():
     assert len(cells) == 6
 
 
-def answered(effects, **changes):
+def answered(effects, noise=0.0005, **changes):
     """The five answers for known effects, by their question's number."""
-    cells = pd.concat([finals(effects).assign(**changes), measured_cells()], ignore_index=True)
+    cells = pd.concat([finals(effects, noise=noise).assign(**changes), measured_cells()], ignore_index=True)
     lines = answers({"here": cells}).splitlines()
     assert lines[0] == "| question | here, 5 seeds |"
-    return [line.split(" | ")[1] for line in lines[2:]]
+    assert lines[-1] == GIVEN
+    return [line.split(" | ")[1] for line in lines[2:-2]]
 
 
 def test_five_answers_by_the_protocol():
     worse, speed, norm, basins, drift = answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.05, "momentum": 0.0})
-    assert worse.count("**yes** (RMSProp +") == 4
+    assert worse.count("**yes** (RMSProp +") == 3
+    assert "At equal training loss **yes** at 1.5, 1.2, 1, 0.7, 0.4, 0.2, 0.1, 0.03." in worse
+    assert "At equal memorized noise **yes** at 10 %, 20 %, 40 %, 60 %, 80 %." in worse
     assert speed.startswith("**Not shown.** None is faster than SGD.")
-    assert norm.startswith("‖ω‖ over SGD's at equal fit: momentum 1.00 (1.00 to 1.00), not significant; RMSProp 1.00")
+    assert norm.startswith(
+        "‖ω‖ over SGD's, mean over losses: momentum 1.00 (1.00 to 1.00), not significant; RMSProp 1.00"
+    )
     assert "by step length at a loss of 0.7: SGD 50 ± 0 %, momentum 50 ± 0 %," in norm
     assert "momentum 0.0005 ± 0.0025 (**no other basin shown**)" in basins
     assert "Adam 0.449 ± 0.011 (**another basin**)." in basins
@@ -176,10 +233,27 @@ def test_five_answers_by_the_protocol():
     assert "one effective rate" not in basins
     same = answered({"sgd": 0.0, "momentum": 0.05}, **{"optimizer.momentum": 0.0})[3]
     assert "Momentum's test error less SGD's at one effective rate: +5." in same
-    assert answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.0})[0].count("**undecided**") == 4
-    assert answered({"sgd": 0.0, "adam": -0.05, "rmsprop": 0.0})[0].count("**no** (") == 4
+    assert answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.0})[0].count("**undecided**") == 3 + 2
+    assert answered({"sgd": 0.0, "adam": -0.05, "rmsprop": 0.0})[0].count("**no** (") == 3
     # One that is significantly worse by less than a point is a "no", too, as the protocol has it.
-    assert "equal fit **no** (RMSProp +0." in answered({"sgd": 0.0, "adam": 0.006, "rmsprop": 0.0})[0]
+    assert "end **no** (RMSProp " in answered({"sgd": 0.0, "adam": 0.005, "rmsprop": 0.0}, noise=0.0002)[0]
+    # "No" needs significance as "yes" does: intervals below one point are not enough.
+    assert answered({"sgd": 0.0, "adam": 0.005, "rmsprop": 0.005}, noise=0.002)[0].count("**undecided** (") == 3
+    # Without one of the two nothing is decided.
+    assert answered({"sgd": 0.0, "adam": 0.05})[0].count("**–** (") == 3
+
+
+def test_a_barrier_counts_by_the_same_rule():
+    """An interval that excludes 0 is not enough: the adjusted p decides."""
+    cells = finals({"sgd": 0.0, "adam": 0.0})
+    pairs = basins_table(5)
+    wide = (pairs["second"] == "adam") & (pairs["first"] == "sgd")
+    pairs["value"] += wide * pairs["run"].map(lambda run: {"3": 0.3, "4": -0.3}.get(run[-1], 0.0))
+    both = pd.concat([cells, barriers(pairs)], ignore_index=True)
+    (adam,) = (claim for claim in claims.family(both) if (claim.question, claim.optimizer) == (4, "adam"))
+    assert adam.difference.student.low > 0
+    assert adam.adjusted > 0.05
+    assert "(**no other basin shown**)." in answers({"here": both}).splitlines()[5]
 
 
 def test_settings_stand_side_by_side():
@@ -187,7 +261,7 @@ def test_settings_stand_side_by_side():
     cells.loc[cells["optimizer"] == "adam", "at"] /= 4 * 1.001 ** cells["seed"]
     cells.loc[(cells["optimizer"] == "adam") & (cells["place"] == "end"), "test/error"] -= 0.07
     both = finals({"sgd": 0.0, "adam": 0.0, "rmsprop": 0.03}, seeds=3)
-    head, _, *lines = settings({"here": cells, "there": both}).splitlines()
+    head, _, *lines = settings({"here": cells, "there": both}).splitlines()[:-2]
     assert [line.split(" | ")[:2] for line in lines] == [
         ["| here", "Adam"],
         ["| there", "RMSProp"],
@@ -195,9 +269,25 @@ def test_settings_stand_side_by_side():
     ]
     found = dict(zip(head.split(" | "), lines[0].split(" | "), strict=True))
     assert (found["η of SGD"], found["η"], found["pairs"]) == ("0.1", "0.1", "5")
-    assert found["equal fit"].startswith("+5.")
+    assert found["loss 0.4"].startswith("+5.")
+    assert found["memorized 20 %"].endswith(", worse")
     assert found["end"].startswith("-2.")
     assert found["epochs to a training loss of 1"] == "0.25 (0.25 to 0.25)"
+
+
+def test_settings_are_compared_at_levels_that_all_reach():
+    """SGD stops early in one of them: what lies below is in neither's line."""
+    here = finals({"sgd": 0.0, "adam": 0.05}, seeds=3)
+    there = finals({"sgd": 0.0, "adam": 0.0}, seeds=3)
+    there = there[~((there["optimizer"] == "sgd") & there["place"].isin(["loss 0.2", "loss 0.1", "loss 0.03"]))]
+    partly = there[~((there["place"] == "loss 0.4") & (there["seed"] == 0) & (there["optimizer"] == "adam"))]
+    for second, levels in (
+        (here, ["loss 1.5", "loss 1.2", "loss 1", "loss 0.7", "loss 0.4", "loss 0.2", "loss 0.1", "loss 0.03"]),
+        (there, ["loss 1.5", "loss 1.2", "loss 1", "loss 0.7", "loss 0.4"]),
+        (partly, ["loss 1.5", "loss 1.2", "loss 1", "loss 0.7"]),
+    ):
+        head = settings({"here": here, "there": second}).splitlines()[0].split(" | ")
+        assert [name for name in head if name.startswith("loss ")] == levels
 
 
 def test_a_faster_and_worse_optimizer_answers_yes():
@@ -209,7 +299,7 @@ def test_a_faster_and_worse_optimizer_answers_yes():
     cells.loc[cells["optimizer"] == "adam", "test/error"] -= 0.05
     assert "**Not shown.** Epochs" in answers({"here": cells}).splitlines()[3]
     lines = answers({"here": cells}).splitlines()
-    assert [line.split(" | ")[1] for line in lines[5:]] == ["Not measured. |", "Not measured. |"]
+    assert [line.split(" | ")[1] for line in lines[5:7]] == ["Not measured. |", "Not measured. |"]
 
 
 def test_cells_of_barriers_and_drift():
@@ -225,28 +315,30 @@ def test_cells_of_barriers_and_drift():
     assert "| adam | 0.1 | 3 | 0.808 ± " in TABLES["drift"](cells)
 
 
-def test_equal_fit_takes_the_levels_that_both_reach():
+def test_a_mean_takes_the_levels_that_both_reach():
     cells = finals({"sgd": 0.0, "adam": 0.0}, seeds=2, noise=0.0)
     deep = cells["place"].isin(("loss 0.2", "loss 0.1"))
     cells.loc[deep & (cells["optimizer"] == "adam"), "test/error"] += 1.0  # where SGD does not come
     cells = cells[~(deep & (cells["optimizer"] == "sgd"))]
-    assert claims.differences(cells, "adam", "test/error", claims.EQUAL_FIT) == pytest.approx([0.0, 0.0], abs=1e-12)
-    assert claims.differences(cells, "adamw", "test/error", claims.EQUAL_FIT) == []
-    missing = claims.stated(cells[cells["place"] != "end"])
+    assert claims.differences(cells, "adam", "test/error", claims.MEANT) == pytest.approx([0.0, 0.0], abs=1e-12)
+    assert claims.differences(cells, "adamw", "test/error", claims.MEANT) == []
+    missing = claims.family(cells[cells["place"] != "end"])
     end = next(claim for claim in missing if claim.comparator == "end")
     assert math.isnan(end.difference.student.mean)
-    assert "| adam | end | 0 | – | – |" in TABLES["claims"](cells[cells["place"] != "end"])
+    assert "| adam | end | 0 | – | – |" in COMPARISONS["claims"](cells[cells["place"] != "end"])
 
 
 def test_ratios_are_of_logarithms():
     cells = finals({"sgd": 0.0, "adam": 0.0}, seeds=3)
     cells.loc[cells["optimizer"] == "adam", "at"] /= 4 * 1.0001 ** (cells["seed"] - 1)
-    (speed,) = (claim for claim in claims.stated(cells) if claim.question == 2 and claim.difference.count)
+    (speed,) = (claim for claim in claims.family(cells) if claim.question == 2 and claim.difference.count)
     assert math.exp(speed.difference.student.mean) == pytest.approx(0.25)
-    assert "| adam | epochs to a training loss of 1 | 3 | 0.25 (0.25 to 0.25) |" in TABLES["ratios"](cells)
-    two, one = (TABLES["ratios"](cells[cells["seed"] < seeds]) for seeds in (2, 1))
-    assert "| adam | epochs to a training loss of 1 | 2 | 0.25 (0.25 to 0.25) |" in two
-    assert "| adam | epochs to a training loss of 1 | 1 | – | – | – |" in one
+    assert "| adam | epochs to a training loss of 1 | loss 1 | 3 | 0.25 (0.25 to 0.25) |" in COMPARISONS["ratios"](
+        cells
+    )
+    two, one = (COMPARISONS["ratios"](cells[cells["seed"] < seeds]) for seeds in (2, 1))
+    assert "| adam | epochs to a training loss of 1 | loss 1 | 2 | 0.25 (0.25 to 0.25) |" in two
+    assert "| adam | epochs to a training loss of 1 | loss 1 | 1 | – | – | – |" in one
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -254,7 +346,7 @@ def test_two_pairs_are_compared_and_one_is_not(count):
     measured = pd.concat([barriers(basins_table(count)), drifts(drift_table(count))], ignore_index=True)
     cells = pd.concat([finals({"sgd": 0.0, "adam": 0.05}, seeds=count), measured], ignore_index=True)
     for table, start, place in (("claims", "| adam | end |", 2), ("measurements", "| 5 | adam |", 3)):
-        (line,) = (line for line in TABLES[table](cells).splitlines() if line.startswith(start))
+        (line,) = (line for line in COMPARISONS[table](cells).splitlines() if line.startswith(start))
         texts = [text.strip() for text in line.strip("|").split("|")]
         assert texts[place] == str(count)
         assert (set(texts[place + 1 :]) == {"–"}) == (count == 1)
@@ -296,20 +388,23 @@ def test_cells_of_a_run_are_replaced_together():
     assert merged(before, after).to_numpy().tolist() == [["a", "end", 4], ["b", "end", 3], ["c", "end", 5]]
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [*TABLES, *COMPARISONS])
 def test_every_table_can_be_made(name):
     cells = tuning() if name == "rates" else finals({"sgd": 0.0, "adam": 0.05}, seeds=3, reached=(1.0, 0.7, 0.4))
     cells = pd.concat([cells, measured_cells()]) if name in ("barriers", "drift", "measurements") else cells
-    lines = TABLES[name](cells).splitlines()
+    table, _, note = {**TABLES, **COMPARISONS}[name](cells).partition("\n\n")
+    lines = table.splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) > 2
+    # What its intervals are conditional on; three tables have none.
+    assert note.rstrip().endswith(GIVEN) == (name not in ("rates", "measures_within", "pairing"))
 
 
 def test_each_rate_is_shown_at_one_training_loss():
     cells = pd.concat([finals({"sgd": lr / 10}, noise=0.0).assign(lr=lr) for lr in (0.1, 0.2)])
     lines = TABLES["by_rate"](cells).splitlines()
-    assert [line.split(" | ")[:3] for line in lines[2:]] == [["| sgd", "0.1", "5"], ["| sgd", "0.2", "5"]]
-    assert lines[2].split(" | ")[4].startswith("12 ± ")
+    assert [line.split(" | ")[:3] for line in lines[2:4]] == [["| sgd", "0.1", "5"], ["| sgd", "0.2", "5"]]
+    assert lines[2].split(" | ")[4].startswith("14.4 ± ")
 
 
 def test_sizes_of_minibatches_stand_at_one_rate_and_at_one_ratio():
@@ -320,9 +415,9 @@ def test_sizes_of_minibatches_stand_at_one_rate_and_at_one_ratio():
         ]
     )
     fronts = [line.split(" | ")[:2] for line in TABLES["one_rate_norm"](cells).splitlines()]
-    assert fronts == [["| B", "η"], ["| ---", "---"], ["| 16", "0.2"], ["| 64", "0.2"], ["| 256", "0.2"]]
+    assert fronts[:-2] == [["| B", "η"], ["| ---", "---"], ["| 16", "0.2"], ["| 64", "0.2"], ["| 256", "0.2"]]
     fronts = [line.split(" | ")[:2] for line in TABLES["one_ratio_norm"](cells).splitlines()]
-    assert fronts[2:] == [["| 16", "0.025"], ["| 64", "0.1"], ["| 256", "0.4"], ["| 1024", "1.6"]]
+    assert fronts[2:-2] == [["| 16", "0.025"], ["| 64", "0.1"], ["| 256", "0.4"], ["| 1024", "1.6"]]
 
 
 def test_a_page_may_ask_for_several_files_together(study, tmp_path):
@@ -480,11 +575,16 @@ def test_the_commands_of_the_final_runs(tmp_path, capsys):
     [
         (
             "<!-- errors of sweep -->",
-            "<!-- errors of sweep -->: no such table; choose one of answers, settings, rates, by_rate, claims",
+            "<!-- errors of sweep -->: no such table; choose one of answers, settings, claims, by_loss, by_noise",
         ),
+        ("<!-- claims of x -->", "study_final_x.csv: no such file of the study; there are: sweep"),
+        ("![A](figures/verdicts_of_x.png)", "study_final_x.csv: no such file of the study; there are: sweep"),
         ("<!-- answers of x -->", "study_final_x.csv: no such file of the study; there are: sweep"),
         ("<!-- test_error of x -->", "x.csv: no such file of the study; there are: sweep"),
-        ("![A](figures/norm_of_sweep.png)", "figures/norm_of_sweep.png: no such figure; choose one of errors, norms"),
+        (
+            "![A](figures/norm_of_sweep.png)",
+            "figures/norm_of_sweep.png: no such figure; choose one of verdicts, crossing",
+        ),
         ("![A](figures/norms_of_sweep.png)", "norm/l2: no run of the sweep has measured it"),
         ("<!-- norm of sweep -->\n<!-- /norm of sweep -->", "norm/l2: no run of the sweep has measured it"),
     ],

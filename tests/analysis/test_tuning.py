@@ -27,21 +27,21 @@ def best_rows(sweep):
 def test_the_grid_of_rates(train, tmp_path):
     """As on the command line, with few values in each of its dimensions; 1e30 diverges."""
     grid = ["optimizer=sgd,adam", "lr=1e-3,1e-1,1e30", "seed=0,1"]
-    result = train("experiment=lr_grid", "hydra/launcher=basic", *grid, *SMALL, cwd=tmp_path)
+    result = train("experiment=lr_grid", "hydra/launcher=basic", *grid, *SMALL, "data.holdout=40", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     sweep = tmp_path / "multirun" / "lr_grid"
-    errors, rows = finals(sweep), best_rows(sweep)
+    errors, rows = finals(sweep, "holdout/error"), best_rows(sweep)
     assert len(errors) == 12
     assert rows.keys() == {"sgd", "adam"}
     for optimizer, row in rows.items():
         means = {lr: (errors[optimizer, lr, 0] + errors[optimizer, lr, 1]) / 2 for lr in (1e-3, 1e-1, 1e30)}
         assert float(row["lr"]) == min(means, key=means.get)
         assert float(row["mean"]) == pytest.approx(min(means.values()), rel=1e-12)
-        assert (row["criterion"], row["n"], row["rates"], row["incomplete"]) == ("test/error", "2", "3", "0")
+        assert (row["criterion"], row["n"], row["rates"], row["incomplete"]) == ("holdout/error", "2", "3", "0")
     assert rows["sgd"]["diverged"] == "1"
     best = min((float(row["mean"]), name, row["lr"]) for name, row in rows.items())
-    assert f"best: {best[1]} lr={float(best[2]):g}, test error {100 * best[0]:.2f} ±" in result.stdout
-    assert "test/error chose these rates, so its means here are optimistic" in result.stdout
+    assert f"best: {best[1]} lr={float(best[2]):g}, held-out error {100 * best[0]:.2f} ±" in result.stdout
+    assert "holdout/error chose these rates, so its means here are optimistic" in result.stdout
 
 
 def test_a_search_ends_goes_on_and_survives_divergence_and_failure(train, tmp_path):

@@ -10,6 +10,7 @@ import pandas as pd
 from ireg.analysis.load import load, setting_columns
 from ireg.analysis.places import at_places
 from ireg.analysis.study.checkpoints import FILES
+from ireg.catalogue import VALID_EDGE
 from ireg.errors import UserError
 from ireg.files import replacing
 
@@ -22,6 +23,11 @@ DIGITS = 4
 
 NOWHERE = "nowhere"
 """Place of a run without any."""
+
+EDGE = "curvature/edge"
+
+DIVIDING = ("rmsprop", "adagrad", "adam", "adamw", "nadam", "adafactor")
+"""Optimizers that divide by a root of second moments."""
 
 ENDED = ("done", "diverged")
 
@@ -90,6 +96,19 @@ def values(cells: pd.DataFrame, tag: str) -> pd.Series:
     if tag not in cells:
         raise UserError(f"{tag}: no run of the sweep has measured it; leave out its table or figure")
     return cells[tag].astype(float)
+
+
+def edge_is_valid(optimizer: str, edge: float) -> bool:
+    """Whether a fraction of the edge can be read as one: an adaptive optimizer's up to `VALID_EDGE`."""
+    return optimizer not in DIVIDING or not edge > VALID_EDGE
+
+
+def valid_edges(cells: pd.DataFrame) -> pd.DataFrame:
+    """Leave out each `curvature/edge` that is not valid."""
+    if EDGE not in cells:
+        return cells
+    valid = [edge_is_valid(*pair) for pair in zip(cells["optimizer"], cells[EDGE].astype(float), strict=True)]
+    return cells.assign(**{EDGE: cells[EDGE].astype(float).where(valid)})
 
 
 def record(folder: Path, data: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The study's stated comparisons: paired differences, with p-values for all of them."""
+"""The study's comparisons of a data set: paired differences, and one adjustment of all their p-values."""
 
 from __future__ import annotations
 
@@ -10,22 +10,37 @@ import numpy as np
 import pandas as pd
 
 from ireg.analysis.places import loss_place
+from ireg.analysis.study.cells import LOSSES
 from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
+from ireg.analysis.study.noise import SHARES, at_shares, share_place
 from ireg.statistics import PairedDifference, holm, paired_difference
 
-EQUAL_FIT = tuple(map(loss_place, (1.0, 0.7, 0.4, 0.2, 0.1)))
-COMPARATORS: Mapping[str, tuple[str, ...]] = {
+MEANT = tuple(map(loss_place, (1.0, 0.7, 0.4, 0.2, 0.1)))
+"""Training losses over which the protocol's means are taken, those that both runs of a pair reach."""
+
+AVERAGE = "mean over losses"
+STATED: Mapping[str, tuple[str, ...]] = {
     "equal epochs": ("epoch 50",),
-    "equal fit": EQUAL_FIT,
+    AVERAGE: MEANT,
     "best by hold-out": ("holdout",),
     "end": ("end",),
 }
-"""The places that a comparator averages over, as far as both runs of a pair have them."""
+AT_LOSS: Mapping[str, float] = {loss_place(loss): loss for loss in LOSSES}
+AT_NOISE: Mapping[str, float] = {share_place(share): share for share in SHARES}
+COMPARATORS: Mapping[str, tuple[str, ...]] = {**STATED, **{name: (name,) for name in (*AT_LOSS, *AT_NOISE)}}
+"""The places that a comparator averages over, as far as both runs of a pair have them.
+
+The first four were stated before the data were seen. Those at one training loss and at one memorized share came after.
+"""
+
+SPEED_AT = loss_place(1.0)
+"""Where speed is compared."""
 
 MARGIN = 0.01
-"""A test error is no worse if the interval lies below this difference."""
+"""A test error is no worse if the difference is significantly below this one."""
 
 LEVEL = 0.05
+"""Of significance, after adjustment."""
 
 BASE = "sgd"
 OTHERS = ("momentum", "rmsprop", "adam", "adamw")
@@ -37,7 +52,7 @@ COEFFICIENT = f"{DRIFT}/leading flow/k"
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One stated comparison.
+    """One comparison.
 
     Attributes:
         question: its number.
@@ -45,7 +60,8 @@ class Claim:
         comparator: of `COMPARATORS`, or how else it is compared.
         optimizer: the one that it is about.
         difference: its value less SGD's, over pairs of seeds; of questions 4 and 5 what `quantity` says, over runs.
-        adjusted: p by Holm's method, over all claims that were stated together.
+        adjusted: p of a difference of 0, adjusted over the whole family.
+        margin_adjusted: of a test error, p of a difference of `MARGIN` or more, adjusted with it; else nan.
     """
 
     question: int
@@ -54,6 +70,12 @@ class Claim:
     optimizer: str
     difference: PairedDifference
     adjusted: float = math.nan
+    margin_adjusted: float = math.nan
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is not 0, after adjustment."""
+        return self.adjusted < LEVEL
 
 
 def differences(
@@ -71,11 +93,26 @@ def differences(
     Returns:
         A number a seed that both have at one of the places at least, by rising seed.
     """
-    one, other = (_values(cells, name, tag, places) for name in (optimizer, BASE))
-    both = pd.DataFrame({"one": one, "other": other}).dropna()
+    both = pairs(cells, optimizer, tag, places)
     if logarithm:
         both = both.map(math.log)
     return (both["one"] - both["other"]).groupby("seed").mean().sort_index().tolist()
+
+
+def pairs(cells: pd.DataFrame, optimizer: str, tag: str, places: Sequence[str]) -> pd.DataFrame:
+    """List the values of an optimizer and of SGD where both have them.
+
+    Args:
+        cells: of the final runs, with one rate an optimizer.
+        optimizer: whose.
+        tag: which.
+        places: where.
+
+    Returns:
+        `one` (the optimizer's) and `other` (SGD's), by `seed` and `place`.
+    """
+    one, other = (_values(cells, name, tag, places) for name in (optimizer, BASE))
+    return pd.DataFrame({"one": one, "other": other}).dropna()
 
 
 def _values(cells: pd.DataFrame, optimizer: str, tag: str, places: Sequence[str]) -> pd.Series:
@@ -84,28 +121,38 @@ def _values(cells: pd.DataFrame, optimizer: str, tag: str, places: Sequence[str]
     return rows.set_index(["seed", "place"])[tag].astype(float)
 
 
-def stated(cells: pd.DataFrame) -> list[Claim]:
-    """Make the comparisons that the protocol states.
+def family(cells: pd.DataFrame) -> list[Claim]:
+    """Make all comparisons of a data set, and adjust their p-values together.
+
+    This is the one place that does: every table, answer and figure has its adjusted p-values from here. A comparison of
+    test errors has two hypotheses, that the difference is 0 and that it is `MARGIN` or more. At most one of them is
+    true, and Holm's method counts them once (`ireg.statistics.holm`).
 
     Args:
-        cells: of the final runs, the barriers and the drift. Of each optimizer's rates the first is compared with
-            others; further ones of SGD may have momentum's effective rate.
+        cells: of the final runs, the barriers and the drift, all that there are. Of each optimizer's rates the first
+            is compared with others; further ones of SGD may have momentum's effective rate.
 
     Returns:
-        All 29 claims. One that has not two values has a difference of nan, and its p is nan; Holm's method counts it
-        with p = 1.
+        The claims. One that has not two values has a difference of nan, and is not counted.
     """
-    found = [*_of_training(_first_rates(cells)), *_of_basins(cells), *_of_drift(cells)]
-    p_values = [claim.difference.p for claim in found]
-    adjusted = holm([1.0 if math.isnan(p) else p for p in p_values])
+    final = compared(cells)
+    found = [*_of_training(final), *_of_basins(cells), *_of_drift(cells)]
+    margins = [
+        claim.difference.p_at_least(MARGIN) if (claim.question, claim.quantity) == (1, "test error") else math.nan
+        for claim in found
+    ]
+    count = len(found)
+    adjusted = holm([*(claim.difference.p for claim in found), *margins], [*range(count), *range(count)])
     return [
-        replace(claim, adjusted=math.nan if math.isnan(p) else value)
-        for claim, p, value in zip(found, p_values, adjusted, strict=True)
+        replace(claim, adjusted=adjusted[number], margin_adjusted=adjusted[count + number])
+        for number, claim in enumerate(found)
     ]
 
 
-def _first_rates(cells: pd.DataFrame) -> pd.DataFrame:
-    return cells[cells["lr"] == cells.groupby("optimizer")["lr"].transform("first")]
+def compared(cells: pd.DataFrame) -> pd.DataFrame:
+    """Select each optimizer's first rate, and add the cells at equal memorized noise."""
+    first = cells[cells["lr"] == cells.groupby("optimizer")["lr"].transform("first")]
+    return pd.concat([part for part in (first, at_shares(first)) if len(part)], ignore_index=True)
 
 
 def _of_training(cells: pd.DataFrame) -> Iterator[Claim]:
@@ -113,10 +160,10 @@ def _of_training(cells: pd.DataFrame) -> Iterator[Claim]:
     for optimizer in OTHERS:
         for comparator, places in COMPARATORS.items():
             yield _claim(1, "test error", comparator, optimizer, differences(cells, optimizer, "test/error", places))
-        speed = differences(cells, optimizer, "at", [loss_place(1.0)], logarithm=True)
-        yield _claim(2, "ln epochs to a training loss of 1", "equal fit", optimizer, speed)
-        norm = differences(cells, optimizer, "norm/l2", EQUAL_FIT, logarithm=True)
-        yield _claim(3, "ln ‖ω‖", "equal fit", optimizer, norm)
+        speed = differences(cells, optimizer, "at", [SPEED_AT], logarithm=True)
+        yield _claim(2, "ln epochs to a training loss of 1", SPEED_AT, optimizer, speed)
+        norm = differences(cells, optimizer, "norm/l2", MEANT, logarithm=True)
+        yield _claim(3, "ln ‖ω‖", AVERAGE, optimizer, norm)
 
 
 def _of_basins(cells: pd.DataFrame) -> Iterator[Claim]:
@@ -129,9 +176,9 @@ def _of_basins(cells: pd.DataFrame) -> Iterator[Claim]:
     if momentum.any():
         rates = cells.loc[momentum, "lr"] / (1 - cells.loc[momentum, "optimizer.momentum"])
         # Rates are written with a few digits.
-        pairs = cells[momentum | ((cells["optimizer"] == BASE) & np.isclose(cells["lr"], rates.iloc[0], rtol=1e-6))]
-        same = differences(pairs, "momentum", "test/error", EQUAL_FIT)
-    yield _claim(4, "test error at one effective rate", "equal fit", "momentum", same)
+        alike = cells[momentum | ((cells["optimizer"] == BASE) & np.isclose(cells["lr"], rates.iloc[0], rtol=1e-6))]
+        same = differences(alike, "momentum", "test/error", MEANT)
+    yield _claim(4, "test error at one effective rate", AVERAGE, "momentum", same)
 
 
 def _of_drift(cells: pd.DataFrame) -> Iterator[Claim]:
@@ -157,10 +204,10 @@ def above_floor(cells: pd.DataFrame, one: str, other: str, tag: str) -> list[flo
     Returns:
         A number a run that has all three.
     """
-    pairs = cells[cells["place"] == BARRIERS]
-    if pairs.empty:
+    measured = cells[cells["place"] == BARRIERS]
+    if measured.empty:
         return []
-    by_pair = {names: rows.set_index("run")[tag] for names, rows in pairs.groupby(["optimizer", "other"])}
+    by_pair = {names: rows.set_index("run")[tag] for names, rows in measured.groupby(["optimizer", "other"])}
     between = by_pair.get((one, other), by_pair.get((other, one)))
     one_floor, other_floor = by_pair.get((one, one)), by_pair.get((other, other))
     if between is None or one_floor is None or other_floor is None:
@@ -178,11 +225,15 @@ def _claim(question: int, quantity: str, comparator: str, optimizer: str, values
 def verdict(claim: Claim) -> str:
     """Say what a claim about a test error counts as.
 
+    One rule is for all: an adjusted p below 0.05.
+
     Returns:
-        `worse` if the difference is significantly positive, `better` if significantly negative, `no worse` if its
-        interval lies below one percentage point, else `undecided`.
+        `worse` if the difference is significantly not 0 and positive, `better` if negative; `no worse` if it is
+        significantly below one percentage point; else `undecided`. Without two values it is `–`.
     """
-    mean, _, high = claim.difference.student
-    if claim.adjusted < LEVEL:
+    mean = claim.difference.student.mean
+    if claim.difference.count < 2:
+        return "–"
+    if claim.significant:
         return "worse" if mean > 0 else "better"
-    return "no worse" if high < MARGIN else "undecided"
+    return "no worse" if claim.margin_adjusted < LEVEL else "undecided"

@@ -13,7 +13,7 @@ from matplotlib.ticker import FormatStrFormatter, MaxNLocator, PercentFormatter
 from ireg.analysis.basins import ends
 from ireg.analysis.looks import COLOURS, colour_of
 from ireg.analysis.places import loss_place
-from ireg.analysis.study.cells import LOSSES, values
+from ireg.analysis.study.cells import LOSSES, valid_edges, values
 from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
 from ireg.analysis.study.tables import (
     LEVELS,
@@ -40,7 +40,7 @@ def over_fit(*tags: str) -> Callable[[pd.DataFrame], Figure]:
         figure = Figure(figsize=(4.2 * len(tags), 3.6), layout="constrained")
         for axis, tag in zip(figure.subplots(1, len(tags), squeeze=False)[0], tags, strict=True):
             for optimizer in optimizers(cells):
-                there, means, halves = _curve(cells[cells["optimizer"] == optimizer], tag)
+                there, means, halves = _curve(valid_edges(cells[cells["optimizer"] == optimizer]), tag)
                 axis.errorbar(
                     there,
                     means,

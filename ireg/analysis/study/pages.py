@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ireg.analysis.looks import drawn
 from ireg.analysis.pages import between_marks
 from ireg.analysis.study.answers import answers, settings
+from ireg.analysis.study.comparisons import COMPARISONS
 from ireg.analysis.study.figures import FIGURES
+from ireg.analysis.study.pictures import PICTURES
 from ireg.analysis.study.tables import TABLES
 from ireg.errors import UserError
 from ireg.files import write_bytes
@@ -20,14 +23,14 @@ from ireg.files import write_bytes
 MARK = re.compile(r"^<!-- (\w+) of ([\w+]+) -->$", re.MULTILINE)
 """`<!-- TABLE of FILE -->`, up to `<!-- /TABLE of FILE -->`; FILE+OTHER are both.
 
-Of the tables in `GATHERED` each FILE is a data set, which stands for its files.
+Of the tables in `COMPARISONS` and `GATHERED` each FILE is a data set, which stands for its files.
 """
 
-GATHERED: Mapping[str, tuple[Callable[[Mapping[str, pd.DataFrame]], str], Sequence[str]]] = {
-    "answers": (answers, ("study_final", "study_basins", "study_drift")),
-    "settings": (settings, ("study_final",)),
-}
-"""Tables of several data sets, and the files that each has."""
+PARTS = ("study_final", "study_basins", "study_drift")
+"""Files of a data set's comparisons, which are adjusted together: the first, and of the others those that exist."""
+
+GATHERED: Mapping[str, Callable[[Mapping[str, pd.DataFrame]], str]] = {"answers": answers, "settings": settings}
+"""Tables of several data sets, from the cells of each."""
 
 PICTURE = re.compile(r"!\[[^]]*\]\(figures/(\w+)_of_([\w+]+)\.png\)")
 
@@ -49,6 +52,20 @@ def read_cells(data: Path, files: str) -> pd.DataFrame:
     return pd.concat([pd.read_csv(data / f"{file}.csv") for file in files.split("+")], ignore_index=True)
 
 
+def cells_of(data: Path, name: str) -> pd.DataFrame:
+    """Read all cells of a data set that its comparisons are made of.
+
+    Args:
+        data: folder of the study's files.
+        name: of the data set.
+
+    Raises:
+        UserError: it has no final runs.
+    """
+    first, *others = (f"{part}_{name}" for part in PARTS)
+    return read_cells(data, "+".join([first, *(file for file in others if (data / f"{file}.csv").exists())]))
+
+
 def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:
     """Make the tables that a page asks for.
 
@@ -64,14 +81,37 @@ def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:
     """
     for table, file in MARK.findall(text):
         if table in GATHERED:
-            write, parts = GATHERED[table]
-            found = {name: read_cells(data, "+".join(f"{part}_{name}" for part in parts)) for name in file.split("+")}
-            yield f"{table} of {file}", write(found)
+            yield f"{table} of {file}", GATHERED[table]({name: cells_of(data, name) for name in file.split("+")})
+        elif table in COMPARISONS:
+            yield f"{table} of {file}", COMPARISONS[table](cells_of(data, file))
         elif table in TABLES:
             yield f"{table} of {file}", TABLES[table](read_cells(data, file))
         else:
-            known = ", ".join([*GATHERED, *TABLES])
+            known = ", ".join([*GATHERED, *COMPARISONS, *TABLES])
             raise UserError(f"<!-- {table} of {file} -->: no such table; choose one of {known}")
+
+
+def drawing(name: str, file: str, data: Path) -> Callable[[], Figure]:
+    """Return what draws a figure that a page asks for.
+
+    Args:
+        name: of the figure.
+        file: the study's files, or of a picture its data sets, with + between them.
+        data: folder of the files.
+
+    Raises:
+        UserError: there is no such figure or file.
+    """
+    if name in PICTURES:
+        cells, tuning = (
+            {one: read(one) for one in file.split("+")}
+            for read in (partial(cells_of, data), lambda one: read_cells(data, f"study_tuning_{one}"))
+        )
+        return partial(PICTURES[name], cells, tuning)
+    if name not in FIGURES:
+        known = ", ".join([*PICTURES, *FIGURES])
+        raise UserError(f"figures/{name}_of_{file}.png: no such figure; choose one of {known}")
+    return partial(FIGURES[name], read_cells(data, file))
 
 
 def write_pages(folder: Path) -> Iterator[Path]:
@@ -91,10 +131,7 @@ def write_pages(folder: Path) -> Iterator[Path]:
         for name, table in tables_of(text, folder / "data"):
             between_marks(page, name, table)
         for name, file in PICTURE.findall(text):
-            if name not in FIGURES:
-                raise UserError(f"figures/{name}_of_{file}.png: no such figure; choose one of {', '.join(FIGURES)}")
-            cells = read_cells(folder / "data", file)
-            for content in drawn(name, partial(FIGURES[name], cells), ".png").values():
+            for content in drawn(name, drawing(name, file, folder / "data"), ".png").values():
                 write_bytes(folder / "figures" / f"{name}_of_{file}.png", content)
                 yield folder / "figures" / f"{name}_of_{file}.png"
         yield page

@@ -46,6 +46,31 @@ def ranked(cells: pd.DataFrame, choice: str) -> pd.DataFrame:
     return order.sort_values(["optimizer", "rank", "lr"]).drop(columns="rank").reset_index(drop=True)
 
 
+NEAR = 0.005
+"""Rates whose held-out error is within this share of the best one's are shown beside it.
+
+It is no test: which rates held-out examples separate is not decided by it.
+"""
+
+
+def tied(cells: pd.DataFrame, optimizer: str, within: float = NEAR) -> list[float]:
+    """List an optimizer's rates that are near the best by held-out examples.
+
+    Args:
+        cells: of the tuning runs.
+        optimizer: whose.
+        within: largest difference of the mean held-out error from the best rate's.
+
+    Returns:
+        Rising rates, the best among them; none where every rate has diverged.
+    """
+    rows = ranked(cells[cells["optimizer"] == optimizer], "holdout")
+    best = float(rows["value"].iloc[0])
+    # To 12 digits: what is at the limit counts.
+    near = rows["value"].map(lambda value: math.isfinite(value) and float(f"{value - best:.12g}") <= within)
+    return sorted(rows.loc[near, "lr"].astype(float).tolist())
+
+
 def chosen(cells: pd.DataFrame) -> pd.DataFrame:
     """Choose each optimizer's rate.
 

@@ -12,9 +12,9 @@ from ireg.analysis.basins import ends
 from ireg.analysis.looks import COLOURS
 from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
-from ireg.analysis.study.cells import LOSSES, values
+from ireg.analysis.study.cells import EDGE, LOSSES, edge_is_valid, valid_edges, values
 from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
-from ireg.analysis.study.claims import above_floor, stated, verdict
+from ireg.analysis.study.claims import above_floor
 from ireg.analysis.study.rates import CHOICES, chosen
 from ireg.statistics import mean_interval
 
@@ -49,62 +49,6 @@ def by_rate(cells: pd.DataFrame) -> str:
             rows.append([optimizer, f"{lr:g}", f"{len(of_rate)}", _percents(errors.mean, errors.half)])
             rows[-1] += [interval_of(of_rate["at"]), interval_of(values(of_rate, "norm/l2"))]
     return markdown(["optimizer", "η", "seeds", f"test error at {BY_RATE:g}", "epochs to there", "‖ω‖ there"], rows)
-
-
-def claims(cells: pd.DataFrame) -> str:
-    """Write the stated comparisons of test errors."""
-    rows, measured = [], set(cells["optimizer"])
-    for claim in stated(cells):
-        if claim.question != 1 or claim.optimizer not in measured:
-            continue
-        name, difference = [claim.optimizer, claim.comparator, f"{claim.difference.count}"], claim.difference
-        if difference.count < 2:
-            rows.append([*name, *["–"] * 5])
-            continue
-        rows.append(
-            [
-                *name,
-                _between(difference.student.mean, difference.student.half, 100),
-                f"{100 * difference.bootstrap.low:.2f} to {100 * difference.bootstrap.high:.2f}",
-                f"{difference.p:.2g}",
-                f"{claim.adjusted:.2g}",
-                verdict(claim),
-            ]
-        )
-    head = ["less SGD", "comparator", "pairs", "difference, points", "BCa", "p", "adjusted p", "verdict"]
-    return markdown(head, rows)
-
-
-def ratios(cells: pd.DataFrame) -> str:
-    """Write the stated comparisons that are ratios: epochs, and norms."""
-    rows, measured = [], set(cells["optimizer"])
-    for claim in stated(cells):
-        if claim.question not in (2, 3) or claim.optimizer not in measured:
-            continue
-        name, difference = [claim.optimizer, claim.quantity.removeprefix("ln ")], claim.difference
-        if difference.count < 2:
-            rows.append([*name, f"{difference.count}", *["–"] * 3])
-            continue
-        mean, low, high = (math.exp(value) for value in difference.student)
-        ratio = f"{mean:.3g} ({low:.3g} to {high:.3g})"
-        rows.append([*name, f"{difference.count}", ratio, f"{difference.p:.2g}", f"{claim.adjusted:.2g}"])
-    return markdown(["over SGD", "quantity", "pairs", "ratio", "p", "adjusted p"], rows)
-
-
-def measurements(cells: pd.DataFrame) -> str:
-    """Write the stated comparisons of barriers, momentum and drift."""
-    rows = []
-    for claim in stated(cells):
-        if claim.question not in (4, 5):
-            continue
-        name, difference = [f"{claim.question}", claim.optimizer, claim.quantity], claim.difference
-        if difference.count < 2:
-            rows.append([*name, f"{difference.count}", *["–"] * 4])
-            continue
-        bootstrap = f"{difference.bootstrap.low:.3g} to {difference.bootstrap.high:.3g}"
-        interval = _number(difference.student.mean, difference.student.half)
-        rows.append([*name, f"{difference.count}", interval, bootstrap, f"{difference.p:.2g}", f"{claim.adjusted:.2g}"])
-    return markdown(["question", "optimizer", "quantity", "runs", "value", "BCa", "p", "adjusted p"], rows)
 
 
 SHOWN_BARRIERS = ("train/loss", "train/error", "test/error", "distance")
@@ -185,7 +129,11 @@ def _sizes(cells: pd.DataFrame, alike: pd.Series) -> Iterator[tuple[tuple[str, .
 
 
 def levels(
-    tag: str, write: Callable[[float, float], str], parts: Parts = by_optimizer, head: Sequence[str] = ("optimizer",)
+    tag: str,
+    write: Callable[[float, float], str],
+    parts: Parts = by_optimizer,
+    head: Sequence[str] = ("optimizer",),
+    valid: Callable[[str, float], bool] = lambda part, mean: True,
 ) -> Callable[[pd.DataFrame], str]:
     """Make the table of a tag by training loss.
 
@@ -194,6 +142,7 @@ def levels(
         write: from mean and half of the interval to a cell.
         parts: the lines.
         head: of what stands in front of each line.
+        valid: whether a line's mean can be read as what the table says; others are marked.
     """
 
     def table(cells: pd.DataFrame) -> str:
@@ -203,7 +152,8 @@ def levels(
             for place in LEVELS:
                 of_place = measured[of_one["place"] == place].dropna().tolist()
                 interval = mean_interval(of_place)
-                line.append(write(interval.mean, interval.half) if of_place else "–")
+                mark = "" if valid(row[0], interval.mean) else ", not valid"
+                line.append(write(interval.mean, interval.half) + mark if of_place else "–")
             rows.append(line)
         return markdown([*head, *(f"{loss:g}" for loss in LOSSES)], rows)
 
@@ -280,7 +230,7 @@ def measures_within(cells: pd.DataFrame) -> str:
 
 def with_controls(cells: pd.DataFrame, loss: float) -> tuple[pd.DataFrame, list[str]]:
     """Return runs at a training loss, with controls, and measures' names."""
-    runs = cells[cells["place"] == loss_place(loss)].reset_index(drop=True)
+    runs = valid_edges(cells[cells["place"] == loss_place(loss)].reset_index(drop=True))
     runs = runs.assign(**controls(runs["test/error"].tolist()))
     tags = [tag for tag in runs if "/" in tag and tag not in NO_MEASURES and runs[tag].nunique() > 1]
     return runs, ["at", *tags, "planted", "random"]
@@ -314,41 +264,6 @@ def _number(mean: float, half: float) -> str:
     return f"{mean:.3g}" if math.isnan(half) else f"{mean:.3g} ± {half:.2g}"
 
 
-TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
-    "rates": rates,
-    "by_rate": by_rate,
-    "claims": claims,
-    "ratios": ratios,
-    "measurements": measurements,
-    "barriers": barriers,
-    "drift": drift,
-    "measures": measures,
-    "measures_within": measures_within,
-    "test_error": levels("test/error", _percents),
-    "memorized": levels("fit/memorized", _percents),
-    "clean_error": levels("fit/clean_error", _percents),
-    "epochs": levels("at", _number),
-    "seconds": levels("seconds", _number),
-    "norm": levels("norm/l2", _number),
-    "margin": levels("margin/normalized_clean_median", _number),
-    "sgd_term": levels("ireg/sgd", _number),
-    "own_term": levels("ireg/own", _number),
-    "edge": levels("curvature/edge", _number),
-    "diffusive": diffusive,
-    **{
-        f"{name}_{how}": levels(tag, write, parts, ("B", "η"))
-        for name, parts in (("one_rate", at_one_rate), ("one_ratio", at_one_ratio))
-        for how, tag, write in (
-            ("test_error", "test/error", _percents),
-            ("epochs", "at", _number),
-            ("norm", "norm/l2", _number),
-            ("sgd_term", "ireg/sgd", _number),
-        )
-    },
-}
-"""By the name that stands in a page's marks."""
-
-
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:
     order = optimizers(table)
     return table.sort_values("optimizer", key=lambda names: names.map(order.index), kind="stable")
@@ -366,3 +281,52 @@ def _percent(value: float) -> str:
 
 def _between(mean: float, half: float, factor: float) -> str:
     return f"{factor * mean:.2f}" if math.isnan(half) else f"{factor * mean:.2f} ± {factor * half:.2f}"
+
+
+GIVEN = "Intervals are of 95 %, over seeds, given the data, the split and the draw of the noise."
+"""What a table with intervals says below itself: all runs share these three."""
+
+
+def given(table: Callable[[pd.DataFrame], str]) -> Callable[[pd.DataFrame], str]:
+    """Make a table say what its intervals are conditional on."""
+
+    def write(cells: pd.DataFrame) -> str:
+        return f"{table(cells)}\n{GIVEN}\n"
+
+    return write
+
+
+WITH_INTERVALS: Mapping[str, Callable[[pd.DataFrame], str]] = {
+    "by_rate": by_rate,
+    "barriers": barriers,
+    "drift": drift,
+    "measures": measures,
+    "test_error": levels("test/error", _percents),
+    "memorized": levels("fit/memorized", _percents),
+    "clean_error": levels("fit/clean_error", _percents),
+    "epochs": levels("at", _number),
+    "seconds": levels("seconds", _number),
+    "norm": levels("norm/l2", _number),
+    "margin": levels("margin/normalized_clean_median", _number),
+    "sgd_term": levels("ireg/sgd", _number),
+    "own_term": levels("ireg/own", _number),
+    "edge": levels(EDGE, _number, valid=edge_is_valid),
+    "diffusive": diffusive,
+    **{
+        f"{name}_{how}": levels(tag, write, parts, ("B", "η"))
+        for name, parts in (("one_rate", at_one_rate), ("one_ratio", at_one_ratio))
+        for how, tag, write in (
+            ("test_error", "test/error", _percents),
+            ("epochs", "at", _number),
+            ("norm", "norm/l2", _number),
+            ("sgd_term", "ireg/sgd", _number),
+        )
+    },
+}
+
+TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
+    "rates": rates,
+    **{name: given(table) for name, table in WITH_INTERVALS.items()},
+    "measures_within": measures_within,
+}
+"""Of a file's cells, by the name that stands in a page's marks."""
