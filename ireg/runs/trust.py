@@ -55,7 +55,7 @@ _TERMS = tuple(
         "norm": "distance l2 layers product spectral_product",
         "own": "own own_full_batch own_variance",
         "path": "diffusive radial settled_diffusive settled_radial settled_whole whole",
-        "theory": "alignment strength",
+        "theory": "alignment alignment_exact strength strength_exact",
     }.items()
     for name in names.split()
 )
