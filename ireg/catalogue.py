@@ -11,10 +11,10 @@ VALID_STRENGTH = 0.3
 VALID_EDGE = 2.0
 """The largest `curvature/edge` of an adaptive optimizer that can be read as a fraction of its edge of stability.
 
-It is of a frozen P. At a fraction e of the edge, and without momentum, a step multiplies an oscillation by 1 − 2e: by −3
-at 2. Its squared gradients, once as large as the second moment, are 9ⁿ times that after n steps. They outweigh what a decay
-ρ remembers once (1 − ρ) 9ⁿ > 1: after 3 steps at ρ = 0.99, after 4 at 0.999, where the memory has 100 and 1,000. So P
-follows within the oscillation's first steps, and training continues.
+It is of a frozen P. At a fraction e of the edge, and without momentum, a step multiplies an oscillation by 1 − 2e: by
+−3 at 2. Its squared gradients, once as large as the second moment, are 9ⁿ times that after n steps. They outweigh what
+a decay ρ remembers once (1 − ρ) 9ⁿ > 1: after 3 steps at ρ = 0.99, after 4 at 0.999, where the memory has 100 and
+1,000. So P follows within the oscillation's first steps, and training continues.
 """
 
 _SMITH = "[Smith et al. 2021](https://arxiv.org/abs/2101.12176)"
