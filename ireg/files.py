@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def replacing(path: Path, *, durable: bool = False, before: Path | None = None) 
             _keep(path, before)
         os.replace(temporary, path)
         if durable:
-            flush_folder(path.parent)
+            flush(path.parent)
     except OSError as error:
         if error.filename is None:
             error.filename = str(path)
@@ -105,21 +105,18 @@ def _remove_abandoned(path: Path) -> None:
                 os.close(handle)
 
 
-def flush_file(path: Path) -> None:
-    """Have the content of a file on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+def flush(place: Path) -> None:
+    """Have a file's content, or the names in a folder, on the disk.
+
+    Raises:
+        OSError: it cannot be opened, or a file not be flushed; some file systems of networks refuse it for folders.
+    """
+    handle = os.open(place, os.O_RDONLY)
     try:
         os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def flush_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where its file system can do that."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):  # some file systems of networks refuse it for folders
-            os.fsync(handle)
+    except OSError:
+        if not place.is_dir():
+            raise
     finally:
         os.close(handle)
 
@@ -132,21 +129,24 @@ def below(folder: Path, *names: str) -> Path:
     Raises:
         UserError: a part of the place is a link.
     """
-    place = Path(folder)
-    for name in names:
-        place = place / name
-        if place.is_symlink():
-            raise UserError(
-                f"{place} is a link to {os.readlink(place)}, and nothing is written through links; remove the link, "
-                "or choose another folder"
-            )
-    return place
+    link = _first_link(folder, names)
+    if link is not None:
+        raise UserError(
+            f"{link} is a link to {os.readlink(link)}, and nothing is written through links; remove the link, "
+            "or choose another folder"
+        )
+    return folder.joinpath(*names)
 
 
 def is_reached_by_a_link(folder: Path, place: Path) -> bool:
     """Say whether a link leads from a folder to a place below it."""
-    parts = place.relative_to(folder).parts
-    return any(folder.joinpath(*parts[: count + 1]).is_symlink() for count in range(len(parts)))
+    return _first_link(folder, place.relative_to(folder).parts) is not None
+
+
+def _first_link(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the first link on the way to a place below a folder; None without one."""
+    places = (folder.joinpath(*names[: count + 1]) for count in range(len(names)))
+    return next((place for place in places if place.is_symlink()), None)
 
 
 def open_regular(path: Path, flags: int) -> int:

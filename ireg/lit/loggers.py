@@ -1,5 +1,7 @@
 """Where the rows go: metrics.csv, TensorBoard, and whoever listens."""
 
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +11,9 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from ireg.events import CHARTS, charts, scalar, session_end, session_start
-from ireg.files import flush_file
-from ireg.runs.layout import EVENTS
+from ireg.files import flush
 from ireg.runs.metrics import Row, Table, is_finite
+from ireg.runs.ownership import event_files
 
 
 class MetricsFile(Logger):
@@ -134,8 +136,8 @@ class TensorBoard(TensorBoardLogger):
         if self._unregistered is None and status == "success":
             self._add(session_end(succeeded=self._succeeded))
         super().finalize(status)
-        for path in Path(self.log_dir).glob(EVENTS):
-            flush_file(path)
+        for path in event_files(Path(self.log_dir), [{"host": socket.gethostname(), "pid": os.getpid()}]):
+            flush(path)
 
     def _add_scalar(self, tag: str, value: float, step: int | None, at: float | None = None) -> None:
         """Add a scalar, the first time with its description."""
