@@ -144,7 +144,7 @@ def is_reached_by_a_link(folder: Path, place: Path) -> bool:
 
 
 def _first_link(folder: Path, names: Sequence[str]) -> Path | None:
-    """Return the first link on the way to a place below a folder; None without one."""
+    """Return the first link that leads from a folder to a place below it; None without one."""
     places = (folder.joinpath(*names[: count + 1]) for count in range(len(names)))
     return next((place for place in places if place.is_symlink()), None)
 

@@ -34,10 +34,10 @@ def files_of_others(folder: Path) -> list[str]:
 
     It is asked of a folder without a status.
 
-    What a run leaves that ends before it has a status is not listed: empty files, and Hydra's `.hydra` and log. In a
-    run's folder that has lost its status nothing is listed.
+    What a run leaves that ends before it has a status is not listed: empty files, and Hydra's `.hydra` and log. Beside
+    the configuration of a run that has lost its status nothing is listed.
     """
-    if _is_configuration(folder / ".hydra" / _HYDRA[0]) or _has_checkpoint(folder):
+    if _is_configuration(folder / ".hydra" / _HYDRA[0]):
         return []
     hydra = [*(f".hydra/{name}" for name in _HYDRA), LOG]
     found = [path.relative_to(folder).as_posix() for pattern in _WRITTEN for path in sorted(folder.glob(pattern))]
@@ -96,6 +96,8 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     others = files_of_others(folder)  # looked for first: a process that begins meanwhile writes its status before any
     status = read_status(folder)
     if status is None:
+        if others and _has_checkpoint(folder):  # which imports torch, and is asked only here
+            others = []
         others += [STATUS] if (folder / STATUS).exists() else []
         if others:
             raise FilesOfOthersError(
