@@ -38,11 +38,10 @@ def as_command(*, exit_code: int = 1) -> Iterator[None]:
     Characters that an output cannot show are spelled, as ± by +-. Control characters do not reach it, see `printable`.
     An output that fails does not stop the work: what follows is discarded. A command that has nothing else to report
     then ends with one line and `exit_code`, or silently with `EXIT_PIPE_CLOSED` if the reader of a pipe has left.
-    matplotlib's settings are its own defaults.
+    matplotlib's settings are its own defaults. The environment is the caller's again afterwards.
     """
-    os.environ.update(_ENVIRONMENT)
     output, errors = _Output.over(sys.stdout), _Output.over(sys.stderr)
-    with redirect_stdout(output), redirect_stderr(errors), printable_output():
+    with _environment(), redirect_stdout(output), redirect_stderr(errors), printable_output():
         try:
             yield
         except SystemExit as ending:
@@ -57,6 +56,21 @@ def as_command(*, exit_code: int = 1) -> Iterator[None]:
     if failure is not None:
         print(f"error: standard output: {failure.strerror}; choose another place, or repair this one", file=sys.stderr)
         sys.exit(exit_code)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Set `_ENVIRONMENT` for the block: whoever calls a command within a process may start others of their own."""
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 _CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")

@@ -69,6 +69,18 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def environment_is_kept():
+    """No test leaves its environment to the next one, which may start a process."""
+    before = dict(os.environ)
+    yield
+    after = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    os.environ.clear()
+    os.environ.update(before)
+    before.pop("PYTEST_CURRENT_TEST", None)
+    assert after == before
+
+
 @pytest.fixture
 def composed():
     """Compose a configuration from overrides, as `train.py` does."""
