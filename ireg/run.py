@@ -18,9 +18,9 @@ from ireg.command import framed, run_as_process
 from ireg.config import Config, Logging, read
 from ireg.errors import UserError
 from ireg.files import replacing, set_aside
-from ireg.runs.checkpoints import find_resumption
+from ireg.runs.checkpoints import HELD_OUT_WRONG, find_resumption, read_checkpoint
 from ireg.runs.hyperparameters import hyperparameters
-from ireg.runs.layout import CHECKPOINTS, LABELS, LOG, METRICS, PREVIOUS, STATUS
+from ireg.runs.layout import CHECKPOINTS, HELD_OUT, LABELS, LOG, METRICS, PREVIOUS, STATUS
 from ireg.runs.lock import locked
 from ireg.runs.log import RunLog
 from ireg.runs.metrics import is_finite
@@ -35,6 +35,7 @@ from ireg.termination import ends_with_its_parent, noting_that_it_resumes, sigte
 if TYPE_CHECKING:
     import lightning as L
     from lightning.pytorch.loggers import Logger
+    from torch import Tensor
 
     from ireg.lit.data import NoisyImages
     from ireg.lit.module import Classifier
@@ -113,9 +114,13 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     if not diverged and status.fields["epochs_done"] < settings.epochs:
         diverged = _fit(settings, folder, status, start, data, classifier)
     else:
+        if start.checkpoint is not None:
+            classifier.held_out_wrong = read_checkpoint(start.checkpoint).get(HELD_OUT_WRONG, {})
         # Events may have been cut off with the run, and no training writes them again.
         for logger in _loggers(replace(settings.logger, further={}), folder, status, start):
             logger.finalize("success")
+    if classifier.held_out_wrong:
+        _save_held_out(classifier.held_out_wrong, folder / HELD_OUT)
     (folder / CHECKPOINTS / PREVIOUS).unlink(missing_ok=True)
     epochs_done = status.fields["epochs_done"]
     if diverged:
@@ -183,6 +188,19 @@ def _save_labels(data: "NoisyImages", path: Path) -> None:
         arrays[f"{split}_indices"] = getattr(data, f"{split}_indices")
     with replacing(path) as temporary:
         np.savez_compressed(temporary, **{name: values.numpy() for name, values in arrays.items()})
+
+
+def _save_held_out(wrong: "Mapping[int, Tensor]", path: Path) -> None:
+    """Save which held-out examples are wrong after each epoch.
+
+    `epoch` is (epochs,), row 0 among them, and `wrong` (epochs, examples), in the order of `holdout_indices` in the
+    labels' file.
+    """
+    import numpy as np
+
+    epochs = sorted(wrong)
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, epoch=epochs, wrong=np.stack([wrong[epoch].numpy() for epoch in epochs]))
 
 
 def rebuild(

@@ -33,9 +33,13 @@ class TrainingFit:
         """Mean loss on the observed labels of the examples seen."""
         return float(self._loss_sum) / int(self._seen.sum())
 
+    def wrong(self) -> Tensor:
+        """Tell of each example (N,) whether it was seen and its observed label is not predicted."""
+        return self._seen & (self._predicted != self.labels.observed)
+
     def error(self) -> float:
         """Share of the examples seen whose observed label is not predicted."""
-        return int((self._seen & (self._predicted != self.labels.observed)).sum()) / int(self._seen.sum())
+        return int(self.wrong().sum()) / int(self._seen.sum())
 
     @property
     def _seen(self) -> Tensor:

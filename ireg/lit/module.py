@@ -36,6 +36,7 @@ from ireg.measurement import evaluate, require_all, require_estimates, take_snap
 from ireg.objective import CRITERIA, Criterion, Objective
 from ireg.optim import Switch
 from ireg.regularizers import Regularizer
+from ireg.runs.checkpoints import HELD_OUT_WRONG
 from ireg.runs.metrics import is_finite
 from ireg.terms.named import TERMS
 
@@ -110,6 +111,7 @@ class Classifier(L.LightningModule):
         self.objective = None if regularizer is None else Objective(self.loss_function, regularizer)
         self.minibatches: list[Tensor] = []
         self.kept: dict[str, Tensor] = {}  # what a measurement leaves for the next one
+        self.held_out_wrong: dict[int, Tensor] = {}  # by epoch: whose observed label is not predicted, (held out,)
         self.recorder: PathRecorder | None = None
         self.watchers: list[Callable[[int, Snapshot], None]] = []  # called after the terms, with the epoch
         self.diverged = False
@@ -149,9 +151,11 @@ class Classifier(L.LightningModule):
         try_out(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what a measurement leaves for the next one."""
+        """Save what a measurement leaves for the next one, and what is known of the held-out examples."""
         if self.kept:
             checkpoint["kept"] = {name: value.cpu() for name, value in self.kept.items()}
+        if self.held_out_wrong:
+            checkpoint[HELD_OUT_WRONG] = self.held_out_wrong
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it up again.
@@ -159,6 +163,7 @@ class Classifier(L.LightningModule):
         A run that resumes measures the same to the last bit.
         """
         self.kept = dict(checkpoint.get("kept", {}))
+        self.held_out_wrong = dict(checkpoint.get(HELD_OUT_WRONG, {}))
 
     # Training: running sums stay tensors, so that no step waits for the device; they are read once an epoch.
 
@@ -296,7 +301,7 @@ class Classifier(L.LightningModule):
             if self.objective is not None:
                 row["penalty/value"] = self._penalty(minibatches)
         switch = {} if self._switch is None else self._switch.numbers()
-        row = row | test | self._on_held_out() | fit.shares() | switch | values | times
+        row = row | test | self._on_held_out(epoch) | fit.shares() | switch | values | times
         now = time.perf_counter()
         row["time/epoch"], self._clock = now - self._clock, now
         # Where callbacks like EarlyStopping look. `log_dict` would make a metric of each number, of which there is one.
@@ -304,14 +309,15 @@ class Classifier(L.LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step=epoch)
 
-    def _on_held_out(self) -> dict[str, float]:
-        """Loss and error of the held-out examples, if there are any."""
+    def _on_held_out(self, epoch: int) -> dict[str, float]:
+        """Loss and error of the held-out examples, if there are any; which are wrong is kept."""
         if not self.data.holdout:
             return {}
         fit = TrainingFit(self.data.holdout_labels, self.criterion)
         with evaluating(self.model), torch.inference_mode():
             for inputs, _, indices in self.data.holdout_batches():
                 fit.add(indices, self(inputs))
+        self.held_out_wrong[epoch] = fit.wrong().cpu()
         return {"holdout/loss": fit.loss(), "holdout/error": fit.error()}
 
     @property

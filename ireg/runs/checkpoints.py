@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 KEY = "ireg"
 """What a checkpoint holds beside Lightning's own: which run it is of, torch's random states, and two digests."""
 
+HELD_OUT_WRONG = "held_out_wrong"
+"""Where a checkpoint holds, by epoch, which held-out examples are wrong."""
+
 DIGEST, ROWS = "digest", "rows"
 """Where these are: of the checkpoint's content, and of the rows that it has behind it."""
 

@@ -14,10 +14,10 @@ from ireg.errors import UserError
 from ireg.files import below
 from ireg.reading import read_text
 from ireg.runs.checkpoints import KEY, DamagedCheckpointError, read_checkpoint
-from ireg.runs.layout import CHECKPOINTS, EVENTS, LABELS, LAST, LOG, METRICS, PREVIOUS, STATUS
+from ireg.runs.layout import CHECKPOINTS, EVENTS, HELD_OUT, LABELS, LAST, LOG, METRICS, PREVIOUS, STATUS
 from ireg.runs.status import FINISHED, flat, read_status, values
 
-_WRITTEN = (METRICS, LABELS, f"{CHECKPOINTS}/*.ckpt", EVENTS)
+_WRITTEN = (METRICS, LABELS, HELD_OUT, f"{CHECKPOINTS}/*.ckpt", EVENTS)
 """What a run writes once it has a status."""
 
 
