@@ -60,7 +60,10 @@ def as_command(*, exit_code: int = 1) -> Iterator[None]:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Set `_ENVIRONMENT` for the block: whoever calls a command within a process may start others of their own."""
+    """Set `_ENVIRONMENT` for the block, and what was there before after it.
+
+    Whoever calls a command within a process may start others, which are not the command's.
+    """
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     try:

@@ -151,7 +151,7 @@ class Classifier(L.LightningModule):
         try_out(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what a measurement leaves for the next one, and what is known of the held-out examples."""
+        """Save what a measurement leaves for the next one, and which held-out examples are wrong."""
         if self.kept:
             checkpoint["kept"] = {name: value.cpu() for name, value in self.kept.items()}
         if self.held_out_wrong:
@@ -310,7 +310,10 @@ class Classifier(L.LightningModule):
             logger.log_metrics(row, step=epoch)
 
     def _on_held_out(self, epoch: int) -> dict[str, float]:
-        """Loss and error of the held-out examples, if there are any; which are wrong is kept."""
+        """Loss and error of the held-out examples, if there are any.
+
+        Which of them are wrong is kept.
+        """
         if not self.data.holdout:
             return {}
         fit = TrainingFit(self.data.holdout_labels, self.criterion)
