@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ireg.analysis.study.cells import record
 from ireg.analysis.study.pages import read_cells, write_pages
-from ireg.analysis.study.rates import chosen
+from ireg.analysis.study.rates import CHOICES, ranked
+from ireg.analysis.study.ties import record_wrong
 from ireg.command import framed, run_as_process
 from ireg.errors import UserError
 
@@ -38,15 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--experiment", default="study_final", metavar="NAME", help="of those runs (default: study_final)"
     )
+    what = "where held-out examples choose those rates (default: holdout, at each run's best epoch)"
+    parser.add_argument("--choice", choices=list(CHOICES), default="holdout", help=what)
+    what = "record, too, which held-out examples are wrong in the runs of FOLDER, as of experiment=study_ties"
+    parser.add_argument("--ties", metavar="FOLDER", nargs="+", type=Path, default=[], help=what)
     given = parser.parse_args(arguments)
     if given.finals is not None:
-        rates = chosen(read_cells(given.into / "data", given.finals))
-        for optimizer, lr in zip(rates["optimizer"], rates["lr"], strict=True):
+        rates = ranked(read_cells(given.into / "data", given.finals), given.choice).groupby("optimizer", sort=False)
+        for optimizer, lr in rates["lr"].first().items():
             if not str(optimizer).isidentifier():  # the line is an argument list, in which a name could be several
                 raise UserError(f"{given.finals}: {optimizer!r} is no optimizer's name; record the runs again")
             print(f"experiment={given.experiment} optimizer={optimizer} lr={lr:g}")
         return 0
-    for folder in given.folders:
+    for folder in given.ties:
+        print(f"recorded: {record_wrong(folder, given.into / 'data')}")
+    for folder in (*given.folders, *given.ties):
         print(f"recorded: {record(folder, given.into / 'data')}")
     for path in write_pages(given.into):
         print(f"written: {path}")

@@ -49,7 +49,9 @@ def read_cells(data: Path, files: str) -> pd.DataFrame:
         if not (data / f"{file}.csv").exists():
             known = ", ".join(sorted(path.stem for path in data.glob("*.csv"))) or "none"
             raise UserError(f"{data / file}.csv: no such file of the study; there are: {known}")
-    return pd.concat([pd.read_csv(data / f"{file}.csv") for file in files.split("+")], ignore_index=True)
+    # Bits in hexadecimal digits could be taken for a number.
+    parts = [pd.read_csv(data / f"{file}.csv", dtype={"wrong": str}) for file in files.split("+")]
+    return pd.concat(parts, ignore_index=True)
 
 
 def cells_of(data: Path, name: str) -> pd.DataFrame:

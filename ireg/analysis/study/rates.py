@@ -6,7 +6,12 @@ import math
 
 import pandas as pd
 
-CHOICES = {"holdout": "holdout/error", "holdout loss": "holdout/loss", "test": "test/error"}
+CHOICES = {
+    "holdout": "holdout/error",
+    "holdout loss": "holdout/loss",
+    "end": "holdout/error",
+    "test": "test/error",
+}
 """Place of a run, and the tag whose mean over seeds chooses; the first is the study's."""
 
 

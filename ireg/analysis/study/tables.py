@@ -16,6 +16,8 @@ from ireg.analysis.study.cells import EDGE, LOSSES, edge_is_valid, valid_edges, 
 from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
 from ireg.analysis.study.claims import above_floor
 from ireg.analysis.study.rates import CHOICES, chosen
+from ireg.analysis.study.tied_pairs import over_ties
+from ireg.analysis.study.ties import ties
 from ireg.statistics import mean_interval
 
 LEVELS = tuple(map(loss_place, LOSSES))
@@ -328,5 +330,7 @@ TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "rates": rates,
     **{name: given(table) for name, table in WITH_INTERVALS.items()},
     "measures_within": measures_within,
+    "ties": ties,
+    "over_ties": given(over_ties),
 }
 """Of a file's cells, by the name that stands in a page's marks."""
