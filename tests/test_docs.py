@@ -44,7 +44,7 @@ def blocks(kind):
 def test_code_is_in_blocks_with_a_language(path):
     text = path.read_text(encoding="utf-8")
     languages = {language.split()[0] for language, _ in FENCED.findall(text)}
-    assert languages <= {"sh", "python", "yaml", *NO_CODE}
+    assert languages <= {"sh", "python", "yaml", "bibtex", *NO_CODE}
     outside = FENCED.sub("", text)
     assert not re.search(r"\n\n    \S", outside), "code without a block is not tested"
 
