@@ -164,6 +164,12 @@ def test_the_tables_of_ties():
     assert "| sgd | 10 | 44." in text or "| sgd | 10 | 45." in text
 
 
+@pytest.mark.parametrize("name", ["ties", "over_ties"])
+def test_a_table_of_ties_needs_their_file(name):
+    with pytest.raises(UserError, match="is in no file of this table; name one like study_ties_mnist10k_held_out"):
+        TABLES[name](tuned(ERRORS)[0])
+
+
 def wrong_share(wrong, optimizer, lr):
     row = wrong[(wrong["optimizer"] == optimizer) & (wrong["lr"] == lr)].iloc[0]
     return np.unpackbits(np.frombuffer(bytes.fromhex(row["wrong"]), dtype=np.uint8))[:EXAMPLES].mean()

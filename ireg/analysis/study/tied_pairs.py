@@ -13,7 +13,7 @@ from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
 from ireg.analysis.study.claims import AT_NOISE, BASE, OTHERS, SPEED_AT, differences
 from ireg.analysis.study.noise import at_shares
-from ireg.analysis.study.ties import separations, tied_rates
+from ireg.analysis.study.ties import require_wrong, separations, tied_rates
 from ireg.statistics import Interval, mean_interval
 
 LEVELS = tuple(map(loss_place, (1.5, 1.2, 1.0, 0.7, 0.4)))
@@ -97,7 +97,11 @@ def over_ties(cells: pd.DataFrame) -> str:
 
     Args:
         cells: of runs, and beside them the rows of `wrong_of`.
+
+    Raises:
+        UserError: the latter are not there.
     """
+    require_wrong(cells)
     is_wrong = cells["wrong"].notna()
     runs, wrong = cells[~is_wrong].dropna(axis="columns", how="all"), cells[is_wrong]
     rows = []

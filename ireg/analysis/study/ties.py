@@ -136,6 +136,18 @@ def _resampled(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np
     return np.concatenate(parts)
 
 
+def require_wrong(cells: pd.DataFrame) -> None:
+    """Refuse files of which none says which held-out examples are wrong.
+
+    Raises:
+        UserError: it is so.
+    """
+    if "wrong" not in cells:
+        raise UserError(
+            "which held-out examples are wrong is in no file of this table; name one like study_ties_mnist10k_held_out"
+        )
+
+
 def tied_rates(found: pd.DataFrame, optimizer: str) -> list[float]:
     """List an optimizer's tied rates, rising; see `separations`."""
     return sorted(found.loc[(found["optimizer"] == optimizer) & found["tied"], "lr"].astype(float).tolist())
@@ -146,7 +158,11 @@ def ties(wrong: pd.DataFrame) -> str:
 
     Args:
         wrong: of `wrong_of`.
+
+    Raises:
+        UserError: it is of something else.
     """
+    require_wrong(wrong)
     tables = {choice: separations(wrong, choice).set_index(["optimizer", "lr"]) for choice in CHOICES}
     rows = [
         [str(optimizer), f"{lr:g}", *(text for table in tables.values() for text in _texts(table.loc[(optimizer, lr)]))]
