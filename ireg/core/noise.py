@@ -56,15 +56,7 @@ _OFF: Mapping[Callable[..., Any], tuple[int, str, Any]] = {
 
 
 class Silence(TorchFunctionMode):
-    """Switch functional dropout off, and note whether there was any.
-
-    Attributes:
-        found: whether a call would have drawn noise.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = False
+    """Switch functional dropout off."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -72,8 +64,6 @@ class Silence(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _OFF:
             position, name, off = _OFF[func]
-            given = args[position] if len(args) > position else kwargs.get(name, off)
-            self.found = self.found or bool(given)
             args = (*args[:position], off, *args[position + 1 :]) if len(args) > position else args
             kwargs = kwargs if len(args) > position else {**kwargs, name: off}
         return func(*args, **kwargs)

@@ -289,6 +289,20 @@ def test_a_term_that_somebody_waits_for_has_a_value_after_each_epoch():
     assert seen == pytest.approx([values[0], values[1], values[1], values[2]])
 
 
+def test_a_scheduler_that_waits_for_a_term_has_a_value_after_each_epoch():
+    class Waiting(Network):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            # What does not fall by a factor of a million is no progress: the rate is halved from the second epoch on.
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1 - 1e-6)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "ireg/sgd"}}
+
+    module = Waiting()
+    rows = fit(module, Monitor(["ireg/sgd"], every_n_epochs=2), loader=loader(), epochs=4)
+    assert rows["epoch"].tolist() == [1, 2, 4]
+    assert module.optimizers().param_groups[0]["lr"] == 0.1 * 0.5**3
+
+
 def test_an_epoch_without_steps_has_no_row():
     rows = fit(Network(), Monitor(["ireg/sgd"]), StochasticWeightAveraging(0.1, swa_epoch_start=1), loader=loader(),
                epochs=3)  # fmt: skip
