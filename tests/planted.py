@@ -29,7 +29,9 @@ class Planted(NamedTuple):
 
 IMPLICIT, OWN, THEORY = "terms/implicit.py", "terms/own.py", "terms/theory.py"
 CURVATURE, NORM, MARGIN, PATH, NAMED = (f"terms/{name}.py" for name in ("curvature", "norm", "margin", "path", "named"))
-FLOW, SUMS, SHARPNESS, NORMS = (f"core/{name}.py" for name in ("mean_flow", "hessian_sums", "sharpness", "norms"))
+FLOW, SUMS, SHARPNESS, NORMS, NOISE = (
+    f"core/{name}.py" for name in ("mean_flow", "hessian_sums", "sharpness", "norms", "preconditioner_noise")
+)
 VIEW, MEMORY, SGD, RMSPROP, ADAM, NADAM, ADAGRAD, READING = (
     f"core/optimizers/{name}.py" for name in ("view", "memory", "sgd", "rmsprop", "adam", "nadam", "adagrad", "reading")
 )
@@ -53,6 +55,11 @@ PLANTED = (
     Planted(OWN, "snapshot.shared.slope, 1.0)", "snapshot.shared.slope, 0.9)"),
     Planted(THEORY, "ratio(vector, snapshot.mean_flow.leading)", "ratio(vector, snapshot.mean_flow.leading) ** 2"),
     Planted(THEORY, "cosine(vector, slope)", "cosine(slope, vector) / 2"),
+    Planted(THEORY, "found.mean.new_tensor(found.square).sqrt()", "found.mean.new_tensor(found.square)"),
+    Planted(THEORY, "squares) * noisy.sqrt()", "squares)"),
+    Planted(NOISE, "mean * change / (2 * root * below)", "mean * change / (root * below)"),
+    Planted(NOISE, "spread / (orders * (orders - 1))", "spread / orders**2"),
+    Planted(NOISE, "torch.lerp(first, gradient, bare)", "torch.lerp(first, gradient, bare / 2)"),
     Planted(NORMS, "(squares[0] / squares[1]).sqrt()", "squares[0] / squares[1]"),
     Planted(NORMS, "inner_product(left, right) / product.sqrt()", "inner_product(left, right) / squared_norm(right)"),
     Planted(CURVATURE, "_number(found.value / limit)", "_number(1.1 * found.value / limit)"),
