@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 import ireg
+from ireg.measured_loss import MeasuredLoss
 from tests import reference
 
 LR = 0.1
@@ -498,6 +499,21 @@ class Attention(nn.Module):
             return torch.nn.functional.scaled_dot_product_attention(x, x, x)[:, 0]
 
         return checkpoint(attend, inputs, use_reentrant=False)
+
+
+def test_all_is_restored_at_the_end_of_the_block_and_no_later():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
+    with torch.inference_mode():
+        measured = MeasuredLoss(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy, None, {"1": False})
+        before = torch.get_rng_state()
+        with measured:
+            assert not torch.is_inference_mode_enabled()
+            assert not model[1].training
+            torch.rand(3)
+        # The object still exists: nothing is left to the moment at which it is forgotten.
+        assert torch.is_inference_mode_enabled()
+        assert model[1].training
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_mean_flow_of_attention_that_is_computed_again():

@@ -48,7 +48,7 @@ class Difference:
     @property
     def is_factor(self) -> bool:
         """Whether one is a multiple of the other."""
-        return self.factor > 0 and self.rest <= self.tolerance
+        return self.rest <= self.tolerance
 
 
 def difference(found: Params, expected: Params, lowest: torch.dtype | None = None) -> Difference:
