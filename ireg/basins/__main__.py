@@ -128,6 +128,7 @@ def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str
         lambda: study.study(start, chosen, processes=options.processes),
         require_own_files=study.require_own_files,
         write=study.write,
+        text=study.text,
     )
 
 

@@ -171,6 +171,7 @@ def _result(folder: Path, output: Path, options: argparse.Namespace, kind: _Kind
         if options.output is not None
         else lambda folder: None,  # the run's own
         write=kind.write,
+        text=kind.text,
     )
 
 

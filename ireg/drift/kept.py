@@ -21,6 +21,7 @@ def kept_or_measured(
     *,
     require_own_files: Callable[[Path], None],
     write: Callable[[Sequence[Mapping[str, Any]], Path], list[Path]],
+    text: Callable[[Sequence[Any]], str],
 ) -> dict[str, Any]:
     """Return the result that the folder has, or measure and write it.
 
@@ -31,12 +32,18 @@ def kept_or_measured(
         measure: makes the result.
         require_own_files: refuses a folder with files of the same names that no measurement wrote.
         write: writes the files of results.
+        text: makes the text of results; a kept one of which it can make none is damaged.
 
     Raises:
-        UserError: the folder cannot be written, or holds others' files.
+        UserError: the folder cannot be written, or holds others' files, or what is kept is damaged.
     """
     known = _known(output / file)
     if known is not None and known["options"] == options:
+        try:
+            text([known])
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            problem = f"damaged ({type(error).__name__}: {error})"
+            raise UserError(f"{output / file}: {problem}; delete the folder, and measure again") from error
         print(f"{output}: measured already, kept as it is; to measure again, delete the folder", file=sys.stderr)
         return known
     if not is_writable(output):  # said before the work

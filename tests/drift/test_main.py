@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -120,6 +121,17 @@ def test_results_of_earlier_versions_are_read_and_their_tables_replaced(one, cap
     assert "finite step" not in (folder / "drift.csv").read_text()
     assert main([str(one / "sgd"), *FAST, "--seed", "1", "--output", str(folder)]) == 0
     assert "Finite step alone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [{"leading_flow": 3}, {"lr": "0.1"}, {"predicted": None}, {"curvature": {"x": []}}])
+def test_a_kept_result_that_is_damaged_is_named(one, capsys, change):
+    assert main([str(one / "sgd"), *FAST]) == 0
+    path = one / "sgd" / "drift" / "drift.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    capsys.readouterr()
+    assert main([str(one / "sgd"), *FAST]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(rf"error: {re.escape(str(path))}: damaged \(.*\); delete the folder, and measure again", line)
 
 
 def test_a_run_is_not_measured_twice_with_the_same_options(one, capsys):
