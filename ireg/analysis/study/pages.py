@@ -12,18 +12,22 @@ from matplotlib.figure import Figure
 
 from ireg.analysis.looks import drawn
 from ireg.analysis.pages import between_marks
-from ireg.analysis.study.answers import answers, settings
+from ireg.analysis.study.answers import answers
+from ireg.analysis.study.cells import is_result
 from ireg.analysis.study.comparisons import COMPARISONS
 from ireg.analysis.study.figures import FIGURES
+from ireg.analysis.study.measures import measures
 from ireg.analysis.study.pictures import PICTURES
+from ireg.analysis.study.results import MADE, text_of
+from ireg.analysis.study.settings import settings
 from ireg.analysis.study.tables import TABLES
 from ireg.errors import UserError
-from ireg.files import write_bytes
+from ireg.files import write_bytes, write_text
 
 MARK = re.compile(r"^<!-- (\w+) of ([\w+]+) -->$", re.MULTILINE)
 """`<!-- TABLE of FILE -->`, up to `<!-- /TABLE of FILE -->`; FILE+OTHER are both.
 
-Of the tables in `COMPARISONS` and `GATHERED` each FILE is a data set, which stands for its files.
+Of the tables in `COMPARISONS`, `GATHERED` and `ASSOCIATED` each FILE is a data set, which stands for its files.
 """
 
 PARTS = ("study_final", "study_basins", "study_drift")
@@ -31,6 +35,9 @@ PARTS = ("study_final", "study_basins", "study_drift")
 
 GATHERED: Mapping[str, Callable[[Mapping[str, pd.DataFrame]], str]] = {"answers": answers, "settings": settings}
 """Tables of several data sets, from the cells of each."""
+
+ASSOCIATED: Mapping[str, Callable[[pd.DataFrame], str]] = {"measures": measures}
+"""Tables of a data set's tuning and final runs together."""
 
 PICTURE = re.compile(r"!\[[^]]*\]\(figures/(\w+)_of_([\w+]+)\.png\)")
 
@@ -46,8 +53,8 @@ def read_cells(data: Path, files: str) -> pd.DataFrame:
         UserError: there is none of that name.
     """
     for file in files.split("+"):
-        if not (data / f"{file}.csv").exists():
-            known = ", ".join(sorted(path.stem for path in data.glob("*.csv"))) or "none"
+        if not (data / f"{file}.csv").exists() or is_result(data / f"{file}.csv"):
+            known = ", ".join(sorted(path.stem for path in data.glob("*.csv") if not is_result(path))) or "none"
             raise UserError(f"{data / file}.csv: no such file of the study; there are: {known}")
     return pd.concat([pd.read_csv(data / f"{file}.csv") for file in files.split("+")], ignore_index=True)
 
@@ -64,6 +71,42 @@ def cells_of(data: Path, name: str) -> pd.DataFrame:
     """
     first, *others = (f"{part}_{name}" for part in PARTS)
     return read_cells(data, "+".join([first, *(file for file in others if (data / f"{file}.csv").exists())]))
+
+
+def runs_of(data: Path, name: str) -> pd.DataFrame:
+    """Read the cells of a data set's tuning and final runs.
+
+    Args:
+        data: folder of the study's files.
+        name: of the data set.
+
+    Raises:
+        UserError: it has not both.
+    """
+    return read_cells(data, f"study_tuning_{name}+study_final_{name}")
+
+
+def results_of(text: str, data: Path) -> Iterator[tuple[Path, str]]:
+    """Make the files of results that a page's tables have.
+
+    Args:
+        text: of the page.
+        data: folder of the study's files.
+
+    Yields:
+        A file and its text: of each data set whose comparisons or measures the page shows.
+
+    Raises:
+        UserError: a file does not exist.
+    """
+    of_kind: dict[tuple[str, str], Callable[[Path, str], pd.DataFrame]] = {}
+    for table, file in MARK.findall(text):
+        if table in GATHERED or table in COMPARISONS:
+            of_kind |= {("comparisons", name): cells_of for name in file.split("+")}
+        elif table in ASSOCIATED:
+            of_kind["measures", file] = runs_of
+    for (kind, name), read in of_kind.items():
+        yield data / f"{kind}_{name}.csv", text_of(MADE[kind](read(data, name)))
 
 
 def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:
@@ -84,10 +127,12 @@ def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:
             yield f"{table} of {file}", GATHERED[table]({name: cells_of(data, name) for name in file.split("+")})
         elif table in COMPARISONS:
             yield f"{table} of {file}", COMPARISONS[table](cells_of(data, file))
+        elif table in ASSOCIATED:
+            yield f"{table} of {file}", ASSOCIATED[table](runs_of(data, file))
         elif table in TABLES:
             yield f"{table} of {file}", TABLES[table](read_cells(data, file))
         else:
-            known = ", ".join([*GATHERED, *COMPARISONS, *TABLES])
+            known = ", ".join([*GATHERED, *COMPARISONS, *ASSOCIATED, *TABLES])
             raise UserError(f"<!-- {table} of {file} -->: no such table; choose one of {known}")
 
 
@@ -115,19 +160,21 @@ def drawing(name: str, file: str, data: Path) -> Callable[[], Figure]:
 
 
 def write_pages(folder: Path) -> Iterator[Path]:
-    """Write the tables and figures of all pages in a folder.
+    """Write the tables, results and figures of all pages in a folder.
 
     Args:
         folder: of the pages, their `data/` and `figures/`.
 
     Yields:
-        Each page and figure that was written.
+        Each page, figure and file of results that was written.
 
     Raises:
         UserError: a page asks for what does not exist.
     """
+    results: dict[Path, str] = {}
     for page in sorted(folder.glob("*.md")):
         text = page.read_text(encoding="utf-8")
+        results |= results_of(text, folder / "data")
         for name, table in tables_of(text, folder / "data"):
             between_marks(page, name, table)
         for name, file in PICTURE.findall(text):
@@ -135,3 +182,6 @@ def write_pages(folder: Path) -> Iterator[Path]:
                 write_bytes(folder / "figures" / f"{name}_of_{file}.png", content)
                 yield folder / "figures" / f"{name}_of_{file}.png"
         yield page
+    for path, table in results.items():
+        write_text(path, table)
+        yield path
