@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ireg.analysis.study.pages import MARK, read_cells, results_of, tables_of
+from ireg.analysis.study.pages import MARK, read_cells, result_names, results_of, tables_of
 from ireg.analysis.study.tables import GIVEN
 from ireg.errors import UserError
 from tests.conftest import ROOT
@@ -19,13 +19,12 @@ def test_the_pages_have_committed_numbers():
 
 
 def test_the_files_of_results_are_those_of_the_committed_cells():
-    folder, made = ROOT / "docs" / "study", {}
-    for page in sorted(folder.glob("*.md")):
-        text = page.read_text(encoding="utf-8")
-        for path, content in results_of(text, folder / "data"):
-            made[path.name] = content
-            if page.stem != "protocol":
-                assert f"](data/{path.name})" in text, (page, path.name)
+    folder = ROOT / "docs" / "study"
+    texts = {page.name: page.read_text(encoding="utf-8") for page in sorted(folder.glob("*.md"))}
+    made = {path.name: content for path, content in results_of("\n".join(texts.values()), folder / "data")}
+    for page, text in texts.items():
+        missing = [name for name in result_names(text) if f"](data/{'_'.join(name)}.csv)" not in text]
+        assert missing == [], page
     written = {
         path.name: path.read_text(encoding="utf-8")
         for kind in ("comparisons", "measures")

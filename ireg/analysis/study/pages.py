@@ -87,26 +87,32 @@ def runs_of(data: Path, name: str) -> pd.DataFrame:
 
 
 def results_of(text: str, data: Path) -> Iterator[tuple[Path, str]]:
-    """Make the files of results that a page's tables have.
+    """Make the files of results that tables are of.
 
     Args:
-        text: of the page.
+        text: of one page or several.
         data: folder of the study's files.
 
     Yields:
-        A file and its text: of each data set whose comparisons or measures the page shows.
+        A file and its text: of each data set whose comparisons or measures are shown.
 
     Raises:
         UserError: a file does not exist.
     """
-    of_kind: dict[tuple[str, str], Callable[[Path, str], pd.DataFrame]] = {}
+    for kind, name in result_names(text):
+        cells = runs_of(data, name) if kind == "measures" else cells_of(data, name)
+        yield data / f"{kind}_{name}.csv", text_of(MADE[kind](cells))
+
+
+def result_names(text: str) -> list[tuple[str, str]]:
+    """List the results that a page's tables are of, each by its kind in `MADE` and its data set."""
+    found = []
     for table, file in MARK.findall(text):
-        if table in GATHERED or table in COMPARISONS:
-            of_kind |= {("comparisons", name): cells_of for name in file.split("+")}
-        elif table in ASSOCIATED:
-            of_kind["measures", file] = runs_of
-    for (kind, name), read in of_kind.items():
-        yield data / f"{kind}_{name}.csv", text_of(MADE[kind](read(data, name)))
+        if table in ASSOCIATED:
+            found.append(("measures", file))
+        elif table in GATHERED or table in COMPARISONS:
+            found += [("comparisons", name) for name in file.split("+")]
+    return list(dict.fromkeys(found))
 
 
 def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:
@@ -171,10 +177,8 @@ def write_pages(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: a page asks for what does not exist.
     """
-    results: dict[Path, str] = {}
-    for page in sorted(folder.glob("*.md")):
-        text = page.read_text(encoding="utf-8")
-        results |= results_of(text, folder / "data")
+    texts = {page: page.read_text(encoding="utf-8") for page in sorted(folder.glob("*.md"))}
+    for page, text in texts.items():
         for name, table in tables_of(text, folder / "data"):
             between_marks(page, name, table)
         for name, file in PICTURE.findall(text):
@@ -182,6 +186,6 @@ def write_pages(folder: Path) -> Iterator[Path]:
                 write_bytes(folder / "figures" / f"{name}_of_{file}.png", content)
                 yield folder / "figures" / f"{name}_of_{file}.png"
         yield page
-    for path, table in results.items():
-        write_text(path, table)
+    for path, results in results_of("\n".join(texts.values()), folder / "data"):
+        write_text(path, results)
         yield path
