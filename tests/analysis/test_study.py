@@ -237,14 +237,14 @@ def answered(effects, noise=0.0005, **changes):
     cells = pd.concat([finals(effects, noise=noise).assign(**changes), measured_cells()], ignore_index=True)
     lines = answers({"here": cells}).splitlines()
     assert lines[0] == "| question | here, 5 seeds |"
-    assert lines[-1] == GIVEN
+    assert lines[-1] == f"Points are of test error less SGD's. {GIVEN}"
     return [line.split(" | ")[1] for line in lines[2:-2]]
 
 
 def test_five_answers_by_the_protocol():
     worse, speed, norm, basins, drift = answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.05, "momentum": 0.0})
     assert re.fullmatch(
-        r"\*\*Yes\*\* stopped by held-out examples \(Adam \+5\.\d ± 0\.\d points\), at every training loss, "
+        r"\*\*Yes\*\*: stopped by held-out examples \(Adam \+5\.\d ± 0\.\d points\), at every training loss, "
         r"at every share of memorized noise, at the end \(Adam \+5\.\d ± 0\.\d points\), at equal epochs\. \|",
         worse,
     )
@@ -260,16 +260,16 @@ def test_five_answers_by_the_protocol():
         "**An effect.** Drift over the predicted, at 1e-7: RMSProp 0.808 ± 0.02, Adam 0.808 ± 0.02."
     )
     one = answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.0})[0]
-    assert one.startswith("**Undecided** stopped by")
+    assert one.startswith("**Undecided**: stopped by")
     assert one.count("**") == 2
     assert answered({"sgd": 0.0, "adam": -0.05, "rmsprop": 0.0})[0].startswith(
-        "**No** stopped by held-out examples (Adam -"
+        "**No**: stopped by held-out examples (Adam -"
     )
     # One that is significantly worse by less than a point is a "no", too, as the protocol has it.
-    assert "**No** stopped by" in answered({"sgd": 0.0, "adam": 0.005, "rmsprop": 0.0}, noise=0.0002)[0]
+    assert "**No**: stopped by" in answered({"sgd": 0.0, "adam": 0.005, "rmsprop": 0.0}, noise=0.0002)[0]
     # "No" needs significance as "yes" does: intervals below one point are not enough.
     close = answered({"sgd": 0.0, "adam": 0.005, "rmsprop": 0.005}, noise=0.002)[0]
-    assert close.startswith("**Undecided** stopped by held-out examples (")
+    assert close.startswith("**Undecided**: stopped by held-out examples (")
     assert "at the end (Adam " in close.partition("; ")[0]
     # Without one of the two nothing is decided.
     assert answered({"sgd": 0.0, "adam": 0.05})[0] == "Not measured. |"
@@ -278,11 +278,11 @@ def test_five_answers_by_the_protocol():
 @pytest.mark.parametrize(
     ("worse_at", "said"),
     [
-        (("loss 0.1", "loss 0.03"), "**yes** at a loss of 0.1 to 0.03"),
-        (("loss 1", "loss 0.4", "loss 0.2"), "**yes** at a loss of 1, 0.4 to 0.2"),
-        (("loss 0.03",), "**yes** at a loss of 0.03"),
-        (("end",), "**yes** at the end (Adam +5."),
-        (("epoch 50",), "**yes** at equal epochs"),
+        (("loss 0.1", "loss 0.03"), "**yes**: at a loss of 0.1 to 0.03"),
+        (("loss 1", "loss 0.4", "loss 0.2"), "**yes**: at a loss of 1, 0.4 to 0.2"),
+        (("loss 0.03",), "**yes**: at a loss of 0.03"),
+        (("end",), "**yes**: at the end (Adam +5."),
+        (("epoch 50",), "**yes**: at equal epochs"),
     ],
 )
 def test_levels_with_one_answer_are_gathered(worse_at, said):
@@ -290,7 +290,7 @@ def test_levels_with_one_answer_are_gathered(worse_at, said):
     cells["fit/memorized"] = 0.0  # so that no share is reached
     cells.loc[cells["place"].isin(worse_at) & (cells["optimizer"] != "sgd"), "test/error"] += 0.1
     answer = answers({"here": cells}).splitlines()[2].split(" | ")[1]
-    assert answer.startswith("**No** stopped by held-out examples")
+    assert answer.startswith("**No**: stopped by held-out examples")
     assert answer.partition("; ")[2].startswith(said)
     assert "memorized" not in answer
 

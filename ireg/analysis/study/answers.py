@@ -57,7 +57,7 @@ def generalization(claims: Sequence[Claim], comparator: str) -> str:
 
 
 def _worse(claims: Sequence[Claim]) -> str:
-    """Gather comparators by the answer there: where training is stopped first, then at equal fit, then the rest."""
+    """Gather comparators by the answer there, the one of held-out examples first."""
     found: dict[str, list[str]] = {}
     for comparators, write in (
         (["best by hold-out"], lambda where: "stopped by held-out examples"),
@@ -73,7 +73,7 @@ def _worse(claims: Sequence[Claim]) -> str:
             numbers = _of(claims, 1, where[0], "adam") if where[0] in ("best by hold-out", "end") else []
             text = f"{write(where)}{''.join(f' (Adam {_points(one)} points)' for one in numbers)}"
             found.setdefault(answer, []).append(text)
-    parts = [f"**{answer}** {', '.join(where)}" for answer, where in found.items() if answer != "–"]
+    parts = [f"**{answer}**: {', '.join(where)}" for answer, where in found.items() if answer != "–"]
     return _sentence("; ".join(parts) or "Not measured")
 
 
@@ -165,7 +165,7 @@ def answers(of_data: Mapping[str, pd.DataFrame]) -> str:
     rows = [[question, *(answer(claims[name]) for name in of_data)] for question, answer in QUESTIONS.items()]
     seeds = {name: max(claim.difference.count for claim in found) for name, found in claims.items()}
     table = markdown(["question", *(f"{name}, {count} seeds" for name, count in seeds.items())], rows)
-    return f"{table}\n{GIVEN}\n"
+    return f"{table}\nPoints are of test error less SGD's. {GIVEN}\n"
 
 
 def _of(claims: Sequence[Claim], question: int, comparator: str, optimizer: str | None = None) -> list[Claim]:
