@@ -386,7 +386,7 @@ def test_cells_of_barriers_and_drift():
     table = TABLES["barriers"](cells)
     assert "| sgd, another order | 0.0101 ± " in table
     assert "| sgd and momentum | 0.0207 ± " in table
-    assert table.endswith("\nEach pair has 3 checkpoints, fewer where that is said.\n")
+    assert table.endswith("\n3 checkpoints each, fewer where that is said.\n")
     fewer = barriers(basins_table())
     fewer = fewer[~((fewer["other"] == "momentum") & (fewer["optimizer"] == "sgd") & (fewer["run"] == "sgd_seed=0"))]
     assert "| sgd and momentum (2 checkpoints) | " in TABLES["barriers"](fewer)
@@ -483,7 +483,7 @@ def test_every_table_can_be_made(name):
 def test_each_rate_is_shown_at_one_training_loss():
     cells = pd.concat([finals({"sgd": lr / 10}, noise=0.0).assign(lr=lr) for lr in (0.1, 0.2)])
     assert re.search(
-        r"^\| sgd \| 0\.1: 2\d\.\d\d ± \d\.\d\d; 0\.2: 2\d\.\d\d ± \d\.\d\d \| 14\.4, 14\.4 \| 1, 1 \|\n\nEach",
+        r"^\| sgd \| 0\.1: 2\d\.\d\d ± \d\.\d\d; 0\.2: 2\d\.\d\d ± \d\.\d\d \| 14\.4, 14\.4 \| 1, 1 \|\n\n5 s",
         TABLES["by_rate"](cells),
         re.MULTILINE,
     )

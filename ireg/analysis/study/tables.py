@@ -52,7 +52,7 @@ def by_rate(cells: pd.DataFrame) -> str:
             norms.append(f"{values(of_rate, 'norm/l2').mean():.3g}")
         rows.append([optimizer, "; ".join(errors), ", ".join(epochs), ", ".join(norms)])
     head = ["optimizer", "η: test error, %", "epochs", "‖ω‖"]
-    return f"{markdown(head, rows)}\nEach rate has {most} seeds, fewer where that is said.\n"
+    return f"{markdown(head, rows)}\n{most} seeds each, fewer where that is said.\n"
 
 
 def barriers(cells: pd.DataFrame) -> str:
@@ -64,7 +64,7 @@ def barriers(cells: pd.DataFrame) -> str:
         above = above_floor(cells, one, other, f"{BARRIERS}/train/loss")
         rows.append([*row, "" if one == other else interval_of(above)])
     head = ["ends", "barrier", "above the floor"]
-    return f"{markdown(head, rows)}\nEach pair has {most} checkpoints, fewer where that is said.\n"
+    return f"{markdown(head, rows)}\n{most} checkpoints each, fewer where that is said.\n"
 
 
 def pairs_of_forks(cells: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
