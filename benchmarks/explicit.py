@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write file and page, and print the table."""
     _, runs = written("explicit", measured, arguments, key=[*SETTING, "seed"])
     print(published("explicit", table(runs), "docs/explicit.md"))
-    print(published("explicit_pairs", pairs(runs), "docs/explicit.md", "docs/study/answers.md"))
+    print(published("explicit_pairs", pairs(runs), "docs/explicit.md"))
     pictured("explicit", partial(draw, runs))
     return 0
 

@@ -1,6 +1,7 @@
 """The study's claims again, from its numbers alone: nothing of the project is imported here.
 
-The pages' tables are read as text, and each number is computed by another path: csv, numpy and scipy's own tests.
+The pages' tables and the files of results are read as text, and each number is computed by another path: csv, numpy
+and scipy's own tests.
 """
 
 import csv
@@ -19,6 +20,12 @@ LOSSES = ("1.5", "1.2", "1", "0.7", "0.4", "0.2", "0.1", "0.03")
 AVERAGED = ("1", "0.7", "0.4", "0.2", "0.1")
 SHARES = (10, 20, 40, 60, 80)
 OTHERS = ("momentum", "rmsprop", "adam", "adamw")
+PLACES = {
+    "equal epochs": ["epoch 50"],
+    "mean over losses": [f"loss {loss}" for loss in AVERAGED],
+    "best by hold-out": ["holdout"],
+    "end": ["end"],
+}
 
 
 def rows_of(part, name):
@@ -66,6 +73,22 @@ def at_noise(values, optimizer, seed, percent):
     return math.nan
 
 
+def at_places(values, optimizer, places):
+    """The test errors of pairs, by seed: an optimizer's and SGD's, each the mean over the places that both have."""
+    found = []
+    for seed in sorted({seed for _, seed, _ in values}):
+        both = [
+            (values[optimizer, seed, place]["test/error"], values["sgd", seed, place]["test/error"])
+            for place in places
+            if (optimizer, seed, place) in values and ("sgd", seed, place) in values
+        ]
+        for place in (place for place in places if place.startswith("memorized ")):
+            pair = [at_noise(values, one, seed, int(place.split()[1])) for one in (optimizer, "sgd")]
+            both += [pair] if not any(map(math.isnan, pair)) else []
+        found += [np.mean(both, axis=0)] if both else []
+    return np.array(found).T
+
+
 def samples_of(name):
     """All samples of differences of a data set by (question, optimizer, comparator)."""
     values = values_of(rows_of("final", name))
@@ -74,10 +97,8 @@ def samples_of(name):
     for optimizer in OTHERS:
         if not any(key[0] == optimizer for key in values):
             continue
-        averaged = [f"loss {loss}" for loss in AVERAGED]
-        places = {"equal epochs": ["epoch 50"], "mean over losses": averaged, "best by hold-out": ["holdout"]}
-        places |= {"end": ["end"], **{f"loss {loss}": [f"loss {loss}"] for loss in LOSSES}}
-        for comparator, of in places.items():
+        averaged = PLACES["mean over losses"]
+        for comparator, of in {**PLACES, **{f"loss {loss}": [f"loss {loss}"] for loss in LOSSES}}.items():
             found[1, optimizer, comparator] = paired(values, optimizer, "test/error", of)
         for percent in SHARES:
             both = [
@@ -104,7 +125,7 @@ def samples_of(name):
 
 
 def family_of(samples):
-    """p of 0, adjusted p of 0, adjusted p of a point or more, by key: step by step as Holm wrote it down."""
+    """p of 0 and of a point or more, plain and adjusted, by key: step by step as Holm wrote it down."""
     open_ones = {}
     for key, sample in samples.items():
         open_ones[key, "zero"] = stats.ttest_1samp(sample, 0.0).pvalue
@@ -116,7 +137,10 @@ def family_of(samples):
         smallest = min(open_ones, key=open_ones.get)
         largest = max(largest, min(1.0, left * open_ones.pop(smallest)))
         adjusted[smallest] = largest
-    return {key: (plain[key, "zero"], adjusted[key, "zero"], adjusted.get((key, "point"), math.nan)) for key in samples}
+    return {
+        key: [of.get((key, which), math.nan) for which in ("zero", "point") for of in (plain, adjusted)]
+        for key in samples
+    }
 
 
 @pytest.fixture(scope="module", params=SETS)
@@ -126,11 +150,17 @@ def studied(request):
 
 
 def table(name, title):
-    """The lines of a table on a page, each by its heads."""
+    """The numbers of a table on a page, by its first column and its heads; and what stands below it."""
     text = (STUDY / f"{SETS[name]}.md").read_text(encoding="utf-8")
     between = text.split(f"<!-- {title} of {name} -->\n")[1].split("<!-- /")[0]
     head, _, *lines = (line.strip("| ").split(" | ") for line in between.splitlines() if line.startswith("|"))
-    return [dict(zip(head, line, strict=True)) for line in lines]
+    numbers = {(line[0], one): text for line in lines for one, text in zip(head[1:], line[1:], strict=True)}
+    return numbers, " ".join(line for line in between.splitlines() if not line.startswith("|"))
+
+
+def results(kind, name):
+    path = STUDY / "data" / f"{kind}_{name}.csv"
+    return list(csv.DictReader(path.open(encoding="utf-8")))
 
 
 def interval(sample):
@@ -139,83 +169,132 @@ def interval(sample):
 
 
 def verdict(sample, family):
-    _, zero, point = family
+    _, zero, _, point = family
     if zero < 0.05:
         return "worse" if np.mean(sample) > 0 else "better"
     return "no worse" if point < 0.05 else "undecided"
 
 
 def near(text, value):
-    """Whether a printed number is a value, to half of its last digit."""
+    """Whether a printed number is a value, to half of its last digit; nothing stands for no value."""
+    if not text or math.isnan(value):
+        return not text and math.isnan(value)
     digits, _, power = text.partition("e")
     last = 10.0 ** (int(power or 0) - len(digits.partition(".")[2]))
     return abs(float(text) - value) <= 0.5 * last * (1 + 1e-6) + 1e-12
 
 
-def test_every_comparison_of_test_errors(studied):
+def of_optimizer(name, optimizer):
+    """The first rate of an optimizer's final runs."""
+    return next(row["lr"] for row in rows_of("final", name) if row["optimizer"] == optimizer)
+
+
+COMPARED = {"barrier": "training loss", "effective rate": "mean over losses"}
+"""What a comparator is called in the file, where it is not as here."""
+
+
+def test_the_file_has_every_comparison(studied):
     name, samples, family = studied
-    printed = [line for line in table(name, "claims") if line["difference, points"] != "–"]
-    assert {(1, line["less SGD"], line["comparator"]) for line in printed} == {key for key in samples if key[0] == 1}
-    for line in printed:
-        key = (1, line["less SGD"], line["comparator"])
-        mean, half = (float(part) for part in line["difference, points"].split(" ± "))
-        assert (mean, half) == pytest.approx([100 * number for number in interval(samples[key])], abs=0.00501), key
-        assert line["pairs"] == f"{len(samples[key])}"
-        heads = ("p", "adjusted p", "adjusted p of +1 point or more")
-        assert all(near(line[head], number) for head, number in zip(heads, family[key], strict=True)), (
-            line,
-            family[key],
-        )
-        assert line["verdict"] == verdict(samples[key], family[key]), key
+    values, rows = values_of(rows_of("final", name)), results("comparisons", name)
+    lines = {(int(row["question"]), row["optimizer"], row["comparator"], row["quantity"]): row for row in rows}
+    assert len(rows) == len(lines) == len(samples)
+    for key, sample in samples.items():
+        question, optimizer, comparator = key
+        called = (question, optimizer, COMPARED.get(comparator, comparator))
+        (row,) = (row for at, row in lines.items() if at[:3] == called)
+        mean, half = interval(sample)
+        numbers = [mean, mean - half, mean + half, *family[key]]
+        names = ("mean", "low", "high", "p", "adjusted_p", "margin_p", "adjusted_margin_p")
+        assert all(near(row[head], number) for head, number in zip(names, numbers, strict=True)), (key, row, numbers)
+        assert row["pairs"] == f"{len(sample)}", key
+        significant = "significant" if family[key][1] < 0.05 else "not significant"
+        assert row["verdict"] == (verdict(sample, family[key]) if question == 1 else significant), key
+        rates = [of_optimizer(name, optimizer), of_optimizer(name, "sgd")] if question <= 3 else ["", ""]
+        assert [row["lr"], row["sgd_lr"]] == rates, key
+        expected = [math.nan, math.nan]
+        if question == 1 and len(sample) > 2:
+            one, other = at_places(values, optimizer, PLACES.get(comparator, [comparator]))
+            expected = [stats.pearsonr(one, other)[0], stats.ttest_ind(one, other, equal_var=False)[1]]
+        assert near(row["correlation"], expected[0]), key
+        assert near(row["unpaired_p"], expected[1]), key
 
 
-def test_the_family_has_the_size_that_the_page_says(studied):
+def test_every_comparison_of_test_errors_is_in_the_table(studied):
+    name, samples, family = studied
+    numbers, below = table(name, "claims")
+    of_pairs = max(len(sample) for key, sample in samples.items() if key[0] == 1)
+    shown = {(1, one, place): text for (place, one), text in numbers.items() if "below" not in place and text != "–"}
+    assert shown.keys() == {key for key in samples if key[0] == 1}
+    for key, text in shown.items():
+        sample = samples[key]
+        half, _, rest = text.partition(" ± ")[2].partition(",")
+        said, _, pairs = f"{half}{',' if rest else ''}{rest}".partition(" (")
+        half, _, said = said.partition(", ")
+        mean, expected = float(text.partition(" ± ")[0]), verdict(sample, family[key])
+        assert (mean, float(half)) == pytest.approx([100 * number for number in interval(sample)], abs=0.00501), key
+        assert said == ("" if expected == "undecided" else expected), key
+        assert pairs == ("" if len(sample) == of_pairs else f"{len(sample)} pairs)"), key
+    assert f"{of_pairs} pairs of seeds where no number does." in below
+    assert f"Adjusted over the {len(samples)} comparisons of this data set." in below
+
+
+def test_the_correlation_within_pairs(studied):
     name, samples, _ = studied
-    text = (STUDY / f"{SETS[name]}.md").read_text(encoding="utf-8")
-    (count,) = re.findall(rf"<!-- claims of {name} -->.*?Adjusted over the (\d+) comparisons", text, re.DOTALL)
-    assert int(count) == len(samples)
+    values, (_, below) = values_of(rows_of("final", name)), table(name, "claims")
+    found = [
+        stats.pearsonr(*at_places(values, optimizer, places))[0]
+        for optimizer in OTHERS
+        for places in PLACES.values()
+        if (1, optimizer, "end") in samples
+    ]
+    assert near(re.findall(r"correlation of a pair's two runs is (\S+);", below)[0], np.mean(found))
 
 
-@pytest.mark.parametrize(("title", "prefix"), [("by_loss", "loss "), ("by_noise", "memorized ")])
-def test_verdicts_by_level(studied, title, prefix):
+def test_ratios(studied):
     name, samples, family = studied
-    for line in table(name, title):
-        optimizer = line.pop("less SGD, points")
-        for level, text in line.items():
-            key = (1, optimizer, prefix + level)
-            if text == "–":
-                assert key not in samples
-                continue
-            mean, half = interval(samples[key])
-            expected = f"{verdict(samples[key], family[key])} ({len(samples[key])})"
-            numbers, said = text.split(", ")
-            assert said == expected, key
-            assert [float(part) for part in numbers.split(" ± ")] == pytest.approx(
-                [100 * mean, 100 * half], abs=0.00501
-            )
-
-
-def test_ratios_and_measurements(studied):
-    name, samples, family = studied
-    for line in table(name, "ratios"):
-        question = 2 if line["quantity"].startswith("epochs") else 3
-        key = (question, line["over SGD"], line["at"])
+    for (title, optimizer), text in table(name, "ratios")[0].items():
+        key = (2, optimizer, "loss 1") if title.startswith("epochs") else (3, optimizer, "mean over losses")
         mean, half = interval(samples[key])
-        numbers = re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", line["ratio"]).groups()
-        expected = np.exp([mean, mean - half, mean + half])
-        for text, value in zip(numbers, expected, strict=True):
-            assert float(text) == pytest.approx(value, rel=0.006)
-        assert near(line["p"], family[key][0])
-        assert near(line["adjusted p"], family[key][1])
-    if "_" in name:
-        return
-    kinds = {"barrier above the floor": "barrier", "test error at one effective rate": "effective rate",
-             "coefficient of the mean flow": "drift"}  # fmt: skip
-    for line in table(name, "measurements"):
-        key = (int(line["question"]), line["optimizer"], kinds[line["quantity"]])
-        mean, half = (float(part) for part in line["value"].split(" ± "))
-        assert (mean, half) == pytest.approx(interval(samples[key]), rel=0.03)
-        assert near(line["adjusted p"], family[key][1])
+        *numbers, said = re.fullmatch(r"(\S+) \((\S+) to (\S+)\)(, not significant)?", text).groups()
+        for number, value in zip(numbers, np.exp([mean, mean - half, mean + half]), strict=True):
+            assert float(number) == pytest.approx(value, rel=0.006)
+        assert bool(said) == (family[key][1] >= 0.05)
+
+
+@pytest.mark.parametrize("name", ["mnist10k", "fashion10k"])
+def test_measures_go_with_the_test_error_as_the_file_says(name):
+    """Kendall's coefficient by scipy, over the tuning and final runs where a loss is reached."""
+    runs, dividing = [*rows_of("tuning", name), *rows_of("final", name)], {"rmsprop", "adam", "adamw"}
+    rows, checked = results("measures", name), 0
+    for row in rows:
+        group, measure = row["pairs_of"].removeprefix("optimizer "), row["measure"]
+        if measure in ("planted", "random") or group.startswith("other ") or group == "granulated":
+            continue
+        there = [
+            run
+            for run in runs
+            if run["place"] == f"loss {row['loss'].removesuffix('.0')}" and group in ("all", run["optimizer"])
+            if run.get(measure)
+        ]
+        if measure == "curvature/edge":  # not valid above 2 with a preconditioner
+            there = [run for run in there if float(run[measure]) <= 2 or run["optimizer"] not in dividing]
+        values, errors = ([float(run[tag]) for run in there] for tag in (measure, "test/error"))
+        tau = stats.kendalltau(values, errors)[0] if len(there) > 1 else math.nan
+        assert near(row["tau"], tau), row
+        if group == "all":
+            assert int(row["settings"]) == len({(run["optimizer"], run["lr"]) for run in there}), row
+        checked += 1
+    assert checked > 600
+    shown, _ = table(name, "measures")
+    for (measure, head), text in shown.items():
+        loss = head.removeprefix("τ at ")
+        wanted = (measure.strip("`"), float(loss), "all")
+        (row,) = (row for row in rows if (row["measure"], float(row["loss"]), row["pairs_of"]) == wanted)
+        numbers = re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", text).groups()
+        assert all(
+            float(number) == pytest.approx(float(row[side]), abs=0.00501)
+            for number, side in zip(numbers, ("tau", "low", "high"), strict=True)
+        ), (measure, head)
 
 
 GRID = 400
@@ -253,14 +332,14 @@ def crossings_of(values, optimizer):
 
 
 def test_where_the_sign_turns(studied):
-    name, *_ = studied
-    values = values_of(rows_of("final", name))
-    for line in table(name, "crossings"):
-        expected = crossings_of(values, line["optimizer"])
+    name, samples, _ = studied
+    values, (numbers, _) = values_of(rows_of("final", name)), table(name, "claims")
+    for optimizer in {key[1] for key in samples if key[0] == 1}:
+        expected = crossings_of(values, optimizer)
         printed = [
             (rises, text)
-            for rises, head in ((True, "worse than SGD below"), (False, "better than SGD below"))
-            for text in line[head].split("; ")
+            for rises, title in ((True, "worse below a loss of"), (False, "better below a loss of"))
+            for text in numbers.get((title, optimizer), "–").split("; ")
             if text != "–"
         ]
         assert len(printed) == len(expected)

@@ -9,11 +9,15 @@ import pytest
 
 from ireg.analysis.study import claims, rates
 from ireg.analysis.study.__main__ import main
-from ireg.analysis.study.answers import answers, settings
+from ireg.analysis.study.answers import answers
 from ireg.analysis.study.cells import LOSSES, measured, merged
 from ireg.analysis.study.checkpoints import barriers, drifts
 from ireg.analysis.study.comparisons import COMPARISONS
 from ireg.analysis.study.figures import FIGURES
+from ireg.analysis.study.measures import associated, measures
+from ireg.analysis.study.pages import ASSOCIATED
+from ireg.analysis.study.results import comparisons
+from ireg.analysis.study.settings import common, settings
 from ireg.analysis.study.tables import GIVEN, TABLES
 from ireg.errors import UserError
 
@@ -99,20 +103,37 @@ def test_comparisons_of_a_data_set_are_adjusted_together():
         assert np.isnan(adjusted).tolist() == np.isnan(p_values).tolist()
 
 
-def test_one_comparison_has_one_adjusted_p_in_all_tables():
+def pivot(table):
+    """The numbers of a table by its first column and its heads."""
+    head, _, *lines = (line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|"))
+    return {(line[0], name): text for line in lines for name, text in zip(head[1:], line[1:], strict=True)}
+
+
+def test_one_comparison_has_one_adjusted_p_in_file_and_tables():
     cells = pd.concat([finals({"sgd": 0.0, "adam": 0.05, "momentum": 0.003}), measured_cells()], ignore_index=True)
     found = {(claim.question, claim.optimizer, claim.comparator): claim for claim in claims.family(cells)}
-    cases = (
-        ("claims", (1, "adam", "loss 0.4"), "| adam | loss 0.4 | 5 |", -3),
-        ("ratios", (2, "adam", "loss 1"), "| adam | epochs to a training loss of 1 |", -1),
-        ("measurements", (5, "adam", "drift"), "| 5 | adam |", -1),
-    )
-    for table, key, start, place in cases:
-        (line,) = (line for line in COMPARISONS[table](cells).splitlines() if line.startswith(start))
-        assert line.strip("| ").split(" | ")[place] == f"{found[key].adjusted:.2g}", table
-    assert "| momentum | " in COMPARISONS["by_loss"](cells)
-    shown = COMPARISONS["by_loss"](cells).splitlines()[-3].split(" | ")[5]
-    assert shown.endswith(f"{claims.verdict(found[1, 'adam', 'loss 0.4'])} (5)")
+    rows = comparisons(cells).set_index(["question", "optimizer", "comparator"])
+    assert set(rows.index) == {key for key, claim in found.items() if claim.difference.count > 1}
+    for key, row in rows.iterrows():
+        assert row["adjusted_p"] == found[key].adjusted
+        assert (row["pairs"], row["mean"]) == (found[key].difference.count, found[key].difference.student.mean)
+        if key[0] == 1:
+            assert (row["adjusted_margin_p"], row["verdict"]) == (
+                found[key].margin_adjusted,
+                claims.verdict(found[key]),
+            )
+        else:
+            assert row["verdict"] == ("significant" if found[key].adjusted < 0.05 else "not significant")
+            assert math.isnan(row["margin_p"])
+    assert rows.loc[(1, "adam", "end"), ["lr", "sgd_lr"]].tolist() == [0.1, 0.1]
+    assert rows.loc[[(4, "adam", "training loss"), (5, "adam", "drift")], ["lr", "sgd_lr"]].isna().all(axis=None)
+    shown = pivot(COMPARISONS["claims"](cells))
+    assert shown["loss 0.4", "adam"].endswith(", worse")
+    undecided = {claims.verdict(found[1, "momentum", place]) == "undecided" for place in claims.COMPARATORS}
+    assert undecided == {True, False}
+    for place in claims.COMPARATORS:
+        said = claims.verdict(found[1, "momentum", place])
+        assert shown[place, "momentum"].partition(", ")[2] == ("" if said == "undecided" else said)
 
 
 def test_a_level_that_is_not_reached_is_not_counted():
@@ -121,9 +142,13 @@ def test_a_level_that_is_not_reached_is_not_counted():
     missing = {claim.comparator for claim in claims.family(shallow) if claim.optimizer == "adam" and claim.question == 1
                and not claim.difference.count}  # fmt: skip
     assert missing == {"loss 0.1", "loss 0.03"}  # 80 % are learned between 0.4 and 0.2
-    assert "| adam | 5.0" in COMPARISONS["by_loss"](cells)
-    assert "(3) | – | – |" in COMPARISONS["by_loss"](shallow)
-    assert "loss 0.1 " not in COMPARISONS["claims"](shallow)
+    assert pivot(COMPARISONS["claims"](cells))["loss 0.1", "adam"].startswith("5.21 ± 0.48, ")
+    assert not [place for place, _ in pivot(COMPARISONS["claims"](shallow)) if place in ("loss 0.1", "loss 0.03")]
+    partly = cells[~((cells["optimizer"] == "sgd") & (cells["place"] == "loss 0.1") & (cells["seed"] == 0))]
+    assert pivot(COMPARISONS["claims"](partly))["loss 0.1", "adam"].endswith(" (2 pairs)")
+    assert "(3 pairs)" not in COMPARISONS["claims"](partly)
+    both = pd.concat([shallow, finals({"momentum": 0.0}, seeds=3, reached=(1.5, 1.0))])
+    assert pivot(COMPARISONS["claims"](both))["loss 0.2", "momentum"] == "–"
 
 
 def test_further_rates_of_sgd_are_for_one_effective_rate_alone():
@@ -212,35 +237,77 @@ def answered(effects, noise=0.0005, **changes):
     cells = pd.concat([finals(effects, noise=noise).assign(**changes), measured_cells()], ignore_index=True)
     lines = answers({"here": cells}).splitlines()
     assert lines[0] == "| question | here, 5 seeds |"
-    assert lines[-1] == GIVEN
+    assert lines[-1] == f"Points are of test error less SGD's. {GIVEN}"
     return [line.split(" | ")[1] for line in lines[2:-2]]
 
 
 def test_five_answers_by_the_protocol():
     worse, speed, norm, basins, drift = answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.05, "momentum": 0.0})
-    assert worse.count("**yes** (RMSProp +") == 3
-    assert "At equal training loss **yes** at 1.5, 1.2, 1, 0.7, 0.4, 0.2, 0.1, 0.03." in worse
-    assert "At equal memorized noise **yes** at 10 %, 20 %, 40 %, 60 %, 80 %." in worse
-    assert speed.startswith("**Not shown.** None is faster than SGD.")
-    assert norm.startswith(
-        "‖ω‖ over SGD's, mean over losses: momentum 1.00 (1.00 to 1.00), not significant; RMSProp 1.00"
+    assert re.fullmatch(
+        r"\*\*Yes\*\*: stopped by held-out examples \(Adam \+5\.\d ± 0\.\d points\), at every training loss, "
+        r"at every share of memorized noise, at the end \(Adam \+5\.\d ± 0\.\d points\), at equal epochs\. \|",
+        worse,
     )
-    assert "by step length at a loss of 0.7: SGD 50 ± 0 %, momentum 50 ± 0 %," in norm
-    assert "momentum 0.0005 ± 0.0025 (**no other basin shown**)" in basins
-    assert "Adam 0.449 ± 0.011 (**another basin**)." in basins
-    assert "RMSProp 0.808 ± 0.02 (**an effect**; -0.202 ± 0.005; -0.404 ± 0.0099), Adam" in drift
-    assert "Own regularizer at a loss of 1: SGD 1 ± 0," in drift
-    assert "one effective rate" not in basins
-    same = answered({"sgd": 0.0, "momentum": 0.05}, **{"optimizer.momentum": 0.0})[3]
-    assert "Momentum's test error less SGD's at one effective rate: +5." in same
-    assert answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.0})[0].count("**undecided**") == 3 + 2
-    assert answered({"sgd": 0.0, "adam": -0.05, "rmsprop": 0.0})[0].count("**no** (") == 3
+    assert speed == "**Not shown.** None is faster than SGD. |"
+    assert norm == (
+        "**RMSProp undecided, Adam undecided.** 1.00 (1.00 to 1.00), 1.00 (1.00 to 1.00) times SGD's, "
+        "mean over losses. |"
+    )
+    assert basins.startswith(
+        "**Another basin for Adam.** Barrier above the noise floor: to momentum 0.0005 ± 0.0025, to"
+    )
+    assert drift.startswith(
+        "**An effect.** Drift over the predicted, at 1e-7: RMSProp 0.808 ± 0.02, Adam 0.808 ± 0.02."
+    )
+    one = answered({"sgd": 0.0, "adam": 0.05, "rmsprop": 0.0})[0]
+    assert one.startswith("**Undecided**: stopped by")
+    assert one.count("**") == 2
+    assert answered({"sgd": 0.0, "adam": -0.05, "rmsprop": 0.0})[0].startswith(
+        "**No**: stopped by held-out examples (Adam -"
+    )
     # One that is significantly worse by less than a point is a "no", too, as the protocol has it.
-    assert "end **no** (RMSProp " in answered({"sgd": 0.0, "adam": 0.005, "rmsprop": 0.0}, noise=0.0002)[0]
+    assert "**No**: stopped by" in answered({"sgd": 0.0, "adam": 0.005, "rmsprop": 0.0}, noise=0.0002)[0]
     # "No" needs significance as "yes" does: intervals below one point are not enough.
-    assert answered({"sgd": 0.0, "adam": 0.005, "rmsprop": 0.005}, noise=0.002)[0].count("**undecided** (") == 3
+    close = answered({"sgd": 0.0, "adam": 0.005, "rmsprop": 0.005}, noise=0.002)[0]
+    assert close.startswith("**Undecided**: stopped by held-out examples (")
+    assert "at the end (Adam " in close.partition("; ")[0]
     # Without one of the two nothing is decided.
-    assert answered({"sgd": 0.0, "adam": 0.05})[0].count("**–** (") == 3
+    assert answered({"sgd": 0.0, "adam": 0.05})[0] == "Not measured. |"
+
+
+@pytest.mark.parametrize(
+    ("worse_at", "said"),
+    [
+        (("loss 0.1", "loss 0.03"), "**yes**: at a loss of 0.1 to 0.03"),
+        (("loss 1", "loss 0.4", "loss 0.2"), "**yes**: at a loss of 1, 0.4 to 0.2"),
+        (("loss 0.03",), "**yes**: at a loss of 0.03"),
+        (("end",), "**yes**: at the end (Adam +5."),
+        (("epoch 50",), "**yes**: at equal epochs"),
+    ],
+)
+def test_levels_with_one_answer_are_gathered(worse_at, said):
+    cells = finals({"sgd": 0.0, "adam": -0.05, "rmsprop": -0.05}, noise=0.0005)
+    cells["fit/memorized"] = 0.0  # so that no share is reached
+    cells.loc[cells["place"].isin(worse_at) & (cells["optimizer"] != "sgd"), "test/error"] += 0.1
+    answer = answers({"here": cells}).splitlines()[2].split(" | ")[1]
+    assert answer.startswith("**No**: stopped by held-out examples")
+    assert answer.partition("; ")[2].startswith(said)
+    assert "memorized" not in answer
+
+
+def test_what_differs_is_named():
+    """Norms that are larger and smaller, and a coefficient that is shown of one optimizer alone."""
+    cells = finals({"sgd": 0.0, "adam": 0.0, "rmsprop": 0.0}, noise=0.001)
+    cells.loc[cells["optimizer"] == "adam", "norm/l2"] = 2.0 * 1.001 ** cells["seed"]
+    cells.loc[cells["optimizer"] == "rmsprop", "norm/l2"] = 0.5 * 1.001 ** cells["seed"]
+    table = drift_table()
+    weak = (table["optimizer"] == "adam") & (table["quantity"] == "k")
+    table.loc[weak, "value"] = table["run"].map({"adam_seed=0": 1.0, "adam_seed=1": -1.0, "adam_seed=2": 0.1})
+    lines = answers({"here": pd.concat([cells, barriers(basins_table()), drifts(table)])}).splitlines()
+    assert "**RMSProp smaller, Adam larger.** 0.50 (0.50 to 0.50), 2.00 (2.00 to 2.01) times SGD's" in lines[4]
+    assert "**RMSProp: an effect, Adam: none shown.** Drift" in lines[6]
+    none = cells.drop(columns="norm/l2").assign(**{"norm/l2": math.nan})
+    assert answers({"here": none}).splitlines()[4].endswith("| Not measured. |")
 
 
 def test_a_barrier_counts_by_the_same_rule():
@@ -253,7 +320,7 @@ def test_a_barrier_counts_by_the_same_rule():
     (adam,) = (claim for claim in claims.family(both) if (claim.question, claim.optimizer) == (4, "adam"))
     assert adam.difference.student.low > 0
     assert adam.adjusted > 0.05
-    assert "(**no other basin shown**)." in answers({"here": both}).splitlines()[5]
+    assert "| **Not shown.** Barrier above the noise floor: to momentum" in answers({"here": both}).splitlines()[5]
 
 
 def test_settings_stand_side_by_side():
@@ -263,16 +330,16 @@ def test_settings_stand_side_by_side():
     both = finals({"sgd": 0.0, "adam": 0.0, "rmsprop": 0.03}, seeds=3)
     head, _, *lines = settings({"here": cells, "there": both}).splitlines()[:-2]
     assert [line.split(" | ")[:2] for line in lines] == [
-        ["| here", "Adam"],
-        ["| there", "RMSProp"],
-        ["| there", "Adam"],
+        ["| here (5)", "Adam"],
+        ["| there (3)", "RMSProp"],
+        ["| there (3)", "Adam"],
     ]
     found = dict(zip(head.split(" | "), lines[0].split(" | "), strict=True))
-    assert (found["η of SGD"], found["η"], found["pairs"]) == ("0.1", "0.1", "5")
-    assert found["loss 0.4"].startswith("+5.")
-    assert found["memorized 20 %"].endswith(", worse")
-    assert found["end"].startswith("-2.")
-    assert found["epochs to a training loss of 1"] == "0.25 (0.25 to 0.25)"
+    assert (found["η, SGD's"], found["| setting (pairs)"]) == ("0.1, 0.1", "| here (5)")
+    assert found["loss 0.03"].startswith("+5.")
+    assert found["memorized 80 %"].endswith(", worse")
+    assert found["end |"].startswith("-2.")
+    assert lines[1].split(" | ")[0] == "| there (3)"
 
 
 def test_settings_are_compared_at_levels_that_all_reach():
@@ -281,23 +348,30 @@ def test_settings_are_compared_at_levels_that_all_reach():
     there = finals({"sgd": 0.0, "adam": 0.0}, seeds=3)
     there = there[~((there["optimizer"] == "sgd") & there["place"].isin(["loss 0.2", "loss 0.1", "loss 0.03"]))]
     partly = there[~((there["place"] == "loss 0.4") & (there["seed"] == 0) & (there["optimizer"] == "adam"))]
-    for second, levels in (
-        (here, ["loss 1.5", "loss 1.2", "loss 1", "loss 0.7", "loss 0.4", "loss 0.2", "loss 0.1", "loss 0.03"]),
-        (there, ["loss 1.5", "loss 1.2", "loss 1", "loss 0.7", "loss 0.4"]),
-        (partly, ["loss 1.5", "loss 1.2", "loss 1", "loss 0.7"]),
-    ):
-        head = settings({"here": here, "there": second}).splitlines()[0].split(" | ")
-        assert [name for name in head if name.startswith("loss ")] == levels
+    tables = {"here": here, "there": there, "partly": partly}
+    families = {name: claims.family(cells) for name, cells in tables.items()}
+    losses = [f"loss {loss:g}" for loss in LOSSES]
+    for names, level in ((("here",), "loss 0.03"), (("here", "there"), "loss 0.4"), (tables, "loss 0.7")):
+        reached = common({name: families[name] for name in names})
+        assert [place for place in reached if place in losses] == losses[: losses.index(level) + 1]
+    head = settings({"there": there}).splitlines()[0].split(" | ")
+    assert [name for name in head if name.startswith(("loss ", "memorized "))] == ["loss 0.4", "memorized 60 %"]
+    none = there[~there["place"].str.startswith("loss ")]
+    assert "| best by hold-out | end |" in settings({"there": none})
 
 
 def test_a_faster_and_worse_optimizer_answers_yes():
     cells = finals({"sgd": 0.0, "adam": 0.05})
     cells.loc[cells["optimizer"] == "adam", "at"] /= 4 * 1.001 ** cells["seed"]
     line = answers({"here": cells}).splitlines()[3]
-    assert "**Yes.** Epochs to a training loss of 1 over SGD's" in line
-    assert re.search(r"in points: Adam 0\.25 \(0\.25 to 0\.25\), \+5\.\d ± 0\.\d \(worse\)\.", line)
+    assert "**Yes.** Adam takes 0.25 (0.25 to 0.25) of SGD's epochs to a loss of 1, with +5." in line
+    assert line.endswith(" points (worse). |")
+    # One that is faster still, and no worse, changes nothing.
+    faster = finals({"momentum": 0.0})
+    faster["at"] /= 8 * 1.001 ** faster["seed"]
+    assert "**Yes.** Adam takes 0.25" in answers({"here": pd.concat([cells, faster])}).splitlines()[3]
     cells.loc[cells["optimizer"] == "adam", "test/error"] -= 0.05
-    assert "**Not shown.** Epochs" in answers({"here": cells}).splitlines()[3]
+    assert "**Not shown.** Adam takes 0.25" in answers({"here": cells}).splitlines()[3]
     lines = answers({"here": cells}).splitlines()
     assert [line.split(" | ")[1] for line in lines[5:7]] == ["Not measured. |", "Not measured. |"]
 
@@ -310,8 +384,12 @@ def test_cells_of_barriers_and_drift():
     )
     assert claims.above_floor(cells, "sgd", "rmsprop", claims.BARRIER) == []
     table = TABLES["barriers"](cells)
-    assert "| sgd, another order | 3 | 0.0101 ± " in table
-    assert "| sgd and momentum | 3 | 0.0207 ± " in table
+    assert "| sgd, another order | 0.0101 ± " in table
+    assert "| sgd and momentum | 0.0207 ± " in table
+    assert table.endswith("\n3 checkpoints each, fewer where that is said.\n")
+    fewer = barriers(basins_table())
+    fewer = fewer[~((fewer["other"] == "momentum") & (fewer["optimizer"] == "sgd") & (fewer["run"] == "sgd_seed=0"))]
+    assert "| sgd and momentum (2 checkpoints) | " in TABLES["barriers"](fewer)
     assert "| adam | 0.1 | 3 | 0.808 ± " in TABLES["drift"](cells)
 
 
@@ -325,7 +403,8 @@ def test_a_mean_takes_the_levels_that_both_reach():
     missing = claims.family(cells[cells["place"] != "end"])
     end = next(claim for claim in missing if claim.comparator == "end")
     assert math.isnan(end.difference.student.mean)
-    assert "| adam | end | 0 | – | – |" in COMPARISONS["claims"](cells[cells["place"] != "end"])
+    assert pivot(COMPARISONS["claims"](cells[cells["place"] != "end"]))["end", "adam"] == "–"
+    assert not (comparisons(cells[cells["place"] != "end"])["comparator"] == "end").any()
 
 
 def test_ratios_are_of_logarithms():
@@ -333,23 +412,24 @@ def test_ratios_are_of_logarithms():
     cells.loc[cells["optimizer"] == "adam", "at"] /= 4 * 1.0001 ** (cells["seed"] - 1)
     (speed,) = (claim for claim in claims.family(cells) if claim.question == 2 and claim.difference.count)
     assert math.exp(speed.difference.student.mean) == pytest.approx(0.25)
-    assert "| adam | epochs to a training loss of 1 | loss 1 | 3 | 0.25 (0.25 to 0.25) |" in COMPARISONS["ratios"](
-        cells
-    )
-    two, one = (COMPARISONS["ratios"](cells[cells["seed"] < seeds]) for seeds in (2, 1))
-    assert "| adam | epochs to a training loss of 1 | loss 1 | 2 | 0.25 (0.25 to 0.25) |" in two
-    assert "| adam | epochs to a training loss of 1 | loss 1 | 1 | – | – | – |" in one
+    key = ("epochs to a training loss of 1", "adam")
+    found = [pivot(COMPARISONS["ratios"](cells[cells["seed"] < seeds]))[key] for seeds in (3, 2, 1)]
+    assert found == ["0.25 (0.25 to 0.25)", "0.25 (0.25 to 0.25)", "–"]
+    same = pivot(COMPARISONS["ratios"](finals({"sgd": 0.0, "adam": 0.0})))
+    assert same[key] == "1 (1 to 1), not significant"
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_two_pairs_are_compared_and_one_is_not(count):
     measured = pd.concat([barriers(basins_table(count)), drifts(drift_table(count))], ignore_index=True)
     cells = pd.concat([finals({"sgd": 0.0, "adam": 0.05}, seeds=count), measured], ignore_index=True)
-    for table, start, place in (("claims", "| adam | end |", 2), ("measurements", "| 5 | adam |", 3)):
-        (line,) = (line for line in COMPARISONS[table](cells).splitlines() if line.startswith(start))
-        texts = [text.strip() for text in line.strip("|").split("|")]
-        assert texts[place] == str(count)
-        assert (set(texts[place + 1 :]) == {"–"}) == (count == 1)
+    assert (pivot(COMPARISONS["claims"](cells))["end", "adam"] == "–") == (count == 1)
+    rows = comparisons(cells)
+    if count == 1:
+        assert rows.empty
+    else:
+        assert set(rows["pairs"]) == {2}
+        assert {1, 2, 3, 4, 5} == set(rows["question"])
 
 
 def tuning():
@@ -370,14 +450,14 @@ def test_the_rate_is_chosen_by_held_out_examples():
     assert row["inside"]
     assert (row["lr by test"], row["lr by holdout loss"]) == (0.01, 1.0)
     assert row["test/error by test"] == pytest.approx(1e-4)
-    assert "| sgd | 4 | 0.1 | yes | 5.0 | 36.00 % | 10.10 % | 1 |" in TABLES["rates"](tuning())
+    assert "| sgd | 0.1 | 36.00 | 10.10 | 1: 11.00 | 0.01: 0.01 |" in TABLES["rates"](tuning())
 
 
 def test_a_best_rate_at_the_edge_is_marked():
     cells = tuning()
     cells = cells[cells["lr"] >= 0.1]
     assert not rates.chosen(cells)["inside"].item()
-    assert "| 0.1 | **no** |" in TABLES["rates"](cells)
+    assert "| 0.1, **at the edge of 3 rates** |" in TABLES["rates"](cells)
     with pytest.raises(ValueError, match="choice='luck': choose one of holdout, holdout loss, end, test"):
         rates.ranked(cells, "luck")
 
@@ -388,23 +468,29 @@ def test_cells_of_a_run_are_replaced_together():
     assert merged(before, after).to_numpy().tolist() == [["a", "end", 4], ["b", "end", 3], ["c", "end", 5]]
 
 
-@pytest.mark.parametrize("name", [name for name in (*TABLES, *COMPARISONS) if name not in ("ties", "over_ties")])
+@pytest.mark.parametrize(
+    "name", [name for name in (*TABLES, *COMPARISONS, *ASSOCIATED) if name not in ("ties", "over_ties")]
+)
 def test_every_table_can_be_made(name):
     cells = tuning() if name == "rates" else finals({"sgd": 0.0, "adam": 0.05}, seeds=3, reached=(1.0, 0.7, 0.4))
-    cells = pd.concat([cells, measured_cells()]) if name in ("barriers", "drift", "measurements") else cells
-    table, _, note = {**TABLES, **COMPARISONS}[name](cells).partition("\n\n")
+    cells = pd.concat([cells, measured_cells()]) if name in ("barriers", "drift") else cells
+    table, _, note = {**TABLES, **COMPARISONS, **ASSOCIATED}[name](cells).partition("\n\n")
     lines = table.splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) > 2
-    # What its intervals are conditional on; three tables have none.
-    assert note.rstrip().endswith(GIVEN) == (name not in ("rates", "measures_within", "pairing"))
+    # What all intervals of a page are conditional on stands below its comparisons.
+    assert note.rstrip().endswith(GIVEN) == (name == "claims")
 
 
 def test_each_rate_is_shown_at_one_training_loss():
     cells = pd.concat([finals({"sgd": lr / 10}, noise=0.0).assign(lr=lr) for lr in (0.1, 0.2)])
-    lines = TABLES["by_rate"](cells).splitlines()
-    assert [line.split(" | ")[:3] for line in lines[2:4]] == [["| sgd", "0.1", "5"], ["| sgd", "0.2", "5"]]
-    assert lines[2].split(" | ")[4].startswith("14.4 ± ")
+    assert re.search(
+        r"^\| sgd \| 0\.1: 2\d\.\d\d ± \d\.\d\d; 0\.2: 2\d\.\d\d ± \d\.\d\d \| 14\.4, 14\.4 \| 1, 1 \|\n\n5 s",
+        TABLES["by_rate"](cells),
+        re.MULTILINE,
+    )
+    fewer = cells[~((cells["lr"] == 0.2) & (cells["seed"] == 0))]
+    assert re.search(r"; 0\.2: \d+\.\d+ ± \d+\.\d+ \(4 seeds\) \|", TABLES["by_rate"](fewer))
 
 
 def test_sizes_of_minibatches_stand_at_one_rate_and_at_one_ratio():
@@ -414,14 +500,13 @@ def test_sizes_of_minibatches_stand_at_one_rate_and_at_one_ratio():
             for size, lr in ((16, 0.2), (64, 0.2), (256, 0.2), (16, 0.025), (64, 0.1), (256, 0.4), (1024, 1.6))
         ]
     )
-    fronts = [line.split(" | ")[:2] for line in TABLES["one_rate_norm"](cells).splitlines()]
-    assert fronts[:-2] == [["| B", "η"], ["| ---", "---"], ["| 16", "0.2"], ["| 64", "0.2"], ["| 256", "0.2"]]
-    fronts = [line.split(" | ")[:2] for line in TABLES["one_ratio_norm"](cells).splitlines()]
-    assert fronts[2:-2] == [["| 16", "0.025"], ["| 64", "0.1"], ["| 256", "0.4"], ["| 1024", "1.6"]]
+    fronts = [line.split(" | ")[:2] for line in TABLES["sizes"](cells).splitlines()]
+    assert fronts[:5] == [["| B", "η"], ["| ---", "---"], ["| 16", "0.2"], ["| 64", "0.2"], ["| 256", "0.2"]]
+    assert fronts[5:] == [["| 16", "0.025"], ["| 64", "0.1"], ["| 256", "0.4"], ["| 1024", "1.6"]]
 
 
 def test_a_page_may_ask_for_several_files_together(study, tmp_path):
-    assert main(study("<!-- test_error of sweep+sweep -->\n<!-- /test_error of sweep+sweep -->\n")) == 0
+    assert main(study("<!-- fit of sweep+sweep -->\n<!-- /fit of sweep+sweep -->\n")) == 0
     assert "| sgd | " in (tmp_path / "pages" / "page.md").read_text()
 
 
@@ -434,14 +519,19 @@ def test_measures_and_their_controls():
         for optimizer in ("sgd", "adam") for lr in range(6) for seed in range(3)
         for error in [0.1 * generator.standard_normal() + 0.2]
     ]  # fmt: skip
-    lines = {
-        line.split(" | ")[0].removeprefix("| "): line for line in TABLES["measures"](pd.DataFrame(rows)).splitlines()
-    }
-    assert "| 12 | – | – | 1.00 (1.00 to 1.00) | 1.00 | – |" in lines["`good/measure`"]
-    assert {"planted", "random", "epochs to there"} < lines.keys()
-    within = TABLES["measures_within"](pd.DataFrame(rows))
-    assert "| measure | sgd | adam | other optimizer | other lr | other seed |" in within
-    assert "| `good/measure` | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |" in within
+    found = associated(pd.DataFrame(rows))
+    assert set(found["measure"]) == {"at", "good/measure", "poor/measure", "planted", "random"}
+    assert set(found["loss"]) == {1.0}
+    good = found[found["measure"] == "good/measure"].set_index("pairs_of")
+    groups = {"optimizer sgd", "optimizer adam", "other optimizer", "other lr", "other seed"}
+    assert set(good.index) == {"all", *groups, "granulated"}
+    assert good[["tau", "settings"]].to_numpy().tolist() == [[1.0, 12]] * 7
+    assert good.loc["all", ["low", "high"]].tolist() == [1.0, 1.0]
+    assert good.drop(index="all")[["low", "high"]].isna().all(axis=None)
+    assert abs(found.set_index(["measure", "pairs_of"]).loc[("poor/measure", "all"), "tau"]) < 0.4
+    shown = measures(pd.DataFrame(rows).rename(columns={"good/measure": "norm/l2"})).splitlines()
+    assert shown[2] == "| `norm/l2` | 1.00 (1.00 to 1.00) | – | – |"
+    assert [line.split(" | ")[0] for line in shown[3:]] == ["| planted", "| random"]
 
 
 PANELS = {"speed": 1, "barriers": 1, "batches": 2, "measures": 2}
@@ -479,7 +569,7 @@ def study(tmp_path, make_run):
     """A function that writes a page, beside a sweep of two seeds, and returns the command's arguments."""
     for seed in (0, 1):
         losses, errors = ([value / (1 + epoch) for epoch in range(30)] for value in (2.3, 0.4 + seed / 10))
-        tags = {"train/loss": losses, "test/error": errors, "time/epoch": [1.0] * 30}
+        tags = {"train/loss": losses, "test/error": errors, "fit/memorized": errors, "time/epoch": [1.0] * 30}
         folder = make_run(f"sgd/sgd_seed={seed}", tags, {"seed": seed})
     (tmp_path / "pages").mkdir()
 
@@ -490,7 +580,7 @@ def study(tmp_path, make_run):
     return write
 
 
-TABLE = "<!-- test_error of sweep -->\nold\n<!-- /test_error of sweep -->\n"
+TABLE = "<!-- fit of sweep -->\nold\n<!-- /fit of sweep -->\n"
 
 
 def test_a_sweep_is_recorded_and_its_page_written(tmp_path, study, capsys):
@@ -500,7 +590,9 @@ def test_a_sweep_is_recorded_and_its_page_written(tmp_path, study, capsys):
     # ln C is linear between the middles of epochs 1 and 2, where it is 1.15 and 0.767: all that a passage of 1 needs.
     page = (tmp_path / "pages" / "page.md").read_text()
     assert "old" not in page
-    assert page.splitlines()[1].startswith("| optimizer | 1.5 | 1.2 | 1 |")
+    assert page.splitlines()[1].startswith(
+        "| optimizer | test error, %, at 1 | test error, %, at 0.1 | noise learned, %,"
+    )
     data = pd.read_csv(tmp_path / "pages" / "data" / "sweep.csv")
     assert set(data["run"]) == {"sgd_seed=0", "sgd_seed=1"}
     first = (tmp_path / "pages" / "data" / "sweep.csv").read_bytes()
@@ -575,18 +667,19 @@ def test_the_commands_of_the_final_runs(tmp_path, capsys):
     [
         (
             "<!-- errors of sweep -->",
-            "<!-- errors of sweep -->: no such table; choose one of answers, settings, claims, by_loss, by_noise",
+            "<!-- errors of sweep -->: no such table; choose one of answers, settings, claims, ratios, measures, rates",
         ),
         ("<!-- claims of x -->", "study_final_x.csv: no such file of the study; there are: sweep"),
         ("![A](figures/verdicts_of_x.png)", "study_final_x.csv: no such file of the study; there are: sweep"),
         ("<!-- answers of x -->", "study_final_x.csv: no such file of the study; there are: sweep"),
-        ("<!-- test_error of x -->", "x.csv: no such file of the study; there are: sweep"),
+        ("<!-- fit of x -->", "x.csv: no such file of the study; there are: sweep"),
+        ("<!-- measures of x -->", "study_tuning_x.csv: no such file of the study; there are: sweep"),
         (
             "![A](figures/norm_of_sweep.png)",
             "figures/norm_of_sweep.png: no such figure; choose one of verdicts, crossing",
         ),
         ("![A](figures/norms_of_sweep.png)", "norm/l2: no run of the sweep has measured it"),
-        ("<!-- norm of sweep -->\n<!-- /norm of sweep -->", "norm/l2: no run of the sweep has measured it"),
+        ("<!-- terms of sweep -->\n<!-- /terms of sweep -->", "ireg/own: no run of the sweep has measured it"),
     ],
 )
 def test_a_page_asks_for_what_there_is(study, capsys, page, why):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ireg.analysis.study.cells import valid_edges
-from ireg.analysis.study.comparisons import COMPARISONS, turn_text
+from ireg.analysis.study.claims import STATED
+from ireg.analysis.study.comparisons import COMPARISONS, together, turn_text
 from ireg.analysis.study.crossing import Turn, turns
 from ireg.analysis.study.figures import FIGURES
 from ireg.analysis.study.noise import at_shares
@@ -17,7 +18,7 @@ from ireg.analysis.study.pictures import PICTURES
 from ireg.analysis.study.rates import tied
 from ireg.analysis.study.tables import TABLES
 from ireg.catalogue import VALID_EDGE
-from tests.analysis.test_study import finals, measured_cells
+from tests.analysis.test_study import finals, measured_cells, pivot
 
 LOSSES = [1.5, 1.2, 1.0, 0.7, 0.4, 0.2, 0.1, 0.03]
 
@@ -125,9 +126,11 @@ def test_a_difference_at_equal_loss_may_be_none_at_equal_noise():
     cells.loc[late, "fit/memorized"] *= 0.8
     of_losses = cells["place"].str.startswith("loss ")
     cells.loc[of_losses, "test/error"] += 0.3 * cells["fit/memorized"] * (1 + 1e-4 * cells["seed"])
-    loss, noise = (COMPARISONS[name](cells).splitlines()[2].split(" | ") for name in ("by_loss", "by_noise"))
-    assert loss[3].endswith("better (3)")
-    assert all(number.startswith(("0.00", "-0.00")) for number in noise[1:5])
+    shown = pivot(COMPARISONS["claims"](cells))
+    assert shown["loss 1", "adam"].endswith(", better")
+    noise = [text for (place, _), text in shown.items() if place.startswith("memorized ")]
+    assert len(noise) == 4  # Adam comes to 77 %
+    assert all(text.startswith(("0.00", "-0.00")) for text in noise)
 
 
 def crossed(**changes):
@@ -138,30 +141,35 @@ def crossed(**changes):
     return cells
 
 
-def test_the_table_of_crossings():
-    lines = COMPARISONS["crossings"](crossed()).splitlines()
-    assert lines[2] == "| rmsprop | 5 | 1.5 to 0.03 | – | – |"
-    start, rest = lines[3].split(" | 0.", 1)
-    assert start == "| adam | 5 | 1.5 to 0.03"
-    assert 50 <= int(rest[:2]) <= 56  # ln C is half between those of 0.7 and 0.4: 0.53
-    assert rest.endswith(") | – |")
+def test_the_table_has_crossings_where_there_are_any():
+    cells = crossed()
+    shown = pivot(COMPARISONS["claims"](cells))
+    assert shown["worse below a loss of", "rmsprop"] == "–"
+    loss, _, rest = shown["worse below a loss of", "adam"].partition(" (")
+    assert 0.50 <= float(loss) <= 0.56  # ln C is half between those of 0.7 and 0.4: 0.53
+    assert rest.endswith(")")
+    assert "better below a loss of" not in [place for place, _ in shown]
+    of_losses = cells["place"].str.startswith("loss ") & (cells["optimizer"] == "adam")
+    cells.loc[of_losses, "test/error"] = 0.4 - cells["test/error"]
+    turned = pivot(COMPARISONS["claims"](cells))
+    assert turned["better below a loss of", "adam"].startswith("0.5")
+    without = COMPARISONS["claims"](finals({"sgd": 0.0, "rmsprop": 0.05}, noise=0.001))
+    assert "below a loss of" not in without
 
 
 def test_the_correlation_within_pairs():
     """Seeds that share most of their noise, and ones that share none."""
     cells = finals({"sgd": 0.0, "adam": 0.0}, seeds=5, noise=0.002)
     shifted = cells.assign(seed=cells["seed"].where(cells["optimizer"] == "sgd", (cells["seed"] + 1) % 5))
-    together, apart = (
-        [float(line.split(" | ")[3]) for line in COMPARISONS["pairing"](table).splitlines()[2:6]]
-        for table in (cells, shifted)
-    )
-    assert min(together) > 0.9
+    paired, apart = ([together(table, "adam", places)[0] for places in STATED.values()] for table in (cells, shifted))
+    assert min(paired) > 0.9
     assert max(apart) < 0.5
-    expected = np.mean(together)
-    assert f"The mean of the correlations is {expected:.2f}." in COMPARISONS["pairing"](cells)
-    assert len(COMPARISONS["pairing"](finals({"sgd": 0.0, "adam": 0.0}, seeds=2)).splitlines()) == 4
+    assert f"The mean correlation of a pair's two runs is {np.mean(paired):.2f};" in COMPARISONS["claims"](cells)
+    few = finals({"sgd": 0.0, "adam": 0.0}, seeds=2)
+    assert "correlation" not in COMPARISONS["claims"](few)
     constant = cells.assign(**{"test/error": cells["test/error"].where(cells["optimizer"] == "sgd", 0.2)})
-    assert "| adam | end | 5 | – |" in COMPARISONS["pairing"](constant)
+    for none in (few, constant):
+        assert all(math.isnan(number) for number in together(none, "adam", STATED["end"]))
 
 
 def tuning(rates, errors):
@@ -241,8 +249,8 @@ def test_pictures_are_drawn_into_a_page(tmp_path):
 )
 def test_a_fraction_of_the_edge_that_is_not_valid_is_marked(edge, optimizer, mark):
     cells = finals({optimizer: 0.0}, seeds=2).assign(**{"curvature/edge": edge})
-    first = TABLES["edge"](cells).splitlines()[2].split(" | ")[1]
-    assert first == f"{edge:.3g} ± 0{mark}"
+    last = pivot(TABLES["terms"](cells))[optimizer, "fraction of the edge at 0.1"]
+    assert last == f"{edge:.3g} ± 0{mark}"
     assert valid_edges(cells)["curvature/edge"].isna().all() == bool(mark)
     drawn = FIGURES["terms"](cells).axes[2].lines[0].get_xdata()
     assert len(drawn) == (0 if mark else len(LOSSES))

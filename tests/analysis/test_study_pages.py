@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from ireg.analysis.study.pages import read_cells, tables_of
+from ireg.analysis.study.pages import MARK, read_cells, result_names, results_of, tables_of
+from ireg.analysis.study.tables import GIVEN
 from ireg.errors import UserError
 from tests.conftest import ROOT
 
@@ -17,12 +18,50 @@ def test_the_pages_have_committed_numbers():
             assert text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0] == table, (page, name)
 
 
+def test_the_files_of_results_are_those_of_the_committed_cells():
+    folder = ROOT / "docs" / "study"
+    texts = {page.name: page.read_text(encoding="utf-8") for page in sorted(folder.glob("*.md"))}
+    made = {path.name: content for path, content in results_of("\n".join(texts.values()), folder / "data")}
+    for page, text in texts.items():
+        missing = [name for name in result_names(text) if f"](data/{'_'.join(name)}.csv)" not in text]
+        assert missing == [], page
+    written = {
+        path.name: path.read_text(encoding="utf-8")
+        for kind in ("comparisons", "measures")
+        for path in (folder / "data").glob(f"{kind}_*.csv")
+    }
+    assert sorted(written) == sorted(made)
+    assert [name for name, content in written.items() if made[name] != content] == []
+
+
+def test_pages_say_what_their_intervals_are_of():
+    for page in ("answers", "fashion", "networks"):
+        text = (ROOT / "docs" / "study" / f"{page}.md").read_text(encoding="utf-8")
+        assert GIVEN in text
+    assert GIVEN in (ROOT / "docs" / "study" / "answers.md").read_text(encoding="utf-8").partition("## Rates")[0]
+
+
+def test_the_answers_are_short_and_their_tables_folded():
+    text = (ROOT / "docs" / "study" / "answers.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 5_000
+    folded = re.findall(
+        r"^<details>\n<summary>[^\n]+</summary>\n\n(.*?)\n\n</details>$", text, re.DOTALL | re.MULTILINE
+    )
+    assert text.count("<details>") == text.count("</details>") == len(folded)
+    tables = [table for table, _ in MARK.findall(text)]
+    assert [table for table, _ in MARK.findall("\n".join(folded))] == [name for name in tables if name != "answers"]
+
+
 @pytest.mark.parametrize(("files", "known"), [((), "none"), (("b", "a"), "a, b")])
 def test_a_file_that_is_missing_is_named_with_those_there_are(tmp_path, files, known):
     for name in files:
         (tmp_path / f"{name}.csv").write_text("x\n1\n")
     with pytest.raises(UserError, match=rf"c.csv: no such file of the study; there are: {known}$"):
         read_cells(tmp_path, "+".join([*files, "c"]))
+    for name in ("comparisons_a", "measures_a"):  # made from the others: no cells
+        (tmp_path / f"{name}.csv").write_text("x\n1\n")
+        with pytest.raises(UserError, match=rf"{name}.csv: no such file of the study; there are: {known}$"):
+            read_cells(tmp_path, name)
     if files:
         assert read_cells(tmp_path, "a+b")["x"].tolist() == [1, 1]
 
@@ -30,7 +69,7 @@ def test_a_file_that_is_missing_is_named_with_those_there_are(tmp_path, files, k
 NUMBER = r"([-−+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)"
 INTERVALS = (re.compile(rf"{NUMBER} ± {NUMBER}"), re.compile(rf"{NUMBER} \({NUMBER} to {NUMBER}\)"))
 LINKED = {
-    "../../README.md": ("answers.md", "networks.md"),
+    "../../README.md": ("answers.md", "fashion.md", "networks.md"),
     "answers.md": ("fashion.md", "networks.md", "../explicit.md"),
     "fashion.md": ("answers.md", "../explicit.md"),
     "networks.md": ("answers.md",),

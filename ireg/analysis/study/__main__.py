@@ -1,6 +1,6 @@
 """`python -m ireg.analysis.study multirun/study_final`: the study's data and pages.
 
-It records the sweeps' numbers, and writes the pages' tables and figures from all that is recorded.
+It records the sweeps' numbers, and writes the pages' tables, results and figures from all that is recorded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m ireg.analysis.study",
         description="Record each FOLDER in --into/data, beside what is there: of a sweep a row a run and place, of "
         "what ireg basins or ireg drift has written a row a run. Then write the tables and figures of all pages in "
-        "--into from that data.",
+        "--into from that data, and in --into/data all comparisons and measures as comparisons_NAME.csv and "
+        "measures_NAME.csv.",
     )
     parser.add_argument("folders", metavar="FOLDER", nargs="*", type=Path, help="like multirun/study_final_mnist10k")
     parser.add_argument(

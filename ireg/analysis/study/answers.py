@@ -1,4 +1,4 @@
-"""The study's five answers, in a line each.
+"""The study's five answers, in a few words each.
 
 The protocol decides them.
 """
@@ -7,35 +7,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import pandas as pd
 
 from ireg.analysis.pages import markdown
-from ireg.analysis.places import loss_place
-from ireg.analysis.study.cells import values
-from ireg.analysis.study.checkpoints import DRIFT
 from ireg.analysis.study.claims import (
     AT_LOSS,
     AT_NOISE,
     AVERAGE,
-    BASE,
     LEVEL,
     SPEED_AT,
-    STATED,
     Claim,
-    compared,
     family,
-    pairs,
     verdict,
 )
-from ireg.analysis.study.tables import GIVEN, diffusive_share, interval_of
-from ireg.statistics import Interval, mean_interval
+from ireg.analysis.study.comparisons import exponentials
+from ireg.analysis.study.tables import GIVEN
 
 ADAPTIVE = {"rmsprop": "RMSProp", "adam": "Adam"}
 """Whom questions 1 and 5 are about."""
 
 NAMES = {"sgd": "SGD", "momentum": "momentum", **ADAPTIVE, "adamw": "AdamW"}
-SHOWN_LOSS = 0.7
 
 
 def generalization(claims: Sequence[Claim], comparator: str) -> str:
@@ -63,106 +56,97 @@ def generalization(claims: Sequence[Claim], comparator: str) -> str:
     return "no" if all(claim.margin_adjusted < LEVEL for claim in of_both) else "undecided"
 
 
-def _worse(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
-    parts = []
-    for comparator in (name for name in STATED if name != AVERAGE):
-        numbers = [
-            f"{NAMES[claim.optimizer]} {_points(claim)}"
-            for claim in _of(claims, 1, comparator)
-            if claim.optimizer in ADAPTIVE
-        ]
-        parts.append(f"{comparator} **{generalization(claims, comparator)}** ({', '.join(numbers)})")
-    levels = [
-        f"At {title} {_by_answer(claims, places)}."
-        for title, places in (("equal training loss", AT_LOSS), ("equal memorized noise", AT_NOISE))
-    ]
-    return f"Test error less SGD's, in points: {'; '.join(parts)}. {' '.join(levels)}"
-
-
-def _by_answer(claims: Sequence[Claim], places: Mapping[str, float]) -> str:
-    """Gather levels by question 1's answer there, in the order of training."""
+def _worse(claims: Sequence[Claim]) -> str:
+    """Gather comparators by the answer there, the one of held-out examples first."""
     found: dict[str, list[str]] = {}
-    for place in places:
-        found.setdefault(generalization(claims, place), []).append(
-            place.removeprefix("loss ").removeprefix("memorized ")
-        )
-    named = [f"**{answer}** at {', '.join(levels)}" for answer, levels in found.items() if answer != "–"]
-    return "; ".join(named) or "not measured"
+    for comparators, write in (
+        (["best by hold-out"], lambda where: "stopped by held-out examples"),
+        ([*AT_LOSS], lambda where: _levels(where, AT_LOSS, "at every training loss", "at a loss of {}")),
+        ([*AT_NOISE], lambda where: _levels(where, AT_NOISE, "at every share of memorized noise", "at {} memorized")),
+        (["end"], lambda where: "at the end"),
+        (["equal epochs"], lambda where: "at equal epochs"),
+    ):
+        by_answer: dict[str, list[str]] = {}
+        for comparator in comparators:
+            by_answer.setdefault(generalization(claims, comparator), []).append(comparator)
+        for answer, where in by_answer.items():
+            numbers = _of(claims, 1, where[0], "adam") if where[0] in ("best by hold-out", "end") else []
+            text = f"{write(where)}{''.join(f' (Adam {_points(one)} points)' for one in numbers)}"
+            found.setdefault(answer, []).append(text)
+    parts = [f"**{answer}**: {', '.join(where)}" for answer, where in found.items() if answer != "–"]
+    return _sentence("; ".join(parts) or "Not measured")
 
 
-def _speed(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
-    fast, costly = [], False
+def _levels(places: Sequence[str], all_of: Mapping[str, float], every: str, some: str) -> str:
+    """Write levels, and only the first and the last of those without another answer between them."""
+    if len(places) == len(all_of):
+        return every
+    order, groups = [*all_of], [[places[0]]]
+    for before, place in pairwise(places):
+        if order.index(place) == order.index(before) + 1:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    ends = [[place.removeprefix("loss ").removeprefix("memorized ") for place in group] for group in groups]
+    return some.format(", ".join(" to ".join(dict.fromkeys([group[0], group[-1]])) for group in ends))
+
+
+def _sentence(text: str) -> str:
+    """Write a text with a capital first letter, also in bold, and a full stop."""
+    start = len(text) - len(text.lstrip("*"))
+    return f"{text[:start]}{text[start : start + 1].upper()}{text[start + 1 :]}."
+
+
+def _speed(claims: Sequence[Claim]) -> str:
     errors = {claim.optimizer: claim for claim in _of(claims, 1, SPEED_AT)}
-    for claim in _of(claims, 2, SPEED_AT):
-        if claim.significant and claim.difference.student.mean < 0:
-            error = errors[claim.optimizer]
-            costly = costly or verdict(error) == "worse"
-            fast.append(f"{NAMES[claim.optimizer]} {_ratio(claim)}, {_points(error)} ({verdict(error)})")
-    answer = "**Yes.**" if costly else "**Not shown.**"
-    if not fast:
-        return f"{answer} None is faster than SGD."
+    faster = [claim for claim in _of(claims, 2, SPEED_AT) if claim.significant and claim.difference.student.mean < 0]
+    costly = [claim for claim in faster if verdict(errors[claim.optimizer]) == "worse"]
+    if not faster:
+        return "**Not shown.** None is faster than SGD."
+    first = min(costly or faster, key=lambda claim: claim.difference.student.mean)
+    error = errors[first.optimizer]
+    answer, ratio = "Yes" if costly else "Not shown", exponentials(first.difference.student)
     return (
-        f"{answer} Epochs to a training loss of 1 over SGD's, of the faster ones, and test error less SGD's there, in "
-        f"points: {'; '.join(fast)}."
+        f"**{answer}.** {NAMES[first.optimizer]} takes {ratio} of SGD's epochs to a loss of 1, with "
+        f"{_points(error)} points ({verdict(error)})."
     )
 
 
-def _norm(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
-    ratios = [
-        f"{NAMES[claim.optimizer]} {_ratio(claim)}{'' if claim.significant else ', not significant'}"
-        for claim in _of(claims, 3, AVERAGE)
-    ]
-    share, shares = diffusive_share(cells), []
-    for name in NAMES:
-        there = (cells["optimizer"] == name) & (cells["place"] == loss_place(SHOWN_LOSS))
-        interval = mean_interval(share[there].dropna().tolist())
-        if math.isfinite(interval.mean):
-            shares.append(f"{NAMES[name]} {100 * interval.mean:.0f} ± {100 * interval.half:.0f} %")
-    return (
-        f"‖ω‖ over SGD's, {AVERAGE}: {'; '.join(ratios)}. What of its growth comes by step length at a loss of "
-        f"{SHOWN_LOSS:g}: {', '.join(shares)}."
-    )
+def _norm(claims: Sequence[Claim]) -> str:
+    parts, ratios = [], []
+    for claim in (claim for claim in _of(claims, 3, AVERAGE) if claim.optimizer in ADAPTIVE):
+        said = "larger" if claim.difference.student.mean > 0 else "smaller"
+        parts.append(f"{NAMES[claim.optimizer]} {said if claim.significant else 'undecided'}")
+        ratios.append(exponentials(claim.difference.student))
+    if not parts:
+        return "Not measured."
+    return f"**{_sentence(', '.join(parts))}** {', '.join(ratios)} times SGD's, {AVERAGE}."
 
 
-def _basins(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
-    parts = []
-    for claim in _of(claims, 4, "training loss"):
-        if math.isnan(claim.difference.student.low):
-            return "Not measured."
-        above = claim.significant and claim.difference.student.mean > 0
-        where = "**another basin**" if above else "**no other basin shown**"
-        parts.append(f"{NAMES[claim.optimizer]} {_plus_minus(claim)} ({where})")
-    (same,) = _of(claims, 4, AVERAGE)
-    barriers = f"Barrier of the training loss to SGD's end, above the noise floor: {'; '.join(parts)}."
-    if math.isnan(same.difference.student.low):
-        return barriers
-    return f"{barriers} Momentum's test error less SGD's at one effective rate: {_points(same)} points."
+def _basins(claims: Sequence[Claim]) -> str:
+    found = _of(claims, 4, "training loss")
+    if any(math.isnan(claim.difference.student.low) for claim in found):
+        return "Not measured."
+    shown = [claim for claim in found if claim.significant and claim.difference.student.mean > 0]
+    answer = f"Another basin for {' and '.join(NAMES[claim.optimizer] for claim in shown)}" if shown else "Not shown"
+    barriers = ", ".join(f"to {NAMES[claim.optimizer]} {_plus_minus(claim)}" for claim in found)
+    return f"**{answer}.** Barrier above the noise floor: {barriers}."
 
 
-def _regularization(claims: Sequence[Claim], cells: pd.DataFrame) -> str:
-    parts = []
-    for claim in _of(claims, 5, "drift"):
-        if math.isnan(claim.difference.student.low):
-            return "Not measured."
-        of_one = cells[(cells["optimizer"] == claim.optimizer) & (cells["place"] == DRIFT)]
-        alignment, change = (
-            interval_of(values(of_one, f"{DRIFT}/{tag}"))
-            for tag in ("leading flow/alignment", "kept/mean/equal C/squares")
-        )
-        effect = "**an effect**" if claim.significant else "**no effect shown**"
-        parts.append(f"{NAMES[claim.optimizer]} {_plus_minus(claim)} ({effect}; {alignment}; {change})")
-    own = []
-    for name in ("sgd", *ADAPTIVE):
-        there = (cells["optimizer"] == name) & (cells["place"] == loss_place(1.0))
-        own.append(f"{NAMES[name]} {interval_of(values(cells, 'ireg/own')[there])}")
-    return (
-        "Measured drift over its mean flow's, at a rate of 1e-7 (its alignment; by what finite steps change ln Q at "
-        f"the chosen rate, at the mean and equal loss): {', '.join(parts)}. Own regularizer at a loss of 1: "
-        f"{', '.join(own)}."
-    )
+def _regularization(claims: Sequence[Claim]) -> str:
+    found = _of(claims, 5, "drift")
+    if any(math.isnan(claim.difference.student.low) for claim in found):
+        return "Not measured."
+    answers_of = {claim.optimizer: "an effect" if claim.significant else "none shown" for claim in found}
+    if len(set(answers_of.values())) == 1:
+        answer = _sentence(next(iter(answers_of.values())))
+    else:
+        answer = _sentence(", ".join(f"{NAMES[name]}: {said}" for name, said in answers_of.items()))
+    numbers = ", ".join(f"{NAMES[claim.optimizer]} {_plus_minus(claim)}" for claim in found)
+    return f"**{answer}** Drift over the predicted, at 1e-7: {numbers}."
 
 
-QUESTIONS: Mapping[str, Callable[[Sequence[Claim], pd.DataFrame], str]] = {
+QUESTIONS: Mapping[str, Callable[[Sequence[Claim]], str]] = {
     "1. Do adaptive methods generalize worse?": _worse,
     "2. Is speed bought with generalization?": _speed,
     "3. How does the norm evolve?": _norm,
@@ -172,77 +156,24 @@ QUESTIONS: Mapping[str, Callable[[Sequence[Claim], pd.DataFrame], str]] = {
 
 
 def answers(of_data: Mapping[str, pd.DataFrame]) -> str:
-    """Write the five answers.
+    """Write the five answers, the verdict first.
 
     Args:
         of_data: cells of final runs, barriers and drift, by data set.
     """
     claims = {name: family(cells) for name, cells in of_data.items()}
-    rows = [
-        [question, *(answer(claims[name], cells) for name, cells in of_data.items())]
-        for question, answer in QUESTIONS.items()
-    ]
+    rows = [[question, *(answer(claims[name]) for name in of_data)] for question, answer in QUESTIONS.items()]
     seeds = {name: max(claim.difference.count for claim in found) for name, found in claims.items()}
     table = markdown(["question", *(f"{name}, {count} seeds" for name, count in seeds.items())], rows)
-    return f"{table}\n{GIVEN}\n"
+    return f"{table}\nPoints are of test error less SGD's. {GIVEN}\n"
 
 
-def settings(cells_of: Mapping[str, pd.DataFrame]) -> str:
-    """Write questions 1 to 3 for several data sets and networks, side by side.
-
-    They are compared where all of them have been: at training losses and memorized shares that all pairs of all of them
-    reach.
-
-    Args:
-        cells_of: all cells, by their setting's name.
-
-    Returns:
-        A row a setting and adaptive method: test error less SGD's, and ratios to SGD.
-    """
-    families = {name: family(cells) for name, cells in cells_of.items()}
-    reached = common(families)
-    shown = ["equal epochs", "best by hold-out", *reached, "end"]
-    rows = []
-    for name, cells in cells_of.items():
-        rates = cells[cells["place"] == "end"].groupby("optimizer")["lr"].first()
-        final = compared(cells)
-        for optimizer, label in ((key, label) for key, label in ADAPTIVE.items() if key in rates):
-            of_one = {
-                (claim.question, claim.comparator): claim for claim in families[name] if claim.optimizer == optimizer
-            }
-            errors = [of_one[1, comparator] for comparator in shown]
-            row = [name, label, f"{rates[BASE]:g}", f"{rates[optimizer]:g}", f"{errors[0].difference.count}"]
-            norm = pairs(final, optimizer, "norm/l2", [SPEED_AT]).map(math.log)
-            ratio = mean_interval((norm["one"] - norm["other"]).tolist())
-            rows.append([*row, *map(_with_verdict, errors), _ratio(of_one[2, SPEED_AT]), _exponentials(ratio)])
-    head = ["setting", "less SGD", "η of SGD", "η", "pairs", *shown, "epochs to a training loss of 1", "‖ω‖ there"]
-    return f"{markdown(head, rows)}\n{GIVEN}\n"
-
-
-def common(families: Mapping[str, Sequence[Claim]]) -> list[str]:
-    """List the losses and memorized shares that every pair of every setting reaches.
-
-    They are those of both adaptive methods, where they were run.
-    """
-    reached = {place: True for place in (*AT_LOSS, *AT_NOISE)}
-    for found in families.values():
-        for optimizer in ADAPTIVE:
-            counts = {
-                claim.comparator: claim.difference.count
-                for claim in found
-                if (claim.question, claim.optimizer) == (1, optimizer)
-            }
-            most = max(counts.values(), default=0)
-            for place in reached:
-                reached[place] &= counts.get(place, 0) == most
-    return [place for place, by_all in reached.items() if by_all]
-
-
-def _of(claims: Sequence[Claim], question: int, comparator: str) -> list[Claim]:
+def _of(claims: Sequence[Claim], question: int, comparator: str, optimizer: str | None = None) -> list[Claim]:
     return [
         claim
         for claim in claims
         if (claim.question, claim.comparator) == (question, comparator)
+        and optimizer in (None, claim.optimizer)
         and (question in (4, 5) or not math.isnan(claim.difference.student.low))
     ]
 
@@ -254,16 +185,3 @@ def _points(claim: Claim) -> str:
 
 def _plus_minus(claim: Claim) -> str:
     return f"{claim.difference.student.mean:.3g} ± {claim.difference.student.half:.2g}"
-
-
-def _with_verdict(claim: Claim) -> str:
-    return f"{_points(claim)}, {verdict(claim)}" if claim.difference.count > 1 else "–"
-
-
-def _ratio(claim: Claim) -> str:
-    return _exponentials(claim.difference.student)
-
-
-def _exponentials(interval: Interval) -> str:
-    mean, low, high = (math.exp(value) for value in interval)
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})"

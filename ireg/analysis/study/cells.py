@@ -29,6 +29,9 @@ EDGE = "curvature/edge"
 DIVIDING = ("rmsprop", "adagrad", "adam", "adamw", "nadam", "adafactor")
 """Optimizers that divide by a root of second moments."""
 
+RESULTS = ("comparisons", "measures")
+"""How the files begin that lie beside the cells and are made of them: see `results`."""
+
 ENDED = ("done", "diverged")
 
 ALIKE = ("model", "data", "loss", "regularizer", "sampling")
@@ -122,9 +125,13 @@ def record(folder: Path, data: Path) -> Path:
         The file.
 
     Raises:
-        UserError: the folder holds nothing of the kind, or two runs have the same setting and seed.
+        UserError: the folder holds nothing of the kind, or its name begins as results do, or two runs have the same
+            setting and seed.
     """
     path = data / f"{folder.resolve().name}.csv"
+    if is_result(path):
+        begin = " or ".join(f"{kind}_" for kind in RESULTS)
+        raise UserError(f"{folder}: files of results begin with {begin}, and these are runs; rename the folder")
     after = measured(folder)
     data.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
@@ -132,6 +139,11 @@ def record(folder: Path, data: Path) -> Path:
         _refuse_repeated(whole, path)
         whole.to_csv(temporary, index=False, float_format=f"%.{DIGITS}g")
     return path
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file among the study's data is made from the others."""
+    return path.stem.startswith(tuple(f"{kind}_" for kind in RESULTS))
 
 
 def _refuse_repeated(cells: pd.DataFrame, path: Path) -> None:

@@ -117,8 +117,8 @@ def pairs(cells: pd.DataFrame, optimizer: str, tag: str, places: Sequence[str]) 
 
 def _values(cells: pd.DataFrame, optimizer: str, tag: str, places: Sequence[str]) -> pd.Series:
     """One optimizer's values, by seed and place."""
-    rows = cells[(cells["optimizer"] == optimizer) & cells["place"].isin(places)]
-    return rows.set_index(["seed", "place"])[tag].astype(float)
+    there = (cells["optimizer"] == optimizer) & cells["place"].isin(places)
+    return cells.loc[there, ["seed", "place", tag]].set_index(["seed", "place"])[tag].astype(float)
 
 
 def family(cells: pd.DataFrame) -> list[Claim]:

@@ -15,15 +15,8 @@ from ireg.analysis.looks import COLOURS, colour_of
 from ireg.analysis.places import loss_place
 from ireg.analysis.study.cells import LOSSES, valid_edges, values
 from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
-from ireg.analysis.study.tables import (
-    LEVELS,
-    association,
-    at_one_rate,
-    at_one_ratio,
-    optimizers,
-    pairs_of_forks,
-    with_controls,
-)
+from ireg.analysis.study.measures import association, with_controls
+from ireg.analysis.study.tables import LEVELS, at_one_rate, at_one_ratio, optimizers, pairs_of_forks
 from ireg.statistics import Interval, mean_interval
 
 

@@ -12,18 +12,22 @@ from matplotlib.figure import Figure
 
 from ireg.analysis.looks import drawn
 from ireg.analysis.pages import between_marks
-from ireg.analysis.study.answers import answers, settings
+from ireg.analysis.study.answers import answers
+from ireg.analysis.study.cells import is_result
 from ireg.analysis.study.comparisons import COMPARISONS
 from ireg.analysis.study.figures import FIGURES
+from ireg.analysis.study.measures import measures
 from ireg.analysis.study.pictures import PICTURES
+from ireg.analysis.study.results import MADE, text_of
+from ireg.analysis.study.settings import settings
 from ireg.analysis.study.tables import TABLES
 from ireg.errors import UserError
-from ireg.files import write_bytes
+from ireg.files import write_bytes, write_text
 
 MARK = re.compile(r"^<!-- (\w+) of ([\w+]+) -->$", re.MULTILINE)
 """`<!-- TABLE of FILE -->`, up to `<!-- /TABLE of FILE -->`; FILE+OTHER are both.
 
-Of the tables in `COMPARISONS` and `GATHERED` each FILE is a data set, which stands for its files.
+Of the tables in `COMPARISONS`, `GATHERED` and `ASSOCIATED` each FILE is a data set, which stands for its files.
 """
 
 PARTS = ("study_final", "study_basins", "study_drift")
@@ -31,6 +35,9 @@ PARTS = ("study_final", "study_basins", "study_drift")
 
 GATHERED: Mapping[str, Callable[[Mapping[str, pd.DataFrame]], str]] = {"answers": answers, "settings": settings}
 """Tables of several data sets, from the cells of each."""
+
+ASSOCIATED: Mapping[str, Callable[[pd.DataFrame], str]] = {"measures": measures}
+"""Tables of a data set's tuning and final runs together."""
 
 PICTURE = re.compile(r"!\[[^]]*\]\(figures/(\w+)_of_([\w+]+)\.png\)")
 
@@ -46,8 +53,8 @@ def read_cells(data: Path, files: str) -> pd.DataFrame:
         UserError: there is none of that name.
     """
     for file in files.split("+"):
-        if not (data / f"{file}.csv").exists():
-            known = ", ".join(sorted(path.stem for path in data.glob("*.csv"))) or "none"
+        if not (data / f"{file}.csv").exists() or is_result(data / f"{file}.csv"):
+            known = ", ".join(sorted(path.stem for path in data.glob("*.csv") if not is_result(path))) or "none"
             raise UserError(f"{data / file}.csv: no such file of the study; there are: {known}")
     # Bits in hexadecimal digits could be taken for a number.
     parts = [pd.read_csv(data / f"{file}.csv", dtype={"wrong": str}) for file in files.split("+")]
@@ -68,6 +75,48 @@ def cells_of(data: Path, name: str) -> pd.DataFrame:
     return read_cells(data, "+".join([first, *(file for file in others if (data / f"{file}.csv").exists())]))
 
 
+def runs_of(data: Path, name: str) -> pd.DataFrame:
+    """Read the cells of a data set's tuning and final runs.
+
+    Args:
+        data: folder of the study's files.
+        name: of the data set.
+
+    Raises:
+        UserError: it has not both.
+    """
+    return read_cells(data, f"study_tuning_{name}+study_final_{name}")
+
+
+def results_of(text: str, data: Path) -> Iterator[tuple[Path, str]]:
+    """Make the files of results that tables are of.
+
+    Args:
+        text: of one page or several.
+        data: folder of the study's files.
+
+    Yields:
+        A file and its text: of each data set whose comparisons or measures are shown.
+
+    Raises:
+        UserError: a file does not exist.
+    """
+    for kind, name in result_names(text):
+        cells = runs_of(data, name) if kind == "measures" else cells_of(data, name)
+        yield data / f"{kind}_{name}.csv", text_of(MADE[kind](cells))
+
+
+def result_names(text: str) -> list[tuple[str, str]]:
+    """List the results that a page's tables are of, each by its kind in `MADE` and its data set."""
+    found = []
+    for table, file in MARK.findall(text):
+        if table in ASSOCIATED:
+            found.append(("measures", file))
+        elif table in GATHERED or table in COMPARISONS:
+            found += [("comparisons", name) for name in file.split("+")]
+    return list(dict.fromkeys(found))
+
+
 def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:
     """Make the tables that a page asks for.
 
@@ -86,10 +135,12 @@ def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:
             yield f"{table} of {file}", GATHERED[table]({name: cells_of(data, name) for name in file.split("+")})
         elif table in COMPARISONS:
             yield f"{table} of {file}", COMPARISONS[table](cells_of(data, file))
+        elif table in ASSOCIATED:
+            yield f"{table} of {file}", ASSOCIATED[table](runs_of(data, file))
         elif table in TABLES:
             yield f"{table} of {file}", TABLES[table](read_cells(data, file))
         else:
-            known = ", ".join([*GATHERED, *COMPARISONS, *TABLES])
+            known = ", ".join([*GATHERED, *COMPARISONS, *ASSOCIATED, *TABLES])
             raise UserError(f"<!-- {table} of {file} -->: no such table; choose one of {known}")
 
 
@@ -117,19 +168,19 @@ def drawing(name: str, file: str, data: Path) -> Callable[[], Figure]:
 
 
 def write_pages(folder: Path) -> Iterator[Path]:
-    """Write the tables and figures of all pages in a folder.
+    """Write the tables, results and figures of all pages in a folder.
 
     Args:
         folder: of the pages, their `data/` and `figures/`.
 
     Yields:
-        Each page and figure that was written.
+        Each page, figure and file of results that was written.
 
     Raises:
         UserError: a page asks for what does not exist.
     """
-    for page in sorted(folder.glob("*.md")):
-        text = page.read_text(encoding="utf-8")
+    texts = {page: page.read_text(encoding="utf-8") for page in sorted(folder.glob("*.md"))}
+    for page, text in texts.items():
         for name, table in tables_of(text, folder / "data"):
             between_marks(page, name, table)
         for name, file in PICTURE.findall(text):
@@ -137,3 +188,6 @@ def write_pages(folder: Path) -> Iterator[Path]:
                 write_bytes(folder / "figures" / f"{name}_of_{file}.png", content)
                 yield folder / "figures" / f"{name}_of_{file}.png"
         yield page
+    for path, results in results_of("\n".join(texts.values()), folder / "data"):
+        write_text(path, results)
+        yield path

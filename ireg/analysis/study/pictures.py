@@ -14,11 +14,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ireg.analysis.looks import colour_of
-from ireg.analysis.study.answers import ADAPTIVE, common
+from ireg.analysis.study.answers import ADAPTIVE
 from ireg.analysis.study.cells import LOSSES
 from ireg.analysis.study.claims import AT_LOSS, AT_NOISE, BASE, Claim, compared, family
 from ireg.analysis.study.comparisons import level_differences
 from ireg.analysis.study.rates import tied
+from ireg.analysis.study.settings import common
 from ireg.statistics import mean_interval
 
 SETTINGS = {

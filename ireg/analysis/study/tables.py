@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
-from ireg.analysis.association import Association, associations, controls, kendall
 from ireg.analysis.basins import ends
 from ireg.analysis.looks import COLOURS
 from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
-from ireg.analysis.study.cells import EDGE, LOSSES, edge_is_valid, valid_edges, values
+from ireg.analysis.study.cells import EDGE, LOSSES, edge_is_valid, values
 from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
 from ireg.analysis.study.claims import above_floor
 from ireg.analysis.study.rates import CHOICES, chosen
@@ -26,15 +26,13 @@ LEVELS = tuple(map(loss_place, LOSSES))
 def rates(cells: pd.DataFrame) -> str:
     """Write which rate is chosen, and what other choices would have given."""
     others = [choice for choice in CHOICES if choice != "holdout"]
-    head = ["optimizer", "rates", "chosen η", "inside", "epoch", "held-out error", "test error"]
-    head += [f"{what} by {choice.replace('holdout', 'held-out')}" for choice in others for what in ("η", "test error")]
+    head = ["optimizer", "chosen η", "held-out error, %", "test error, %"]
+    head += [f"η by {choice.replace('holdout', 'held-out')}: test error, %" for choice in others]
     rows = []
     for row in _in_order(chosen(cells)).to_dict("records"):
-        cells_of = [row["optimizer"], f"{row['rates']}", f"{row['lr']:g}", "yes" if row["inside"] else "**no**"]
-        cells_of += [f"{row['epoch']:.1f}", _percent(row["holdout/error"]), _percent(row["test/error"])]
-        for choice in others:
-            cells_of += [f"{row[f'lr by {choice}']:g}", _percent(row[f"test/error by {choice}"])]
-        rows.append(cells_of)
+        inside = "" if row["inside"] else f", **at the edge of {row['rates']} rates**"
+        line = [row["optimizer"], f"{row['lr']:g}{inside}", _percent(row["holdout/error"]), _percent(row["test/error"])]
+        rows.append([*line, *(f"{row[f'lr by {one}']:g}: {_percent(row[f'test/error by {one}'])}" for one in others)])
     return markdown(head, rows)
 
 
@@ -42,30 +40,33 @@ BY_RATE = 0.7
 
 
 def by_rate(cells: pd.DataFrame) -> str:
-    """Write what each rate has at one training loss."""
+    """Write what each rate has at one training loss, a line an optimizer."""
     there = cells[cells["place"] == loss_place(BY_RATE)]
+    most = int(there.groupby(["optimizer", "lr"]).size().max())
     rows = []
     for optimizer in optimizers(there):
+        errors, epochs, norms = [], [], []
         for lr, of_rate in there[there["optimizer"] == optimizer].groupby("lr"):
-            errors = mean_interval(of_rate["test/error"].tolist())
-            rows.append([optimizer, f"{lr:g}", f"{len(of_rate)}", _percents(errors.mean, errors.half)])
-            rows[-1] += [interval_of(of_rate["at"]), interval_of(values(of_rate, "norm/l2"))]
-    return markdown(["optimizer", "η", "seeds", f"test error at {BY_RATE:g}", "epochs to there", "‖ω‖ there"], rows)
-
-
-SHOWN_BARRIERS = ("train/loss", "train/error", "test/error", "distance")
+            interval = mean_interval(of_rate["test/error"].tolist())
+            fewer = f" ({len(of_rate)} seeds)" if len(of_rate) < most else ""
+            errors.append(f"{lr:g}: {_percents(interval.mean, interval.half)}{fewer}")
+            epochs.append(f"{of_rate['at'].mean():.3g}")
+            norms.append(f"{values(of_rate, 'norm/l2').mean():.3g}")
+        rows.append([optimizer, "; ".join(errors), ", ".join(epochs), ", ".join(norms)])
+    head = ["optimizer", "η: test error, %", "epochs", "‖ω‖"]
+    return f"{markdown(head, rows)}\n{most} seeds each, fewer where that is said.\n"
 
 
 def barriers(cells: pd.DataFrame) -> str:
-    """Write the barriers between forks, and how far above the floor."""
-    rows = []
+    """Write the barriers of the training loss between forks, and how far above the floor."""
+    rows, most = [], max(len(of_pair) for _, of_pair in pairs_of_forks(cells))
     for (one, other), of_pair in pairs_of_forks(cells):
-        row = [ends(one, other), f"{len(of_pair)}"]
-        row += [interval_of(values(of_pair, f"{BARRIERS}/{quantity}")) for quantity in SHOWN_BARRIERS]
+        fewer = f" ({len(of_pair)} checkpoints)" if len(of_pair) < most else ""
+        row = [f"{ends(one, other)}{fewer}", interval_of(values(of_pair, f"{BARRIERS}/train/loss"))]
         above = above_floor(cells, one, other, f"{BARRIERS}/train/loss")
         rows.append([*row, "" if one == other else interval_of(above)])
-    head = ["ends", "checkpoints", "training loss", "training error", "test error", "distance"]
-    return markdown([*head, "training loss above the floor"], rows)
+    head = ["ends", "barrier", "above the floor"]
+    return f"{markdown(head, rows)}\n{most} checkpoints each, fewer where that is said.\n"
 
 
 def pairs_of_forks(cells: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
@@ -83,10 +84,7 @@ def pairs_of_forks(cells: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.Da
 SHOWN_DRIFT = {
     "k": "leading flow/k",
     "alignment": "leading flow/alignment",
-    "k_V": "leading flow/k_lag",
-    "k_F": "leading flow/k_fluctuation",
     "residual": "leading flow/residual",
-    "Δ ln C, equal time": "kept/mean/time/loss",
     "Δ ln Q, equal C, mean": "kept/mean/equal C/squares",
     "Δ ln Q, equal C, ends": "kept/ends/equal C/squares",
 }
@@ -130,34 +128,54 @@ def _sizes(cells: pd.DataFrame, alike: pd.Series) -> Iterator[tuple[tuple[str, .
         yield (f"{size}", f"{rate:g}"), rows
 
 
-def levels(
-    tag: str,
-    write: Callable[[float, float], str],
-    parts: Parts = by_optimizer,
-    head: Sequence[str] = ("optimizer",),
-    valid: Callable[[str, float], bool] = lambda part, mean: True,
-) -> Callable[[pd.DataFrame], str]:
-    """Make the table of a tag by training loss.
+class Column(NamedTuple):
+    """A quantity of a table at training losses.
 
-    Args:
+    Attributes:
+        title: what its heads begin with.
         tag: a column of the cells.
+        losses: one column of the table each.
         write: from mean and half of the interval to a cell.
-        parts: the lines.
-        head: of what stands in front of each line.
         valid: whether a line's mean can be read as what the table says; others are marked.
     """
 
+    title: str
+    tag: str
+    losses: Sequence[float]
+    write: Callable[[float, float], str]
+    valid: Callable[[str, float], bool] = lambda part, mean: True
+
+
+def at_losses(cells: pd.DataFrame, columns: Sequence[Column], part: str) -> list[str]:
+    """Write one line's numbers of a table.
+
+    Args:
+        cells: of that line.
+        columns: what is written.
+        part: the line's name.
+    """
+    found = []
+    for column in columns:
+        measured = values(cells, column.tag)
+        for loss in column.losses:
+            there = measured[cells["place"] == loss_place(loss)].dropna().tolist()
+            interval = mean_interval(there)
+            mark = "" if column.valid(part, interval.mean) else ", not valid"
+            found.append(column.write(interval.mean, interval.half) + mark if there else "–")
+    return found
+
+
+def heads(columns: Sequence[Column]) -> list[str]:
+    """Write the heads of a table's columns."""
+    return [f"{column.title} at {loss:g}" for column in columns for loss in column.losses]
+
+
+def quantities(*columns: Column) -> Callable[[pd.DataFrame], str]:
+    """Make the table of several quantities at training losses, a line an optimizer."""
+
     def table(cells: pd.DataFrame) -> str:
-        rows = []
-        for row, of_one in parts(cells):
-            measured, line = values(of_one, tag), [*row]
-            for place in LEVELS:
-                of_place = measured[of_one["place"] == place].dropna().tolist()
-                interval = mean_interval(of_place)
-                mark = "" if valid(row[0], interval.mean) else ", not valid"
-                line.append(write(interval.mean, interval.half) + mark if of_place else "–")
-            rows.append(line)
-        return markdown([*head, *(f"{loss:g}" for loss in LOSSES)], rows)
+        rows = [[part, *at_losses(of_one, columns, part)] for (part, *_), of_one in by_optimizer(cells)]
+        return markdown(["optimizer", *heads(columns)], rows)
 
     return table
 
@@ -171,88 +189,27 @@ def diffusive_share(cells: pd.DataFrame) -> pd.Series:
     return by_length / (by_length + along)
 
 
-def diffusive(cells: pd.DataFrame) -> str:
-    """Write the share of the norm's growth that comes by step length."""
-    return levels("share", _percents)(cells.assign(share=diffusive_share(cells)))
+def norms(cells: pd.DataFrame) -> str:
+    """Write norm, share of its growth by step length, and margin."""
+    return quantities(
+        Column("‖ω‖", "norm/l2", (1.0, 0.03), _number),
+        Column("growth by step length, %,", "share", (BY_RATE,), _percents),
+        Column("normalized margin", "margin/normalized_clean_median", (0.1,), _number),
+    )(cells.assign(share=diffusive_share(cells)))
 
 
-ASSOCIATED = (1.2, 1.0, 0.4, 0.1)
-"""Training losses at which measures are compared with the test error."""
-
-FACTORS = ("optimizer", "lr", "seed")
-SHOWN_RESAMPLES = 500
-NO_MEASURES = ("test/error", "test/loss", "train/error", "train/loss", "fit/recovered")
-"""What is no measure of a run: the result, and what equal fit holds alike."""
-
-
-def measures(cells: pd.DataFrame) -> str:
-    """Write how measures go with the test error at equal fit.
-
-    Beside each stands how many settings, of optimizer and rate, have measured it.
-    """
-    head = ["measure", "settings", *(f"{what} at {loss:g}" for loss in ASSOCIATED for what in ("τ", "granulated"))]
-    columns: dict[tuple[str, float], tuple[str, str]] = {}
-    counts: dict[str, int] = {}
-    for loss in ASSOCIATED:
-        runs, names = with_controls(cells, loss)
-        coefficients = _by_group(runs, names)
-        for name in names:
-            tau, low, high, _ = association(runs, name)
-            whole = f"{tau:.2f} ({low:.2f} to {high:.2f})" if math.isfinite(tau) else "–"
-            counts[name] = max(
-                counts.get(name, 0), len(runs.loc[runs[name].notna(), ["optimizer", "lr"]].drop_duplicates())
-            )
-            columns[name, loss] = (whole, _coefficient(coefficients[name, "granulated"]))
-    rows = []
-    for name in dict.fromkeys(name for name, _ in columns):
-        row = [_measure(name), f"{counts[name]}"]
-        for loss in ASSOCIATED:
-            row += columns.get((name, loss), ("–", "–"))
-        rows.append(row)
-    return markdown(head, rows)
-
-
-def association(runs: pd.DataFrame, name: str) -> Association:
-    """Compute how a measure goes with the test error, over runs."""
-    settings = runs[["optimizer", "lr"]].apply(tuple, axis=1).tolist()
-    return kendall(runs[name].tolist(), runs["test/error"].tolist(), settings, resamples=SHOWN_RESAMPLES)
-
-
-def measures_within(cells: pd.DataFrame) -> str:
-    """Write how measures go with the test error, by groups of pairs.
-
-    It is at a training loss of 1, within each optimizer and over pairs that differ in one factor.
-    """
-    runs, names = with_controls(cells, 1.0)
-    found = _by_group(runs, names)
-    groups = [*(f"optimizer {name}" for name in optimizers(runs)), *(f"other {factor}" for factor in FACTORS)]
-    rows = [[_measure(name), *(_coefficient(found[name, group]) for group in groups)] for name in names]
-    return markdown(["measure", *(group.removeprefix("optimizer ") for group in groups)], rows)
-
-
-def with_controls(cells: pd.DataFrame, loss: float) -> tuple[pd.DataFrame, list[str]]:
-    """Return runs at a training loss, with controls, and measures' names."""
-    runs = valid_edges(cells[cells["place"] == loss_place(loss)].reset_index(drop=True))
-    runs = runs.assign(**controls(runs["test/error"].tolist()))
-    tags = [tag for tag in runs if "/" in tag and tag not in NO_MEASURES and runs[tag].nunique() > 1]
-    return runs, ["at", *tags, "planted", "random"]
-
-
-def _by_group(runs: pd.DataFrame, names: Sequence[str]) -> dict[tuple[str, str], float]:
-    found = associations(runs, names, "test/error", FACTORS, resamples=0)
-    return {(row["measure"], row["pairs of"]): row["tau"] for row in found.to_dict("records")}
-
-
-def _measure(name: str) -> str:
-    return f"`{name}`" if "/" in name else {"at": "epochs to there"}.get(name, name)
-
-
-def _coefficient(tau: float) -> str:
-    return f"{tau:.2f}" if math.isfinite(tau) else "–"
+def sizes(cells: pd.DataFrame) -> str:
+    """Write what sizes of minibatches have, first at one rate, then at one ratio of rate and size."""
+    rows = [
+        [*front, *at_losses(of_size, OF_SIZES, front[0])]
+        for parts in (at_one_rate, at_one_ratio)
+        for front, of_size in parts(cells)
+    ]
+    return markdown(["B", "η", *heads(OF_SIZES)], rows)
 
 
 def _percents(mean: float, half: float) -> str:
-    return f"{_between(mean, half, 100)} %"
+    return f"{100 * mean:.2f}" if math.isnan(half) else f"{100 * mean:.2f} ± {100 * half:.2f}"
 
 
 def interval_of(measured: Iterable[float]) -> str:
@@ -278,59 +235,36 @@ def optimizers(cells: pd.DataFrame) -> list[str]:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
-
-
-def _between(mean: float, half: float, factor: float) -> str:
-    return f"{factor * mean:.2f}" if math.isnan(half) else f"{factor * mean:.2f} ± {factor * half:.2f}"
+    return f"{100 * value:.2f}"
 
 
 GIVEN = "Intervals are of 95 %, over seeds, given the data, the split and the draw of the noise."
-"""What a table with intervals says below itself: all runs share these three."""
+"""What a page with intervals says once: all runs share these three."""
 
-
-def given(table: Callable[[pd.DataFrame], str]) -> Callable[[pd.DataFrame], str]:
-    """Make a table say what its intervals are conditional on."""
-
-    def write(cells: pd.DataFrame) -> str:
-        return f"{table(cells)}\n{GIVEN}\n"
-
-    return write
-
-
-WITH_INTERVALS: Mapping[str, Callable[[pd.DataFrame], str]] = {
-    "by_rate": by_rate,
-    "barriers": barriers,
-    "drift": drift,
-    "measures": measures,
-    "test_error": levels("test/error", _percents),
-    "memorized": levels("fit/memorized", _percents),
-    "clean_error": levels("fit/clean_error", _percents),
-    "epochs": levels("at", _number),
-    "seconds": levels("seconds", _number),
-    "norm": levels("norm/l2", _number),
-    "margin": levels("margin/normalized_clean_median", _number),
-    "sgd_term": levels("ireg/sgd", _number),
-    "own_term": levels("ireg/own", _number),
-    "edge": levels(EDGE, _number, valid=edge_is_valid),
-    "diffusive": diffusive,
-    **{
-        f"{name}_{how}": levels(tag, write, parts, ("B", "η"))
-        for name, parts in (("one_rate", at_one_rate), ("one_ratio", at_one_ratio))
-        for how, tag, write in (
-            ("test_error", "test/error", _percents),
-            ("epochs", "at", _number),
-            ("norm", "norm/l2", _number),
-            ("sgd_term", "ireg/sgd", _number),
-        )
-    },
-}
+OF_SIZES = (
+    Column("test error, %,", "test/error", (1.0,), _percents),
+    Column("epochs", "at", (1.0,), _number),
+    Column("‖ω‖", "norm/l2", (1.0,), _number),
+    Column("equation 1", "ireg/sgd", (1.0,), _number),
+)
 
 TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "rates": rates,
-    **{name: given(table) for name, table in WITH_INTERVALS.items()},
-    "measures_within": measures_within,
+    "by_rate": by_rate,
+    "fit": quantities(
+        Column("test error, %,", "test/error", (1.0, 0.1), _percents),
+        Column("noise learned, %,", "fit/memorized", (1.2,), _percents),
+    ),
+    "norms": norms,
+    "barriers": barriers,
+    "drift": drift,
+    "terms": quantities(
+        Column("own regularizer", "ireg/own", (1.0, 0.1), _number),
+        Column("equation 1", "ireg/sgd", (1.0,), _number),
+        Column("fraction of the edge", EDGE, (0.1,), _number, edge_is_valid),
+    ),
+    "sizes": sizes,
     "ties": ties,
-    "over_ties": given(over_ties),
+    "over_ties": over_ties,
 }
 """Of a file's cells, by the name that stands in a page's marks."""
