@@ -450,7 +450,7 @@ def test_the_rate_is_chosen_by_held_out_examples():
     assert row["inside"]
     assert (row["lr by test"], row["lr by holdout loss"]) == (0.01, 1.0)
     assert row["test/error by test"] == pytest.approx(1e-4)
-    assert "| sgd | 0.1 | 36.00 | 10.10 | 1: 11.00 | 0.01: 0.01 |" in TABLES["rates"](tuning())
+    assert "| sgd | 0.1 | 36.00 | 10.10 | 1: 11.00 | 0.1: 10.10 | 0.01: 0.01 |" in TABLES["rates"](tuning())
 
 
 def test_a_best_rate_at_the_edge_is_marked():
