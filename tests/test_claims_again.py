@@ -26,6 +26,7 @@ PLACES = {
     "best by hold-out": ["holdout"],
     "end": ["end"],
 }
+TUNED = "end, tuned for it"
 
 
 def rows_of(part, name):
@@ -44,6 +45,14 @@ def values_of(rows):
         }
         for row in rows
         if row["lr"] == first[row["optimizer"]]
+    }
+
+
+def all_values_of(name):
+    """Those of the final runs, and the ends of the runs that are tuned for it under a name of their own."""
+    ends = values_of(rows_of("end", name))
+    return values_of(rows_of("final", name)) | {
+        (one, seed, TUNED): cell for (one, seed, place), cell in ends.items() if place == "end"
     }
 
 
@@ -91,14 +100,17 @@ def at_places(values, optimizer, places):
 
 def samples_of(name):
     """All samples of differences of a data set by (question, optimizer, comparator)."""
-    values = values_of(rows_of("final", name))
+    values = all_values_of(name)
     seeds = sorted({seed for _, seed, _ in values})
     found = {}
     for optimizer in OTHERS:
         if not any(key[0] == optimizer for key in values):
             continue
         averaged = PLACES["mean over losses"]
-        for comparator, of in {**PLACES, **{f"loss {loss}": [f"loss {loss}"] for loss in LOSSES}}.items():
+        for comparator, of in {
+            **PLACES,
+            **{one: [one] for one in (TUNED, *(f"loss {loss}" for loss in LOSSES))},
+        }.items():
             found[1, optimizer, comparator] = paired(values, optimizer, "test/error", of)
         for percent in SHARES:
             both = [
@@ -184,9 +196,10 @@ def near(text, value):
     return abs(float(text) - value) <= 0.5 * last * (1 + 1e-6) + 1e-12
 
 
-def of_optimizer(name, optimizer):
-    """The first rate of an optimizer's final runs."""
-    return next(row["lr"] for row in rows_of("final", name) if row["optimizer"] == optimizer)
+def of_optimizer(name, optimizer, comparator=""):
+    """The first rate of an optimizer's final runs, or of those that are tuned for the end."""
+    part = "end" if comparator == TUNED else "final"
+    return next(row["lr"] for row in rows_of(part, name) if row["optimizer"] == optimizer)
 
 
 COMPARED = {"barrier": "training loss", "effective rate": "mean over losses"}
@@ -195,7 +208,7 @@ COMPARED = {"barrier": "training loss", "effective rate": "mean over losses"}
 
 def test_the_file_has_every_comparison(studied):
     name, samples, family = studied
-    values, rows = values_of(rows_of("final", name)), results("comparisons", name)
+    values, rows = all_values_of(name), results("comparisons", name)
     lines = {(int(row["question"]), row["optimizer"], row["comparator"], row["quantity"]): row for row in rows}
     assert len(rows) == len(lines) == len(samples)
     for key, sample in samples.items():
@@ -209,7 +222,7 @@ def test_the_file_has_every_comparison(studied):
         assert row["pairs"] == f"{len(sample)}", key
         significant = "significant" if family[key][1] < 0.05 else "not significant"
         assert row["verdict"] == (verdict(sample, family[key]) if question == 1 else significant), key
-        rates = [of_optimizer(name, optimizer), of_optimizer(name, "sgd")] if question <= 3 else ["", ""]
+        rates = [of_optimizer(name, one, comparator) for one in (optimizer, "sgd")] if question <= 3 else ["", ""]
         assert [row["lr"], row["sgd_lr"]] == rates, key
         expected = [math.nan, math.nan]
         if question == 1 and len(sample) > 2:

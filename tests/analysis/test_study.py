@@ -15,7 +15,7 @@ from ireg.analysis.study.checkpoints import barriers, drifts
 from ireg.analysis.study.comparisons import COMPARISONS
 from ireg.analysis.study.figures import FIGURES
 from ireg.analysis.study.measures import associated, measures
-from ireg.analysis.study.pages import ASSOCIATED
+from ireg.analysis.study.pages import ASSOCIATED, cells_of
 from ireg.analysis.study.results import comparisons
 from ireg.analysis.study.settings import common, settings
 from ireg.analysis.study.tables import GIVEN, TABLES
@@ -460,6 +460,30 @@ def test_a_best_rate_at_the_edge_is_marked():
     assert "| 0.1, **at the edge of 3 rates** |" in TABLES["rates"](cells)
     with pytest.raises(ValueError, match="choice='luck': choose one of holdout, holdout loss, end, test"):
         rates.ranked(cells, "luck")
+
+
+@pytest.mark.parametrize("lr", [0.1, 0.01])
+def test_the_end_that_rates_are_tuned_for_is_a_comparison_of_its_own(tmp_path, lr):
+    """At the chosen rates or at others; nothing else changes."""
+    final = finals({"sgd": 0.0, "adam": 0.05}, noise=0.0005)
+    shorter = finals({"sgd": 0.1, "adam": 0.07}, noise=0.0005).assign(lr=lr)
+    final.to_csv(tmp_path / "study_final_x.csv", index=False)
+    before = {key_of(claim): claim for claim in claims.family(cells_of(tmp_path, "x"))}
+    shorter.to_csv(tmp_path / "study_end_x.csv", index=False)
+    cells = cells_of(tmp_path, "x")
+    after = {key_of(claim): claim for claim in claims.family(cells)}
+    (key,) = (key for key in after if after[key].difference != before[key].difference and key[1] == "adam")
+    assert key == (1, "adam", claims.TUNED_END)
+    assert before[key].difference.count == 0
+    assert after[key].difference.student.mean == pytest.approx(-0.03, abs=0.001)
+    assert claims.verdict(after[key]) == "better"
+    rows = comparisons(cells)
+    (row,) = rows[(rows["comparator"] == claims.TUNED_END)].to_dict("records")
+    assert (row["lr"], row["sgd_lr"], row["pairs"]) == (lr, lr, 5)
+
+
+def key_of(claim):
+    return claim.question, claim.optimizer, claim.comparator
 
 
 def test_cells_of_a_run_are_replaced_together():

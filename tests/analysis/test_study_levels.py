@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ireg.analysis.study.cells import valid_edges
-from ireg.analysis.study.claims import STATED
+from ireg.analysis.study.claims import STATED, TUNED_END
 from ireg.analysis.study.comparisons import COMPARISONS, together, turn_text
 from ireg.analysis.study.crossing import Turn, turns
 from ireg.analysis.study.figures import FIGURES
@@ -220,6 +220,14 @@ def test_a_mark_is_filled_where_it_is_significant():
     assert [face == "white" for face in faces] == [False, True]
     (x, *_), _ = end.containers[0].lines[0].get_data()
     assert x == pytest.approx(5.0, abs=0.2)
+
+
+def test_the_end_that_is_tuned_for_has_a_column_where_there_is_one():
+    here = finals({"sgd": 0.0, "rmsprop": 0.05, "adam": 0.0}, seeds=3)
+    ends = here[here["place"] == "end"].assign(place=TUNED_END, lr=0.01)
+    figure = PICTURES["verdicts"]({"here": pd.concat([here, ends]), "there": here}, {})
+    assert [axis.get_title() for axis in figure.axes[3:5]] == ["at the end", "at the end,\ntuned for it"]
+    assert [len(figure.axes[number].containers) for number in (4, 9)] == [2, 0]
 
 
 def test_levels_in_a_picture_are_those_that_all_reach_and_the_furthest():

@@ -18,6 +18,7 @@ from ireg.analysis.study.claims import (
     AVERAGE,
     LEVEL,
     SPEED_AT,
+    TUNED_END,
     Claim,
     family,
     verdict,
@@ -64,13 +65,14 @@ def _worse(claims: Sequence[Claim]) -> str:
         ([*AT_LOSS], lambda where: _levels(where, AT_LOSS, "at every training loss", "at a loss of {}")),
         ([*AT_NOISE], lambda where: _levels(where, AT_NOISE, "at every share of memorized noise", "at {} memorized")),
         (["end"], lambda where: "at the end"),
+        ([TUNED_END], lambda where: "at the end, tuned for it"),
         (["equal epochs"], lambda where: "at equal epochs"),
     ):
         by_answer: dict[str, list[str]] = {}
         for comparator in comparators:
             by_answer.setdefault(generalization(claims, comparator), []).append(comparator)
         for answer, where in by_answer.items():
-            numbers = _of(claims, 1, where[0], "adam") if where[0] in ("best by hold-out", "end") else []
+            numbers = _of(claims, 1, where[0], "adam") if where[0] in ("best by hold-out", "end", TUNED_END) else []
             text = f"{write(where)}{''.join(f' (Adam {_points(one)} points)' for one in numbers)}"
             found.setdefault(answer, []).append(text)
     parts = [f"**{answer}**: {', '.join(where)}" for answer, where in found.items() if answer != "–"]

@@ -14,6 +14,7 @@ from ireg.analysis.looks import drawn
 from ireg.analysis.pages import between_marks
 from ireg.analysis.study.answers import answers
 from ireg.analysis.study.cells import is_result
+from ireg.analysis.study.claims import TUNED_END
 from ireg.analysis.study.comparisons import COMPARISONS
 from ireg.analysis.study.figures import FIGURES
 from ireg.analysis.study.measures import measures
@@ -32,6 +33,9 @@ Of the tables in `COMPARISONS`, `GATHERED` and `ASSOCIATED` each FILE is a data 
 
 PARTS = ("study_final", "study_basins", "study_drift")
 """Files of a data set's comparisons, which are adjusted together: the first, and of the others those that exist."""
+
+FOR_THE_END = "study_end"
+"""File of the runs that are tuned for their end."""
 
 GATHERED: Mapping[str, Callable[[Mapping[str, pd.DataFrame]], str]] = {"answers": answers, "settings": settings}
 """Tables of several data sets, from the cells of each."""
@@ -72,7 +76,11 @@ def cells_of(data: Path, name: str) -> pd.DataFrame:
         UserError: it has no final runs.
     """
     first, *others = (f"{part}_{name}" for part in PARTS)
-    return read_cells(data, "+".join([first, *(file for file in others if (data / f"{file}.csv").exists())]))
+    whole = read_cells(data, "+".join([first, *(file for file in others if (data / f"{file}.csv").exists())]))
+    if not (data / f"{FOR_THE_END}_{name}.csv").exists():
+        return whole
+    shorter = read_cells(data, f"{FOR_THE_END}_{name}")
+    return pd.concat([whole, shorter[shorter["place"] == "end"].assign(place=TUNED_END)], ignore_index=True)
 
 
 def runs_of(data: Path, name: str) -> pd.DataFrame:

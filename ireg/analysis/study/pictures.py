@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from ireg.analysis.looks import colour_of
 from ireg.analysis.study.answers import ADAPTIVE
 from ireg.analysis.study.cells import LOSSES
-from ireg.analysis.study.claims import AT_LOSS, AT_NOISE, BASE, Claim, compared, family
+from ireg.analysis.study.claims import AT_LOSS, AT_NOISE, BASE, TUNED_END, Claim, compared, family
 from ireg.analysis.study.comparisons import level_differences
 from ireg.analysis.study.rates import tied
 from ireg.analysis.study.settings import common
@@ -52,7 +52,10 @@ def verdicts(cells_of: Mapping[str, pd.DataFrame], tuning_of: Mapping[str, pd.Da
     families = {name: family(cells) for name, cells in cells_of.items()}
     reached = common(families)
     figure = Figure(figsize=(7.0, 0.9 + 1.15 * len(families)), layout="constrained")
-    axes = figure.subplots(len(families), 4, sharex="col", squeeze=False)
+    titles = ["stopped by\nheld-out examples", "at equal\ntraining loss", "at equal\nmemorized noise", "at the end"]
+    if any(claim.comparator == TUNED_END and claim.difference.count > 1 for of in families.values() for claim in of):
+        titles.append("at the end,\ntuned for it")
+    axes = figure.subplots(len(families), len(titles), sharex="col", squeeze=False)
     for row, (name, claims) in zip(axes, families.items(), strict=True):
         by_key = {(claim.optimizer, claim.comparator): claim for claim in claims if claim.question == 1}
         seeds = max(claim.difference.count for claim in by_key.values())
@@ -61,12 +64,12 @@ def verdicts(cells_of: Mapping[str, pd.DataFrame], tuning_of: Mapping[str, pd.Da
             _levels(by_key, AT_LOSS, reached, lambda loss: f"loss {loss:g}"),
             _levels(by_key, AT_NOISE, reached, lambda share: f"{100 * share:g} %"),
             _single(by_key, "end"),
+            _single(by_key, TUNED_END),
         )
-        for axis, lines in zip(row, columns, strict=True):
+        for axis, lines in zip(row, columns, strict=False):  # the last is not everywhere
             _panel(axis, list(lines))
         label = SETTINGS.get(name, name).replace(", ", ",\n")
         row[0].set_ylabel(f"{label}\n{seeds} seeds", fontsize=SMALL, rotation=0, ha="right", va="center")
-    titles = ("stopped by\nheld-out examples", "at equal\ntraining loss", "at equal\nmemorized noise", "at the end")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=SMALL + 1)
     for axis in axes[-1]:

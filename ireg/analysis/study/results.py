@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from ireg.analysis.study.cells import DIGITS, RESULTS
-from ireg.analysis.study.claims import COMPARATORS, MARGIN, Claim, compared, family, verdict
+from ireg.analysis.study.claims import COMPARATORS, MARGIN, TUNED_END, Claim, compared, family, verdict
 from ireg.analysis.study.comparisons import together
 from ireg.analysis.study.measures import associated
 
@@ -26,11 +26,12 @@ def comparisons(cells: pd.DataFrame) -> pd.DataFrame:
         difference of one point or more, `adjusted_margin_p`, `correlation` within pairs and `unpaired_p`; `verdict`.
     """
     final = compared(cells)
-    rates = final.groupby("optimizer")["lr"].first()
-    return pd.DataFrame([_row(claim, final, rates) for claim in family(cells) if claim.difference.count > 1])
+    return pd.DataFrame([_row(claim, final) for claim in family(cells) if claim.difference.count > 1])
 
 
-def _row(claim: Claim, final: pd.DataFrame, rates: Mapping[str, float]) -> dict[str, object]:
+def _row(claim: Claim, final: pd.DataFrame) -> dict[str, object]:
+    of_end = final["place"] == TUNED_END
+    rates = final[of_end if claim.comparator == TUNED_END else ~of_end].groupby("optimizer")["lr"].first()
     difference, of_errors, of_training = claim.difference, claim.question == 1, claim.question <= 3
     correlation, unpaired = math.nan, math.nan
     if of_errors:
