@@ -55,6 +55,7 @@ def verdicts(cells_of: Mapping[str, pd.DataFrame], tuning_of: Mapping[str, pd.Da
     titles = ["stopped by\nheld-out examples", "at equal\ntraining loss", "at equal\nmemorized noise", "at the end"]
     if any(claim.comparator == TUNED_END and claim.difference.count > 1 for of in families.values() for claim in of):
         titles.append("at the end,\ntuned for it")
+    narrow = len(titles) > 4
     axes = figure.subplots(len(families), len(titles), sharex="col", squeeze=False)
     for row, (name, claims) in zip(axes, families.items(), strict=True):
         by_key = {(claim.optimizer, claim.comparator): claim for claim in claims if claim.question == 1}
@@ -71,9 +72,9 @@ def verdicts(cells_of: Mapping[str, pd.DataFrame], tuning_of: Mapping[str, pd.Da
         label = SETTINGS.get(name, name).replace(", ", ",\n")
         row[0].set_ylabel(f"{label}\n{seeds} seeds", fontsize=SMALL, rotation=0, ha="right", va="center")
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=SMALL + 1)
+        axis.set_title(title, fontsize=SMALL if narrow else SMALL + 1)
     for axis in axes[-1]:
-        axis.set_xlabel("← better     worse →", fontsize=SMALL)
+        axis.set_xlabel("better | worse" if narrow else "← better     worse →", fontsize=SMALL)
     _legend_of_verdicts(figure)
     return figure
 
@@ -119,6 +120,8 @@ def _panel(axis: Axes, lines: Sequence[Line]) -> None:
         axis.text(
             1.02, height, label, fontsize=SMALL - 1, color="0.35", transform=axis.get_yaxis_transform(), va="center"
         )
+    if not lines:
+        axis.text(0.5, 0.5, "not run", fontsize=SMALL, color="0.35", transform=axis.transAxes, ha="center", va="center")
     axis.axvline(0, color="0.3", linewidth=0.9, zorder=0)
     axis.set_ylim(3.7, -0.6)
     axis.set_yticks([])
