@@ -1,6 +1,7 @@
 """Tied rates: read from runs, separated by a bootstrap over held-out examples, and compared with SGD's."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -112,6 +113,18 @@ def test_a_damaged_record_is_named(small_run, tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"holdout.npz: damaged \(.*\); delete the run's folder, and do the run again"):
         wrong_of(tmp_path)
+
+
+def test_a_record_cannot_run_anything(small_run, tmp_path):
+    class Running:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    small_run(tmp_path / "run", *HELD, "epochs=1")
+    np.savez(tmp_path / "run" / HELD_OUT, epoch=[0, 1], wrong=np.array([Running(), 1], dtype=object))
+    with pytest.raises(UserError, match=r"damaged \(Object arrays cannot be loaded"):
+        wrong_of(tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def tuned(errors, seeds=(0, 1, 2)):

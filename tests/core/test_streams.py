@@ -178,6 +178,29 @@ def test_weights_that_a_forward_pass_writes_to_are_as_before(write):
     assert found["ireg/sgd"] == pytest.approx(0.1 / 4 * total / 2, rel=1e-5)
 
 
+def test_weights_that_only_a_later_minibatch_writes_to_are_as_before():
+    """The first look at the module has not seen it."""
+
+    class Writing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 1)
+
+        def forward(self, inputs):
+            if inputs.max() > 5:
+                with torch.no_grad():
+                    self.linear.weight.clamp_(-0.1, 0.1)
+            return self.linear(inputs)
+
+    torch.manual_seed(0)
+    model = Writing()
+    before = [value.detach().clone() for value in model.parameters()]
+    batches = [(torch.ones(3, 2), torch.zeros(3, 1)), (torch.full((3, 2), 9.0), torch.ones(3, 1))]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ireg.measure(model, batches, optimizer=optimizer, criterion=mse_loss, terms=["ireg/sgd"])
+    assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+
+
 def test_containers_are_refilled_only_if_they_have_changed():
     model = nn.Module()
     model.items, model.names, model.both = [1, 2], {"a": 1}, {3, 4}
