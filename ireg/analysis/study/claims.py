@@ -156,7 +156,10 @@ def family(cells: pd.DataFrame) -> list[Claim]:
 
 
 def compared(cells: pd.DataFrame) -> pd.DataFrame:
-    """Select each optimizer's first rate, and the one that is tuned for the end; add the cells at equal noise."""
+    """Select each optimizer's first rate, and the runs that are tuned for the end.
+
+    Cells at equal memorized noise are added.
+    """
     chosen = cells["lr"] == cells.groupby("optimizer")["lr"].transform("first")
     first = cells[chosen | (cells["place"] == TUNED_END)]
     return pd.concat([part for part in (first, at_shares(first)) if len(part)], ignore_index=True)
