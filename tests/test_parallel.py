@@ -71,3 +71,26 @@ def test_progress_is_reported_after_the_first_order_and_then_each_some_seconds(c
     clock[0] = 100.0
     progress.add(40)
     assert capsys.readouterr().err == "45 epochs\n"
+
+
+def test_after_an_error_nothing_is_waited_for(monkeypatch):
+    done = []
+
+    class Process:
+        def terminate(self):
+            done.append("terminated")
+
+    class Pool:
+        def __init__(self, *arguments, **named):
+            self._processes = {7: Process()}
+
+        def shutdown(self, *, cancel_futures):
+            done.append(cancel_futures)
+
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
+    with pytest.raises(KeyError), workers(None, 2, LinesOfProgress("orders")):
+        raise KeyError
+    assert done == ["terminated", True]
+    with workers(None, 2, LinesOfProgress("orders")):
+        pass
+    assert done == ["terminated", True, True]

@@ -35,6 +35,7 @@ def test_one_row_a_run_and_the_coefficients_beside():
             assert line.get_ydata() == pytest.approx([-0.15 if filled else 0.15])  # above one another in row 0
             assert bar.get_segments()[0][:, 0] == pytest.approx([value - 2 * error, value + 2 * error])
         assert panel.get_xscale() == "linear"
+    assert coefficients.get_xscale() == "log"
     line, _, (bar,) = coefficients.containers[0]
     assert line.get_xdata() == pytest.approx([0.01])
     assert bar.get_segments()[0][:, 1] == pytest.approx([0.9, 1.3])

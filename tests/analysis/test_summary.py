@@ -4,11 +4,12 @@ import csv
 import math
 import statistics
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
 from ireg.analysis import figures, load, runs, write
-from ireg.analysis.summary import plain, print_summary, summarize, summarize_settings
+from ireg.analysis.summary import plain, print_summary, rich_table, summarize, summarize_settings
 
 
 def summary_of(sweep):
@@ -174,3 +175,9 @@ def test_a_seed_counts_once(make_run):
     assert setting["test/error.mean"] == 0.5
     (label,) = figures.test_error(load(sweep)).axes[0].get_legend_handles_labels()[1]
     assert label == "sgd (2 seeds)"
+
+
+def test_numbers_stand_on_the_right():
+    rows = pd.DataFrame({"seed": [1], "optimizer": ["sgd"], "best_test_error": ["–"], "norm/l2": ["–"]})
+    columns = rich_table("t", rows, list(rows)).columns
+    assert [column.justify for column in columns] == ["right", "left", "right", "right"]

@@ -159,3 +159,9 @@ def test_several_at_a_time_find_the_same():
     chosen = [k for k, certificate in enumerate(CERTIFICATES) if certificate.optimizer == "sgd"]
     assert len(chosen) == 2
     assert command.run(chosen, (0.01, 0.005), jobs=2) == command.run(chosen, (0.01, 0.005), jobs=1)
+
+
+@pytest.mark.parametrize(("cores", "jobs"), [(7, 7), (None, 1)])
+def test_as_many_jobs_as_cores(monkeypatch, cores, jobs):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert command._jobs(None) == jobs

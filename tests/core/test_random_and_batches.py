@@ -1,6 +1,6 @@
 import torch
 
-from ireg.core.batches import IndexedBatches
+from ireg.core.batches import IndexedBatches, copied
 from ireg.core.random import named_generator, named_seed
 
 
@@ -32,3 +32,13 @@ def test_indexed_batches_gather_what_the_indices_say():
     assert [(x.flatten().tolist(), y.tolist()) for x, y in batches] == [([3.0, 1.0], [30, 10]), ([9.0], [90])]
     (only,) = batches[1:]
     assert only[1].tolist() == [90]
+
+
+def test_a_copied_minibatch_is_apart():
+    inputs = torch.zeros(3, requires_grad=True)
+    nested = copied((inputs, {"labels": [torch.ones(2)]}))
+    with torch.no_grad():
+        inputs += 1
+    assert nested[0].requires_grad
+    assert nested[0].tolist() == [0.0] * 3
+    assert nested[1]["labels"][0].tolist() == [1.0] * 2

@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy
 from ireg.core.functional import functional_loss
 from ireg.core.moments import gradient_moments
 from ireg.models import CNN, MLP, ResNet, ViT
+from ireg.models.resnet import Block
 
 
 def test_the_singhs_network():
@@ -134,3 +135,10 @@ def test_the_scale_of_the_initial_weights():
 def test_arguments_are_checked(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_a_residual_block_adds_its_inputs():
+    torch.manual_seed(0)
+    block, inputs = Block(8, 8, 4, "relu"), torch.randn(2, 8, 5, 5)
+    nn.init.zeros_(block.second.weight)  # its normalization of zeros is zero
+    torch.testing.assert_close(block(inputs), inputs.relu())

@@ -145,3 +145,15 @@ def test_a_sweep_of_an_earlier_version_is_its_own(tmp_path):
     (tmp_path / "multirun.yaml").write_text("hydra:\n  _target_: ireg.sweep.callback.RunsCallback\n")
     add_to_plan(tmp_path, {"a": ["lr=1"]})
     assert read_plan(Path(tmp_path)) == {"a": ["lr=1"]}
+
+
+def test_a_run_that_has_lost_its_status_is_known_by_its_checkpoint(tmp_path, small_run, composed):
+    small_run(tmp_path, *ARGUMENTS)
+    (tmp_path / "status.json").unlink()
+    names = files_of_others(tmp_path)
+    assert names
+    assert finished(tmp_path, asdict(read(composed(*ARGUMENTS)))) is None
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="has no status of a run, and holds files that a run would replace"):
+        finished(tmp_path, asdict(read(composed(*ARGUMENTS))))
