@@ -149,3 +149,9 @@ def test_eigenvalues_of_any_size(scale):
     matrix = scale * torch.diag(torch.tensor([1.0, 5.0, 2.0]))
     found = largest_eigenpair(lambda v: matrix @ v, torch.ones(3), tolerance=1e-6, products=9)
     assert found.value == pytest.approx(5 * scale, rel=1e-5, abs=0)
+
+
+def test_a_ratio_of_squares_with_few_digits_has_all_of_its_own():
+    """Squares of 1e-42 have three digits in single precision; their ratio is an ordinary number all the same."""
+    upper, lower = ({"w": torch.tensor([value, value / 3])} for value in (1.2345678e-21, 7.654321e-22))
+    assert float(norms.ratio(upper, lower)) == pytest.approx(1.2345678 / 0.7654321, rel=1e-6)

@@ -11,7 +11,7 @@ from torch.nn.functional import mse_loss
 
 import ireg
 from ireg.core.functional import measuring
-from ireg.core.streams import Streams, attributes_kept
+from ireg.core.streams import DEPTH, Streams, _held, attributes_kept
 
 TORCHS = torch.Generator().manual_seed(0)
 BATCH = (torch.ones(3, 2), torch.zeros(3, 1))
@@ -234,3 +234,14 @@ def test_streams_are_restored_after_an_error():
     with pytest.raises(KeyError):
         draw()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_generators_are_looked_for_to_a_certain_depth():
+    def nested(depth):
+        value = torch.Generator()
+        for _ in range(depth):
+            value = [value]
+        return value
+
+    assert len(_held(nested(DEPTH))) == 1
+    assert _held(nested(DEPTH + 1)) == []
