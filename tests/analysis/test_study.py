@@ -494,7 +494,7 @@ def test_cells_of_a_run_are_replaced_together():
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in (*TABLES, *COMPARISONS, *ASSOCIATED) if name not in ("ties", "over_ties")]
+    "name", [name for name in (*TABLES, *COMPARISONS, *ASSOCIATED) if name not in ("ties", "over_ties", "reruns")]
 )
 def test_every_table_can_be_made(name):
     cells = tuning() if name == "rates" else finals({"sgd": 0.0, "adam": 0.05}, seeds=3, reached=(1.0, 0.7, 0.4))

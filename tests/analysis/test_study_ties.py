@@ -207,3 +207,14 @@ def test_ties_are_recorded_beside_the_cells(small_run, tmp_path, capsys):
     assert capsys.readouterr().out == (
         "experiment=study_end optimizer=adam lr=0.1\nexperiment=study_end optimizer=sgd lr=0.1\n"
     )
+
+
+def test_repeated_runs_stand_beside_other_seeds():
+    first = [("sgd", 0.1, seed, 0.2 + 0.01 * seed) for seed in (0, 1, 2)] + [("adam", 0.001, 0, 0.3)]
+    again = [("sgd", 0.1, seed, 0.2 + 0.01 * seed + 0.002 * (seed - 1)) for seed in (0, 1, 2)]
+    names = ["optimizer", "lr", "seed", "test/error"]
+    cells = pd.concat([pd.DataFrame(rows, columns=names).assign(place="holdout") for rows in (first, again)])
+    # Differences of -0.2, 0 and 0.2 points; seeds have a standard deviation of one point.
+    assert f"| holdout | 3 | 0.00 | 0.20 | {math.sqrt(2):.2f} |" in TABLES["reruns"](cells)
+    alone = TABLES["reruns"](cells[(cells["optimizer"] == "sgd")].drop_duplicates(["seed", "test/error"]).iloc[:1])
+    assert alone.count("\n") == 2

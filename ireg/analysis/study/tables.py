@@ -16,6 +16,7 @@ from ireg.analysis.study.cells import EDGE, LOSSES, edge_is_valid, values
 from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
 from ireg.analysis.study.claims import above_floor
 from ireg.analysis.study.rates import CHOICES, chosen
+from ireg.analysis.study.reruns import reruns
 from ireg.analysis.study.tied_pairs import over_ties
 from ireg.analysis.study.ties import ties
 from ireg.statistics import mean_interval
@@ -265,6 +266,7 @@ TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
     ),
     "sizes": sizes,
     "ties": ties,
+    "reruns": reruns,
     "over_ties": over_ties,
 }
 """Of a file's cells, by the name that stands in a page's marks."""
