@@ -86,21 +86,25 @@ STUDIED ?= mnist10k
 DATA := $(if $(filter-out mnist10k,$(STUDIED)),data=$(STUDIED))
 STUDY := experiment=study_tuning $(DATA)
 STARTS := multirun/study_start_$(STUDIED)
-study: install ## Run the study: tuning, final runs, barriers, drift, tables (about 5 hours of one core; STUDIED=mnist10k)
+study: install ## Run the study: tuning, final runs, barriers, drift, tables (about 7 hours of one core; STUDIED=mnist10k)
 	$(RUN) train.py $(STUDY)
 	$(RUN) train.py $(STUDY) optimizer=momentum lr=1e-3,3.2e-3,1e-2,3.2e-2,1e-1,3.2e-1
 	$(RUN) train.py $(STUDY) optimizer=sgd lr=3.2e-3,1e-2,3.2e-2,1e-1,3.2e-1,1
 	$(RUN) -m ireg.analysis.study multirun/study_tuning_$(STUDIED)
-	set -e; for experiment in study_start study_final; do \
-		$(RUN) -m ireg.analysis.study --finals study_tuning_$(STUDIED) --experiment $$experiment > multirun/$$experiment.runs; \
-		while read -r line; do $(RUN) train.py $$line $(DATA); done < multirun/$$experiment.runs; \
+	$(RUN) train.py experiment=study_ties $(DATA)
+	$(RUN) train.py experiment=study_ties $(DATA) optimizer=sgd lr=3.2e-3,1e-2,3.2e-2,1e-1,3.2e-1,1
+	$(RUN) -m ireg.analysis.study --ties multirun/study_ties_$(STUDIED)
+	set -e; for runs in "study_tuning --experiment study_start" "study_tuning --experiment study_final" \
+			"study_ties --choice end --experiment study_end"; do \
+		$(RUN) -m ireg.analysis.study --finals $${runs%% *}_$(STUDIED) $${runs#* } > multirun/study.runs; \
+		while read -r line; do $(RUN) train.py $$line $(DATA); done < multirun/study.runs; \
 	done
 	$(RUN) -m ireg.basins $(STARTS)/sgd_* --optimizers sgd momentum rmsprop adam --loss 0.4 --output multirun/study_basins_$(STUDIED)
 	$(RUN) -m ireg.drift $(STARTS)/rmsprop_* $(STARTS)/adam_* --orders 8 --refinements 2 4 --flow-lr 1e-7 \
 		--output multirun/adaptive/study_drift_$(STUDIED)
 	$(RUN) -m ireg.drift $(STARTS)/sgd_* --orders 8 --refinements 2 4 --flow-lr 1e-2 \
 		--output multirun/sgd/study_drift_$(STUDIED)
-	$(RUN) -m ireg.analysis.study multirun/study_final_$(STUDIED) multirun/study_basins_$(STUDIED) \
+	$(RUN) -m ireg.analysis.study multirun/study_final_$(STUDIED) multirun/study_end_$(STUDIED) multirun/study_basins_$(STUDIED) \
 		multirun/adaptive/study_drift_$(STUDIED) multirun/sgd/study_drift_$(STUDIED)
 
 test: install ## Run the tests, in three processes

@@ -218,3 +218,16 @@ def test_repeated_runs_stand_beside_other_seeds():
     assert f"| holdout | 3 | 0.00 | 0.20 | {math.sqrt(2):.2f} |" in TABLES["reruns"](cells)
     alone = TABLES["reruns"](cells[(cells["optimizer"] == "sgd")].drop_duplicates(["seed", "test/error"]).iloc[:1])
     assert alone.count("\n") == 2
+
+
+def test_ends_are_compared_with_each_rate_of_sgd():
+    rows = [
+        {"optimizer": optimizer, "lr": lr, "seed": seed, "place": "end", "state": "done", "train/loss": 1.3,
+         "holdout/error": 0.33, "test/error": error + 0.001 * seed, "fit/memorized": 0.02}
+        for (optimizer, lr), error in {("sgd", 0.01): 0.11, ("sgd", 0.018): 0.09, ("adam", 1e-4): 0.08}.items()
+        for seed in (0, 1, 2)
+    ]  # fmt: skip
+    half = 4.302652729911275 * 0.1 / math.sqrt(3)
+    text, start = TABLES["at_the_end"](pd.DataFrame(rows)), "3 | 1.30 ± 0.00 | 33.00 ± 0.00"
+    assert f"| adam | 0.0001 | {start} | 8.10 ± {half:.2f} | 2.0 ± 0.0 | -3.00 ± 0.00 | -1.00 ± 0.00 |" in text
+    assert f"| sgd | 0.018 | {start} | 9.10 ± {half:.2f} | 2.0 ± 0.0 |  |  |" in text

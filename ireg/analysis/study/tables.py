@@ -12,6 +12,7 @@ from ireg.analysis.basins import ends
 from ireg.analysis.looks import COLOURS
 from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
+from ireg.analysis.study.at_the_end import at_the_end
 from ireg.analysis.study.cells import EDGE, LOSSES, edge_is_valid, values
 from ireg.analysis.study.checkpoints import BARRIERS, DRIFT
 from ireg.analysis.study.claims import above_floor
@@ -266,6 +267,7 @@ TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
     ),
     "sizes": sizes,
     "ties": ties,
+    "at_the_end": at_the_end,
     "reruns": reruns,
     "over_ties": over_ties,
 }
