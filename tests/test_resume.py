@@ -97,6 +97,24 @@ def test_a_run_broken_off_anywhere_ends_as_an_unbroken_one(
     assert [start["epoch"] for start in read_status(tmp_path)["starts"]] == [0, goes_on_after]
 
 
+@pytest.mark.parametrize(
+    ("target", "name", "call", "after"),
+    [(Classifier, "training_step", 14, False), (AtomicCheckpointIO, "save_checkpoint", 6, True)],
+)
+def test_what_is_known_of_held_out_examples_is_resumed(tmp_path, small_run, monkeypatch, target, name, call, after):
+    """Amid the third epoch of five steps, and where all is done but the note of it."""
+    arguments = (*ARGUMENTS, "data.holdout=50")
+    small_run(tmp_path / "whole", *arguments)
+    with monkeypatch.context() as patch:
+        break_at(patch, target, name, call, after=after)
+        break_off(tmp_path / "parts", small_run, *arguments)
+    assert not (tmp_path / "parts" / "holdout.npz").exists()
+    small_run(tmp_path / "parts", *arguments)
+    whole, parts = ((tmp_path / name / "holdout.npz").read_bytes() for name in ("whole", "parts"))
+    assert parts == whole
+    assert sum(start["epoch"] for start in read_status(tmp_path / "parts")["starts"]) == (6 if after else 2)
+
+
 @pytest.mark.parametrize("call", range(15, 21))
 def test_a_run_broken_off_between_any_two_renames_ends_as_an_unbroken_one(
     tmp_path, small_run, unbroken, monkeypatch, call
