@@ -9,6 +9,7 @@ import pytest
 
 from ireg.analysis.study import ties
 from ireg.analysis.study.__main__ import main
+from ireg.analysis.study.pages import drawing
 from ireg.analysis.study.tables import TABLES
 from ireg.analysis.study.tied_pairs import over_pairs, over_ties
 from ireg.analysis.study.ties import separations, tied_rates, wrong_of
@@ -231,3 +232,17 @@ def test_ends_are_compared_with_each_rate_of_sgd():
     text, start = TABLES["at_the_end"](pd.DataFrame(rows)), "3 | 1.30 ± 0.00 | 33.00 ± 0.00"
     assert f"| adam | 0.0001 | {start} | 8.10 ± {half:.2f} | 2.0 ± 0.0 | -3.00 ± 0.00 | -1.00 ± 0.00 |" in text
     assert f"| sgd | 0.018 | {start} | 9.10 ± {half:.2f} | 2.0 ± 0.0 |  |  |" in text
+
+
+def test_thin_lines_of_a_picture_are_of_tied_rates(tmp_path):
+    cells, wrong = tuned({**ERRORS, ("rmsprop", 0.3): (0.1, 0)})
+    final = cells[cells["lr"].isin([0.1, 0.2, 0.3])].assign(state="done", run="r", batch_size=64)
+    cells.assign(state="done", **{"holdout/error": 0.3}).to_csv(tmp_path / "study_tuning_a.csv", index=False)
+    final.to_csv(tmp_path / "study_final_a.csv", index=False)
+    counts = []
+    for records in (None, wrong):
+        if records is not None:
+            records.to_csv(tmp_path / "study_ties_a_held_out.csv", index=False)
+        counts.append(len(drawing("crossing", "a", tmp_path)().axes[0].lines))
+    # By error all three rates of SGD are near; one of them is not tied, which three rates are compared with.
+    assert counts[0] - counts[1] == 3

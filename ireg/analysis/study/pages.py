@@ -165,14 +165,19 @@ def drawing(name: str, file: str, data: Path) -> Callable[[], Figure]:
     """
     if name in PICTURES:
         cells, tuning = (
-            {one: read(one) for one in file.split("+")}
-            for read in (partial(cells_of, data), lambda one: read_cells(data, f"study_tuning_{one}"))
+            {one: read(one) for one in file.split("+")} for read in (partial(cells_of, data), partial(_tuning_of, data))
         )
         return partial(PICTURES[name], cells, tuning)
     if name not in FIGURES:
         known = ", ".join([*PICTURES, *FIGURES])
         raise UserError(f"figures/{name}_of_{file}.png: no such figure; choose one of {known}")
     return partial(FIGURES[name], read_cells(data, file))
+
+
+def _tuning_of(data: Path, name: str) -> pd.DataFrame:
+    """Read a data set's tuning runs, and which held-out examples are wrong where that is recorded."""
+    records = f"study_ties_{name}_held_out"
+    return read_cells(data, f"study_tuning_{name}" + (f"+{records}" if (data / f"{records}.csv").exists() else ""))
 
 
 def write_pages(folder: Path) -> Iterator[Path]:

@@ -20,6 +20,7 @@ from ireg.analysis.study.claims import AT_LOSS, AT_NOISE, BASE, TUNED_END, Claim
 from ireg.analysis.study.comparisons import level_differences
 from ireg.analysis.study.rates import tied
 from ireg.analysis.study.settings import common
+from ireg.analysis.study.ties import separations, tied_rates
 from ireg.statistics import mean_interval
 
 SETTINGS = {
@@ -148,7 +149,8 @@ def crossing(cells_of: Mapping[str, pd.DataFrame], tuning_of: Mapping[str, pd.Da
 
     Args:
         cells_of: all cells of a data set's comparisons, by its name: the chosen rates, a line with a band.
-        tuning_of: cells of its tuning runs: the other rates that are near the best by held-out examples, thin lines.
+        tuning_of: cells of its tuning runs: the other rates that are tied with the best, or near it by held-out
+            examples where no rows of `wrong_of` are among the cells; thin lines.
     """
     rows = (len(cells_of) + 1) // 2
     figure = Figure(figsize=(7.0, 0.8 + 2.4 * rows), layout="constrained")
@@ -185,9 +187,9 @@ def crossing(cells_of: Mapping[str, pd.DataFrame], tuning_of: Mapping[str, pd.Da
 
 
 def _tied_lines(tuning: pd.DataFrame, final: pd.DataFrame, optimizer: str) -> Iterator[tuple[list[float], list[float]]]:
-    """Mean differences of tuning runs at rates near the best, without the pair of chosen rates."""
+    """Mean differences of tuning runs at tied rates, without the pair of chosen rates."""
     chosen = {name: final.loc[final["optimizer"] == name, "lr"].iloc[0] for name in (optimizer, BASE)}
-    for rate, base in product(tied(tuning, optimizer), tied(tuning, BASE)):
+    for rate, base in product(_tied_rates(tuning, optimizer), _tied_rates(tuning, BASE)):
         if (rate, base) == (chosen[optimizer], chosen[BASE]):
             continue
         of_both = tuning[
@@ -197,6 +199,12 @@ def _tied_lines(tuning: pd.DataFrame, final: pd.DataFrame, optimizer: str) -> It
         losses, differences = level_differences(of_both, optimizer)
         if losses:
             yield losses, differences.mean(0).tolist()
+
+
+def _tied_rates(tuning: pd.DataFrame, optimizer: str) -> list[float]:
+    if "wrong" not in tuning:
+        return tied(tuning, optimizer)
+    return tied_rates(separations(tuning[tuning["wrong"].notna()], "holdout"), optimizer)
 
 
 def _plain(axis: Axes) -> None:
@@ -218,7 +226,7 @@ def _legend_of_crossing(figure: Figure) -> None:
     handles.append(
         Patch(color="0.6", alpha=0.5, label="95 % over seeds, given data, split and noise draw: chosen rates")
     )
-    text = "tuning runs: other rates within 0.5 points of held-out error"
+    text = "tuning runs: other rates that are tied, or within 0.5 points of held-out error"
     handles.append(Line2D([], [], color="0.4", linewidth=0.7, label=text))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=2, columnspacing=1.0, frameon=False, fontsize=SMALL
