@@ -91,15 +91,15 @@ def claims(runs: pd.DataFrame) -> str:
         ),
         (
             "The implicit regularization term is absent in adaptive methods (figure 3).",
-            f"**As printed, nearly:** {of['printed']['adam']} for Adam, because it multiplies by s_t ≈ g². **Equation 1's "
-            f"own quantity is not absent:** over epochs 1 to 150 it is {of['early']['rmsprop']} for RMSProp, "
+            f"**As printed, nearly:** {of['printed']['adam']} for Adam, because it multiplies by s_t ≈ g². "
+            f"**Equation 1's own quantity is not absent:** over epochs 1 to 150 it is {of['early']['rmsprop']} for RMSProp, "
             f"{of['early']['adam']} for Adam and {of['early']['sgd']} for SGD.",
             "Not measured.",
         ),
         (
             "SGD favours solutions of small norm, adaptive methods do not (figure 4).",
-            f"**Yes.** {of['norm']['sgd']} for SGD, {of['norm']['rmsprop']} for RMSProp, {of['norm']['adam']} for Adam. "
-            f"All begin at {of['start']['sgd']}.",
+            f"**Yes.** {of['norm']['sgd']} for SGD, {of['norm']['rmsprop']} for RMSProp, {of['norm']['adam']} for "
+            f"Adam. All begin at {of['start']['sgd']}.",
             f"**Little is left.** {of['fit norm']['rmsprop']} for RMSProp and {of['fit norm']['adam']} for Adam.",
         ),
     ]
