@@ -92,8 +92,8 @@ def claims(runs: pd.DataFrame) -> str:
         (
             "The implicit regularization term is absent in adaptive methods (figure 3).",
             f"**As printed, nearly:** {of['printed']['adam']} for Adam, because it multiplies by s_t ≈ g². "
-            f"**Equation 1's own quantity is not absent:** over epochs 1 to 150 it is {of['early']['rmsprop']} for RMSProp, "
-            f"{of['early']['adam']} for Adam and {of['early']['sgd']} for SGD.",
+            f"**Equation 1's own quantity is not absent:** over epochs 1 to 150 it is {of['early']['rmsprop']} for "
+            f"RMSProp, {of['early']['adam']} for Adam and {of['early']['sgd']} for SGD.",
             "Not measured.",
         ),
         (
