@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -158,8 +159,9 @@ def crossing(cells_of: Mapping[str, pd.DataFrame], tuning_of: Mapping[str, pd.Da
     for axis, (name, cells) in zip(axes, cells_of.items(), strict=False):
         final = compared(cells)
         counts, ends = [], []
+        rates_of = _tied_rates(tuning_of[name])
         for optimizer in ADAPTIVE:
-            for losses, means in _tied_lines(tuning_of[name], final, optimizer):
+            for losses, means in _tied_lines(tuning_of[name], rates_of, final, optimizer):
                 axis.plot(losses, 100 * np.asarray(means), color=colour_of(optimizer), linewidth=0.7, alpha=0.55)
             losses, differences = level_differences(final, optimizer)
             intervals = [mean_interval(column) for column in (100 * differences).T.tolist()]
@@ -186,10 +188,12 @@ def crossing(cells_of: Mapping[str, pd.DataFrame], tuning_of: Mapping[str, pd.Da
     return figure
 
 
-def _tied_lines(tuning: pd.DataFrame, final: pd.DataFrame, optimizer: str) -> Iterator[tuple[list[float], list[float]]]:
+def _tied_lines(
+    tuning: pd.DataFrame, rates_of: Callable[[str], list[float]], final: pd.DataFrame, optimizer: str
+) -> Iterator[tuple[list[float], list[float]]]:
     """Mean differences of tuning runs at tied rates, without the pair of chosen rates."""
     chosen = {name: final.loc[final["optimizer"] == name, "lr"].iloc[0] for name in (optimizer, BASE)}
-    for rate, base in product(_tied_rates(tuning, optimizer), _tied_rates(tuning, BASE)):
+    for rate, base in product(rates_of(optimizer), rates_of(BASE)):
         if (rate, base) == (chosen[optimizer], chosen[BASE]):
             continue
         of_both = tuning[
@@ -201,10 +205,11 @@ def _tied_lines(tuning: pd.DataFrame, final: pd.DataFrame, optimizer: str) -> It
             yield losses, differences.mean(0).tolist()
 
 
-def _tied_rates(tuning: pd.DataFrame, optimizer: str) -> list[float]:
+def _tied_rates(tuning: pd.DataFrame) -> Callable[[str], list[float]]:
+    """Return what lists an optimizer's tied rates."""
     if "wrong" not in tuning:
-        return tied(tuning, optimizer)
-    return tied_rates(separations(tuning[tuning["wrong"].notna()], "holdout"), optimizer)
+        return partial(tied, tuning)
+    return partial(tied_rates, separations(tuning[tuning["wrong"].notna()], "holdout"))
 
 
 def _plain(axis: Axes) -> None:

@@ -104,20 +104,18 @@ def separations(wrong: pd.DataFrame, choice: str, *, draws: int = DRAWS, seed: i
     """
     if choice not in CHOICES:
         raise ValueError(f"choice={choice!r}: choose one of {', '.join(CHOICES)}")
-    found = []
-    for optimizer, rows in wrong[wrong["place"] == choice].groupby("optimizer"):
-        by_rate = {float(lr): _mean_wrong(of_rate) for lr, of_rate in rows.groupby("lr")}
-        errors = {lr: float(shares.mean()) for lr, shares in by_rate.items()}
-        best = min(errors, key=lambda lr: (errors[lr], lr))
-        against = np.stack([by_rate[lr] - by_rate[best] for lr in errors])
-        bounds = np.quantile(_resampled(against, draws, seed), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-        counts = rows.groupby("lr").size()
-        for lr, low, high in zip(errors, *bounds, strict=True):
-            difference = errors[lr] - errors[best]
-            row = [optimizer, lr, counts[lr], errors[lr], difference, low, high, bool(low <= 0 <= high)]
-            found.append(row)
-    names = ["optimizer", "lr", "seeds", "error", "difference", "low", "high", "tied"]
-    return pd.DataFrame(found, columns=names)
+    groups = wrong[wrong["place"] == choice].groupby(["optimizer", "lr"])
+    if not groups.ngroups:
+        return pd.DataFrame(columns=["optimizer", "lr", "seeds", "error", "difference", "low", "high", "tied"])
+    shares = {(str(optimizer), float(lr)): _mean_wrong(rows) for (optimizer, lr), rows in groups}
+    seeds, errors = groups.size().tolist(), [float(of_rate.mean()) for of_rate in shares.values()]
+    table = pd.DataFrame(list(shares), columns=["optimizer", "lr"]).assign(seeds=seeds, error=errors)
+    # The rates rise, and the first of equal ones is the best.
+    best = table.groupby("optimizer")["error"].transform("idxmin").to_numpy(dtype=int)
+    drawn = _resampled(np.stack(list(shares.values())), draws, seed)
+    low, high = np.quantile(drawn - drawn[:, best], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    difference = table["error"].to_numpy() - table["error"].to_numpy()[best]
+    return table.assign(difference=difference, low=low, high=high, tied=(low <= 0) & (high >= 0))
 
 
 def _mean_wrong(rows: pd.DataFrame) -> NDArray[np.float64]:
