@@ -90,13 +90,13 @@ study: install ## Run the study: tuning, final runs, barriers, drift, tables (ab
 	$(RUN) train.py $(STUDY)
 	$(RUN) train.py $(STUDY) optimizer=momentum lr=1e-3,3.2e-3,1e-2,3.2e-2,1e-1,3.2e-1
 	$(RUN) train.py $(STUDY) optimizer=sgd lr=3.2e-3,1e-2,3.2e-2,1e-1,3.2e-1,1
-	$(RUN) -m ireg.analysis.study multirun/study_tuning_$(STUDIED)
+	$(RUN) -m study multirun/study_tuning_$(STUDIED)
 	$(RUN) train.py experiment=study_ties $(DATA)
 	$(RUN) train.py experiment=study_ties $(DATA) optimizer=sgd lr=3.2e-3,1e-2,3.2e-2,1e-1,3.2e-1,1
-	$(RUN) -m ireg.analysis.study --ties multirun/study_ties_$(STUDIED)
+	$(RUN) -m study --ties multirun/study_ties_$(STUDIED)
 	set -e; for runs in "study_tuning --experiment study_start" "study_tuning --experiment study_final" \
 			"study_ties --choice end --experiment study_end"; do \
-		$(RUN) -m ireg.analysis.study --finals $${runs%% *}_$(STUDIED) $${runs#* } > multirun/study.runs; \
+		$(RUN) -m study --finals $${runs%% *}_$(STUDIED) $${runs#* } > multirun/study.runs; \
 		while read -r line; do $(RUN) train.py $$line $(DATA); done < multirun/study.runs; \
 	done
 	$(RUN) -m ireg.basins $(STARTS)/sgd_* --optimizers sgd momentum rmsprop adam --loss 0.4 --output multirun/study_basins_$(STUDIED)
@@ -104,7 +104,7 @@ study: install ## Run the study: tuning, final runs, barriers, drift, tables (ab
 		--output multirun/adaptive/study_drift_$(STUDIED)
 	$(RUN) -m ireg.drift $(STARTS)/sgd_* --orders 8 --refinements 2 4 --flow-lr 1e-2 \
 		--output multirun/sgd/study_drift_$(STUDIED)
-	$(RUN) -m ireg.analysis.study multirun/study_final_$(STUDIED) multirun/study_end_$(STUDIED) multirun/study_basins_$(STUDIED) \
+	$(RUN) -m study multirun/study_final_$(STUDIED) multirun/study_end_$(STUDIED) multirun/study_basins_$(STUDIED) \
 		multirun/adaptive/study_drift_$(STUDIED) multirun/sgd/study_drift_$(STUDIED)
 
 test: install ## Run the tests, in three processes

@@ -22,7 +22,7 @@ from benchmarks.case import ROOT, Case
 from benchmarks.floor import Peaks
 from benchmarks.pairs import Effort, measured
 from benchmarks.sides import quietly
-from ireg.terminal import as_command, make_console
+from ireg.system.terminal import as_command, make_console
 
 OPTIMIZERS = ("sgd", "rmsprop", "adam")
 WIDTHS = (256, 512)

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.case import Case, pass_flops
 from benchmarks.memory import Memory, in_fresh_process
 from benchmarks.sides import by_project, prepared
-from ireg import build
+from ireg.experiment import build
 
 GRID: dict[str, Sequence[int]] = {
     "num_examples": (1250, 2500, 5000, 10_000),

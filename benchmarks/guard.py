@@ -18,10 +18,10 @@ from torch.nn.functional import cross_entropy
 import ireg
 from benchmarks.case import Case
 from benchmarks.sides import prepared
-from ireg.command import framed, run_as_process
 from ireg.core.witness import Witness
 from ireg.guard import Guard
 from ireg.models import MLP
+from ireg.system.command import framed, run_as_process
 
 EPOCHS = 12
 """Of which the first is not counted."""

@@ -26,9 +26,9 @@ from ireg.core.functional import functional_loss
 from ireg.core.moments import METHODS, NotServedError, choose_method
 from ireg.core.moments.needs import EVERYTHING
 from ireg.core.types import Pair
-from ireg.files import write_text
 from ireg.models import CNN, MLP, ResNet, ViT
-from ireg.terminal import as_command, make_console
+from ireg.system.files import write_text
+from ireg.system.terminal import as_command, make_console
 
 PAGE = ROOT / "docs" / "networks.md"
 IMAGES: Mapping[str, Any] = {"input_shape": (1, 28, 28), "num_classes": 10}

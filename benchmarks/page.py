@@ -17,7 +17,7 @@ from benchmarks.memory import Memory
 from benchmarks.sides import ORDINARY
 from benchmarks.times import Result
 from ireg.analysis.looks import drawn
-from ireg.files import write_bytes, write_text
+from ireg.system.files import write_bytes, write_text
 
 CPUINFO = Path("/proc/cpuinfo")
 

@@ -13,7 +13,7 @@ import torch
 from benchmarks.case import Case, pass_flops
 from benchmarks.sides import ORDINARY, SIDES, THEORY, prepared
 from benchmarks.times import Result
-from ireg import build
+from ireg.experiment import build
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,14 @@ from torch.optim import SGD
 
 from benchmarks.costs import paired
 from benchmarks.sides import quietly
-from benchmarks.study import DATA, published
 from ireg.analysis.pages import markdown
-from ireg.command import framed, run_as_process
 from ireg.core.functional import functional_loss
-from ireg.files import replacing
 from ireg.models import MLP
 from ireg.objective import Objective
 from ireg.regularizers import ASAM, L2, METHODS, SAM, FullBatch, Micro, Minibatch, MomentumLike, Norm, Regularizer
+from ireg.system.command import framed, run_as_process
+from ireg.system.files import replacing
+from study.scripts.published import DATA, published
 
 CSV = DATA / "penalties.csv"
 BATCH, MINIBATCHES = 64, 40

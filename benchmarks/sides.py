@@ -24,9 +24,10 @@ from benchmarks.case import Case, composed
 from benchmarks.loop import epochs_by_hand
 from benchmarks.ordinary import epochs_the_ordinary_way
 from benchmarks.times import EpochTime
-from ireg import build
-from ireg import run as project
-from ireg.config import Config, read
+from ireg.config.read import read
+from ireg.config.schema import Config
+from ireg.experiment import build
+from ireg.experiment import run as project
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
 

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import ireg
-from ireg.command import framed, run_as_process
-from ireg.errors import UserError
+from ireg.system.command import framed, run_as_process
+from ireg.system.errors import UserError
 
 COMMANDS = {
-    "train": ("ireg.train", "train a network and measure its terms; a sweep with -m"),
+    "train": ("ireg.commands.train", "train a network and measure its terms; a sweep with -m"),
     "analysis": ("ireg.analysis.__main__", "table, files and figures of a sweep"),
-    "browse": ("ireg.browse", "TensorBoard, and the link to the paper's figures in it"),
+    "browse": ("ireg.commands.browse", "TensorBoard, and the link to the paper's figures in it"),
     "sweep": ("ireg.sweep.__main__", "how a sweep's runs stand; do failed ones again"),
-    "run": ("ireg.run", "do the run of a folder again"),
-    "data": ("ireg.inventory", "list, show, verify and fetch the data sets"),
+    "run": ("ireg.experiment.run", "do the run of a folder again"),
+    "data": ("ireg.commands.data", "list, show, verify and fetch the data sets"),
     "basins": ("ireg.basins.__main__", "measure the barriers between forks of training"),
     "drift": ("ireg.drift.__main__", "measure the mean drift of runs over an epoch"),
     "verify": ("ireg.verify", "certify the theory on this machine"),

@@ -1,41 +1,7 @@
-"""`python -m ireg.browse FOLDER`: TensorBoard, and a link into it."""
+"""The command `python -m ireg.browse`, see `ireg.commands.browse`."""
 
-from __future__ import annotations
-
-import argparse
-import os
-from collections.abc import Sequence
-from pathlib import Path
-
-from ireg.command import framed, module_as_command, run_as_process
-from ireg.errors import UserError
-from ireg.runs.layout import EVENTS
-
-
-@framed
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the link, and become TensorBoard.
-
-    Raises:
-        UserError: there are no event files in the folder.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m ireg.browse",
-        description="Start TensorBoard on FOLDER and print the link that opens the paper's four figures in it: pinned, "
-        "not smoothed, one colour an optimizer. Ctrl-C ends it.",
-    )
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a sweep's folder, like multirun/NAME")
-    parser.add_argument("--port", type=int, default=6006, help="where it listens on this machine (default: 6006)")
-    given = parser.parse_args(arguments)
-    if not any(given.folder.rglob(EVENTS)):
-        what = "holds no event files" if given.folder.is_dir() else "is not a folder"
-        raise UserError(f"{str(given.folder)!r} {what}; name a sweep's folder, like multirun/NAME")
-    from ireg.analysis.dashboard import link
-
-    print(link(given.folder, given.port), flush=True)
-    command = [*module_as_command("tensorboard.main"), "--logdir", str(given.folder), "--port", str(given.port)]
-    os.execv(command[0], command)
-
+from ireg.commands.browse import main
+from ireg.system.command import run_as_process
 
 if __name__ == "__main__":
     run_as_process(main)

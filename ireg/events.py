@@ -31,7 +31,7 @@ from tensorboard.plugins.text.metadata import create_summary_metadata as text_me
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from ireg.catalogue import quantity
-from ireg.files import write_bytes
+from ireg.system.files import write_bytes
 
 FIRST = ("test/error", "train/error", "fit/clean_error", "fit/memorized", "fit/recovered")
 """The first columns of the HPARAMS tab.

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from ireg.command import framed, run_as_process
+from ireg.system.command import framed, run_as_process
 
 
 @framed

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from ireg.run import run
+from ireg.experiment.run import run
 from ireg.sweep import callback as _registers_schema_and_resolvers  # noqa: F401
 from tests.run_folders import make_run  # noqa: F401 — a fixture
 
@@ -31,13 +31,13 @@ LONGEST = (
     "tests/test_fault_injection.py",
     "tests/test_second_device.py",
     "tests/sweep/test_main.py",
-    "tests/test_termination.py",
+    "tests/system/test_termination.py",
     "tests/test_pseudo_terminal.py",
     "tests/runs/test_damage.py",
     "tests/drift/test_leading_flow_adaptive.py",
-    "tests/analysis/test_tuning.py",
+    "tests/study/test_tuning.py",
     "tests/test_bad_surroundings.py",
-    "tests/test_terminal.py",
+    "tests/system/test_terminal.py",
 )
 """The files that take longest, in this order, come first: where several processes share the work, none ends alone."""
 

@@ -14,7 +14,14 @@ import signal
 import sys
 
 # What a sweep imports as it goes on.
-for name in ("torch", "lightning.pytorch", "matplotlib.pyplot", "ireg.analysis.figures", "ireg.build", "ireg.run"):
+for name in (
+    "torch",
+    "lightning.pytorch",
+    "matplotlib.pyplot",
+    "ireg.analysis.figures",
+    "ireg.experiment.build",
+    "ireg.experiment.run",
+):
     importlib.import_module(name)
 
 TRAIN = str(pathlib.Path(__file__).parents[1] / "train.py")

@@ -44,7 +44,7 @@ FURTHER = {
     "core": ("tests/terms", "tests/test_measurement.py", "tests/drift", "tests/certify", "tests/test_regularizers.py"),
     "lit": ("tests/test_run.py", "tests/test_resume.py", "tests/test_objective.py", "tests/optim"),
     "runs": ("tests/test_run.py", "tests/test_resume.py", "tests/analysis/test_load.py", "tests/sweep"),
-    "sweep": ("tests/test_config.py", "tests/test_run.py", "tests/test_train.py", "tests/test_terminal.py"),
+    "sweep": ("tests/test_config.py", "tests/test_run.py", "tests/test_train.py", "tests/system/test_terminal.py"),
     "terms": ("tests/test_measurement.py", "tests/core", "tests/certify", "tests/lit"),
 }
 """Where else a room's errors may be noticed; of other rooms in `USUALLY`."""

@@ -166,7 +166,7 @@ def _monitored(device, optimizer="sgd", make=_stack, *, curvature=False, drawn=F
 
 def _built_in(device, *overrides):
     """The last row of a run of `train.py`."""
-    from ireg import train
+    from ireg.commands import train
 
     accelerator = "cpu" if device == "cpu" else "mps"
     with tempfile.TemporaryDirectory() as folder:

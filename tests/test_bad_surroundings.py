@@ -14,14 +14,14 @@ import time
 
 import pytest
 
-from ireg import run as run_module
-from ireg.errors import UserError
+from ireg.experiment import run as run_module
 from ireg.lit.module import Classifier
 from ireg.runs.status import read_status
+from ireg.system.errors import UserError
 from tests.conftest import ROOT, command
 from tests.content import differences, run_content
+from tests.system.test_termination import SMALL, until
 from tests.test_resume import ARGUMENTS, break_at, break_off
-from tests.test_termination import SMALL, until
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, small_run, train):

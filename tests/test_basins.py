@@ -15,8 +15,8 @@ from ireg.basins.forks import fork, rates
 from ireg.basins.permutations import layers_of, matched, permuted
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.drift.from_run import load
-from ireg.errors import UserError
 from ireg.models import MLP
+from ireg.system.errors import UserError
 
 FAST = ("--loss", "1.9", "--lr", "0.3", "--processes", "1", "--epochs", "200")
 

@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from benchmarks import loop
 from benchmarks.case import Case
 from benchmarks.sides import ORDINARY, SIDES, TERMS_OFF
-from ireg.build import make_data, make_model
-from ireg.config import read
+from ireg.config.read import read
 from ireg.core.random import named_generator
+from ireg.experiment.build import make_data, make_model
 from tests.conftest import SMALL
 
 

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ireg.catalogue import CATALOGUE, VALID_STRENGTH, markdown
-from ireg.config import ALWAYS_MEASURED, HOLDOUT, PENALTY, SWITCH
+from ireg.config.schema import ALWAYS_MEASURED, HOLDOUT, PENALTY, SWITCH
 
 ROOT = Path(__file__).parents[1]
 TERMS = {

@@ -9,13 +9,14 @@ import torch
 import yaml
 from hydra.utils import instantiate
 
-from ireg.config import LOSSES, METHODS, NOISE_KINDS, SAMPLINGS, SMALLEST_SAMPLE, active_terms, read
+from ireg.config.read import read
+from ireg.config.schema import LOSSES, METHODS, NOISE_KINDS, SAMPLINGS, SMALLEST_SAMPLE, active_terms
+from ireg.config.trainer_arguments import FUSED
 from ireg.core import drawing, moments
 from ireg.data import labels
-from ireg.errors import UserError
 from ireg.objective import CRITERIA
 from ireg.optim import Switch
-from ireg.trainer_arguments import FUSED
+from ireg.system.errors import UserError
 from tests.terms.test_curvature import CURVATURE
 from tests.terms.test_fluctuation import EXACT
 from tests.terms.test_size import SIZE

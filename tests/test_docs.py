@@ -16,10 +16,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import ireg
-from benchmarks import batches, claims, costs, edge, norms, spikes, study, traces
+from benchmarks import costs
 from ireg.__main__ import COMMANDS
-from ireg.composition import GROUPS
-from ireg.config import read
+from ireg.config.composition import GROUPS
+from ireg.config.read import read
+from study.scripts import batches, claims, edge, norms, spikes, traces
+from study.scripts import published as study
 from tests.conftest import ROOT
 
 PAGES = [
@@ -79,7 +81,14 @@ def test_commands_are_right(line, tmp_path, capsys):
             else:
                 checks_the_options(["-m", "ireg", rest[0]], rest[1:])
     else:
-        known = ("python3 -m venv .venv", "mkdir -p mine/model", "printf ", "eval ", "python -m benchmarks.")
+        known = (
+            "python3 -m venv .venv",
+            "mkdir -p mine/model",
+            "printf ",
+            "eval ",
+            "python -m benchmarks.",
+            "python -m study.scripts.",
+        )
         assert line.startswith(known), "a command of a kind that is not tested"
 
 

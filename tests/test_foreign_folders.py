@@ -18,20 +18,21 @@ import yaml
 import ireg
 from ireg.analysis.__main__ import main as analysis
 from ireg.basins.__main__ import main as basins
-from ireg.cli import overrides_first
-from ireg.command import environment_of_children, module_as_command
-from ireg.config import CHOICES, read
+from ireg.config.errors import overrides_first
+from ireg.config.read import read
+from ireg.config.schema import CHOICES
 from ireg.drift.__main__ import main as drift
-from ireg.errors import UserError
-from ireg.files import below, open_regular, replacing, write_table
-from ireg.reading import NotReadError, read_bytes
-from ireg.run import main as run
+from ireg.experiment.run import main as run
 from ireg.runs.hyperparameters import hyperparameters
 from ireg.runs.trust import PLACES, Trust, as_arguments, is_listed, leaves, require_trusted
 from ireg.sweep.__main__ import main as sweep_command
 from ireg.sweep.plan import add_to_plan, read_plan
 from ireg.sweep.report import report
-from ireg.terminal import printable
+from ireg.system.command import environment_of_children, module_as_command
+from ireg.system.errors import UserError
+from ireg.system.files import below, open_regular, replacing, write_table
+from ireg.system.reading import NotReadError, read_bytes
+from ireg.system.terminal import printable
 from tests.run_folders import CONFIG
 
 ROOT = Path(ireg.__file__).parents[1]
@@ -67,7 +68,7 @@ def victim(tmp_path, monkeypatch):
     (folder / "bashrc").write_text("alias ll='ls -l'\n")
     monkeypatch.setenv("SECRET_TOKEN", SECRET)
     monkeypatch.chdir(tmp_path)
-    import ireg.build  # noqa: F401 — lightning sets variables of its own
+    import ireg.experiment.build  # noqa: F401 — lightning sets variables of its own
 
     before = seen(folder), surroundings()
     yield folder
@@ -129,7 +130,7 @@ ATTACKS = {
     "an optimizer's argument": (put("optimizer.betas", [shell(), 0.9]), "os.system"),
     "a part of a switch": (put("optimizer.from", {"_target_": "os.mkdir", "path": "ran"}), "os.mkdir"),
     "within a network": (put("model.hidden", [{"deep": [shell()]}]), "os.system"),
-    "a regularizer": (put("regularizer._target_", "ireg.files.write_text"), "ireg.files.write_text"),
+    "a regularizer": (put("regularizer._target_", "ireg.system.files.write_text"), "ireg.system.files.write_text"),
     "a term": (put("terms.mine", {"norm": {"_target_": "pathlib.Path.touch"}}), "pathlib.Path.touch"),
     "a term's module": (put("terms.mine", {"_target_": "ireg.terms.norm.torch.load"}), "ireg.terms.norm.torch.load"),
     "what is listed elsewhere": (put("model._target_", "torch.optim.SGD"), "torch.optim.SGD"),

@@ -6,18 +6,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Room -> rooms it may import. `command`, `errors`, `files`, `locks`, `reading`, `terminal` and `termination` are names
-# that any room may use.
+# Room -> rooms it may import. `system` may be used by any room.
 ARROWS = {
     "core": set(),
     "terms": {"core"},
-    "certify": {"analysis", "core", "measurement", "models", "objective", "parallel", "regularizers", "terms"},
+    "certify": {"analysis", "core", "measurement", "models", "objective", "regularizers", "terms"},
     "verify": {"certify"},
+    "browse": {"commands"},
+    "run": {"experiment"},
     "__main__": set(),  # it imports a tool by its name
     "models": set(),
     "data": {"core"},
     "regularizers": {"core"},
-    "basins": {"analysis", "core", "drift", "optim", "parallel", "runs", "statistics"},
+    "basins": {"analysis", "core", "drift", "optim", "runs", "statistics"},
     "objective": {"core", "regularizers"},
     "optim": {"core"},
     "assets": {"data"},
@@ -49,45 +50,31 @@ ARROWS = {
         "runs",
         "terms",
     },
-    "config": {"trainer_arguments"},
-    "trainer_arguments": set(),
-    "composition": set(),
-    "cli": {"composition", "config"},
+    "config": set(),
     "runs": {"config"},
-    "sweep": {"config", "cli", "analysis", "runs"},
+    "sweep": {"config", "analysis", "runs"},
     "analysis": {"catalogue", "events", "runs", "statistics"},
     "catalogue": set(),
-    "keys": {"composition", "config", "runs"},
-    "browse": {"analysis", "runs"},
-    "inventory": {"data", "train"},
+    "commands": {"analysis", "config", "data", "experiment", "runs", "sweep"},
     "events": {"catalogue"},
-    "build": {"config", "lit", "core", "objective", "regularizers", "runs"},
-    "run": {"build", "cli", "config", "runs", "sweep", "lit"},
+    "experiment": {"config", "core", "data", "lit", "objective", "regularizers", "runs", "sweep"},
     # A run is taken up where it ended: made again by what made it, found by its status.
     "drift": {
+        "analysis",
         "catalogue",
+        "config",
         "core",
+        "experiment",
         "objective",
         "regularizers",
-        "run",
         "runs",
-        "config",
-        "analysis",
-        "parallel",
         "statistics",
     },
-    "parallel": set(),
     "statistics": set(),
-    "train": {"cli", "composition", "keys", "sweep", "run"},
-    "errors": set(),
-    "files": set(),
-    "locks": set(),
-    "reading": set(),
-    "terminal": set(),
-    "termination": set(),
-    "command": set(),
+    "train": {"commands", "system"},
+    "system": set(),
 }
-PLAIN = {"command", "errors", "files", "locks", "reading", "terminal", "termination"}
+PLAIN = {"system"}
 # Library -> the only rooms that may import it.
 ONLY_IN = {
     "lightning": {"lit"},
@@ -96,8 +83,8 @@ ONLY_IN = {
     "matplotlib": {"analysis"},
     "tensorboard": {"events", "lit"},
     "torchvision": {"data"},
-    "hydra": {"build", "composition", "config", "cli", "inventory", "keys", "sweep", "run", "train"},
-    "omegaconf": {"config", "cli", "inventory", "keys", "runs", "sweep", "run", "train"},
+    "hydra": {"commands", "config", "experiment", "runs", "sweep"},
+    "omegaconf": {"commands", "config", "experiment", "runs", "sweep"},
 }
 PURE = {"core", "terms"}
 PURE_MAY_USE = {"torch", "scipy", "ireg"} | set(sys.stdlib_module_names)
@@ -154,7 +141,9 @@ def test_a_forbidden_import_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     bad = tmp_path / "ireg" / "core" / "bad.py"
     bad.parent.mkdir(parents=True)
-    bad.write_text("import lightning\nfrom ireg.lit import data\nimport numpy\nfrom ireg.errors import UserError\n")
+    bad.write_text(
+        "import lightning\nfrom ireg.lit import data\nimport numpy\nfrom ireg.system.errors import UserError\n"
+    )
     assert [line.split(": ")[1] for line in violations([bad])] == [
         "core may not import lightning",
         "core may not import lit",

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 import ireg
 from ireg.core.diagonal import exact_diagonal
 from ireg.core.functional import detached_parameters, functional_loss
-from ireg.errors import UserError
 from ireg.objective import CRITERIA, squared_error
+from ireg.system.errors import UserError
 from tests import reference
 
 OUTPUTS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).double()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ireg import files
-from ireg.config import REQUIRED
+from ireg.config.schema import REQUIRED
 from ireg.runs.metrics import read_rows
 from ireg.runs.status import read_status
+from ireg.system import files
 from tests.content import differences, run_content
 
 ARGUMENTS = ("epochs=3", "optimizer=adam", "lr=1e-2", "data=digits", "data.train_size=100", "model.hidden=[8]")
@@ -207,7 +207,7 @@ def test_without_flushing_a_power_cut_loses_it(tmp_path, small_run, unbroken, mo
 
     files_replacing = files.replacing
     with monkeypatch.context() as patch:
-        patch.setattr("ireg.files.replacing", careless)
+        patch.setattr("ireg.system.files.replacing", careless)
         patch.setattr("ireg.lit.checkpoints.replacing", careless)
         with pytest.raises(AssertionError):
             check(tmp_path / "run", small_run, content, monkeypatch, len(renames) - 3, True)

@@ -12,10 +12,10 @@ from torch.testing import assert_close
 import ireg
 from ireg.core.functional import detached_parameters, functional_loss, measuring
 from ireg.core.repeated import Repeated, with_slopes
-from ireg.errors import UserError
 from ireg.lit.module import Classifier
 from ireg.objective import Objective
 from ireg.regularizers import ASAM, L2, METHODS, SAM, FullBatch, Micro, Minibatch, MomentumLike, Norm, Regularizer
+from ireg.system.errors import UserError
 from tests.cases import EXACT
 from tests.content import run_content
 from tests.test_resume import break_at, break_off
@@ -419,7 +419,7 @@ def test_a_run_refuses_what_it_cannot_do(tmp_path, small_run, overrides, text):
 def test_every_class_is_a_choice(composed):
     from hydra.utils import instantiate
 
-    from ireg.config import read
+    from ireg.config.read import read
 
     made = set()
     for name, overrides in RUNS.items():

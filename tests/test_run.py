@@ -11,15 +11,16 @@ import torch
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from ireg.build import make_classifier, make_data, make_model
-from ireg.config import ALWAYS_MEASURED, read
-from ireg.errors import UserError
+from ireg.config.read import read
+from ireg.config.schema import ALWAYS_MEASURED
+from ireg.experiment.build import make_classifier, make_data, make_model
+from ireg.experiment.run import _trainer
 from ireg.lit.data import NoisyImages
-from ireg.run import _trainer
 from ireg.runs import metrics
 from ireg.runs.checkpoints import Resumption
 from ireg.runs.status import Status, read_status
 from ireg.sweep.callback import RunsCallback
+from ireg.system.errors import UserError
 from tests.conftest import ROOT
 
 
@@ -298,7 +299,7 @@ def test_what_a_profiler_writes_is_in_the_run_folder(tmp_path, small_run, monkey
     ],
 )
 def test_tensorboard_shows_the_noise(tmp_path, composed, monkeypatch, overrides, shown):
-    monkeypatch.setattr("ireg.build.TensorBoard", lambda folder, hyperparameters, *_, **__: hyperparameters)
+    monkeypatch.setattr("ireg.experiment.build.TensorBoard", lambda folder, hyperparameters, *_, **__: hyperparameters)
     monkeypatch.setattr("ireg.lit.trainer.make_trainer", lambda *_, loggers, **__: loggers[1])
     status = Status(tmp_path, asdict(settings := read(composed(*overrides))))
     status.update(batch_size=64)
@@ -306,7 +307,7 @@ def test_tensorboard_shows_the_noise(tmp_path, composed, monkeypatch, overrides,
 
 
 def test_tensorboard_has_a_column_for_what_was_set(tmp_path, composed, monkeypatch):
-    monkeypatch.setattr("ireg.build.TensorBoard", lambda folder, hyperparameters, *_, **__: hyperparameters)
+    monkeypatch.setattr("ireg.experiment.build.TensorBoard", lambda folder, hyperparameters, *_, **__: hyperparameters)
     monkeypatch.setattr("ireg.lit.trainer.make_trainer", lambda *_, loggers, **__: loggers[1])
     overrides = ["optimizer=momentum", "optimizer.momentum=0.5", "model.hidden=[8]", "lr=1e-2", "name=x", "+a=b=c"]
     (tmp_path / ".hydra").mkdir()

@@ -10,7 +10,7 @@ import time
 import pytest
 from hydra.errors import MissingConfigException
 
-from ireg.cli import explain
+from ireg.config.errors import explain
 from tests.conftest import call_train, command
 from tests.content import differences, run_content, scalars
 

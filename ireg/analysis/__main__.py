@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 from ireg.analysis import report, table
-from ireg.command import framed, run_as_process
+from ireg.system.command import framed, run_as_process
 
 
 @framed

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ireg.analysis.load import is_measured, is_seed, one_run_a_seed, setting_columns
 from ireg.analysis.summary import plain, print_tables, rich_table, spread
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 CRITERION = "test/error"
 HELD_OUT = "holdout/error"

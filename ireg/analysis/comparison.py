@@ -16,7 +16,7 @@ from ireg.analysis.load import one_run_a_seed, setting_columns
 from ireg.analysis.panels import empty_figure, finish, measured, require, spans_decades
 from ireg.analysis.settings import Setting, settings_of
 from ireg.catalogue import CATALOGUE
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 LABELS = {"ireg/own": "ireg/own, its own regularizer"}
 BESIDE_FIT = ("test/error", "ireg/own", "norm/l2")

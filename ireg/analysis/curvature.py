@@ -16,7 +16,7 @@ from ireg.analysis.comparison import over_training_loss
 from ireg.analysis.panels import Scale, always, empty_figure, finish, measured, panel, require
 from ireg.analysis.settings import settings_of
 from ireg.catalogue import CATALOGUE
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 SHARPNESS = ("curvature/lambda_max", "curvature/edge", "curvature/batch_sharpness")
 TRACES = ("curvature/trace", "curvature/trace_root", "curvature/adaptive")

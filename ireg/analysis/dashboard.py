@@ -14,11 +14,11 @@ import pandas as pd
 from ireg.analysis.labels import label, short_names, varied_columns
 from ireg.analysis.load import is_seed, one_run_a_seed, setting_columns
 from ireg.analysis.overview import VALUES
-from ireg.files import below
 from ireg.runs.find import run_folders
 from ireg.runs.hyperparameters import hyperparameters
 from ireg.runs.layout import METRICS
 from ireg.runs.readable import read_records
+from ireg.system.files import below
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary

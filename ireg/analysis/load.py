@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ireg.errors import UserError, in_one_line
 from ireg.runs.find import run_folders
 from ireg.runs.layout import METRICS, STATUS
 from ireg.runs.metrics import read_cells
 from ireg.runs.readable import read_record
 from ireg.runs.status import flat
+from ireg.system.errors import UserError, in_one_line
 
 if TYPE_CHECKING:  # pandas takes a while to import and is imported where it is called
     import pandas as pd

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

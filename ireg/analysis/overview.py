@@ -17,7 +17,7 @@ from ireg.analysis.labels import label, short_names, varied_columns
 from ireg.analysis.load import one_run_a_seed, setting_columns
 from ireg.runs.layout import LOG
 from ireg.statistics import Interval, mean_interval
-from ireg.terminal import as_shown, make_console
+from ireg.system.terminal import as_shown, make_console
 
 ROWS = 20
 """Settings that are shown; further ones are counted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ireg.files import write_text
+from ireg.system.files import write_text
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ireg.analysis.load import is_measured
 from ireg.analysis.settings import Setting, legend_title
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 Scale = Literal["share", "log", "linear", "auto"]
 

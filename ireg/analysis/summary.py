@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ireg.analysis.load import NOT_CONFIG, is_seed, one_run_a_seed, setting_columns
-from ireg.terminal import as_shown, make_console
+from ireg.system.terminal import as_shown, make_console
 
 STATE_COLOURS = {"done": "green", "running": "cyan", "diverged": "red", "failed": "red", "interrupted": "yellow"}
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from ireg.analysis.load import epochs_of, find, runs_of
 from ireg.analysis.looks import drawn
-from ireg.errors import UserError
-from ireg.files import as_cell, below, replacing, require_own, write_bytes, write_text
 from ireg.runs.find import run_folders
 from ireg.runs.layout import EVENTS, STATUS
 from ireg.runs.readable import read_records
-from ireg.terminal import make_console, printable_output, saying
+from ireg.system.errors import UserError
+from ireg.system.files import as_cell, below, replacing, require_own, write_bytes, write_text
+from ireg.system.terminal import make_console, printable_output, saying
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ireg.data.digests import require
-from ireg.errors import UserError
-from ireg.files import replacing
+from ireg.system.errors import UserError
+from ireg.system.files import replacing
 
 RAW = Path(__file__).parent / "Digits" / "raw"
 ORIGINAL_MD5 = "a0339c30a8a5312a1b6f9e5c719dcce5"

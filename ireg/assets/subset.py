@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ireg.data.digests import require
-from ireg.errors import UserError
-from ireg.files import replacing
+from ireg.system.errors import UserError
+from ireg.system.files import replacing
 
 NUM_EXAMPLES = 10_000
 

@@ -16,8 +16,8 @@ from ireg.core.params import inner_product, squared_norm
 from ireg.core.types import Params
 from ireg.drift.orders import train_epoch
 from ireg.drift.problem import Problem
-from ireg.errors import UserError
 from ireg.optim.switch import FIRST
+from ireg.system.errors import UserError
 
 LOOKS = 4
 """How often an epoch the training loss is looked at."""

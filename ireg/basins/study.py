@@ -19,11 +19,11 @@ from ireg.basins.permutations import layers_of, matched
 from ireg.core.functional import couples_examples
 from ireg.drift.from_run import Start
 from ireg.drift.problem import Problem
-from ireg.errors import UserError
-from ireg.files import require_own, write_bytes, write_table, write_text
-from ireg.parallel import LinesOfProgress, Workers, workers
 from ireg.statistics import Interval, mean_interval
-from ireg.terminal import as_shown
+from ireg.system.errors import UserError
+from ireg.system.files import require_own, write_bytes, write_table, write_text
+from ireg.system.parallel import LinesOfProgress, Workers, workers
+from ireg.system.terminal import as_shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

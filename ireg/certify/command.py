@@ -32,10 +32,10 @@ from ireg.certify.identities import all_identities
 from ireg.certify.identity import Identity
 from ireg.certify.logged import all_logged
 from ireg.certify.logged_tables import as_text, show_epochs, show_logged, verdict
-from ireg.errors import UserError
-from ireg.files import is_writable, write_bytes
-from ireg.parallel import workers
-from ireg.terminal import as_shown, make_console
+from ireg.system.errors import UserError
+from ireg.system.files import is_writable, write_bytes
+from ireg.system.parallel import workers
+from ireg.system.terminal import as_shown, make_console
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,8 +18,8 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import download_url
 
 from ireg.data.digests import require
-from ireg.errors import UserError
-from ireg.locks import NoLocksError, held
+from ireg.system.errors import UserError
+from ireg.system.locks import NoLocksError, held
 
 
 def cifar10(*, root: str | Path | None, train: bool, download: bool = True) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 SHA256: Mapping[str, str] = MappingProxyType(
     {

@@ -21,9 +21,9 @@ from torchvision.datasets.utils import download_url
 
 from ireg.data.digests import require
 from ireg.data.packed import PACKAGED
-from ireg.errors import UserError
-from ireg.files import replacing
-from ireg.locks import NoLocksError, held
+from ireg.system.errors import UserError
+from ireg.system.files import replacing
+from ireg.system.locks import NoLocksError, held
 
 DATASETS: dict[str, type[MNIST]] = {reader.__name__: reader for reader in (MNIST, FashionMNIST, KMNIST)}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ireg.data.digests import require
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 PACKAGED = Path(__file__).parents[1] / "assets"
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.random import named_generator
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 
 def separable(*, num_train: int, num_test: int, positive: float, seed: int, train: bool) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 
 class Source(Protocol):

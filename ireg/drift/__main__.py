@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ireg.command import framed, run_as_process
-from ireg.errors import UserError, in_one_line
-from ireg.files import below
 from ireg.runs.trust import add_options, trust_of
+from ireg.system.command import framed, run_as_process
+from ireg.system.errors import UserError, in_one_line
+from ireg.system.files import below
 
 
 @framed

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from ireg.drift.orders import QUANTITIES, Stop, follow, measure, stops_of
 from ireg.drift.problem import Problem
-from ireg.errors import UserError
-from ireg.parallel import Workers
 from ireg.statistics import Estimate, Sample, jackknife, limit
+from ireg.system.errors import UserError
+from ireg.system.parallel import Workers
 
 MEASURING = 0.6
 """Epochs of training that measuring at one point costs, about."""

@@ -35,12 +35,12 @@ from ireg.drift.from_run import Start
 from ireg.drift.orders import order_of, train_epoch
 from ireg.drift.problem import Problem, in_double
 from ireg.drift.slow_manifold import follow_slowly, settled, slow_buffer
-from ireg.errors import UserError
-from ireg.files import require_own, write_table, write_text
-from ireg.parallel import LinesOfProgress, Workers, workers
 from ireg.regularizers import METHODS, Minibatch, MomentumLike, Regularizer
 from ireg.statistics import Estimate, Sample, jackknife
-from ireg.terminal import as_shown
+from ireg.system.errors import UserError
+from ireg.system.files import require_own, write_table, write_text
+from ireg.system.parallel import LinesOfProgress, Workers, workers
+from ireg.system.terminal import as_shown
 
 PENALTY_COST = {"exact": 2.5, "differences": 3.5}
 """Of a penalized epoch, in epochs without."""

@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ireg.config import Config
+from ireg.config.schema import Config
 from ireg.drift.problem import Problem
-from ireg.errors import UserError
+from ireg.experiment.run import rebuild
 from ireg.objective import CRITERIA
-from ireg.run import rebuild
 from ireg.runs.checkpoints import DamagedCheckpointError, read_checkpoint
 from ireg.runs.find import run_folders
 from ireg.runs.layout import CHECKPOINTS, LAST, STATUS
 from ireg.runs.status import read_status
 from ireg.runs.trust import NOTHING_MORE, Trust
+from ireg.system.errors import UserError
 
 CHECKPOINT = Path(CHECKPOINTS) / LAST
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ireg.errors import UserError
-from ireg.files import is_writable
-from ireg.reading import LARGEST_TABLE, NotReadError, read_text
+from ireg.system.errors import UserError
+from ireg.system.files import is_writable
+from ireg.system.reading import LARGEST_TABLE, NotReadError, read_text
 
 
 def kept_or_measured(

@@ -30,8 +30,8 @@ from ireg.drift.problem import Problem, flattened
 from ireg.drift.regression import compare
 from ireg.drift.runge_kutta import PARTS, follow_flow, velocity
 from ireg.drift.slow_manifold import follow_slowly, ragged_noise, settled, slow_buffer
-from ireg.parallel import Workers
 from ireg.statistics import Estimate
+from ireg.system.parallel import Workers
 
 MOST_STEPS = 64
 ACCURACY = 0.3

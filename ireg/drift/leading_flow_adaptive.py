@@ -33,7 +33,7 @@ from ireg.drift.leading_flow import MeanDrift, sum_of_parts
 from ireg.drift.orders import train_epoch
 from ireg.drift.problem import Problem, flattened, in_double
 from ireg.drift.regression import compare
-from ireg.parallel import Workers
+from ireg.system.parallel import Workers
 
 WARM_UP = 2
 """Epochs before the one that is measured."""

@@ -18,9 +18,9 @@ from ireg.drift.leading_flow import FLOW_COST, LeftOut, MeanDrift, drift_from_le
 from ireg.drift.leading_flow_adaptive import at_rate, can_be_slow, drift_of_settled_weights
 from ireg.drift.problem import Problem
 from ireg.drift.small_steps import can_shrink
-from ireg.errors import UserError
-from ireg.parallel import LinesOfProgress, Workers, workers
 from ireg.statistics import Estimate
+from ireg.system.errors import UserError
+from ireg.system.parallel import LinesOfProgress, Workers, workers
 
 SMALLEST = 6
 """Orders: three pairs, so that two are left when one is left out."""

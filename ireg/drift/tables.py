@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ireg.analysis.looks import drawn
-from ireg.files import require_own, write_bytes, write_table, write_text
-from ireg.terminal import as_shown
+from ireg.system.files import require_own, write_bytes, write_table, write_text
+from ireg.system.terminal import as_shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

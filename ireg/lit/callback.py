@@ -22,13 +22,13 @@ from ireg.core.random import named_generator
 from ireg.core.reservoir import Reservoir
 from ireg.core.witness import Settings, Witness
 from ireg.core.wrappers import bare_module, rate_of, unwrapped
-from ireg.errors import UserError
 from ireg.guard import Guard
 from ireg.lit.twin import muted_twin
 from ireg.lit.windows import Window, as_bytes, is_clipped, moved, size_of, window_loss
 from ireg.measured_loss import MeasuredLoss, ModelLoss, Steps
 from ireg.measurement import measure, require_estimates, require_mode
 from ireg.monitor import warn_of_measurement
+from ireg.system.errors import UserError
 from ireg.terms.named import Chosen, chosen_terms
 
 if TYPE_CHECKING:

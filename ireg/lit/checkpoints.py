@@ -11,10 +11,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from ireg.files import replacing
 from ireg.lit.loggers import MetricsFile
 from ireg.runs.checkpoints import KEY, ROWS, rows_digest, with_digest
 from ireg.runs.layout import LAST, PREVIOUS
+from ireg.system.files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

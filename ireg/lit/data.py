@@ -11,7 +11,7 @@ from ireg.core.random import named_generator
 from ireg.data.batches import Batches, IndependentBatches, ShuffledBatches
 from ireg.data.labels import NoisyLabels, corrupt
 from ireg.data.source import Source, as_numbers, read_split, require_one_shape
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 
 class NoisyImages(L.LightningDataModule):

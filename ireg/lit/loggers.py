@@ -11,9 +11,9 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from ireg.events import CHARTS, charts, scalar, session_end, session_start
-from ireg.files import flush
 from ireg.runs.metrics import Row, Table, is_finite
 from ireg.runs.ownership import event_files
+from ireg.system.files import flush
 
 
 class MetricsFile(Logger):

@@ -13,8 +13,8 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from ireg.core.wide import has_float64
-from ireg.errors import UserError
 from ireg.lit.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from ireg.system.errors import UserError
 
 
 class NoProfiler(PassThroughProfiler):

@@ -24,10 +24,10 @@ from ireg.core.functional import (
 )
 from ireg.core.random import named_generator, named_seed
 from ireg.core.types import Batch
-from ireg.errors import UserError
 from ireg.measured_loss import MeasuredLoss
 from ireg.measurement import evaluate, take_snapshot
 from ireg.objective import Criterion, Objective
+from ireg.system.errors import UserError
 
 if TYPE_CHECKING:
     from ireg.lit.module import Classifier

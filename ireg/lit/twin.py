@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 
 def muted_twin(module: LightningModule, global_step: int | None = None) -> LightningModule:

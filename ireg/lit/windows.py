@@ -12,8 +12,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ireg.errors import UserError
 from ireg.measurement import ModelLoss
+from ireg.system.errors import UserError
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ireg.files import set_aside
-from ireg.reading import LARGEST_CHECKPOINT, NotReadError, read_bytes
 from ireg.runs.digest import digest
 from ireg.runs.layout import CHECKPOINTS, LAST, METRICS, PREVIOUS
 from ireg.runs.metrics import TIME, TIMES, Row, read_rows
+from ireg.system.files import set_aside
+from ireg.system.reading import LARGEST_CHECKPOINT, NotReadError, read_bytes
 
 if TYPE_CHECKING:  # torch takes a while to import
     from torch import Tensor

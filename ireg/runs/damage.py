@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 STATES = ("running", "failed", "interrupted", "diverged", "done")
 """The states of a run."""

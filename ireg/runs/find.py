@@ -10,8 +10,8 @@ import os
 from collections import deque
 from pathlib import Path
 
-from ireg.errors import UserError
 from ireg.runs.layout import STATUS
+from ireg.system.errors import UserError
 
 LEVELS_BELOW_LINKS = 3
 """So many folders are entered below a link: enough for a sweep, or a folder of sweeps."""

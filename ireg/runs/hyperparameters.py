@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from ireg.reading import LARGEST_LIST, read_text
 from ireg.runs.status import flat
+from ireg.system.reading import LARGEST_LIST, read_text
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ireg.errors import UserError
-from ireg.locks import HeldError, NoLocksError, held, is_held
+from ireg.system.errors import UserError
+from ireg.system.locks import HeldError, NoLocksError, held, is_held
 
 _NAME = ".lock"
 

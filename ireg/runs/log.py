@@ -5,7 +5,7 @@ import os
 from io import TextIOWrapper
 from pathlib import Path
 
-from ireg.files import open_regular
+from ireg.system.files import open_regular
 
 
 class RunLog(logging.FileHandler):

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ireg.files import write_text
-from ireg.reading import LARGEST_TABLE, read_text
+from ireg.system.files import write_text
+from ireg.system.reading import LARGEST_TABLE, read_text
 
 Row = Mapping[str, float]
 

@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ireg.config import REQUIRED
-from ireg.errors import UserError
-from ireg.files import below
-from ireg.reading import read_text
+from ireg.config.schema import REQUIRED
 from ireg.runs.checkpoints import KEY, DamagedCheckpointError, read_checkpoint
 from ireg.runs.layout import CHECKPOINTS, EVENTS, HELD_OUT, LABELS, LAST, LOG, METRICS, PREVIOUS, STATUS
 from ireg.runs.status import FINISHED, flat, read_status, values
+from ireg.system.errors import UserError
+from ireg.system.files import below
+from ireg.system.reading import read_text
 
 _WRITTEN = (METRICS, LABELS, HELD_OUT, f"{CHECKPOINTS}/*.ckpt", EVENTS)
 """What a run writes once it has a status."""

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ireg.errors import UserError, in_one_line
 from ireg.runs.damage import DamagedRecordError
 from ireg.runs.layout import STATUS
 from ireg.runs.status import read_status
+from ireg.system.errors import UserError, in_one_line
 
 
 class Records(NamedTuple):

@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ireg.errors import UserError
-from ireg.files import write_text
-from ireg.reading import read_text
 from ireg.runs.damage import DamagedRecordError, damage
 from ireg.runs.layout import STATUS
 from ireg.runs.lock import FolderInUseError, is_locked, locked
 from ireg.runs.software import git, versions
-from ireg.termination import Terminated
+from ireg.system.errors import UserError
+from ireg.system.files import write_text
+from ireg.system.reading import read_text
+from ireg.system.termination import Terminated
 
 log = logging.getLogger(__name__)
 

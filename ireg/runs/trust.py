@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ireg.errors import UserError
 from ireg.runs.layout import STATUS
+from ireg.system.errors import UserError
 
 TARGET = "_target_"
 

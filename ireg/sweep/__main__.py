@@ -13,13 +13,13 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from ireg.command import environment_of_children, framed, module_as_command, run_as_process
-from ireg.files import is_reached_by_a_link
 from ireg.runs.trust import NOTHING_MORE, Trust, add_options, as_arguments, trust_of
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report
 from ireg.sweep.table import Seen, look, render
-from ireg.terminal import make_console
+from ireg.system.command import environment_of_children, framed, module_as_command, run_as_process
+from ireg.system.files import is_reached_by_a_link
+from ireg.system.terminal import make_console
 
 REFRESH_SECONDS = 2.0
 """Between two looks at the folders."""
@@ -128,7 +128,12 @@ def _in_processes(folders: Sequence[Path], at_once: int, trust: Trust = NOTHING_
     try:
         while waiting or any(process.poll() is None for process in processes):
             if waiting and sum(process.poll() is None for process in processes) < at_once:
-                command = [*module_as_command("ireg.run"), str(waiting.pop(0)), "--quiet", *as_arguments(trust)]
+                command = [
+                    *module_as_command("ireg.run"),
+                    str(waiting.pop(0)),
+                    "--quiet",
+                    *as_arguments(trust),
+                ]
                 processes.append(subprocess.Popen(command, env=environment_of_children()))
             else:
                 time.sleep(POLL_SECONDS)

@@ -15,9 +15,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
-from ireg import config as configuration
-from ireg.cli import explain
-from ireg.command import EXIT_FAILED, EXIT_USER_ERROR, endings_in_one_line
+from ireg.config.errors import explain
+from ireg.config.schema import register
 from ireg.runs.damage import DamagedRecordError
 from ireg.runs.status import FINISHED, read_status
 from ireg.sweep import launch, names
@@ -25,10 +24,11 @@ from ireg.sweep.checks import checked_folder, checked_folders
 from ireg.sweep.plan import add_to_plan, short_names
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report, report_again
-from ireg.terminal import make_console, saying
-from ireg.termination import RESUMES, Terminated
+from ireg.system.command import EXIT_FAILED, EXIT_USER_ERROR, endings_in_one_line
+from ireg.system.terminal import make_console, saying
+from ireg.system.termination import RESUMES, Terminated
 
-configuration.register()
+register()
 names.register()
 launch.register()
 

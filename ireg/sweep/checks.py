@@ -17,13 +17,14 @@ from hydra.core.override_parser.types import Override
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from ireg import config as configuration
-from ireg.errors import UserError
+from ireg.config.read import read
+from ireg.config.schema import Config
 from ireg.runs.damage import DamagedRecordError
 from ireg.runs.layout import STATUS
 from ireg.runs.ownership import FilesOfOthersError, finished
 from ireg.runs.status import FINISHED, read_status
 from ireg.sweep.plan import read_plan
+from ireg.system.errors import UserError
 
 
 def checked_folder(config: DictConfig) -> Path:
@@ -34,7 +35,7 @@ def checked_folder(config: DictConfig) -> Path:
             or the folder belongs to another run.
     """
     with _known_to_resolvers(config):
-        settings = configuration.read(config)
+        settings = read(config)
         folder = Path(config.hydra.run.dir).absolute()
         _check(config, settings, folder, without=("launcher", "sweep", "sweeper"))
     return folder
@@ -63,7 +64,7 @@ def checked_folders(config: DictConfig, sweep: Path) -> dict[Path, list[str]]:
         with open_dict(job):
             job.hydra.job.num, job.hydra.job.id = len(folders), str(len(folders))
         with _known_to_resolvers(job):
-            settings = configuration.read(job)
+            settings = read(job)
             folder = _place(job, sweep)
             begun = folder.relative_to(sweep).as_posix() in asked
             with suppress(DamagedRecordError, *([FilesOfOthersError] if begun else [])):  # which fails its own run
@@ -118,7 +119,7 @@ def _finished_as_asked(config: DictConfig, sweep: Path) -> dict[tuple[str, ...],
     return found
 
 
-def _check(config: DictConfig, settings: configuration.Config, folder: Path, *, without: Collection[str]) -> None:
+def _check(config: DictConfig, settings: Config, folder: Path, *, without: Collection[str]) -> None:
     for group in ("data", "model", "optimizer", "trainer"):
         if group not in config.hydra.runtime.choices:  # as where a list was given, whose files Hydra then merges
             raise UserError(f"{group}: choose one, not a list; to sweep over several, use -m {group}=a,b")

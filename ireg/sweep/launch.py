@@ -6,24 +6,20 @@ A folder that cannot be written to is its run's failure, and harms no other.
 import functools
 import inspect
 import logging
-import math
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from hydra.core import utils
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ireg.cli import explain
-from ireg.config import Config, read
-from ireg.errors import UserError
-from ireg.runs.ownership import finished
+from ireg.config.errors import explain
+from ireg.config.read import read
+from ireg.runs.finished import objective_if_finished
+from ireg.system.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -89,38 +85,3 @@ def _without_folder(config: DictConfig, failure: Exception) -> JobReturn:
     log.error("%s", explain(failure) or failure)  # noted nowhere, and the sweep's end names one failure only
     ended.status, ended.return_value = JobStatus.FAILED, failure
     return ended
-
-
-def objective_if_finished(folder: Path, settings: Config) -> float | None:
-    """Return the objective of a run that is finished.
-
-    That it is finished is said, in a sweep in its log alone: the sweep has counted such runs. None where it is still to
-    be done.
-
-    Raises:
-        UserError: the folder belongs to another run, or the objective has no value for the run's optimizer.
-    """
-    status = finished(folder, asdict(settings))
-    if status is None:
-        return None
-    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    level = logging.INFO if in_sweep else logging.WARNING
-    log.log(level, "%s: %s already, kept as it is; to run it again, delete the folder", folder, status["state"])
-    return objective(settings, status["state"], status["final"])
-
-
-def objective(settings: Config, state: str, final: Mapping[str, Any]) -> float:
-    """Return the final value of the settings' objective.
-
-    It is infinity for a run that diverged.
-
-    Raises:
-        UserError: there is none, as of a term that does not exist for the optimizer.
-    """
-    if state != "done":
-        return math.inf
-    if settings.objective not in final:
-        raise UserError(
-            f"objective={settings.objective}: the run is done and has no such value; it has {', '.join(final)}"
-        )
-    return float(final[settings.objective])

@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from ireg.analysis.write import require_own_tables
-from ireg.errors import UserError
-from ireg.files import below, making, set_aside, write_text
-from ireg.reading import read_text
 from ireg.runs.damage import DamagedRecordError
 from ireg.runs.lock import locked
+from ireg.system.errors import UserError
+from ireg.system.files import below, making, set_aside, write_text
+from ireg.system.reading import read_text
 
 FILE_NAME = "sweep.json"
 

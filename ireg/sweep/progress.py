@@ -18,7 +18,7 @@ from ireg.runs.find import run_folders
 from ireg.runs.status import FINISHED, read_status
 from ireg.sweep.names import optimizer_of
 from ireg.sweep.time_left import time_left
-from ireg.terminal import make_console
+from ireg.system.terminal import make_console
 
 ROOM_FOR_BARS = 100
 """Columns of a terminal from which on there are bars."""

@@ -5,11 +5,11 @@ It comes from its folders alone, whatever happened to its runs.
 
 from pathlib import Path
 
-from ireg.files import is_reached_by_a_link
 from ireg.runs.find import run_folders
 from ireg.runs.layout import METRICS, STATUS
 from ireg.runs.lock import locked
 from ireg.runs.status import note_killed
+from ireg.system.files import is_reached_by_a_link
 
 
 def report(sweep: Path) -> None:

@@ -15,7 +15,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ireg.errors import UserError
 from ireg.runs.damage import DamagedRecordError
 from ireg.runs.find import run_folders
 from ireg.runs.layout import STATUS
@@ -25,6 +24,7 @@ from ireg.runs.status import KILLED
 from ireg.sweep.names import optimizer_of
 from ireg.sweep.plan import read_plan, short_names
 from ireg.sweep.time_left import duration, time_left
+from ireg.system.errors import UserError
 
 COLOURS = {
     "running": "cyan",

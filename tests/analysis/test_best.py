@@ -7,7 +7,7 @@ import pytest
 
 from ireg.analysis import best_rates, runs, show, write
 from ireg.analysis.best import default_criterion, print_best, print_doubts
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import scipy.stats
 from ireg.analysis import figures, load, runs
 from ireg.analysis.compare import ALL_PAIRS, comparisons
 from ireg.analysis.summary import summarize
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 
 def compared(sweep, criterion="test/error"):

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from ireg.analysis import FIGURES, figures, load, looks, panels
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 
 def lines(figure, panel=0):

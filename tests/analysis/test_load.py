@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ireg.analysis.load import is_seed, load, runs, setting_columns
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 ONE = {"train/error": [0.9, 0.5, 0.25]}
 

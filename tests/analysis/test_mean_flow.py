@@ -3,7 +3,7 @@
 import pytest
 
 from ireg.analysis import load, mean_flow
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 
 def dots(axis):

@@ -8,7 +8,7 @@ import scipy.stats
 from ireg.analysis import load, runs
 from ireg.analysis.overview import NAMED, ROWS, print_failures, print_overview, rows_of
 from ireg.analysis.summary import summarize
-from ireg.terminal import make_console
+from ireg.system.terminal import make_console
 
 
 def summary_of(sweep):

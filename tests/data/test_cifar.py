@@ -15,7 +15,7 @@ from torchvision.datasets import CIFAR10
 from ireg.data import cifar as module
 from ireg.data import digests
 from ireg.data.cifar import cifar10
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 
 def pickled(content):
@@ -257,7 +257,7 @@ def test_places_that_cannot_be_used(tmp_path):
 
 
 def test_file_systems_without_locks(tmp_path, monkeypatch):
-    from ireg.locks import NoLocksError
+    from ireg.system.locks import NoLocksError
 
     def refused(path):
         raise NoLocksError("this file system has no locks; use another folder")

@@ -12,7 +12,7 @@ from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST
 from ireg.assets import make_digits
 from ireg.data import digests
 from ireg.data.packed import PACKAGED
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 from tests.conftest import ROOT
 
 

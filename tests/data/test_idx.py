@@ -18,7 +18,7 @@ from torchvision.datasets import KMNIST, MNIST
 from ireg.assets import make_mnist10k, subset
 from ireg.data import digests
 from ireg.data import idx as module
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 CONF = Path(__file__).parents[2] / "conf" / "data"

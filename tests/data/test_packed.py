@@ -11,7 +11,7 @@ import yaml
 from ireg.assets import make_digits, make_fashion10k, subset
 from ireg.data import digests
 from ireg.data.packed import packed
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 MD5 = yaml.safe_load((CONF / "fashion10k.yaml").read_text())["source"]["md5"]

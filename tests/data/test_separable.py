@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ireg.data.separable import separable
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 
 def make(train, positive=0.6, seed=0):

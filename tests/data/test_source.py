@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ireg.data.source import read_split
-from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
+from ireg.system.errors import UserError
 
 IMAGES = torch.zeros(6, 4, 4, dtype=torch.uint8)
 LABELS = torch.arange(6) % 3

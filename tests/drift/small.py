@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ireg.drift.problem import Problem
-from ireg.parallel import LinesOfProgress, Workers
+from ireg.system.parallel import LinesOfProgress, Workers
 
 SGD = torch.optim.SGD
 

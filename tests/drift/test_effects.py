@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ireg.drift.effects import cost, effects, follow_all, orders_of, samples, small_steps
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 from tests.drift.small import SGD, alone, quadratic
 
 NAMES = ("loss", "full_batch", "squares")

@@ -15,8 +15,8 @@ from ireg.drift.forces import mean_flow_at
 from ireg.drift.orders import order_of, train_epoch
 from ireg.drift.problem import flattened
 from ireg.drift.runge_kutta import velocity
-from ireg.errors import UserError
 from ireg.regularizers import L2, FullBatch, Minibatch, MomentumLike
+from ireg.system.errors import UserError
 from tests.drift.small import quadratic
 
 FAST = ("--orders", "6", "--processes", "1", "--refinements", "2", "--explicit")

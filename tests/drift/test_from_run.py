@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from ireg.drift.from_run import find_runs, load
 from ireg.drift.orders import follow, measure
 from ireg.drift.small_steps import refine
-from ireg.errors import UserError
+from ireg.system.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["gd", "nesterov", "rmsprop", "adagrad", "adamw"])

@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import ireg
-from ireg.errors import UserError
 from ireg.lit.callback import ImplicitRegularizationMonitor as Monitor
+from ireg.system.errors import UserError
 from tests import reference
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

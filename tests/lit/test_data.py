@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ireg.data.batches import Batches, IndependentBatches, ShuffledBatches, subset
-from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
+from ireg.system.errors import UserError
 
 IMAGES = torch.arange(30 * 4 * 4).remainder(256).to(torch.uint8).reshape(30, 4, 4)
 LABELS = torch.arange(30) % 10

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from ireg.errors import UserError
 from ireg.lit.callback import ImplicitRegularizationMonitor as Monitor
 from ireg.lit.twin import QuietTrainer, muted_twin
+from ireg.system.errors import UserError
 from tests import reference
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

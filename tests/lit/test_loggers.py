@@ -9,13 +9,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from ireg import build
-from ireg.build import make_loggers
-from ireg.config import Logging
+from ireg.config.schema import Logging
 from ireg.core.moments.needs import Need
-from ireg.errors import UserError
+from ireg.experiment import build
+from ireg.experiment.build import make_loggers
 from ireg.lit.histograms import Histograms
 from ireg.lit.loggers import MetricsFile, TensorBoard
+from ireg.system.errors import UserError
 from tests.content import run_content, scalars
 
 

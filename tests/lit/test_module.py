@@ -10,15 +10,15 @@ from hydra.utils import instantiate
 from lightning.pytorch.core.hooks import DataHooks
 from torch.testing import assert_close
 
-from ireg.config import read
+from ireg.config.read import read
 from ireg.core.moments import METHODS
 from ireg.core.random import named_generator
 from ireg.core.reservoir import sampled
 from ireg.data.batches import subset
-from ireg.errors import UserError
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
 from ireg.models import MLP
+from ireg.system.errors import UserError
 from ireg.terms.named import TERMS
 from tests import reference
 

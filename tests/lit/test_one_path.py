@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import ireg
 from ireg.core.random import named_generator
-from ireg.run import rebuild
+from ireg.experiment.run import rebuild
 from ireg.runs.metrics import read_rows
 from ireg.terms.named import PATH
 

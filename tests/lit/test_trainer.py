@@ -1,10 +1,10 @@
 import pytest
 from lightning.pytorch.profilers import SimpleProfiler
 
-from ireg.errors import UserError
+from ireg.config.trainer_arguments import PRECISIONS
 from ireg.lit.checkpoints import LastCheckpoint
 from ireg.lit.trainer import NoProfiler, make_trainer
-from ireg.trainer_arguments import PRECISIONS
+from ireg.system.errors import UserError
 
 
 @pytest.mark.parametrize(("arguments", "kind"), [({}, NoProfiler), ({"profiler": "simple"}, SimpleProfiler)])

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from ireg.errors import UserError
 from ireg.models import MLP
 from ireg.runs.status import read_status
+from ireg.system.errors import UserError
 from tests.lit.test_module import rows, weights
 
 HERE = __name__

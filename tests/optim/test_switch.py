@@ -12,10 +12,10 @@ from torch.optim import SGD, Adam, RMSprop
 import ireg
 from ireg.core.optimizers import acting, view
 from ireg.core.path import PathRecorder
-from ireg.errors import UserError
 from ireg.lit.module import Classifier
 from ireg.optim import Switch
 from ireg.optim.switch import FIRST, RULES, SECOND
+from ireg.system.errors import UserError
 from tests.content import run_content
 from tests.test_config import OPTIMIZERS
 from tests.test_resume import break_at, break_off

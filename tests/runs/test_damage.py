@@ -14,7 +14,6 @@ import ireg
 from ireg import analysis
 from ireg.analysis.dashboard import link
 from ireg.analysis.load import find
-from ireg.errors import UserError
 from ireg.runs.damage import DamagedRecordError, damage
 from ireg.runs.readable import read_records
 from ireg.runs.status import note_killed, read_status
@@ -24,6 +23,7 @@ from ireg.sweep.plan import add_to_plan, read_plan
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report, report_again
 from ireg.sweep.table import look
+from ireg.system.errors import UserError
 
 TAGS = {"train/error": [0.9, 0.25], "test/error": [0.9, 0.5], "time/epoch": [1, 2]}
 

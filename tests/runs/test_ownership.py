@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ireg import run as run_module
-from ireg.config import read
-from ireg.errors import UserError
+from ireg.config.read import read
+from ireg.experiment import run as run_module
 from ireg.lit.module import Classifier
 from ireg.runs.ownership import event_files, files_of_others, finished
 from ireg.runs.status import note_killed, read_status
 from ireg.sweep.plan import add_to_plan, read_plan
+from ireg.system.errors import UserError
 from tests.test_resume import ARGUMENTS, break_at, break_off
 
 EVENTS = "events.out.tfevents.1700000000.elsewhere.1.0"

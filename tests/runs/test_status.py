@@ -8,12 +8,12 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 import ireg
-from ireg.errors import UserError
 from ireg.runs import software
 from ireg.runs.lock import locked
 from ireg.runs.ownership import finished
 from ireg.runs.status import Status, config_hash, read_status
-from ireg.termination import Terminated
+from ireg.system.errors import UserError
+from ireg.system.termination import Terminated
 
 CONFIG = {
     "name": "a",

@@ -11,10 +11,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from ireg.cli import overrides_first
-from ireg.errors import UserError
+from ireg.config.errors import overrides_first
 from ireg.sweep import checks
 from ireg.sweep.plan import add_to_plan
+from ireg.system.errors import UserError
 from tests.conftest import ROOT
 
 

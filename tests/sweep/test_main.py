@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 import ireg
-from ireg.errors import UserError
 from ireg.runs.lock import is_locked, locked
 from ireg.runs.status import Status, note_killed, read_status
 from ireg.sweep import __main__ as command
@@ -20,6 +19,7 @@ from ireg.sweep.callback import _print_final_values
 from ireg.sweep.plan import add_to_plan, read_plan
 from ireg.sweep.report import report
 from ireg.sweep.table import look, render
+from ireg.system.errors import UserError
 from tests.conftest import ROOT, read_only
 
 CONFIG = {"epochs": 10, "threads": 1}

@@ -1,0 +1,1 @@
+"""The commands of `ireg`, one file each."""

@@ -1,0 +1,50 @@
+"""Train and measure: `ireg train optimizer=rmsprop lr=1e-3`, also `python train.py`.
+
+Sweep with -m; `--help` lists the keys.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from ireg.commands.help import help_text
+from ireg.config.composition import check_config_name
+from ireg.config.errors import explain, hydra_errors_raised, overrides_first
+from ireg.sweep.callback import exit_code, summary_at_the_end
+from ireg.system.command import endings_in_one_line
+
+_PACKAGE = Path(__file__).parents[1]
+CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
+"""The configuration: in the package where that is installed, beside it in a checkout."""
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def task(config: DictConfig) -> float:
+    """Do one run.
+
+    torch is imported only when the configuration has been found to be right.
+    """
+    from ireg.experiment.run import run
+
+    return run(config)
+
+
+def _program() -> str:
+    """How the command was called."""
+    return "python train.py" if Path(sys.argv[0]).name == "train.py" else "ireg train"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code, or end with it."""
+    with endings_in_one_line(explain, exit_code), summary_at_the_end(), hydra_errors_raised():
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        if {"-h", "--help"} & set(given):
+            print(help_text(CONF, _program()))
+            return 0
+        check_config_name(given)
+        sys.argv[1:] = overrides_first(given)
+        task()
+    return 0

@@ -1,0 +1,134 @@
+"""From exceptions to one line on the terminal."""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from ireg.config.composition import composition_error
+from ireg.config.read import no_such_key, unresolved
+from ireg.config.schema import Config
+from ireg.system.command import WANTS_TRACEBACK, plainly
+from ireg.system.errors import UserError
+
+_EXTRAS = {
+    "hydra/launcher": "; for joblib, pip install -e '.[parallel]' in the clone",
+    "hydra/sweeper": "; for optuna, pip install -e '.[tune]' in the clone",
+}
+
+
+# What the launchers raise when a run is lost, by name: they need not be installed.
+_LOST = {
+    "TerminatedWorkerError": "a worker process was killed, for want of memory perhaps, and joblib ended the others, "
+    "too; the same command resumes all of them, with hydra.launcher.n_jobs=1 one at a time",
+    "UncompletedJobError": "a run's job ended without a word: killed, or out of memory; its log is in .submitit in the "
+    "sweep's folder. Other jobs continue, see python -m ireg.sweep status; once they have ended, the same command "
+    "resumes what was lost",
+}
+
+
+@contextmanager
+def hydra_errors_raised() -> Iterator[None]:
+    """Let Hydra raise its errors, to report them in one line."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if not WANTS_TRACEBACK:
+            del os.environ["HYDRA_FULL_ERROR"]
+
+
+def overrides_first(arguments: Sequence[str]) -> list[str]:
+    """Put overrides before options, as Hydra's parser takes no `epochs=1 -m seed=0,1`.
+
+    Raises:
+        UserError: an option is unknown, or lacks its value, or would unpickle a file.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; python train.py --hydra-help lists the options, --help the keys")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    given = parser.parse_intermixed_args(arguments)
+    if given.experimental_rerun:
+        raise UserError(
+            f"--experimental-rerun {given.experimental_rerun}: not supported, as such a file can run any code; "
+            "ireg run FOLDER does the run of a folder again"
+        )
+    overrides: list[str] = given.overrides
+    options = list(arguments)
+    for override in overrides:
+        options.remove(override)
+    return [*overrides, *options]
+
+
+def explain(error: Exception) -> str | None:
+    """Return the one line for a user's error; None for another."""
+    if line := composition_error(error) or _missing_choice(error):
+        return line
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: cannot be read; write key=value, and quote what the shell or Hydra would read otherwise"
+        )
+    if type(error).__name__ in _LOST:
+        return _LOST[type(error).__name__]
+    if not isinstance(error, CompactHydraException):
+        return _by_its_kind(error)
+    cause = error.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        key = str(cause.full_key or cause.key)
+        return no_such_key(key, _nearest(key, _keys()))
+    if str(error).startswith("Ambiguous value for argument"):
+        override = str(error).splitlines()[0].split("'")[1]
+        return f"{override}: several values; add -m to sweep over them (a value that is a list is written key=[a,b])"
+    # Hydra's text says what was overridden, the cause's first line why that fails; the rest is about internals.
+    lines = [str(error).splitlines()[0], *(str(cause).splitlines()[:1] if cause else [])]
+    return ": ".join(line.strip() for line in lines).removeprefix("Error merging override ")
+
+
+def _by_its_kind(error: Exception) -> str | None:
+    if line := plainly(error):
+        return line
+    if isinstance(error, OmegaConfBaseException):  # in Hydra's own settings, which are read as they are needed
+        return unresolved(error)
+    if isinstance(error, HydraException):
+        return " ".join(str(error).split())
+    return None
+
+
+def _missing_choice(error: Exception) -> str | None:
+    """Return the line for a missing file.
+
+    None where the user did not choose the file.
+    """
+    if not isinstance(error, MissingConfigException):
+        return None
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    if (group, choice) == ("hydra/launcher", "submitit_slurm"):  # which hydra/launcher=slurm builds upon
+        return "hydra/launcher=slurm: the launcher for Slurm is not installed; pip install -e '.[slurm]' in the clone"
+    if not error.options:
+        return None
+    known = ", ".join(error.options) + _EXTRAS.get(group, "")
+    return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; choose one of {known}"
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+    return f", did you mean {nearest[0]}?" if nearest else ""
+
+
+def _keys(kind: type = Config, prefix: str = "") -> list[str]:
+    """All keys of the schema, dotted."""
+    keys = []
+    for field in dataclasses.fields(kind):
+        keys.append(f"{prefix}{field.name}")
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            keys += _keys(field.type, f"{prefix}{field.name}.")
+    return keys

@@ -1,0 +1,191 @@
+"""The shape of the configuration."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+NOISE_KINDS = ("symmetric", "uniform", "pairflip", "none")
+
+
+# Groups of which one is chosen, and a choice of each.
+CHOICES = {"data": "mnist10k", "model": "mlp", "optimizer": "sgd", "trainer": "default"}
+
+
+# What every row holds, whatever the terms are.
+ALWAYS_MEASURED = (
+    "train/loss",
+    "train/error",
+    "test/loss",
+    "test/error",
+    "fit/clean_error",
+    "fit/memorized",
+    "fit/recovered",
+    "time/epoch",
+)
+
+
+PENALTY = "penalty/value"
+
+
+"""What rows of runs with a regularizer hold beside that."""
+
+
+HOLDOUT = ("holdout/loss", "holdout/error")
+
+
+"""What rows of runs with held-out examples hold beside that."""
+
+
+SWITCH = ("switch/phase", "switch/lr", "switch/gamma", "switch/estimate")
+
+
+"""What rows of runs with an optimizer that switches hold beside that, the last two with SWATS."""
+
+
+INTERVAL = "every"
+
+
+"""Key of a group of terms, beside those of its terms."""
+
+
+TERM_SETTINGS = ("every", "num_batches", "method")
+
+
+SMALLEST_SAMPLE = 3
+
+
+MOST_THREADS = 1024
+
+
+"""A system has so many for one process; where it does not give them, torch ends the process."""
+
+
+NO_REGULARIZER = "none"
+
+
+LOSSES = ("cross_entropy", "squared_error")
+
+
+SAMPLINGS = ("epoch", "independent")
+
+
+METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks")
+
+
+@dataclass
+class Noise:
+    """Label noise: see `ireg.data.labels.corrupt` for the kinds."""
+
+    kind: str = "symmetric"
+    rate: float = 0.3
+    seed: int = 0
+    test_rate: float = 0.0
+
+
+@dataclass
+class Data:
+    """A data set and what is taken from it.
+
+    `num_train` and `num_test` say what the source holds.
+    """
+
+    name: str = MISSING
+    source: dict[str, Any] = MISSING
+    root: str | None = None
+    num_train: int = MISSING
+    num_test: int = MISSING
+    num_classes: int = MISSING
+    mean: Any = MISSING  # a number, or one a channel
+    std: Any = MISSING
+    standardize: bool = False
+    train_size: int | None = None
+    test_size: int | None = None
+    holdout: int | None = None
+    subset_seed: int = 0
+    eval_batch_size: int = 2000
+    noise: Noise = field(default_factory=Noise)
+
+
+@dataclass
+class Checkpoints:
+    """When the state of training is written; the result is the same."""
+
+    every: int = 1
+
+
+@dataclass
+class Logging:
+    """Where the rows go beside `metrics.csv`; the result is the same."""
+
+    tensorboard: bool = True
+    histograms: bool = False
+    further: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Config:
+    """The whole configuration.
+
+    `conf/config.yaml` holds the defaults and says what each key means.
+    """
+
+    name: str = MISSING
+    lr: float = MISSING
+    batch_size: int = MISSING
+    epochs: int = MISSING
+    seed: int = MISSING
+    threads: int = MISSING
+    optimizer: dict[str, Any] = MISSING
+    data: Data = MISSING
+    model: dict[str, Any] = MISSING
+    terms: dict[str, Any] = MISSING
+    trainer: dict[str, Any] = MISSING
+    checkpoint: Checkpoints = field(default_factory=Checkpoints)
+    logger: Logging = field(default_factory=Logging)
+    objective: str = "test/error"
+    loss: str = "cross_entropy"
+    sampling: str = "epoch"
+    regularizer: dict[str, Any] = field(default_factory=lambda: {"name": NO_REGULARIZER})
+
+
+REQUIRED = frozenset(key.name for key in fields(Config) if key.default == MISSING)
+
+
+"""Keys that every configuration has."""
+
+
+def register() -> None:
+    """Make the schema known to Hydra, as `schema/config`.
+
+    Wrong types and unknown keys are then refused in composition.
+    """
+    ConfigStore.instance().store(group="schema", name="config", node=Config, package="_global_")
+
+
+def active_terms(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """List by tag the terms that are switched on.
+
+    null switches one, or a whole group, off.
+    """
+    groups = {group: entries for group, entries in terms.items() if isinstance(entries, dict)}
+    return {
+        f"{group}/{name}": function
+        for group, entries in groups.items()
+        for name, function in entries.items()
+        if function is not None and name != INTERVAL
+    }
+
+
+def term_intervals(terms: Mapping[str, Any]) -> dict[str, int]:
+    """List by group how often its terms are measured.
+
+    Groups that have no interval of their own are left out.
+    """
+    return {
+        group: entries[INTERVAL]
+        for group, entries in terms.items()
+        if isinstance(entries, dict) and entries.get(INTERVAL) is not None
+    }

@@ -1,0 +1,252 @@
+"""From settings to data, network, and the module that trains it."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from ireg.config.schema import NO_REGULARIZER, Config, Logging, active_terms, term_intervals
+from ireg.core.moments.needs import union_of_needs
+from ireg.core.optimizers import WithoutRule, view
+from ireg.lit.data import NoisyImages
+from ireg.lit.loggers import Logger, TensorBoard
+from ireg.lit.module import Classifier
+from ireg.lit.trainer import MisconfigurationException
+from ireg.objective import CRITERIA
+from ireg.regularizers import Regularizer
+from ireg.runs.metrics import Row
+from ireg.system.errors import UserError
+
+log = logging.getLogger(__name__)
+
+ROUNDED_OTHERWISE = ("torch.optim.Adafactor", "torch.optim.NAdam")
+"""Optimizers whose kernel for many tensors rounds otherwise than a loop over the parameters."""
+
+REMEDIES = {
+    "Muon only supports 2D parameters": "use model=mlp or model=linear with +model.bias=false, or another optimizer"
+}
+"""What to do, by a part of another library's message."""
+
+
+def make_data(settings: Config) -> NoisyImages:
+    """The data, read and with their noise.
+
+    Raises:
+        UserError: they are missing or damaged, or a value does not fit them.
+    """
+    data, noise = settings.data, settings.data.noise
+    with user_errors("data"):
+        made = NoisyImages(
+            instantiate(data.source, _convert_="all"),
+            num_train=data.num_train,
+            num_test=data.num_test,
+            num_classes=data.num_classes,
+            batch_size=None if settings.optimizer.get("full_batch", False) else settings.batch_size,
+            seed=settings.seed,
+            noise_kind=noise.kind,
+            noise_rate=noise.rate,
+            noise_seed=noise.seed,
+            test_noise_rate=noise.test_rate,
+            train_size=data.train_size,
+            test_size=data.test_size,
+            holdout=data.holdout,
+            subset_seed=data.subset_seed,
+            mean=data.mean,
+            std=data.std,
+            standardize=data.standardize,
+            eval_batch_size=data.eval_batch_size,
+            sampling=settings.sampling,
+        )
+        made.setup()
+    return made
+
+
+def make_model(settings: Config, data: NoisyImages) -> nn.Module:
+    """The network for these data, with initial weights from torch's random stream.
+
+    Raises:
+        UserError: it cannot be made from these values, or is no module, or has parameters without a shape.
+    """
+    with user_errors("model"):
+        model: nn.Module = instantiate(
+            settings.model,
+            input_shape=data.input_shape,
+            num_classes=settings.data.num_classes,
+            _convert_="all",
+        )
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"model: {settings.model.get('_target_')} makes a {type(model).__name__}; must make an nn.Module"
+        )
+    if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
+        raise UserError(
+            f"model: {type(model).__name__} has parameters or buffers whose shapes are not known before its first call "
+            "(Lazy layers); give their sizes, for which input_shape and num_classes are there"
+        )
+    return model
+
+
+def make_classifier(settings: Config, model: nn.Module) -> Classifier:
+    """What trains and measures the network.
+
+    Raises:
+        UserError: an optimizer or a term cannot be made from these values, or the two do not go together.
+    """
+    terms = {tag: _made_term(tag, entry) for tag, entry in active_terms(settings.terms).items()}
+    # `name` and `full_batch` are ours, the rest are arguments of the class. In Python `from` is no name.
+    arguments = {
+        {"from": "first", "to": "second"}.get(key, key): value
+        for key, value in settings.optimizer.items()
+        if key not in ("name", "full_batch")
+    }
+    with user_errors(f"optimizer={settings.optimizer['name']}"):
+        # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.
+        optimizer: Callable[..., Any] = instantiate(arguments, _convert_="all")
+        optimizer = _with_kernel(optimizer, fused=settings.trainer.get("fused", False), given=arguments)
+        # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not during training.
+        made = optimizer(model.parameters())
+        if terms:
+            seen = view(made, dict(model.named_parameters()))
+            union_of_needs(terms.values(), seen)
+            if isinstance(seen, WithoutRule):
+                log.warning("%s; the terms of its memory and its second moment are left out", seen.reason)
+    regularizer = _made_regularizer(settings.regularizer)
+    with user_errors("terms"):
+        return Classifier(
+            model,
+            optimizer,
+            terms,
+            terms_every=settings.terms["every"],
+            intervals=term_intervals(settings.terms),
+            num_batches=settings.terms.get("num_batches"),
+            method=settings.terms["method"],
+            seed=settings.seed,
+            criterion=CRITERIA[settings.loss],
+            regularizer=regularizer,
+            sampling=settings.sampling,
+        )
+
+
+def make_loggers(
+    logger: Logging,
+    folder: Path,
+    *,
+    hyperparameters: Mapping[str, Any],
+    with_charts: bool,
+    earlier: Mapping[int, Row],
+    replaced: Sequence[Path],
+) -> list[Logger]:
+    """Make what the rows go to beside `metrics.csv`.
+
+    Args:
+        logger: which.
+        folder: the run's.
+        hyperparameters: what was set for it.
+        with_charts: see `TensorBoard`.
+        earlier: the rows of a run that resumes, by epoch; a further logger's run begins with them.
+        replaced: its event files before, see `TensorBoard`.
+
+    Raises:
+        UserError: the further logger is not installed, or cannot be made from these values.
+    """
+    made: list[Logger] = []
+    if logger.tensorboard:
+        made.append(TensorBoard(folder, hyperparameters, with_charts, earlier, replaced))
+    if logger.further:
+        made.append(_further_logger(logger.further, folder, hyperparameters, earlier))
+    return made
+
+
+_EXTRAS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
+"""What a logger of Lightning's needs, an extra of ours of the same name."""
+
+
+def _further_logger(
+    arguments: Mapping[str, Any], folder: Path, hyperparameters: Mapping[str, Any], earlier: Mapping[int, Row]
+) -> Logger:
+    kind = str(arguments["_target_"]).rpartition(".")[2]
+    library = _EXTRAS.get(kind)
+    if library is not None and find_spec(library) is None:
+        raise UserError(
+            f"logger={library}: the library {library} is not installed; .venv/bin/pip install -e '.[{library}]'"
+        )
+    own = {"WandbLogger": {"name": folder.name, "save_dir": str(folder)}, "MLFlowLogger": {"run_name": folder.name}}
+    with user_errors("logger.further"):
+        further = instantiate({**own.get(kind, {}), **arguments}, _convert_="all")
+    if not isinstance(further, Logger):
+        raise UserError(f"logger.further: {arguments['_target_']} makes a {type(further).__name__}; name a Logger")
+    further.log_hyperparams(dict(hyperparameters))
+    for epoch in sorted(earlier):
+        further.log_metrics(dict(earlier[epoch]), step=epoch)
+    return further
+
+
+def _made_regularizer(settings: Mapping[str, Any]) -> Regularizer | None:
+    if settings["name"] == NO_REGULARIZER:
+        return None
+    with user_errors(f"regularizer={settings['name']}"):
+        made = instantiate({key: value for key, value in settings.items() if key != "name"}, _convert_="all")
+    if not isinstance(made, Regularizer):
+        raise UserError(
+            f"regularizer: {settings['_target_']} makes a {type(made).__name__}; must make an "
+            "ireg.regularizers.Regularizer"
+        )
+    return made
+
+
+def _made_term(tag: str, entry: Mapping[str, Any]) -> Callable[..., Any]:
+    key = f"terms.{tag.replace('/', '.')}"
+    with user_errors(key):
+        term = instantiate(entry, _convert_="all")
+    function = getattr(term, "func", term)  # what `_partial_` holds
+    if not callable(function) or isinstance(function, type):
+        path = entry["_target_"]
+        raise UserError(f"{key}: {path} is no function of a snapshot; name one in _target_, with _partial_: true")
+    made: Callable[..., Any] = term
+    return made
+
+
+def _with_kernel(optimizer: Callable[..., Any], *, fused: bool, given: Mapping[str, Any]) -> Callable[..., Any]:
+    """Choose torch's kernel of the optimizer.
+
+    It is the fused one if asked for, else the one for many tensors at once.
+
+    The latter give the same bits as a loop over the parameters, which is torch's default on a CPU, in less time; where
+    they do not, the loop is used.
+
+    Args:
+        optimizer: makes an optimizer from the parameters.
+        fused: whether to use the fused kernel; where there is none, as for RMSprop, that is said.
+        given: arguments of the optimizer; a kernel chosen there stays.
+    """
+    known = inspect.signature(optimizer).parameters
+    if fused and "fused" not in known:
+        log.warning("trainer.fused=true: %s has no fused kernel; its ordinary one is used", given["_target_"])
+    kernel = "fused" if fused and "fused" in known else "foreach"
+    if kernel == "foreach" and given["_target_"] in ROUNDED_OTHERWISE:
+        return optimizer
+    if kernel not in known or {"fused", "foreach"} & given.keys():
+        return optimizer
+    return partial(optimizer, **{kernel: True})
+
+
+@contextmanager
+def user_errors(what: str) -> Iterator[None]:
+    """Report errors of values that only their receiver can check."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (InstantiationException, MisconfigurationException, ImportError, IndexError, TypeError, ValueError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        remedies = [remedy for part, remedy in REMEDIES.items() if part in reason]
+        raise UserError("; ".join([f"{what}: {reason}", *remedies])) from error

@@ -1,0 +1,84 @@
+"""The gradient of a gradient's norm: by double backward, and by central differences."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ireg.core.params import displaced, squared_norm
+from ireg.core.repeated import Repeated, with_slopes
+from ireg.core.types import Batch, Params
+from ireg.regularizers.base import Penalized, Regularizer
+
+
+def gradient_of(value: Tensor, params: Params, *, create_graph: bool = False) -> Params:
+    """The gradient by the parameters that the loss uses.
+
+    The graph of the value is used up, or another is made on top of it.
+    """
+    used = {name: param for name, param in params.items() if param.requires_grad}
+    slopes = torch.autograd.grad(value, list(used.values()), create_graph=create_graph, allow_unused=True)
+    return {name: slope for name, slope in zip(used, slopes, strict=True) if slope is not None}
+
+
+def square_of_gradient(value: Tensor, params: Params) -> Tensor:
+    """‖g‖², with its graph."""
+    return squared_norm(gradient_of(value, params, create_graph=True))
+
+
+def with_square(loss: Repeated, params: Params, value: Tensor, strength: float, how: Regularizer) -> Penalized:
+    """Add (λ/4) ‖g‖² to the loss of a minibatch."""
+    if how.method == "exact":
+        penalty = strength / 4 * square_of_gradient(value, params)
+        return Penalized(value + penalty, penalty.detach())
+    slopes, norm, bent = along_gradient(loss, params, value, how.step)
+    factor = strength / 2 * float(norm) / (2 * how.step)
+    return linear(params, add_in_place(slopes, bent, factor), value, strength / 4 * norm.square())
+
+
+def along_gradient(
+    loss: Repeated, params: Params, value: Tensor, step: float, batch: Batch | None = None
+) -> tuple[Params, Tensor, Params]:
+    """Return g, ‖g‖, and twice H g/‖g‖ times h by central differences.
+
+    The last is g(ω + hv) − g(ω − hv) with v = g/‖g‖. The error of H g/‖g‖ is O(h²), of forward differences O(h).
+    """
+    slopes = gradient_of(value, params)
+    norm = torch.stack(torch._foreach_norm(list(slopes.values()))).norm()
+    if not float(norm) > 0:  # also nan, which is to be seen in the gradient
+        return slopes, norm, {name: norm * slope for name, slope in slopes.items()}
+    length = step / float(norm)
+    there = displaced({name: param.detach() for name, param in params.items()}, slopes, length)
+    leaves = [there[name].requires_grad_() for name in slopes]
+
+    def gradients() -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            moved = loss.of(there, batch)
+        return torch.autograd.grad(moved, leaves, allow_unused=True, materialize_grads=True)
+
+    ahead = gradients()
+    with torch.no_grad():  # in place: fresh memory of the weights' size costs more than the sum
+        torch._foreach_add_(leaves, list(slopes.values()), alpha=-2 * length)
+        behind = gradients()
+        torch._foreach_sub_(ahead, behind)
+    return slopes, norm, dict(zip(slopes, ahead, strict=True))
+
+
+def add_in_place(slopes: Params, other: Params, factor: float) -> Params:
+    """Return v + c w, in the place of w."""
+    values = list(other.values())
+    torch._foreach_mul_(values, factor)
+    torch._foreach_add_(values, list(slopes.values()))
+    return other
+
+
+def linear(params: Params, slopes: Params, value: Tensor, penalty: Tensor) -> Penalized:
+    """Return a total of this value with these slopes."""
+    return Penalized(with_slopes(value.detach() + penalty, slopes, params), penalty)
+
+
+def of_length(direction: Params, length: float) -> Params:
+    """The direction at this length; 0 stays 0."""
+    norm = squared_norm(direction).sqrt()
+    factor = torch.where(norm > 0, length / norm, norm)
+    return {name: factor * value for name, value in direction.items()}

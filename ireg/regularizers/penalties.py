@@ -1,0 +1,264 @@
+"""The penalties, each with its formula."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ireg.core.batches import split_batch
+from ireg.core.hessian import MeanHessian, third_derivative
+from ireg.core.optimizers import overlap
+from ireg.core.params import displaced, squared_norm
+from ireg.core.repeated import Repeated
+from ireg.core.types import Batch, LossFn, Params
+from ireg.regularizers.base import Penalized, Regularizer, SharedPart
+from ireg.regularizers.differences import (
+    add_in_place,
+    along_gradient,
+    gradient_of,
+    linear,
+    of_length,
+    square_of_gradient,
+    with_square,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minibatch(Regularizer):
+    """Penalize each minibatch's squared gradient: (λ/4) ‖g_k‖².
+
+    Example:
+        >>> from ireg.objective import Objective
+        >>> def loss(params, batch):
+        ...     return (params["w"] * batch).square().mean() / 2
+        >>> objective = Objective(loss, Minibatch(strength=0.4))
+        >>> weight = torch.tensor(3.0, requires_grad=True)
+        >>> objective({"w": weight}, torch.ones(1)).backward()  # g + (λ/2) H g = 3 + 0.2 · 3
+        >>> round(float(weight.grad), 6)
+        3.6
+    """
+
+    def penalized(self, loss: Repeated, params: Params, value: Tensor, num_batches: int) -> Penalized:
+        """Add (λ/4) ‖g_k‖²."""
+        return with_square(loss, params, value, self.strength, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm(Regularizer):
+    """Penalize each minibatch's gradient norm: ρ ‖g_k‖.
+
+    Where g_k is 0, the penalty's gradient is taken as 0.
+    """
+
+    def penalized(self, loss: Repeated, params: Params, value: Tensor, num_batches: int) -> Penalized:
+        """Add ρ ‖g_k‖."""
+        if self.method == "exact":
+            square = square_of_gradient(value, params)
+            norm = torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
+            return Penalized(value + self.strength * norm, self.strength * norm.detach())
+        slopes, norm, bent = along_gradient(loss, params, value, self.step)
+        return linear(params, add_in_place(slopes, bent, self.strength / (2 * self.step)), value, self.strength * norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Micro(Regularizer):
+    """Penalize the squared gradients of a minibatch's micro-batches.
+
+    It is (λ/4) (1/c) Σ_j ‖g_kj‖² over c micro-batches of `size` neighbouring examples; the last may be smaller.
+
+    Attributes:
+        size: b.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size < 1:
+            raise ValueError(f"size={self.size}: must be at least 1")
+
+    def penalized(self, loss: Repeated, params: Params, value: Tensor, num_batches: int) -> Penalized:
+        """Add the mean over the micro-batches."""
+        parts = split_batch(loss.batch, self.size)
+        share = self.strength / len(parts)
+        if self.method == "exact":
+            squares = [square_of_gradient(loss.of(params, part), params) for part in parts]
+            penalty = share / 4 * torch.stack(squares).sum()
+            return Penalized(value + penalty, penalty.detach())
+        slopes, penalty = gradient_of(value, params), torch.zeros_like(value.detach())
+        for part in parts:
+            _, norm, bent = along_gradient(loss, params, loss.of(params, part), self.step, part)
+            slopes = add_in_place(slopes, bent, share / 2 * float(norm) / (2 * self.step))
+            penalty += share / 4 * norm.square()
+        return linear(params, slopes, value, penalty)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullBatch(Regularizer):
+    """Penalize the squared gradient of all minibatches: (λ/4) ‖ḡ‖².
+
+    Each step takes a pass over the epoch's minibatches, with dropout off.
+    """
+
+    of_minibatches: ClassVar[bool] = False
+    of_epoch: ClassVar[bool] = True
+
+    def shared(self, loss: LossFn, batches: Sequence[Batch]) -> list[SharedPart]:
+        """(λ/4) ‖ḡ‖²."""
+        return [_FullGradient(loss, batches, self.strength, self)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentumLike(Regularizer):
+    """Let SGD descend what momentum does: (η_e/4) [2L ‖ḡ‖² − τ Var].
+
+    With plain SGD at the rate η_e = η/(1 − β) the mean path is that of momentum β at the rate η, to second order. As
+    Var = (1/m) Σ ‖g_k‖² − ‖ḡ‖², it is a part of each minibatch, −τ (η_e/4) ‖g_k‖², and a part of all, (2L + τ)(η_e/4)
+    ‖ḡ‖². Each step takes a pass over the epoch's minibatches, with dropout off.
+
+    Attributes:
+        strength: η_e.
+        momentum: β, so that L = β/(1 − β), and τ is that of m minibatches.
+
+    Raises:
+        ValueError: a momentum outside of [0, 1).
+    """
+
+    of_epoch: ClassVar[bool] = True
+
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum}: must be in [0, 1)")
+
+    def coefficients(self, num_batches: int) -> tuple[float, float]:
+        """Return those of (1/4) ‖g_k‖² and of (1/4) ‖ḡ‖².
+
+        They are −τ η_e and (2L + τ) η_e.
+        """
+        lag, common = self.momentum / (1 - self.momentum), overlap(self.momentum, num_batches)
+        return -common * self.strength, (2 * lag + common) * self.strength
+
+    def penalized(self, loss: Repeated, params: Params, value: Tensor, num_batches: int) -> Penalized:
+        """Take off τ (η_e/4) ‖g_k‖²."""
+        return with_square(loss, params, value, self.coefficients(num_batches)[0], self)
+
+    def shared(self, loss: LossFn, batches: Sequence[Batch]) -> list[SharedPart]:
+        """(2L + τ)(η_e/4) ‖ḡ‖²."""
+        return [_FullGradient(loss, batches, self.coefficients(len(batches))[1], self)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2(Regularizer):
+    """Penalize the squared norm of the weights: (λ/2) ‖ω‖².
+
+    Example:
+        >>> part, = L2(strength=0.5).shared(lambda params, batch: torch.zeros(()), [])
+        >>> part.value_and_slope({"w": torch.tensor([2.0])})
+        (tensor(1.), {'w': tensor([1.])})
+    """
+
+    of_minibatches: ClassVar[bool] = False
+
+    def shared(self, loss: LossFn, batches: Sequence[Batch]) -> list[SharedPart]:
+        """(λ/2) ‖ω‖²."""
+        return [_Ridge(self.strength)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAM(Regularizer):
+    """Minimize the loss at the worst point nearby.
+
+    The step takes ∇Ĉ_k at ω + ρ g_k/‖g_k‖. It is the gradient of Ĉ_k + ρ ‖g_k‖ but for O(ρ²), and of no function
+    exactly, so that it has no mean flow here.
+
+    Attributes:
+        strength: ρ.
+    """
+
+    is_gradient: ClassVar[bool] = False
+
+    def penalized(self, loss: Repeated, params: Params, value: Tensor, num_batches: int) -> Penalized:
+        """Take the loss nearby for the loss."""
+        slopes = gradient_of(value, params)
+        shift = self._shift({name: param.detach() for name, param in params.items()}, slopes)
+        nearby = loss.of({name: param + shift[name] if name in shift else param for name, param in params.items()})
+        return Penalized(nearby, nearby.detach() - value.detach())
+
+    def _shift(self, params: Params, slopes: Params) -> Params:
+        """ρ g/‖g‖."""
+        return of_length(slopes, self.strength)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASAM(SAM):
+    """Minimize the loss at the worst point nearby, relative to the weights.
+
+    The step takes ∇Ĉ_k at ω + ρ T²g_k/‖T g_k‖, T = |ω| by weight.
+    """
+
+    def _shift(self, params: Params, slopes: Params) -> Params:
+        """ρ T²g/‖Tg‖."""
+        scaled = of_length({name: params[name].abs() * slope for name, slope in slopes.items()}, self.strength)
+        return {name: params[name].abs() * value for name, value in scaled.items()}
+
+
+class _Ridge:
+    """(λ/2) ‖ω‖²."""
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+
+    def value_and_slope(self, params: Params) -> tuple[Tensor, Params]:
+        return self.strength / 2 * squared_norm(params), self.product(params, params)
+
+    def product(self, params: Params, direction: Params) -> Params:
+        return {name: self.strength * value for name, value in direction.items()}
+
+
+class _FullGradient:
+    """(λ/4) ‖ḡ‖², with ∇ = (λ/2) Hḡ."""
+
+    def __init__(self, loss: LossFn, batches: Sequence[Batch], strength: float, how: Regularizer) -> None:
+        if not batches:
+            raise ValueError("a penalty on the full batch needs the epoch's minibatches; give Objective(batches=…)")
+        self.loss = loss
+        self.batches = batches
+        self.strength = strength
+        self.how = how
+
+    def value_and_slope(self, params: Params) -> tuple[Tensor, Params]:
+        mean = self._mean(params)
+        square = squared_norm(mean)
+        bent = self._bent(params, mean, float(square) ** 0.5)
+        return self.strength / 4 * square, {name: self.strength / 2 * value for name, value in bent.items()}
+
+    def _bent(self, params: Params, mean: Params, norm: float) -> Params:
+        """Hḡ."""
+        if self.how.method == "exact":
+            return MeanHessian(self.loss, params, self.batches)(mean)
+        if not norm > 0:  # also nan, which is to be seen in the gradient
+            return {name: norm * value for name, value in mean.items()}
+        step = self.how.step
+        ends = [self._mean(displaced(params, mean, length / norm)) for length in (step, -step)]
+        return {name: norm / (2 * step) * (ahead - ends[1][name]) for name, ahead in ends[0].items()}
+
+    def product(self, params: Params, direction: Params) -> Params:
+        """(λ/2) (H Hv + ∇³C[ḡ, v])."""
+        hessian = MeanHessian(self.loss, params, self.batches)
+        twice = hessian(hessian(direction))
+        third = third_derivative(self.loss, params, self.batches, self._mean(params), direction)
+        return {name: self.strength / 2 * (value + third[name]) for name, value in twice.items()}
+
+    def _mean(self, params: Params) -> Params:
+        weights = torch.full((len(self.batches),), 1 / len(self.batches), dtype=torch.float64)
+        return MeanHessian(self.loss, params, self.batches).gradient(weights)

@@ -1,0 +1,1 @@
+"""The system around a command: endings, files, locks, processes, terminal."""

@@ -1,0 +1,128 @@
+"""The frame of every command: endings in one line, and exit codes.
+
+It serves errors of the user's, Ctrl-C and SIGTERM.
+"""
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from ireg.system.errors import UserError, in_one_line
+from ireg.system.terminal import as_command
+from ireg.system.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigint_noted, sigterm_raises
+
+EXIT_FAILED = 1
+"""Runs failed; also Python's own code after a traceback, for errors that are not the user's."""
+EXIT_USER_ERROR = 2
+"""As argparse has it."""
+
+# Read at import: train.py sets the variable later, to make Hydra hand over its exceptions instead of printing them.
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+class Main(Protocol):
+    """A command's function: it returns 0, or 1 where runs failed."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        """Do what the arguments say, or those of the command line."""
+
+
+def plainly(error: Exception) -> str | None:
+    """Return the line for a user's error; None for another error."""
+    is_theirs = isinstance(error, UserError) or (isinstance(error, OSError) and error.filename is not None)
+    return in_one_line(error) if is_theirs else None  # type: ignore[arg-type]
+
+
+class _Ended(SystemExit):
+    """An ending that has been reported."""
+
+
+@contextmanager
+def endings_in_one_line(
+    explain: Callable[[Exception], str | None] = plainly, code: Callable[[], int] = lambda: EXIT_USER_ERROR
+) -> Iterator[None]:
+    """End the process with one line and an exit code.
+
+    This holds for a user's error, Ctrl-C and SIGTERM.
+
+    | ending | code |
+    |---|---|
+    | the user's error | 2 |
+    | Ctrl-C | 130 |
+    | SIGTERM | 143 |
+
+    Other errors are raised as they are; HYDRA_FULL_ERROR=1 shows the traceback of the former, too.
+
+    Args:
+        explain: what to say of an error; None for one that is not the user's.
+        code: of the user's error.
+    """
+    interrupted: list[int] = []
+    try:
+        with sigterm_raises(), sigint_noted() as interrupted:
+            yield
+    except KeyboardInterrupt as ending:
+        _end("interrupted", ending, EXIT_INTERRUPTED)
+    except Terminated as ending:
+        _end("terminated", ending, EXIT_TERMINATED)
+    except Exception as error:
+        if interrupted:
+            _end("interrupted", error, EXIT_INTERRUPTED)
+        line = explain(error)
+        if line is None:
+            raise
+        if WANTS_TRACEBACK:
+            traceback.print_exc()
+        print(f"error: {line}", file=sys.stderr)
+        raise _Ended(code()) from error
+
+
+def _end(how: str, ending: BaseException, code: int) -> NoReturn:
+    """End with one line: how, and the notes of the exception."""
+    print("; ".join([how, *dict.fromkeys(getattr(ending, "__notes__", []))]), file=sys.stderr)
+    raise _Ended(code) from None
+
+
+def module_as_command(name: str) -> list[str]:
+    """Return what starts a module in another process, without looking for modules in the current folder.
+
+    That folder may be anybody's, and a file of it that is named like a module would be run.
+    """
+    return [sys.executable, "-P", "-m", name]
+
+
+def environment_of_children() -> dict[str, str]:
+    """Return an environment in which this `ireg` is found, wherever it was imported from."""
+    places = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+
+
+def framed(main: Main) -> Main:
+    """Make `main(arguments)`, which may raise, return its exit code.
+
+    It is 0, 1 where runs failed, or the code of how it ended.
+    """
+
+    @functools.wraps(main)
+    def returning(arguments: Sequence[str] | None = None) -> int:
+        try:
+            with endings_in_one_line():
+                return main(arguments)
+        except _Ended as ending:
+            return int(ending.code or 0)
+
+    return returning
+
+
+def run_as_process(main: Main) -> None:
+    """Run a command as this process, and end with its exit code.
+
+    See `ireg.system.terminal.as_command`.
+    """
+    with as_command(exit_code=EXIT_USER_ERROR):
+        sys.exit(main())

@@ -1,0 +1,1 @@
+"""The scripts that write the result tables of docs."""
