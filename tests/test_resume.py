@@ -97,6 +97,20 @@ def test_a_run_broken_off_anywhere_ends_as_an_unbroken_one(
     assert [start["epoch"] for start in read_status(tmp_path)["starts"]] == [0, goes_on_after]
 
 
+def test_a_run_that_began_with_another_kernel_resumes_with_it(tmp_path, small_run, unbroken, monkeypatch):
+    """As runs did before trainer.fused=auto was the default: their checkpoints have the kernel, their hash is found."""
+    with monkeypatch.context() as patch:
+        break_at(patch, Classifier, "training_step", 17)
+        break_off(tmp_path, small_run, *ARGUMENTS, "trainer.fused=false")
+    small_run(tmp_path, *ARGUMENTS)
+    for name in ("metrics.csv", "checkpoints/last.ckpt"):
+        resumed, before, fused = (
+            content[name]
+            for content in (run_content(tmp_path), unbroken(small_run, "trainer.fused=false"), unbroken(small_run))
+        )
+        assert resumed == before != fused
+
+
 @pytest.mark.parametrize(
     ("target", "name", "call", "after"),
     [(Classifier, "training_step", 14, False), (AtomicCheckpointIO, "save_checkpoint", 6, True)],

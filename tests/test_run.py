@@ -225,8 +225,12 @@ def test_fused_optimizers_where_they_exist(composed, caplog, optimizer, fused):
         settings = read(composed(f"optimizer={optimizer}", *overrides))
         return make_classifier(settings, torch.nn.Linear(2, 2)).configure_optimizers().param_groups[0]
 
-    assert not made().get("fused")
-    assert made("trainer.fused=true").get("fused") == fused
+    assert made().get("fused") == made("trainer.fused=true").get("fused") == fused
+    assert not made("trainer.fused=false").get("fused")
+    for kernel in ("foreach", "fused") if fused else ("foreach",):
+        assert made(f"+optimizer.{kernel}=false")[kernel] is False
+    clipped = ("trainer.precision=bf16-mixed", "+trainer.gradient_clip_val=1")
+    assert not made(*clipped).get("fused")
     notice = "trainer.fused=true: torch.optim.RMSprop has no fused kernel; its ordinary one is used"
     assert (notice in caplog.text) == (fused is None)
 
@@ -250,7 +254,7 @@ def test_kernels_for_many_tensors_give_the_bits_of_a_loop(composed, name):
             optimizer.step()
         return optimizer.param_groups[0]["foreach"], parameters
 
-    (many, ends), (loop, expected) = trained(), trained("+optimizer.foreach=false")
+    (many, ends), (loop, expected) = trained("trainer.fused=false"), trained("+optimizer.foreach=false")
     assert (many, loop) == (None if name in ("adafactor", "nadam") else True, False)
     assert all(torch.equal(one, other) for one, other in zip(ends, expected, strict=True))
 
@@ -335,8 +339,10 @@ class Keeping(torch.nn.Linear):
         self.kept = kept
 
 
-def test_a_fused_run_goes_through(tmp_path, small_run):
-    assert 0 < small_run(tmp_path, "optimizer=adam", "trainer.fused=true") < 1
+def test_complex_weights_have_no_fused_kernel(composed):
+    settings = read(composed("optimizer=adam", "terms=[]"))
+    model = torch.nn.Linear(2, 2, dtype=torch.complex64)
+    assert not make_classifier(settings, model).configure_optimizers().param_groups[0].get("fused")
 
 
 def test_an_optimizer_without_a_reader_trains_without_terms(tmp_path, small_run):

@@ -38,7 +38,7 @@ KEYS: dict[str, str] = {
     "trainer.accelerator": "cpu, gpu, or auto",
     "trainer.devices": "devices of a run: one",
     "trainer.precision": "32-true, 64-true, 16-mixed or bf16-mixed",
-    "trainer.fused": "torch's fused optimizers where they exist: faster, not bit-equal",
+    "trainer.fused": "torch's fused optimizers, faster and not bit-equal: auto (where they exist), true or false",
     "logger.tensorboard": "write TensorBoard's event files; metrics.csv is always written",
     "logger.histograms": "distributions of weights and of minibatch gradients' norms in TensorBoard",
     "checkpoint.every": "write the state of training every N-th epoch: what an interrupted run repeats, at most",

@@ -27,7 +27,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "benchmark": (True, False, None),
     "detect_anomaly": (True, False),
     "deterministic": (True, False, "warn", None),
-    "fused": (True, False),
+    "fused": ("auto", True, False),
     "gradient_clip_algorithm": ("norm", "value", None),
     "precision": PRECISIONS,
     "profiler": ("simple", "advanced", "pytorch", None),

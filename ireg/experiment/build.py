@@ -111,7 +111,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
     with user_errors(f"optimizer={settings.optimizer['name']}"):
         # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.
         optimizer: Callable[..., Any] = instantiate(arguments, _convert_="all")
-        optimizer = _with_kernel(optimizer, fused=settings.trainer.get("fused", False), given=arguments)
+        optimizer = _with_kernel(optimizer, model, settings.trainer, given=arguments)
         # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not during training.
         made = optimizer(model.parameters())
         if terms:
@@ -215,28 +215,41 @@ def _made_term(tag: str, entry: Mapping[str, Any]) -> Callable[..., Any]:
     return made
 
 
-def _with_kernel(optimizer: Callable[..., Any], *, fused: bool, given: Mapping[str, Any]) -> Callable[..., Any]:
-    """Choose torch's kernel of the optimizer.
+def _with_kernel(
+    optimizer: Callable[..., Any], model: nn.Module, trainer: Mapping[str, Any], *, given: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Choose torch's kernel of the optimizer: the fused one, or the one for many tensors at once.
 
-    It is the fused one if asked for, else the one for many tensors at once.
-
-    The latter give the same bits as a loop over the parameters, which is torch's default on a CPU, in less time; where
-    they do not, the loop is used.
+    The latter gives the same bits as a loop over the parameters, which is torch's default on a CPU, in less time; where
+    it does not, the loop is used.
 
     Args:
         optimizer: makes an optimizer from the parameters.
-        fused: whether to use the fused kernel; where there is none, as for RMSprop, that is said.
+        model: whose parameters.
+        trainer: `fused` takes the fused kernel with `auto` wherever it can be used, and with true; where there is none
+            then, as for RMSprop, that is said.
         given: arguments of the optimizer; a kernel chosen there stays.
     """
     known = inspect.signature(optimizer).parameters
-    if fused and "fused" not in known:
+    if {"fused", "foreach"} & given.keys():
+        return optimizer
+    asked = trainer.get("fused", False)
+    if asked is True and "fused" not in known:
         log.warning("trainer.fused=true: %s has no fused kernel; its ordinary one is used", given["_target_"])
-    kernel = "fused" if fused and "fused" in known else "foreach"
-    if kernel == "foreach" and given["_target_"] in ROUNDED_OTHERWISE:
+    if "fused" in known and (asked is True or (asked == "auto" and _can_be_fused(model, trainer))):
+        return partial(optimizer, fused=True)
+    if "foreach" not in known or given["_target_"] in ROUNDED_OTHERWISE:
         return optimizer
-    if kernel not in known or {"fused", "foreach"} & given.keys():
-        return optimizer
-    return partial(optimizer, **{kernel: True})
+    return partial(optimizer, foreach=True)
+
+
+def _can_be_fused(model: nn.Module, trainer: Mapping[str, Any]) -> bool:
+    """Say whether torch's fused kernels take these weights, and Lightning what is done with their gradients.
+
+    The kernels refuse complex weights. Lightning's mixed precision refuses to clip gradients that they would unscale.
+    """
+    clips = bool(trainer.get("gradient_clip_val")) and str(trainer.get("precision")).endswith("-mixed")
+    return not clips and all(parameter.is_floating_point() for parameter in model.parameters())
 
 
 @contextmanager

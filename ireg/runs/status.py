@@ -132,6 +132,10 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
             del relevant[key]
     if relevant.get("data", {}).get("holdout", True) is None:
         del relevant["data"]["holdout"]
+    # The default was false: runs of then are found again. One that was interrupted resumes with its own kernel, which
+    # stands in its checkpoint.
+    if relevant.get("trainer", {}).get("fused") == "auto":
+        relevant["trainer"]["fused"] = False
     return relevant
 
 

@@ -35,6 +35,13 @@ def test_the_hash_is_that_of_before_there_was_a_choice_of_losses():
     assert config_hash(CONFIG) != config_hash(CONFIG | {"data": CONFIG["data"] | {"holdout": 5}})
 
 
+def test_the_hash_is_that_of_before_kernels_were_chosen_automatically():
+    def with_kernel(fused):
+        return config_hash(CONFIG | {"trainer": {"fused": fused}})
+
+    assert with_kernel("auto") == with_kernel(False) != with_kernel(True)
+
+
 def test_the_hash_knows_what_changes_the_result():
     elsewhere = CONFIG | {"name": "b", "data": {"root": "there", "source": {"root": "there"}}}
     assert config_hash(CONFIG) == config_hash(elsewhere)
