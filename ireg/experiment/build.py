@@ -244,7 +244,7 @@ def _with_kernel(
 
 
 def _can_be_fused(model: nn.Module, trainer: Mapping[str, Any]) -> bool:
-    """Say whether torch's fused kernels take these weights, and Lightning what is done with their gradients.
+    """Say whether torch's fused kernels and Lightning's clipping allow it for these weights.
 
     The kernels refuse complex weights. Lightning's mixed precision refuses to clip gradients that they would unscale.
     """
