@@ -213,6 +213,17 @@ def test_links_lead_somewhere(path):
         assert not anchor or anchor in headings(there), target
 
 
+def test_files_that_are_named_are_there():
+    """On pages and in docstrings; a file that has moved leaves a wrong name behind."""
+    named = [
+        (path, name)
+        for path in [*PAGES, *sorted(ROOT.glob("ireg/**/*.py"))]
+        for name in re.findall(r"\b(?:tests|ireg|study|benchmarks)/[\w/]+\.py\b", path.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 20
+    assert [(str(path), name) for path, name in named if not (ROOT / name).is_file()] == []
+
+
 def test_every_page_is_on_the_site():
     listed = set(re.findall(r"^([a-z_/0-9]+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE))
     pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in (ROOT / "docs").rglob("*.md")}
