@@ -40,6 +40,9 @@ SLOW = (
 """What takes seconds to import, and is not under test."""
 
 FURTHER = {
+    "commands": ("tests/test_train.py", "tests/test_package.py", "tests/test_config.py"),
+    "config": ("tests/test_config.py", "tests/test_train.py", "tests/sweep"),
+    "experiment": ("tests/test_run.py", "tests/test_resume.py", "tests/drift/test_from_run.py"),
     "analysis": ("tests/sweep/test_main.py", "tests/test_train.py"),
     "core": ("tests/terms", "tests/test_measurement.py", "tests/drift", "tests/certify", "tests/test_regularizers.py"),
     "lit": ("tests/test_run.py", "tests/test_resume.py", "tests/test_objective.py", "tests/optim"),

@@ -23,7 +23,7 @@ class Histograms:
         first: the first epoch that will come; what an earlier start wrote from there on is dropped.
     """
 
-    def __init__(self, folder: Path, first: int = 0) -> None:
+    def __init__(self, folder: Path, first: int) -> None:
         self._writer = SummaryWriter(str(folder / FOLDER), purge_step=first)
 
     def __call__(self, epoch: int, snapshot: Snapshot) -> None:
