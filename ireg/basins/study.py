@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEADER = ("run", "first", "second", "first_order", "second_order", "matched", "quantity", "value")
+WRITTEN = (".4g", ".2g")
+"""Digits of means and of half their intervals in the text."""
+
 QUANTITIES = ("train/loss", "train/error", "test/loss", "test/error", "distance")
 """Barriers, and the distance of the ends."""
 
@@ -189,15 +192,9 @@ def text(results: Sequence[Mapping[str, Any]]) -> str:
             found, above = means(results, kind, quantity), above_floor(results, kind, quantity)
             for (one, other), interval in found.items():
                 extra = above.get((one, other))
-                beyond = "" if extra is None else f"   above the floor: {_written(extra)}"
-                lines.append(f"{kind:<8} {quantity:<12} {one + '–' + other:<20} {_written(interval)}{beyond}")
+                beyond = "" if extra is None else f"   above the floor: {extra.text(*WRITTEN)}"
+                lines.append(f"{kind:<8} {quantity:<12} {one + '–' + other:<20} {interval.text(*WRITTEN)}{beyond}")
     return as_shown("\n".join(lines))
-
-
-def _written(interval: Interval) -> str:
-    if interval.half != interval.half:
-        return f"{interval.mean:.4g}"
-    return f"{interval.mean:.4g} ± {interval.half:.2g}"
 
 
 BASINS = Instrument(

@@ -10,6 +10,7 @@ from typing import Any
 from ireg.drift.exchange import exchange
 from ireg.drift.from_run import Start
 from ireg.drift.instrument import Instrument, Result, as_json
+from ireg.statistics import NOTHING, plus_minus
 from ireg.system.terminal import as_shown
 
 HEADER = ("run", "optimizer", "lr", "batch_size", "method", "quantity", "value", "error")
@@ -107,7 +108,7 @@ def text(results: Sequence[Result]) -> str:
 
 
 def _written(value: float | None, error: float | None) -> str:
-    return "–" if value is None or error is None else f"{value:.3f} ± {error:.3f}"
+    return NOTHING if value is None or error is None else plus_minus(value, error, ".3f")
 
 
 EXPLICIT = Instrument(

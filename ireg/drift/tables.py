@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ireg.drift.instrument import Result
+from ireg.statistics import NOTHING, plus_minus
 from ireg.system.terminal import as_shown
 
 if TYPE_CHECKING:
@@ -181,11 +182,11 @@ def _numbers(estimate: Sequence[float | None]) -> tuple[float, float]:
 def _measured(value: float, error: float) -> str:
     """With as many digits as the standard error allows."""
     if not math.isfinite(value):
-        return "–"
+        return NOTHING
     if not error > 0:
         return f"{value:.3g}"
     digits = min(max(0, 1 - math.floor(math.log10(error))), 8) if math.isfinite(error) else 2
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+    return plus_minus(value, error, f".{digits}f")
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

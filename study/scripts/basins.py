@@ -44,8 +44,7 @@ def table(means: pd.DataFrame) -> str:
 
 
 def _written(values: pd.Series) -> str:
-    interval = mean_interval(values.tolist())
-    return f"{interval.mean:.3g} ± {interval.half:.2g}"
+    return mean_interval(values.tolist()).text(".3g", ".2g")
 
 
 @framed

@@ -112,13 +112,11 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _share(values: pd.Series) -> str:
-    interval = mean_interval((100 * values).tolist())
-    return f"{interval.mean:.1f} ± {interval.half:.1f} %"
+    return mean_interval((100 * values).tolist()).text(".1f", unit=" %")
 
 
 def _plain(values: pd.Series) -> str:
-    interval = mean_interval(values.tolist())
-    return f"{interval.mean:.1f} ± {interval.half:.1f}"
+    return mean_interval(values.tolist()).text(".1f")
 
 
 def _range(values: pd.Series) -> str:

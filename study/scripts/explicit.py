@@ -70,7 +70,7 @@ def table(runs: pd.DataFrame) -> str:
         cells.append(f"{rows['seed'].nunique()}")
         for loss in LOSSES:
             interval = mean_interval(rows[rows["loss"] == loss]["test/error"].tolist())
-            cells.append(_percent(interval.mean, interval.half))
+            cells.append(interval.text(".1f", scale=100, unit=" %"))
         lines.append(cells)
     return markdown(head, lines)
 
@@ -121,7 +121,7 @@ def pairs(runs: pd.DataFrame) -> str:
     for name in PAIRS:
         cells = [name]
         for difference in (found[name, loss] for loss in LOSSES):
-            points = f"{100 * difference.student.mean:.1f} ± {100 * difference.student.half:.1f}"
+            points = difference.student.text(".1f", scale=100)
             count, p = difference.count, difference.p
             cells.append(f"{points} ({count} pairs, p = {p:.1g})" if count > 1 else "–")
         lines.append(cells)
@@ -158,12 +158,6 @@ def draw(runs: pd.DataFrame) -> Figure:
 def _of(runs: pd.DataFrame, setting: Mapping[str, object], loss: float) -> pd.Series:
     here = np.logical_and.reduce([runs[key] == value for key, value in {**setting, "loss": loss}.items()])
     return runs[here].set_index("seed")["test/error"]
-
-
-def _percent(mean: float, half: float) -> str:
-    if np.isnan(mean):
-        return "–"
-    return f"{100 * mean:.1f} %" if np.isnan(half) else f"{100 * mean:.1f} ± {100 * half:.1f} %"
 
 
 @framed

@@ -66,8 +66,7 @@ def table(runs: pd.DataFrame) -> str:
 
 
 def _cell(values: pd.Series, digits: int) -> str:
-    interval = mean_interval(values.tolist())
-    return f"{interval.mean:,.{digits}f} ± {interval.half:,.{digits}f}"
+    return mean_interval(values.tolist()).text(f",.{digits}f")
 
 
 @framed

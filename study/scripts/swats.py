@@ -77,7 +77,7 @@ def table(runs: pd.DataFrame) -> str:
                 f"{len(rows)} seeds",
                 "",
                 "",
-                *(f"{100 * e.mean:.1f} ± {100 * e.half:.1f} %" for e in errors),
+                *(error.text(".1f", scale=100, unit=" %") for error in errors),
             ]
         )
     return markdown(["tolerance", "seed", "switched in epoch", "rate", "training error", "test error"], lines)

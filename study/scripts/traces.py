@@ -52,8 +52,7 @@ def table(runs: pd.DataFrame) -> str:
         for tag in TAGS:
             for loss in LOSSES:
                 chosen = runs[(runs["optimizer"] == optimizer) & (runs["loss"] == loss)][tag]
-                interval = mean_interval(chosen.tolist())
-                cells.append(f"{interval.mean:.0f} ± {interval.half:.0f}")
+                cells.append(mean_interval(chosen.tolist()).text(".0f"))
         lines.append(cells)
     return markdown(head, lines)
 
