@@ -15,7 +15,6 @@ from torch.optim import SGD
 
 from benchmarks.costs import paired
 from benchmarks.sides import quietly
-from ireg.analysis.pages import markdown
 from ireg.core.functional import functional_loss
 from ireg.models import MLP
 from ireg.objective import Objective
@@ -23,6 +22,7 @@ from ireg.regularizers import ASAM, L2, METHODS, SAM, FullBatch, Micro, Minibatc
 from ireg.statistics import Interval
 from ireg.system.command import framed, run_as_process
 from ireg.system.files import replacing
+from ireg.tables import markdown
 from study.scripts.published import DATA, published
 
 CSV = DATA / "penalties.csv"

@@ -118,16 +118,14 @@ class Interval(NamedTuple):
             scale: all are multiplied by it, like 100 for percent.
 
         Returns:
-            The text; a dash for a mean of nan.
+            The text; the mean alone without ends, and a dash without a mean.
 
         Example:
             >>> Interval(0.52, 0.31, 0.9).with_ends()
             '0.52 (0.31 to 0.90)'
         """
-        if math.isnan(self.mean):
-            return NOTHING
-        mean, low, high = (f"{scale * value:{form}}" for value in self)
-        return f"{mean} ({low} to {high})"
+        mean = plus_minus(scale * self.mean, math.nan, form)
+        return mean if math.isnan(self.half) else f"{mean} ({scale * self.low:{form}} to {scale * self.high:{form}})"
 
 
 NOTHING = "–"

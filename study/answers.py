@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
+from ireg.tables import markdown
 from study.claims import AT_LOSS, AT_NOISE, AVERAGE, LEVEL, SPEED_AT, TUNED_END, Claim, family, verdict
 from study.comparisons import exponentials
 from study.tables import GIVEN

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
 from ireg.statistics import mean_interval
+from ireg.tables import markdown
 from study.claims import BASE
 
 COLUMNS = {

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import ttest_ind
 
-from ireg.analysis.pages import markdown
 from ireg.statistics import Interval
+from ireg.tables import markdown
 from study.cells import LOSSES
 from study.claims import AT_LOSS, COMPARATORS, OTHERS, STATED, Claim, compared, family, pairs, verdict
 from study.crossing import Turn, turns

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ireg.analysis.association import Association, associations, controls, kendall
-from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
 from ireg.statistics import Interval
+from ireg.tables import markdown
 from study.cells import valid_edges
 
 ASSOCIATED = (1.2, 1.0, 0.4, 0.1)

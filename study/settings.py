@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
+from ireg.tables import markdown
 from study.answers import ADAPTIVE, points
 from study.claims import AT_LOSS, AT_NOISE, BASE, Claim, family, verdict
 

@@ -10,9 +10,9 @@ import pandas as pd
 
 from ireg.analysis.basins import ends
 from ireg.analysis.looks import COLOURS
-from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
 from ireg.statistics import Interval, mean_interval
+from ireg.tables import markdown
 from study.at_the_end import at_the_end
 from study.cells import EDGE, LOSSES, edge_is_valid, values
 from study.checkpoints import BARRIERS, DRIFT

@@ -12,12 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ireg.analysis.load import runs
-from ireg.analysis.pages import markdown
 from ireg.runs.layout import HELD_OUT
 from ireg.statistics import Interval
 from ireg.system.errors import UserError
 from ireg.system.files import replacing
 from ireg.system.reading import LARGEST_TABLE, read_bytes
+from ireg.tables import markdown
 
 CHOICES = {"holdout": "at its best epoch", "end": "at the end"}
 """Where a run's held-out examples choose a rate: after the epoch of their lowest error, or after the last."""

@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from ireg.analysis.basins import ends
-from ireg.analysis.pages import markdown
 from ireg.basins.study import QUANTITIES
 from ireg.statistics import mean_interval
 from ireg.system.command import framed, run_as_process
 from ireg.system.files import replacing
+from ireg.tables import markdown
 from study.checkpoints import pair_means
 from study.scripts.published import DATA, published
 

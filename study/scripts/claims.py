@@ -11,6 +11,7 @@ import pandas as pd
 
 from ireg.statistics import mean_interval
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 from study.scripts.published import DATA, published, written
 
 CSV = DATA / "claims.csv"
@@ -73,9 +74,7 @@ def numbers(runs: pd.DataFrame) -> str:
         "norm of the weights": _cells(runs, "norm/l2", _plain),
         "norm at SGD's final training error": _cells(runs, "fit norm/l2", _plain),
     }
-    head = ["", *NAMES.values()]
-    lines = [_line(cells) for cells in (head, *([name, *cells] for name, cells in rows.items()))]
-    return "\n".join([lines[0], "|---|---|---|---|", *lines[1:]]) + "\n"
+    return markdown(["", *NAMES.values()], [[name, *cells] for name, cells in rows.items()], rule="---")
 
 
 def claims(runs: pd.DataFrame) -> str:
@@ -104,11 +103,7 @@ def claims(runs: pd.DataFrame) -> str:
         ),
     ]
     head = ("the paper says", "after 300 epochs", "where their training error first is SGD's final one")
-    return "\n".join([_line(head), "|---|---|---|", *map(_line, rows)]) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return markdown(head, rows, rule="---")
 
 
 def _share(values: pd.Series) -> str:

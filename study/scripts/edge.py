@@ -11,9 +11,9 @@ import pandas as pd
 
 from ireg.analysis.curvature import sharpness
 from ireg.analysis.looks import COLOURS
-from ireg.analysis.pages import markdown
 from ireg.statistics import mean_interval
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 from study.scripts.published import DATA, pictured, published, written
 
 CSV = DATA / "edge.csv"

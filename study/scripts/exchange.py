@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
 from ireg.statistics import plus_minus
 from ireg.system.command import framed, run_as_process
 from ireg.system.files import replacing
+from ireg.tables import markdown
 from study.cells import merged
 from study.scripts.published import DATA, published
 

@@ -14,10 +14,10 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from ireg.analysis.pages import markdown
 from ireg.analysis.places import first_at_most
 from ireg.statistics import PairedDifference, mean_interval, paired_difference
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 from study.scripts.published import DATA, pictured, published, written
 
 CSV = DATA / "explicit.csv"

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
 from ireg.statistics import mean_interval
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 from study.scripts.published import DATA, published, written
 
 CSV = DATA / "swats.csv"

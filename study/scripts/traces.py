@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ireg.analysis.pages import markdown
 from ireg.analysis.places import first_at_most
 from ireg.statistics import mean_interval
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 from study.scripts.published import DATA, published, written
 
 CSV = DATA / "traces.csv"
