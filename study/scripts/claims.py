@@ -26,8 +26,8 @@ TAGS = ("train/error", "test/error", "fit/memorized", "ireg/sgd", "ireg/rmsprop"
 def measured(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row a run.
 
-    It has medians of the last epochs, the best epoch, and the state at SGD's fit: `fit …` is of the first epoch in
-    which the training error is at most SGD's final one with the same seed.
+    It has medians of the last epochs, the best epoch, and the state at equal training error: `fit …` is of the first
+    epoch in which the training error is at most SGD's final one with the same seed.
 
     Args:
         table: of `ireg.load`.

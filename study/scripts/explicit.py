@@ -1,4 +1,4 @@
-"""`python -m study.scripts.explicit multirun/explicit`: penalties at equal loss.
+"""`python -m study.scripts.explicit multirun/explicit`: penalties where a loss is first reached.
 
 They stand in place of large rates and of small minibatches.
 
@@ -32,7 +32,8 @@ TAGS = ("test/error", "fit/memorized")
 def measured(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row a run and training loss.
 
-    It is of where the loss is first reached: linear in its logarithm between the epochs around it.
+    It is of where the loss is first reached: linear in its logarithm between the epochs around it. That is no equal
+    fit, see `ireg.analysis.places`.
 
     Args:
         table: of `ireg.load`.

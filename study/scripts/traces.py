@@ -1,4 +1,4 @@
-"""`python -m study.scripts.traces multirun/traces`: traces of the Hessian at equal loss.
+"""`python -m study.scripts.traces multirun/traces`: the Hessian's traces where a loss is first reached.
 
 From the runs of docs/curvature.md it writes docs/data/traces.csv, a row a run and training loss. The page's table is
 made from that file; a test compares them.
@@ -25,8 +25,8 @@ OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
 def measured(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row a run and training loss.
 
-    It is of where the loss is first reached. Between the two measurements around it values are interpolated, both on
-    logarithmic scales.
+    It is of where the loss is first reached, which is no equal fit, see `ireg.analysis.places`. Between the two
+    measurements around it values are interpolated, both on logarithmic scales.
 
     Args:
         table: of `ireg.load`.
