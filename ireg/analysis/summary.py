@@ -206,7 +206,7 @@ def _cell(column: str, value: Any) -> str:
 
 
 def _form(column: str) -> tuple[str, float, str]:
-    """Return how a column's numbers are written: their format, by what they are multiplied, and the unit behind."""
+    """Return how a column is written: format, what numbers are multiplied by, and the unit behind them."""
     if _is_share(column):
         return ".2f", 100.0, " %"
     return ".1f" if column == "seconds" else ".3e" if column.startswith("ireg/") else ".4g", 1.0, ""
