@@ -17,7 +17,6 @@ from torch.nn.functional import cross_entropy
 from benchmarks.case import Case
 from benchmarks.memory import in_fresh_process
 from benchmarks.sides import by_project, prepared, quietly
-from ireg.analysis.pages import markdown
 from ireg.core.diagonal import exact_diagonal
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.hessian import MeanHessian
@@ -25,6 +24,7 @@ from ireg.core.sharpness import batch_sharpness
 from ireg.models import CNN, MLP
 from ireg.system.command import framed, run_as_process
 from ireg.system.files import replacing
+from ireg.tables import markdown
 from study.scripts.published import DATA, published
 
 CSV = DATA / "costs.csv"

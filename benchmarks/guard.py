@@ -22,6 +22,7 @@ from ireg.core.witness import Witness
 from ireg.guard import Guard
 from ireg.models import MLP
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 
 EPOCHS = 12
 """Of which the first is not counted."""
@@ -98,11 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table of shares."""
     argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__).parse_args(arguments)
     torch.set_num_threads(1)
-    print("| optimizer | what | share of an epoch |")
-    print("|---|---|---|")
-    for optimizer in ("sgd", "rmsprop", "adam"):
-        for name, share in shares(optimizer).items():
-            print(f"| {optimizer} | {name} | {100 * share:.2f} % |")
+    rows = [
+        [optimizer, name, f"{100 * share:.2f} %"]
+        for optimizer in ("sgd", "rmsprop", "adam")
+        for name, share in shares(optimizer).items()
+    ]
+    print(markdown(["optimizer", "what", "share of an epoch"], rows, rule="---"), end="")
     return 0
 
 

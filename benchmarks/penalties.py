@@ -15,13 +15,14 @@ from torch.optim import SGD
 
 from benchmarks.costs import paired
 from benchmarks.sides import quietly
-from ireg.analysis.pages import markdown
 from ireg.core.functional import functional_loss
 from ireg.models import MLP
 from ireg.objective import Objective
 from ireg.regularizers import ASAM, L2, METHODS, SAM, FullBatch, Micro, Minibatch, MomentumLike, Norm, Regularizer
+from ireg.statistics import Interval
 from ireg.system.command import framed, run_as_process
 from ireg.system.files import replacing
+from ireg.tables import markdown
 from study.scripts.published import DATA, published
 
 CSV = DATA / "penalties.csv"
@@ -81,7 +82,7 @@ def table(costs: pd.DataFrame) -> str:
 
 
 def _written(row: pd.Series) -> str:
-    return f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    return Interval(row["ratio"], row["low"], row["high"]).with_ends()
 
 
 @framed

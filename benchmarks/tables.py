@@ -9,6 +9,7 @@ from benchmarks.case import Case
 from benchmarks.memory import Memory
 from benchmarks.sides import BY_HAND, ORDINARY, PROJECT, TERMS_OFF, THEORY
 from benchmarks.times import Measure, Result, quotient
+from ireg.tables import markdown
 
 MISSING = "–"
 
@@ -32,8 +33,7 @@ class Grid:
 
     def markdown(self) -> str:
         """For a page."""
-        rules = ["---", *["---:"] * (len(self.columns) - 1)]
-        return "\n".join(f"| {' | '.join(line)} |" for line in (self.columns, rules, *self.rows))
+        return markdown(self.columns, self.rows, others=" ---: ").removesuffix("\n")
 
 
 def epochs(results: Sequence[Result], peaks: Mapping[int, float]) -> Grid:

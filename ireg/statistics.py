@@ -95,6 +95,66 @@ class Interval(NamedTuple):
         """Half of the interval's width."""
         return (self.high - self.low) / 2
 
+    def text(self, form: str = ".3g", of_half: str = "", *, scale: float = 1.0, unit: str = "") -> str:
+        """Write the mean ± half of the interval's width, see `plus_minus`.
+
+        Args:
+            form: of the mean.
+            of_half: form of the half width; by default that of the mean.
+            scale: both are multiplied by it, like 100 for percent.
+            unit: behind the number, with its space.
+
+        Example:
+            >>> Interval(0.361, 0.359, 0.363).text(".1f", scale=100, unit=" %")
+            '36.1 ± 0.2 %'
+        """
+        return plus_minus(scale * self.mean, scale * self.half, form, of_half, unit=unit)
+
+    def with_ends(self, form: str = ".2f", *, scale: float = 1.0) -> str:
+        """Write the mean and both ends: those of a ratio or a bootstrap are not symmetric.
+
+        Args:
+            form: of all three.
+            scale: all are multiplied by it, like 100 for percent.
+
+        Returns:
+            The text; the mean alone without ends, and a dash without a mean.
+
+        Example:
+            >>> Interval(0.52, 0.31, 0.9).with_ends()
+            '0.52 (0.31 to 0.90)'
+        """
+        mean = plus_minus(scale * self.mean, math.nan, form)
+        return mean if math.isnan(self.half) else f"{mean} ({scale * self.low:{form}} to {scale * self.high:{form}})"
+
+
+NOTHING = "–"
+"""What is written for a number that there is not."""
+
+
+def plus_minus(value: float, spread: float, form: str = ".3g", of_spread: str = "", *, unit: str = "") -> str:
+    """Write a value and its spread: a half interval, a standard error or a deviation.
+
+    Args:
+        value: nan where there is none.
+        spread: in the same unit; nan where one value says nothing of it.
+        form: of the value.
+        of_spread: form of the spread; by default that of the value.
+        unit: behind both, with its space.
+
+    Returns:
+        Value and spread; the value alone without a spread, and a dash without a value.
+
+    Example:
+        >>> plus_minus(2.0, 0.25, ".2f"), plus_minus(2.0, float("nan"), ".2f"), plus_minus(float("nan"), 1.0)
+        ('2.00 ± 0.25', '2.00', '–')
+    """
+    if math.isnan(value):
+        return NOTHING
+    if math.isnan(spread):
+        return f"{value:{form}}{unit}"
+    return f"{value:{form}} ± {spread:{of_spread or form}}{unit}"
+
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """Return the mean of independent values, with Student's interval.

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
+from ireg.tables import markdown
 from study.claims import AT_LOSS, AT_NOISE, AVERAGE, LEVEL, SPEED_AT, TUNED_END, Claim, family, verdict
 from study.comparisons import exponentials
 from study.tables import GIVEN
@@ -63,7 +63,7 @@ def _worse(claims: Sequence[Claim]) -> str:
             by_answer.setdefault(generalization(claims, comparator), []).append(comparator)
         for answer, where in by_answer.items():
             numbers = _of(claims, 1, where[0], "adam") if where[0] in ("best by hold-out", "end", TUNED_END) else []
-            text = f"{write(where)}{''.join(f' (Adam {_points(one)} points)' for one in numbers)}"
+            text = f"{write(where)}{''.join(f' (Adam {points(one)} points)' for one in numbers)}"
             found.setdefault(answer, []).append(text)
     parts = [f"**{answer}**: {', '.join(where)}" for answer, where in found.items() if answer != "–"]
     return _sentence("; ".join(parts) or "Not measured")
@@ -100,7 +100,7 @@ def _speed(claims: Sequence[Claim]) -> str:
     answer, ratio = "Yes" if costly else "Not shown", exponentials(first.difference.student)
     return (
         f"**{answer}.** {NAMES[first.optimizer]} takes {ratio} of SGD's epochs to a loss of 1, with "
-        f"{_points(error)} points ({verdict(error)})."
+        f"{points(error)} points ({verdict(error)})."
     )
 
 
@@ -121,7 +121,7 @@ def _basins(claims: Sequence[Claim]) -> str:
         return "Not measured."
     shown = [claim for claim in found if claim.significant and claim.difference.student.mean > 0]
     answer = f"Another basin for {' and '.join(NAMES[claim.optimizer] for claim in shown)}" if shown else "Not shown"
-    barriers = ", ".join(f"to {NAMES[claim.optimizer]} {_plus_minus(claim)}" for claim in found)
+    barriers = ", ".join(f"to {_named(claim)}" for claim in found)
     return f"**{answer}.** Barrier above the noise floor: {barriers}."
 
 
@@ -134,7 +134,7 @@ def _regularization(claims: Sequence[Claim]) -> str:
         answer = _sentence(next(iter(answers_of.values())))
     else:
         answer = _sentence(", ".join(f"{NAMES[name]}: {said}" for name, said in answers_of.items()))
-    numbers = ", ".join(f"{NAMES[claim.optimizer]} {_plus_minus(claim)}" for claim in found)
+    numbers = ", ".join(map(_named, found))
     return f"**{answer}** Drift over the predicted, at 1e-7: {numbers}."
 
 
@@ -170,10 +170,10 @@ def _of(claims: Sequence[Claim], question: int, comparator: str, optimizer: str 
     ]
 
 
-def _points(claim: Claim) -> str:
-    mean, half = claim.difference.student.mean, claim.difference.student.half
-    return f"{100 * mean:+.1f} ± {100 * half:.1f}"
+def points(claim: Claim) -> str:
+    """Write a difference of test errors in points."""
+    return claim.difference.student.text("+.1f", ".1f", scale=100)
 
 
-def _plus_minus(claim: Claim) -> str:
-    return f"{claim.difference.student.mean:.3g} ± {claim.difference.student.half:.2g}"
+def _named(claim: Claim) -> str:
+    return f"{NAMES[claim.optimizer]} {claim.difference.student.text('.3g', '.2g')}"

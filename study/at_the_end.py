@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
-from ireg.statistics import Interval, mean_interval
+from ireg.statistics import mean_interval
+from ireg.tables import markdown
 from study.claims import BASE
 
 COLUMNS = {
@@ -31,17 +31,13 @@ def at_the_end(cells: pd.DataFrame) -> str:
     rows = []
     for (optimizer, lr), of_rate in last.groupby(["optimizer", "lr"]):
         values = (
-            _number(mean_interval((unit * of_rate[tag]).tolist()), places) for tag, unit, places in COLUMNS.values()
+            mean_interval((unit * of_rate[tag]).tolist()).text(f".{places}f") for tag, unit, places in COLUMNS.values()
         )
         errors = of_rate.set_index("seed")["test/error"]
         less = (
-            "" if optimizer == BASE else _number(mean_interval((100 * (errors - base)).dropna().tolist()), 2)
+            "" if optimizer == BASE else mean_interval((100 * (errors - base)).dropna().tolist()).text(".2f")
             for base in of_base.values()
         )
         rows.append([str(optimizer), f"{lr:g}", f"{len(of_rate)}", *values, *less])
     head = ["optimizer", "η", "seeds", *COLUMNS, *(f"points less SGD at {lr:g}" for lr in of_base)]
     return markdown(head, rows)
-
-
-def _number(interval: Interval, places: int) -> str:
-    return f"{interval.mean:.{places}f} ± {interval.half:.{places}f}"

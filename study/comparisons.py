@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import ttest_ind
 
-from ireg.analysis.pages import markdown
 from ireg.statistics import Interval
+from ireg.tables import markdown
 from study.cells import LOSSES
 from study.claims import AT_LOSS, COMPARATORS, OTHERS, STATED, Claim, compared, family, pairs, verdict
 from study.crossing import Turn, turns
@@ -47,7 +47,7 @@ def _points_and_verdict(claim: Claim, most: int) -> str:
         return "–"
     said = "" if verdict(claim) == "undecided" else f", {verdict(claim)}"
     fewer = f" ({claim.difference.count} pairs)" if claim.difference.count < most else ""
-    return f"{points(claim.difference.student)}{said}{fewer}"
+    return f"{claim.difference.student.text('.2f', scale=100)}{said}{fewer}"
 
 
 def _of_turns(found: Sequence[Sequence[Turn]]) -> Iterator[list[str]]:
@@ -130,14 +130,7 @@ def _ratio(claim: Claim) -> str:
 
 def exponentials(interval: Interval, digits: int | None = None) -> str:
     """Write a mean logarithm as the ratio that it stands for, to two decimals or to a number of digits."""
-    form = ".2f" if digits is None else f".{digits}g"
-    mean, low, high = (f"{math.exp(value):{form}}" for value in interval)
-    return f"{mean} ({low} to {high})"
-
-
-def points(interval: Interval) -> str:
-    """Write a share in points, with half of its interval."""
-    return f"{100 * interval.mean:.2f} ± {100 * interval.half:.2f}"
+    return Interval(*map(math.exp, interval)).with_ends(".2f" if digits is None else f".{digits}g")
 
 
 def measured(cells: pd.DataFrame) -> list[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import pandas as pd
 
 from ireg.analysis.association import Association, associations, controls, kendall
-from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
+from ireg.statistics import Interval
+from ireg.tables import markdown
 from study.cells import valid_edges
 
 ASSOCIATED = (1.2, 1.0, 0.4, 0.1)
@@ -98,4 +98,4 @@ def _named(name: str) -> str:
 
 
 def _interval(tau: float, low: float, high: float) -> str:
-    return f"{tau:.2f} ({low:.2f} to {high:.2f})" if math.isfinite(tau) else "–"
+    return Interval(tau, low, high).with_ends()

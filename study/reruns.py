@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
+from ireg.tables import markdown
 
 PLACES = ("holdout", "epoch 10", "epoch 20", "epoch 50", "end", *map(loss_place, (1.5, 1.2, 1.0, 0.7)))
 """Where the two are compared."""

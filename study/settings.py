@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
-from study.answers import ADAPTIVE
+from ireg.tables import markdown
+from study.answers import ADAPTIVE, points
 from study.claims import AT_LOSS, AT_NOISE, BASE, Claim, family, verdict
 
 
@@ -65,6 +65,5 @@ def common(families: Mapping[str, Sequence[Claim]]) -> list[str]:
 def _with_verdict(claim: Claim) -> str:
     if claim.difference.count < 2:
         return "–"
-    mean, half = claim.difference.student.mean, claim.difference.student.half
     said = "" if verdict(claim) == "undecided" else f", {verdict(claim)}"
-    return f"{100 * mean:+.1f} ± {100 * half:.1f}{said}"
+    return f"{points(claim)}{said}"

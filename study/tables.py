@@ -10,9 +10,9 @@ import pandas as pd
 
 from ireg.analysis.basins import ends
 from ireg.analysis.looks import COLOURS
-from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
-from ireg.statistics import mean_interval
+from ireg.statistics import Interval, mean_interval
+from ireg.tables import markdown
 from study.at_the_end import at_the_end
 from study.cells import EDGE, LOSSES, edge_is_valid, values
 from study.checkpoints import BARRIERS, DRIFT
@@ -51,7 +51,7 @@ def by_rate(cells: pd.DataFrame) -> str:
         for lr, of_rate in there[there["optimizer"] == optimizer].groupby("lr"):
             interval = mean_interval(of_rate["test/error"].tolist())
             fewer = f" ({len(of_rate)} seeds)" if len(of_rate) < most else ""
-            errors.append(f"{lr:g}: {_percents(interval.mean, interval.half)}{fewer}")
+            errors.append(f"{lr:g}: {_percents(interval)}{fewer}")
             epochs.append(f"{of_rate['at'].mean():.3g}")
             norms.append(f"{values(of_rate, 'norm/l2').mean():.3g}")
         rows.append([optimizer, "; ".join(errors), ", ".join(epochs), ", ".join(norms)])
@@ -137,14 +137,14 @@ class Column(NamedTuple):
         title: what its heads begin with.
         tag: a column of the cells.
         losses: one column of the table each.
-        write: from mean and half of the interval to a cell.
+        write: from a mean with its interval to a cell.
         valid: whether a line's mean can be read as what the table says; others are marked.
     """
 
     title: str
     tag: str
     losses: Sequence[float]
-    write: Callable[[float, float], str]
+    write: Callable[[Interval], str]
     valid: Callable[[str, float], bool] = lambda part, mean: True
 
 
@@ -160,10 +160,10 @@ def at_losses(cells: pd.DataFrame, columns: Sequence[Column], part: str) -> list
     for column in columns:
         measured = values(cells, column.tag)
         for loss in column.losses:
-            there = measured[cells["place"] == loss_place(loss)].dropna().tolist()
-            interval = mean_interval(there)
-            mark = "" if column.valid(part, interval.mean) else ", not valid"
-            found.append(column.write(interval.mean, interval.half) + mark if there else "–")
+            interval = mean_interval(measured[cells["place"] == loss_place(loss)].dropna().tolist())
+            there = not math.isnan(interval.mean)
+            mark = ", not valid" if there and not column.valid(part, interval.mean) else ""
+            found.append(column.write(interval) + mark)
     return found
 
 
@@ -210,19 +210,17 @@ def sizes(cells: pd.DataFrame) -> str:
     return markdown(["B", "η", *heads(OF_SIZES)], rows)
 
 
-def _percents(mean: float, half: float) -> str:
-    return f"{100 * mean:.2f}" if math.isnan(half) else f"{100 * mean:.2f} ± {100 * half:.2f}"
+def _percents(interval: Interval) -> str:
+    return interval.text(".2f", scale=100)
 
 
 def interval_of(measured: Iterable[float]) -> str:
     """Write the mean of what there is, with its interval."""
-    there = [value for value in measured if math.isfinite(value)]
-    interval = mean_interval(there)
-    return _number(interval.mean, interval.half) if there else "–"
+    return _number(mean_interval([value for value in measured if math.isfinite(value)]))
 
 
-def _number(mean: float, half: float) -> str:
-    return f"{mean:.3g}" if math.isnan(half) else f"{mean:.3g} ± {half:.2g}"
+def _number(interval: Interval) -> str:
+    return interval.text(".3g", ".2g")
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:

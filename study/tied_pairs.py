@@ -9,9 +9,9 @@ from itertools import product
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
 from ireg.analysis.places import loss_place
 from ireg.statistics import Interval, mean_interval
+from ireg.tables import markdown
 from study.claims import AT_NOISE, BASE, OTHERS, SPEED_AT, differences
 from study.noise import at_shares
 from study.ties import require_wrong, separations, tied_rates

@@ -12,11 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ireg.analysis.load import runs
-from ireg.analysis.pages import markdown
 from ireg.runs.layout import HELD_OUT
+from ireg.statistics import Interval
 from ireg.system.errors import UserError
 from ireg.system.files import replacing
 from ireg.system.reading import LARGEST_TABLE, read_bytes
+from ireg.tables import markdown
 
 CHOICES = {"holdout": "at its best epoch", "end": "at the end"}
 """Where a run's held-out examples choose a rate: after the epoch of their lowest error, or after the last."""
@@ -173,5 +174,5 @@ def ties(wrong: pd.DataFrame) -> str:
 
 def _texts(row: pd.Series) -> Sequence[str]:
     error = f"{100 * row['error']:.2f} %"
-    between = f"{100 * row['difference']:.2f} ({100 * row['low']:.2f} to {100 * row['high']:.2f})"
+    between = Interval(row["difference"], row["low"], row["high"]).with_ends(scale=100)
     return (f"**{error}**" if row["tied"] else error, between if row["difference"] or row["high"] else "–")

@@ -53,9 +53,9 @@ ARROWS = {
     "config": set(),
     "runs": {"config"},
     "sweep": {"config", "analysis", "runs"},
-    "analysis": {"catalogue", "events", "runs", "statistics"},
+    "analysis": {"catalogue", "events", "runs", "statistics", "tables"},
     "catalogue": set(),
-    "commands": {"analysis", "config", "data", "experiment", "runs", "sweep"},
+    "commands": {"analysis", "config", "data", "experiment", "runs", "sweep", "tables"},
     "events": {"catalogue"},
     "experiment": {"config", "core", "data", "lit", "objective", "regularizers", "runs", "sweep"},
     # A run is taken up where it ended: made again by what made it, found by its status.
@@ -71,6 +71,7 @@ ARROWS = {
         "statistics",
     },
     "statistics": set(),
+    "tables": set(),
     "train": {"commands", "system"},
     "system": set(),
 }

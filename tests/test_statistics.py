@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ireg.statistics import Sample, holm, jackknife, limit, mean_interval, paired_difference
+from ireg.statistics import Interval, Sample, holm, jackknife, limit, mean_interval, paired_difference, plus_minus
 
 
 def sample(values):
@@ -151,3 +151,18 @@ def test_tests_of_zero_and_of_a_margin_together_keep_the_chance_of_any_wrong_rej
     adjusted = np.array([holm(row.tolist(), [0, 0, 1, 1, 2, 2, 3, 3]) for row in p_values])
     wrong = float(np.mean(adjusted[:, int(true) :: 2].min(1) < 0.05))
     assert 0.03 <= wrong <= 0.06  # the standard error is 0.0035
+
+
+def test_how_intervals_are_written():
+    interval = Interval(0.1234, 0.1034, 0.1434)
+    assert interval.text() == "0.123 ± 0.02"
+    assert interval.text(".1f", scale=100, unit=" %") == "12.3 ± 2.0 %"
+    assert interval.text("+.1f", ".3f", scale=100) == "+12.3 ± 2.000"
+    assert Interval(0.5, 0.25, 1.0).with_ends(".2f", scale=100) == "50.00 (25.00 to 100.00)"
+    assert plus_minus(1234.5, 2.0, ",.1f") == "1,234.5 ± 2.0"
+
+
+def test_what_there_is_not_is_not_written_as_a_number():
+    one, none = mean_interval([0.25]), mean_interval([])
+    assert (one.text(".1f", scale=100, unit=" %"), none.text(".1f", unit=" %")) == ("25.0 %", "–")
+    assert (one.with_ends(), none.with_ends()) == ("0.25", "–")

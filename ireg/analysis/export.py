@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from ireg.analysis.overview import VALUES, Row, value_text
+from ireg.tables import markdown
 
 _LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "±": r"$\pm$", "{": r"\{", "}": r"\}"}
 
@@ -31,9 +32,10 @@ def to_markdown(rows: Sequence[Row], criterion: str) -> str:
         |---|---|---|
         | sgd | 1 | 10.00 ± 2.00 % |
     """
-    head, body = _cells(rows, criterion, lambda cell: f"**{cell}**" if cell else "")
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" if line[0] != "---" else f"|{'|'.join(line)}|" for line in lines)
+    head, body = _cells(
+        rows, criterion, lambda cell: f"**{cell}**" if cell else "", lambda cell: cell.replace("|", r"\|")
+    )
+    return markdown(head, body, rule="---").removesuffix("\n")
 
 
 def to_latex(rows: Sequence[Row], criterion: str) -> str:
@@ -65,7 +67,7 @@ FORMATS: dict[str, Callable[[Sequence[Row], str], str]] = {"markdown": to_markdo
 
 
 def _cells(
-    rows: Sequence[Row], criterion: str, bold: Callable[[str], str], escaped: Callable[[str], str] = lambda cell: cell
+    rows: Sequence[Row], criterion: str, bold: Callable[[str], str], escaped: Callable[[str], str]
 ) -> tuple[list[str], list[list[str]]]:
     columns = shown_columns(rows, criterion)
     head = ["setting", "seeds", *(VALUES.get(column, column) for column in columns)]

@@ -160,8 +160,7 @@ def value_text(column: str, interval: Interval) -> str:
     if math.isnan(interval.mean):
         return ""
     if column.endswith(("/error", "_error")) or column.startswith("fit/"):
-        mean, half = 100 * interval.mean, 100 * interval.half
-        return f"{mean:.2f} %" if math.isnan(half) else f"{mean:.2f} ± {half:.2f} %"
+        return interval.text(".2f", scale=100, unit=" %")
     if column == "seconds":
         return f"{interval.mean:.0f}"
     return f"{interval.mean:.2e}" if column.startswith("ireg/") else f"{interval.mean:.4g}"

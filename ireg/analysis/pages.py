@@ -1,24 +1,10 @@
-"""Tables in Markdown, and pages that hold them between marks."""
+"""Pages that hold tables between marks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ireg.system.files import write_text
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table.
-
-    Example:
-        >>> print(markdown(["a", "b"], [["1", "2"]]), end="")
-        | a | b |
-        | --- | --- |
-        | 1 | 2 |
-    """
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def between_marks(page: Path, name: str, text: str) -> None:

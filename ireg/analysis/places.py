@@ -1,6 +1,8 @@
 """Values of runs where they can be compared.
 
-These places are a training loss, some epochs, and the best by held-out examples.
+These places are a training loss, some epochs, and the best by held-out examples. *Equal fit* is the mean over a run's
+passage of one training loss, as `at_places` takes it. Where a loss is *first reached*, by `first_at_most`, is another
+place: a value there is no mean.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ireg.analysis.load import NOT_CONFIG, is_seed, one_run_a_seed, setting_columns
+from ireg.statistics import plus_minus
 from ireg.system.terminal import as_shown, make_console
 
 STATE_COLOURS = {"done": "green", "running": "cyan", "diverged": "red", "failed": "red", "interrupted": "yellow"}
@@ -187,7 +188,8 @@ def spread(column: str, mean: float, sd: float) -> str:
     """
     if np.isnan(sd):
         return _cell(column, mean)
-    return f"{_cell(column, mean).removesuffix(' %')} ± {_cell(column, sd)}"
+    form, scale, unit = _form(column)
+    return plus_minus(scale * mean, scale * sd, form, unit=unit)
 
 
 def _is_share(column: str) -> bool:
@@ -199,9 +201,15 @@ def _cell(column: str, value: Any) -> str:
         return plain(value)
     if pd.isna(value):
         return ""
+    form, scale, unit = _form(column)
+    return f"{scale * value:{form}}{unit}"
+
+
+def _form(column: str) -> tuple[str, float, str]:
+    """Return how a column is written: format, what numbers are multiplied by, and the unit behind them."""
     if _is_share(column):
-        return f"{100 * value:.2f} %"
-    return f"{value:.1f}" if column == "seconds" else f"{value:.3e}" if column.startswith("ireg/") else f"{value:.4g}"
+        return ".2f", 100.0, " %"
+    return ".1f" if column == "seconds" else ".3e" if column.startswith("ireg/") else ".4g", 1.0, ""
 
 
 def rich_table(title: str, rows: pd.DataFrame, columns: list[str]) -> Table:

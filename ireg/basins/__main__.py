@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from ireg.runs.trust import add_options, trust_of
+from ireg.drift.instrument import add_run_options
 from ireg.system.command import framed, run_as_process
-from ireg.system.errors import UserError, in_one_line
-from ireg.system.files import below
+from ireg.system.errors import UserError
 
 
 @framed
@@ -33,7 +28,6 @@ def _parser() -> argparse.ArgumentParser:
         "to one training loss. Measure the barriers between them, also after matching hidden units. Writes "
         "basins.json, .csv and .png.",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder, or a sweep's: all its runs")
     parser.add_argument(
         "--optimizers",
         nargs="+",
@@ -45,14 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--loss", type=float, default=0.3, metavar="C", help="training loss of the ends (default: 0.3)")
     parser.add_argument("--lr", type=float, metavar="LR", help="effective rate η_e of the forks (default: the run's)")
     parser.add_argument("--epochs", type=int, default=300, metavar="N", help="at most, for a fork (default: 300)")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where to write (default: RUN/basins; of several runs ./basins)"
-    )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument(
-        "--processes", type=int, default=cores, metavar="N", help=f"how many forks at once (default: {cores})"
-    )
-    add_options(parser)
+    parser.set_defaults(seed=0)
+    add_run_options(parser, output="(default: RUN/basins; of several runs ./basins)", at_once="forks")
     return parser
 
 
@@ -76,60 +64,12 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError(line)
 
 
-def _measure(options: argparse.Namespace) -> None:
-    """Measure all runs, write the files, and print the table.
-
-    Raises:
-        UserError: an option or a run that cannot be measured; of several runs those are passed over.
-    """
+def _measure(given: argparse.Namespace) -> None:
     # Imported late: torch and lightning take seconds, which `--help` need not wait for.
-    from ireg.basins import study
-    from ireg.drift.from_run import find_runs
+    from ireg.basins.study import BASINS
 
-    _check(options)
-    folders = find_runs(options.runs)
-    together = options.output
-    if together is None and len(folders) > 1:
-        together = Path("basins")
-    if together is not None:
-        study.require_own_files(together)
-    results = []
-    for folder in folders:
-        try:
-            output = below(folder, "basins") if together is None else together / folder.name
-            results.append(_result(folder, output, options))
-        except (UserError, OSError) as error:
-            if len(folders) == 1:
-                raise
-            print(f"passed over: {in_one_line(error)}", file=sys.stderr)
-    if not results:
-        raise UserError("none of the runs can be measured")
-    paths = [] if together is None else study.write(results, together)
-    print(study.text(results))
-    for path in paths:
-        print(f"wrote {path}")
-
-
-def _result(folder: Path, output: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what is measured of a run, or was already.
-
-    Results with the same options are read from its output folder.
-    """
-    from ireg.basins import study
-    from ireg.drift.from_run import load
-    from ireg.drift.kept import kept_or_measured
-
-    start = load(folder, seed=0, trust=trust_of(options))
-    chosen = study.options(start, options.optimizers, options.orders, options.loss, options.lr, options.epochs)
-    return kept_or_measured(
-        output,
-        study.FILES[0],
-        chosen,
-        lambda: study.study(start, chosen, processes=options.processes),
-        require_own_files=study.require_own_files,
-        write=study.write,
-        text=study.text,
-    )
+    _check(given)
+    BASINS.measure(given)
 
 
 if __name__ == "__main__":

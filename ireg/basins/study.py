@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ireg.analysis.looks import drawn
 from ireg.basins.barriers import Curve, Examples, along_line, barrier, distance
 from ireg.basins.forks import Fork, fork, rates
 from ireg.basins.permutations import layers_of, matched
 from ireg.core.functional import couples_examples
 from ireg.drift.from_run import Start
+from ireg.drift.instrument import Instrument
 from ireg.drift.problem import Problem
 from ireg.statistics import Interval, mean_interval
 from ireg.system.errors import UserError
-from ireg.system.files import require_own, write_bytes, write_table, write_text
 from ireg.system.parallel import LinesOfProgress, Workers, workers
 from ireg.system.terminal import as_shown
 
@@ -29,21 +26,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEADER = ("run", "first", "second", "first_order", "second_order", "matched", "quantity", "value")
-FILES = ("basins.json", "basins.csv", "basins.png")
+WRITTEN = (".4g", ".2g")
+"""Digits of means and of half their intervals in the text."""
+
 QUANTITIES = ("train/loss", "train/error", "test/loss", "test/error", "distance")
 """Barriers, and the distance of the ends."""
 
 
-def options(
-    start: Start, optimizers: Sequence[str], orders: int, loss: float, lr: float | None, epochs: int
-) -> dict[str, Any]:
+def options(start: Start, given: argparse.Namespace) -> dict[str, Any]:
     """What the numbers depend on."""
     return {
-        "optimizers": list(optimizers),
-        "orders": orders,
-        "loss": loss,
-        "lr": lr,
-        "epochs": epochs,
+        "optimizers": list(given.optimizers),
+        "orders": given.orders,
+        "loss": given.loss,
+        "lr": given.lr,
+        "epochs": given.epochs,
         "checkpoint": start.ended,
     }
 
@@ -137,26 +134,6 @@ def values(result: Mapping[str, Any]) -> dict[str, float]:
     return {**{name: barrier(along) for name, along in curve.items()}, "distance": result["distance"]}
 
 
-def require_own_files(folder: Path) -> None:
-    """Refuse a folder with files of these names that no measurement wrote.
-
-    Raises:
-        UserError: there are such files.
-    """
-    require_own(folder, FILES[1], ",".join(HEADER), FILES)
-
-
-def write(results: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Write `basins.json`, `basins.csv` and `basins.png`; return the paths."""
-    data, table, picture = (folder / name for name in FILES)
-    write_table(table, HEADER, (row for result in results for row in _rows(result)))
-    contents = drawn("basins", partial(_figure, results), ".png")
-    for content in contents.values():
-        write_bytes(picture, content)
-    write_text(data, json.dumps(results[0] if len(results) == 1 else results) + "\n")
-    return [data, table, *([picture] if contents else [])]
-
-
 def _rows(result: Mapping[str, Any]) -> Iterator[list[Any]]:
     """Yield the tidy table's rows, a number each."""
     for pair in result["pairs"]:
@@ -167,7 +144,8 @@ def _rows(result: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def _figure(results: Sequence[Mapping[str, Any]]) -> Figure:
-    from ireg.analysis.basins import curves  # matplotlib only where its failure does no harm
+    """Draw the curves; matplotlib is imported only where its failure does no harm."""
+    from ireg.analysis.basins import curves
 
     return curves(results)
 
@@ -214,12 +192,21 @@ def text(results: Sequence[Mapping[str, Any]]) -> str:
             found, above = means(results, kind, quantity), above_floor(results, kind, quantity)
             for (one, other), interval in found.items():
                 extra = above.get((one, other))
-                beyond = "" if extra is None else f"   above the floor: {_written(extra)}"
-                lines.append(f"{kind:<8} {quantity:<12} {one + '–' + other:<20} {_written(interval)}{beyond}")
+                beyond = "" if extra is None else f"   above the floor: {extra.text(*WRITTEN)}"
+                lines.append(f"{kind:<8} {quantity:<12} {one + '–' + other:<20} {interval.text(*WRITTEN)}{beyond}")
     return as_shown("\n".join(lines))
 
 
-def _written(interval: Interval) -> str:
-    if interval.half != interval.half:
-        return f"{interval.mean:.4g}"
-    return f"{interval.mean:.4g} ± {interval.half:.2g}"
+BASINS = Instrument(
+    name="basins",
+    folder="basins",
+    header=HEADER,
+    options=options,
+    study=study,
+    rows=_rows,
+    text=text,
+    figure=_figure,
+    pooled=True,
+    indent=None,
+)
+"""What `python -m ireg.basins` measures."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ireg.config.composition import GROUPS
+from ireg.tables import markdown as table
 
 KEYS: dict[str, str] = {
     "lr": "learning rate η; set here only",
@@ -154,6 +155,5 @@ def _columns(entries: dict[str, str], width: int) -> list[str]:
 def markdown(conf: Path) -> str:
     """Return the table of docs/configuration.md."""
     values = defaults(conf)
-    lines = ["| key | default | meaning |", "|---|---|---|"]
-    lines += [f"| `{key}` | `{written(values[key])}` | {meaning} |" for key, meaning in KEYS.items()]
-    return "\n".join(lines) + "\n"
+    rows = [[f"`{key}`", f"`{written(values[key])}`", meaning] for key, meaning in KEYS.items()]
+    return table(["key", "default", "meaning"], rows, rule="---")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,60 +15,24 @@ from ireg.drift.curvature import CURVATURE_COST, curvature
 from ireg.drift.effects import cost, follow_all, orders_of, samples, small_steps
 from ireg.drift.finite_step import interval
 from ireg.drift.from_run import Start
+from ireg.drift.instrument import Instrument, as_json
 from ireg.drift.leading_flow import FLOW_COST, LeftOut, MeanDrift, drift_from_leading_flow, predicted
 from ireg.drift.leading_flow_adaptive import at_rate, can_be_slow, drift_of_settled_weights
 from ireg.drift.problem import Problem
 from ireg.drift.small_steps import can_shrink
+from ireg.drift.tables import EARLIER_HEADER, HEADER, figure, rows, text
 from ireg.statistics import Estimate
-from ireg.system.errors import UserError
 from ireg.system.parallel import LinesOfProgress, Workers, workers
 
-SMALLEST = 6
-"""Orders: three pairs, so that two are left when one is left out."""
 
-
-def check(
-    orders: int,
-    refinements: Sequence[int],
-    shrinking: Sequence[int],
-    processes: int,
-    seed: int,
-    flow_lr: float | None = None,
-) -> None:
-    """Check the options.
-
-    Raises:
-        UserError: one is out of its range.
-    """
-    if orders < SMALLEST or orders % 2:
-        raise UserError(f"--orders {orders}: must be even and at least {SMALLEST}; orders come in pairs")
-    for option, given in (("--refinements", refinements), ("--shrinking", shrinking)):
-        if not given or min(given) < 2 or len(set(given)) != len(given):
-            numbers = " ".join(map(str, given))
-            raise UserError(f"{option} {numbers}: must be different integers of at least 2, like 2 4 8")
-    if processes < 1:
-        raise UserError(f"--processes {processes}: must be at least 1")
-    if seed < 0:
-        raise UserError(f"--seed {seed}: must be at least 0")
-    if flow_lr is not None and not 0 < flow_lr < math.inf:
-        raise UserError(f"--flow-lr {flow_lr:g}: must be a finite number above 0, like 1e-6")
-
-
-def options(
-    start: Start,
-    orders: int,
-    refinements: Sequence[int],
-    shrinking: Sequence[int],
-    seed: int,
-    flow_lr: float | None = None,
-) -> dict[str, Any]:
+def options(start: Start, given: argparse.Namespace) -> dict[str, Any]:
     """What the numbers depend on."""
     return {
-        "orders": orders,
-        "refinements": sorted(refinements),
-        "shrinking": sorted(shrinking) if can_shrink(start.problem.begin()[1]) else None,
-        "seed": seed,
-        "flow_lr": flow_lr,
+        "orders": given.orders,
+        "refinements": sorted(given.refinements),
+        "shrinking": sorted(given.shrinking) if can_shrink(start.problem.begin()[1]) else None,
+        "seed": given.seed,
+        "flow_lr": given.flow_lr,
         "checkpoint": start.ended,
     }
 
@@ -122,7 +87,7 @@ def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[s
         "batch_size": start.problem.batch_size,
         "epoch": start.epoch,
         "options": dict(options),
-        "small_steps": {memory: _plain(effects[memory]) if memory in effects else None for memory in references},
+        "small_steps": {memory: as_json(effects[memory]) if memory in effects else None for memory in references},
         "curvature": curved,
         "predicted": dict(zip(("strength", "alignment"), at_start[0] or (None, None), strict=True)),
         **flow,
@@ -168,13 +133,13 @@ def _leading_flow(
         "lr": rate,
         "theory": path.theory,
         "steps": path.steps,
-        "estimates": _plain(path.estimates),
+        "estimates": as_json(path.estimates),
         "finite_step": {
             "rate": rate,
             "interval": _interval(path.finite["k"], orders),
-            "estimates": _plain(path.finite),
+            "estimates": as_json(path.finite),
         },
-        "noise": None if path.noise is None else {"rate": 0.0, "estimates": _plain(path.noise)},
+        "noise": None if path.noise is None else {"rate": 0.0, "estimates": as_json(path.noise)},
     }
     return {"leading_flow": found, "leading_flow_left_out": None}
 
@@ -213,8 +178,15 @@ def mean_drift(
     return drift_of_settled_weights(team, orders)
 
 
-def _plain(estimates: Mapping[str, Estimate]) -> dict[str, list[float | None]]:
-    """Estimates as JSON has them, which knows no nan."""
-    return {
-        name: [number if math.isfinite(number) else None for number in estimate] for name, estimate in estimates.items()
-    }
+DRIFT = Instrument(
+    name="drift",
+    folder="drift",
+    header=HEADER,
+    known_by=EARLIER_HEADER,
+    options=options,
+    study=study,
+    rows=rows,
+    text=text,
+    figure=figure,
+)
+"""What `python -m ireg.drift` measures."""

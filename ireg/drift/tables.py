@@ -1,16 +1,13 @@
-"""The numbers of a drift as files and as text."""
+"""The numbers of a drift as a table, as a figure and as text."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ireg.analysis.looks import drawn
-from ireg.system.files import require_own, write_bytes, write_table, write_text
+from ireg.drift.instrument import Result
+from ireg.statistics import NOTHING, plus_minus
 from ireg.system.terminal import as_shown
 
 if TYPE_CHECKING:
@@ -20,7 +17,6 @@ EARLIER_HEADER = ("run", "optimizer", "lr", "part", "place", "what", "quantity",
 """Of tables of earlier versions, which had no rate beside each number."""
 HEADER = (*EARLIER_HEADER, "rate")
 """`lr` is the run's own rate, `rate` that at which the number was measured."""
-FILES = ("drift.json", "drift.csv", "drift.png")
 COEFFICIENTS = {
     "k_full_batch": "k₁ (‖ḡ‖²)",
     "k_variance": "k₂ (Var)",
@@ -28,35 +24,11 @@ COEFFICIENTS = {
     "k_lag": "k_V",
     "k_fluctuation": "k_F",
 }
-Result = Mapping[str, Any]
 
 
-def require_own_files(folder: Path) -> None:
-    """Refuse a folder with files of these names that no measurement wrote.
-
-    Raises:
-        UserError: there are such files.
-    """
-    require_own(folder, FILES[1], ",".join(EARLIER_HEADER), FILES)
-
-
-def write(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write `drift.json`, `drift.csv` and `drift.png`; return the paths.
-
-    They are of these runs and go into the folder.
-    """
-    data, table, picture = (folder / name for name in FILES)
-    write_table(table, HEADER, (row for result in results for row in rows(result)))
-    contents = drawn("drift", partial(_figure, results), ".png")
-    for content in contents.values():
-        write_bytes(picture, content)
-    # The last: where it is, the others are, and the run is not measured again.
-    write_text(data, json.dumps(results[0] if len(results) == 1 else results, indent=1) + "\n")
-    return [data, table, *([picture] if contents else [])]
-
-
-def _figure(results: Sequence[Result]) -> Figure:
-    from ireg.analysis.drift import drift_figure  # matplotlib only where its failure does no harm
+def figure(results: Sequence[Result]) -> Figure:
+    """Draw the results; matplotlib is imported only where its failure does no harm."""
+    from ireg.analysis.drift import drift_figure
 
     return drift_figure(results)
 
@@ -210,11 +182,11 @@ def _numbers(estimate: Sequence[float | None]) -> tuple[float, float]:
 def _measured(value: float, error: float) -> str:
     """With as many digits as the standard error allows."""
     if not math.isfinite(value):
-        return "–"
+        return NOTHING
     if not error > 0:
         return f"{value:.3g}"
     digits = min(max(0, 1 - math.floor(math.log10(error))), 8) if math.isfinite(error) else 2
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+    return plus_minus(value, error, f".{digits}f")
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from ireg.analysis.basins import ends
-from ireg.analysis.pages import markdown
 from ireg.basins.study import QUANTITIES
 from ireg.statistics import mean_interval
 from ireg.system.command import framed, run_as_process
 from ireg.system.files import replacing
+from ireg.tables import markdown
 from study.checkpoints import pair_means
 from study.scripts.published import DATA, published
 
@@ -44,8 +44,7 @@ def table(means: pd.DataFrame) -> str:
 
 
 def _written(values: pd.Series) -> str:
-    interval = mean_interval(values.tolist())
-    return f"{interval.mean:.3g} ± {interval.half:.2g}"
+    return mean_interval(values.tolist()).text(".3g", ".2g")
 
 
 @framed

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
 from ireg.statistics import mean_interval
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 from study.scripts.published import DATA, published, written
 
 CSV = DATA / "batches.csv"
@@ -55,9 +55,9 @@ def table(runs: pd.DataFrame) -> str:
     lines = []
     for (noise, size), rows in runs.groupby(["label noise", "batch size"], sort=False):
         columns = [rows["train/loss"], *(rows[tag] * rows["lr"] / 2 for tag in NAMES.values())]
-        cells = [mean_interval(values.tolist()) for values in columns]
+        cells = [mean_interval(values.tolist()).text(".2f") for values in columns]
         labels = "right" if noise == "none" else "30 % wrong"
-        lines.append([labels, f"{size}", *(f"{cell.mean:.2f} ± {cell.half:.2f}" for cell in cells)])
+        lines.append([labels, f"{size}", *cells])
     return markdown(head, lines)
 
 

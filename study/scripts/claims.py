@@ -11,6 +11,7 @@ import pandas as pd
 
 from ireg.statistics import mean_interval
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 from study.scripts.published import DATA, published, written
 
 CSV = DATA / "claims.csv"
@@ -25,8 +26,8 @@ TAGS = ("train/error", "test/error", "fit/memorized", "ireg/sgd", "ireg/rmsprop"
 def measured(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row a run.
 
-    It has medians of the last epochs, the best epoch, and the state at SGD's fit: `fit …` is of the first epoch in
-    which the training error is at most SGD's final one with the same seed.
+    It has medians of the last epochs, the best epoch, and the state at equal training error: `fit …` is of the first
+    epoch in which the training error is at most SGD's final one with the same seed.
 
     Args:
         table: of `ireg.load`.
@@ -73,9 +74,7 @@ def numbers(runs: pd.DataFrame) -> str:
         "norm of the weights": _cells(runs, "norm/l2", _plain),
         "norm at SGD's final training error": _cells(runs, "fit norm/l2", _plain),
     }
-    head = ["", *NAMES.values()]
-    lines = [_line(cells) for cells in (head, *([name, *cells] for name, cells in rows.items()))]
-    return "\n".join([lines[0], "|---|---|---|---|", *lines[1:]]) + "\n"
+    return markdown(["", *NAMES.values()], [[name, *cells] for name, cells in rows.items()], rule="---")
 
 
 def claims(runs: pd.DataFrame) -> str:
@@ -104,21 +103,15 @@ def claims(runs: pd.DataFrame) -> str:
         ),
     ]
     head = ("the paper says", "after 300 epochs", "where their training error first is SGD's final one")
-    return "\n".join([_line(head), "|---|---|---|", *map(_line, rows)]) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return markdown(head, rows, rule="---")
 
 
 def _share(values: pd.Series) -> str:
-    interval = mean_interval((100 * values).tolist())
-    return f"{interval.mean:.1f} ± {interval.half:.1f} %"
+    return mean_interval((100 * values).tolist()).text(".1f", unit=" %")
 
 
 def _plain(values: pd.Series) -> str:
-    interval = mean_interval(values.tolist())
-    return f"{interval.mean:.1f} ± {interval.half:.1f}"
+    return mean_interval(values.tolist()).text(".1f")
 
 
 def _range(values: pd.Series) -> str:

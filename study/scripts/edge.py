@@ -11,9 +11,9 @@ import pandas as pd
 
 from ireg.analysis.curvature import sharpness
 from ireg.analysis.looks import COLOURS
-from ireg.analysis.pages import markdown
 from ireg.statistics import mean_interval
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 from study.scripts.published import DATA, pictured, published, written
 
 CSV = DATA / "edge.csv"
@@ -67,7 +67,6 @@ def table(runs: pd.DataFrame) -> str:
     ]  # fmt: skip
     lines = []
     for (loss, optimizer, rate), rows in runs.groupby(["loss", "optimizer", "lr"], sort=False):
-        median = mean_interval(rows["median"].tolist())
         lines.append(
             [
                 LOSSES[loss],
@@ -76,7 +75,7 @@ def table(runs: pd.DataFrame) -> str:
                 f"{rows['first'].mean():.0f} (loss {rows['loss first'].mean():.2f})",
                 f"{rows['last'].mean():.0f} (loss {rows['loss last'].mean():.2f})",
                 f"{rows['sharpness at the edge'].mean():.1f}",
-                f"{median.mean:.2f} ± {median.half:.2f}",
+                mean_interval(rows["median"].tolist()).text(".2f"),
                 f"{rows['low'].mean():.2f} to {rows['high'].mean():.2f}",
             ]
         )

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
+from ireg.statistics import plus_minus
 from ireg.system.command import framed, run_as_process
 from ireg.system.files import replacing
+from ireg.tables import markdown
 from study.cells import merged
 from study.scripts.published import DATA, published
 
@@ -29,7 +30,7 @@ def table(rates: pd.DataFrame) -> str:
         cells = [optimizer, data, activation, f"{rate:g}", f"{size:g}", method]
         for quantity in ("k", "cosine", "left", "implicit"):
             row = rows[rows["quantity"] == quantity].iloc[0]
-            cells.append("–" if pd.isna(row["value"]) else f"{row['value']:.3f} ± {row['error']:.3f}")
+            cells.append(plus_minus(row["value"], row["error"], ".3f"))
         lines.append(cells)
     head = [
         "optimizer",

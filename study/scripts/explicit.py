@@ -1,4 +1,4 @@
-"""`python -m study.scripts.explicit multirun/explicit`: penalties at equal loss.
+"""`python -m study.scripts.explicit multirun/explicit`: penalties where a loss is first reached.
 
 They stand in place of large rates and of small minibatches.
 
@@ -14,10 +14,10 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from ireg.analysis.pages import markdown
 from ireg.analysis.places import first_at_most
 from ireg.statistics import PairedDifference, mean_interval, paired_difference
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 from study.scripts.published import DATA, pictured, published, written
 
 CSV = DATA / "explicit.csv"
@@ -32,7 +32,8 @@ TAGS = ("test/error", "fit/memorized")
 def measured(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row a run and training loss.
 
-    It is of where the loss is first reached: linear in its logarithm between the epochs around it.
+    It is of where the loss is first reached: linear in its logarithm between the epochs around it. That is no equal
+    fit, see `ireg.analysis.places`.
 
     Args:
         table: of `ireg.load`.
@@ -70,7 +71,7 @@ def table(runs: pd.DataFrame) -> str:
         cells.append(f"{rows['seed'].nunique()}")
         for loss in LOSSES:
             interval = mean_interval(rows[rows["loss"] == loss]["test/error"].tolist())
-            cells.append(_percent(interval.mean, interval.half))
+            cells.append(interval.text(".1f", scale=100, unit=" %"))
         lines.append(cells)
     return markdown(head, lines)
 
@@ -121,7 +122,7 @@ def pairs(runs: pd.DataFrame) -> str:
     for name in PAIRS:
         cells = [name]
         for difference in (found[name, loss] for loss in LOSSES):
-            points = f"{100 * difference.student.mean:.1f} ± {100 * difference.student.half:.1f}"
+            points = difference.student.text(".1f", scale=100)
             count, p = difference.count, difference.p
             cells.append(f"{points} ({count} pairs, p = {p:.1g})" if count > 1 else "–")
         lines.append(cells)
@@ -158,12 +159,6 @@ def draw(runs: pd.DataFrame) -> Figure:
 def _of(runs: pd.DataFrame, setting: Mapping[str, object], loss: float) -> pd.Series:
     here = np.logical_and.reduce([runs[key] == value for key, value in {**setting, "loss": loss}.items()])
     return runs[here].set_index("seed")["test/error"]
-
-
-def _percent(mean: float, half: float) -> str:
-    if np.isnan(mean):
-        return "–"
-    return f"{100 * mean:.1f} %" if np.isnan(half) else f"{100 * mean:.1f} ± {100 * half:.1f} %"
 
 
 @framed

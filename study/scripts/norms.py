@@ -11,9 +11,9 @@ import pandas as pd
 
 from ireg.analysis.curvature import growth
 from ireg.analysis.looks import COLOURS
-from ireg.analysis.pages import markdown
 from ireg.statistics import mean_interval
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 from study.scripts.published import DATA, pictured, published, written
 
 CSV = DATA / "norms.csv"
@@ -66,8 +66,7 @@ def table(runs: pd.DataFrame) -> str:
 
 
 def _cell(values: pd.Series, digits: int) -> str:
-    interval = mean_interval(values.tolist())
-    return f"{interval.mean:,.{digits}f} ± {interval.half:,.{digits}f}"
+    return mean_interval(values.tolist()).text(f",.{digits}f")
 
 
 @framed

@@ -36,7 +36,7 @@ def written(
     Returns:
         The table of `ireg.load`, and the file's as it is read again.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=f"Write docs/data/{name}.csv.")
+    parser = argparse.ArgumentParser(prog=f"python -m study.scripts.{name}", description=f"Write docs/data/{name}.csv.")
     parser.add_argument("folder", metavar="FOLDER", help=f"of the runs, like multirun/{name}")
     if key is not None:
         parser.add_argument("--add", action="store_true", help="keep the rows of runs that are not in FOLDER")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ireg.analysis.pages import markdown
 from ireg.statistics import mean_interval
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 from study.scripts.published import DATA, published, written
 
 CSV = DATA / "swats.csv"
@@ -77,7 +77,7 @@ def table(runs: pd.DataFrame) -> str:
                 f"{len(rows)} seeds",
                 "",
                 "",
-                *(f"{100 * e.mean:.1f} ± {100 * e.half:.1f} %" for e in errors),
+                *(error.text(".1f", scale=100, unit=" %") for error in errors),
             ]
         )
     return markdown(["tolerance", "seed", "switched in epoch", "rate", "training error", "test error"], lines)

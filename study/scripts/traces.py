@@ -1,4 +1,4 @@
-"""`python -m study.scripts.traces multirun/traces`: traces of the Hessian at equal loss.
+"""`python -m study.scripts.traces multirun/traces`: the Hessian's traces where a loss is first reached.
 
 From the runs of docs/curvature.md it writes docs/data/traces.csv, a row a run and training loss. The page's table is
 made from that file; a test compares them.
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ireg.analysis.pages import markdown
 from ireg.analysis.places import first_at_most
 from ireg.statistics import mean_interval
 from ireg.system.command import framed, run_as_process
+from ireg.tables import markdown
 from study.scripts.published import DATA, published, written
 
 CSV = DATA / "traces.csv"
@@ -25,8 +25,8 @@ OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
 def measured(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row a run and training loss.
 
-    It is of where the loss is first reached. Between the two measurements around it values are interpolated, both on
-    logarithmic scales.
+    It is of where the loss is first reached, which is no equal fit, see `ireg.analysis.places`. Between the two
+    measurements around it values are interpolated, both on logarithmic scales.
 
     Args:
         table: of `ireg.load`.
@@ -52,8 +52,7 @@ def table(runs: pd.DataFrame) -> str:
         for tag in TAGS:
             for loss in LOSSES:
                 chosen = runs[(runs["optimizer"] == optimizer) & (runs["loss"] == loss)][tag]
-                interval = mean_interval(chosen.tolist())
-                cells.append(f"{interval.mean:.0f} ± {interval.half:.0f}")
+                cells.append(mean_interval(chosen.tolist()).text(".0f"))
         lines.append(cells)
     return markdown(head, lines)
 

@@ -24,6 +24,14 @@ def test_markdown(sweep, capsys):
     assert not (sweep / "summary.csv").exists()
 
 
+def test_a_name_with_a_bar_is_one_cell_of_markdown(make_run):
+    for name in ("a|b", "c"):
+        sweep = make_run(name.replace("|", ""), {"test/error": [0.9, 0.3]}, {"optimizer.name": name})
+    head, _, *rows = table(sweep, "markdown").splitlines()
+    assert {row.replace(r"\|", "").count("|") for row in rows} == {head.count("|")}
+    assert any(r"a\|b" in row for row in rows)
+
+
 def test_latex(sweep):
     assert table(sweep, "latex").splitlines() == [
         r"\begin{tabular}{lrrrr}",

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch.optim import SGD, Adam
 
-import ireg.drift.explicit as explicit
 from ireg.drift.__main__ import main
-from ireg.drift.explicit import compare, exchange, reordered
+from ireg.drift.exchange import compare, exchange, reordered
 from ireg.drift.forces import mean_flow_at
 from ireg.drift.orders import order_of, train_epoch
 from ireg.drift.problem import flattened
@@ -48,7 +47,9 @@ def test_sgd_imitates_momentum(nesterov):
 
 
 def test_a_wrong_penalty_has_another_exchange_rate(monkeypatch):
-    monkeypatch.setattr(explicit, "Minibatch", lambda strength, **how: Minibatch(strength=strength / 2, **how))
+    monkeypatch.setattr(
+        "ireg.drift.exchange.Minibatch", lambda strength, **how: Minibatch(strength=strength / 2, **how)
+    )
     problem = quadratic(partial(SGD, lr=2e-3))
     assert exchange(problem, orders=20, refinement=2, step=0.01, processes=1)["exact"]["k"].value > 1.8
 

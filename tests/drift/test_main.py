@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from ireg.drift.__main__ import main
-from ireg.drift.tables import HEADER, text, verdict, write
+from ireg.drift.study import DRIFT
+from ireg.drift.tables import HEADER, text, verdict
 from tests.conftest import ROOT, read_only
 
 FAST = ("--orders", "6", "--refinements", "2", "3", "--processes", "1")
@@ -117,7 +118,7 @@ def test_results_of_earlier_versions_are_read_and_their_tables_replaced(one, cap
     assert "measured already" in err
     assert "all k = 1 is the theorem" in out
     assert "Finite step alone" not in out
-    write([earlier], folder)
+    DRIFT.write([earlier], folder)
     assert "finite step" not in (folder / "drift.csv").read_text()
     assert main([str(one / "sgd"), *FAST, "--seed", "1", "--output", str(folder)]) == 0
     assert "Finite step alone" in capsys.readouterr().out
@@ -218,7 +219,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(one, capsys):
 
 def test_a_figure_that_fails_costs_no_number(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ireg.analysis.drift.drift_figure", lambda results: 1 / 0)
-    assert {path.name for path in write([made_up("a")], tmp_path)} == {"drift.json", "drift.csv"}
+    assert {path.name for path in DRIFT.write([made_up("a")], tmp_path)} == {"drift.json", "drift.csv"}
     assert capsys.readouterr().err == "figure drift cannot be drawn: ZeroDivisionError: division by zero\n"
 
 
@@ -261,4 +262,4 @@ def test_digits_follow_the_standard_error_and_nan_is_a_dash(tmp_path):
     assert "–" in lines[2]
     assert lines[2].split()[:5] == ["a", "0.1", "kept", "mean", f"{math.exp(0.5):.4g}"]
     assert "a: strength 0.01 and alignment 1 are predicted at rate 0.1; no leading flow: made up" in lines
-    assert {path.name for path in write([result], tmp_path)} == {"drift.json", "drift.csv", "drift.png"}
+    assert {path.name for path in DRIFT.write([result], tmp_path)} == {"drift.json", "drift.csv", "drift.png"}

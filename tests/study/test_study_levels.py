@@ -18,7 +18,7 @@ from study.pages import write_pages
 from study.pictures import PICTURES
 from study.rates import tied
 from study.tables import TABLES
-from tests.study.test_study import finals, measured_cells, pivot
+from tests.study.planted import finals, measured_cells, pivot
 
 LOSSES = [1.5, 1.2, 1.0, 0.7, 0.4, 0.2, 0.1, 0.03]
 

@@ -5,7 +5,7 @@ import pytest
 
 from study.__main__ import main
 from study.pages import result_names, write_pages
-from tests.study.test_study import finals
+from tests.study.planted import finals
 
 
 def test_results_are_named_by_the_tables_of_a_page():
