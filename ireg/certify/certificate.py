@@ -120,6 +120,7 @@ def share(
         (rate, 1 + float(rest @ effect / (effect @ effect)), error / float(np.linalg.norm(effect)))
         for rate, rest, effect, error in points
     )
+    # The straight line through both shares, at the rate 0.
     return Coefficient(
         value=(first * other - second * one) / (other - one),
         uncertainty=float(np.hypot(first_error * other, second_error * one)) / (other - one),

@@ -100,6 +100,7 @@ def sharpness_of_minibatches() -> Identity:
         gradient = matrix @ start["w"]
         square = gradient @ gradient
         change = loss({"w": start["w"] - RATE * gradient}, matrix) - loss(start, matrix)
+        # The change, solved for b_k.
         curvatures.append(2 / RATE * (1 + change / (RATE * square)))
         of_mean.append(gradient @ mean @ gradient / square)
     result = batch_sharpness(loss, start, batches)
@@ -125,6 +126,7 @@ def variance_of_probes() -> Identity:
     values = torch.stack([hessian.along(by_name(vector, params)) for vector in signs])  # of −v it is that of v
     whole = matrix.square().sum()
     expected = 2 * (whole - matrix.diagonal().square().sum())
+    # Every vector of signs is there once, up to the sign of all: the variance itself, not an estimate.
     result = values.var(correction=0)
     return Identity(relative(result, expected), {"with the diagonal": relative(result, 2 * whole)})
 

@@ -106,6 +106,8 @@ class _Wrong(MomentumLike):
 
     def coefficients(self, num_batches: int) -> tuple[float, float]:
         """Return the factors of (1/4) ‖g_k‖² and of (1/4) ‖ḡ‖²."""
+        # With a of ‖ḡ‖² and b of the variance the penalty is (1/4) [b mean ‖g_k‖² + (a − b) ‖ḡ‖²], as the mean of
+        # ‖g_k‖² is ‖ḡ‖² + Var. Momentum's own has a = 2L and b = −τ.
         right, whole = super().coefficients(num_batches)
         common = -right / self.strength
         lag = (whole / self.strength - common) / 2

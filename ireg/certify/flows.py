@@ -73,6 +73,7 @@ class ModifiedLoss:
         mean, spread = gradients.mean(0), gradients - gradients.mean(0)
         shift = self.optimizer.loss_decay + self.optimizer.decoupled_decay / self.scale
         mean, hessian = mean + shift * point, hessians.mean(0) + np.diag(shift)
+        # Half the gradient of both parts. In the variance's the deviations sum to 0, so that H_k stands for H_k − H.
         products = self.of_mean * hessian @ (self.scale * mean)
         products += self.of_variance * np.einsum("kij,kj->i", hessians, self.scale * spread) / len(spread)
         return -self.clock * self.scale * (mean + 2 * products)
@@ -140,6 +141,7 @@ def _with_factors(problem: Problem, optimizer: OptimizerView, of_mean: float, of
         scale=scale,
         of_mean=of_mean / float(scale @ mean**2),
         of_variance=of_variance / variance if problem.num_batches > 1 else 0.0,
+        # The memory's part loses η_e L λ C′ to the decay: the flow takes the same path, more slowly.
         clock=1 - remembered.effective_rate * remembered.lag * optimizer.decoupled_decay,
     )
 

@@ -64,6 +64,7 @@ def own(point: Point) -> Values:
         mean = mean + point.decays * point.shares / scale * point.weights
     unlike = 1 - memory.overlap(point.count) if point.count > 1 else 1.0
     of_mean, of_variance = memory.rate / 4 * (1 + 2 * memory.lag) * scale, memory.rate / 4 * unlike * scale
+    # Without memory each step has its own rate: the parts are those of equations 1 and 2, with decay.
     if isinstance(point.trained.optimizer, SGD) and not point.group["momentum"]:
         of_mean, of_variance = _step_coefficients(point)
     whole, variance = float(of_mean @ mean.square()), float(of_variance @ spread)

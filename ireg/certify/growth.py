@@ -60,6 +60,7 @@ def _walk(module: nn.Module, optimizer: Optimizer) -> tuple[Path, list[Tensor], 
             pending = flat(seen.first_moment)
             if scale is not None and not held.divided:
                 pending = flat(scale) * pending
+            # Where the weights come to rest if all further gradients are 0.
             settled[-1] = weights[-1] - held.ahead * pending
     path = recorder.path()
     assert path is not None
@@ -89,9 +90,9 @@ def diffusion() -> Identity:
 
 
 def homogeneity() -> Identity:
-    """Check the radial part of a network without biases.
+    """Check the radial part of a network without biases, homogeneous of degree D (its layers).
 
-    SGD's is −2ηD Σ mean_i Σ_c f_c (p_c − y_c), D the number of layers.
+    By Euler's theorem ω·∇f_c = D f_c, so that SGD's is −2ηD Σ mean_i Σ_c f_c (p_c − y_c).
     """
     module, batches = mlp(bias=False), minibatches()
     optimizer = SGD(module.parameters(), lr=RATE)
@@ -126,7 +127,10 @@ class _Normalized(nn.Module):
 
 
 def normalization() -> Identity:
-    """Check that SGD's radial part is 0 before a normalization, as a share of the diffusive one."""
+    """Check that SGD's radial part is 0 before a normalization, as a share of the diffusive one.
+
+    The loss does not depend on the length of the weights there, so that ω·g = 0.
+    """
     shares = {}
     for normalizes in (True, False):
         module = network(lambda normalizes=normalizes: _Normalized(normalizes=normalizes))  # type: ignore[misc]

@@ -30,7 +30,12 @@ def as_text(coefficients: Mapping[str, Coefficient]) -> str:
 
 
 def show_logged(comparisons: Sequence[Comparison], console: Console) -> bool:
-    """Print a line for each tag; return whether all are right."""
+    """Print a line for each tag; return whether all are right.
+
+    Args:
+        comparisons: of values with their formulas; a term of the catalogue without any is not right.
+        console: where to print.
+    """
     by_tag: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         by_tag.setdefault(comparison.tag, []).append(comparison)

@@ -32,9 +32,12 @@ def noise(point: Point) -> Values:
             seconds.append(second)
             directions.append(numerators[-1] / (second.sqrt() + point.group["eps"]))
         direction, numerator, second = (torch.stack(each).mean(0) for each in (directions, numerators, seconds))
+        # F is the mean of N φ(v) less ḡ φ(s̄), φ(v) = 1/(√v + ε) and φ'(s̄) = −1/(2√s̄ (√s̄ + ε)²). What is of first order
+        # in the noise has mean 0; it is taken off each order, so that few orders suffice.
         derivative = torch.where(square > 0, mean / (2 * square.sqrt() * below**2), 0.0)
         values.append(direction - numerator / below + derivative * (second - square))
     orders = torch.stack(values)
+    # The square of a mean over few orders is too large by the variance of that mean.
     force, size = orders.mean(0), float(orders.mean(0).square().sum() - (orders.var(0) / len(orders)).sum())
     squares = 2 * torch.einsum("kij,kj->i", hessians, gradients) / point.count
     decay = point.decays * point.weights if point.decoupled else 0.0

@@ -77,6 +77,7 @@ def start(recipe: Recipe, problem: Problem, abscissa: float) -> Start:
     uphill = hessians @ velocity
     first = second = None
     if dividing is not None:
+        # x = g², whose derivative along u is 2g Hu.
         second = torch.from_numpy((gradients * (gradients + 2 * rate / (1 - dividing.decay) * uphill)).mean(0))
     if (buffer := seen.buffer) is not None:
         then = gradients.mean(0) + rate / (1 - buffer.decay) * uphill.mean(0)

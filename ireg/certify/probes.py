@@ -106,6 +106,7 @@ def probe_errors(point: Point) -> dict[str, float]:
     }
     errors = {}
     for name, matrix in matrices.items():
+        # Of a mean over PROBES of vᵀMv, v of random signs: `curvature.variance_of_probes` checks it by enumeration.
         variance = 2 * float(matrix.square().sum() - matrix.diagonal().square().sum()) / PROBES
         errors[name] = _standard_errors([row[name] for row in rows], float(matrix.diagonal().sum()))
         errors[f"{name}_se"] = _standard_errors([row[f"{name}_se"] ** 2 for row in rows], variance)

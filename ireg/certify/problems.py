@@ -61,6 +61,7 @@ class Problem:
     def gradients(self, point: np.ndarray) -> np.ndarray:
         """Compute g_k, (m, p), at a point (p,)."""
         derivatives = self._residuals(point)
+        # ℓ'(z) is z itself in the quadratic rows, and tanh z in the others.
         derivatives[:, self.squares :] = np.tanh(derivatives[:, self.squares :])
         return np.einsum("kni,kn->ki", self._arrays[0], derivatives)
 
@@ -84,6 +85,7 @@ class Problem:
         rows, negative_targets = self._by_minibatch
         rows = rows.index_select(2, which)
         derivatives = (rows * weights).sum(1).add_(negative_targets.index_select(1, which))
+        # As in `gradients`, but in place.
         derivatives[self.squares :].tanh_()
         return (rows * derivatives[:, None]).sum(0)
 

@@ -112,8 +112,10 @@ def remembered(optimizer: Optimizer, rate: float, steps: int) -> Filter:
     group = optimizer.param_groups[0]
     weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     state = {slot: torch.zeros(1, dtype=torch.float64) for slot in _SLOTS}
+    # NAdam divides by 1 less the product of all μ, which long after the start is 0.
     state |= {"step": torch.tensor(LATE), "mu_product": torch.tensor(0.0)}
     scale = _FROZEN if "eps" in group else 1.0
+    # With ε alone below the gradient, the rate ηε makes P = 1.
     changed: dict[str, Any] = {"lr": rate * scale} | nadams_decay(group, steps)
     if "eps" in group:
         changed["eps"] = _FROZEN
@@ -144,6 +146,7 @@ def run_out(optimizer: Optimizer) -> Tensor:
             steps, betas = int(kept[0]["step"]), group["betas"]
             slot = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
             largest = torch.cat([slots[slot].flatten() for slots in kept])
+            # v̂ of the last step, its bias corrected: at the count `LATE` torch does not correct it again.
             state |= {"exp_avg_sq": largest / (1 - betas[1] ** steps), "mu_product": torch.tensor(0.0)}
             changed = {"betas": (betas[0], _HELD)} | nadams_decay(group, steps)
             changed |= {"amsgrad": False} if "amsgrad" in group else {}

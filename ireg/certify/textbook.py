@@ -113,6 +113,7 @@ def mean_flow(
     squares = gradients.square().mean(0)
     scale = torch.ones_like(mean) if divided is None else 1 / (squares.sqrt() + divided.eps)
     velocity = scale * mean + decoupled * point
+    # (1/m) Σ H_k P (g_k − ḡ).
     pairs = torch.einsum("kij,kj->i", curvatures, scale * gradients) / m - hessian @ (scale * mean)
     unlike = 1 - memory.overlap(m) if m > 1 else 1.0
     products = scale * ((1 + 2 * memory.lag) * hessian @ velocity + unlike * pairs) + decoupled * velocity
@@ -126,6 +127,7 @@ def mean_flow(
     root, eps = squares.sqrt(), divided.eps
     first = -1 / (2 * root * (root + eps) ** 2)  # φ'(s̄), φ(v) = 1/(√v + ε)
     second = 1 / (4 * root**3 * (root + eps) ** 2) + 1 / (2 * squares * (root + eps) ** 3)
+    # The derivative of s̄ along u, by weight: that of g² is 2g Hu.
     along = 2 * (gradients * torch.einsum("kij,j->ki", curvatures, velocity)).mean(0)
     fading = (1 - divided.decay) * divided.decay ** torch.arange(PAST, dtype=torch.float64)
     age = float(fading @ torch.arange(PAST, dtype=torch.float64))
