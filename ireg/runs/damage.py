@@ -23,7 +23,8 @@ def damage(status: Mapping[str, Any]) -> str:
     """Name the first value of a status that cannot be a run's.
 
     Returns:
-        The key and its value; empty where all are right. Keys that earlier versions did not write may be missing.
+        What is wrong with it, in words; empty where all are right. Keys that earlier versions did not write may be
+        missing.
     """
     if _is_deeper(status, MOST_LEVELS):
         return f"it is nested in more than {MOST_LEVELS} levels"
