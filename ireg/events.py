@@ -1,6 +1,6 @@
 """TensorBoard's event files: scalars with descriptions, hyperparameters, charts, pictures, texts.
 
-Made from TensorBoard's own records; torch is not needed.
+They are made from TensorBoard's own records; torch is not needed.
 """
 
 from __future__ import annotations
@@ -59,9 +59,14 @@ class Entry(NamedTuple):
 
 
 def scalar(tag: str, value: float, *, described: bool = True) -> Summary:
-    """Make a scalar, and say what its tag means.
+    """Make a scalar, with a description of its tag.
 
-    In single precision: TensorBoard's fast loader shows no other. The first scalar of a tag needs the description.
+    It is in single precision: TensorBoard's fast loader shows no other.
+
+    Args:
+        tag: of the scalar.
+        value: of it.
+        described: whether it has the description, which the first scalar of a tag needs.
     """
     tensor = TensorProto(dtype="DT_FLOAT", tensor_shape=TensorShapeProto(), float_val=[value])
     metadata = scalar_metadata(display_name="", description=description(tag) if described else "")
@@ -69,7 +74,7 @@ def scalar(tag: str, value: float, *, described: bool = True) -> Summary:
 
 
 def description(tag: str) -> str:
-    """Say in Markdown what a tag means; nothing for tags of others."""
+    """Describe in Markdown what a tag means; empty for tags of others."""
     meaning = quantity(tag) or quantity(tag.removesuffix("_se"))
     if meaning is None:
         return ""
@@ -81,13 +86,19 @@ def description(tag: str) -> str:
 
 
 def picture(tag: str, png: bytes, text: str = "") -> Summary:
-    """Make a picture of a PNG file's bytes."""
+    """Make a picture of a PNG file's bytes.
+
+    Args:
+        tag: of the picture.
+        png: the file's content.
+        text: a description, in Markdown.
+    """
     width, height = struct.unpack(">II", png[16:24])  # the header, which every PNG begins with
     return _strings(tag, [str(width).encode(), str(height).encode(), png], image_metadata("", text))
 
 
 def text(tag: str, markdown: str) -> Summary:
-    """Make a text."""
+    """Make a text in Markdown."""
     return _strings(tag, [markdown.encode()], text_metadata("", ""))
 
 
@@ -105,19 +116,19 @@ def session_start(hyperparameters: Mapping[str, Any]) -> Summary:
 
 
 def session_end(*, succeeded: bool) -> Summary:
-    """Say in the HPARAMS tab how a run ended."""
+    """Declare in the HPARAMS tab how a run ended."""
     status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
     return _hparams("_hparams_/session_end_info", HParamsPluginData(session_end_info=SessionEndInfo(status=status)))
 
 
 def experiment(values: Mapping[str, Sequence[Any]], tags: Iterable[str]) -> Summary:
-    """Declare the columns of the HPARAMS tab, of metrics the shares first.
+    """Declare the columns of the HPARAMS tab: what differs between runs, and the metrics.
 
     Args:
         values: the distinct values of what differs, by key.
-        tags: of the metrics.
+        tags: of the metrics, which are sorted with the shares first.
     """
-    found = api_pb2.Experiment()
+    columns = api_pb2.Experiment()
     for key, distinct in values.items():
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct)
         info = api_pb2.HParamInfo(
@@ -127,10 +138,10 @@ def experiment(values: Mapping[str, Sequence[Any]], tags: Iterable[str]) -> Summ
             info.domain_interval.min_value, info.domain_interval.max_value = min(distinct), max(distinct)
         else:
             info.domain_discrete.extend(sorted(distinct) if numbers else sorted(map(str, distinct)))
-        found.hparam_infos.append(info)
+        columns.hparam_infos.append(info)
     for tag in sorted(dict.fromkeys(tags), key=lambda tag: FIRST.index(tag) if tag in FIRST else len(FIRST)):
-        found.metric_infos.add(name=api_pb2.MetricName(tag=tag), description=description(tag))
-    return _hparams("_hparams_/experiment", HParamsPluginData(experiment=found))
+        columns.metric_infos.add(name=api_pb2.MetricName(tag=tag), description=description(tag))
+    return _hparams("_hparams_/experiment", HParamsPluginData(experiment=columns))
 
 
 def charts(category: str, lines: Mapping[str, Sequence[str]], margins: Mapping[str, tuple[str, str, str]]) -> Summary:
@@ -141,14 +152,14 @@ def charts(category: str, lines: Mapping[str, Sequence[str]], margins: Mapping[s
         lines: the tags of each chart that lays several over one another, by title.
         margins: the tags of value, lower and upper bound of each chart with a band, by title.
     """
-    found = [
+    laid_out = [
         Chart(title=title, multiline=MultilineChartContent(tag=[f"^{tag}$" for tag in tags]))
         for title, tags in lines.items()
     ]
     for title, (value, lower, upper) in margins.items():
         series = MarginChartContent.Series(value=value, lower=lower, upper=upper)
-        found.append(Chart(title=title, margin=MarginChartContent(series=[series])))
-    layout = Layout(category=[Category(title=category, chart=found[::-1])])  # TensorBoard shows the last one first
+        laid_out.append(Chart(title=title, margin=MarginChartContent(series=[series])))
+    layout = Layout(category=[Category(title=category, chart=laid_out[::-1])])  # TensorBoard shows the last one first
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="custom_scalars"))
     return _strings("custom_scalars__config__", [layout.SerializeToString()], metadata)
 
@@ -157,6 +168,10 @@ def write_events(path: Path, entries: Iterable[Entry]) -> None:
     """Write a whole event file at once.
 
     A TensorBoard that has read an earlier file of the folder drops what it knows.
+
+    Args:
+        path: the file, replaced atomically.
+        entries: in the order of their times.
     """
     stream = io.BytesIO()
     writer = RecordWriter(stream)

@@ -1,4 +1,1 @@
-"""Data that comes with the package.
-
-`README.md` in this folder says where it is from.
-"""
+"""Data that comes with the package; `README.md` in this folder says where it is from."""

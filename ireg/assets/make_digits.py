@@ -21,12 +21,13 @@ NUM_TRAIN = 1437
 def make(original: Path, out: Path, md5: str) -> dict[str, str]:
     """Write the digits as IDX files.
 
-    Returned are the md5s of their contents, by name.
-
     Args:
         original: scikit-learn's `digits.csv.gz`.
         out: where the files go.
         md5: of the original's content.
+
+    Returns:
+        The md5 of each file's content, unpacked, by its name.
 
     Raises:
         UserError: the original is missing, cannot be unpacked or has another md5; nothing is written then.
@@ -53,10 +54,7 @@ def make(original: Path, out: Path, md5: str) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Pack the file, and print the md5s.
-
-    They are printed as the data set's YAML has them.
-    """
+    """Pack the file, and print the md5s as the data set's YAML has them."""
     if len(arguments) != 1:
         sys.exit("usage: python -m ireg.assets.make_digits digits.csv.gz")
     try:

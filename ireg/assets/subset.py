@@ -19,9 +19,7 @@ NUM_EXAMPLES = 10_000
 
 
 def command(arguments: Sequence[str], script: str, out: Path, md5: Mapping[str, str], *, packed: bool) -> None:
-    """Run `make` on the command line's folder, and print the md5s.
-
-    They are printed as the data set's YAML has them.
+    """Run `make` on the command line's folder, and print the md5s as the data set's YAML has them.
 
     Args:
         arguments: the folder with the originals.
@@ -36,18 +34,21 @@ def command(arguments: Sequence[str], script: str, out: Path, md5: Mapping[str, 
         written = make(Path(arguments[0]), out, md5, packed=packed)
     except UserError as error:
         sys.exit(str(error))
-    for name, found in written.items():
-        print(f"{name}: {found}")
+    for name, digest in written.items():
+        print(f"{name}: {digest}")
 
 
 def make(originals: Path, out: Path, md5: Mapping[str, str], *, packed: bool) -> dict[str, str]:
-    """Write the subset; return the md5 of each file's content.
+    """Write the subset.
 
     Args:
         originals: the folder with the four original files, packed or not.
         out: where the subset goes.
         md5: of each original's content, by its name.
         packed: whether the files are packed by gzip, with names that end in `.gz`.
+
+    Returns:
+        The md5 of each written file's content, unpacked, by the original's name.
 
     Raises:
         UserError: an original is missing, cannot be unpacked or has another md5; nothing is written then.
@@ -63,7 +64,13 @@ def make(originals: Path, out: Path, md5: Mapping[str, str], *, packed: bool) ->
 def read_original(folder: Path, name: str, md5: str) -> bytes:
     """Return the content of a raw file, after comparing its md5 and sha256.
 
-    It is read from `name`, or from `name`.gz.
+    Args:
+        folder: with the file, or the file packed by gzip.
+        name: of the file, without `.gz`.
+        md5: of its content.
+
+    Raises:
+        UserError: it is missing, cannot be unpacked or has another digest.
     """
     path, gz = folder / name, folder / f"{name}.gz"
     try:
@@ -77,7 +84,7 @@ def read_original(folder: Path, name: str, md5: str) -> bytes:
 
 
 def cut(content: bytes) -> bytes:
-    """Keep the first NUM_EXAMPLES items of an IDX file of unsigned bytes.
+    """Keep the first `NUM_EXAMPLES` items of an IDX file of unsigned bytes.
 
     Its header: two zero bytes, the type, the number of dimensions, then each size in four bytes, the most significant
     one first; the first size is the number of items (http://yann.lecun.com/exdb/mnist).

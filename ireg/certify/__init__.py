@@ -1,7 +1,4 @@
-"""Certificates: torch's own optimizers follow their modified flows.
-
-They do so one order better than the plain flow.
-"""
+"""Certificates: torch's own optimizers follow their modified flows, one order better than plain ones."""
 
 from ireg.certify.cases import CERTIFICATES
 from ireg.certify.certificate import Certificate, Curve, Outcome

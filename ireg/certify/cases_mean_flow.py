@@ -1,7 +1,4 @@
-"""Certificates of the mean flow.
-
-The second moment is in motion, on full batches and with minibatches.
-"""
+"""Certificates of the mean flow, its second moment in motion, on full batches and with minibatches."""
 
 from collections.abc import Callable
 from typing import Any

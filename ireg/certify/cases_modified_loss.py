@@ -1,7 +1,4 @@
-"""Certificates of the modified loss.
-
-The optimizers are filters of the gradient under a fixed preconditioner.
-"""
+"""Certificates of the modified loss, for filters of the gradient under a fixed preconditioner."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +42,7 @@ DECAYING: Controls = {"the other kind of decay": controls.decay_in_gradient}
 
 
 def halving(highest: float, count: int = 4) -> tuple[float, ...]:
-    """Rates, each half the one before."""
+    """Return `count` rates from `highest` down, each half the one before."""
     return tuple(highest / 2**power for power in range(count))
 
 

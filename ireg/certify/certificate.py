@@ -1,7 +1,4 @@
-"""What a certificate is, and when it holds.
-
-It has orders of accuracy, their tolerances, and a verdict.
-"""
+"""What a certificate is and when it holds: orders of accuracy, their tolerances, and a verdict."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,9 +42,7 @@ STANDARD_ERRORS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Errors of a flow at a fixed time, against the rates.
-
-    The order is fitted to them.
+    """Errors of a flow at a fixed time against the rates, and the order that is fitted to them.
 
     Attributes:
         errors: ‖mean of the optimizer − flow‖ at each rate.
@@ -60,15 +55,20 @@ class Curve:
     uncertainty: float
 
     def within(self, low: float, high: float) -> bool:
-        """Say whether the slope lies there, sampling considered."""
+        """Say whether the slope is from `low` to `high`, by at least `STANDARD_ERRORS` of its standard errors."""
         margin = STANDARD_ERRORS * self.uncertainty
         return low <= self.slope - margin and self.slope + margin <= high
 
 
 def fit(rates: Sequence[float], errors: Sequence[float], standard_errors: Sequence[float]) -> Curve:
-    """The curve of these errors, by least squares in the logarithms.
+    """Fit the order of errors by least squares in the logarithms.
 
     A standard error counts in full as if it lay along the error, where only its component there would.
+
+    Args:
+        rates: the abscissas, positive.
+        errors: one at each rate; an error that is 0 or not finite leaves the curve without a slope (nan).
+        standard_errors: of each error, from sampling; zeros without sampling.
     """
     values = np.array(errors)
     usable = bool(np.all(np.isfinite(values)) and np.all(values > 0))
@@ -83,9 +83,7 @@ def fit(rates: Sequence[float], errors: Sequence[float], standard_errors: Sequen
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficient:
-    """How much of a part is in the optimizer's mean.
-
-    It is 1 if the part's constant is right.
+    """How much of a part is in the optimizer's mean: 1 if the part's constant is right.
 
     Attributes:
         value: measured over predicted, in the limit of small rates.
@@ -97,7 +95,7 @@ class Coefficient:
 
     @property
     def holds(self) -> bool:
-        """Say whether it is 1, sampling considered."""
+        """Whether the value is 1, sampling considered."""
         return abs(self.value - 1) + STANDARD_ERRORS * self.uncertainty <= COEFFICIENT_WITHIN
 
 
@@ -107,23 +105,22 @@ def share(
     effects: Sequence[np.ndarray],
     standard_errors: Sequence[float],
 ) -> Coefficient:
-    """Return the share of a part at the rate 0.
-
-    It is extrapolated from the two smallest rates.
+    """Extrapolate the share of a part to the rate 0 from the two smallest rates.
 
     At each rate it is 1 + ⟨rest, effect⟩/‖effect‖², which is 1 but for O(rate).
 
     Args:
-        rates: the abscissas.
-        rests: mean of the optimizer less the end of the modified flow.
-        effects: end of the modified flow less that without the part.
-        standard_errors: of the mean of the optimizer.
+        rates: the abscissas, at least two.
+        rests: mean of the optimizer less the end of the modified flow, (p,) at each rate.
+        effects: end of the modified flow less that without the part, (p,) at each rate.
+        standard_errors: of the mean of the optimizer, at each rate.
     """
     points = sorted(zip(rates, rests, effects, standard_errors, strict=True), key=lambda point: point[0])[:2]
     (one, first, first_error), (other, second, second_error) = (
         (rate, 1 + float(rest @ effect / (effect @ effect)), error / float(np.linalg.norm(effect)))
         for rate, rest, effect, error in points
     )
+    # The straight line through both shares, at the rate 0.
     return Coefficient(
         value=(first * other - second * one) / (other - one),
         uncertainty=float(np.hypot(first_error * other, second_error * one)) / (other - one),
@@ -132,7 +129,7 @@ def share(
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a certificate found.
+    """The result of a certificate: errors of the right flow, of the plain one and of the wrong ones.
 
     Attributes:
         rates: the abscissas.
@@ -167,37 +164,32 @@ class Outcome:
 
     @property
     def passes(self) -> bool:
-        """Say whether the certificate holds and rejects every control.
-
-        Without the latter it could not have failed.
-        """
+        """Whether the certificate holds and rejects every control, without which it could not have failed."""
         return self.holds and len(self.rejected) == len(self.controls)
 
 
 class Experiment(Protocol):
-    """Runs an optimizer and its flows at some rates."""
+    """An optimizer and its flows, which run at some rates."""
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The abscissas, unless others are given."""
+        """The abscissas that are taken unless others are given."""
 
     @property
     def abscissa(self) -> str:
-        """What they are."""
+        """What the abscissas are: η, or 1 − ρ."""
 
     @property
     def free(self) -> bool:
-        """Whether others can be given."""
+        """Whether other abscissas can be given."""
 
     def outcome(self, rates: Sequence[float]) -> Outcome:
-        """What comes out at these rates."""
+        """Run the optimizer and its flows at these rates, and compare their ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """A claim of theory about one optimizer.
-
-    With it comes the experiment that could refute it.
+    """A claim of theory about one optimizer, with the experiment that could refute it.
 
     Attributes:
         optimizer: a name of conf/optimizer.
@@ -219,7 +211,10 @@ class Certificate:
         return f"{self.optimizer}, {self.setting}: {self.theory}"
 
     def run(self, rates: Sequence[float] | None = None) -> Outcome:
-        """Run it, at other rates than its own if they are free.
+        """Run the experiment, at other rates than its own if they are free.
+
+        Args:
+            rates: the abscissas; None for those of the experiment.
 
         Raises:
             ValueError: rates for a certificate whose rates are tied to other parameters.

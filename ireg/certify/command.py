@@ -1,7 +1,4 @@
-"""What `python -m ireg.verify` does.
-
-It certifies every optimizer's theory on this machine, in a table.
-"""
+"""`python -m ireg.verify`: certify every optimizer's theory on this machine, in a table."""
 
 from __future__ import annotations
 
@@ -53,11 +50,12 @@ WIDTH = 160
 def certify(options: argparse.Namespace) -> int:
     """Do what the command line says; return the exit code.
 
-    It is 0 if all certificates pass, all logged values are right, all edges, identities, exchanges and drawings hold,
-    and all derivatives of the networks are right, 1 if not.
-
     Args:
         options: of `ireg.verify.parser`.
+
+    Returns:
+        0 if all certificates pass, all logged values are right, all edges, identities, exchanges and drawings hold, and
+        all derivatives of the networks are right; 1 if not.
 
     Raises:
         UserError: an option has a value that is not allowed.
@@ -82,7 +80,7 @@ def certify(options: argparse.Namespace) -> int:
 
 
 def _wanted(only: Sequence[str] | None, optimizers: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the sections that are asked for."""
+    """Return the names of the sections that are asked for."""
     known = (CERTIFICATES_ONLY, *SECTIONS)
     for name in only or ():
         if name not in known:
@@ -95,7 +93,7 @@ def _wanted(only: Sequence[str] | None, optimizers: Sequence[str] | None) -> tup
 
 
 def _chosen(names: Sequence[str] | None) -> list[int]:
-    """Positions of the certificates of these optimizers."""
+    """Return the positions of the certificates of these optimizers; None chooses all."""
     known = list(dict.fromkeys(certificate.optimizer for certificate in CERTIFICATES))
     for name in names or ():
         if name not in known:
@@ -124,7 +122,7 @@ def _jobs(given: str | None) -> int:
 
 
 def _plot_path(given: str) -> Path:
-    """The path, refused before the work and not after it."""
+    """Return the path of the picture, and refuse it before the work rather than after it."""
     path = Path(given)
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--plot {given}: must end in .png, .pdf or .svg")
@@ -134,9 +132,15 @@ def _plot_path(given: str) -> Path:
 
 
 def run(chosen: Sequence[int], rates: Sequence[float] | None, *, jobs: int) -> dict[int, Outcome]:
-    """Run the certificates at these positions, several at a time.
+    """Run the certificates at these positions, several at a time, with a progress bar on a terminal.
 
-    A terminal shows a progress bar.
+    Args:
+        chosen: positions in `CERTIFICATES`.
+        rates: abscissas for those whose rates are free; None for each certificate's own.
+        jobs: how many processes at most.
+
+    Returns:
+        The outcome of each, by its position, in the order given.
     """
     console = make_console(file=sys.stderr)
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)
@@ -150,7 +154,7 @@ def run(chosen: Sequence[int], rates: Sequence[float] | None, *, jobs: int) -> d
 
 
 class _Bar:
-    """Advances a progress bar by one certificate at a time."""
+    """A progress bar that advances by one certificate at a time."""
 
     def __init__(self, advance: Callable[[], None]) -> None:
         self._advance = advance
@@ -164,16 +168,13 @@ class _Bar:
 
 
 def _run(rates: Sequence[float] | None, position: int) -> Outcome:
-    """Run one certificate, by its position.
-
-    Certificates hold functions and do not travel between processes.
-    """
+    """Run one certificate by its position, since certificates hold functions that cannot be pickled."""
     certificate = CERTIFICATES[position]
     return certificate.run(rates if certificate.experiment.free else None)
 
 
 def show(outcomes: Mapping[int, Outcome], console: Console) -> None:
-    """Print the table, and what failed."""
+    """Print the table of certificates, and a line for whatever failed."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("optimizer", "setting", "flow", "source"):
         table.add_column(column)
@@ -200,9 +201,9 @@ def show_edges(edges: Mapping[str, Edge], console: Console) -> bool:
     table.add_column("optimizer")
     for column in ("predicted", "measured", "error", "verdict"):
         table.add_column(column, justify="right")
-    for name, found in edges.items():
-        numbers = (f"{found.predicted:.5f}", f"{found.measured:.5f}", f"{found.error:.0e}")
-        table.add_row(name, *numbers, verdict(found.holds))
+    for name, edge in edges.items():
+        numbers = (f"{edge.predicted:.5f}", f"{edge.measured:.5f}", f"{edge.error:.0e}")
+        table.add_row(name, *numbers, verdict(edge.holds))
     return _conclude(table, edges, "edges", console)
 
 
@@ -212,34 +213,41 @@ def show_identities(identities: Mapping[str, Identity], console: Console) -> boo
     table.add_column("identity")
     for column in ("error", "controls\nrejected", "verdict"):
         table.add_column(column, justify="right")
-    for name, found in identities.items():
-        rejected = f"{len(found.controls) - len(found.accepted)}/{len(found.controls)}"
-        table.add_row(name, f"{found.error:.0e}", rejected, verdict(found.holds))
+    for name, identity in identities.items():
+        rejected = f"{len(identity.controls) - len(identity.accepted)}/{len(identity.controls)}"
+        table.add_row(name, f"{identity.error:.0e}", rejected, verdict(identity.holds))
     return _conclude(table, identities, "identities", console)
 
 
 def show_exchanges(
     exchanges: Mapping[str, Order], console: Console, *, title: str = "explicit penalties", what: str = "exchanges"
 ) -> bool:
-    """Print the orders of a table's certificates; return whether all hold."""
+    """Print the orders of a table's certificates; return whether all hold.
+
+    Args:
+        exchanges: the certificates' results, by name.
+        console: where to print.
+        title: of the table.
+        what: the certificates in the plural, for the last line.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("what")
     for column in ("order", "slope", "slopes of controls", "verdict"):
         table.add_column(column, justify="right")
-    for name, found in exchanges.items():
-        controls = ", ".join(f"{other} {slope:.2f}" for other, slope in found.controls.items())
-        table.add_row(name, f"{found.order}", f"{found.slope:.2f}", controls, verdict(found.holds))
+    for name, order in exchanges.items():
+        controls = ", ".join(f"{other} {slope:.2f}" for other, slope in order.controls.items())
+        table.add_row(name, f"{order.order}", f"{order.slope:.2f}", controls, verdict(order.holds))
     return _conclude(table, exchanges, what, console)
 
 
-def _conclude(table: Table, found: Mapping[str, Edge | Identity | Order], what: str, console: Console) -> bool:
+def _conclude(table: Table, results: Mapping[str, Edge | Identity | Order], what: str, console: Console) -> bool:
     """Print a table and accepted controls; return whether all hold."""
     console.print(table)
-    for name, one in found.items():
-        if one.accepted:
-            console.print(f"{name}: not rejected: {', '.join(one.accepted)}")
-    console.print(f"{sum(one.holds for one in found.values())} of {len(found)} {what} hold")
-    return all(one.holds for one in found.values())
+    for name, result in results.items():
+        if result.accepted:
+            console.print(f"{name}: not rejected: {', '.join(result.accepted)}")
+    console.print(f"{sum(result.holds for result in results.values())} of {len(results)} {what} hold")
+    return all(result.holds for result in results.values())
 
 
 def show_derivatives(errors: Mapping[str, Sequence[float]], console: Console) -> bool:
@@ -248,9 +256,9 @@ def show_derivatives(errors: Mapping[str, Sequence[float]], console: Console) ->
     table.add_column("network")
     for column in ("1st", "2nd", "3rd", "verdict"):
         table.add_column(column, justify="right")
-    good = {name: max(found) <= CLOSE for name, found in errors.items()}
-    for name, found in errors.items():
-        table.add_row(name, *(f"{error:.0e}" for error in found), verdict(good[name], ("right", "WRONG")))
+    good = {name: max(values) <= CLOSE for name, values in errors.items()}
+    for name, values in errors.items():
+        table.add_row(name, *(f"{error:.0e}" for error in values), verdict(good[name], ("right", "WRONG")))
     console.print(table)
     console.print(f"{sum(good.values())} of {len(good)} networks have right derivatives, to {CLOSE:g}")
     return all(good.values())
@@ -261,7 +269,7 @@ def _slope(curve: Curve) -> str:
 
 
 def _failures(certificate: Certificate, outcome: Outcome) -> Iterator[str]:
-    """What to say of a certificate that fails, a line each."""
+    """Yield what to say of a certificate that fails, a line each."""
     criterion = outcome.criterion
     for kind, curve, (low, high) in (
         ("plain", outcome.plain, criterion.plain),
@@ -272,8 +280,8 @@ def _failures(certificate: Certificate, outcome: Outcome) -> Iterator[str]:
             yield f"{certificate.name}: the slope of the {kind} flow is not within {low:g} to {high:g}; errors {errors}"
     for name, share in outcome.coefficients.items():
         if not share.holds:
-            found = f"{share.value:.3f}" + (f" ± {share.uncertainty:.3f}" if share.uncertainty else "")
-            yield f"{certificate.name}: the measured share of {name} is {found}; must be 1 to {COEFFICIENT_WITHIN:g}"
+            value = f"{share.value:.3f}" + (f" ± {share.uncertainty:.3f}" if share.uncertainty else "")
+            yield f"{certificate.name}: the measured share of {name} is {value}; must be 1 to {COEFFICIENT_WITHIN:g}"
     for name, curve in outcome.controls.items():
         if name not in outcome.rejected:
             yield f"{certificate.name}: not rejected: {name} (slope {_slope(curve)})"
@@ -283,9 +291,9 @@ def _figure(outcomes: Mapping[int, Outcome]) -> Figure:
     from ireg.analysis.certificates import ErrorCurves, errors_against_rate  # matplotlib only where it is wanted
 
     curves = []
-    for position, found in outcomes.items():
-        certificate, errors = CERTIFICATES[position], (found.plain.errors, found.modified.errors)
-        curves.append(ErrorCurves(certificate.optimizer, certificate.experiment.abscissa, found.rates, *errors))
+    for position, outcome in outcomes.items():
+        certificate, errors = CERTIFICATES[position], (outcome.plain.errors, outcome.modified.errors)
+        curves.append(ErrorCurves(certificate.optimizer, certificate.experiment.abscissa, outcome.rates, *errors))
     return errors_against_rate(curves)
 
 

@@ -21,7 +21,7 @@ from ireg.models import CNN, MLP, ResNet
 
 
 def _dense(module: nn.Module, batches: Batches) -> Tensor:
-    """The Hessian of C (p, p) by torch.func, which nothing here uses."""
+    """Compute the Hessian of C (p, p) by torch.func, which nothing here uses."""
     params = detached_parameters(module)
 
     def value(vector: Tensor) -> Tensor:
@@ -61,18 +61,18 @@ REFUSED: Mapping[str, Callable[[], nn.Module]] = {
 def diagonal_of(make: Callable[[], nn.Module]) -> Identity:
     """Check diag H = diag G for a piecewise linear network.
 
-    The controls are networks for which G is wrong, and is refused.
+    The controls are the errors of diag G for networks that are not piecewise linear, and which are refused.
     """
     batches, module = minibatches(), network(make)
     loss = functional_loss(module, cross_entropy)
-    found = diagonal.exact_diagonal(loss, detached_parameters(module), batches)
-    error = float("nan") if found is None else relative(flat(found), _dense(module, batches).diagonal())
+    result = diagonal.exact_diagonal(loss, detached_parameters(module), batches)
+    error = float("nan") if result is None else relative(flat(result), _dense(module, batches).diagonal())
     return Identity(error, {name: _error_of_refused(name) for name in REFUSED})
 
 
 @cache
 def _error_of_refused(name: str) -> float:
-    """How wrong Gauss–Newton's diagonal would be; 0 if it is not refused."""
+    """Return the relative error of Gauss–Newton's diagonal; 0 if the network is not refused."""
     module, batches = network(REFUSED[name]), minibatches()
     loss, params = functional_loss(module, cross_entropy), detached_parameters(module)
     assert isinstance(loss, ModuleLoss)
@@ -82,9 +82,9 @@ def _error_of_refused(name: str) -> float:
 
 
 def sharpness_of_minibatches() -> Identity:
-    """Check batch sharpness by steps on quadratics.
+    """Check batch sharpness, the mean of b_k = g_kᵀH_k g_k/‖g_k‖², by steps on quadratics.
 
-    A step changes Ĉ_k by −η‖g_k‖² (1 − η b_k/2), and batch sharpness is the mean of b_k.
+    A step changes Ĉ_k by −η‖g_k‖² (1 − η b_k/2).
     """
     generator = named_generator("quadratics")
     roots = torch.randn(4, 5, 5, generator=generator, dtype=torch.float64)
@@ -94,18 +94,23 @@ def sharpness_of_minibatches() -> Identity:
     def loss(params: Mapping[str, Tensor], matrix: Tensor) -> Tensor:
         return params["w"] @ matrix @ params["w"] / 2
 
-    bends, of_mean = [], []
+    curvatures, of_mean = [], []
     mean = torch.stack(batches).mean(0)
     for matrix in batches:
         gradient = matrix @ start["w"]
         square = gradient @ gradient
         change = loss({"w": start["w"] - RATE * gradient}, matrix) - loss(start, matrix)
-        bends.append(2 / RATE * (1 + change / (RATE * square)))
+        # The change, solved for b_k.
+        curvatures.append(2 / RATE * (1 + change / (RATE * square)))
         of_mean.append(gradient @ mean @ gradient / square)
-    found = batch_sharpness(loss, start, batches)
+    result = batch_sharpness(loss, start, batches)
     return Identity(
-        relative(found, torch.stack(bends).mean()),
-        {"the Hessian of C for each minibatch's": relative(torch.stack(of_mean).mean(), torch.stack(bends).mean())},
+        relative(result, torch.stack(curvatures).mean()),
+        {
+            "the Hessian of C for each minibatch's": relative(
+                torch.stack(of_mean).mean(), torch.stack(curvatures).mean()
+            )
+        },
     )
 
 
@@ -121,17 +126,17 @@ def variance_of_probes() -> Identity:
     values = torch.stack([hessian.along(by_name(vector, params)) for vector in signs])  # of −v it is that of v
     whole = matrix.square().sum()
     expected = 2 * (whole - matrix.diagonal().square().sum())
-    found = values.var(correction=0)
-    return Identity(relative(found, expected), {"with the diagonal": relative(found, 2 * whole)})
+    # Every vector of signs is there once, up to the sign of all: the variance itself, not an estimate.
+    result = values.var(correction=0)
+    return Identity(relative(result, expected), {"with the diagonal": relative(result, 2 * whole)})
 
 
 def largest_eigenvalue() -> Identity:
-    """Check Lanczos' value against the whole H.
-
-    Its error is of second order in the residual of 1 %.
-    """
+    """Check Lanczos' value against the whole H; its error is of second order in the residual of 1 %."""
     module, batches = mlp("tanh"), minibatches()
     hessian = MeanHessian(functional_loss(module, cross_entropy), detached_parameters(module), batches)
     eigenvalues = torch.linalg.eigvalsh(_dense(module, batches))
-    found = steepest(hessian, named_generator("identities")).value
-    return Identity(relative(found, eigenvalues[-1]), {"the second one": relative(found, eigenvalues[-2])}, close=1e-3)
+    result = steepest(hessian, named_generator("identities")).value
+    return Identity(
+        relative(result, eigenvalues[-1]), {"the second one": relative(result, eigenvalues[-2])}, close=1e-3
+    )

@@ -31,10 +31,9 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
 
 
 def derivative_errors(loss: LossFn, params: Params, batch: Batch) -> tuple[float, float, float]:
-    """Compare a loss's derivatives along a random direction with differences.
+    """Compare the first three derivatives of a loss along a random direction with differences.
 
-    The first, second and third derivative by automatic differentiation stand against central differences of the one
-    below.
+    Each derivative by automatic differentiation stands against the central difference of the one below.
 
     Args:
         loss: pure function `(params, batch) -> 0-d mean loss`.
@@ -66,7 +65,7 @@ def derivative_errors(loss: LossFn, params: Params, batch: Batch) -> tuple[float
         step = torch.tensor(place, dtype=torch.float64, requires_grad=True)
         with torch.enable_grad(), twice_differentiable():
             value = loss({name: start + step * direction[name] for name, start in params.items()}, batch)
-            found = [float(value.detach())]
+            result = [float(value.detach())]
             for _ in range(3):
                 # The derivative of a constant is 0, and has no graph.
                 value = (
@@ -74,8 +73,8 @@ def derivative_errors(loss: LossFn, params: Params, batch: Batch) -> tuple[float
                     if value.requires_grad
                     else torch.zeros_like(step)
                 )
-                found.append(float(value.detach()))
-        return found
+                result.append(float(value.detach()))
+        return result
 
     here, above, below = derivatives(0.0), derivatives(STEP), derivatives(-STEP)
     differences = [(more - less) / (2 * STEP) for more, less in zip(above, below, strict=True)]
@@ -86,18 +85,19 @@ def derivative_errors(loss: LossFn, params: Params, batch: Batch) -> tuple[float
 
 
 def of_networks(networks: Mapping[str, Callable[[], nn.Module]] = NETWORKS) -> dict[str, tuple[float, float, float]]:
-    """Compute the errors of each network.
+    """Compute the errors of each network at its own initial weights, on one minibatch for all.
 
-    It has its own initial weights; the minibatch is one for all.
+    Returns:
+        By name, the errors of the first, second and third derivative, see `derivative_errors`.
     """
     generator = named_generator("derivatives of networks")
     images = torch.randn(4, 1, 14, 14, generator=generator, dtype=torch.float64)
     batch = images, torch.tensor([0, 1, 2, 1])
-    found = {}
+    errors = {}
     with torch.random.fork_rng(devices=[]):
         for name, make in networks.items():
             torch.manual_seed(0)
             network = make().double()
             params = {key: value.detach() for key, value in network.named_parameters()}
-            found[name] = derivative_errors(functional_loss(network, cross_entropy), params, batch)
-    return found
+            errors[name] = derivative_errors(functional_loss(network, cross_entropy), params, batch)
+    return errors

@@ -42,7 +42,7 @@ SCHEDULE = (1.0, 0.4, 0.1, 0.7)
 
 
 def with_replacement(momentum: float = 0.0) -> Order:
-    """Draw each minibatch independently, for SGD or momentum.
+    """Certify the flow of SGD or momentum whose minibatches are drawn independently.
 
     The whole flow is the mean's part, (η_e/4)(1 + 2L) ‖∇C‖².
     """
@@ -66,9 +66,9 @@ def with_replacement(momentum: float = 0.0) -> Order:
 
 
 def with_replacement_and_schedule() -> Order:
-    """Draw each minibatch independently, at rates that change.
+    """Certify the flow of SGD whose minibatches are drawn independently, at rates that change.
 
-    The flow is that of C + S/(4T) ‖∇C‖².
+    The flow is that of C + S/(4T) ‖∇C‖², S = Σ η_t² and T = Σ η_t.
     """
     problem, rates = quadratics_and_log_cosh(seed=3, num_batches=MINIBATCHES), _halving(2**-5)
     recipe = Recipe(make=SGD, arguments=lambda rate: {"lr": rate})
@@ -88,7 +88,7 @@ def with_replacement_and_schedule() -> Order:
 
 
 def out_of_an_epoch(steps: int) -> Order:
-    """Take W steps on different minibatches of an epoch's m.
+    """Certify W = `steps` steps of SGD on different minibatches of an epoch's m.
 
     The variance's part is (W − 1)/(m − 1) times that of the epoch.
     """
@@ -110,7 +110,7 @@ def out_of_an_epoch(steps: int) -> Order:
 
 
 def momentum_over_epochs() -> Order:
-    """Take momentum over whole epochs, to a fixed time: second order."""
+    """Certify momentum over whole epochs to a fixed time, where the error is of second order."""
     problem, rates = quadratics(seed=3, num_batches=MINIBATCHES), _halving(2**-10)
     recipe = Recipe(make=SGD, arguments=lambda rate: {"lr": rate, "momentum": MOMENTUM})
     variants: Variants = {
@@ -141,7 +141,7 @@ DRAWINGS: Mapping[str, Callable[[], Order]] = {
 
 
 def all_drawings(chosen: Mapping[str, Callable[[], Order]] = DRAWINGS) -> dict[str, Order]:
-    """Compute each certificate."""
+    """Compute each certificate, by its name."""
     return {name: make() for name, make in chosen.items()}
 
 
@@ -156,6 +156,10 @@ def independent_loss(problem: Problem, optimizer: OptimizerView) -> ModifiedLoss
 
     Its factor is read off `own_full_batch`, which takes the problem's m minibatches for draws: it is that of
     ‖ḡ‖² − s²/m. Here they are the population.
+
+    Args:
+        problem: the loss, and the point.
+        optimizer: whose factors.
     """
     params = {NAME: problem.start[:, None]}
     snapshot = Snapshot(
@@ -183,10 +187,7 @@ def with_variance_of_epoch(flow: ModifiedLoss) -> ModifiedLoss:
 
 
 def _mean(recipe: Recipe, problem: Problem, begin: Start, rates: Sequence[float], chosen: Tensor) -> np.ndarray:
-    """The mean of ω over the sequences (R, W), (p,).
-
-    Each has a column of its own.
-    """
+    """Compute the mean of ω, (p,), over the sequences (R, W), each in a column of its own."""
     points = problem.start[:, None].repeat(1, len(chosen))
     optimizer = build(recipe, points, rates[0], first=begin.first, second=begin.second)
     for rate, which in zip(rates, chosen.T.contiguous(), strict=True):

@@ -80,7 +80,7 @@ CASES: Mapping[str, Case] = {
 
 @dataclass(frozen=True)
 class Edge:
-    """What came out of a case.
+    """The result of a case: the edge as predicted, and as measured.
 
     Attributes:
         predicted: h* of P^½HP^½, times η.
@@ -104,7 +104,7 @@ class Edge:
 
 
 def of_optimizers(cases: Mapping[str, Case] = CASES) -> dict[str, Edge]:
-    """Measure each case's edge."""
+    """Measure each case's edge, by its name."""
     return {name: _measure(case) for name, case in cases.items()}
 
 

@@ -1,7 +1,4 @@
-"""Where the mean of an optimizer is after some steps.
-
-It is on full batches, over all orders, or over a sample of orders.
-"""
+"""The mean of an optimizer after some steps: on full batches, over all orders, or over a sample."""
 
 from dataclasses import dataclass
 from itertools import permutations
@@ -22,7 +19,18 @@ BALANCED = 24
 
 
 def on_full_batches(recipe: Recipe, problem: Problem, begin: Start, abscissa: float, steps: int) -> np.ndarray:
-    """ω after the steps."""
+    """Take steps on full batches.
+
+    Args:
+        recipe: the optimizer.
+        problem: of one minibatch.
+        begin: its state before the first step.
+        abscissa: the learning rate, or 1 − ρ: what the recipe takes.
+        steps: how many.
+
+    Returns:
+        ω after the steps, (p,).
+    """
     optimizer = build(recipe, problem.start[:, None], abscissa, first=begin.first, second=begin.second)
     only = torch.zeros(1, dtype=torch.long)
     for _ in range(steps):
@@ -31,12 +39,20 @@ def on_full_batches(recipe: Recipe, problem: Problem, begin: Start, abscissa: fl
 
 
 def over_all_orders(recipe: Recipe, problem: Problem, begin: Start, abscissa: float, epochs: int) -> np.ndarray:
-    """Compute the mean of ω over every order, exactly.
+    """Compute the mean of ω over every order of every epoch, exactly.
 
-    This is for quadratic losses and filters of their gradients, over every order of every epoch.
+    This is for quadratic losses and filters of their gradients. An epoch is then an affine map of ω and the momentum
+    buffer, and the mean over the orders of all epochs is the power of the mean map.
 
-    An epoch is an affine map of ω and the momentum buffer. Epochs are independent, so the mean over the orders of all
-    of them is the mean map, iterated. The map is read off what torch's optimizer does to the origin and unit vectors.
+    Args:
+        recipe: the optimizer.
+        problem: of quadratic losses.
+        begin: the optimizer's state before the first step.
+        abscissa: the learning rate, or 1 − ρ: what the recipe takes.
+        epochs: how many.
+
+    Returns:
+        The mean of ω, (p,).
     """
     dimension = len(problem.start)
     size = dimension if begin.first is None else 2 * dimension
@@ -66,6 +82,9 @@ def iterated(images: np.ndarray, state: np.ndarray, times: int) -> np.ndarray:
         images: of 0 and the unit vectors, (size, size + 1).
         state: where it begins, (size,).
         times: how often.
+
+    Returns:
+        The state after that, (size,).
     """
     size = len(state)
     affine = np.eye(size + 1)
@@ -89,12 +108,22 @@ class SampledMean:
 def over_sampled_orders(
     recipe: Recipe, problem: Problem, begin: Start, abscissa: float, epochs: int, columns: int, seed: int
 ) -> SampledMean:
-    """Compute the mean of ω over a sample of orders.
-
-    Each column has its own fresh orders.
+    """Compute the mean of ω over a sample of orders, drawn independently for each column and epoch.
 
     Columns come in pairs that run through every epoch in opposite orders: what is odd in the order, most of the
     scatter, cancels. Where an epoch has few orders, each is taken equally often in every epoch.
+
+    Args:
+        recipe: the optimizer.
+        problem: the loss.
+        begin: the optimizer's state before the first step.
+        abscissa: the learning rate, or 1 − ρ: what the recipe takes.
+        epochs: how many.
+        columns: how many copies of the optimizer, a multiple of 2 · `GROUPS`.
+        seed: of the orders.
+
+    Raises:
+        ValueError: an epoch has few orders, and the columns of a group are no multiple of them.
     """
     generator = torch.Generator().manual_seed(seed)
     points = problem.start[:, None].expand(-1, columns)
@@ -109,10 +138,7 @@ def over_sampled_orders(
 
 
 def _orders(num_batches: int, columns: int, generator: torch.Generator) -> Tensor:
-    """Draw an order for each column, shape (m, columns).
-
-    Every group has first one half, then the same backwards.
-    """
+    """Draw an order for each column, shape (m, columns); in a group the second half is the first reversed."""
     half = columns // GROUPS // 2
     if factorial(num_batches) > BALANCED:
         drawn = torch.rand(GROUPS, half, num_batches, generator=generator).argsort(2)

@@ -79,7 +79,12 @@ class Epoch:
     controls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def optimizer(self, module: nn.Module, rate: float) -> SGD:
-        """Make torch's optimizer with a group for the first layer."""
+        """Make torch's optimizer with a group for the first layer and one for the others.
+
+        Args:
+            module: whose parameters.
+            rate: the mean rate of a group whose share is 1.
+        """
         first, *others = module.children()
         weights = [list(first.parameters()), [value for other in others for value in other.parameters()]]
         groups = zip(weights, self.shares, self.decays, strict=True)
@@ -121,7 +126,7 @@ EPOCHS: Mapping[str, Epoch] = {
 
 
 def batches(count: int = COUNT) -> list[Pair]:
-    """Minibatches of six examples of two numbers."""
+    """Draw minibatches of six examples with two inputs and one target each, the same every time."""
     generator = named_generator("epochs")
     return [
         (
@@ -133,8 +138,8 @@ def batches(count: int = COUNT) -> list[Pair]:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The order of the error, and the measured share of each part."""
+class EpochResult:
+    """The order of the error, and the measured share of each part by the part's name."""
 
     order: Order
     coefficients: Mapping[str, Coefficient]
@@ -150,7 +155,7 @@ class Found:
         return self.order.accepted
 
 
-def certify_epoch(epoch: Epoch) -> Found:
+def certify_epoch(epoch: Epoch) -> EpochResult:
     """Compare the mean over all orders with the predicted end."""
     errors: dict[str, list[float]] = {name: [] for name in ("", "no term", *epoch.controls)}
     rests: list[np.ndarray] = []
@@ -167,14 +172,18 @@ def certify_epoch(epoch: Epoch) -> Found:
     slopes = {name: fit(RATES, values, [0.0] * len(RATES)).slope for name, values in errors.items()}
     exact = [0.0] * len(RATES)
     shares = {name: share(RATES, rests, effect, exact) for name, effect in zip(epoch.parts, effects, strict=True)}
-    return Found(Order(order=ORDER, slope=slopes.pop(""), controls=slopes), shares)
+    return EpochResult(Order(order=ORDER, slope=slopes.pop(""), controls=slopes), shares)
 
 
 def mean_over_orders(epoch: Epoch, rate: float) -> np.ndarray:
     """Take the epoch's steps in every order.
 
+    Args:
+        epoch: what is trained.
+        rate: the mean rate of a group whose share is 1.
+
     Returns:
-        The mean of the weights, (p,).
+        The mean of the weights at the end, (p,).
     """
     ends = []
     for order in permutations(batches()):
@@ -186,8 +195,8 @@ def mean_over_orders(epoch: Epoch, rate: float) -> np.ndarray:
             optimizer.zero_grad()
             loss = mse_loss(module(inputs), targets)
             if epoch.penalty:
-                slopes = torch.autograd.grad(loss, list(module.parameters()), create_graph=True)
-                loss = loss + epoch.penalty / 4 * sum(slope.square().sum() for slope in slopes)
+                gradients = torch.autograd.grad(loss, list(module.parameters()), create_graph=True)
+                loss = loss + epoch.penalty / 4 * sum(gradient.square().sum() for gradient in gradients)
             loss.backward()
             optimizer.step()
         ends.append(parameters_to_vector(module.parameters()).detach())
@@ -195,7 +204,15 @@ def mean_over_orders(epoch: Epoch, rate: float) -> np.ndarray:
 
 
 def flow_end(epoch: Epoch, rate: float) -> np.ndarray:
-    """Integrate ω̇ = −D∇C over T, C with decay and penalty."""
+    """Integrate ω̇ = −D∇C over T, C with decay and penalty.
+
+    Args:
+        epoch: what is trained.
+        rate: the mean rate of a group whose share is 1; T is its sum over the steps.
+
+    Returns:
+        The end of the flow, (p,).
+    """
     module = network(epoch.model)
     names = [name for name, _ in module.named_parameters()]
     losses = textbook.minibatch_losses(module, names, batches(), mse_loss)
@@ -209,17 +226,22 @@ def flow_end(epoch: Epoch, rate: float) -> np.ndarray:
         return value
 
     def velocity(point: np.ndarray) -> np.ndarray:
-        found: np.ndarray = -(by_weight * textbook.gradient(objective, torch.from_numpy(point))).numpy()
-        return found
+        result: np.ndarray = -(by_weight * textbook.gradient(objective, torch.from_numpy(point))).numpy()
+        return result
 
     start = parameters_to_vector(module.parameters()).detach().numpy()
     return integrate(velocity, start, rate * sum(epoch.schedule), PRECISION)
 
 
 def displacements(epoch: Epoch, rate: float) -> list[np.ndarray]:
-    """Return −T D∇A and −T D∇B.
+    """Compute −T D∇A and −T D∇B by central differences of what is logged.
 
-    The gradients are central differences of what is logged.
+    Args:
+        epoch: what is trained and logged, with the factors of both parts.
+        rate: the mean rate of a group whose share is 1.
+
+    Returns:
+        Two vectors, (p,) each.
     """
     module = network(epoch.model)
     start = parameters_to_vector(module.parameters()).detach()
@@ -233,22 +255,28 @@ def displacements(epoch: Epoch, rate: float) -> list[np.ndarray]:
 
 
 def logged(epoch: Epoch, point: Tensor, rate: float) -> list[float]:
-    """Both parts at a point, as `ireg.measure` returns them."""
+    """Return both parts at a point, as `ireg.measure` returns them.
+
+    Args:
+        epoch: what is trained, before what is changed where its terms are logged.
+        point: the weights, (p,).
+        rate: the mean rate of a group whose share is 1.
+    """
     epoch = replace(epoch, **epoch.logged)
     module = network(epoch.model)
     with torch.no_grad():
         vector_to_parameters(point, module.parameters())
     rates = [[rate * part * factor for part in epoch.shares] for factor in epoch.schedule]
     tags = [f"ireg/{part}" for part in epoch.parts]
-    found = measure(
+    row = measure(
         module, batches(), optimizer=epoch.optimizer(module, rate), criterion=mse_loss, terms=tags, rates=rates,
         regularizer=Minibatch(strength=epoch.penalty) if epoch.penalty else None, mode=epoch.mode,
     )  # fmt: skip
-    return [found[tag] for tag in tags]
+    return [row[tag] for tag in tags]
 
 
 def _by_weight(epoch: Epoch, module: nn.Module, numbers: tuple[float, float]) -> Tensor:
-    """A number of each group, for each weight."""
+    """Return a number of each group as a vector by weight, (p,)."""
     first, *others = (list(child.parameters()) for child in module.children())
     sizes = sum(value.numel() for value in first), sum(value.numel() for other in others for value in other)
     return torch.cat(
@@ -256,6 +284,6 @@ def _by_weight(epoch: Epoch, module: nn.Module, numbers: tuple[float, float]) ->
     )
 
 
-def all_epochs(chosen: Mapping[str, Epoch] = EPOCHS) -> dict[str, Found]:
-    """Compute each certificate."""
+def all_epochs(chosen: Mapping[str, Epoch] = EPOCHS) -> dict[str, EpochResult]:
+    """Compute each epoch's certificate, by its name."""
     return {name: certify_epoch(epoch) for name, epoch in chosen.items()}

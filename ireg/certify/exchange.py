@@ -1,7 +1,6 @@
-"""What explicit penalties are worth in implicit regularization.
+"""What explicit penalties are worth in implicit regularization, by orders of accuracy.
 
-Each certificate is an order of accuracy, as those of the optimizers. The penalties are the product's: every step takes
-the gradient of `ireg.objective.Objective`.
+The penalties are the product's: every step takes the gradient of `ireg.objective.Objective`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What came out of a certificate.
+    """The result of a certificate: the order of its error, as claimed and as measured.
 
     Attributes:
         order: of the error, as theory has it.
@@ -58,7 +57,7 @@ class Order:
 
 
 def exchange_rate(epochs: int) -> Order:
-    """Exchange steps for a penalty, over all orders.
+    """Certify how steps are exchanged for a penalty, over all orders of r = `epochs` epochs.
 
     r epochs at η₀/r with λ = η₀(1 − 1/r) on each minibatch end, in the mean, where one epoch at η₀ does. The error of
     one epoch is of third order, with any other λ of second.
@@ -75,28 +74,25 @@ def exchange_rate(epochs: int) -> Order:
 
 
 def _mean_end(problem: Problem, regularizer: Regularizer, rate: float, epochs: int) -> Tensor:
-    """The mean of ω over every order of every epoch, (p,)."""
+    """Compute the mean of ω over every order of every epoch, (p,)."""
     orders = [sum(chosen, ()) for chosen in product(permutations(range(problem.num_batches)), repeat=epochs)]
     points = problem.start[:, None].repeat(1, len(orders))
     for which in torch.tensor(orders).T:
-        points = points - rate * _slope(problem, regularizer, points, which)
+        points = points - rate * _gradient(problem, regularizer, points, which)
     return points.mean(1)
 
 
-def _slope(problem: Problem, regularizer: Regularizer, points: Tensor, which: Tensor) -> Tensor:
-    """The gradient of the objective at each column, (p, R).
-
-    Each is of the minibatch that `which` (R,) says.
-    """
+def _gradient(problem: Problem, regularizer: Regularizer, points: Tensor, which: Tensor) -> Tensor:
+    """Compute the objective's gradient at each column, (p, R), on the minibatch that `which` (R,) names."""
     batches = [torch.full_like(which, number) for number in range(problem.num_batches)]
     objective = Objective(partial(_loss, problem), regularizer, batches)
     leaf = points.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(objective.evaluate({NAME: leaf}, which).total, leaf)
-    return slope
+    (gradient,) = torch.autograd.grad(objective.evaluate({NAME: leaf}, which).total, leaf)
+    return gradient
 
 
 def _loss(problem: Problem, params: Params, which: Tensor) -> Tensor:
-    """Ĉ of each column's minibatch, summed over the columns."""
+    """Compute Ĉ of each column's minibatch, summed over the columns."""
     residuals = torch.einsum("cni,ic->nc", problem.inputs[which], params[NAME]) - problem.targets[which].T
     return residuals[: problem.squares].square().sum() / 2 + residuals[problem.squares :].cosh().log().sum()
 
@@ -109,7 +105,9 @@ class _Wrong(MomentumLike):
     of_variance: Callable[[float, float], float]
 
     def coefficients(self, num_batches: int) -> tuple[float, float]:
-        """Return those of (1/4) ‖g_k‖² and of (1/4) ‖ḡ‖²."""
+        """Return the factors of (1/4) ‖g_k‖² and of (1/4) ‖ḡ‖²."""
+        # With a of ‖ḡ‖² and b of the variance the penalty is (1/4) [b mean ‖g_k‖² + (a − b) ‖ḡ‖²], as the mean of
+        # ‖g_k‖² is ‖ḡ‖² + Var. Momentum's own has a = 2L and b = −τ.
         right, whole = super().coefficients(num_batches)
         common = -right / self.strength
         lag = (whole / self.strength - common) / 2
@@ -118,7 +116,7 @@ class _Wrong(MomentumLike):
 
 
 def momentum_imitated() -> Order:
-    """Let SGD take momentum's mean path, at a fixed time."""
+    """Certify that SGD with momentum's penalty takes momentum's mean path, at a fixed time."""
     problem, rates = quadratics(seed=3), _halving(2**-9)
     wrong = partial(_Wrong, momentum=MOMENTUM)
     none = lambda lag, common: 0.0  # noqa: E731
@@ -141,47 +139,47 @@ def momentum_imitated() -> Order:
 
 
 def _iterated(problem: Problem, regularizer: Regularizer, rate: float, epochs: int) -> np.ndarray:
-    """The mean of ω over all orders of all epochs.
+    """Compute the mean of ω over all orders of all epochs, (p,), as the power of an affine map.
 
-    On quadratic losses it is the power of an affine map.
+    It is one where losses are quadratic.
     """
     size = len(problem.start)
     corners = torch.cat([torch.zeros(size, 1, dtype=torch.float64), torch.eye(size, dtype=torch.float64)], 1)
     orders = torch.tensor(list(permutations(range(problem.num_batches))))
     points = corners.repeat(1, len(orders))
     for which in orders.repeat_interleave(size + 1, 0).T:
-        points = points - rate * _slope(problem, regularizer, points, which)
+        points = points - rate * _gradient(problem, regularizer, points, which)
     images = points.view(size, len(orders), size + 1).mean(1).numpy()
     return iterated(images, problem.start.numpy(), epochs)
 
 
 def nearby() -> Order:
-    """Expand SAM's gradient: ∇(C + ρ ‖∇C‖) + O(ρ²)."""
+    """Certify the expansion of SAM's gradient: ∇(C + ρ ‖∇C‖) + O(ρ²)."""
     problem, radii = quadratics_and_log_cosh(seed=3), _halving(2**-4)
     which, points = torch.zeros(1, dtype=torch.long), problem.start[:, None]
     errors: dict[str, list[float]] = {"": [], "C alone": [], "ρ/2": []}
     for radius in radii:
-        found = _slope(problem, SAM(strength=radius), points, which)
+        gradient = _gradient(problem, SAM(strength=radius), points, which)
         for name, strength in (("", radius), ("C alone", 0.0), ("ρ/2", radius / 2)):
-            errors[name].append(float((found - _slope(problem, Norm(strength=strength), points, which)).norm()))
+            errors[name].append(float((gradient - _gradient(problem, Norm(strength=strength), points, which)).norm()))
     return _order(2, radii, errors)
 
 
 def differences() -> Order:
-    """Take the penalty's gradient by central differences."""
+    """Certify the penalty's gradient by central differences: its error is of second order in their step."""
     problem, steps = quadratics_and_log_cosh(seed=3), _halving(2**-4)
     which, points = torch.zeros(1, dtype=torch.long), problem.start[:, None]
     exact = Minibatch(strength=1.0)
     expected, bare = (
-        _slope(problem, regularizer, points, which) for regularizer in (exact, replace(exact, strength=0.0))
+        _gradient(problem, regularizer, points, which) for regularizer in (exact, replace(exact, strength=0.0))
     )
     size, errors = float(bare.norm()), {"": [], "forward differences": []}  # type: ignore[var-annotated]
     for step in steps:
-        central = _slope(problem, replace(exact, method="differences", step=step), points, which)
-        ahead = _slope(problem, replace(exact, strength=0.0), points + step * bare / size, which)
+        central = _gradient(problem, replace(exact, method="differences", step=step), points, which)
+        ahead = _gradient(problem, replace(exact, strength=0.0), points + step * bare / size, which)
         forward = bare + size / 2 * (ahead - bare) / step
-        for name, found in (("", central), ("forward differences", forward)):
-            errors[name].append(float((found - expected).norm()))
+        for name, gradient in (("", central), ("forward differences", forward)):
+            errors[name].append(float((gradient - expected).norm()))
     return _order(2, steps, errors)
 
 
@@ -196,7 +194,7 @@ EXCHANGES: Mapping[str, Callable[[], Order]] = {
 
 
 def all_exchanges(chosen: Mapping[str, Callable[[], Order]] = EXCHANGES) -> dict[str, Order]:
-    """Compute each certificate."""
+    """Compute each certificate, by its name."""
     return {name: make() for name, make in chosen.items()}
 
 

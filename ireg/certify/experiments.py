@@ -1,7 +1,4 @@
-"""The experiments: an optimizer's mean and the ends of flows.
-
-The optimizer runs for a fixed time of the flow.
-"""
+"""The experiments: an optimizer's mean against the ends of flows, after a fixed time of the flow."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,9 +44,15 @@ class Sample:
 def mean_end(
     recipe: Recipe, problem: Problem, begin: Start, rate: float, steps: int, sample: Sample | None
 ) -> SampledMean:
-    """Compute the mean of ω after some steps, whole epochs.
+    """Compute the mean of ω after some steps, exactly unless a sample of orders is asked for.
 
-    It is exact, unless a sample of orders is asked for.
+    Args:
+        recipe: the optimizer.
+        problem: the loss.
+        begin: the optimizer's state before the first step.
+        rate: the abscissa that the recipe takes.
+        steps: how many, whole epochs.
+        sample: the orders to take; None for the exact mean, whose standard error is 0.
     """
     if sample is not None:
         epochs, seed = steps // problem.num_batches, sample.seed + steps
@@ -62,15 +65,19 @@ def mean_end(
 
 
 def whole_epochs(time: float, step_time: float, num_batches: int) -> int:
-    """The number of steps that is nearest to the time."""
+    """Return the number of steps in the whole epochs that come nearest to a time; at least one epoch.
+
+    Args:
+        time: of the flow, in units of the learning rate times steps.
+        step_time: the time of one step.
+        num_batches: the steps of one epoch.
+    """
     return max(1, round(time / step_time / num_batches)) * num_batches
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfModifiedLoss:
-    """Filters of the gradient under a fixed P.
-
-    They are compared with the flow of `ireg.terms.own`'s modified loss.
+    """Filters of the gradient under a fixed P, against the flow of `ireg.terms.own`'s modified loss.
 
     Attributes:
         recipe: the optimizer.
@@ -79,6 +86,7 @@ class OfModifiedLoss:
         controls: what to make of the modified flow so that it is wrong.
         time: of the flow.
         abscissa: what the rates are.
+        free: whether other rates can be given.
     """
 
     recipe: Recipe
@@ -90,7 +98,7 @@ class OfModifiedLoss:
     free: bool = True
 
     def outcome(self, rates: Sequence[float]) -> Outcome:
-        """What comes out at these rates."""
+        """Run the optimizer and its flows at these rates, and compare their ends."""
         variants = {PLAIN: without_terms, MODIFIED: lambda flow: flow, **self._without, **self.controls}
         ends, means = _Ends(variants), []
         for rate in rates:
@@ -114,7 +122,7 @@ class OfModifiedLoss:
 
 
 def without_terms(flow: ModifiedLoss) -> ModifiedLoss:
-    """The plain flow."""
+    """Leave out both parts and the slower clock: the plain flow."""
     return replace(flow, of_mean=0.0, of_variance=0.0, clock=1.0)
 
 
@@ -149,7 +157,7 @@ class OfMeanFlow:
     criterion: Criterion = EXACT
 
     def outcome(self, rates: Sequence[float]) -> Outcome:
-        """What comes out at these rates."""
+        """Run the optimizer and its flows at these rates, and compare their ends."""
         without = {name: tuple(float(name != other) for other in PARTS) for name in self.leading}
         parts = {PLAIN: (0.0, 0.0, 0.0), MODIFIED: (1.0, 1.0, 1.0), **without, **self.parts}
         rows = list(dict.fromkeys(parts.values()))  # a part left out is a control, too
@@ -161,8 +169,8 @@ class OfMeanFlow:
             steps = whole_epochs(self.time, step_time, problem.num_batches)
             means.append(mean_end(self.recipe, problem, begin, rate, steps, self.sample))
             flow = MeanFlowParts(problem=problem, optimizer=begin.optimizer, parts=np.array(rows))
-            found = dict(zip(rows, flow.ends(steps * step_time, self._precision), strict=True))
-            reached = {name: found[row] for name, row in parts.items()}
+            by_row = dict(zip(rows, flow.ends(steps * step_time, self._precision), strict=True))
+            reached = {name: by_row[row] for name, row in parts.items()}
             right = replace(flow, parts=np.ones((1, 3)))
             for name, variant in self.controls.items():
                 reached[name] = variant(right).ends(steps * step_time, PRECISION_OF_CONTROLS)[0]
@@ -176,7 +184,7 @@ class OfMeanFlow:
 
 
 class _Ends:
-    """Where flows have ended at each rate, by name."""
+    """The ends of flows at each rate, by name."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.points: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -184,7 +192,7 @@ class _Ends:
     def outcome(
         self, rates: Sequence[float], means: Sequence[SampledMean], parts: Sequence[str], criterion: Criterion
     ) -> Outcome:
-        """What comes out against the means of the optimizer.
+        """Compare the ends with the means of the optimizer.
 
         Args:
             rates: the abscissas.

@@ -23,9 +23,16 @@ from ireg.terms.own import own_full_batch, own_variance
 
 
 def integrate(velocity: Callable[[np.ndarray], np.ndarray], start: np.ndarray, time: float, rtol: float) -> np.ndarray:
-    """Compute the end of the flow ω̇ = velocity(ω).
+    """Integrate the flow ω̇ = velocity(ω) by a method of eighth order.
 
-    The integrator is of eighth order.
+    Args:
+        velocity: from a point (p,) to ω̇, (p,).
+        start: ω at time 0, (p,).
+        time: of the end.
+        rtol: relative tolerance; the absolute one is a hundredth of it.
+
+    Returns:
+        ω at the end, (p,); nan where the integrator fails.
     """
     solution = solve_ivp(
         lambda _, point: velocity(point), (0.0, time), start, method="DOP853", rtol=rtol, atol=rtol / 100
@@ -35,9 +42,7 @@ def integrate(velocity: Callable[[np.ndarray], np.ndarray], start: np.ndarray, t
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModifiedLoss:
-    """Compute the P-gradient flow of a modified loss.
-
-    The loss is C′ + a ‖ḡ′‖²_P + b (1/m) Σ ‖g_k − ḡ‖²_P, P fixed.
+    """The P-gradient flow of the modified loss C′ + a ‖ḡ′‖²_P + b (1/m) Σ ‖g_k − ḡ‖²_P, P fixed.
 
     C′ is C with weight decay: C + (λ/2) ‖ω‖², decoupled C + (λ/2) ωᵀP⁻¹ω.
 
@@ -63,14 +68,15 @@ class ModifiedLoss:
         return self.optimizer.memory.effective_rate
 
     def velocity(self, point: np.ndarray) -> np.ndarray:
-        """ω̇."""
+        """Compute ω̇, (p,), at a point (p,)."""
         gradients, hessians = self.problem.gradients(point), self.problem.hessians(point)
         mean, spread = gradients.mean(0), gradients - gradients.mean(0)
         shift = self.optimizer.loss_decay + self.optimizer.decoupled_decay / self.scale
         mean, hessian = mean + shift * point, hessians.mean(0) + np.diag(shift)
-        bent = self.of_mean * hessian @ (self.scale * mean)
-        bent += self.of_variance * np.einsum("kij,kj->i", hessians, self.scale * spread) / len(spread)
-        return -self.clock * self.scale * (mean + 2 * bent)
+        # Half the gradient of both parts. In the variance's the deviations sum to 0, so that H_k stands for H_k − H.
+        products = self.of_mean * hessian @ (self.scale * mean)
+        products += self.of_variance * np.einsum("kij,kj->i", hessians, self.scale * spread) / len(spread)
+        return -self.clock * self.scale * (mean + 2 * products)
 
 
 class _Weights(nn.Module):
@@ -82,9 +88,7 @@ class _Weights(nn.Module):
 
 
 def logged_loss(problem: Problem, optimizer: Optimizer) -> ModifiedLoss:
-    """Return the modified loss that is logged for an optimizer.
-
-    Its factors are read off the values of `ireg.measure`.
+    """Return the modified loss that is logged for an optimizer, its factors read off `ireg.measure`.
 
     Args:
         problem: the loss.
@@ -106,6 +110,10 @@ def modified_loss(problem: Problem, optimizer: OptimizerView) -> ModifiedLoss:
     """Return the modified loss of a rule that may be wrong.
 
     Its factors are read off the values of `own_full_batch` and `own_variance`.
+
+    Args:
+        problem: the loss, and the point.
+        optimizer: the rule's state there.
     """
     params = {NAME: problem.start[:, None]}
     snapshot = Snapshot(
@@ -133,15 +141,14 @@ def _with_factors(problem: Problem, optimizer: OptimizerView, of_mean: float, of
         scale=scale,
         of_mean=of_mean / float(scale @ mean**2),
         of_variance=of_variance / variance if problem.num_batches > 1 else 0.0,
+        # The memory's part loses η_e L λ C′ to the decay: the flow takes the same path, more slowly.
         clock=1 - remembered.effective_rate * remembered.lag * optimizer.decoupled_decay,
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeanFlowParts:
-    """Compute the flow of the mean flow, with weighted parts.
-
-    It is ω̇ = −(u + a M + b V + c F) of `ireg.core.mean_flow`, for several (a, b, c) at once.
+    """The flow ω̇ = −(u + a M + b V + c F) of `ireg.core.mean_flow`, for several (a, b, c) at once.
 
     Attributes:
         problem: the loss.
@@ -156,7 +163,7 @@ class MeanFlowParts:
     squares_of_mean: bool = False
 
     def velocity(self, points: np.ndarray) -> np.ndarray:
-        """ω̇ for points (p · rows,)."""
+        """Compute ω̇, (p · rows,), at points (p · rows,)."""
         params = {NAME: torch.from_numpy(points.reshape(-1, len(self.parts)))}
         batches, loss = self.problem.batches, self.problem.loss
         moments = gradient_moments(loss, params, batches, needs=Need.MEAN | Need.SQUARE, method="loop")
@@ -170,7 +177,15 @@ class MeanFlowParts:
         return -total.numpy().ravel()
 
     def ends(self, time: float, rtol: float) -> np.ndarray:
-        """The ends of the flows, shape (rows, p)."""
+        """Integrate the flows for a time.
+
+        Args:
+            time: of the ends.
+            rtol: see `integrate`.
+
+        Returns:
+            The ends, (rows, p).
+        """
         start = np.repeat(self.problem.start.numpy(), len(self.parts))
         return integrate(self.velocity, start, time, rtol).reshape(-1, len(self.parts)).T
 

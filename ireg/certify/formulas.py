@@ -1,6 +1,4 @@
-"""Each logged quantity by its printed formula, from a `Point`.
-
-The formulas are those of docs/terms.md and docs/theory.md.
+"""Each logged quantity by its printed formula in docs/terms.md or docs/theory.md, from a `Point`.
 
 A function returns values by tag, and None for what must not exist. Tags that an optimizer refuses are left out.
 """
@@ -22,10 +20,9 @@ from ireg.certify.steps import division
 
 
 def equations(point: Point) -> Values:
-    """Compute equations 1 and 2, and Singh's term.
+    """Compute equations 1 and 2, and Singh's term, each weight and step at its own rate.
 
-    Each weight and step has its own rate. With S = Σ η_t² and T = Σ η_t the parts are S/(4T) ‖ḡ‖² and
-    (T² − S)/(4(m − 1)T) (1/m) Σ ‖g_k − ḡ‖².
+    With S = Σ η_t² and T = Σ η_t the parts are S/(4T) ‖ḡ‖² and (T² − S)/(4(m − 1)T) (1/m) Σ ‖g_k − ḡ‖².
     """
     mean, spread = point.gradients.mean(0), _variance(point.gradients)
     of_mean, of_variance = _step_coefficients(point)
@@ -47,7 +44,7 @@ def _variance(gradients: Tensor) -> Tensor:
 
 
 def _step_coefficients(point: Point) -> tuple[Tensor, Tensor]:
-    """S/(4T) and (T² − S)/(4(m − 1)T) of each weight."""
+    """Compute S/(4T) and (T² − S)/(4(m − 1)T) of each weight."""
     total, squares = point.step_rates.sum(0), point.step_rates.square().sum(0)
     between = (total.square() - squares) / (4 * max(point.count - 1, 1) * total)
     return squares / (4 * total), between
@@ -55,8 +52,6 @@ def _step_coefficients(point: Point) -> tuple[Tensor, Tensor]:
 
 def own(point: Point) -> Values:
     """Compute the optimizer's own regularizer.
-
-    It is Compute the optimizer's own regularizer.
 
     It is (η_e/4) [(1 + 2L) ‖ḡ‖²_P + (1 − τ) Var_P], ḡ with all that is descended.
     """
@@ -69,6 +64,7 @@ def own(point: Point) -> Values:
         mean = mean + point.decays * point.shares / scale * point.weights
     unlike = 1 - memory.overlap(point.count) if point.count > 1 else 1.0
     of_mean, of_variance = memory.rate / 4 * (1 + 2 * memory.lag) * scale, memory.rate / 4 * unlike * scale
+    # Without memory each step has its own rate: the parts are those of equations 1 and 2, with decay.
     if isinstance(point.trained.optimizer, SGD) and not point.group["momentum"]:
         of_mean, of_variance = _step_coefficients(point)
     whole, variance = float(of_mean @ mean.square()), float(of_variance @ spread)
@@ -76,20 +72,20 @@ def own(point: Point) -> Values:
 
 
 def flow(point: Point) -> Values:
-    """‖X‖/‖u‖ and ⟨X, ∇Q⟩/(‖X‖ ‖∇Q‖) of the mean flow and its parts."""
+    """Compute ‖X‖/‖u‖ and ⟨X, ∇Q⟩/(‖X‖ ‖∇Q‖) of the mean flow and its parts."""
     if not point.training.flow:
         return {}
     memory, optimizer = point.memory, point.trained.optimizer
     assert memory is not None
     decoupled = float(point.decays[0]) if point.decoupled else 0.0
     divided = division(optimizer, memory)
-    found = textbook.mean_flow(point.weights, *point.descended, memory, divided, decoupled)
-    parts = {name: found.get(name) for name in ("memory", "lag", "fluctuation")}
+    vectors = textbook.mean_flow(point.weights, *point.descended, memory, divided, decoupled)
+    parts = {name: vectors.get(name) for name in ("memory", "lag", "fluctuation")}
     whole = torch.stack([part for part in parts.values() if part is not None]).sum(0)
     values: Values = {}
     for name, part in {"": whole, **{f"_{name}": part for name, part in parts.items()}}.items():
-        values[f"ireg/strength{name}"] = None if part is None else float(part.norm() / found["leading"].norm())
-        values[f"ireg/alignment{name}"] = None if part is None else _cosine(part, found["squares"])
+        values[f"ireg/strength{name}"] = None if part is None else float(part.norm() / vectors["leading"].norm())
+        values[f"ireg/alignment{name}"] = None if part is None else _cosine(part, vectors["squares"])
     return values
 
 
@@ -98,9 +94,9 @@ def _cosine(one: Tensor, other: Tensor) -> float:
 
 
 def edges(point: Point) -> Values:
-    """Compute the largest eigenvalues and the curvature along the step.
+    """Compute λ_max of H, and in the optimizer's metric λ_max and the curvature along the step.
 
-    They are also in the optimizer's metric, and over its edge.
+    In that metric H has L2 decay with it, and is P^½HP^½. The last two are also shares of the edge h*.
     """
     hessian, memory, scale = point.hessians.mean(0), point.memory, point.scale
     values: Values = {"curvature/lambda_max": float(torch.linalg.eigvalsh(hessian)[-1])}
@@ -121,7 +117,14 @@ def edges(point: Point) -> Values:
 def noise_edge(point: Point, steepest: Tensor) -> Values:
     """Compute (η/2) [(σ²/h)/(1 − β) + h/(1 + β)] along an eigenvector.
 
-    None but for SGD and heavy-ball momentum.
+    h is the mean and σ² the variance of the minibatches' curvatures along it.
+
+    Args:
+        point: where.
+        steepest: the eigenvector of H, (p,), of length 1.
+
+    Returns:
+        The value by its tag; None but for SGD and heavy-ball momentum without dampening, at one rate and decay.
     """
     group = point.group
     plain = isinstance(point.trained.optimizer, SGD) and not group["nesterov"]
@@ -134,9 +137,9 @@ def noise_edge(point: Point, steepest: Tensor) -> Values:
 
 
 def sharpness(point: Point) -> Values:
-    """Batch sharpness; and, where H's diagonal is exact, the sums over it."""
-    bends = torch.einsum("ki,kij,kj->k", point.gradients, point.hessians, point.gradients)
-    values: Values = {"curvature/batch_sharpness": float((bends / point.gradients.square().sum(1)).mean())}
+    """Compute batch sharpness; for a network with ReLU, whose diag H is exact, also the sums over that."""
+    products = torch.einsum("ki,kij,kj->k", point.gradients, point.hessians, point.gradients)
+    values: Values = {"curvature/batch_sharpness": float((products / point.gradients.square().sum(1)).mean())}
     if not any(isinstance(module, nn.ReLU) for module in point.trained.module.modules()):
         return values | {"curvature/trace_root": None}
     diagonal = point.hessians.mean(0).diagonal().clamp(min=0)
@@ -150,7 +153,7 @@ def sharpness(point: Point) -> Values:
 
 
 def norms(point: Point) -> Values:
-    """Norms of all weights, and of each matrix."""
+    """Compute the norms of all weights, and of each matrix."""
     weights = {name: value.detach() for name, value in point.trained.module.named_parameters()}
     moved = [weights[name] - value for name, value in point.trained.initial.items()]
     matrices = {name: value for name, value in weights.items() if value.ndim > 1}
@@ -165,23 +168,26 @@ def norms(point: Point) -> Values:
 
 
 def margins(point: Point, corrupted: Tensor | None = None) -> Values:
-    """Compute quantiles of f_y − max_{j≠y} f_j, and over Π‖W_l‖_F.
+    """Compute quantiles of f_y − max_{j≠y} f_j, also over Π‖W_l‖_F.
 
-    Where wrong labels are known, they are of right and wrong ones.
+    Args:
+        point: where.
+        corrupted: which labels are wrong, by example; with it the quantiles are those of right and of wrong labels,
+            else those of all.
     """
-    found = []
+    of_examples = []
     for inputs, labels in point.trained.batches:
         outputs = point.trained.module(inputs).detach()
         for output, label in zip(outputs.tolist(), labels.tolist(), strict=True):
-            found.append(output[label] - max(value for other, value in enumerate(output) if other != label))
+            of_examples.append(output[label] - max(value for other, value in enumerate(output) if other != label))
     product = norms(point)["norm/product"]
     assert product is not None
-    chosen: Mapping[str, list[float] | None] = {"": found, "clean_": None, "corrupted_": None}
+    chosen: Mapping[str, list[float] | None] = {"": of_examples, "clean_": None, "corrupted_": None}
     if corrupted is not None:
         chosen = {
             prefix: [
                 margin
-                for margin, wrong in zip(found, corrupted.tolist(), strict=True)
+                for margin, wrong in zip(of_examples, corrupted.tolist(), strict=True)
                 if wrong == (prefix == "corrupted_")
             ]
             for prefix in ("clean_", "corrupted_")
@@ -196,7 +202,7 @@ def margins(point: Point, corrupted: Tensor | None = None) -> Values:
 
 
 def _quantile(values: list[float], share: float) -> float:
-    """Between the two nearest of the sorted values."""
+    """Interpolate a quantile linearly between the two nearest of the sorted values."""
     ordered, place = sorted(values), share * (len(values) - 1)
     low = math.floor(place)
     high = min(low + 1, len(values) - 1)
@@ -204,10 +210,7 @@ def _quantile(values: list[float], share: float) -> float:
 
 
 def path(point: Point) -> Values:
-    """Compute both parts of the norm's growth.
-
-    They are of ω, and of the weights once torch's buffers have run out.
-    """
+    """Compute both parts of the norm's growth, of ω and of the weights once torch's buffers have run out."""
     if not point.trained.epoch:
         return {}
     values: Values = {}

@@ -30,17 +30,17 @@ OPTIMIZERS: Mapping[str, Callable[[Sequence[Tensor]], Optimizer]] = {
 def growth_of(make: Callable[[Sequence[Tensor]], Optimizer]) -> Identity:
     """Compare both parts of the growth with sums over lists of weights."""
     module = mlp("tanh")
-    found, weights, settled, _ = _walk(module, make(list(module.parameters())))
-    assert found.settled is not None
-    error = max(_apart(found.weights, weights), _apart(found.settled, settled))
-    controls = {"a step left out": _apart(found.weights, weights[1:])}
+    path, weights, settled, _ = _walk(module, make(list(module.parameters())))
+    assert path.settled is not None
+    error = max(_apart(path.weights, weights), _apart(path.settled, settled))
+    controls = {"a step left out": _apart(path.weights, weights[1:])}
     if not torch.equal(weights[-1], settled[-1]):
-        controls["weights for settled weights"] = _apart(found.settled, weights)
+        controls["weights for settled weights"] = _apart(path.settled, weights)
     return Identity(error, controls)
 
 
 def _walk(module: nn.Module, optimizer: Optimizer) -> tuple[Path, list[Tensor], list[Tensor], list[Tensor]]:
-    """Take some steps; return what is recorded, and all ω, y, g."""
+    """Take some steps; return what is recorded, all ω, all settled weights, and all gradients."""
     recorder, batches = PathRecorder(optimizer), minibatches()
     named = dict(module.named_parameters())
     recorder.start()
@@ -60,41 +60,39 @@ def _walk(module: nn.Module, optimizer: Optimizer) -> tuple[Path, list[Tensor], 
             pending = flat(seen.first_moment)
             if scale is not None and not held.divided:
                 pending = flat(scale) * pending
+            # Where the weights come to rest if all further gradients are 0.
             settled[-1] = weights[-1] - held.ahead * pending
     path = recorder.path()
     assert path is not None
     return path, weights, settled, gradients
 
 
-def _apart(found: Growth, places: Sequence[Tensor]) -> float:
-    """The relative error of both parts against their definition."""
+def _apart(growth: Growth, places: Sequence[Tensor]) -> float:
+    """Compute the relative error of both parts against their definition."""
     steps = [before - after for before, after in pairwise(places)]
     radial = sum(float(-2 * place @ step) for place, step in zip(places[:-1], steps, strict=True))
     diffusive = sum(float(step @ step) for step in steps)
-    return max(relative(found.radial, radial), relative(found.diffusive, diffusive))
+    return max(relative(growth.radial, radial), relative(growth.diffusive, diffusive))
 
 
 def diffusion() -> Identity:
-    """Check the diffusive part against gradients.
-
-    SGD's is η² Σ ‖g_k‖², momentum's in settled weights η_e² Σ ‖g_k‖².
-    """
+    """Check the diffusive part: SGD's is η² Σ ‖g_k‖², momentum's in settled weights η_e² Σ ‖g_k‖²."""
     errors, controls = [], {}
     for momentum in (0.0, 0.9):
         module = mlp("tanh")
-        found, _, _, gradients = _walk(module, SGD(module.parameters(), lr=RATE, momentum=momentum))
-        assert found.settled is not None
+        path, _, _, gradients = _walk(module, SGD(module.parameters(), lr=RATE, momentum=momentum))
+        assert path.settled is not None
         expected = (RATE / (1 - momentum)) ** 2 * sum(float(gradient @ gradient) for gradient in gradients)
-        errors.append(relative(found.settled.diffusive, expected))
+        errors.append(relative(path.settled.diffusive, expected))
         if momentum:
-            controls["in the weights themselves"] = relative(found.weights.diffusive, expected)
+            controls["in the weights themselves"] = relative(path.weights.diffusive, expected)
     return Identity(max(errors), controls)
 
 
 def homogeneity() -> Identity:
-    """Check the radial part of a network without biases.
+    """Check the radial part of a network without biases, homogeneous of degree D (its layers).
 
-    SGD's is −2ηD Σ mean_i Σ_c f_c (p_c − y_c), D the number of layers.
+    By Euler's theorem ω·∇f_c = D f_c, so that SGD's is −2ηD Σ mean_i Σ_c f_c (p_c − y_c).
     """
     module, batches = mlp(bias=False), minibatches()
     optimizer = SGD(module.parameters(), lr=RATE)
@@ -129,13 +127,13 @@ class _Normalized(nn.Module):
 
 
 def normalization() -> Identity:
-    """Check that SGD's radial part is 0 before a normalization.
+    """Check that SGD's radial part is 0 before a normalization, as a share of the diffusive one.
 
-    The error is its share of the diffusive one.
+    The loss does not depend on the length of the weights there, so that ω·g = 0.
     """
     shares = {}
     for normalizes in (True, False):
         module = network(lambda normalizes=normalizes: _Normalized(normalizes=normalizes))  # type: ignore[misc]
-        found, *_ = _walk(module, SGD(module.parameters(), lr=RATE))
-        shares[normalizes] = abs(found.weights.radial) / found.weights.diffusive
+        path, *_ = _walk(module, SGD(module.parameters(), lr=RATE))
+        shares[normalizes] = abs(path.weights.radial) / path.weights.diffusive
     return Identity(shares[True], {"no normalization": shares[False]})

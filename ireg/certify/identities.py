@@ -23,5 +23,5 @@ IDENTITIES: Mapping[str, Callable[[], Identity]] = {
 
 
 def all_identities(chosen: Mapping[str, Callable[[], Identity]] = IDENTITIES) -> dict[str, Identity]:
-    """Compute each identity."""
+    """Compute each identity, by its name."""
     return {name: make() for name, make in chosen.items()}

@@ -27,7 +27,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Identity:
-    """What came out of an identity.
+    """The result of an identity: its error, and those of its controls.
 
     Attributes:
         error: relative, of the identity.
@@ -51,7 +51,13 @@ class Identity:
 
 
 def minibatches(size: int = 5, count: int = 3, shape: Sequence[int] = (1, 4, 4)) -> Batches:
-    """Minibatches of random images with three classes."""
+    """Draw minibatches of random images with three classes, the same every time.
+
+    Args:
+        size: examples in each.
+        count: how many.
+        shape: of an image.
+    """
     generator = named_generator("identities")
     return [
         (
@@ -70,16 +76,16 @@ def network(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def mlp(activation: str = "relu", *, bias: bool = True) -> nn.Module:
-    """A network with two hidden layers."""
+    """Make a network with two hidden layers in double precision, with the same weights each time."""
     return network(lambda: MLP(input_shape=(1, 4, 4), num_classes=3, hidden=[6, 5], activation=activation, bias=bias))
 
 
 def flat(values: Mapping[str, Tensor]) -> Tensor:
-    """One vector of all values, detached."""
+    """Join all values into one vector, detached."""
     return torch.cat([value.detach().flatten() for value in values.values()])
 
 
-def relative(found: float | Tensor, expected: float | Tensor) -> float:
-    """The distance over the size of what is expected."""
-    found, expected = (torch.as_tensor(value, dtype=torch.float64) for value in (found, expected))
-    return float((found - expected).norm() / expected.norm())
+def relative(result: float | Tensor, expected: float | Tensor) -> float:
+    """Compute the distance of a result from what is expected, over the size of that."""
+    result, expected = (torch.as_tensor(value, dtype=torch.float64) for value in (result, expected))
+    return float((result - expected).norm() / expected.norm())

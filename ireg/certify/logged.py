@@ -59,27 +59,36 @@ class Comparison:
 
 
 def compared(
-    found: Mapping[str, float], expected: Mapping[str, float | None], where: str, suffix: str = ""
+    logged: Mapping[str, float], expected: Mapping[str, float | None], where: str, suffix: str = ""
 ) -> Iterable[Comparison]:
-    """Compare values by tag.
+    """Compare values by tag; the value of a layer counts for the tag of all layers.
 
-    One of a layer counts for the tag of all layers.
+    Args:
+        logged: what `ireg.measure` returns.
+        expected: what it has to be; None, or no value, for what must not exist.
+        where: the training.
+        suffix: added to the tags of the comparisons.
     """
-    for name in sorted(expected.keys() | found.keys()):
+    for name in sorted(expected.keys() | logged.keys()):
         right, tag = expected.get(name), "/".join(name.split("/")[:2])
         close = LANCZOS if tag in EIGENVALUES else CLOSE
-        yield Comparison(tag=tag + suffix, where=where, error=_error(found.get(name), right), close=close)
+        yield Comparison(tag=tag + suffix, where=where, error=_error(logged.get(name), right), close=close)
 
 
-def _error(found: float | None, right: float | None) -> float:
-    if found is None or right is None:
-        return 0.0 if found is right else float("inf")
-    distance = abs(found - right)
+def _error(value: float | None, right: float | None) -> float:
+    if value is None or right is None:
+        return 0.0 if value is right else float("inf")
+    distance = abs(value - right)
     return distance / abs(right) if right else distance
 
 
 def of_training(name: str, training: Training) -> list[Comparison]:
-    """Compare all that a training logs."""
+    """Train, and compare all that is logged with its formulas.
+
+    Args:
+        name: the training's in `TRAININGS`; the mean over samples is compared, too, for those in `SAMPLED`.
+        training: what is trained.
+    """
     there = point(training)
     expected: Values = {}
     for formula in formulas.FORMULAS:
@@ -87,17 +96,26 @@ def of_training(name: str, training: Training) -> list[Comparison]:
     kept: dict[str, Tensor] = {}
     tags = dict.fromkeys("/".join(tag.split("/")[:2]) for tag in expected)
     lanczos = ("curvature/lambda_max_residual", "curvature/lambda_max_products")
-    found = measured(there, [*tags, *lanczos, "curvature/noise_edge"], kept)
+    logged = measured(there, [*tags, *lanczos, "curvature/noise_edge"], kept)
     vector = kept["lambda_max"].double()
     expected |= formulas.noise_edge(there, vector)
-    residual, products = (found.pop(tag) for tag in lanczos)
-    result = list(compared(found, expected, name))
+    residual, products = (logged.pop(tag) for tag in lanczos)
+    result = list(compared(logged, expected, name))
     result += _of_lanczos(there, vector, residual, products, name)
     return result + (of_samples(name, there) if name in SAMPLED else [])
 
 
 def measured(there: Point, tags: Iterable[str], kept: dict[str, Tensor] | None = None) -> dict[str, float]:
-    """What is logged: `ireg.measure` of a module, with a real optimizer."""
+    """Measure a trained module with its optimizer by `ireg.measure`.
+
+    Args:
+        there: the trained module.
+        tags: of the terms.
+        kept: takes the vectors that the terms keep, by name; None keeps none.
+
+    Returns:
+        What is logged, by tag.
+    """
     trained = there.trained
     return measure(
         trained.module, trained.batches, optimizer=trained.optimizer, criterion=cross_entropy, terms=list(tags),
@@ -107,10 +125,7 @@ def measured(there: Point, tags: Iterable[str], kept: dict[str, Tensor] | None =
 
 
 def _of_lanczos(there: Point, vector: Tensor, residual: float, products: float, where: str) -> list[Comparison]:
-    """Compare the residual with that of the vector that is left.
-
-    The number of products is compared with its bounds.
-    """
+    """Compare Lanczos' residual with that of the kept vector, and the number of products with its bounds."""
     image = there.hessians.mean(0) @ vector
     value = vector @ image
     expected, size = float((image - value * vector).norm()), float(abs(value))
@@ -125,9 +140,12 @@ def _of_lanczos(there: Point, vector: Tensor, residual: float, products: float, 
 def of_samples(name: str, there: Point) -> list[Comparison]:
     """Compare the mean over all samples with the whole value.
 
-    Samples are three of the four minibatches: there is no bias.
+    Samples are three of the four minibatches: there is no bias. The mean square of the standard error of equation 1, a
+    plain mean over minibatches, is its variance.
 
-    The mean square of the standard error of equation 1, a plain mean over minibatches, is its variance.
+    Args:
+        name: the training's.
+        there: the trained module.
     """
     expected = {
         tag: value for tag, value in (formulas.equations(there) | formulas.own(there)).items() if value is not None
@@ -150,10 +168,7 @@ def of_samples(name: str, there: Point) -> list[Comparison]:
 
 
 def of_corrupted(training: Training) -> list[Comparison]:
-    """Compare the margins of right and wrong labels.
-
-    They are taken as `train.py` does.
-    """
+    """Compare the margins of right and wrong labels, taken as `train.py` does."""
     there = point(training)
     trained = there.trained
     examples = sum(len(labels) for _, labels in trained.batches)
@@ -169,10 +184,7 @@ def of_corrupted(training: Training) -> list[Comparison]:
 
 
 def all_logged(chosen: Mapping[str, Training] = TRAININGS) -> Iterator[Comparison]:
-    """Compare every training's values, one after another.
-
-    What no single training shows follows.
-    """
+    """Compare every training's values, one after another, and then what no single training shows."""
     for name, training in chosen.items():
         yield from of_training(name, training)
     yield from of_corrupted(TRAININGS["sgd"])
@@ -184,5 +196,5 @@ def all_logged(chosen: Mapping[str, Training] = TRAININGS) -> Iterator[Compariso
 
 
 def not_compared(comparisons: Iterable[Comparison]) -> list[str]:
-    """Tags of the catalogue's terms whose value nothing was compared with."""
+    """List the tags of the catalogue's terms whose value nothing was compared with."""
     return sorted(TERMS.keys() - {comparison.tag for comparison in comparisons})

@@ -10,22 +10,32 @@ from rich.table import Table
 from rich.text import Text
 
 from ireg.certify.certificate import Coefficient
-from ireg.certify.epochs import Found
+from ireg.certify.epochs import EpochResult
 from ireg.certify.logged import Comparison, not_compared
 
 
 def verdict(holds: bool, words: tuple[str, str] = ("holds", "FAILS")) -> Text:
-    """Return the word for it, in its colour."""
+    """Return the word for whether it holds, in its colour.
+
+    Args:
+        holds: which word.
+        words: for true and for false.
+    """
     return Text(words[0], style="green") if holds else Text(words[1], style="bold red")
 
 
 def as_text(coefficients: Mapping[str, Coefficient]) -> str:
-    """Return the shares on one line."""
+    """Write the shares on one line."""
     return ", ".join(f"{name} {coefficient.value:.3f}" for name, coefficient in coefficients.items())
 
 
 def show_logged(comparisons: Sequence[Comparison], console: Console) -> bool:
-    """Print a line for each tag; return whether all are right."""
+    """Print a line for each tag; return whether all are right.
+
+    Args:
+        comparisons: of values with their formulas; a term of the catalogue without any is not right.
+        console: where to print.
+    """
     by_tag: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         by_tag.setdefault(comparison.tag, []).append(comparison)
@@ -33,17 +43,17 @@ def show_logged(comparisons: Sequence[Comparison], console: Console) -> bool:
     table.add_column("tag")
     for column in ("values", "largest error", "allowed", "verdict"):
         table.add_column(column, justify="right")
-    for tag, found in sorted(by_tag.items()):
-        worst = _worst(found)
-        numbers = (str(len(found)), f"{worst.error:.0e}", f"{worst.close:g}")
-        table.add_row(tag, *numbers, verdict(all(one.holds for one in found)))
+    for tag, of_tag in sorted(by_tag.items()):
+        worst = _worst(of_tag)
+        numbers = (str(len(of_tag)), f"{worst.error:.0e}", f"{worst.close:g}")
+        table.add_row(tag, *numbers, verdict(all(one.holds for one in of_tag)))
     console.print(table)
-    for tag, found in sorted(by_tag.items()):
-        wrong = [one for one in found if not one.holds]
+    for tag, of_tag in sorted(by_tag.items()):
+        wrong = [one for one in of_tag if not one.holds]
         if wrong:
             worst = _worst(wrong)
             console.print(
-                f"{tag}: {len(wrong)} of {len(found)} values are wrong, most by {worst.error:.1e}: {worst.where}"
+                f"{tag}: {len(wrong)} of {len(of_tag)} values are wrong, most by {worst.error:.1e}: {worst.where}"
             )
     missing = not_compared(comparisons)
     if missing:
@@ -57,23 +67,23 @@ def _worst(comparisons: Iterable[Comparison]) -> Comparison:
     return max(comparisons, key=lambda comparison: comparison.error / comparison.close)
 
 
-def show_epochs(epochs: Mapping[str, Found], console: Console) -> bool:
+def show_epochs(epochs: Mapping[str, EpochResult], console: Console) -> bool:
     """Print order and shares of each epoch; return whether all hold."""
     title = "one epoch of SGD in every order, by the logged values"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("what")
     for column in ("order", "slope", "shares measured", "slopes of controls", "verdict"):
         table.add_column(column, justify="right")
-    for name, found in epochs.items():
-        controls = ", ".join(f"{other} {slope:.2f}" for other, slope in found.order.controls.items())
-        numbers = (f"{found.order.order}", f"{found.order.slope:.2f}", as_text(found.coefficients))
-        table.add_row(name, *numbers, controls, verdict(found.holds))
+    for name, result in epochs.items():
+        controls = ", ".join(f"{other} {slope:.2f}" for other, slope in result.order.controls.items())
+        numbers = (f"{result.order.order}", f"{result.order.slope:.2f}", as_text(result.coefficients))
+        table.add_row(name, *numbers, controls, verdict(result.holds))
     console.print(table)
-    for name, found in epochs.items():
-        if found.accepted:
-            console.print(f"{name}: not rejected: {', '.join(found.accepted)}")
-        for part, coefficient in found.coefficients.items():
+    for name, result in epochs.items():
+        if result.accepted:
+            console.print(f"{name}: not rejected: {', '.join(result.accepted)}")
+        for part, coefficient in result.coefficients.items():
             if not coefficient.holds:
                 console.print(f"{name}: the measured share of {part} is {coefficient.value:.3f}; must be 1 within 2 %")
-    console.print(f"{sum(found.holds for found in epochs.values())} of {len(epochs)} epochs hold")
-    return all(found.holds for found in epochs.values())
+    console.print(f"{sum(result.holds for result in epochs.values())} of {len(epochs)} epochs hold")
+    return all(result.holds for result in epochs.values())

@@ -12,7 +12,7 @@ from ireg.core.random import named_generator
 
 
 def noise(point: Point) -> Values:
-    """F at rate 0, by filters of the drawn orders with all their past, gradient by gradient."""
+    """Compute F at rate 0, by filters of the drawn orders with all their past, gradient by gradient."""
     if not point.training.flow:
         return {}
     tags = ("ireg/strength_fluctuation_exact", "ireg/alignment_fluctuation_exact")
@@ -32,9 +32,12 @@ def noise(point: Point) -> Values:
             seconds.append(second)
             directions.append(numerators[-1] / (second.sqrt() + point.group["eps"]))
         direction, numerator, second = (torch.stack(each).mean(0) for each in (directions, numerators, seconds))
-        slope = torch.where(square > 0, mean / (2 * square.sqrt() * below**2), 0.0)
-        values.append(direction - numerator / below + slope * (second - square))
+        # F is the mean of N φ(v) less ḡ φ(s̄), φ(v) = 1/(√v + ε) and φ'(s̄) = −1/(2√s̄ (√s̄ + ε)²). What is of first order
+        # in the noise has mean 0; it is taken off each order, so that few orders suffice.
+        derivative = torch.where(square > 0, mean / (2 * square.sqrt() * below**2), 0.0)
+        values.append(direction - numerator / below + derivative * (second - square))
     orders = torch.stack(values)
+    # The square of a mean over few orders is too large by the variance of that mean.
     force, size = orders.mean(0), float(orders.mean(0).square().sum() - (orders.var(0) / len(orders)).sum())
     squares = 2 * torch.einsum("kij,kj->i", hessians, gradients) / point.count
     decay = point.decays * point.weights if point.decoupled else 0.0
@@ -49,7 +52,7 @@ _PAST = 2.0**-53
 
 
 def _decays(point: Point) -> tuple[float, float, float]:
-    """ρ, β and the share of the bare gradient of RMSProp, Adam, AdamW and NAdam."""
+    """Return ρ, β and the share of the bare gradient of RMSProp, Adam, AdamW and NAdam."""
     group = point.group
     if "alpha" in group:
         return group["alpha"], 0.0, 0.0
@@ -73,6 +76,6 @@ def _drawn_orders(count: int, decay: float, orders: int = 8) -> list[tuple[Tenso
 
 
 def _filtered(rows: Tensor, decay: float) -> Tensor:
-    """Return a fading mean of all rows, the last first."""
+    """Compute a fading mean of all rows, the last weighing most."""
     weights = decay ** torch.arange(len(rows) - 1, -1, -1, dtype=torch.float64)
     return weights @ rows / weights.sum()

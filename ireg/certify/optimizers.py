@@ -1,6 +1,4 @@
-"""torch's own optimizers on stacks of points.
-
-Their state is put onto the slow manifold.
+"""torch's own optimizers on stacks of points, their state put onto the slow manifold.
 
 They work element by element, so one optimizer on a parameter (p, R) is R independent optimizers on its columns.
 """
@@ -52,12 +50,15 @@ class Start:
 
 
 def start(recipe: Recipe, problem: Problem, abscissa: float) -> Start:
-    """The slow manifold at the start of a problem.
-
-    It is what the optimizer would hold had it come along the leading flow.
+    """Build an optimizer at the start of a problem, with the state that has come along the leading flow.
 
     One step ago the point was ω + η_e u, so a mean of x with decay r is x̄ + η_e/(1 − r) (∇x̄)u, on time for the next
     step to be taken at ω. What minibatches of the last epochs have left on average is of higher order.
+
+    Args:
+        recipe: the optimizer.
+        problem: the loss, and ω.
+        abscissa: the learning rate, or 1 − ρ: what the recipe takes.
     """
     optimizer = build(recipe, problem.start[:, None], abscissa, first=None, second=None)
     seen = view(optimizer, {NAME: _weights(optimizer)})
@@ -76,6 +77,7 @@ def start(recipe: Recipe, problem: Problem, abscissa: float) -> Start:
     uphill = hessians @ velocity
     first = second = None
     if dividing is not None:
+        # x = g², whose derivative along u is 2g Hu.
         second = torch.from_numpy((gradients * (gradients + 2 * rate / (1 - dividing.decay) * uphill)).mean(0))
     if (buffer := seen.buffer) is not None:
         then = gradients.mean(0) + rate / (1 - buffer.decay) * uphill.mean(0)
@@ -84,9 +86,14 @@ def start(recipe: Recipe, problem: Problem, abscissa: float) -> Start:
 
 
 def build(recipe: Recipe, points: Tensor, abscissa: float, *, first: Tensor | None, second: Tensor | None) -> Optimizer:
-    """Build the optimizer of copies of the points (p, R).
+    """Build the optimizer of copies of the points.
 
-    It has this state: (p,) or (p, R), zeros for None.
+    Args:
+        recipe: the optimizer.
+        points: ω of each copy, (p, R).
+        abscissa: the learning rate, or 1 − ρ: what the recipe takes.
+        first: the momentum buffer, (p,) or (p, R); None for zeros.
+        second: the running mean of squares, (p,) or (p, R); None for zeros.
     """
     weights = torch.nn.Parameter(points.detach().clone())
     optimizer = recipe.make([weights], **recipe.arguments(abscissa))
@@ -102,7 +109,13 @@ def build(recipe: Recipe, points: Tensor, abscissa: float, *, first: Tensor | No
 
 
 def step(problem: Problem, optimizer: Optimizer, which: Tensor) -> None:
-    """One step of every column, on the minibatches that `which` (R,) says."""
+    """Take one step of every column.
+
+    Args:
+        problem: the loss.
+        optimizer: of one parameter (p, R).
+        which: the minibatch of each column, (R,).
+    """
     weights = _weights(optimizer)
     with torch.no_grad():
         weights.grad = problem.column_gradients(weights, which)
@@ -110,7 +123,7 @@ def step(problem: Problem, optimizer: Optimizer, which: Tensor) -> None:
 
 
 def points_of(optimizer: Optimizer) -> Tensor:
-    """The points as they are now, (p, R)."""
+    """Return the points as they are now, (p, R)."""
     return _weights(optimizer).detach()
 
 

@@ -52,32 +52,32 @@ class Point:
 
     @cached_property
     def names(self) -> list[str]:
-        """Names of the weights that move."""
+        """The names of the weights that move."""
         return [name for name, value in self.trained.module.named_parameters() if value.requires_grad]
 
     @cached_property
     def weights(self) -> Tensor:
-        """ω."""
+        """ω, (p,)."""
         return self._joined(dict(self.trained.module.named_parameters()))
 
     @cached_property
     def losses(self) -> list[Function]:
-        """Ĉ_k."""
+        """Ĉ_k of each minibatch, as functions of ω."""
         return textbook.minibatch_losses(self.trained.module, self.names, self.trained.batches, cross_entropy)
 
     @cached_property
     def gradients(self) -> Tensor:
-        """g_k, by `.backward()`."""
+        """g_k, (m, p), by `.backward()`."""
         return textbook.backward_gradients(self.trained.module, self.names, self.trained.batches, cross_entropy)
 
     @cached_property
     def hessians(self) -> Tensor:
-        """H_k."""
+        """H_k, (m, p, p)."""
         return textbook.hessians(self.losses, self.weights)
 
     @cached_property
     def descended(self) -> tuple[Tensor, Tensor]:
-        """Gradients and Hessians of the minibatches' objectives: penalty and L2 decay included."""
+        """Gradients (m, p) and Hessians (m, p, p) of what is descended: with penalty and L2 decay."""
         gradients, curvatures = self.gradients, self.hessians
         if self.training.penalty is not None:
             each, shared = self.training.penalty(self.losses)
@@ -104,7 +104,7 @@ class Point:
 
     @cached_property
     def shares(self) -> Tensor:
-        """Each weight's rate over η."""
+        """Each weight's rate over η, (p,)."""
         return self.step_rates.mean(0) / self.rate
 
     @property
@@ -119,17 +119,17 @@ class Point:
 
     @cached_property
     def decays(self) -> Tensor:
-        """λ by weight."""
+        """λ by weight, (p,)."""
         return self._by_group([group["weight_decay"] for group in self.trained.optimizer.param_groups])
 
     @cached_property
     def l2(self) -> Tensor:
-        """λ of L2 decay by weight."""
+        """λ of L2 decay by weight, (p,); 0 where weight decay is decoupled."""
         return torch.zeros_like(self.decays) if self.decoupled else self.decays
 
     @cached_property
     def memory(self) -> Filter | None:
-        """Weights of past gradients; None without a rule."""
+        """The weights of past gradients; None without a rule."""
         optimizer = self.trained.optimizer
         if type(optimizer) not in KNOWN:
             return None
@@ -137,10 +137,10 @@ class Point:
 
     @cached_property
     def squares(self) -> tuple[Tensor, Tensor] | None:
-        """s_t and v̂ from all gradients; None without a second moment."""
+        """s_t and v̂, (p,) each, from all gradients; None without a second moment or a step."""
         seen = [
-            self._joined(slopes) + self.l2 * self._joined(weights)
-            for slopes, weights in zip(self.trained.gradients, self.trained.weights, strict=True)
+            self._joined(gradients) + self.l2 * self._joined(weights)
+            for gradients, weights in zip(self.trained.gradients, self.trained.weights, strict=True)
         ]
         if not seen:
             return None
@@ -153,10 +153,7 @@ class Point:
 
     @cached_property
     def scale(self) -> Tensor | None:
-        """P with each group's share.
-
-        None where the optimizer would divide and has not yet.
-        """
+        """P with each group's share, (p,); None where the optimizer would divide and has not yet."""
         if not self.adaptive:
             return self.shares
         if self.squares is None:
@@ -165,7 +162,7 @@ class Point:
 
     @cached_property
     def edge(self) -> float | None:
-        """The edge h* = (2 − ηw)/(η Σ (−1)ⁿ a_n).
+        """The edge h* = (2 − ηw)/(η Σ (−1)ⁿ a_n), w the decoupled decay.
 
         None without a rule, or where groups differ in decoupled decay.
         """
@@ -177,7 +174,7 @@ class Point:
         return torch.cat([values[name].detach().flatten() for name in self.names])
 
     def _by_group(self, numbers: Sequence[float]) -> Tensor:
-        """A number of each group as a vector by weight."""
+        """Return a number of each group as a vector by weight, (p,)."""
         named = dict(self.trained.module.named_parameters())
         of = {
             id(value): number

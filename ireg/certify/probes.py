@@ -1,7 +1,4 @@
-"""Estimates with random signs, exact where H is diagonal.
-
-Elsewhere they have no bias.
-"""
+"""Estimates with random signs: exact where H is diagonal, without bias elsewhere."""
 
 from __future__ import annotations
 
@@ -38,12 +35,10 @@ def _sum(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def exact_probes() -> tuple[dict[str, float], Values]:
-    """Measure a loss whose H is diagonal.
-
-    Its minibatches use different weights, so each probe is exact.
+    """Measure a loss whose H is diagonal, on minibatches with different weights: each probe is exact.
 
     Returns:
-        What is logged, and what it has to be.
+        What is logged by tag, and what it has to be.
     """
     module, generator = _Separable(), named_generator("probes")
     batches: list[Pair] = []
@@ -60,8 +55,8 @@ def exact_probes() -> tuple[dict[str, float], Values]:
         "curvature/adaptive": float((weights.square() * diagonal).sum() / 2),
     }
     optimizer = SGD(module.parameters(), lr=0.1)
-    found = measure(module, batches, optimizer=optimizer, criterion=_sum, terms=list(expected))
-    return found, expected
+    logged = measure(module, batches, optimizer=optimizer, criterion=_sum, terms=list(expected))
+    return logged, expected
 
 
 class _Packed(nn.Module):
@@ -76,15 +71,15 @@ class _Packed(nn.Module):
 
 
 def packed_residual() -> float:
-    """Return Lanczos' residual for 60 curvatures from −1 to 1.
+    """Return Lanczos' residual for 60 curvatures from −1 to 1, as a share of the value.
 
-    It is a share of the value. So many near the largest take more products than Lanczos' method has at least.
+    So many near the largest take more products than Lanczos' method has at least.
     """
     module, curvatures = _Packed(), torch.linspace(-1.0, 1.0, 60, dtype=torch.float64)
     tags = ["curvature/lambda_max", "curvature/lambda_max_residual"]
     optimizer, batch = SGD(module.parameters(), lr=0.1), (curvatures[None], torch.ones(1, 60, dtype=torch.float64))
-    found = measure(module, [batch], optimizer=optimizer, criterion=_sum, terms=tags)
-    return found[tags[1]] / found[tags[0]]
+    logged = measure(module, [batch], optimizer=optimizer, criterion=_sum, terms=tags)
+    return logged[tags[1]] / logged[tags[0]]
 
 
 def probe_errors(point: Point) -> dict[str, float]:
@@ -109,12 +104,13 @@ def probe_errors(point: Point) -> dict[str, float]:
         "curvature/trace": hessian,
         "curvature/adaptive": torch.diag(point.weights) @ hessian @ torch.diag(point.weights) / 2,
     }
-    found = {}
+    errors = {}
     for name, matrix in matrices.items():
+        # Of a mean over PROBES of vᵀMv, v of random signs: `curvature.variance_of_probes` checks it by enumeration.
         variance = 2 * float(matrix.square().sum() - matrix.diagonal().square().sum()) / PROBES
-        found[name] = _standard_errors([row[name] for row in rows], float(matrix.diagonal().sum()))
-        found[f"{name}_se"] = _standard_errors([row[f"{name}_se"] ** 2 for row in rows], variance)
-    return found
+        errors[name] = _standard_errors([row[name] for row in rows], float(matrix.diagonal().sum()))
+        errors[f"{name}_se"] = _standard_errors([row[f"{name}_se"] ** 2 for row in rows], variance)
+    return errors
 
 
 def _standard_errors(values: list[float], expected: float) -> float:

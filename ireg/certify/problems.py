@@ -19,9 +19,7 @@ NAME = "w"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """A loss by minibatches, of points that are stacked as columns.
-
-    One tensor (p, R) holds R independent copies of ω.
+    """A loss by minibatches, of points stacked as columns: (p, R) holds R independent copies of ω.
 
     Attributes:
         inputs: X, shape (m, n, p), float64.
@@ -48,34 +46,48 @@ class Problem:
     def loss(self, params: Params, batch: Batch) -> Tensor:
         """Compute Ĉ_k, summed over the columns.
 
-        Its Hessian has a block for each, so products with it are column by column.
+        Its Hessian has a block for each column, so products with it are column by column.
+
+        Args:
+            params: the points (p, R) under `NAME`.
+            batch: X_k (n, p) and y_k (n,).
+
+        Returns:
+            The loss, 0-d.
         """
         residuals = batch[0] @ params[NAME] - batch[1][:, None]
         return residuals[: self.squares].square().sum() / 2 + residuals[self.squares :].cosh().log().sum()
 
     def gradients(self, point: np.ndarray) -> np.ndarray:
-        """g_k at a point (p,), shape (m, p)."""
-        slopes = self._residuals(point)
-        slopes[:, self.squares :] = np.tanh(slopes[:, self.squares :])
-        return np.einsum("kni,kn->ki", self._arrays[0], slopes)
+        """Compute g_k, (m, p), at a point (p,)."""
+        derivatives = self._residuals(point)
+        # ℓ'(z) is z itself in the quadratic rows, and tanh z in the others.
+        derivatives[:, self.squares :] = np.tanh(derivatives[:, self.squares :])
+        return np.einsum("kni,kn->ki", self._arrays[0], derivatives)
 
     def hessians(self, point: np.ndarray) -> np.ndarray:
-        """H_k at a point (p,), shape (m, p, p)."""
+        """Compute H_k, (m, p, p), at a point (p,)."""
         residuals = self._residuals(point)
         curvatures = np.ones_like(residuals)
         curvatures[:, self.squares :] = np.cosh(residuals[:, self.squares :]) ** -2
         return np.einsum("kni,kn,knj->kij", self._arrays[0], curvatures, self._arrays[0])
 
     def column_gradients(self, weights: Tensor, which: Tensor) -> Tensor:
-        """Compute the gradients at the columns of `weights` (p, R).
+        """Compute the gradient at each column, on the minibatch that is named for it.
 
-        Each is of the minibatch that `which` (R,) says.
+        Args:
+            weights: the points, (p, R).
+            which: the number of each column's minibatch, (R,).
+
+        Returns:
+            The gradients, (p, R).
         """
         rows, negative_targets = self._by_minibatch
         rows = rows.index_select(2, which)
-        slopes = (rows * weights).sum(1).add_(negative_targets.index_select(1, which))
-        slopes[self.squares :].tanh_()
-        return (rows * slopes[:, None]).sum(0)
+        derivatives = (rows * weights).sum(1).add_(negative_targets.index_select(1, which))
+        # As in `gradients`, but in place.
+        derivatives[self.squares :].tanh_()
+        return (rows * derivatives[:, None]).sum(0)
 
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +104,13 @@ class Problem:
 
 
 def log_cosh(*, seed: int, dimension: int = 2, rows: int = 3) -> Problem:
-    """One minibatch, Σ log cosh(Xω − y): smooth, convex, not quadratic."""
+    """Draw a problem of one minibatch, Σ log cosh(Xω − y): smooth, convex, not quadratic.
+
+    Args:
+        seed: of X and y.
+        dimension: p, at most 3.
+        rows: n.
+    """
     generator = torch.Generator().manual_seed(seed)
     return Problem(
         inputs=torch.randn(1, rows, dimension, generator=generator, dtype=torch.float64),
@@ -103,7 +121,14 @@ def log_cosh(*, seed: int, dimension: int = 2, rows: int = 3) -> Problem:
 
 
 def quadratics(*, seed: int, num_batches: int = 4, dimension: int = 2, copies: int = 1) -> Problem:
-    """Minibatches ½ ‖X_k ω − y_k‖², each of them `copies` times."""
+    """Draw a problem of minibatches ½ ‖X_k ω − y_k‖², each of them `copies` times.
+
+    Args:
+        seed: of X and y.
+        num_batches: different minibatches; the problem has `copies` times as many.
+        dimension: p, at most 3, and the number of rows.
+        copies: how often each minibatch stands there.
+    """
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(num_batches, dimension, dimension, generator=generator, dtype=torch.float64)
     targets = torch.randn(num_batches, dimension, generator=generator, dtype=torch.float64)
@@ -116,7 +141,13 @@ def quadratics(*, seed: int, num_batches: int = 4, dimension: int = 2, copies: i
 
 
 def quadratics_and_log_cosh(*, seed: int, num_batches: int = 6, dimension: int = 3) -> Problem:
-    """Minibatches of quadratic and log cosh rows."""
+    """Draw a problem of minibatches with as many quadratic as log cosh rows.
+
+    Args:
+        seed: of X and y.
+        num_batches: m.
+        dimension: p, at most 3, and the number of rows of each kind.
+    """
     generator = torch.Generator().manual_seed(seed)
     return Problem(
         inputs=torch.randn(num_batches, 2 * dimension, dimension, generator=generator, dtype=torch.float64)

@@ -1,8 +1,7 @@
-"""What an optimizer holds and remembers, by torch's own steps.
+"""What an optimizer holds and remembers, by torch's own steps: the judge of `ireg.core.optimizers`.
 
-It is the judge of `ireg.core.optimizers`. Nothing of the package is used here. A gradient of 1, long after the start,
-takes η a_n off the weight n steps later. Steps without gradient empty the buffers. Second moments are computed again
-from the gradients of all steps.
+Nothing of the package is used here. A gradient of 1, long after the start, takes η a_n off the weight n steps later.
+Steps without gradient empty the buffers. Second moments are computed again from the gradients of all steps.
 """
 
 from __future__ import annotations
@@ -60,9 +59,10 @@ class Filter:
         return float(self.weights[::2].sum() - self.weights[1::2].sum())
 
     def overlap(self, num_batches: int) -> float:
-        """Return τ = 2/(m(m−1)) Σ_{d=1}^{m−1} (m−d) T_d.
+        """Compute τ = 2/(m(m−1)) Σ_{d=1}^{m−1} (m−d) T_d, T_d the share of what is at least d steps old.
 
-        T_d is the share of what is at least d steps old.
+        Args:
+            num_batches: m, at least 2.
         """
         m = num_batches
         return sum((m - d) * 2 / (m * (m - 1)) * float(self.shares[d:].sum()) for d in range(1, m))
@@ -71,14 +71,30 @@ class Filter:
 def fresh(
     optimizer: Optimizer, group: dict[str, Any], weight: Tensor, state: dict[str, Tensor], **changed: Any
 ) -> Optimizer:
-    """Make another optimizer of the class, with its own state."""
+    """Make another optimizer of the class, without weight decay, for one weight with its own state.
+
+    Args:
+        optimizer: of which class.
+        group: the settings.
+        weight: the one parameter.
+        state: torch's state of it, by slot.
+        changed: settings that differ from the group's.
+    """
     made = type(optimizer)([{**group, "params": [weight], "weight_decay": 0.0, **changed}])  # type: ignore[call-arg]
     made.state[weight].update(state)
     return made
 
 
 def nadams_decay(group: dict[str, Any], steps: int) -> dict[str, float]:
-    """Hold NAdam's μ of the next step, at the count `LATE`."""
+    """Return the `momentum_decay` with which NAdam has at the count `LATE` the μ of its next step.
+
+    Args:
+        group: the optimizer's settings.
+        steps: how many it has taken.
+
+    Returns:
+        The setting by its name; nothing for another optimizer.
+    """
     return {"momentum_decay": group["momentum_decay"] * (steps + 1) / LATE} if "momentum_decay" in group else {}
 
 
@@ -89,12 +105,17 @@ def remembered(optimizer: Optimizer, rate: float, steps: int) -> Filter:
         optimizer: of which class, with the first group's settings.
         rate: η.
         steps: how many it has taken.
+
+    Returns:
+        η a_n for n below `PAST`; 0 from `STEPS` on.
     """
     group = optimizer.param_groups[0]
     weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     state = {slot: torch.zeros(1, dtype=torch.float64) for slot in _SLOTS}
+    # NAdam divides by 1 less the product of all μ, which long after the start is 0.
     state |= {"step": torch.tensor(LATE), "mu_product": torch.tensor(0.0)}
     scale = _FROZEN if "eps" in group else 1.0
+    # With ε alone below the gradient, the rate ηε makes P = 1.
     changed: dict[str, Any] = {"lr": rate * scale} | nadams_decay(group, steps)
     if "eps" in group:
         changed["eps"] = _FROZEN
@@ -110,7 +131,7 @@ def remembered(optimizer: Optimizer, rate: float, steps: int) -> Filter:
 
 
 def run_out(optimizer: Optimizer) -> Tensor:
-    """Let torch's steps without gradient empty the buffers; return the weights then.
+    """Let torch's steps without gradient empty the buffers; return the weights then, as one vector.
 
     P is held as the last step had it, and weight decay is off. Without a buffer they stay.
     """
@@ -125,6 +146,7 @@ def run_out(optimizer: Optimizer) -> Tensor:
             steps, betas = int(kept[0]["step"]), group["betas"]
             slot = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
             largest = torch.cat([slots[slot].flatten() for slots in kept])
+            # v̂ of the last step, its bias corrected: at the count `LATE` torch does not correct it again.
             state |= {"exp_avg_sq": largest / (1 - betas[1] ** steps), "mu_product": torch.tensor(0.0)}
             changed = {"betas": (betas[0], _HELD)} | nadams_decay(group, steps)
             changed |= {"amsgrad": False} if "amsgrad" in group else {}
@@ -140,9 +162,15 @@ def run_out(optimizer: Optimizer) -> Tensor:
 def second_moments(
     optimizer: Optimizer, group: dict[str, Any], gradients: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor] | None:
-    """Compute s_t and v̂ from the gradients of all steps.
+    """Compute s_t, the running mean of squares as it is, and v̂, whose root the last step took.
 
-    s_t is the running mean of squares as it is; v̂ is that whose root the last step took.
+    Args:
+        optimizer: of which class.
+        group: its settings.
+        gradients: of all steps, (p,) each, with L2 decay.
+
+    Returns:
+        Both, (p,) each; None for an optimizer without a second moment.
     """
     squares, steps = [value.square() for value in gradients], len(gradients)
     if isinstance(optimizer, Adagrad):
@@ -183,7 +211,15 @@ class Division:
 
 
 def division(optimizer: Optimizer, memory: Filter) -> Division | None:
-    """Say how an optimizer divides; None for SGD."""
+    """Return how an optimizer divides by a fading mean of squares.
+
+    Args:
+        optimizer: of which class, with the first group's settings.
+        memory: its filter, see `remembered`.
+
+    Returns:
+        None for SGD, which does not divide, and for Adagrad, whose sum of squares does not fade.
+    """
     group = optimizer.param_groups[0]
     bare = torch.zeros(PAST, dtype=torch.float64)
     bare[0] = 1.0

@@ -1,7 +1,6 @@
-"""The formulas of docs/theory.md by the plainest computation.
+"""The formulas of docs/theory.md by the plainest computation, the judge of what is logged.
 
-They are the judge of what is logged. Nothing of the package is used here. Gradients are those of `.backward()`,
-Hessians are whole matrices.
+Nothing of the package is used here. Gradients are those of `.backward()`, Hessians are whole matrices.
 """
 
 from __future__ import annotations
@@ -23,7 +22,14 @@ Function = Callable[[Tensor], Tensor]
 def minibatch_losses(
     module: nn.Module, names: Sequence[str], batches: Sequence[Pair], criterion: Criterion
 ) -> list[Function]:
-    """Return Ĉ_k of each minibatch as functions of the named weights."""
+    """Return Ĉ_k of each minibatch as functions of the named weights.
+
+    Args:
+        module: the network; it is copied.
+        names: of the weights that are the functions' argument, in this order; others stay as they are.
+        batches: of inputs and targets.
+        criterion: from outputs and targets to the mean loss.
+    """
     twin = copy.deepcopy(module)
     values = {name: value.detach() for name, value in twin.named_parameters()}
 
@@ -39,14 +45,24 @@ def minibatch_losses(
 def backward_gradients(
     module: nn.Module, names: Sequence[str], batches: Sequence[Pair], criterion: Criterion
 ) -> Tensor:
-    """Compute g_k (m, p) by the module's own forward and backward pass."""
+    """Compute g_k by the module's own forward and backward pass.
+
+    Args:
+        module: the network; it is copied.
+        names: of the weights.
+        batches: of inputs and targets.
+        criterion: from outputs and targets to the mean loss.
+
+    Returns:
+        g_k, (m, p); 0 for weights that do not enter.
+    """
     rows = []
     for inputs, targets in batches:
         twin = copy.deepcopy(module)
         twin.zero_grad()
         criterion(twin(inputs), targets).backward()
-        found = dict(twin.named_parameters())
-        rows.append(torch.cat([_gradient(found[name]).flatten() for name in names]))
+        parameters = dict(twin.named_parameters())
+        rows.append(torch.cat([_gradient(parameters[name]).flatten() for name in names]))
     return torch.stack(rows)
 
 
@@ -57,16 +73,22 @@ def _gradient(parameter: Tensor) -> Tensor:
 def gradient(function: Function, point: Tensor, *, create_graph: bool = False) -> Tensor:
     """Compute ∇f at a point.
 
-    It has its graph if asked for, where the point requires a gradient.
+    Args:
+        function: f.
+        point: (p,).
+        create_graph: whether the gradient has its graph; the point must require a gradient then.
+
+    Returns:
+        The gradient, (p,).
     """
     if create_graph:
         return torch.autograd.grad(function(point), point, create_graph=True)[0]
-    found: Tensor = torch.autograd.functional.jacobian(function, point)
-    return found
+    result: Tensor = torch.autograd.functional.jacobian(function, point)
+    return result
 
 
 def hessians(functions: Sequence[Function], point: Tensor) -> Tensor:
-    """∇²f of each function, (m, p, p)."""
+    """Compute ∇²f of each function at a point (p,), (m, p, p)."""
     return torch.stack([torch.autograd.functional.hessian(function, point) for function in functions])
 
 
@@ -82,41 +104,52 @@ def mean_flow(
         memory: of gradients.
         divided: how the optimizer divides; None for P = 1.
         decoupled: decoupled weight decay.
+
+    Returns:
+        `leading`, `memory` and `squares` (∇Q), (p,) each; where the optimizer divides `lag`, too, and `fluctuation`
+        where there are several minibatches.
     """
     m, mean, hessian = len(gradients), gradients.mean(0), curvatures.mean(0)
     squares = gradients.square().mean(0)
     scale = torch.ones_like(mean) if divided is None else 1 / (squares.sqrt() + divided.eps)
     velocity = scale * mean + decoupled * point
+    # (1/m) Σ H_k P (g_k − ḡ).
     pairs = torch.einsum("kij,kj->i", curvatures, scale * gradients) / m - hessian @ (scale * mean)
     unlike = 1 - memory.overlap(m) if m > 1 else 1.0
-    bent = scale * ((1 + 2 * memory.lag) * hessian @ velocity + unlike * pairs) + decoupled * velocity
-    found = {
+    products = scale * ((1 + 2 * memory.lag) * hessian @ velocity + unlike * pairs) + decoupled * velocity
+    result = {
         "leading": velocity,
-        "memory": memory.rate / 2 * bent,
+        "memory": memory.rate / 2 * products,
         "squares": 2 * torch.einsum("kij,kj->i", curvatures, gradients) / m,
     }
     if divided is None:
-        return found
+        return result
     root, eps = squares.sqrt(), divided.eps
     first = -1 / (2 * root * (root + eps) ** 2)  # φ'(s̄), φ(v) = 1/(√v + ε)
     second = 1 / (4 * root**3 * (root + eps) ** 2) + 1 / (2 * squares * (root + eps) ** 3)
+    # The derivative of s̄ along u, by weight: that of g² is 2g Hu.
     along = 2 * (gradients * torch.einsum("kij,j->ki", curvatures, velocity)).mean(0)
     fading = (1 - divided.decay) * divided.decay ** torch.arange(PAST, dtype=torch.float64)
     age = float(fading @ torch.arange(PAST, dtype=torch.float64))
-    found["lag"] = memory.rate * (age + 0.5 + divided.after) * mean * first * along
+    result["lag"] = memory.rate * (age + 0.5 + divided.after) * mean * first * along
     if m > 1:
         covariance = gradients.pow(3).mean(0) - mean * squares
         variance = gradients.pow(4).mean(0) - squares.square()
-        found["fluctuation"] = shared_noise(divided.numerator, fading, m) * first * covariance
-        found["fluctuation"] += shared_noise(fading, fading, m) / 2 * second * mean * variance
-    return found
+        result["fluctuation"] = shared_noise(divided.numerator, fading, m) * first * covariance
+        result["fluctuation"] += shared_noise(fading, fading, m) / 2 * second * mean * variance
+    return result
 
 
 def shared_noise(one: Tensor, other: Tensor, num_batches: int) -> float:
-    """Compute the covariance of two filters of the same minibatches.
+    """Compute the covariance of two filters of the same minibatches, in units of one minibatch's.
 
-    It is in units of one minibatch's. Two steps d apart are of one epoch in a share (m − d)/m of all places; then their
-    minibatches differ, and have the covariance −1/(m − 1). Those of different epochs are independent.
+    Two steps d apart are of one epoch in a share (m − d)/m of all places; then their minibatches differ, and have the
+    covariance −1/(m − 1). Those of different epochs are independent.
+
+    Args:
+        one: weights of a filter by age, (n,).
+        other: those of the other, (n,).
+        num_batches: m, at least 2.
     """
     m = num_batches
     total = float(one @ other)

@@ -1,6 +1,6 @@
 """Small trainings whose logged numbers are certified.
 
-There are every rule, groups, schedules, decays, penalties and several networks.
+Among them are all rules, groups, schedules, decays, penalties and several networks.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a training has left.
+    """What a training leaves: the network, its optimizer, and a record of all steps.
 
     Attributes:
         module: as it is now.
@@ -80,12 +80,19 @@ class Trained:
 
 
 def held(optimizer: Optimizer) -> Tensor:
-    """All weights that an optimizer holds, as one vector."""
+    """Join all weights that an optimizer holds into one vector."""
     return torch.cat([value.detach().flatten() for group in optimizer.param_groups for value in group["params"]])
 
 
 def images(sizes: Sequence[int]) -> list[Pair]:
-    """Minibatches of random inputs of four numbers, with labels of three classes."""
+    """Draw minibatches of random inputs of four numbers, with labels of three classes.
+
+    Args:
+        sizes: the examples in each.
+
+    Returns:
+        Inputs (n, 4) and labels (n,) of each, the same every time.
+    """
     generator = named_generator("logged")
     return [
         (
@@ -99,8 +106,12 @@ def images(sizes: Sequence[int]) -> list[Pair]:
 def train(training: Training, settle: Callable[[Optimizer], Tensor]) -> tuple[Trained, list[Tensor]]:
     """Take the steps of a training.
 
+    Args:
+        training: what is trained, and how.
+        settle: returns an optimizer's settled weights as one vector, see `steps.run_out`.
+
     Returns:
-        What is left, and the settled weights of its last epoch.
+        What is left, and the settled weights of its last epoch, before its first step and after each.
     """
     module = network(training.model)
     named = dict(module.named_parameters())
@@ -159,14 +170,14 @@ def _frozen() -> nn.Module:
 
 
 def _one(kind: Callable[..., Optimizer], **arguments: Any) -> Callable[[nn.Module], Optimizer]:
-    """All parameters in one group."""
+    """Put all parameters in one group."""
     return lambda module: kind(module.parameters(), **{"lr": RATE, **arguments})
 
 
 def _two(
     kind: Callable[..., Optimizer], *, decays: tuple[float, float] = (0.0, 0.0), **arguments: Any
 ) -> Callable[[nn.Module], Optimizer]:
-    """The first layer in its own group, at 0.3 of the rate."""
+    """Put the first layer in its own group, at 0.3 of the rate."""
 
     def make(module: nn.Module) -> Optimizer:
         first, *others = module.children()
@@ -190,18 +201,18 @@ Penalty = Callable[[Sequence[Function]], tuple[list[Function], Function | None]]
 
 
 def _square(function: Function, vector: Tensor) -> Tensor:
-    """‖∇f‖² with its graph."""
+    """Compute ‖∇f‖² with its graph."""
     point = vector if vector.requires_grad else vector.detach().requires_grad_()
     return gradient(function, point, create_graph=True).square().sum()
 
 
 def _squared(function: Function, factor: float, vector: Tensor) -> Tensor:
-    """(λ/4) ‖∇f‖², λ the factor."""
+    """Compute (λ/4) ‖∇f‖², λ the factor."""
     return factor / 4 * _square(function, vector)
 
 
 def _length(function: Function, vector: Tensor) -> Tensor:
-    """ρ ‖∇f‖."""
+    """Compute ρ ‖∇f‖."""
     return STRENGTH * _square(function, vector).sqrt()
 
 
@@ -226,10 +237,7 @@ def _ridge(losses: Sequence[Function]) -> tuple[list[Function], Function | None]
 
 
 def _momentum(losses: Sequence[Function]) -> tuple[list[Function], Function | None]:
-    """(η_e/4) [2L ‖ḡ‖² − τ Var] at β = ½.
-
-    With m = 4: L = 1 and τ = (3/2 + 2/4 + 1/8)/6.
-    """
+    """Return the parts of (η_e/4) [2L ‖ḡ‖² − τ Var] at β = ½ and m = 4: L = 1, τ = (3/2 + 2/4 + 1/8)/6."""
     lag, common = 1.0, (3 / 2 + 2 / 4 + 1 / 8) / 6
     each: list[Function] = [partial(_squared, loss, -STRENGTH * common) for loss in losses]
     return each, partial(_squared, _mean(losses), STRENGTH * (2 * lag + common))

@@ -14,7 +14,10 @@ from ireg.system.errors import UserError
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the link, and become TensorBoard.
+    """Print the link, and replace this process by TensorBoard.
+
+    Args:
+        arguments: of the command line; None takes the process's own.
 
     Raises:
         UserError: there are no event files in the folder.

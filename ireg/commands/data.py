@@ -21,7 +21,10 @@ _SPLITS = {"train": "training", "test": "test"}
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
-    """List the data sets, or do something with one.
+    """List the data sets, or show, verify or fetch one; return the exit code.
+
+    Args:
+        arguments: of the command line; None takes the process's own.
 
     Raises:
         UserError: there is no such data set, or it is missing, damaged, or cannot be downloaded.

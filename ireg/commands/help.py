@@ -1,7 +1,4 @@
-"""What each key of the configuration means, as plain data.
-
-`--help` and the table of docs/configuration.md read it.
-"""
+"""What each key of the configuration means, as plain data for `--help` and docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -74,12 +71,20 @@ def defaults(conf: Path) -> dict[str, Any]:
 
 
 def choices(conf: Path, group: str) -> dict[str, str]:
-    """Read a group's choices, and what the first comment of each says."""
-    found = {}
+    """Read a group's choices, and what the first comment of each says.
+
+    Args:
+        conf: the folder of the configuration.
+        group: a folder in it.
+
+    Returns:
+        The comment by the choice's name.
+    """
+    result = {}
     for path in sorted((conf / group).glob("*.yaml")):
         comments = (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
-        found[path.stem] = next(line for line in comments if not line.startswith("# @")).removeprefix("# ")
-    return found
+        result[path.stem] = next(line for line in comments if not line.startswith("# @")).removeprefix("# ")
+    return result
 
 
 def written(value: Any) -> str:
@@ -92,7 +97,7 @@ def written(value: Any) -> str:
 
 
 def help_text(conf: Path, program: str) -> str:
-    """Write what `--help` shows, as wide as the terminal.
+    """Write what `--help` shows, as wide as the terminal, but at most 110 columns.
 
     Args:
         conf: the folder of the configuration.
@@ -136,10 +141,7 @@ def help_text(conf: Path, program: str) -> str:
 
 
 def _columns(entries: dict[str, str], width: int) -> list[str]:
-    """Set entries in two columns.
-
-    One that is too wide stands above its text.
-    """
+    """Set entries in two columns; a name that is too wide for its column stands above its text."""
     left = min(max(map(len, entries)), width // 2)
     lines = []
     for name, text in entries.items():
@@ -153,7 +155,7 @@ def _columns(entries: dict[str, str], width: int) -> list[str]:
 
 
 def markdown(conf: Path) -> str:
-    """Return the table of docs/configuration.md."""
+    """Write the table of docs/configuration.md."""
     values = defaults(conf)
     rows = [[f"`{key}`", f"`{written(values[key])}`", meaning] for key, meaning in KEYS.items()]
     return table(["key", "default", "meaning"], rows, rule="---")

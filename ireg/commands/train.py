@@ -25,7 +25,7 @@ CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if pa
 def task(config: DictConfig) -> float:
     """Do one run.
 
-    torch is imported only when the configuration has been found to be right.
+    torch is imported only when the configuration is known to be right.
     """
     from ireg.experiment.run import run
 
@@ -33,7 +33,7 @@ def task(config: DictConfig) -> float:
 
 
 def _program() -> str:
-    """How the command was called."""
+    """Return how the command was called."""
     return "python train.py" if Path(sys.argv[0]).name == "train.py" else "ireg train"
 
 

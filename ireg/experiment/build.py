@@ -38,7 +38,7 @@ REMEDIES = {
 
 
 def make_data(settings: Config) -> NoisyImages:
-    """The data, read and with their noise.
+    """Read the data of a run, and put their noise on the labels.
 
     Raises:
         UserError: they are missing or damaged, or a value does not fit them.
@@ -71,7 +71,11 @@ def make_data(settings: Config) -> NoisyImages:
 
 
 def make_model(settings: Config, data: NoisyImages) -> nn.Module:
-    """The network for these data, with initial weights from torch's random stream.
+    """Make the network for these data, with initial weights from torch's random stream.
+
+    Args:
+        settings: the run's.
+        data: whose shape the network takes.
 
     Raises:
         UserError: it cannot be made from these values, or is no module, or has parameters without a shape.
@@ -96,7 +100,11 @@ def make_model(settings: Config, data: NoisyImages) -> nn.Module:
 
 
 def make_classifier(settings: Config, model: nn.Module) -> Classifier:
-    """What trains and measures the network.
+    """Make what trains and measures the network.
+
+    Args:
+        settings: the run's.
+        model: the network; the optimizer and the terms are tried on its parameters.
 
     Raises:
         UserError: an optimizer or a term cannot be made from these values, or the two do not go together.
@@ -226,8 +234,8 @@ def _with_kernel(
     Args:
         optimizer: makes an optimizer from the parameters.
         model: whose parameters.
-        trainer: `fused` takes the fused kernel with `auto` wherever it can be used, and with true; where there is none
-            then, as for RMSprop, that is said.
+        trainer: `fused` takes the fused kernel with `auto` wherever it can be used, and with true always; where there
+            is none then, as for RMSprop, a warning says so.
         given: arguments of the optimizer; a kernel chosen there stays.
     """
     known = inspect.signature(optimizer).parameters
@@ -244,7 +252,7 @@ def _with_kernel(
 
 
 def _can_be_fused(model: nn.Module, trainer: Mapping[str, Any]) -> bool:
-    """Say whether torch's fused kernels and Lightning's clipping allow it for these weights.
+    """Say whether torch's fused kernels and Lightning's clipping allow fusing for these weights.
 
     The kernels refuse complex weights. Lightning's mixed precision refuses to clip gradients that they would unscale.
     """
@@ -254,7 +262,14 @@ def _can_be_fused(model: nn.Module, trainer: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def user_errors(what: str) -> Iterator[None]:
-    """Report errors of values that only their receiver can check."""
+    """Report as the user's the errors of values that only their receiver can check.
+
+    Args:
+        what: the key or the choice that the values belong to, at the start of the line.
+
+    Raises:
+        UserError: the block raised an error of a value.
+    """
     try:
         yield
     except UserError:

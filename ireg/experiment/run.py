@@ -46,9 +46,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> float:
-    """Do a composed configuration's run in Hydra's output folder.
-
-    See `run_in`.
+    """Do a composed configuration's run in Hydra's output folder, see `run_in`.
 
     Raises:
         UserError: as `run_in`, or a value is out of its range.
@@ -57,9 +55,11 @@ def run(config: DictConfig) -> float:
 
 
 def run_in(folder: Path, settings: Config) -> float:
-    """Do a run in a folder, or resume it.
+    """Do a run in a folder, or resume it; leave it as it is where it is done.
 
-    A run that is done there is left as it is.
+    Args:
+        folder: the run's; it must exist.
+        settings: the run's, which those of a run that is there must equal.
 
     Returns:
         The final value of the settings' objective; infinity for a run that diverged.
@@ -85,10 +85,7 @@ def run_in(folder: Path, settings: Config) -> float:
 
 
 def _train(settings: Config, folder: Path, status: Status) -> str:
-    """Build everything, train to the end, and return the final status.
-
-    Training starts from where the run stands. The status is `done` or `diverged`.
-    """
+    """Build everything, train to the end from where the run stands, and return `done` or `diverged`."""
     # Imported here: together they take seconds, which a mistyped command should not.
     import torch
 
@@ -107,7 +104,7 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
     if start.checkpoint is None:
         _clear(folder, status)
     else:
-        _say_that_it_goes_on(status, start)
+        _report_resumption(status, start)
     status.begin(start.rows, wrong_labels=wrong, batch_size=data.batch_size or count)
     _save_labels(data, folder / LABELS)
     # The last row of a run that was killed between its end and the note of it says that nothing is left to do.
@@ -156,7 +153,7 @@ def _fit(
     return classifier.diverged
 
 
-def _say_that_it_goes_on(status: Status, start: "Resumption") -> None:
+def _report_resumption(status: Status, start: "Resumption") -> None:
     log.info("resumes after epoch %d, from %s", max(start.rows), start.checkpoint)
     for what, before, now in status.changed_software():
         log.warning(
@@ -165,9 +162,9 @@ def _say_that_it_goes_on(status: Status, start: "Resumption") -> None:
 
 
 def _clear(folder: Path, status: Status) -> None:
-    """Remove the rows and events of a run that cannot be resumed.
+    """Remove the rows and events of a run that cannot be resumed, which it writes again from the start.
 
-    They are written again from the start. Rows of a run that has lost its status are kept under another name.
+    Rows of a run that has lost its status are kept under another name.
     """
     if not status.earlier and (folder / METRICS).is_file():
         aside = set_aside(folder / METRICS)
@@ -177,7 +174,7 @@ def _clear(folder: Path, status: Status) -> None:
 
 
 def _save_labels(data: "NoisyImages", path: Path) -> None:
-    """Save what was corrupted of the labels.
+    """Save the labels and what was corrupted of them.
 
     Names of test labels begin with `test_`, those of held-out examples with `holdout_`.
     """
@@ -207,14 +204,15 @@ def _save_held_out(wrong: "Mapping[int, Tensor]", path: Path) -> None:
 def rebuild(
     folder: Path, config: Mapping[str, Any], trust: Trust = NOTHING_MORE
 ) -> tuple[Config, "NoisyImages", "Classifier"]:
-    """Make again what a run was made of.
-
-    This is its settings, its data, and its network, with weights from torch's random stream.
+    """Make a run's settings, data and network again, with weights from torch's random stream.
 
     Args:
         folder: the run's.
         config: the configuration as its `status.json` holds it.
         trust: what that may name beside the package's own.
+
+    Returns:
+        The settings, the data, and the network in what trains it.
 
     Raises:
         UserError: it names something else, a value is out of its range, or data are missing or damaged.
@@ -265,6 +263,9 @@ def _loggers(logger: Logging, folder: Path, status: Status, start: "Resumption")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do a folder's run again from its `status.json`; return the exit code.
 
+    Args:
+        arguments: of the command line; None takes the process's own.
+
     Raises:
         UserError: the folder holds no run, or its configuration names what is not trusted, or as `run_in`.
     """
@@ -302,10 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Send messages to the run's log file, and warnings to standard error.
-
-    A run under Hydra has the same.
-    """
+    """Send messages to the run's log file, and warnings to standard error, as under Hydra."""
     file, terminal = RunLog(path), logging.StreamHandler()
     terminal.setLevel(logging.WARNING)
     root = logging.getLogger()

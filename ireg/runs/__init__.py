@@ -1,4 +1,4 @@
 """The run folder: one writer and one reader of each file.
 
-torch is not imported before a checkpoint is read.
+Nothing here imports torch before a checkpoint is read.
 """

@@ -1,7 +1,4 @@
-"""Checkpoints as they are read.
-
-They are used only if they are whole and the run's own.
-"""
+"""Checkpoints as they are read: they are used only if they are whole and the run's own."""
 
 from __future__ import annotations
 
@@ -35,14 +32,11 @@ DIGEST, ROWS = "digest", "rows"
 
 
 class DamagedCheckpointError(Exception):
-    """Error of a file that is no checkpoint, or not whole.
-
-    The text follows its name.
-    """
+    """Error of a file that is no checkpoint, or not whole; its text follows the file's name."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; it cannot run code (`weights_only`).
+    """Read a checkpoint onto the CPU, as data that cannot run code (`weights_only`).
 
     Every byte of it is checked: torch itself does not look at the checksums of its files.
 
@@ -85,10 +79,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _is_changed(content: Mapping[str, Any]) -> bool:
-    """Say whether a checkpoint's content has another digest than noted.
-
-    Earlier versions wrote none.
-    """
+    """Say whether a checkpoint's content has another digest than noted; earlier versions noted none."""
     own = content.get(KEY)
     if not isinstance(own, dict) or DIGEST not in own:
         return False
@@ -106,9 +97,11 @@ def _without_digest(content: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Resumption:
-    """Where a run resumes: its checkpoint, or None, and its rows.
+    """Where a run resumes: its checkpoint, and its rows up to there, row 0 included.
 
-    The rows are those up to there, row 0 included.
+    Attributes:
+        checkpoint: the file; None where the run begins.
+        rows: by epoch.
     """
 
     checkpoint: Path | None = None
@@ -116,16 +109,11 @@ class Resumption:
 
 
 class _UnusableError(Exception):
-    """Say why a checkpoint cannot be used.
-
-    The words follow its name.
-    """
+    """Error of a checkpoint that cannot be used; its text follows the file's name, and says why."""
 
 
 def find_resumption(folder: Path, *, run: str, model: Mapping[str, Tensor]) -> Resumption:
-    """Find where a run can resume.
-
-    It is the last checkpoint, the one before, or the beginning.
+    """Find where a run can resume: after the last checkpoint, after the one before, or at the beginning.
 
     A checkpoint that is not whole, not this run's, or whose rows are not all there, is named in a warning and set
     aside as `<name>.unusable-<n>`.
@@ -139,24 +127,26 @@ def find_resumption(folder: Path, *, run: str, model: Mapping[str, Tensor]) -> R
         OSError: a file is there and cannot be read.
     """
     checkpoints = folder / CHECKPOINTS
-    found = None
+    resumption = None
     unusable = _set_aside_what_is_no_place(checkpoints)
     for path in (checkpoints / LAST, checkpoints / PREVIOUS):
-        if not path.exists() or (found is not None and path.is_file()):
+        if not path.exists() or (resumption is not None and path.is_file()):
             continue
         try:
             epoch, rows = _completed_epochs(path, run, model)
-            found = Resumption(path, _rows_up_to(epoch, rows, folder / METRICS))
+            resumption = Resumption(path, _rows_up_to(epoch, rows, folder / METRICS))
         except (_UnusableError, DamagedCheckpointError) as error:
             _set_aside(path, str(error))
             unusable = True
-    if unusable and found is None:
+    if unusable and resumption is None:
         log.warning("%s: no checkpoint can be used; the run begins again", folder)
-    return found or Resumption()
+    return resumption or Resumption()
 
 
 def _completed_epochs(path: Path, run: str, model: Mapping[str, Tensor]) -> tuple[int, str | None]:
-    """Return a checkpoint's number of epochs, and their rows' digest.
+    """Return a checkpoint's number of epochs, and its rows' digest.
+
+    The digest is None where an earlier version wrote the checkpoint.
 
     Raises:
         DamagedCheckpointError: it is no checkpoint, or not whole.
@@ -164,12 +154,12 @@ def _completed_epochs(path: Path, run: str, model: Mapping[str, Tensor]) -> tupl
     """
     content = read_checkpoint(path)
     try:
-        found, epoch, state = content[KEY]["run"], int(content["epoch"]) + 1, content["state_dict"]
+        mark, epoch, state = content[KEY]["run"], int(content["epoch"]) + 1, content["state_dict"]
         shapes = {name: tuple(value.shape) for name, value in state.items()}
         rows = content[KEY].get(ROWS)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise _UnusableError("is not a checkpoint of a run") from error
-    if found != run:
+    if mark != run:
         raise _UnusableError("is of a run with another configuration")
     if shapes != {name: tuple(value.shape) for name, value in model.items()}:
         raise _UnusableError("is of another network")
@@ -195,7 +185,7 @@ def _rows_up_to(epoch: int, expected: str | None, path: Path) -> dict[int, Row]:
 
 
 def rows_digest(rows: Mapping[int, Row]) -> str:
-    """Return a digest of rows, whose cells may come in any order.
+    """Compute a digest of rows, whose cells may come in any order.
 
     Of times it has the tags alone: a run that is repeated has the same digest.
     """
@@ -207,7 +197,7 @@ def rows_digest(rows: Mapping[int, Row]) -> str:
 
 
 def _set_aside_what_is_no_place(checkpoints: Path) -> bool:
-    """Set aside what is no folder; say whether there was such."""
+    """Set aside what is there in place of the folder of checkpoints; say whether there was such."""
     if not checkpoints.exists() or checkpoints.is_dir():
         return False
     _set_aside(checkpoints, "is not a folder")

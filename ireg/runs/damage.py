@@ -20,9 +20,11 @@ class DamagedRecordError(UserError):
 
 
 def damage(status: Mapping[str, Any]) -> str:
-    """Say which value of a status is none of a run's.
+    """Name the first value of a status that cannot be a run's.
 
-    Empty where all are. Keys that earlier versions did not write may be missing.
+    Returns:
+        What is wrong with it, in words; empty where all are right. Keys that earlier versions did not write may be
+        missing.
     """
     if _is_deeper(status, MOST_LEVELS):
         return f"it is nested in more than {MOST_LEVELS} levels"
@@ -44,7 +46,7 @@ def _value(tree: Any, key: str) -> Any:
 
 
 def _is_deeper(tree: Any, levels: int) -> bool:
-    """Say whether a tree has more levels; it may have more than functions can call themselves."""
+    """Say whether a tree has more than so many levels, without recursion, which has a limit itself."""
     level = [tree]
     for _ in range(levels):
         level = [
@@ -74,7 +76,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Numbers that are not finite stand there as text."""
+    """Accept a number, also as the text that a number which is not finite has in JSON."""
     try:
         return isinstance(value, str | int | float) and (math.isfinite(float(value)) or isinstance(value, str | float))
     except (ValueError, OverflowError):

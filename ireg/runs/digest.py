@@ -7,7 +7,7 @@ from typing import Any
 
 
 def digest(content: Any) -> str:
-    """Return a digest of nested mappings, sequences, tensors and plain values.
+    """Compute a digest of nested mappings, sequences, tensors and plain values.
 
     It changes with any bit of a tensor, and depends on neither its device nor the file's format. It is against
     damage, not against forgery: of a tensor it has the 32 bits of a CRC.
@@ -25,7 +25,7 @@ def digest(content: Any) -> str:
 
 
 def _add(value: Any, update: Callable[[Any], None]) -> None:
-    """Add a value; its kind and size keep it apart from others."""
+    """Add a value to the digest, with its kind and size to keep it apart from others."""
     import torch
 
     if isinstance(value, torch.Tensor):

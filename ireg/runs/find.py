@@ -1,7 +1,4 @@
-"""Find the runs in a folder.
-
-This is the one place that knows how, for tables, status, progress and drift alike.
-"""
+"""Find the runs in a folder: the one place that knows how, for tables, status, progress and drift."""
 
 from __future__ import annotations
 
@@ -18,9 +15,7 @@ LEVELS_BELOW_LINKS = 3
 
 
 def run_folders(*folders: Path) -> list[Path]:
-    """Return the run folders at or below folders, each once.
-
-    They are sorted below each.
+    """List the run folders at or below folders, each once, sorted below each.
 
     Links to folders are followed, as where runs were moved to another disk, but not to a folder that holds the link,
     and only `LEVELS_BELOW_LINKS` levels down. Of several paths to a run, the one with the fewest links is its name.
@@ -30,7 +25,7 @@ def run_folders(*folders: Path) -> list[Path]:
     Raises:
         UserError: one of the folders that are named cannot be read.
     """
-    found, seen = [], set()
+    places, seen = [], set()
     waiting = deque((number, place, math.inf) for number, place in enumerate(folders))
     while waiting:
         number, place, levels = waiting.popleft()
@@ -41,14 +36,14 @@ def run_folders(*folders: Path) -> list[Path]:
             continue  # removed since it was listed, or none
         except OSError as error:
             if place not in folders:
-                found.append((number, place))
+                places.append((number, place))
                 continue
             raise UserError(f"{place}: {error.strerror}; have it made readable, or name a folder without it") from error
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
         if any(entry.name == STATUS and not os.path.isdir(entry) for entry in entries):
-            found.append((number, place))
+            places.append((number, place))
         if levels == 0:
             continue
         below = [place / entry.name for entry in entries if os.path.isdir(entry)]
@@ -56,7 +51,7 @@ def run_folders(*folders: Path) -> list[Path]:
         links = [folder for folder in below if folder.is_symlink() and not _leads_up(folder)]
         waiting.extend((number, folder, min(levels - 1, LEVELS_BELOW_LINKS)) for folder in links)
         waiting.extendleft((number, folder, levels - 1) for folder in reversed(own))
-    return [place for _, place in sorted(found)]
+    return [place for _, place in sorted(places)]
 
 
 def _leads_up(link: Path) -> bool:

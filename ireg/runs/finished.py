@@ -1,4 +1,4 @@
-"""What a run that is finished has come to."""
+"""The result of a run that is finished."""
 
 import logging
 import math
@@ -18,10 +18,16 @@ log = logging.getLogger(__name__)
 
 
 def objective_if_finished(folder: Path, settings: Config) -> float | None:
-    """Return the objective of a run that is finished.
+    """Return the objective of a run that is finished, and report that it is.
 
-    That it is finished is said, in a sweep in its log alone: the sweep has counted such runs. None where it is still to
-    be done.
+    The report goes, in a sweep, to its log alone: the sweep has counted such runs.
+
+    Args:
+        folder: the run's.
+        settings: the run's, which the folder's must equal.
+
+    Returns:
+        The objective; None where the run is still to be done.
 
     Raises:
         UserError: the folder belongs to another run, or the objective has no value for the run's optimizer.
@@ -38,7 +44,13 @@ def objective_if_finished(folder: Path, settings: Config) -> float | None:
 def objective(settings: Config, state: str, final: Mapping[str, Any]) -> float:
     """Return the final value of the settings' objective.
 
-    It is infinity for a run that diverged.
+    Args:
+        settings: the run's; `objective` is the tag.
+        state: the run's, `done` or `diverged`.
+        final: the last row, by tag.
+
+    Returns:
+        The value; infinity for a run that diverged.
 
     Raises:
         UserError: there is none, as of a term that does not exist for the optimizer.

@@ -17,9 +17,7 @@ _LEFT_OUT = ("name", "experiment", "threads", "data", "optimizer", "logger")
 
 
 def hyperparameters(folder: Path, status: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was set for a run, by key.
-
-    First come optimizer, rate, batch size, seed, data and noise.
+    """Return what was set for a run by key: first optimizer, rate, batch size, seed, data and noise.
 
     Args:
         folder: the run's; Hydra keeps there what was set.
@@ -45,7 +43,7 @@ def hyperparameters(folder: Path, status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _overrides(folder: Path) -> list[str]:
-    """Return what was set, or nothing where that cannot be read."""
+    """Return what was set on the command line; an empty list where that cannot be read."""
     path = folder / ".hydra" / "overrides.yaml"
     try:
         return list(_texts(read_text(path, largest=LARGEST_LIST)))
@@ -60,7 +58,7 @@ def _overrides(folder: Path) -> list[str]:
 def _texts(document: str) -> Iterator[str]:
     """Yield the texts of a YAML document that is a list of texts.
 
-    Nothing is made of the document, in which a few bytes may stand for more than a memory holds.
+    No objects are made of the document, in which a few bytes may stand for more than a memory holds.
 
     Raises:
         ValueError: it is something else.

@@ -19,9 +19,7 @@ class FolderInUseError(UserError):
 
 @contextmanager
 def locked(folder: Path, *, seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Hold a folder for this process.
-
-    The lock ends with the process, however that ends.
+    """Hold a folder for this process, until the block ends or the process does.
 
     Args:
         folder: it must exist.
@@ -44,10 +42,7 @@ def locked(folder: Path, *, seconds: float = PATIENCE_SECONDS) -> Iterator[None]
 
 
 def is_locked(folder: Path) -> bool:
-    """Say whether a process holds the folder, which is only read.
-
-    Where that cannot be seen, the answer is yes.
-    """
+    """Say whether a process holds the folder, without writing to it; yes where that cannot be seen."""
     try:
         return is_held(folder / _NAME)
     except (FileNotFoundError, UserError):  # none, or what no run takes for a lock

@@ -1,7 +1,4 @@
-"""`metrics.csv`: a row an epoch, a column a tag.
-
-An empty cell was not measured.
-"""
+"""`metrics.csv`: a row for each epoch, a column for each tag; what was not measured is an empty cell."""
 
 import csv
 import io
@@ -23,17 +20,19 @@ TIME = f"{TIMES}epoch"
 
 
 def is_finite(row: Mapping[str, float]) -> bool:
-    """Say whether the losses of an epoch's row are finite.
+    """Say whether the losses of an epoch's row are finite: training stops where one is not.
 
-    The row may lack one of them. If one is not finite, training stops.
+    The row may lack one of them.
     """
     return all(math.isfinite(row.get(tag, 0.0)) for tag in ("train/loss", "test/loss"))
 
 
 class Cells(NamedTuple):
-    """The texts of a table: its tags, and its rows.
+    """The texts of a table.
 
-    Rows are by epoch, and do not hold the epoch.
+    Attributes:
+        tags: of the columns, without the epoch.
+        rows: the cells of each row, by epoch.
     """
 
     tags: list[str]
@@ -41,9 +40,7 @@ class Cells(NamedTuple):
 
 
 def read_cells(path: Path, *, growing: bool = False) -> Cells:
-    """Read the texts of a table.
-
-    A file that is not there, or is empty, has none.
+    """Read the texts of a table; a file that is not there, or is empty, has none.
 
     Args:
         path: the file.
@@ -69,9 +66,7 @@ def read_cells(path: Path, *, growing: bool = False) -> Cells:
 
 
 def read_rows(path: Path) -> dict[int, Row]:
-    """Read the rows of a table by epoch, to the last digit.
-
-    Cells that were not measured are left out.
+    """Read the rows of a table by epoch, to the last digit, without the cells that were not measured.
 
     Raises:
         ValueError: the file is not such a table.
@@ -84,9 +79,7 @@ def read_rows(path: Path) -> dict[int, Row]:
 
 
 class Table:
-    """The rows of a run.
-
-    The file is written as a whole with each new one.
+    """The rows of a run, whose file is written as a whole with each new one.
 
     The file is replaced by a rename: it is whole at any moment, and new tags may come at any time. 300 rows of 20
     numbers are 100 kB.
@@ -103,7 +96,7 @@ class Table:
         self._lines: dict[int, str] = {}
 
     def write(self, epoch: int, row: Row) -> None:
-        """Add a row, or replace it, and write the file."""
+        """Add the row of an epoch, or replace it, and write the file."""
         self.rows[epoch] = dict(row)
         self._lines.pop(epoch, None)
         columns = ["epoch", *dict.fromkeys(tag for row in self.rows.values() for tag in row)]

@@ -1,7 +1,4 @@
-"""Whose the files of a run's folder are.
-
-A run replaces and removes only what runs of `ireg` wrote.
-"""
+"""Whose the files of a run's folder are: a run replaces and removes only what runs of `ireg` wrote."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -30,9 +27,7 @@ class FilesOfOthersError(UserError):
 
 
 def files_of_others(folder: Path) -> list[str]:
-    """List the files whose names a run needs.
-
-    It is asked of a folder without a status.
+    """List the files with names that a run needs, in a folder without a status.
 
     What a run leaves that ends before it has a status is not listed: empty files, and Hydra's `.hydra` and log. Beside
     the configuration of a run that has lost its status nothing is listed.
@@ -40,8 +35,8 @@ def files_of_others(folder: Path) -> list[str]:
     if _is_configuration(folder / ".hydra" / _HYDRA[0]):
         return []
     hydra = [*(f".hydra/{name}" for name in _HYDRA), LOG]
-    found = [path.relative_to(folder).as_posix() for pattern in _WRITTEN for path in sorted(folder.glob(pattern))]
-    return [*found, *(name for name in (*hydra, ".lock") if _has_content(folder / name))]
+    files = [path.relative_to(folder).as_posix() for pattern in _WRITTEN for path in sorted(folder.glob(pattern))]
+    return [*files, *(name for name in (*hydra, ".lock") if _has_content(folder / name))]
 
 
 def _has_content(path: Path) -> bool:
@@ -49,10 +44,7 @@ def _has_content(path: Path) -> bool:
 
 
 def _is_configuration(path: Path) -> bool:
-    """Say whether this is a configuration file of a run's.
-
-    It is one of Hydra's with the keys of a run's configuration.
-    """
+    """Say whether a file is a run's configuration: one of Hydra's with the keys that a run's has."""
     if not path.is_file():
         return False
     keys = {line.partition(":")[0] for line in read_text(path, errors="replace").splitlines()}
@@ -70,9 +62,11 @@ def _has_checkpoint(folder: Path) -> bool:
 
 
 def event_files(folder: Path, starts: Iterable[Mapping[str, Any]]) -> list[Path]:
-    """List the event files that these starts of a run wrote.
+    """List the event files that these starts of a run wrote, by the host and the process in their names.
 
-    The names bear host and process.
+    Args:
+        folder: the run's.
+        starts: of its status, each with `host` and `pid`.
     """
     writers = "|".join(re.escape(f"{start.get('host')}.{start.get('pid')}") for start in starts)
     own = re.compile(rf"events\.out\.tfevents\.\d+\.({writers})\.\d+")
@@ -80,9 +74,14 @@ def event_files(folder: Path, starts: Iterable[Mapping[str, Any]]) -> list[Path]
 
 
 def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the status of a folder where this run is finished.
+    """Return the status of a folder where this run is finished; refuse one where it cannot be done.
 
-    None where the run is still to be done.
+    Args:
+        folder: the run's, which need not exist.
+        config: the run's configuration.
+
+    Returns:
+        The status; None where the run is still to be done.
 
     Raises:
         DamagedRecordError: its status cannot be read.
@@ -125,7 +124,7 @@ def _require_utf8(folder: Path) -> None:
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The keys whose values differ, as `key: old there, new here`."""
+    """Name the first three keys whose values differ, as `key: old there, new here`."""
     before, after = values(old), values(new)
     keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     there, here = flat(old), flat(new)

@@ -1,6 +1,6 @@
-"""Read the records of many runs, each for itself.
+"""Read the records of many runs, each on its own: a damaged one is reported, and the others are there.
 
-Whoever looks at more than one run reads them here: a damaged record is said, and the others are there.
+Whoever looks at more than one run reads them here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def read_records(folders: Iterable[Path]) -> Records:
-    """Read the statuses of run folders, each for itself."""
+    """Read the statuses of run folders, each on its own."""
     records = Records({}, {})
     for folder in folders:
         try:

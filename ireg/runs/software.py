@@ -10,20 +10,14 @@ import ireg
 
 
 def versions() -> dict[str, str]:
-    """List versions of Python and of packages that matter.
-
-    A result may depend on them.
-    """
+    """List the versions of Python and of the packages that a result may depend on."""
     others = {package: version(package) for package in ("torch", "lightning")}
     # The source's own, which need not be installed, beside a copy that is.
     return {"python": platform.python_version(), **others, "ireg": ireg.__version__}
 
 
 def git() -> dict[str, Any] | None:
-    """Return the source tree's commit, and whether it has changes.
-
-    None outside a git checkout.
-    """
+    """Return the source tree's commit, and whether it has changes; None outside a git checkout."""
     here = Path(__file__).resolve().parents[2]
 
     def call(*arguments: str) -> str:

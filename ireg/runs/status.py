@@ -44,9 +44,10 @@ _NOT_IN_HASH = (
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """Return the status of a run folder, or None.
+    """Read the status of a run folder.
 
-    It is None without a file, and where a file of that name is of something else.
+    Returns:
+        The status; None without a file, and where a file of that name is of something else.
 
     Raises:
         DamagedRecordError: the file is not valid JSON, or a value in it is none of a run's.
@@ -102,7 +103,11 @@ def _with_present_targets(config: Any) -> Any:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings by dotted key, in their order.
+    """List the leaves of nested mappings by dotted key, in their order.
+
+    Args:
+        tree: the mappings.
+        prefix: put before each key.
 
     Example:
         >>> flat({"lr": 0.1, "data": {"noise": {"rate": 0.3}}})
@@ -115,7 +120,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash all configuration values that change the result, as they are spelled."""
+    """Hash all configuration values that change the result, as they are spelled: 16 hexadecimal digits."""
     return hashlib.blake2b(json.dumps(_relevant(config), sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
@@ -140,18 +145,12 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def values(config: Mapping[str, Any]) -> dict[str, str]:
-    """List by dotted key the values that change the result.
-
-    Each has one spelling.
-    """
+    """List the values that change the result by dotted key, each in one spelling, as JSON."""
     return {key: json.dumps(_one_spelling(value)) for key, value in flat(_relevant(config)).items()}
 
 
 def _one_spelling(value: Any) -> Any:
-    """Make an integer of a float that is one.
-
-    This is exact: 1.0 is 1; true is not.
-    """
+    """Make an integer of a float that equals one: 1.0 is spelled 1; true is not."""
     if isinstance(value, list):
         return [_one_spelling(entry) for entry in value]
     if isinstance(value, dict):
@@ -203,24 +202,23 @@ class Status:
         self.update()
 
     def _hash(self, config: Mapping[str, Any]) -> str:
-        """Keep the run's hash where only the spelling has changed.
-
-        Its checkpoints bear that hash.
-        """
+        """Keep the run's hash, which its checkpoints bear, where only the spelling has changed."""
         before = self.earlier.get("config")
         if before is not None and "config_hash" in self.earlier and values(before) == values(config):
             return str(self.earlier["config_hash"])
         return config_hash(config)
 
     def update(self, **fields: Any) -> None:
-        """Set fields and write the file."""
+        """Set fields of the status, and write the file."""
         self.fields |= fields
         _write(self.path, self.fields)
 
     def begin(self, rows: Mapping[int, Mapping[str, float]], **fields: Any) -> None:
-        """Note where the run begins, and set further fields.
+        """Note after which rows the run begins, and set further fields.
 
-        It begins after these rows or, without any, before training.
+        Args:
+            rows: by epoch; without any the run begins before training.
+            fields: see `update`.
         """
         last = max(rows, default=0)
         self.fields["starts"][-1]["epoch"] = last
@@ -232,16 +230,18 @@ class Status:
             self.update()
 
     def changed_software(self) -> list[tuple[str, Any, Any]]:
-        """What differs from the start before: its name, then, and now."""
+        """List what differs from the start before: its name, its version then, and now."""
         before, now_ = self.earlier.get("versions", {}), self.fields["versions"]
         changed = [(name, before.get(name), now_[name]) for name in now_ if before.get(name) != now_[name]]
         commits = [(of or {}).get("commit") for of in (self.earlier.get("git"), self.fields["git"])]
         return [*changed, *([("commit", *commits)] if commits[0] != commits[1] else [])]
 
     def row(self, epoch: int, row: Mapping[str, float]) -> None:
-        """Note a completed epoch and its values.
+        """Note a completed epoch and its values; those that are not finite become text, as JSON knows none.
 
-        Values that are not finite become text, as JSON knows none.
+        Args:
+            epoch: its number; 0 is before training.
+            row: the values by tag.
         """
         values = {tag: value if math.isfinite(value) else str(value) for tag, value in row.items()}
         self.seconds += row["time/epoch"] if epoch else 0.0
@@ -249,10 +249,7 @@ class Status:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Note an error that ends the block.
-
-        The status is `failed` or `interrupted`. A good end is noted by the block.
-        """
+        """Note an error that ends the block, as `failed` or `interrupted`; the block itself notes a good end."""
         try:
             yield
         except BaseException as error:
@@ -274,18 +271,15 @@ class Status:
 
 
 def note_killed(folder: Path) -> None:
-    """Note that a `running` run was killed.
-
-    It was, if no process holds its folder.
-    """
+    """Note that a `running` run was killed, if no process holds its folder."""
     try:
-        if not _is_said_to_go_on(folder) or is_locked(folder):
+        if not _is_said_to_run(folder) or is_locked(folder):
             return
     except (DamagedRecordError, OSError):
         return  # which those who read it say
     try:
         with locked(folder, seconds=0):
-            if _is_said_to_go_on(folder):
+            if _is_said_to_run(folder):
                 fields = {"state": "interrupted", "error": KILLED, "ended": now()}
                 _write(folder / STATUS, {**(read_status(folder) or {}), **fields})
     except FolderInUseError:
@@ -295,7 +289,7 @@ def note_killed(folder: Path) -> None:
         log.warning("%s: the run was killed, which cannot be noted there (%s)", folder, why)
 
 
-def _is_said_to_go_on(folder: Path) -> bool:
+def _is_said_to_run(folder: Path) -> bool:
     status = read_status(folder)
     return status is not None and status["state"] == "running"
 
@@ -305,8 +299,8 @@ def _write(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def now() -> str:
-    """Return the present moment, as statuses hold it.
+    """Return the present moment as statuses hold it: UTC, to the second, in ISO 8601.
 
-    It is UTC, to the second, in ISO 8601, so that texts compare as times.
+    Such texts compare as times.
     """
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""What a stored configuration may have run.
+"""Which code and addresses a stored configuration may name.
 
 A run's folder may be anybody's. Its configuration is data: doing the run again calls what it names, so it may name only
 what is listed here, or what the user's own command names.
@@ -110,7 +110,7 @@ def trust_of(options: argparse.Namespace) -> Trust:
 
 
 def as_arguments(trust: Trust) -> list[str]:
-    """Return the options that trust the same."""
+    """Return the command line's options that trust the same."""
     return [
         *(["--trust"] if trust.everything else []),
         *(part for target in sorted(trust.targets) for part in ("--allow", target)),
@@ -129,7 +129,7 @@ def require_trusted(folder: Path, config: Mapping[str, Any], trust: Trust = NOTH
         trust: what is trusted beside the list.
 
     Raises:
-        UserError: the first of these.
+        UserError: the configuration has one of these; the first is named.
     """
     if trust.everything:
         return
@@ -155,13 +155,23 @@ def _untrusted(config: Mapping[str, Any], trust: Trust) -> Iterator[tuple[str, s
 
 
 def is_listed(key: str, target: str) -> bool:
-    """Say whether a configuration may name this where it does."""
+    """Say whether a configuration may name a target where it does, by the list alone.
+
+    Args:
+        key: the dotted key of the `_target_`.
+        target: its value, an import path.
+    """
     place = key.removesuffix(f".{TARGET}")
     return any(re.fullmatch(pattern, place) and target in allowed for pattern, allowed in PLACES.items())
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the texts of a tree by dotted key, those in lists too."""
+    """Yield the leaves of a tree as texts by dotted key, those in lists too.
+
+    Args:
+        tree: mappings, lists and values.
+        prefix: the key of the tree itself.
+    """
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))

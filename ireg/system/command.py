@@ -1,7 +1,4 @@
-"""The frame of every command: endings in one line, and exit codes.
-
-It serves errors of the user's, Ctrl-C and SIGTERM.
-"""
+"""The frame of every command: one line and an exit code for a user's error, Ctrl-C and SIGTERM."""
 
 import functools
 import os
@@ -29,7 +26,7 @@ class Main(Protocol):
     """A command's function: it returns 0, or 1 where runs failed."""
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
-        """Do what the arguments say, or those of the command line."""
+        """Do what the arguments say; None takes those of the process's command line."""
 
 
 def plainly(error: Exception) -> str | None:
@@ -46,9 +43,7 @@ class _Ended(SystemExit):
 def endings_in_one_line(
     explain: Callable[[Exception], str | None] = plainly, code: Callable[[], int] = lambda: EXIT_USER_ERROR
 ) -> Iterator[None]:
-    """End the process with one line and an exit code.
-
-    This holds for a user's error, Ctrl-C and SIGTERM.
+    """End the process with one line and an exit code for a user's error, Ctrl-C and SIGTERM.
 
     | ending | code |
     |---|---|
@@ -56,11 +51,11 @@ def endings_in_one_line(
     | Ctrl-C | 130 |
     | SIGTERM | 143 |
 
-    Other errors are raised as they are; HYDRA_FULL_ERROR=1 shows the traceback of the former, too.
+    Other errors are raised as they are; HYDRA_FULL_ERROR=1 shows the traceback of the user's errors, too.
 
     Args:
-        explain: what to say of an error; None for one that is not the user's.
-        code: of the user's error.
+        explain: the line for an error; None for one that is not the user's.
+        code: the exit code for the user's error.
     """
     interrupted: list[int] = []
     try:
@@ -89,7 +84,7 @@ def _end(how: str, ending: BaseException, code: int) -> NoReturn:
 
 
 def module_as_command(name: str) -> list[str]:
-    """Return what starts a module in another process, without looking for modules in the current folder.
+    """Return the command that starts a module without looking for modules in the current folder.
 
     That folder may be anybody's, and a file of it that is named like a module would be run.
     """
@@ -105,7 +100,8 @@ def environment_of_children() -> dict[str, str]:
 def framed(main: Main) -> Main:
     """Make `main(arguments)`, which may raise, return its exit code.
 
-    It is 0, 1 where runs failed, or the code of how it ended.
+    Returns:
+        A function that returns 0, 1 where runs failed, or the code of how the command ended.
     """
 
     @functools.wraps(main)
@@ -120,9 +116,6 @@ def framed(main: Main) -> Main:
 
 
 def run_as_process(main: Main) -> None:
-    """Run a command as this process, and end with its exit code.
-
-    See `ireg.system.terminal.as_command`.
-    """
+    """Run a command as this process, and end with its exit code; see `ireg.system.terminal.as_command`."""
     with as_command(exit_code=EXIT_USER_ERROR):
         sys.exit(main())

@@ -1,13 +1,13 @@
-"""What a user can get wrong, said in one line."""
+"""What a user can get wrong, reported in one line."""
 
 from unicodedata import category
 
 
 class UserError(ValueError):
-    """A user's error, in one line.
+    """A user's error, in one line with the value, what is allowed, and what to do.
 
-    The line has the value, what is allowed, and what to do. Control characters in it are replaced by question marks: a
-    value may be of somebody else's file, and whoever prints the line may print it on a terminal.
+    Control characters in it are replaced by question marks: a value may be of somebody else's file, and whoever prints
+    the line may print it on a terminal.
     """
 
     def __init__(self, line: str) -> None:

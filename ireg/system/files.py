@@ -21,7 +21,7 @@ _MARK = ".tmp-"
 
 
 def _umask() -> int:
-    """Return which rights this process takes from the files that it makes."""
+    """Return the mask of rights that this process takes from the files that it makes."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -33,9 +33,7 @@ _UMASK = _umask()
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False, before: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside `path`.
-
-    It takes the place of `path` when the block ends without an error.
+    """Yield a temporary path that takes the place of `path` when the block ends without an error.
 
     The temporary name keeps the suffix (writers choose a format by it) and lies in the same folder (a rename
     is atomic only within one file system). Missing folders are made. After an error `path` is as it was and
@@ -73,7 +71,7 @@ def replacing(path: Path, *, durable: bool = False, before: Path | None = None) 
 
 
 def _keep(path: Path, before: Path) -> None:
-    """Give a file a second name, or where its file system has one name a file, another."""
+    """Give a file a second name; where the file system has no hard links, rename it."""
     before.unlink(missing_ok=True)
     try:
         os.link(path, before)
@@ -106,7 +104,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def flush(place: Path) -> None:
-    """Have a file's content, or the names in a folder, on the disk.
+    """Wait until a file's content, or the names in a folder, are on the disk.
 
     Raises:
         OSError: it cannot be opened, or a file not be flushed; some file systems of networks refuse it for folders.
@@ -122,9 +120,13 @@ def flush(place: Path) -> None:
 
 
 def below(folder: Path, *names: str) -> Path:
-    """Return a place below a folder, which no link may lead away from.
+    """Return a place below a folder, and refuse one that a link leads to.
 
     The folder itself may be a link: its user has named it.
+
+    Args:
+        folder: where.
+        names: the parts of the path below it.
 
     Raises:
         UserError: a part of the place is a link.
@@ -139,7 +141,12 @@ def below(folder: Path, *names: str) -> Path:
 
 
 def is_reached_by_a_link(folder: Path, place: Path) -> bool:
-    """Say whether a link leads from a folder to a place below it."""
+    """Say whether a link leads from a folder to a place below it.
+
+    Args:
+        folder: itself not looked at.
+        place: below it, as a path that begins with the folder's.
+    """
     return _first_link(folder, place.relative_to(folder).parts) is not None
 
 
@@ -150,7 +157,14 @@ def _first_link(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """Open a regular file, and none that a link leads to; return its descriptor.
+    """Open a regular file, and none that a link leads to.
+
+    Args:
+        path: the file.
+        flags: of `os.open`.
+
+    Returns:
+        The descriptor, which the caller closes.
 
     Raises:
         UserError: it is a link, or no regular file.
@@ -167,10 +181,7 @@ def open_regular(path: Path, flags: int) -> int:
 
 @contextmanager
 def making(folder: Path) -> Iterator[None]:
-    """Make a folder and its parents for the block.
-
-    After an error in the block, those that were made and are empty are removed.
-    """
+    """Make a folder and its parents for the block, and remove the empty ones after an error in it."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +215,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def as_cell(value: object) -> object:
-    """Return a value as the cell of a table for others: a text that a spreadsheet would compute is quoted.
+    """Return a value as the cell of a table for others, and quote what a spreadsheet would compute.
 
     Example:
         >>> as_cell("=1+1"), as_cell("sgd"), as_cell(-1.0)
@@ -222,18 +233,13 @@ def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[objec
 
 
 def is_writable(folder: Path) -> bool:
-    """Say whether files can be made in a folder.
-
-    The folder need not exist yet.
-    """
+    """Say whether files can be made in a folder, which need not exist yet."""
     place = next(place for place in (folder, *folder.parents) if os.path.exists(place))
     return place.is_dir() and os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def require_own(folder: Path, table: str, header: str, names: Iterable[str]) -> None:
-    """Refuse a folder that holds files of these names.
-
-    A folder whose table has a header of ours is accepted.
+    """Refuse a folder that holds files of these names, unless its table has a header of ours.
 
     Args:
         folder: where the files are to be written, the table first.
@@ -244,13 +250,13 @@ def require_own(folder: Path, table: str, header: str, names: Iterable[str]) -> 
     Raises:
         UserError: there are such files, and the table is missing or another's.
     """
-    found = [name for name in names if (folder / name).exists()]
+    existing = [name for name in names if (folder / name).exists()]
     beginning = header.encode()
     with suppress(OSError):
         if read_start(folder / table, len(beginning)) == beginning:
             return
-    if found:
+    if existing:
         raise UserError(
-            f"{folder}: ireg did not write {', '.join(found[:3])} there, and would replace what has that name; "
+            f"{folder}: ireg did not write {', '.join(existing[:3])} there, and would replace what has that name; "
             "move it, or choose another folder"
         )

@@ -1,7 +1,4 @@
-"""Locks on files.
-
-The system releases them however a process ends.
-"""
+"""Locks on files, which the system releases however a process ends."""
 
 import fcntl
 import math
@@ -53,9 +50,7 @@ def held(path: Path, *, seconds: float = math.inf) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Say whether a process holds the lock of a file.
-
-    Nothing is written.
+    """Say whether a process holds the lock of a file; nothing is written.
 
     Raises:
         NoLocksError: the file system has none.

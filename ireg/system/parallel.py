@@ -33,9 +33,7 @@ class Progress(Protocol):
 
 
 class LinesOfProgress:
-    """Report of progress on standard error.
-
-    It says how much is done and how long the rest will take.
+    """Lines on standard error: how much is done, and how long the rest will take.
 
     Args:
         epochs: the whole of the work, in epochs of training.
@@ -52,10 +50,7 @@ class LinesOfProgress:
         self.epochs += work
 
     def add(self, work: float) -> None:
-        """Note that so much is done.
-
-        A report comes the first time, and every few seconds.
-        """
+        """Note that so much is done, and print a line the first time and then every `LINE_SECONDS`."""
         self.done += work
         now = time.monotonic()
         if work == 0 or (self._last is not None and now - self._last < LINE_SECONDS):
@@ -67,7 +62,7 @@ class LinesOfProgress:
 
 
 def duration(seconds: float) -> str:
-    """Minutes and seconds.
+    """Write seconds as minutes and seconds.
 
     Example:
         >>> duration(83.2)
@@ -78,7 +73,7 @@ def duration(seconds: float) -> str:
 
 
 class Workers(Generic[Subject]):
-    """Does tasks about a subject in several processes, or in this one.
+    """Processes, or this one alone, that do tasks about a subject.
 
     Each process has one thread of torch. The results do not depend on the number of processes.
 
@@ -93,14 +88,15 @@ class Workers(Generic[Subject]):
         self._pool = pool
 
     def map(self, function: Callable[..., Any], tasks: Sequence[Task], *, work: Sequence[float] = ()) -> list[Any]:
-        """Return `function(subject, *task)` of each task, in the order given.
-
-        The tasks with the most work are begun first.
+        """Compute `function(subject, *task)` of each task, those with the most work first.
 
         Args:
-            function: of a module, so that other processes find it.
+            function: of a module, so that other processes can import it.
             tasks: its arguments.
             work: that of each task, for the progress; 0 if left out.
+
+        Returns:
+            The results, in the order of the tasks.
         """
         amounts = list(work) or [0.0] * len(tasks)
         results: list[Any] = [None] * len(tasks)
@@ -126,9 +122,7 @@ class Workers(Generic[Subject]):
 
 @contextmanager
 def workers(subject: Subject, processes: int, progress: Progress) -> Iterator[Workers[Subject]]:
-    """Start processes for tasks about a subject, for the block.
-
-    See `Workers`.
+    """Start processes for tasks about a subject, for the block; see `Workers`.
 
     Args:
         subject: what the tasks are about; each process gets it once.
@@ -158,10 +152,7 @@ def workers(subject: Subject, processes: int, progress: Progress) -> Iterator[Wo
 
 
 def _begin(subject: bytes) -> None:
-    """Begin a process with one thread.
-
-    Ctrl-C is its parent's, which ends it.
-    """
+    """Prepare a process: one thread, and Ctrl-C left to its parent, which ends it."""
     global _subject
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

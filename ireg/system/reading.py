@@ -31,9 +31,7 @@ class NotReadError(OSError):
 
 
 def read_bytes(path: Path, *, largest: int) -> bytes:
-    """Read a regular file of at most so many bytes.
-
-    A link to such a file is followed.
+    """Read a regular file of at most so many bytes, also through a link to it.
 
     Args:
         path: the file.
@@ -48,6 +46,10 @@ def read_bytes(path: Path, *, largest: int) -> bytes:
 
 def read_start(path: Path, count: int) -> bytes:
     """Read the first bytes of a regular file, fewer where it has fewer.
+
+    Args:
+        path: the file.
+        count: how many bytes.
 
     Raises:
         NotReadError: it is no regular file.
@@ -77,9 +79,7 @@ def _read(path: Path, count: int, *, whole: bool) -> bytes:
 
 
 def read_text(path: Path, *, largest: int = LARGEST_RECORD, errors: str = "strict") -> str:
-    """Read the UTF-8 text of a regular file.
-
-    Lines end with a line feed, whatever they end with there.
+    """Read the UTF-8 text of a regular file, its lines ending with a line feed whatever ends them there.
 
     Args:
         path: the file.

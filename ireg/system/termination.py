@@ -1,7 +1,4 @@
-"""SIGTERM as an exception.
-
-A process whose parent is gone ends, too.
-"""
+"""SIGTERM as an exception, also for a process whose parent is gone."""
 
 import multiprocessing
 import os
@@ -49,7 +46,7 @@ def sigterm_raises() -> Iterator[None]:
 
 @contextmanager
 def sigint_noted() -> Iterator[list[int]]:
-    """Note in the list when SIGINT comes, and raise KeyboardInterrupt as usual.
+    """Yield a list that notes when SIGINT comes, and raise KeyboardInterrupt as usual.
 
     A library whose import is interrupted may turn that into an error of its own: numpy, for example, into a
     RecursionError. A handler that is there already stays.
@@ -81,7 +78,7 @@ RESUMES = "the same command resumes"
 
 @contextmanager
 def noting_that_it_resumes() -> Iterator[None]:
-    """Note on an interruption of the block that the same command resumes."""
+    """Add to an interruption of the block the note that the same command resumes."""
     try:
         yield
     except (KeyboardInterrupt, Terminated) as ending:
@@ -93,7 +90,7 @@ def noting_that_it_resumes() -> Iterator[None]:
 def ends_with_its_parent() -> Iterator[None]:
     """Send SIGTERM to this worker if its parent ends during the block.
 
-    The process of a parent that ended is left with the block, too.
+    The process then ends with the block, or `GRACE_SECONDS` after the signal.
 
     A worker is a process that Python's multiprocessing made, as joblib's are: nobody waits any more for what one gives
     back when the process that started it was killed. Any other process may outlive its parent, as under nohup.

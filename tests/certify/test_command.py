@@ -9,7 +9,7 @@ from ireg.certify import CERTIFICATES, command
 from ireg.certify.certificate import Coefficient, Curve
 from ireg.certify.derivatives import NETWORKS
 from ireg.certify.edges import Edge
-from ireg.certify.epochs import Found
+from ireg.certify.epochs import EpochResult
 from ireg.certify.exchange import Order
 from ireg.certify.identity import Identity
 from ireg.certify.logged import Comparison
@@ -65,7 +65,9 @@ def test_the_networks_derivatives(capsys, monkeypatch):
     monkeypatch.setattr(command, "all_drawings", lambda: {"SGD": Order(order=3, slope=3.0, controls={"wrong": 2.0})})
     right = [Comparison(tag=tag, where="sgd", error=0.0) for tag in TERMS]
     monkeypatch.setattr(command, "all_logged", lambda: right)
-    epoch = Found(Order(order=3, slope=2.98, controls={}), {"full_batch": Coefficient(value=0.999, uncertainty=0.0)})
+    epoch = EpochResult(
+        Order(order=3, slope=2.98, controls={}), {"full_batch": Coefficient(value=0.999, uncertainty=0.0)}
+    )
     monkeypatch.setattr(command, "all_epochs", lambda: {"equation 1": epoch})
     assert verify.main([]) == 0
     out = capsys.readouterr().out
@@ -98,7 +100,7 @@ def test_the_networks_derivatives(capsys, monkeypatch):
     assert verify.main(["--only", "logged"]) == 1
     assert "identities" not in capsys.readouterr().out
     monkeypatch.setattr(command, "all_logged", lambda: right)
-    far = {"equation 1": Found(epoch.order, {"full_batch": Coefficient(value=0.9, uncertainty=0.0)})}
+    far = {"equation 1": EpochResult(epoch.order, {"full_batch": Coefficient(value=0.9, uncertainty=0.0)})}
     monkeypatch.setattr(command, "all_epochs", lambda: far)
     assert verify.main(["--only", "logged"]) == 1
 

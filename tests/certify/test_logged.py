@@ -6,7 +6,7 @@ from rich.console import Console
 
 from ireg.certify import logged, steps
 from ireg.certify.certificate import Coefficient
-from ireg.certify.epochs import EPOCHS, Found, certify_epoch
+from ireg.certify.epochs import EPOCHS, EpochResult, certify_epoch
 from ireg.certify.exchange import Order
 from ireg.certify.logged import CLOSE, Comparison, compared, not_compared, of_corrupted, of_training
 from ireg.certify.logged_tables import show_epochs, show_logged
@@ -121,7 +121,7 @@ def test_a_wrong_part_of_an_epoch_is_seen(monkeypatch):
 
 def test_epochs_that_fail_say_why(capsys):
     order = Order(order=3, slope=2.95, controls={"no term": 2.0, "also right": 3.0})
-    found = {"one": Found(order, {"full_batch": Coefficient(value=0.9, uncertainty=0.0)})}
+    found = {"one": EpochResult(order, {"full_batch": Coefficient(value=0.9, uncertainty=0.0)})}
     assert not show_epochs(found, Console(width=160))
     out = capsys.readouterr().out
     assert "one: not rejected: also right" in out
