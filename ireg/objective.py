@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ireg.core.functional import measuring
-from ireg.core.repeated import Repeated, with_slopes
+from ireg.core.repeated import Repeated, with_gradient
 from ireg.core.types import Batch, LossFn, Params, Shared
 from ireg.regularizers import Regularizer, SharedPart
 
@@ -109,8 +109,8 @@ class Objective:
         for part in self._shared():
             with torch.no_grad(), self._measuring():
                 held = {name: param.detach() for name, param in params.items()}
-                shared, slope = part.value_and_slope(held)
-            total = total + with_slopes(shared, slope, params)
+                shared, gradient = part.value_and_gradient(held)
+            total = total + with_gradient(shared, gradient, params)
             penalty = penalty + shared
         return Evaluated(total, value.detach(), penalty, outputs)
 
@@ -141,7 +141,7 @@ class Objective:
         batches = self.batches if batches is None else batches
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         own = torch.stack([self._of_minibatch(self.regularizer, leaves, batch)[3] for batch in batches]).mean()
-        return own + sum((part.value_and_slope(params)[0] for part in self._shared()), torch.zeros_like(own))
+        return own + sum((part.value_and_gradient(params)[0] for part in self._shared()), torch.zeros_like(own))
 
     def shared(self, params: Params) -> Shared | None:
         """What all minibatches share, at these parameters.
@@ -151,8 +151,8 @@ class Objective:
         parts = self._shared()
         if not parts:
             return None
-        slopes = [part.value_and_slope(params)[1] for part in parts]
-        return Shared(_sum(slopes), lambda direction: _sum([part.product(params, direction) for part in parts]))
+        gradients = [part.value_and_gradient(params)[1] for part in parts]
+        return Shared(_sum(gradients), lambda direction: _sum([part.product(params, direction) for part in parts]))
 
     def _of_minibatch(
         self, regularizer: Regularizer, params: Params, batch: Batch

@@ -47,8 +47,8 @@ def clipping_of(before: Params, after: Params) -> Clipping | None:
 
     Example:
         >>> before = {"w": torch.tensor([3.0, 4.0])}
-        >>> found = clipping_of(before, {"w": torch.tensor([0.6, 0.8])})
-        >>> round(found.factor, 6), found.norm
+        >>> clipping = clipping_of(before, {"w": torch.tensor([0.6, 0.8])})
+        >>> round(clipping.factor, 6), clipping.norm
         (0.2, 5.0)
         >>> clipping_of(before, {"w": torch.tensor([3.0, 3.5])})
         Clipping(factor=1.0, norm=5.0)

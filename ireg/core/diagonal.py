@@ -58,8 +58,8 @@ def exact_diagonal(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Pa
     Example:
         >>> loss = ModuleLoss(nn.Linear(1, 1, bias=False).double(), nn.functional.mse_loss)
         >>> batch = torch.tensor([[2.0]]).double(), torch.tensor([[0.0]]).double()
-        >>> found = exact_diagonal(loss, {"weight": torch.ones(1, 1).double()}, [batch])
-        >>> round(float(found["weight"]), 6)  # of (2w)²: 2 · 2²
+        >>> diagonal = exact_diagonal(loss, {"weight": torch.ones(1, 1).double()}, [batch])
+        >>> round(float(diagonal["weight"]), 6)  # of (2w)²: 2 · 2²
         8.0
     """
     if not isinstance(loss, ModuleLoss) or not isinstance(batches[0], tuple):
@@ -134,25 +134,25 @@ def _is_known(layer: nn.Module) -> bool:
 
 def _of_cross_entropy(outputs: Tensor) -> Iterator[Tensor]:
     """√p_c (e_c − p)."""
-    chances = outputs.softmax(1)
-    for number in range(chances.shape[1]):
-        slopes = -chances * chances[:, number : number + 1].sqrt()
-        slopes[:, number] += chances[:, number].sqrt()
-        yield slopes
+    probabilities = outputs.softmax(1)
+    for number in range(probabilities.shape[1]):
+        root = -probabilities * probabilities[:, number : number + 1].sqrt()
+        root[:, number] += probabilities[:, number].sqrt()
+        yield root
 
 
 def _of_mean_squared_error(outputs: Tensor) -> Iterator[Tensor]:
     """√(2/C) e_c."""
-    for slopes in _of_identity(outputs):
-        yield slopes * (2 / outputs.shape[1]) ** 0.5
+    for root in _of_identity(outputs):
+        yield root * (2 / outputs.shape[1]) ** 0.5
 
 
 def _of_identity(outputs: Tensor) -> Iterator[Tensor]:
     """e_c."""
     for number in range(outputs.shape[1]):
-        slopes = torch.zeros_like(outputs)
-        slopes[:, number] = 1
-        yield slopes
+        root = torch.zeros_like(outputs)
+        root[:, number] = 1
+        yield root
 
 
 _ROOTS: dict[Any, Roots] = {
@@ -169,17 +169,17 @@ def _add_by_examples(loss: ModuleLoss, params: Params, batches: Sequence[Batch],
     for inputs, _ in batches:
         with torch.no_grad():
             outputs = loss.outputs(params, inputs)
-        for slopes in roots(outputs):
-            examples = list(zip(inputs.split(1), slopes.split(1), strict=True))
-            found = gradient_moments(along, params, examples, needs=Need.SQUARE)
-            assert found.square is not None
-            for name, square in found.square.items():
+        for root in roots(outputs):
+            examples = list(zip(inputs.split(1), root.split(1), strict=True))
+            moments = gradient_moments(along, params, examples, needs=Need.SQUARE)
+            assert moments.square is not None
+            for name, square in moments.square.items():
                 total[name].add_(square, alpha=1 / len(batches))
 
 
-def _along(outputs: Tensor, slopes: Tensor) -> Tensor:
+def _along(outputs: Tensor, root: Tensor) -> Tensor:
     """s·f, of a minibatch of one example."""
-    return (outputs * slopes).sum()
+    return (outputs * root).sum()
 
 
 @torch.no_grad()
@@ -206,17 +206,17 @@ def _add_diagonal(
             values = leaf(values)
     first = next(position for position, (_, leaf) in enumerate(leaves) if isinstance(leaf, nn.Linear))
     squares = {prefix: numbers(values).square() for prefix, leaf, values in taken if isinstance(leaf, nn.Linear)}
-    for slopes in roots(values):
+    for deltas in roots(values):
         for position in range(len(taken) - 1, first - 1, -1):
             prefix, leaf, values = taken[position]
             if not isinstance(leaf, nn.Linear):
-                slopes = backward(leaf, values, slopes)
+                deltas = backward(leaf, values, deltas)
                 continue
-            squared = numbers(slopes).square().mul_(weight)
+            squared = numbers(deltas).square().mul_(weight)
             if f"{prefix}weight" in total:
                 total[f"{prefix}weight"].addmm_(squared.mT, squares[prefix])
             if f"{prefix}bias" in total:
                 total[f"{prefix}bias"] += squared.sum(0)
             if position > first:
-                slopes = slopes @ params[f"{prefix}weight"]
+                deltas = deltas @ params[f"{prefix}weight"]
     return torch.stack([value.max() for value in squares.values() if value.numel()]).max()

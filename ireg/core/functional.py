@@ -73,8 +73,8 @@ def gradient(loss: LossFn, params: Params, batch: Batch) -> Params:
     weights = {name: value.detach().requires_grad_() for name, value in params.items()}
     with torch.enable_grad():
         value = loss(weights, batch)
-    slopes = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(weights, slopes, strict=True))
+    gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(weights, gradients, strict=True))
 
 
 def require_gradients_elsewhere(loss: ModuleLoss, batch: Batch) -> None:
@@ -92,11 +92,11 @@ def require_gradients_elsewhere(loss: ModuleLoss, batch: Batch) -> None:
     copied_module = copy.deepcopy(loss.module)
     copied_module.load_state_dict(elsewhere, strict=False)
     own_loss = ModuleLoss(copied_module, loss.criterion)
-    found, expected = (
-        torch.cat([slope.flatten().double() for slope in gradient(function, weights, batch).values()])
+    computed, expected = (
+        torch.cat([part.flatten().double() for part in gradient(function, weights, batch).values()])
         for function, weights in ((loss, elsewhere), (own_loss, detached_parameters(copied_module)))
     )
-    if not float((found - expected).norm()) <= 1e-3 * float(expected.norm()):
+    if not float((computed - expected).norm()) <= 1e-3 * float(expected.norm()):
         raise ValueError(
             f"{type(loss.module).__name__} has right gradients at its own weights only: it computes activations once "
             "more in the backward pass; switch activation checkpointing off"

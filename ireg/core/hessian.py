@@ -52,12 +52,12 @@ def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float,
     total = {name: torch.zeros_like(value) for name, value in params.items()}
     for weight, batch in batches:
         with torch.enable_grad(), twice_differentiable():
-            along = _slope_along(loss, leaves, batch, direction)
+            along = _derivative_along(loss, leaves, batch, direction)
             if not along.requires_grad:  # every gradient is constant
                 continue
-            bends = torch.autograd.grad(along, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        for name, bend in zip(leaves, bends, strict=True):
-            total[name] += weight * bend
+            products = torch.autograd.grad(along, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        for name, product in zip(leaves, products, strict=True):
+            total[name] += weight * product
     return total
 
 
@@ -79,10 +79,10 @@ def third_derivative(loss: LossFn, params: Params, batches: Sequence[Batch], fir
         {'w': tensor([6.])}
     """
     weighted = [(1 / len(batches), batch) for batch in batches]
-    return hessian_product(lambda at, batch: _slope_along(loss, at, batch, first), params, weighted, second)
+    return hessian_product(lambda at, batch: _derivative_along(loss, at, batch, first), params, weighted, second)
 
 
-def _slope_along(loss: LossFn, leaves: Params, batch: Batch, direction: Params) -> Tensor:
+def _derivative_along(loss: LossFn, leaves: Params, batch: Batch, direction: Params) -> Tensor:
     """The gradient times a direction, 0-d, with its graph.
 
     It has none where the gradient is constant.
@@ -90,10 +90,12 @@ def _slope_along(loss: LossFn, leaves: Params, batch: Batch, direction: Params) 
     value = loss(leaves, batch)
     if not value.requires_grad:  # nothing enters it
         return torch.zeros_like(value)
-    slopes = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         value, list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
     )
-    return torch.stack([(slope * direction[name]).sum() for name, slope in zip(leaves, slopes, strict=True)]).sum()
+    return torch.stack(
+        [(gradient * direction[name]).sum() for name, gradient in zip(leaves, gradients, strict=True)]
+    ).sum()
 
 
 def require_dense(params: Params) -> None:
@@ -176,11 +178,11 @@ class MeanHessian:
         for losses in self._losses(leaves):
             chosen = brought(weights[taken : taken + len(losses)], losses)
             taken += len(losses)
-            slopes = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 losses @ chosen, list(leaves.values()), allow_unused=True, materialize_grads=True
             )
-            for name, slope in zip(total, slopes, strict=True):
-                total[name] += slope
+            for name, gradient in zip(total, gradients, strict=True):
+                total[name] += gradient
         return total
 
     def _losses(self, params: Params) -> Iterator[Tensor]:

@@ -188,11 +188,11 @@ def _add_minibatch(sums: Sums, loss: LossFn, params: Params, batch: Batch, point
     weights = {name: value.detach().requires_grad_() for name, value in params.items()}
     with torch.enable_grad(), twice_differentiable():
         value = loss(weights, batch)
-        slopes = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             value, list(weights.values()), create_graph=True, allow_unused=True, materialize_grads=True
         )
-    gradient = point.decayed({name: slope.detach() for name, slope in zip(params, slopes, strict=True)})
-    product = HessianProduct(weights, slopes, point.decay)
+    gradient = point.decayed({name: part.detach() for name, part in zip(params, gradients, strict=True)})
+    product = HessianProduct(weights, gradients, point.decay)
     along_velocity = product(point.velocity)
     _add(sums.along_velocity, along_velocity)
     _add(sums.along_gradients, product(gradient))
@@ -219,20 +219,20 @@ class HessianProduct:
     They are computed by double backward.
     """
 
-    def __init__(self, weights: Params, slopes: Sequence[Tensor], decay: float) -> None:
+    def __init__(self, weights: Params, gradients: Sequence[Tensor], decay: float) -> None:
         self.weights = weights
         self.decay = decay
         # The gradient of a parameter that enters linearly, or not at all, is constant and has no graph.
-        self.slopes = {name: slope for name, slope in zip(weights, slopes, strict=True) if slope.requires_grad}
+        self.gradients = {name: part for name, part in zip(weights, gradients, strict=True) if part.requires_grad}
 
     def __call__(self, vector: Params) -> Params:
         """H_k v."""
-        if self.slopes:
+        if self.gradients:
             with twice_differentiable():  # of activations that are computed again, too
                 products = torch.autograd.grad(
-                    list(self.slopes.values()),
+                    list(self.gradients.values()),
                     list(self.weights.values()),
-                    [vector[name] for name in self.slopes],
+                    [vector[name] for name in self.gradients],
                     retain_graph=True,
                     allow_unused=True,
                     materialize_grads=True,

@@ -55,8 +55,8 @@ def largest_eigenpair(
     Example:
         >>> matrix = torch.diag(torch.tensor([1.0, 5.0, -9.0], dtype=torch.float64))
         >>> start = torch.ones(3, dtype=torch.float64)
-        >>> found = largest_eigenpair(lambda v: matrix @ v, start, tolerance=1e-9, products=9)
-        >>> round(found.value, 10), found.products
+        >>> pair = largest_eigenpair(lambda v: matrix @ v, start, tolerance=1e-9, products=9)
+        >>> round(pair.value, 10), pair.products
         (5.0, 3)
     """
     norm = float(norm_of(start))

@@ -135,7 +135,7 @@ def mean_flow(
     """
     remembered, dividing = optimizer.memory, optimizer.divides_by
     drawing = Drawing(len(batches), independent=sampling != EPOCH)
-    point = Point(params, moments, dividing, optimizer, None if shared is None else shared.slope)
+    point = Point(params, moments, dividing, optimizer, None if shared is None else shared.gradient)
     sums = hessian_sums(loss, params, batches, point)
     if shared is not None:
         sums.add_shared(point, shared.product)
@@ -189,8 +189,8 @@ def _memory(point: Point, sums: Sums, remembered: Memory, drawing: Drawing) -> P
     of_spread = drawing.spread(remembered)
     result = {}
     for name, along in sums.along_velocity.items():
-        bent = point.scaled(name, (1 + 2 * remembered.lag) * along + of_spread * sums.along_spread[name])
-        result[name] = remembered.effective_rate / 2 * (bent + point.decoupled_decay * point.velocity[name])
+        product = point.scaled(name, (1 + 2 * remembered.lag) * along + of_spread * sums.along_spread[name])
+        result[name] = remembered.effective_rate / 2 * (product + point.decoupled_decay * point.velocity[name])
     return result
 
 

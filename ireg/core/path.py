@@ -282,9 +282,9 @@ def _firsts(parameter: Tensor) -> range:
 
 def _after_step(recorder: weakref.ref[PathRecorder], *_: Any) -> None:
     """What the optimizer calls."""
-    found = recorder()
-    if found is not None:
-        found.add_step()
+    living = recorder()
+    if living is not None:
+        living.add_step()
 
 
 def _constants(rule: type[OptimizerView], group: Group, steps: int) -> _Buffer | None:

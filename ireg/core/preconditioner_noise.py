@@ -141,8 +141,8 @@ def preconditioner_noise(
         >>> batches = [(torch.tensor([x]), torch.zeros(1)) for x in (1.0, 1.0)]
         >>> gradients = FrozenGradients(loss, {"w": torch.tensor([3.0])}, batches)
         >>> rule = SecondMoment(decay=0.9, eps=0.0, numerator_decay=0.0)
-        >>> found = preconditioner_noise(gradients, rule, torch.Generator().manual_seed(0))
-        >>> found.leading, bool(found.mean.abs() < 1e-15)  # equal gradients: nothing fluctuates
+        >>> noise = preconditioner_noise(gradients, rule, torch.Generator().manual_seed(0))
+        >>> noise.leading, bool(noise.mean.abs() < 1e-15)  # equal gradients: nothing fluctuates
         (tensor([1.], dtype=torch.float64), True)
     """
     if orders < SMALLEST:

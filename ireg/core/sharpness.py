@@ -61,14 +61,14 @@ def steepest(
         parts = by_name(vector, hessian.params)
         if roots is not None:
             parts = {name: roots[name] * value for name, value in parts.items()}
-        bent = hessian(parts)
+        image = hessian(parts)
         for name, value in parts.items():
             factor = decay if isinstance(decay, float) else decay[name]
             if factor:
-                bent[name] = torch.add(bent[name], value, alpha=factor)
+                image[name] = torch.add(image[name], value, alpha=factor)
         if roots is not None:
-            bent = {name: roots[name] * value for name, value in bent.items()}
-        return torch.cat([bent[name].flatten() for name in hessian.params])
+            image = {name: roots[name] * value for name, value in image.items()}
+        return torch.cat([image[name].flatten() for name in hessian.params])
 
     one = next(iter(hessian.params.values()))
     size = sum(value.numel() for value in hessian.params.values())
@@ -108,21 +108,21 @@ def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> T
             # Of scale 1, so that H_k g_k stays in the range of its type; a power of two changes no digit.
             gradients = _of_scale_one(passed.gradients(params))
             squares = _by_minibatch((value, value) for value in gradients.values())
-            bends = _by_minibatch((gradients[name], value) for name, value in passed.products(gradients))
-            total += (bends / squares.where(squares > 0, torch.inf)).sum()
+            products = _by_minibatch((gradients[name], value) for name, value in passed.products(gradients))
+            total += (products / squares.where(squares > 0, torch.inf)).sum()
         return total / len(batches)
     for batch in batches:
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         with torch.enable_grad(), twice_differentiable():
-            slopes = torch.autograd.grad(
+            with_graph = torch.autograd.grad(
                 loss(leaves, batch), list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )
-        stacked = {name: slope.detach()[None] for name, slope in zip(leaves, slopes, strict=True)}
+        stacked = {name: part.detach()[None] for name, part in zip(leaves, with_graph, strict=True)}
         gradient = {name: value[0] for name, value in _of_scale_one(stacked).items()}
         length = sum(float(wide(value).square().sum()) for value in gradient.values())
         if length:
-            bent = HessianProduct(leaves, slopes, decay=0.0)(gradient)
-            total += sum((wide(value) * wide(bent[name])).sum() for name, value in gradient.items()) / length
+            product = HessianProduct(leaves, with_graph, decay=0.0)(gradient)
+            total += sum((wide(value) * wide(product[name])).sum() for name, value in gradient.items()) / length
     return total / len(batches)
 
 
@@ -164,8 +164,8 @@ def gradient_noise_interaction(
     for _ in range(probes):
         signs = 2 * torch.randint(2, (count,), generator=generator) - 1
         samples.append(hessian.along(hessian.gradient(signs / count**0.5)))
-    found, whole = estimate(samples), square(mean)
-    return Estimate(found.value / whole, found.error / whole)
+    product, whole = estimate(samples), square(mean)
+    return Estimate(product.value / whole, product.error / whole)
 
 
 def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Params | None = None) -> Estimate:
@@ -216,15 +216,15 @@ def minibatch_curvatures(loss: LossFn, params: Params, batches: Sequence[Batch],
                 for passed in passes
             ]
         )
-    found = []
+    curvatures = []
     for batch in batches:
         one = next(iter(params.values()))
         step = torch.zeros((), dtype=one.dtype, device=one.device, requires_grad=True)
         with torch.enable_grad(), twice_differentiable():
             value = loss({name: start + step * direction[name] for name, start in params.items()}, batch)
-            (slope,) = torch.autograd.grad(value, step, create_graph=True)
-            bend = torch.zeros_like(step)
-            if slope.requires_grad:
-                (bend,) = torch.autograd.grad(slope, step, materialize_grads=True)
-        found.append(wide(bend.detach()))
-    return torch.stack(found)
+            (derivative,) = torch.autograd.grad(value, step, create_graph=True)
+            curvature = torch.zeros_like(step)
+            if derivative.requires_grad:
+                (curvature,) = torch.autograd.grad(derivative, step, materialize_grads=True)
+        curvatures.append(wide(curvature.detach()))
+    return torch.stack(curvatures)

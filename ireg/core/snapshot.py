@@ -243,9 +243,9 @@ class Snapshot:
 
         `kept` has its vector for the next measurement.
         """
-        found = steepest(self.hessian, self._stream("lambda_max"), before=self.kept.get("lambda_max"))
-        self.kept["lambda_max"] = found.vector
-        return found
+        pair = steepest(self.hessian, self._stream("lambda_max"), before=self.kept.get("lambda_max"))
+        self.kept["lambda_max"] = pair.vector
+        return pair
 
     @cached_property
     def steepest_own(self) -> Eigenpair | None:
@@ -259,15 +259,15 @@ class Snapshot:
         decay = optimizer.l2_decay
         if scale is None and decay is None:
             return self.steepest
-        found = steepest(
+        pair = steepest(
             self.hessian,
             self._stream("lambda_max_own"),
             scale=scale,
             decay=decay or 0.0,
             before=self.kept.get("lambda_max_own"),
         )
-        self.kept["lambda_max_own"] = found.vector
-        return found
+        self.kept["lambda_max_own"] = pair.vector
+        return pair
 
     @cached_property
     def steepest_curvatures(self) -> Tensor:
@@ -337,12 +337,12 @@ class Snapshot:
         self._require_exact()
         objective, shared, shift = self.objective, self.shared, None
         if shared is not None or self.optimizer.loss_decay:
-            slope = (
+            gradient = (
                 {name: torch.zeros_like(value) for name, value in self.moving.items()}
                 if shared is None
-                else shared.slope
+                else shared.gradient
             )
-            shift = add_scaled(slope, self.moving, self.optimizer.loss_decay)
+            shift = add_scaled(gradient, self.moving, self.optimizer.loss_decay)
         loss = self.loss if objective is None or not objective.of_minibatches else objective
         gradients = FrozenGradients(loss, self.moving, self.batches, shift)
         return preconditioner_noise(gradients, dividing, self._stream("fluctuation"), sampling=self.sampling)

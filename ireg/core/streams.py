@@ -188,7 +188,7 @@ def _is_generator(value: Any) -> bool:
 
 def _held(*owners: Any) -> list[Any]:
     """Find the generators and modules that functions and modules hold, each once."""
-    found: list[Any] = []
+    held: list[Any] = []
     seen: set[int] = set()
     waiting = [(owner, 0) for owner in owners]
     while waiting:
@@ -197,14 +197,14 @@ def _held(*owners: Any) -> list[Any]:
             continue
         seen.add(id(value))
         if _is_generator(value):
-            found.append(value)
+            held.append(value)
             continue
         if isinstance(value, nn.Module):
-            found.append(value)
+            held.append(value)
             depth = 0  # of a layer, wherever it is
         if depth < DEPTH:
             waiting += [(inner, depth + 1) for inner in _inside(value)]
-    return found
+    return held
 
 
 def _inside(value: Any) -> list[Any]:

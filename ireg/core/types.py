@@ -26,11 +26,11 @@ class Shared:
     """A penalty that all minibatches share, at given parameters.
 
     Attributes:
-        slope: its gradient, by name.
+        gradient: of the penalty, by name.
         product: of its Hessian with a direction, both by name.
     """
 
-    slope: Params
+    gradient: Params
     product: Callable[[Params], Params]
 
 

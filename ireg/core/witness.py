@@ -291,6 +291,6 @@ def _autocast_of(module: nn.Module) -> tuple[str, torch.dtype] | None:
 
 def _call(witness: weakref.ref[Witness], method: str, *arguments: Any) -> None:
     """What optimizer, module and parameters call: they hold the witness weakly."""
-    found: Callable[..., Any] | None = getattr(witness(), method, None)
-    if found is not None:
-        found(*arguments)
+    bound: Callable[..., Any] | None = getattr(witness(), method, None)
+    if bound is not None:
+        bound(*arguments)

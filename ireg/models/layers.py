@@ -70,10 +70,10 @@ class LayerNorm(nn.Module):
         centered = inputs - inputs.mean(-1, keepdim=True)
         return centered * (centered.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
-    def minibatch_gradients(self, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
+    def minibatch_gradients(self, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
         """Σ_i δ_i ⊙ â_i and Σ_i δ_i, see `ireg.core.moments.kinds`."""
-        found = {"weight": self.normalized(inputs) * slopes, "bias": slopes}
-        return {name: value.flatten(1, -2).sum(1) for name, value in found.items()}
+        gradients = {"weight": self.normalized(inputs) * sensitivities, "bias": sensitivities}
+        return {name: value.flatten(1, -2).sum(1) for name, value in gradients.items()}
 
 
 class Shift(nn.Module):
@@ -92,6 +92,6 @@ class Shift(nn.Module):
         """Map (N, *shape) to the same."""
         return inputs + self.weight
 
-    def minibatch_gradients(self, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
+    def minibatch_gradients(self, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
         """Σ_i δ_i, see `ireg.core.moments.kinds`."""
-        return {"weight": slopes.sum(1)}
+        return {"weight": sensitivities.sum(1)}

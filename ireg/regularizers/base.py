@@ -88,7 +88,7 @@ class Regularizer:
 class SharedPart(Protocol):
     """A penalty that is the same for all minibatches."""
 
-    def value_and_slope(self, params: Params) -> tuple[Tensor, Params]:
+    def value_and_gradient(self, params: Params) -> tuple[Tensor, Params]:
         """R, 0-d, and ∇R by name."""
 
     def product(self, params: Params, direction: Params) -> Params:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.params import displaced, squared_norm
-from ireg.core.repeated import Repeated, with_slopes
+from ireg.core.repeated import Repeated, with_gradient
 from ireg.core.types import Batch, Params
 from ireg.regularizers.base import Penalized, Regularizer
 
@@ -17,8 +17,8 @@ def gradient_of(value: Tensor, params: Params, *, create_graph: bool = False) ->
     The graph of the value is used up, or another is made on top of it.
     """
     used = {name: param for name, param in params.items() if param.requires_grad}
-    slopes = torch.autograd.grad(value, list(used.values()), create_graph=create_graph, allow_unused=True)
-    return {name: slope for name, slope in zip(used, slopes, strict=True) if slope is not None}
+    gradients = torch.autograd.grad(value, list(used.values()), create_graph=create_graph, allow_unused=True)
+    return {name: part for name, part in zip(used, gradients, strict=True) if part is not None}
 
 
 def square_of_gradient(value: Tensor, params: Params) -> Tensor:
@@ -31,9 +31,9 @@ def with_square(loss: Repeated, params: Params, value: Tensor, strength: float, 
     if how.method == "exact":
         penalty = strength / 4 * square_of_gradient(value, params)
         return Penalized(value + penalty, penalty.detach())
-    slopes, norm, bent = along_gradient(loss, params, value, how.step)
+    gradient, norm, change = along_gradient(loss, params, value, how.step)
     factor = strength / 2 * float(norm) / (2 * how.step)
-    return linear(params, add_in_place(slopes, bent, factor), value, strength / 4 * norm.square())
+    return linear(params, add_in_place(gradient, change, factor), value, strength / 4 * norm.square())
 
 
 def along_gradient(
@@ -43,13 +43,13 @@ def along_gradient(
 
     The last is g(ω + hv) − g(ω − hv) with v = g/‖g‖. The error of H g/‖g‖ is O(h²), of forward differences O(h).
     """
-    slopes = gradient_of(value, params)
-    norm = torch.stack(torch._foreach_norm(list(slopes.values()))).norm()
+    gradient = gradient_of(value, params)
+    norm = torch.stack(torch._foreach_norm(list(gradient.values()))).norm()
     if not float(norm) > 0:  # also nan, which is to be seen in the gradient
-        return slopes, norm, {name: norm * slope for name, slope in slopes.items()}
+        return gradient, norm, {name: norm * part for name, part in gradient.items()}
     length = step / float(norm)
-    there = displaced({name: param.detach() for name, param in params.items()}, slopes, length)
-    leaves = [there[name].requires_grad_() for name in slopes]
+    there = displaced({name: param.detach() for name, param in params.items()}, gradient, length)
+    leaves = [there[name].requires_grad_() for name in gradient]
 
     def gradients() -> tuple[Tensor, ...]:
         with torch.enable_grad():
@@ -58,23 +58,23 @@ def along_gradient(
 
     ahead = gradients()
     with torch.no_grad():  # in place: fresh memory of the weights' size costs more than the sum
-        torch._foreach_add_(leaves, list(slopes.values()), alpha=-2 * length)
+        torch._foreach_add_(leaves, list(gradient.values()), alpha=-2 * length)
         behind = gradients()
         torch._foreach_sub_(ahead, behind)
-    return slopes, norm, dict(zip(slopes, ahead, strict=True))
+    return gradient, norm, dict(zip(gradient, ahead, strict=True))
 
 
-def add_in_place(slopes: Params, other: Params, factor: float) -> Params:
+def add_in_place(gradient: Params, other: Params, factor: float) -> Params:
     """Return v + c w, in the place of w."""
     values = list(other.values())
     torch._foreach_mul_(values, factor)
-    torch._foreach_add_(values, list(slopes.values()))
+    torch._foreach_add_(values, list(gradient.values()))
     return other
 
 
-def linear(params: Params, slopes: Params, value: Tensor, penalty: Tensor) -> Penalized:
-    """Return a total of this value with these slopes."""
-    return Penalized(with_slopes(value.detach() + penalty, slopes, params), penalty)
+def linear(params: Params, gradient: Params, value: Tensor, penalty: Tensor) -> Penalized:
+    """Return a total of this value with this gradient."""
+    return Penalized(with_gradient(value.detach() + penalty, gradient, params), penalty)
 
 
 def of_length(direction: Params, length: float) -> Params:

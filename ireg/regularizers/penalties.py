@@ -60,8 +60,10 @@ class Norm(Regularizer):
             square = square_of_gradient(value, params)
             norm = torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
             return Penalized(value + self.strength * norm, self.strength * norm.detach())
-        slopes, norm, bent = along_gradient(loss, params, value, self.step)
-        return linear(params, add_in_place(slopes, bent, self.strength / (2 * self.step)), value, self.strength * norm)
+        gradient, norm, change = along_gradient(loss, params, value, self.step)
+        return linear(
+            params, add_in_place(gradient, change, self.strength / (2 * self.step)), value, self.strength * norm
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +94,12 @@ class Micro(Regularizer):
             squares = [square_of_gradient(loss.of(params, part), params) for part in parts]
             penalty = share / 4 * torch.stack(squares).sum()
             return Penalized(value + penalty, penalty.detach())
-        slopes, penalty = gradient_of(value, params), torch.zeros_like(value.detach())
+        gradient, penalty = gradient_of(value, params), torch.zeros_like(value.detach())
         for part in parts:
-            _, norm, bent = along_gradient(loss, params, loss.of(params, part), self.step, part)
-            slopes = add_in_place(slopes, bent, share / 2 * float(norm) / (2 * self.step))
+            _, norm, change = along_gradient(loss, params, loss.of(params, part), self.step, part)
+            gradient = add_in_place(gradient, change, share / 2 * float(norm) / (2 * self.step))
             penalty += share / 4 * norm.square()
-        return linear(params, slopes, value, penalty)
+        return linear(params, gradient, value, penalty)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +165,7 @@ class L2(Regularizer):
 
     Example:
         >>> part, = L2(strength=0.5).shared(lambda params, batch: torch.zeros(()), [])
-        >>> part.value_and_slope({"w": torch.tensor([2.0])})
+        >>> part.value_and_gradient({"w": torch.tensor([2.0])})
         (tensor(1.), {'w': tensor([1.])})
     """
 
@@ -189,14 +191,14 @@ class SAM(Regularizer):
 
     def penalized(self, loss: Repeated, params: Params, value: Tensor, num_batches: int) -> Penalized:
         """Take the loss nearby for the loss."""
-        slopes = gradient_of(value, params)
-        shift = self._shift({name: param.detach() for name, param in params.items()}, slopes)
+        gradient = gradient_of(value, params)
+        shift = self._shift({name: param.detach() for name, param in params.items()}, gradient)
         nearby = loss.of({name: param + shift[name] if name in shift else param for name, param in params.items()})
         return Penalized(nearby, nearby.detach() - value.detach())
 
-    def _shift(self, params: Params, slopes: Params) -> Params:
+    def _shift(self, params: Params, gradient: Params) -> Params:
         """ρ g/‖g‖."""
-        return of_length(slopes, self.strength)
+        return of_length(gradient, self.strength)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,9 +208,9 @@ class ASAM(SAM):
     The step takes ∇Ĉ_k at ω + ρ T²g_k/‖T g_k‖, T = |ω| by weight.
     """
 
-    def _shift(self, params: Params, slopes: Params) -> Params:
+    def _shift(self, params: Params, gradient: Params) -> Params:
         """ρ T²g/‖Tg‖."""
-        scaled = of_length({name: params[name].abs() * slope for name, slope in slopes.items()}, self.strength)
+        scaled = of_length({name: params[name].abs() * part for name, part in gradient.items()}, self.strength)
         return {name: params[name].abs() * value for name, value in scaled.items()}
 
 
@@ -218,7 +220,7 @@ class _Ridge:
     def __init__(self, strength: float) -> None:
         self.strength = strength
 
-    def value_and_slope(self, params: Params) -> tuple[Tensor, Params]:
+    def value_and_gradient(self, params: Params) -> tuple[Tensor, Params]:
         return self.strength / 2 * squared_norm(params), self.product(params, params)
 
     def product(self, params: Params, direction: Params) -> Params:
@@ -236,13 +238,13 @@ class _FullGradient:
         self.strength = strength
         self.how = how
 
-    def value_and_slope(self, params: Params) -> tuple[Tensor, Params]:
+    def value_and_gradient(self, params: Params) -> tuple[Tensor, Params]:
         mean = self._mean(params)
         square = squared_norm(mean)
-        bent = self._bent(params, mean, float(square) ** 0.5)
-        return self.strength / 4 * square, {name: self.strength / 2 * value for name, value in bent.items()}
+        product = self._hessian_product(params, mean, float(square) ** 0.5)
+        return self.strength / 4 * square, {name: self.strength / 2 * value for name, value in product.items()}
 
-    def _bent(self, params: Params, mean: Params, norm: float) -> Params:
+    def _hessian_product(self, params: Params, mean: Params, norm: float) -> Params:
         """Hḡ."""
         if self.how.method == "exact":
             return MeanHessian(self.loss, params, self.batches)(mean)

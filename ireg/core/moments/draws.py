@@ -74,8 +74,8 @@ def drawn_moments(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Dra
         params: where the gradients are taken.
         batches: the minibatches.
     """
-    found, left_range = _drawn(loss, params, batches, in_double=False)
-    return _drawn(loss, params, batches, in_double=True)[0] if left_range else found
+    moments, left_range = _drawn(loss, params, batches, in_double=False)
+    return _drawn(loss, params, batches, in_double=True)[0] if left_range else moments
 
 
 def _drawn(loss: LossFn, params: Params, batches: Sequence[Batch], *, in_double: bool) -> tuple[DrawnMoments, bool]:
@@ -90,21 +90,21 @@ def _drawn(loss: LossFn, params: Params, batches: Sequence[Batch], *, in_double:
             sums[1].add_gradient(name, other[name])
             products[name].addcmul_(numbers(one[name]), numbers(other[name]))
     means = [{name: value / len(batches) for name, value in total.mean.items()} for total in sums]
-    found = DrawnMoments(
+    moments = DrawnMoments(
         means=(means[0], means[1]), products={name: value / len(batches) for name, value in products.items()}
     )
-    return found, _have_left_range(found)
+    return moments, _have_left_range(moments)
 
 
-def _have_left_range(found: DrawnMoments) -> bool:
+def _have_left_range(moments: DrawnMoments) -> bool:
     """Say whether products of draws are not finite, or so small that they may have been lost.
 
     Draws of masks that have nothing in common have products of 0, too: then the size of the draws decides.
     """
-    size = torch.stack([value.abs().sum() for value in found.products.values()]).sum()
+    size = torch.stack([value.abs().sum() for value in moments.products.values()]).sum()
     if float(size) == 0:
-        return all(0 < float(norm(mean)) < TINY for mean in found.means)
-    return not is_ordinary(size, sum(value.numel() for value in found.products.values()))
+        return all(0 < float(norm(mean)) < TINY for mean in moments.means)
+    return not is_ordinary(size, sum(value.numel() for value in moments.products.values()))
 
 
 def _widened(value: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Gradient moments by hooks, for modules of known kinds of layers.
 
-One forward and one backward pass over several minibatches at once give all inputs a and slopes δ of these layers, by
-hooks, whatever the module does between them: residual sums, attention, branches. From them each layer's minibatch
-gradients follow by its kind, see `ireg.core.moments.kinds`. A layer that is used several times, or a parameter that
-sits in several layers, gets the sum.
+One forward and one backward pass over several minibatches at once give all inputs a and sensitivities δ of these
+layers, by hooks, whatever the module does between them: residual sums, attention, branches. From them each layer's
+minibatch gradients follow by its kind, see `ireg.core.moments.kinds`. A layer that is used several times, or a
+parameter that sits in several layers, gets the sum.
 
 Whether that is right for a module cannot be read off it: a forward pass may use a parameter without its layer, or mix
 examples. So the first minibatch of each pass is also computed alone, by the loop, and must have the same gradient.
@@ -118,7 +118,7 @@ def minibatches_at_once(loss: LossFn, params: Params, batch: Batch) -> int:
     return MEMORY_ON_ACCELERATOR // max(1, kept.size + bytes_of(params))
 
 
-def _require_same(found: Params, expected: Params) -> None:
+def _require_same(batched: Params, expected: Params) -> None:
     """Compare a minibatch's gradient with that of the loop.
 
     Raises:
@@ -126,7 +126,7 @@ def _require_same(found: Params, expected: Params) -> None:
     """
     whole = float(norm(expected))
     for name, value in expected.items():
-        off, size = norm_of(found[name] - value), norm_of(value)
+        off, size = norm_of(batched[name] - value), norm_of(value)
         tolerance = SAME[value.dtype]
         if not float(off) <= tolerance * (float(size) + tolerance * whole):
             raise NotServedError(
@@ -154,18 +154,20 @@ def _gradients(
             )
         outputs = outputs.unflatten(0, (count, examples))
         losses = torch.stack([loss.criterion(*batch) for batch in zip(outputs, targets, strict=True)])
-        slopes = torch.autograd.grad(
+        sensitivities = torch.autograd.grad(
             losses.sum(), [use.outputs for use in uses], allow_unused=True, materialize_grads=True
         )
     gradients: Params = {}
     with torch.no_grad():
-        for use, slope in zip(uses, slopes, strict=True):
-            split = [_split(values, count) for values in (use.inputs, slope)]
+        for use, sensitivity in zip(uses, sensitivities, strict=True):
+            split = [_split(values, count) for values in (use.inputs, sensitivity)]
             kind = kind_of(use.layer)
             assert kind is not None  # see `layers_of`
-            found = kind(use.layer, *split)
+            by_attribute = kind(use.layer, *split)
             for attribute, name in layers[use.layer].items():
-                gradients[name] = found[attribute] if name not in gradients else gradients[name] + found[attribute]
+                gradients[name] = (
+                    by_attribute[attribute] if name not in gradients else gradients[name] + by_attribute[attribute]
+                )
     zeros = {name: value.new_zeros(count, *value.shape) for name, value in params.items() if name not in gradients}
     return losses.detach(), outputs.detach(), gradients | zeros
 

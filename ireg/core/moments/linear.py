@@ -168,7 +168,9 @@ def _add_layer(layer: Layer, sums: MomentSums, memory: int | None) -> list[Tenso
     return parts
 
 
-def _add_weight(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, memory: int | None) -> Tensor | None:
+def _add_weight(
+    name: str, inputs: Tensor, sensitivities: Tensor, sums: MomentSums, memory: int | None
+) -> Tensor | None:
     """Add a weight's gradients of c minibatches; return their part of ‖g_k‖².
 
     It is (c,), and None where it is not needed.
@@ -177,15 +179,15 @@ def _add_weight(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, mem
     """
     if memory is not None:
         at_once = memory // (sums.params[name].numel() * inputs.element_size())
-        return _form(name, inputs, slopes, sums, at_once)
+        return _form(name, inputs, sensitivities, sums, at_once)
     norms = None
     if Need.SQ_NORMS in sums.needs:
         between_inputs = torch.bmm(inputs, inputs.mT)  # (c, examples, examples)
-        between_slopes = torch.bmm(slopes, slopes.mT)
-        sums.note_lost(_floor(between_inputs) + _floor(between_slopes))
-        norms = between_inputs.mul_(between_slopes).flatten(1).sum(1)
+        between_sensitivities = torch.bmm(sensitivities, sensitivities.mT)
+        sums.note_lost(_floor(between_inputs) + _floor(between_sensitivities))
+        norms = between_inputs.mul_(between_sensitivities).flatten(1).sum(1)
     if Need.MEAN in sums.needs:
-        sums.mean[name].addmm_(slopes.flatten(0, 1).mT, inputs.flatten(0, 1))
+        sums.mean[name].addmm_(sensitivities.flatten(0, 1).mT, inputs.flatten(0, 1))
     return norms
 
 
@@ -197,17 +199,17 @@ def _floor(products: Tensor) -> Tensor:
     return products.diagonal(dim1=1, dim2=2).amax(1) * floor(products.dtype, products.shape[1])
 
 
-def _form(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, at_once: int) -> Tensor | None:
+def _form(name: str, inputs: Tensor, sensitivities: Tensor, sums: MomentSums, at_once: int) -> Tensor | None:
     """Form and add a weight's gradients; return their ‖g_k‖², (c,), where needed.
 
     `at_once` minibatches are formed at a time.
     """
-    found: list[Tensor | None]
+    norms: list[Tensor | None]
     if at_once > 1:
-        pairs = zip(slopes.split(at_once), inputs.split(at_once), strict=True)
-        found = [sums.add_gradients(name, torch.bmm(some_slopes.mT, some)) for some_slopes, some in pairs]
+        pairs = zip(sensitivities.split(at_once), inputs.split(at_once), strict=True)
+        norms = [sums.add_gradients(name, torch.bmm(deltas.mT, values)) for deltas, values in pairs]
     else:  # in one buffer, which stays in a CPU's cache
         gradient = torch.empty_like(sums.params[name])
-        pairs = zip(slopes.unbind(), inputs.unbind(), strict=True)
-        found = [sums.add_gradient(name, torch.mm(slope.mT, values, out=gradient)) for slope, values in pairs]
-    return torch.hstack([part for part in found if part is not None]) if Need.SQ_NORMS in sums.needs else None
+        pairs = zip(sensitivities.unbind(), inputs.unbind(), strict=True)
+        norms = [sums.add_gradient(name, torch.mm(delta.mT, values, out=gradient)) for delta, values in pairs]
+    return torch.hstack([part for part in norms if part is not None]) if Need.SQ_NORMS in sums.needs else None

@@ -90,13 +90,13 @@ def sensitivities(
             values, pullback = _function(leaf, values)
         after_linear = isinstance(leaf, nn.Linear)
         pullbacks.append(pullback)
-    losses, outputs, slopes = _criterion(loss, values.unflatten(0, shape), targets)
+    losses, outputs, deltas = _criterion(loss, values.unflatten(0, shape), targets)
     layers: list[Layer] = []
     for (prefix, leaf), pullback in zip(reversed(leaves[first:]), reversed(pullbacks), strict=True):
         if isinstance(leaf, nn.Linear):
-            layers.append(Layer(prefix, taken[prefix].unflatten(0, shape), slopes.unflatten(0, shape)))
+            layers.append(Layer(prefix, taken[prefix].unflatten(0, shape), deltas.unflatten(0, shape)))
         if len(layers) < len(taken):
-            slopes = pullback(slopes)
+            deltas = pullback(deltas)
     return losses, outputs, layers
 
 
@@ -105,8 +105,8 @@ def _linear(prefix: str, params: Params, inputs: Tensor, buffers: Buffers) -> tu
     out = buffers.get(f"{prefix}outputs", len(inputs), weight.shape[0], inputs)
     outputs = torch.mm(inputs, weight.mT, out=out) if bias is None else torch.addmm(bias, inputs, weight.mT, out=out)
 
-    def pullback(slopes: Tensor) -> Tensor:
-        return torch.mm(slopes, weight, out=buffers.get(f"{prefix}slopes", len(slopes), weight.shape[1], slopes))
+    def pullback(deltas: Tensor) -> Tensor:
+        return torch.mm(deltas, weight, out=buffers.get(f"{prefix}sensitivities", len(deltas), weight.shape[1], deltas))
 
     return outputs, pullback
 
@@ -118,14 +118,14 @@ def _relu(inputs: Tensor, out: Tensor | None) -> tuple[Tensor, Pullback]:
     """
     outputs = torch.clamp_min(inputs, 0, out=out)
     backward = torch.ops.aten.threshold_backward.grad_input  # that of torch's own relu
-    return outputs, lambda slopes: backward(slopes, outputs, 0, grad_input=slopes)
+    return outputs, lambda deltas: backward(deltas, outputs, 0, grad_input=deltas)
 
 
 def _function(function: nn.Module, inputs: Tensor) -> tuple[Tensor, Pullback]:
     with torch.enable_grad():
         taken = inputs.detach().requires_grad_()
         given = function(taken)
-    return given.detach(), lambda slopes: torch.autograd.grad(given, taken, slopes)[0]
+    return given.detach(), lambda deltas: torch.autograd.grad(given, taken, deltas)[0]
 
 
 def _criterion(loss: ModuleLoss, values: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,5 +136,5 @@ def _criterion(loss: ModuleLoss, values: Tensor, targets: Tensor) -> tuple[Tenso
     outputs = values.clone().requires_grad_()  # a tensor of its own: an observer may keep it
     with torch.enable_grad():
         losses = torch.stack([loss.criterion(*batch) for batch in zip(outputs, targets, strict=True)])
-        (slopes,) = torch.autograd.grad(losses.sum(), outputs)
-    return losses.detach(), outputs.detach(), slopes.flatten(0, 1)
+        (deltas,) = torch.autograd.grad(losses.sum(), outputs)
+    return losses.detach(), outputs.detach(), deltas.flatten(0, 1)
