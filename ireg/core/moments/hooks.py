@@ -53,6 +53,13 @@ class Use(NamedTuple):
 def layers_of(loss: LossFn, names: Collection[str]) -> Layers:
     """Find the layers of the parameters with these names.
 
+    Args:
+        loss: made by `functional_loss`.
+        names: of the parameters whose gradients are needed.
+
+    Returns:
+        For each layer, the names of its parameters by attribute.
+
     Raises:
         NotServedError: the loss is none of a module and a criterion, its outputs depend on other examples, or a
             parameter is in a layer of no known kind.
@@ -108,10 +115,7 @@ def add_by_hooks(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None,
 
 
 def minibatches_at_once(loss: LossFn, params: Params, batch: Batch) -> int:
-    """Say how many minibatches are fastest in one pass.
-
-    It is 0 for less than one.
-    """
+    """Return how many minibatches are fastest in one pass; 0 where one is already too large."""
     kept = kept_for_backward(loss, params, batch)
     if next(iter(params.values())).device.type == "cpu":
         return int(TENSOR / max(1.0, kept.mean))
@@ -139,10 +143,7 @@ def _require_same(batched: Params, expected: Params) -> None:
 def _gradients(
     loss: ModuleLoss, layers: Layers, params: Params, inputs: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor, Params]:
-    """Compute losses, outputs and gradients of c minibatches.
-
-    Losses are (c,), outputs (c, examples, …), gradients (c, *shape).
-    """
+    """Compute losses (c,), outputs (c, examples, …) and gradients (c, *shape) of c minibatches."""
     count, examples = inputs.shape[:2]
     with torch.enable_grad(), _recorded(loss.module, layers) as uses:
         outputs = loss.outputs(params, inputs.flatten(0, 1))

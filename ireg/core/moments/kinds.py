@@ -29,6 +29,13 @@ def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
     A layer is served if its outputs depend on its one argument and its parameters alone, example by example. For
     settings that the function does not serve it raises a `NotServedError`.
 
+    Args:
+        classes: exact classes; a subclass may do anything in its forward pass, and needs a registration of its own.
+
+    Returns:
+        The decorator. The function takes the layer, its inputs and its sensitivities, both (c, examples, …), and
+        returns the gradients of c minibatches, (c, *shape), by the attribute of the parameter.
+
     Example:
         >>> class Scale(nn.Module):
         ...     def __init__(self):
@@ -39,6 +46,12 @@ def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
         >>> @kind(Scale)
         ... def scale(layer, inputs, sensitivities):
         ...     return {"factor": (inputs * sensitivities).sum(1)}
+        >>> from ireg.core.functional import functional_loss
+        >>> from ireg.core.moments import gradient_moments
+        >>> loss, batch = functional_loss(Scale(), nn.functional.mse_loss), (torch.ones(1, 3), torch.zeros(1, 3))
+        >>> moments = gradient_moments(loss, {"factor": torch.full((3,), 1.5)}, [batch, batch], method="hooks")
+        >>> moments.mean  # 2 · 1.5 / 3
+        {'factor': tensor([1., 1., 1.])}
         >>> del KINDS[Scale]
     """
 
@@ -51,27 +64,21 @@ def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
 
 
 def kind_of(layer: nn.Module) -> Kind | None:
-    """Find the function for a layer, by its exact class."""
+    """Find the function for a layer by its exact class; None if there is none."""
     cls = type(layer)
     return KINDS.get(cls) or vars(cls).get("minibatch_gradients")
 
 
 @kind(nn.Linear)
 def _linear(layer: nn.Linear, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
-    """Σ_i δ_i a_iᵀ, and Σ_i δ_i.
-
-    Several positions of an example count like several examples.
-    """
+    """Compute Σ_i δ_i a_iᵀ and Σ_i δ_i; several positions of an example count like several examples."""
     inputs, sensitivities = _rows(inputs, 1), _rows(sensitivities, 1)
     return {"weight": torch.bmm(sensitivities.mT, inputs), "bias": sensitivities.sum(1)}
 
 
 @kind(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def _convolution(layer: Any, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
-    """The correlation of inputs and sensitivities.
-
-    By torch's own backward pass, a minibatch at a time.
-    """
+    """Correlate inputs and sensitivities by torch's own backward pass, a minibatch at a time."""
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         raise NotServedError(f"{type(layer).__name__} with padding={layer.padding!r}, {layer.padding_mode!r}")
     gradients = [
@@ -86,31 +93,28 @@ def _convolution(layer: Any, inputs: Tensor, sensitivities: Tensor) -> dict[str,
 
 @kind(nn.GroupNorm)
 def _group_norm(layer: nn.GroupNorm, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
-    """Σ_i δ_i ⊙ â_i with â the normalized inputs, and Σ_i δ_i.
-
-    Summed over all but the channels.
-    """
+    """Compute Σ_i δ_i ⊙ â_i, with â the normalized inputs, and Σ_i δ_i, over all but the channels."""
     normal = group_norm(inputs.flatten(0, 1), layer.num_groups, eps=layer.eps).view_as(inputs)
     return {name: _over_all_but_channels(values) for name, values in _scale_and_shift(normal, sensitivities).items()}
 
 
 @kind(nn.LayerNorm)
 def _layer_norm(layer: nn.LayerNorm, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
-    """The same, over all but the dimensions that are normalized."""
+    """Compute Σ_i δ_i ⊙ â_i and Σ_i δ_i, over all but the dimensions that are normalized."""
     normal = layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
     return _over_positions(_scale_and_shift(normal, sensitivities), len(layer.normalized_shape))
 
 
 @kind(nn.RMSNorm)
 def _rms_norm(layer: nn.RMSNorm, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
-    """The same without shift."""
+    """Compute Σ_i δ_i ⊙ â_i over all but the dimensions that are normalized; there is no shift."""
     normal = rms_norm(inputs, layer.normalized_shape, eps=layer.eps)
     return _over_positions({"weight": normal * sensitivities}, len(layer.normalized_shape))
 
 
 @kind(nn.Embedding)
 def _embedding(layer: nn.Embedding, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
-    """The sum of the sensitivities of each token's places."""
+    """Sum the sensitivities at the places of each token."""
     if layer.max_norm is not None or layer.scale_grad_by_freq:
         raise NotServedError("Embedding with max_norm or scale_grad_by_freq")
     gradient = sensitivities.new_zeros(len(inputs), *layer.weight.shape)
@@ -123,11 +127,11 @@ def _embedding(layer: nn.Embedding, inputs: Tensor, sensitivities: Tensor) -> di
 
 
 class NotServedError(ValueError):
-    """There is no fast way for a network or a layer."""
+    """A method does not serve a network or a layer."""
 
 
 def _scale_and_shift(normal: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
-    """What scale and shift of normalized inputs get from each example."""
+    """Return each example's gradient by scale and shift of the normalized inputs."""
     return {"weight": normal * sensitivities, "bias": sensitivities}
 
 
@@ -137,10 +141,10 @@ def _over_positions(values: dict[str, Tensor], dimensions: int) -> dict[str, Ten
 
 
 def _over_all_but_channels(values: Tensor) -> Tensor:
-    """(c, examples, channels, …) to (c, channels)."""
+    """Sum (c, examples, channels, …) to (c, channels)."""
     return values.sum((1, *range(3, values.ndim)))
 
 
 def _rows(values: Tensor, dimensions: int) -> Tensor:
-    """(c, examples, positions …, *rest) to (c, examples · positions, *rest)."""
+    """Flatten (c, examples, positions …, *rest) to (c, examples · positions, *rest)."""
     return values.flatten(1, -1 - dimensions)

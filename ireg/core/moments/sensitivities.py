@@ -1,7 +1,4 @@
-"""Inputs and sensitivities of every Linear layer of a stack.
-
-They come from one pass through the stack.
-"""
+"""Inputs and sensitivities of every Linear layer of a stack, from one pass through it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,13 +10,16 @@ from ireg.core.functional import ModuleLoss
 from ireg.core.types import Params
 
 Pullback = Callable[[Tensor], Tensor]
-"""From sensitivities to the outputs of a function to those to its inputs."""
+"""From the sensitivities δ at the outputs of a function to those at its inputs."""
 
 
 class Layer(NamedTuple):
-    """One Linear layer: name, inputs and sensitivities.
+    """One Linear layer, as c minibatches have passed through it.
 
-    The name ends with a dot. Inputs are (c, examples, in), sensitivities (c, examples, out).
+    Attributes:
+        prefix: its name, with a dot at the end.
+        inputs: (c, examples, in).
+        sensitivities: (c, examples, out).
     """
 
     prefix: str
@@ -28,18 +28,19 @@ class Layer(NamedTuple):
 
 
 class Buffers:
-    """Matrices by name that each pass overwrites.
-
-    A CPU pays for the first touch of fresh memory.
-    """
+    """Matrices by name that each pass overwrites, as a CPU pays for the first touch of fresh memory."""
 
     def __init__(self) -> None:
         self._matrices: dict[str, Tensor] = {}
 
     def get(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
-        """Return the matrix (rows, columns) of a name.
+        """Return the matrix (rows, columns) of a name, whose entries are those of an earlier pass, or any.
 
-        It has another tensor's type and device.
+        Args:
+            name: of the matrix.
+            rows: how many; more than before make a new matrix.
+            columns: the same at each call.
+            like: the tensor whose type and device the matrix has.
         """
         matrix = self._matrices.get(name)
         if matrix is None or len(matrix) < rows:
@@ -56,13 +57,11 @@ def sensitivities(
     targets: Tensor,
     buffers: Buffers,
 ) -> tuple[Tensor, Tensor, list[Layer]]:
-    """Compute losses, outputs, and every Linear layer of c minibatches.
-
-    Losses are (c,), outputs (c, examples, …).
+    """Compute losses and outputs of c minibatches, and inputs and sensitivities of each Linear layer.
 
     With z_i the output of a Linear layer for example i, its sensitivity is ∂(Σ_k Ĉ_k)/∂z_i, Ĉ_k the loss of minibatch
-    k. Leaf by leaf, in `buffers`, where autograd would take fresh memory for each product; it is left the functions
-    between the layers, one at a time, and the criterion.
+    k. The products are made leaf by leaf in `buffers`, where autograd would take fresh memory for each. Autograd
+    differentiates the functions between the layers, one at a time, and the criterion.
 
     Args:
         loss: its criterion is used, and its module through `leaves`.
@@ -71,6 +70,9 @@ def sensitivities(
         inputs: (c, examples, …).
         targets: (c, examples).
         buffers: where the layers' tensors are, until the next pass with the same.
+
+    Returns:
+        Losses (c,), outputs (c, examples, …), and the Linear layers, the last first.
     """
     shape, values = inputs.shape[:2], inputs.flatten(0, 1)
     first = next(position for position, (_, leaf) in enumerate(leaves) if isinstance(leaf, nn.Linear))
@@ -112,10 +114,7 @@ def _linear(prefix: str, params: Params, inputs: Tensor, buffers: Buffers) -> tu
 
 
 def _relu(inputs: Tensor, out: Tensor | None) -> tuple[Tensor, Pullback]:
-    """Do what `_function` does, without fresh memory.
-
-    That memory would take a twentieth of a pass.
-    """
+    """Apply ReLU as `_function` would, without fresh memory, which would take a twentieth of a pass."""
     outputs = torch.clamp_min(inputs, 0, out=out)
     backward = torch.ops.aten.threshold_backward.grad_input  # that of torch's own relu
     return outputs, lambda deltas: backward(deltas, outputs, 0, grad_input=deltas)
@@ -129,10 +128,7 @@ def _function(function: nn.Module, inputs: Tensor) -> tuple[Tensor, Pullback]:
 
 
 def _criterion(loss: ModuleLoss, values: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute losses, outputs, and the sensitivities to the outputs.
-
-    Losses are (c,), outputs (c, examples, …), sensitivities (c · examples, …).
-    """
+    """Compute losses (c,), outputs (c, examples, …), and δ at the outputs, (c · examples, …)."""
     outputs = values.clone().requires_grad_()  # a tensor of its own: an observer may keep it
     with torch.enable_grad():
         losses = torch.stack([loss.criterion(*batch) for batch in zip(outputs, targets, strict=True)])
