@@ -77,6 +77,9 @@ def gauss_newton_diagonal(loss: ModuleLoss, params: Params, batches: Sequence[Ba
         params: where; the diagonal is of these.
         batches: the minibatches, pairs.
 
+    Returns:
+        The diagonal by name, ≥ 0, in double precision where squares leave the range of the weights' type.
+
     Raises:
         ValueError: the criterion is another one.
     """
@@ -101,7 +104,8 @@ def _add_by_layers(
 ) -> Tensor:
     """Add the minibatches' parts of diag G, layer by layer, in the type of the totals.
 
-    Returns the sum of the diagonal, 0-d, below which squares that are lost would show.
+    Returns:
+        The sum of the diagonal, 0-d, below which squares that are lost would show.
     """
     weights = {**detached_parameters(loss.module), **params}
     largest = []
@@ -133,7 +137,7 @@ def _is_known(layer: nn.Module) -> bool:
 
 
 def _of_cross_entropy(outputs: Tensor) -> Iterator[Tensor]:
-    """√p_c (e_c − p)."""
+    """Yield √p_c (e_c − p) for each output c."""
     probabilities = outputs.softmax(1)
     for number in range(probabilities.shape[1]):
         root = -probabilities * probabilities[:, number : number + 1].sqrt()
@@ -142,13 +146,13 @@ def _of_cross_entropy(outputs: Tensor) -> Iterator[Tensor]:
 
 
 def _of_mean_squared_error(outputs: Tensor) -> Iterator[Tensor]:
-    """√(2/C) e_c."""
+    """Yield √(2/C) e_c for each output c."""
     for root in _of_identity(outputs):
         yield root * (2 / outputs.shape[1]) ** 0.5
 
 
 def _of_identity(outputs: Tensor) -> Iterator[Tensor]:
-    """e_c."""
+    """Yield e_c for each output c."""
     for number in range(outputs.shape[1]):
         root = torch.zeros_like(outputs)
         root[:, number] = 1
@@ -178,7 +182,7 @@ def _add_by_examples(loss: ModuleLoss, params: Params, batches: Sequence[Batch],
 
 
 def _along(outputs: Tensor, root: Tensor) -> Tensor:
-    """s·f, of a minibatch of one example."""
+    """Return s·f of a minibatch of one example, 0-d."""
     return (outputs * root).sum()
 
 
@@ -191,9 +195,10 @@ def _add_diagonal(
     weight: float,
     total: Params,
 ) -> Tensor:
-    """Add one minibatch's part of diag G, layer by layer; return the largest a².
+    """Add one minibatch's part of diag G, layer by layer, and return the largest a², 0-d.
 
-    For each class it is the squares of δ times those of a.
+    A weight's gradient of one example is δ aᵀ, so that its squares are those of δ times those of a. They are summed
+    over the examples, and over the outputs c.
     """
     numbers = partial(brought, like=next(iter(total.values())))
     values = inputs

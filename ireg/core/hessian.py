@@ -39,6 +39,9 @@ def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float,
         batches: the weight w_k of each minibatch, and the minibatch.
         direction: v, by name.
 
+    Returns:
+        The sum by name, in the shapes and types of the parameters.
+
     Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
 
     Example:
@@ -71,6 +74,9 @@ def third_derivative(loss: LossFn, params: Params, batches: Sequence[Batch], fir
         first: v, by name.
         second: w, by name.
 
+    Returns:
+        The derivative by name, in the shapes and types of the parameters.
+
     Example:
         >>> def loss(params, batch):
         ...     return (params["w"] ** 3).sum()
@@ -83,10 +89,7 @@ def third_derivative(loss: LossFn, params: Params, batches: Sequence[Batch], fir
 
 
 def _derivative_along(loss: LossFn, leaves: Params, batch: Batch, direction: Params) -> Tensor:
-    """The gradient times a direction, 0-d, with its graph.
-
-    It has none where the gradient is constant.
-    """
+    """Compute the gradient times a direction, 0-d, with a graph unless the gradient is constant."""
     value = loss(leaves, batch)
     if not value.requires_grad:  # nothing enters it
         return torch.zeros_like(value)
@@ -145,7 +148,7 @@ class MeanHessian:
             self._separable = self._leaves is not None or _has_loss_of_examples(loss, params, batches)
 
     def __call__(self, direction: Params) -> Params:
-        """H v.
+        """Compute H v, by name.
 
         Args:
             direction: v, by name.
@@ -156,7 +159,14 @@ class MeanHessian:
         return hessian_product(self.loss, self.params, self._merged(), direction)
 
     def along(self, direction: Params) -> Tensor:
-        """vᵀ H v, 0-d; in double precision where it, or H v, leaves the range of the weights' type."""
+        """Compute vᵀ H v, 0-d.
+
+        Args:
+            direction: v, by name.
+
+        Returns:
+            The number, in double precision where it, or H v, leaves the range of the weights' type.
+        """
         plain = inner_product(direction, self(direction))
         if is_ordinary(plain.abs(), sum(value.numel() for value in direction.values())):
             return plain
@@ -165,9 +175,7 @@ class MeanHessian:
         return inner_product(widened(scaled), widened(self(scaled))) * scale**2
 
     def gradient(self, weights: Tensor) -> Params:
-        """Compute the gradient of a weighted sum of minibatch losses.
-
-        It is Σ_k c_k g_k.
+        """Compute Σ_k c_k g_k, the gradient of a weighted sum of minibatch losses, by name.
 
         Args:
             weights: c, (m,).
@@ -199,10 +207,7 @@ class MeanHessian:
                 yield torch.stack([self.loss.criterion(*pair) for pair in zip(outputs, targets, strict=True)])
 
     def _merged(self) -> Iterator[tuple[float, Batch]]:
-        """Yield minibatches and their weights in C.
-
-        Neighbours of equal size are one, where that is the same.
-        """
+        """Yield each minibatch's weight in C and the minibatch, neighbours as one where C stays the same."""
         count = len(self.batches)
         if not self._separable:
             yield from ((1 / count, batch) for batch in self.batches)
@@ -224,7 +229,7 @@ class MeanHessian:
 
 
 def _has_loss_of_examples(loss: ModuleLoss, params: Params, batches: Sequence[Batch]) -> bool:
-    """Say whether two minibatches as one have the mean of their losses.
+    """Say whether two minibatches, taken as one, have the mean of their losses.
 
     They have not where a layer that nobody knows makes examples of a minibatch depend on each other.
     """

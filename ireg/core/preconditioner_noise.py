@@ -70,7 +70,7 @@ class PreconditionerNoise:
 
     @property
     def square(self) -> float:
-        """Return ‖F‖² without the bias by noise.
+        """‖F‖² without the bias by noise.
 
         It is ‖F̂‖² less the sum of `variance`, and 0 where noise is all there is.
         """
@@ -132,6 +132,9 @@ def preconditioner_noise(
         orders: how many are drawn.
         sampling: how training draws the minibatches, `epoch` or `independent`.
 
+    Returns:
+        The estimate, with its variance over orders.
+
     Raises:
         ValueError: fewer than two orders, an unknown drawing, or fewer than two independent minibatches.
 
@@ -189,6 +192,9 @@ def follow(
         order: the minibatches' numbers, one for each step.
         state: before the first step; it is not changed.
         counted: steps at the end that count; None for all.
+
+    Returns:
+        The means over the steps that count, and the state after the last.
 
     Raises:
         ValueError: `counted` is below 1 or above the number of steps.
@@ -259,6 +265,7 @@ def settled_states(gradients: FrozenGradients, dividing: SecondMoment, draw: Dra
         orders: how many states.
     """
     size = gradients.num_batches
+    # A filter is linear: its state after many steps is Σ_k w_k q_k, w_k the sum of the weights of k's appearances.
     seconds, firsts, centres = (gradients.mean.new_zeros(orders, len(gradients.mean)) for _ in range(3))
     rho, beta = dividing.decay, dividing.numerator_decay
     weights = torch.zeros(2, orders, size, dtype=torch.float64)
@@ -297,7 +304,7 @@ def _draws(size: int, generator: torch.Generator) -> Draw:
 
 
 def _mean_square(gradients: FrozenGradients, dividing: SecondMoment) -> Tensor:
-    """Return what stands below the root in the mean state, a tensor of its own."""
+    """Return what stands below the root in the mean state, (p,), as a tensor of its own."""
     if dividing.centered:
         return gradients.square.addcmul(gradients.mean, gradients.mean, value=-1).clamp_(min=0)
     return gradients.square.clone()

@@ -39,14 +39,14 @@ class Repeated:
         self._state: list[Tensor] = []
 
     def first(self, params: Params) -> tuple[Tensor, Tensor | None]:
-        """The loss and, where there are such, the outputs."""
+        """Evaluate the loss, 0-d, as training does, and the outputs; None where the loss has none."""
         self._device = _cuda_device(params)
         self._state = _random_state(self._device)
         with torch.enable_grad(), twice_differentiable():
             return loss_and_outputs(self.loss, params, self.batch)
 
     def of(self, params: Params, batch: Batch | None = None) -> Tensor:
-        """The loss elsewhere, or of a part of the minibatch.
+        """Evaluate the loss again, 0-d, elsewhere or of a part of the minibatch.
 
         Args:
             params: where.
@@ -70,11 +70,11 @@ class Repeated:
 
 
 def with_gradient(value: Tensor, gradients: Params, params: Params) -> Tensor:
-    """Return the value, with these gradients by the parameters.
+    """Return a value whose gradient by the parameters is given.
 
     Args:
         value: 0-d, without a graph.
-        gradients: its gradients by name; they must not be changed afterwards.
+        gradients: the gradient by name; its tensors must not be changed afterwards.
         params: leaves of the graph; those that have no gradient are left out.
 
     Example:

@@ -59,6 +59,9 @@ def difference(replayed: Params, expected: Params, lowest: torch.dtype | None = 
         expected: g'; only its names are compared.
         lowest: the least precise type that the passes compute in; by default that of the gradients.
 
+    Returns:
+        How far they are from each other; 0 where they are equal to the last bit.
+
     Example:
         >>> one, half = {"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([1.5, 2.0])}
         >>> result = difference(half, one)
@@ -91,7 +94,7 @@ def difference(replayed: Params, expected: Params, lowest: torch.dtype | None = 
 
 
 def _rest(replayed: Params, expected: Params, factor: float) -> float:
-    """‖g − c g'‖/‖g‖."""
+    """Compute ‖g − c g'‖/‖g‖; infinite where g is 0."""
     pairs = [(_wide(replayed[name]), _wide(value)) for name, value in expected.items() if name in replayed]
     squares = [
         (_dot(off, off), _dot(left, left)) for left, off in ((left, left - factor * right) for left, right in pairs)
@@ -101,7 +104,7 @@ def _rest(replayed: Params, expected: Params, factor: float) -> float:
 
 
 def replayed_gradient(loss: LossFn, weights: Params, batch: Batch) -> Params:
-    """Compute a minibatch's gradient by weights that are given, by name.
+    """Compute a minibatch's gradient at weights that are given, by name.
 
     Args:
         loss: pure function `(params, batch) -> 0-d mean loss`.
@@ -113,7 +116,7 @@ def replayed_gradient(loss: LossFn, weights: Params, batch: Batch) -> Params:
 
 
 def _wide(value: Tensor) -> Tensor:
-    """A gradient on the CPU in double precision: no accelerator's range or lack of types matters."""
+    """Flatten a gradient on the CPU in double precision, whatever range and types its device has."""
     return as_reals(dense(value).detach()).cpu().double().flatten()
 
 

@@ -54,6 +54,13 @@ def steepest(
 
     Returns:
         The eigenpair; its value is nan where H is not finite, as at the weights of a run that has diverged.
+
+    Example:
+        >>> def loss(params, batch):
+        ...     return (batch * params["w"] ** 2).sum() / 2
+        >>> hessian = MeanHessian(loss, {"w": torch.ones(2)}, [torch.tensor([1.0, 3.0])])
+        >>> round(steepest(hessian, torch.Generator().manual_seed(0)).value, 4)
+        3.0
     """
     roots = None if scale is None else {name: value.sqrt() for name, value in scale.items()}
 
@@ -82,7 +89,12 @@ def steepest(
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over random vectors, and its standard error."""
+    """A mean over random vectors, and its standard error.
+
+    Attributes:
+        value: the mean, 0-d.
+        error: its standard error, 0-d.
+    """
 
     value: Tensor
     error: Tensor
@@ -97,7 +109,7 @@ def estimate(samples: Sequence[Tensor]) -> Estimate:
 def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Tensor:
     """Compute (1/m) Σ_k g_kᵀ H_k g_k / ‖g_k‖² over all minibatches, 0-d.
 
-    A minibatch whose gradient is 0 counts as 0.
+    A minibatch whose gradient is 0 counts as 0. The number is in double precision where the device has it.
 
     Source: Andreyev & Beneventano 2024, arXiv:2412.20553; SGD settles where it is 2/η.
     """
@@ -142,7 +154,7 @@ def _of_scale_one(gradients: Params) -> Params:
 
 
 def _by_minibatch(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Inner products (c,) of tensors (c, …), summed over the pairs."""
+    """Compute inner products (c,) of tensors (c, …), summed over the pairs."""
     return torch.stack([(wide(one) * wide(other)).flatten(1).sum(1) for one, other in pairs]).sum(0)
 
 
@@ -158,6 +170,9 @@ def gradient_noise_interaction(
         mean: ḡ.
         generator: of the signs.
         probes: how many vectors v.
+
+    Returns:
+        The mean over the probes, and its standard error.
     """
     count = len(hessian.batches)
     samples = []
@@ -169,16 +184,17 @@ def gradient_noise_interaction(
 
 
 def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Params | None = None) -> Estimate:
-    """Estimate a weighted trace by Hutchinson's method.
-
-    It is Σ_i c_i² H_ii, with c = 1 the trace.
+    """Estimate Σ_i c_i² H_ii, which is the trace for c = 1, by Hutchinson's method.
 
     For independent signs v, E[(c⊙v)ᵀ H (c⊙v)] = Σ c_i² H_ii; for c = 1 its variance is 2 (‖H‖_F² − Σ H_ii²).
 
     Args:
         hessian: H.
         generator: of the signs.
-        weights: c, by name.
+        weights: c, by name; None for 1.
+
+    Returns:
+        The mean over `PROBES` vectors, and its standard error.
 
     Source: Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix".
     """
@@ -193,14 +209,18 @@ def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Para
 
 
 def along_step(hessian: MeanHessian, step: Params, gradient: Params) -> Tensor:
-    """Compute the curvature along a step, uᵀHu/(ḡᵀu), 0-d."""
+    """Compute the curvature along a step, uᵀHu/(ḡᵀu), 0-d.
+
+    Args:
+        hessian: H.
+        step: u, by name.
+        gradient: ḡ, by name.
+    """
     return hessian.along(step) / inner(gradient, step)
 
 
 def minibatch_curvatures(loss: LossFn, params: Params, batches: Sequence[Batch], direction: Params) -> Tensor:
-    """Compute vᵀH_kv of each minibatch, (m,).
-
-    It is the second derivative of Ĉ_k(ω + tv) by t.
+    """Compute vᵀH_kv of each minibatch, (m,), the second derivative of Ĉ_k(ω + tv) by t.
 
     Args:
         loss: pure function `(params, batch) -> 0-d mean loss`.

@@ -32,16 +32,22 @@ _LINEAR = (nn.Flatten, nn.Identity, nn.Dropout)
 
 
 def stack_of(loss: LossFn, batch: Batch) -> Leaves | None:
-    """Return the layers of a loss, None if it is no stack."""
+    """Return the layers of a loss; None if it is no stack of Linear layers and functions of examples."""
     if not isinstance(loss, ModuleLoss) or not isinstance(batch, tuple):
         return None
     return leaves_of(loss.module, batch[0].ndim)
 
 
 def stack_passes(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Iterator[StackPass] | None:
-    """Yield passes of a few minibatches each.
+    """Return passes of a few minibatches each, for what each minibatch has of its own.
 
-    They are for what each minibatch has of its own. None where the loss is no such stack.
+    Args:
+        loss: of a stack of Linear layers; others have no passes.
+        params: where.
+        batches: the minibatches.
+
+    Returns:
+        The passes, each made when it is asked for; None where the loss is no such stack.
     """
     leaves = stack_of(loss, batches[0])
     if leaves is None:
@@ -97,7 +103,7 @@ class StackPass:
 
     @torch.no_grad()
     def gradients(self, names: Params) -> Params:
-        """Return each minibatch's gradient by the named parameters, (c, *shape)."""
+        """Compute each minibatch's gradient by the named parameters, (c, *shape), by name."""
         gradients = {}
         for position, prefix in self._layers():
             inputs, deltas = self._by_minibatch(self._inputs[position]), self._by_minibatch(self._deltas[position])
@@ -127,7 +133,7 @@ class StackPass:
 
     @torch.no_grad()
     def add_products(self, direction: Params, total: Params, weight: float = 1.0) -> None:
-        """Add w Σ_k ∇²Ĉ_k v_k to what is there, in place.
+        """Add w Σ_k ∇²Ĉ_k v_k to totals, in place.
 
         Args:
             direction: as of `products`.
@@ -169,7 +175,7 @@ class StackPass:
     def _forward(
         self, position: int, prefix: str, leaf: nn.Module, tangent: Tensor | None, direction: Params
     ) -> Tensor | None:
-        """R{·} of a leaf's outputs."""
+        """Compute R{·} of a leaf's outputs; None is 0."""
         values = self._inputs[position]
         if not isinstance(leaf, nn.Linear):
             return None if tangent is None else _forward_tangent(leaf, values, tangent)
@@ -199,7 +205,7 @@ class StackPass:
                 yield position, prefix
 
     def _of_criterion(self, tangent: Tensor | None) -> Tensor:
-        """δ at the outputs, or R{δ} where these turn by R{·}."""
+        """Compute δ at the outputs, or R{δ} there, where R{·} of the outputs is given."""
         with torch.enable_grad():
             leaves = self._outputs.detach().requires_grad_()
             # One by one: a criterion need not be one that vmap serves.
@@ -215,13 +221,13 @@ class StackPass:
 
 
 def _of_active(vectors: Tensor, values: Tensor) -> Tensor:
-    """What a ReLU lets through, in one kernel."""
+    """Set to 0 what a ReLU of these values does not let through, in one kernel."""
     passed: Tensor = torch.ops.aten.threshold_backward(vectors, values, 0.0)
     return passed
 
 
 def backward(leaf: nn.Module, values: Tensor, deltas: Tensor) -> Tensor:
-    """δ at the inputs of a function."""
+    """Compute δ at the inputs of a function from δ at its outputs."""
     if type(leaf) is nn.ReLU:
         return _of_active(deltas, values)
     with torch.enable_grad():
@@ -231,13 +237,14 @@ def backward(leaf: nn.Module, values: Tensor, deltas: Tensor) -> Tensor:
 
 
 def _forward_tangent(leaf: nn.Module, values: Tensor, tangent: Tensor) -> Tensor:
-    """R{f(z)} = f'(z) R{z}, for functions that act on single numbers."""
+    """Compute R{f(z)} = f'(z) R{z} of a function that acts on single numbers."""
     if type(leaf) is nn.ReLU:
         return _of_active(tangent, values)
     if isinstance(leaf, _LINEAR):
         return leaf(tangent)
     with torch.enable_grad():
         leaves = values.detach().requires_grad_()
+        # A backward pass in place of a forward one: the Jacobian is diagonal, and so its own transpose.
         (outputs,) = torch.autograd.grad(leaf(leaves), leaves, tangent)
     return outputs
 
@@ -245,7 +252,7 @@ def _forward_tangent(leaf: nn.Module, values: Tensor, tangent: Tensor) -> Tensor
 def _backward_tangent(
     leaf: nn.Module, values: Tensor, tangent: Tensor | None, deltas: Tensor, backward_tangent: Tensor
 ) -> Tensor:
-    """R{f'(z) δ} = f''(z) R{z} δ + f'(z) R{δ}."""
+    """Compute R{f'(z) δ} = f''(z) R{z} δ + f'(z) R{δ} of a function that acts on single numbers."""
     if type(leaf) is nn.ReLU:
         return _of_active(backward_tangent, values)
     with torch.enable_grad():
