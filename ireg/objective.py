@@ -69,9 +69,7 @@ class Evaluated(NamedTuple):
 
 
 class Objective:
-    """The loss with an explicit penalty, C + R.
-
-    It serves training and measuring alike.
+    """The loss with an explicit penalty, C + R, for training and measuring alike.
 
     Args:
         loss: pure function `(params, batch) -> 0-d mean loss`.
@@ -104,6 +102,9 @@ class Objective:
         Args:
             params: leaves that require gradients.
             batch: the minibatch.
+
+        Returns:
+            The objective with a graph, and its parts without.
         """
         value, outputs, total, penalty = self._of_minibatch(self.regularizer, params, batch)
         for part in self._shared():
@@ -115,11 +116,11 @@ class Objective:
         return Evaluated(total, value.detach(), penalty, outputs)
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
-        """The objective of a minibatch, without what all of them share."""
+        """Compute the objective of a minibatch, 0-d, without what all minibatches share."""
         return self._of_minibatch(self.regularizer, params, batch)[2]
 
     def smooth(self, params: Params, batch: Batch) -> Tensor:
-        """The same by double backward, so that it has second derivatives.
+        """Compute the same by double backward, so that it has second derivatives.
 
         Raises:
             ValueError: what is descended is the gradient of no function.
@@ -144,10 +145,7 @@ class Objective:
         return own + sum((part.value_and_gradient(params)[0] for part in self._shared()), torch.zeros_like(own))
 
     def shared(self, params: Params) -> Shared | None:
-        """What all minibatches share, at these parameters.
-
-        None if there is nothing.
-        """
+        """Return what all minibatches share, at these parameters; None if there is nothing."""
         parts = self._shared()
         if not parts:
             return None

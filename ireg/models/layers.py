@@ -15,7 +15,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def activation(name: str) -> nn.Module:
-    """Make an activation by its name.
+    """Make an activation by its name, one of `ACTIVATIONS`.
 
     Raises:
         ValueError: an unknown name.
@@ -26,7 +26,7 @@ def activation(name: str) -> nn.Module:
 
 
 def normalization(groups: int, channels: int) -> nn.Module:
-    """Make GroupNorm over channels; the identity for no groups.
+    """Make GroupNorm over channels; the identity for 0 groups.
 
     Raises:
         ValueError: the groups do not divide the channels.
@@ -71,7 +71,7 @@ class LayerNorm(nn.Module):
         return centered * (centered.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
     def minibatch_gradients(self, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
-        """Σ_i δ_i ⊙ â_i and Σ_i δ_i, see `ireg.core.moments.kinds`."""
+        """Compute Σ_i δ_i ⊙ â_i and Σ_i δ_i, with â the normalized inputs, see `ireg.core.moments.kinds`."""
         gradients = {"weight": self.normalized(inputs) * sensitivities, "bias": sensitivities}
         return {name: value.flatten(1, -2).sum(1) for name, value in gradients.items()}
 
@@ -93,5 +93,5 @@ class Shift(nn.Module):
         return inputs + self.weight
 
     def minibatch_gradients(self, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
-        """Σ_i δ_i, see `ireg.core.moments.kinds`."""
+        """Compute Σ_i δ_i, see `ireg.core.moments.kinds`."""
         return {"weight": sensitivities.sum(1)}

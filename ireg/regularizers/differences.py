@@ -12,9 +12,12 @@ from ireg.regularizers.base import Penalized, Regularizer
 
 
 def gradient_of(value: Tensor, params: Params, *, create_graph: bool = False) -> Params:
-    """The gradient by the parameters that the loss uses.
+    """Compute the gradient by the parameters that the loss uses, by name.
 
-    The graph of the value is used up, or another is made on top of it.
+    Args:
+        value: the loss, 0-d; its graph is used up unless another is made on top of it.
+        params: leaves of the graph; those that the loss does not use are left out.
+        create_graph: whether the gradient gets a graph of its own.
     """
     used = {name: param for name, param in params.items() if param.requires_grad}
     gradients = torch.autograd.grad(value, list(used.values()), create_graph=create_graph, allow_unused=True)
@@ -22,12 +25,20 @@ def gradient_of(value: Tensor, params: Params, *, create_graph: bool = False) ->
 
 
 def square_of_gradient(value: Tensor, params: Params) -> Tensor:
-    """‖g‖², with its graph."""
+    """Compute ‖g‖², 0-d, with its graph."""
     return squared_norm(gradient_of(value, params, create_graph=True))
 
 
 def with_square(loss: Repeated, params: Params, value: Tensor, strength: float, how: Regularizer) -> Penalized:
-    """Add (λ/4) ‖g‖² to the loss of a minibatch."""
+    """Add (λ/4) ‖g‖² to the loss of a minibatch.
+
+    Args:
+        loss: of the minibatch.
+        params: leaves of the graph of `value`.
+        value: Ĉ_k, with its graph.
+        strength: λ.
+        how: the penalty, with the method and the step of its derivatives.
+    """
     if how.method == "exact":
         penalty = strength / 4 * square_of_gradient(value, params)
         return Penalized(value + penalty, penalty.detach())
@@ -39,9 +50,16 @@ def with_square(loss: Repeated, params: Params, value: Tensor, strength: float, 
 def along_gradient(
     loss: Repeated, params: Params, value: Tensor, step: float, batch: Batch | None = None
 ) -> tuple[Params, Tensor, Params]:
-    """Return g, ‖g‖, and twice H g/‖g‖ times h by central differences.
+    """Return g, ‖g‖, and g(ω + hv) − g(ω − hv) with v = g/‖g‖.
 
-    The last is g(ω + hv) − g(ω − hv) with v = g/‖g‖. The error of H g/‖g‖ is O(h²), of forward differences O(h).
+    The last, over 2h, is the Hessian product H g/‖g‖ with an error of O(h²); forward differences have O(h).
+
+    Args:
+        loss: of the minibatch.
+        params: ω, leaves of the graph of `value`.
+        value: the loss at ω, 0-d; its graph is used up.
+        step: h.
+        batch: a part of the minibatch, whose loss `value` is; None for the whole.
     """
     gradient = gradient_of(value, params)
     norm = torch.stack(torch._foreach_norm(list(gradient.values()))).norm()
@@ -65,7 +83,7 @@ def along_gradient(
 
 
 def add_in_place(gradient: Params, other: Params, factor: float) -> Params:
-    """Return v + c w, in the place of w."""
+    """Compute v + c w in the place of w, with v the gradient and c the factor."""
     values = list(other.values())
     torch._foreach_mul_(values, factor)
     torch._foreach_add_(values, list(gradient.values()))
@@ -73,12 +91,19 @@ def add_in_place(gradient: Params, other: Params, factor: float) -> Params:
 
 
 def linear(params: Params, gradient: Params, value: Tensor, penalty: Tensor) -> Penalized:
-    """Return a total of this value with this gradient."""
+    """Return the loss and its penalty, as a total whose gradient is given.
+
+    Args:
+        params: leaves of the graph.
+        gradient: of the total, by name.
+        value: the loss, 0-d.
+        penalty: 0-d, detached.
+    """
     return Penalized(with_gradient(value.detach() + penalty, gradient, params), penalty)
 
 
 def of_length(direction: Params, length: float) -> Params:
-    """The direction at this length; 0 stays 0."""
+    """Scale a direction to a length; 0 stays 0."""
     norm = squared_norm(direction).sqrt()
     factor = torch.where(norm > 0, length / norm, norm)
     return {name: factor * value for name, value in direction.items()}
