@@ -108,6 +108,7 @@ class Objective:
         """
         value, outputs, total, penalty = self._of_minibatch(self.regularizer, params, batch)
         for part in self._shared():
+            # Its gradient is handed over: a graph of all minibatches would take the memory of an epoch.
             with torch.no_grad(), self._measuring():
                 held = {name: param.detach() for name, param in params.items()}
                 shared, gradient = part.value_and_gradient(held)

@@ -80,6 +80,11 @@ def gradient(loss: LossFn, params: Params, batch: Batch) -> Params:
 
     A parameter that the loss does not use has gradient zero.
 
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        params: where; neither they nor any `.grad` are changed.
+        batch: the minibatch.
+
     Example:
         >>> gradient(lambda params, batch: (batch * params["w"] ** 2).sum(), {"w": torch.tensor(2.0)}, torch.ones(1))
         {'w': tensor(4.)}
@@ -98,10 +103,15 @@ def require_gradients_elsewhere(loss: ModuleLoss, batch: Batch) -> None:
     again, so that gradients are right there only. Two gradients are compared: by `loss`, and by a copy of the module
     with such weights.
 
+    Args:
+        loss: of the module.
+        batch: the minibatch whose gradients are compared.
+
     Raises:
         ValueError: they differ.
     """
     own = detached_parameters(loss.module)
+    # Not by a factor alone, which would leave weights of 0 where they are.
     elsewhere = {name: value + 0.01 * (value.abs() + 0.01) for name, value in own.items()}
     copied_module = copy.deepcopy(loss.module)
     copied_module.load_state_dict(elsewhere, strict=False)

@@ -38,7 +38,7 @@ class Graph:
         seen: set[Any] = set()
         if value.requires_grad and value.is_leaf:
             self.leaves.add(id(value))
-        waiting = [value.grad_fn]
+        waiting = [value.grad_fn]  # a list, no recursion: a network may be deeper than Python's stack
         while waiting:
             node = waiting.pop()
             if node is None or node in seen:

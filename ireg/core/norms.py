@@ -196,6 +196,7 @@ def multiplied(values: Sequence[Tensor]) -> Tensor:
     plain = factors.prod()
     if is_ordinary(plain, 1) or not bool(((factors > 0) & factors.isfinite()).all()):
         return plain
+    # Apart, neither the products of the fractions nor the sums of the exponents leave their range.
     fractions, exponents = zip(*(math.frexp(factor) for factor in factors.tolist()), strict=True)
     fraction, exponent = 1.0, sum(exponents)
     for part in fractions:

@@ -39,7 +39,13 @@ def wide_squared_norm(params: Params) -> Tensor:
 
 
 def add_scaled(params: Params, other: Params, factor: float) -> Params:
-    """Compute v + c w by name; v itself where c is 0."""
+    """Compute v + c w by name; v itself where c is 0.
+
+    Args:
+        params: v, by name.
+        other: w, by the same names.
+        factor: c.
+    """
     if factor == 0.0:
         return params
     return {name: torch.add(value, other[name], alpha=factor) for name, value in params.items()}
@@ -74,7 +80,7 @@ def inner_product(left: Params, right: Params) -> Tensor:
 
 
 def by_name(vector: Tensor, like: Params) -> Params:
-    """Cut a vector (p,) into tensors of these names and shapes.
+    """Cut a vector (p,) into tensors of the names and shapes of others, in their order.
 
     Example:
         >>> by_name(torch.tensor([1.0, 2.0, 3.0]), {"a": torch.zeros(1), "b": torch.zeros(2)})

@@ -322,5 +322,10 @@ def _growth(parts: Iterable[tuple[float, float, float]]) -> Growth:
 
 
 def recorder_for(terms: Iterable[Callable[..., Any]], optimizer: Optimizer) -> PathRecorder | None:
-    """Return a recorder, where a term needs one; None where none does."""
+    """Return a recorder of an optimizer's steps, where a term needs one; None where none does.
+
+    Args:
+        terms: marked by `along_path` where they need one.
+        optimizer: any of torch's.
+    """
     return PathRecorder(optimizer) if any(needs_path(term) for term in terms) else None

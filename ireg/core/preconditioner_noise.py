@@ -171,6 +171,10 @@ def velocity(gradients: FrozenGradients, dividing: SecondMoment) -> Tensor:
     """Return u without decoupled decay, (p,): ḡ/(√s̄ + ε), or ḡ/(√(s̄ − ḡ⊙ḡ) + ε) of centered RMSProp.
 
     It is 0 where ḡ is, also for ε = 0.
+
+    Args:
+        gradients: of the minibatches.
+        dividing: how the optimizer divides: ε, and whether s̄ is centered.
     """
     below = _mean_square(gradients, dividing).sqrt_().add_(dividing.eps)
     return torch.where(gradients.mean == 0, 0.0, gradients.mean / below)
@@ -241,6 +245,11 @@ def linear_part(gradients: FrozenGradients, dividing: SecondMoment, steps: Steps
 
     With x = s̄, φ = 1/(√x + ε) and φ' = −1/(2√x (√x + ε)²) it is φ(x) (n̄ − ḡ) + ḡ φ'(x) (v̄ − s̄). Of centered RMSProp
     x is s̄ − ḡ⊙ḡ, and v̄ − s̄ is less 2ḡ(ā − ḡ). Its expectation over settled filters is 0. It is 0 where x is.
+
+    Args:
+        gradients: of the minibatches.
+        dividing: how the optimizer divides.
+        steps: means over steps, of which n̄, v̄ and ā are taken.
     """
     mean = gradients.mean
     root = _mean_square(gradients, dividing).sqrt_()

@@ -109,7 +109,12 @@ def estimate(samples: Sequence[Tensor]) -> Estimate:
 def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Tensor:
     """Compute (1/m) Σ_k g_kᵀ H_k g_k / ‖g_k‖² over all minibatches, 0-d.
 
-    A minibatch whose gradient is 0 counts as 0. The number is in double precision where the device has it.
+    A minibatch whose gradient is 0 counts as 0. The number is in double precision.
+
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        params: where, and by which parameters; neither they nor any `.grad` are changed.
+        batches: the minibatches.
 
     Source: Andreyev & Beneventano 2024, arXiv:2412.20553; SGD settles where it is 2/η.
     """
@@ -149,6 +154,7 @@ def _of_scale_one(gradients: Params) -> Params:
     exponents = torch.frexp(largest).exponent
     if not bool((exponents.abs() > 20).any()):
         return gradients
+    # Within what single precision holds, reciprocals included.
     scales = torch.ldexp(torch.ones_like(largest), exponents.clamp(-120, 120))
     return {name: value / scales.view(-1, *[1] * (value.ndim - 1)) for name, value in gradients.items()}
 

@@ -32,7 +32,12 @@ _LINEAR = (nn.Flatten, nn.Identity, nn.Dropout)
 
 
 def stack_of(loss: LossFn, batch: Batch) -> Leaves | None:
-    """Return the layers of a loss; None if it is no stack of Linear layers and functions of examples."""
+    """Return the layers of a loss; None if it is no stack of Linear layers and functions of examples.
+
+    Args:
+        loss: of a minibatch.
+        batch: one minibatch, whose inputs' number of dimensions counts.
+    """
     if not isinstance(loss, ModuleLoss) or not isinstance(batch, tuple):
         return None
     return leaves_of(loss.module, batch[0].ndim)
@@ -227,7 +232,13 @@ def _of_active(vectors: Tensor, values: Tensor) -> Tensor:
 
 
 def backward(leaf: nn.Module, values: Tensor, deltas: Tensor) -> Tensor:
-    """Compute δ at the inputs of a function from δ at its outputs."""
+    """Compute δ at the inputs of a function.
+
+    Args:
+        leaf: the function, of each example.
+        values: its inputs, (n, …).
+        deltas: δ at its outputs, (n, …).
+    """
     if type(leaf) is nn.ReLU:
         return _of_active(deltas, values)
     with torch.enable_grad():

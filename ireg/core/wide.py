@@ -70,6 +70,7 @@ class WideSum:
         if not self._compensated:
             self._sum += value
             return
+        # What the sum's rounding takes from either number: by algebra it is 0, and no line may be simplified.
         total = self._sum + value
         added = total - self._sum
         self._left_out += (self._sum - (total - added)) + (value - added)

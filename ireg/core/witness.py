@@ -229,7 +229,12 @@ def _said(group: Mapping[str, Any]) -> dict[str, Any]:
 def as_recorded(module: nn.Module, record: StepRecord, streams: Streams) -> Iterator[None]:
     """Let a module compute what it computed in a step.
 
-    Random streams, modes, buffers and autocast are those of the step. Random streams stay where they are at the end.
+    Random streams, buffers and autocast are those of the step. Random streams stay where they are at the end.
+
+    Args:
+        module: its buffers take the values of the step; the caller restores them, and sets the modes.
+        record: of the step.
+        streams: what the module's passes may draw from.
     """
     forwards = iter(record.forwards)
 

@@ -28,6 +28,10 @@ def activation(name: str) -> nn.Module:
 def normalization(groups: int, channels: int) -> nn.Module:
     """Make GroupNorm over channels; the identity for 0 groups.
 
+    Args:
+        groups: how many, or 0.
+        channels: how many.
+
     Raises:
         ValueError: the groups do not divide the channels.
     """
@@ -38,6 +42,10 @@ def normalization(groups: int, channels: int) -> nn.Module:
 
 def require_images(input_shape: tuple[int, ...], architecture: str) -> None:
     """Check that inputs are images.
+
+    Args:
+        input_shape: of one input.
+        architecture: its name, for the message.
 
     Raises:
         ValueError: their shape is not (C, H, W).

@@ -83,7 +83,13 @@ def along_gradient(
 
 
 def add_in_place(gradient: Params, other: Params, factor: float) -> Params:
-    """Compute v + c w in the place of w, with v the gradient and c the factor."""
+    """Compute v + c w in the place of w.
+
+    Args:
+        gradient: v, by name.
+        other: w, by the same names in the same order; it is changed.
+        factor: c.
+    """
     values = list(other.values())
     torch._foreach_mul_(values, factor)
     torch._foreach_add_(values, list(gradient.values()))
@@ -105,5 +111,6 @@ def linear(params: Params, gradient: Params, value: Tensor, penalty: Tensor) -> 
 def of_length(direction: Params, length: float) -> Params:
     """Scale a direction to a length; 0 stays 0."""
     norm = squared_norm(direction).sqrt()
+    # A norm that is nan stays nan, which is to be seen in the gradient.
     factor = torch.where(norm > 0, length / norm, norm)
     return {name: factor * value for name, value in direction.items()}

@@ -67,6 +67,7 @@ class Norm(Regularizer):
         """Add ρ ‖g_k‖."""
         if self.method == "exact":
             square = square_of_gradient(value, params)
+            # The root of 0 has an infinite derivative, and 0 · ∞ is nan: it is taken of 1, and multiplied by 0.
             norm = torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
             return Penalized(value + self.strength * norm, self.strength * norm.detach())
         gradient, norm, change = along_gradient(loss, params, value, self.step)

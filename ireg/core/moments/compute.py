@@ -90,9 +90,9 @@ def gradient_moments(
 def sampled_gradients(
     loss: LossFn, params: Params, batches: Sequence[Batch], population: float, *, method: str = "auto"
 ) -> SampledGradients:
-    """Compute, and keep, the gradients of minibatches that are a sample of an epoch's.
+    """Compute the gradients of minibatches that are a sample of an epoch's.
 
-    The memory is that of k networks.
+    All of them are kept: the memory is that of k networks.
 
     Args:
         loss: as for `gradient_moments`.

@@ -115,7 +115,13 @@ def add_by_hooks(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None,
 
 
 def minibatches_at_once(loss: LossFn, params: Params, batch: Batch) -> int:
-    """Return how many minibatches are fastest in one pass; 0 where one is already too large."""
+    """Return how many minibatches are fastest in one pass; 0 where one is already too large.
+
+    Args:
+        loss: of a minibatch.
+        params: their device decides by what.
+        batch: one minibatch, which stands for all.
+    """
     kept = kept_for_backward(loss, params, batch)
     if next(iter(params.values())).device.type == "cpu":
         return int(TENSOR / max(1.0, kept.mean))

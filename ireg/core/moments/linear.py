@@ -65,7 +65,12 @@ def serves(module: nn.Module, input_dimensions: int) -> bool:
 
 
 def leaves_of(module: nn.Module, input_dimensions: int) -> list[tuple[str, nn.Module]] | None:
-    """List layers and functions by name in the order of use; None if the module is not served."""
+    """List layers and functions by name in the order of use; None if the module is not served.
+
+    Args:
+        module: as for `serves`.
+        input_dimensions: number of dimensions of its inputs, that of the examples included.
+    """
     leaves = _leaves(module)
     if (
         leaves is None

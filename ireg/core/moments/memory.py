@@ -27,7 +27,16 @@ class Kept(NamedTuple):
 
 
 def kept_for_backward(loss: LossFn, params: Params, batch: Batch) -> Kept:
-    """Measure what the backward pass of one minibatch needs, by the hooks of autograd."""
+    """Measure what the backward pass of one minibatch needs, by the hooks of autograd.
+
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        params: where; what is kept of these themselves is not counted.
+        batch: the minibatch.
+
+    Returns:
+        The number and the bytes of the tensors that are kept.
+    """
     own = {value.untyped_storage().data_ptr() for value in params.values()}
     kept: dict[int, int] = {}
 
