@@ -122,7 +122,7 @@ def _roots(loss: ModuleLoss) -> Roots | None:
 
 def is_affine_in_each_weight(module: nn.Module) -> bool:
     """Say whether a network is affine in each single weight."""
-    # A weight in two places may be multiplied by itself: then outputs are of second order in it.
+    # A weight in two places may be multiplied with its own copy: then outputs are of second order in it.
     held = [id(value) for _, value in module.named_parameters(remove_duplicate=False)]
     return len(held) == len(set(held)) and all(_is_known(layer) for layer in module.modules())
 
