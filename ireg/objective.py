@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ireg.core.functional import measuring
-from ireg.core.repeated import Repeated, with_slopes
+from ireg.core.repeated import Repeated, with_gradient
 from ireg.core.types import Batch, LossFn, Params, Shared
 from ireg.regularizers import Regularizer, SharedPart
 
@@ -69,9 +69,7 @@ class Evaluated(NamedTuple):
 
 
 class Objective:
-    """The loss with an explicit penalty, C + R.
-
-    It serves training and measuring alike.
+    """The loss with an explicit penalty, C + R, for training and measuring alike.
 
     Args:
         loss: pure function `(params, batch) -> 0-d mean loss`.
@@ -104,22 +102,26 @@ class Objective:
         Args:
             params: leaves that require gradients.
             batch: the minibatch.
+
+        Returns:
+            The objective with a graph, and its parts without.
         """
         value, outputs, total, penalty = self._of_minibatch(self.regularizer, params, batch)
         for part in self._shared():
+            # Its gradient is handed over: a graph of all minibatches would take the memory of an epoch.
             with torch.no_grad(), self._measuring():
                 held = {name: param.detach() for name, param in params.items()}
-                shared, slope = part.value_and_slope(held)
-            total = total + with_slopes(shared, slope, params)
+                shared, gradient = part.value_and_gradient(held)
+            total = total + with_gradient(shared, gradient, params)
             penalty = penalty + shared
         return Evaluated(total, value.detach(), penalty, outputs)
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
-        """The objective of a minibatch, without what all of them share."""
+        """Compute the objective of a minibatch, 0-d, without what all minibatches share."""
         return self._of_minibatch(self.regularizer, params, batch)[2]
 
     def smooth(self, params: Params, batch: Batch) -> Tensor:
-        """The same by double backward, so that it has second derivatives.
+        """Compute the same by double backward, so that it has second derivatives.
 
         Raises:
             ValueError: what is descended is the gradient of no function.
@@ -141,18 +143,15 @@ class Objective:
         batches = self.batches if batches is None else batches
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         own = torch.stack([self._of_minibatch(self.regularizer, leaves, batch)[3] for batch in batches]).mean()
-        return own + sum((part.value_and_slope(params)[0] for part in self._shared()), torch.zeros_like(own))
+        return own + sum((part.value_and_gradient(params)[0] for part in self._shared()), torch.zeros_like(own))
 
     def shared(self, params: Params) -> Shared | None:
-        """What all minibatches share, at these parameters.
-
-        None if there is nothing.
-        """
+        """Return what all minibatches share, at these parameters; None if there is nothing."""
         parts = self._shared()
         if not parts:
             return None
-        slopes = [part.value_and_slope(params)[1] for part in parts]
-        return Shared(_sum(slopes), lambda direction: _sum([part.product(params, direction) for part in parts]))
+        gradients = [part.value_and_gradient(params)[1] for part in parts]
+        return Shared(_sum(gradients), lambda direction: _sum([part.product(params, direction) for part in parts]))
 
     def _of_minibatch(
         self, regularizer: Regularizer, params: Params, batch: Batch

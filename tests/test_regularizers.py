@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import ireg
 from ireg.core.functional import detached_parameters, functional_loss, measuring
-from ireg.core.repeated import Repeated, with_slopes
+from ireg.core.repeated import Repeated, with_gradient
 from ireg.lit.module import Classifier
 from ireg.objective import Objective
 from ireg.regularizers import ASAM, L2, METHODS, SAM, FullBatch, Micro, Minibatch, MomentumLike, Norm, Regularizer
@@ -158,7 +158,7 @@ def test_the_shared_hessian_is_the_derivative_of_the_shared_slope(case, name):
     objective, params = Objective(loss, KINDS[name], batches), detached_parameters(module)
     direction = {key: torch.randn_like(value) for key, value in params.items()}
     ends = [
-        objective.shared({key: value + size * direction[key] for key, value in params.items()}).slope
+        objective.shared({key: value + size * direction[key] for key, value in params.items()}).gradient
         for size in (1e-5, -1e-5)
     ]
     for key, product in objective.shared(params).product(direction).items():
@@ -310,7 +310,7 @@ def test_a_parameter_that_the_loss_does_not_use_gets_no_gradient():
 
 def test_given_gradients_are_scaled_and_taken_once():
     weight = torch.tensor([1.0, 2.0], requires_grad=True)
-    total = with_slopes(torch.tensor(5.0), {"w": torch.tensor([3.0, 4.0])}, {"w": weight})
+    total = with_gradient(torch.tensor(5.0), {"w": torch.tensor([3.0, 4.0])}, {"w": weight})
     (2 * total).backward(retain_graph=True)
     assert weight.grad.tolist() == [6, 8]
     with pytest.raises(RuntimeError, match="taken already; evaluate the objective again"):

@@ -47,10 +47,20 @@ class IndexedBatches(Sequence[Pair]):
 def stacks(batches: Sequence[Pair], size: int) -> Iterator[Pair]:
     """Stack up to `size` neighbouring minibatches of equal shape.
 
-    Yields inputs (c, examples, …) and targets (c, examples).
-
     All minibatches come once, in their order; a smaller one among them ends a stack. The next stack may overwrite the
     inputs of this one.
+
+    Args:
+        batches: pairs of inputs (examples, …) and targets (examples, …).
+        size: minibatches in a stack, at most.
+
+    Yields:
+        Inputs (c, examples, …) and targets (c, examples, …) of c minibatches.
+
+    Example:
+        >>> pairs = [(torch.zeros(n, 2), torch.zeros(n)) for n in (4, 4, 4, 3)]
+        >>> [tuple(targets.shape) for _, targets in stacks(pairs, 2)]
+        [(2, 4), (1, 4), (1, 3)]
     """
     if isinstance(batches, IndexedBatches):  # gathered at once, not one after the other and then copied
         buffer = batches.inputs.new_empty(0)  # used again and again: a CPU pays for the first touch of fresh memory
@@ -71,7 +81,7 @@ Item = TypeVar("Item", Tensor, Pair)
 
 
 def _runs(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Up to `size` neighbours of equal shape at a time."""
+    """Yield up to `size` neighbours of equal shape at a time."""
 
     def shape(item: Tensor | Pair) -> torch.Size:
         return item.shape if isinstance(item, Tensor) else item[0].shape

@@ -43,12 +43,12 @@ def clipping_of(before: Params, after: Params) -> Clipping | None:
         after: the same as the optimizer got it.
 
     Returns:
-        How; None where it was changed in another way.
+        How the gradient was clipped; None where it was not clipped, or changed otherwise.
 
     Example:
         >>> before = {"w": torch.tensor([3.0, 4.0])}
-        >>> found = clipping_of(before, {"w": torch.tensor([0.6, 0.8])})
-        >>> round(found.factor, 6), found.norm
+        >>> clipping = clipping_of(before, {"w": torch.tensor([0.6, 0.8])})
+        >>> round(clipping.factor, 6), clipping.norm
         (0.2, 5.0)
         >>> clipping_of(before, {"w": torch.tensor([3.0, 3.5])})
         Clipping(factor=1.0, norm=5.0)
@@ -81,5 +81,5 @@ def _flat(value: Tensor) -> Tensor:
 
 
 def _is_chosen(bound: float) -> bool:
-    """Whether a number has few significant digits."""
+    """Say whether a number has few significant digits, as a bound that somebody has chosen."""
     return bound > 0 and math.isclose(bound, float(f"{bound:.{DIGITS - 1}e}"), rel_tol=SAME / 2)

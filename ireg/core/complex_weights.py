@@ -1,4 +1,4 @@
-"""Complex weights: as pairs of real ones.
+"""Complex weights as pairs of real ones.
 
 torch's gradient of a real loss by a complex weight ω = a + ib is ∂C/∂a + i ∂C/∂b, twice the conjugate Wirtinger
 derivative: ω − η · gradient is the descent of a and b as two real weights. So ‖g‖² = Σ|g_i|² is that of the real
@@ -38,11 +38,11 @@ class LossByReals:
         self.names = names
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
-        """The mean loss."""
+        """Return the mean loss of a minibatch, 0-d."""
         return self.loss(self._as_held(params), batch)
 
     def with_outputs(self, params: Params, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The mean loss, and the outputs if the loss has them."""
+        """Return the mean loss, 0-d, and the outputs; None where the loss has none."""
         return loss_and_outputs(self.loss, self._as_held(params), batch)
 
     def _as_held(self, params: Params) -> Params:
@@ -53,19 +53,16 @@ class LossByReals:
 
 
 def loss_by_reals(loss: LossFn, params: Params) -> LossFn:
-    """Return the loss by real weights, itself where all are real."""
+    """Return the loss as a function of real weights; the loss itself where all weights are real."""
     names = frozenset(name for name, value in params.items() if value.is_complex())
     return LossByReals(loss, names) if names else loss
 
 
 def with_outputs(loss: LossFn, params: Params, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Compute a minibatch's loss, and its outputs.
-
-    The outputs are None where the loss has none.
-    """
+    """Compute a minibatch's loss, 0-d, and its outputs; None where the loss has none."""
     return loss.with_outputs(params, batch) if isinstance(loss, LossByReals) else loss_and_outputs(loss, params, batch)
 
 
 def as_given(loss: LossFn) -> LossFn:
-    """Return the loss of the weights as the network holds them."""
+    """Return the loss as a function of the weights as the network holds them."""
     return loss.loss if isinstance(loss, LossByReals) else loss

@@ -58,8 +58,8 @@ def exact_diagonal(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Pa
     Example:
         >>> loss = ModuleLoss(nn.Linear(1, 1, bias=False).double(), nn.functional.mse_loss)
         >>> batch = torch.tensor([[2.0]]).double(), torch.tensor([[0.0]]).double()
-        >>> found = exact_diagonal(loss, {"weight": torch.ones(1, 1).double()}, [batch])
-        >>> round(float(found["weight"]), 6)  # of (2w)²: 2 · 2²
+        >>> diagonal = exact_diagonal(loss, {"weight": torch.ones(1, 1).double()}, [batch])
+        >>> round(float(diagonal["weight"]), 6)  # of (2w)²: 2 · 2²
         8.0
     """
     if not isinstance(loss, ModuleLoss) or not isinstance(batches[0], tuple):
@@ -76,6 +76,9 @@ def gauss_newton_diagonal(loss: ModuleLoss, params: Params, batches: Sequence[Ba
         loss: of any module, with a criterion whose s_c are known.
         params: where; the diagonal is of these.
         batches: the minibatches, pairs.
+
+    Returns:
+        The diagonal by name, ≥ 0, in double precision where squares leave the range of the weights' type.
 
     Raises:
         ValueError: the criterion is another one.
@@ -101,7 +104,8 @@ def _add_by_layers(
 ) -> Tensor:
     """Add the minibatches' parts of diag G, layer by layer, in the type of the totals.
 
-    Returns the sum of the diagonal, 0-d, below which squares that are lost would show.
+    Returns:
+        The sum of the diagonal, 0-d, below which squares that are lost would show.
     """
     weights = {**detached_parameters(loss.module), **params}
     largest = []
@@ -118,6 +122,7 @@ def _roots(loss: ModuleLoss) -> Roots | None:
 
 def is_affine_in_each_weight(module: nn.Module) -> bool:
     """Say whether a network is affine in each single weight."""
+    # A weight in two places may be multiplied with its own copy: then outputs are of second order in it.
     held = [id(value) for _, value in module.named_parameters(remove_duplicate=False)]
     return len(held) == len(set(held)) and all(_is_known(layer) for layer in module.modules())
 
@@ -133,26 +138,26 @@ def _is_known(layer: nn.Module) -> bool:
 
 
 def _of_cross_entropy(outputs: Tensor) -> Iterator[Tensor]:
-    """√p_c (e_c − p)."""
-    chances = outputs.softmax(1)
-    for number in range(chances.shape[1]):
-        slopes = -chances * chances[:, number : number + 1].sqrt()
-        slopes[:, number] += chances[:, number].sqrt()
-        yield slopes
+    """Yield √p_c (e_c − p) for each output c."""
+    probabilities = outputs.softmax(1)
+    for number in range(probabilities.shape[1]):
+        root = -probabilities * probabilities[:, number : number + 1].sqrt()
+        root[:, number] += probabilities[:, number].sqrt()
+        yield root
 
 
 def _of_mean_squared_error(outputs: Tensor) -> Iterator[Tensor]:
-    """√(2/C) e_c."""
-    for slopes in _of_identity(outputs):
-        yield slopes * (2 / outputs.shape[1]) ** 0.5
+    """Yield √(2/C) e_c for each output c."""
+    for root in _of_identity(outputs):
+        yield root * (2 / outputs.shape[1]) ** 0.5
 
 
 def _of_identity(outputs: Tensor) -> Iterator[Tensor]:
-    """e_c."""
+    """Yield e_c for each output c."""
     for number in range(outputs.shape[1]):
-        slopes = torch.zeros_like(outputs)
-        slopes[:, number] = 1
-        yield slopes
+        root = torch.zeros_like(outputs)
+        root[:, number] = 1
+        yield root
 
 
 _ROOTS: dict[Any, Roots] = {
@@ -169,17 +174,17 @@ def _add_by_examples(loss: ModuleLoss, params: Params, batches: Sequence[Batch],
     for inputs, _ in batches:
         with torch.no_grad():
             outputs = loss.outputs(params, inputs)
-        for slopes in roots(outputs):
-            examples = list(zip(inputs.split(1), slopes.split(1), strict=True))
-            found = gradient_moments(along, params, examples, needs=Need.SQUARE)
-            assert found.square is not None
-            for name, square in found.square.items():
+        for root in roots(outputs):
+            examples = list(zip(inputs.split(1), root.split(1), strict=True))
+            moments = gradient_moments(along, params, examples, needs=Need.SQUARE)
+            assert moments.square is not None
+            for name, square in moments.square.items():
                 total[name].add_(square, alpha=1 / len(batches))
 
 
-def _along(outputs: Tensor, slopes: Tensor) -> Tensor:
-    """s·f, of a minibatch of one example."""
-    return (outputs * slopes).sum()
+def _along(outputs: Tensor, root: Tensor) -> Tensor:
+    """Return s·f of a minibatch of one example, 0-d."""
+    return (outputs * root).sum()
 
 
 @torch.no_grad()
@@ -191,9 +196,10 @@ def _add_diagonal(
     weight: float,
     total: Params,
 ) -> Tensor:
-    """Add one minibatch's part of diag G, layer by layer; return the largest a².
+    """Add one minibatch's part of diag G, layer by layer, and return the largest a², 0-d.
 
-    For each class it is the squares of δ times those of a.
+    A weight's gradient of one example is δ aᵀ, so that its squares are those of δ times those of a. They are summed
+    over the examples, and over the outputs c.
     """
     numbers = partial(brought, like=next(iter(total.values())))
     values = inputs
@@ -206,17 +212,17 @@ def _add_diagonal(
             values = leaf(values)
     first = next(position for position, (_, leaf) in enumerate(leaves) if isinstance(leaf, nn.Linear))
     squares = {prefix: numbers(values).square() for prefix, leaf, values in taken if isinstance(leaf, nn.Linear)}
-    for slopes in roots(values):
+    for deltas in roots(values):
         for position in range(len(taken) - 1, first - 1, -1):
             prefix, leaf, values = taken[position]
             if not isinstance(leaf, nn.Linear):
-                slopes = backward(leaf, values, slopes)
+                deltas = backward(leaf, values, deltas)
                 continue
-            squared = numbers(slopes).square().mul_(weight)
+            squared = numbers(deltas).square().mul_(weight)
             if f"{prefix}weight" in total:
                 total[f"{prefix}weight"].addmm_(squared.mT, squares[prefix])
             if f"{prefix}bias" in total:
                 total[f"{prefix}bias"] += squared.sum(0)
             if position > first:
-                slopes = slopes @ params[f"{prefix}weight"]
+                deltas = deltas @ params[f"{prefix}weight"]
     return torch.stack([value.max() for value in squares.values() if value.numel()]).max()

@@ -67,7 +67,7 @@ def sampling_of(loader: Any) -> str | None:
 
 
 def _of_sampler(sampler: Any) -> str | None:
-    """Return the drawing of one of torch's samplers; None for others."""
+    """Read off one of torch's samplers how it draws; None for others."""
     kind = type(sampler)
     if kind is BatchSampler:
         return sampling_of(sampler.sampler)
@@ -85,10 +85,7 @@ def _of_sampler(sampler: Any) -> str | None:
 
 
 def population_size(sampling: str, num_batches: int) -> float:
-    """Return how many minibatches those of a window are drawn from.
-
-    It is infinite for independent draws.
-    """
+    """Return how many minibatches those of a window are drawn from; infinite for independent draws."""
     return math.inf if sampling == INDEPENDENT else num_batches
 
 

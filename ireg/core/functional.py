@@ -44,24 +44,34 @@ class ModuleLoss:
         self.places = _places(module)
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
-        """The mean loss."""
+        """Return the mean loss of a minibatch, 0-d."""
         return self.with_outputs(params, batch)[0]
 
     def with_outputs(self, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The mean loss, and the outputs it is the loss of."""
+        """Return the mean loss of a minibatch, 0-d, and the outputs that it is the loss of."""
         inputs, targets = batch
         outputs = self.outputs(params, inputs)
         return self.criterion(outputs, targets), outputs
 
     def outputs(self, params: Params, inputs: Tensor) -> Tensor:
-        """The module's outputs."""
+        """Return the module's outputs at given parameters."""
         weights = _weights(self.module, params, self.places, fresh=self.fresh)
         outputs: Tensor = functional_call(self.module, weights, (inputs,), tie_weights=False)
         return outputs
 
 
 def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> ModuleLoss:
-    """Turn a module and a criterion into a `LossFn`, see `ModuleLoss`."""
+    """Turn a module and a criterion into a `LossFn`, see `ModuleLoss`.
+
+    Args:
+        module: called as `module(inputs)`; its parameters are not changed.
+        criterion: `(outputs, targets) -> 0-d tensor`, the mean over the examples.
+
+    Example:
+        >>> loss = functional_loss(nn.Linear(1, 1, bias=False), nn.functional.mse_loss)
+        >>> loss({"weight": torch.tensor([[2.0]])}, (torch.tensor([[3.0]]), torch.tensor([[0.0]])))
+        tensor(36.)
+    """
     return ModuleLoss(module, criterion)
 
 
@@ -69,12 +79,21 @@ def gradient(loss: LossFn, params: Params, batch: Batch) -> Params:
     """Compute the gradient of one minibatch's loss, by name.
 
     A parameter that the loss does not use has gradient zero.
+
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        params: where; neither they nor any `.grad` are changed.
+        batch: the minibatch.
+
+    Example:
+        >>> gradient(lambda params, batch: (batch * params["w"] ** 2).sum(), {"w": torch.tensor(2.0)}, torch.ones(1))
+        {'w': tensor(4.)}
     """
     weights = {name: value.detach().requires_grad_() for name, value in params.items()}
     with torch.enable_grad():
         value = loss(weights, batch)
-    slopes = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(weights, slopes, strict=True))
+    gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(weights, gradients, strict=True))
 
 
 def require_gradients_elsewhere(loss: ModuleLoss, batch: Batch) -> None:
@@ -84,19 +103,24 @@ def require_gradients_elsewhere(loss: ModuleLoss, batch: Batch) -> None:
     again, so that gradients are right there only. Two gradients are compared: by `loss`, and by a copy of the module
     with such weights.
 
+    Args:
+        loss: of the module.
+        batch: the minibatch whose gradients are compared.
+
     Raises:
         ValueError: they differ.
     """
     own = detached_parameters(loss.module)
+    # Not by a factor alone, which would leave weights of 0 where they are.
     elsewhere = {name: value + 0.01 * (value.abs() + 0.01) for name, value in own.items()}
     copied_module = copy.deepcopy(loss.module)
     copied_module.load_state_dict(elsewhere, strict=False)
     own_loss = ModuleLoss(copied_module, loss.criterion)
-    found, expected = (
-        torch.cat([slope.flatten().double() for slope in gradient(function, weights, batch).values()])
+    computed, expected = (
+        torch.cat([part.flatten().double() for part in gradient(function, weights, batch).values()])
         for function, weights in ((loss, elsewhere), (own_loss, detached_parameters(copied_module)))
     )
-    if not float((found - expected).norm()) <= 1e-3 * float(expected.norm()):
+    if not float((computed - expected).norm()) <= 1e-3 * float(expected.norm()):
         raise ValueError(
             f"{type(loss.module).__name__} has right gradients at its own weights only: it computes activations once "
             "more in the backward pass; switch activation checkpointing off"
@@ -104,9 +128,7 @@ def require_gradients_elsewhere(loss: ModuleLoss, batch: Batch) -> None:
 
 
 class StepLoss:
-    """Any loss of a module and a minibatch, by the parameters.
-
-    The given function is `(module, batch) -> 0-d tensor`.
+    """Any loss of a module and a minibatch, as a function of the parameters.
 
     It is called as `loss(params, batch)`. While the given function runs, the module's parameters are those of `params`.
     That holds wherever it reads them: in `module(…)`, by `module.parameters()`, or through another name of the same
@@ -115,8 +137,13 @@ class StepLoss:
 
     Args:
         module: its parameters are not changed.
-        loss: the mean loss of a minibatch, of any structure.
+        loss: `(module, batch) -> 0-d tensor`, the mean loss of a minibatch of any structure.
         fresh: whether each evaluation gets copies of the weights, for forward passes that write to them.
+
+    Example:
+        >>> loss = StepLoss(nn.Linear(1, 1, bias=False), lambda module, batch: module(batch).square().mean())
+        >>> loss({"weight": torch.tensor([[2.0]])}, torch.tensor([[3.0]]))
+        tensor(36.)
     """
 
     def __init__(self, module: nn.Module, loss: Callable[[Any, Any], Tensor], *, fresh: bool = False) -> None:
@@ -127,17 +154,14 @@ class StepLoss:
         self._places = {f"module.{place}": name for place, name in _places(module).items()}
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
-        """The mean loss."""
+        """Return the mean loss of a minibatch, 0-d."""
         weights = _weights(self.module, params, self._places, fresh=self.fresh)
         value: Tensor = functional_call(self._step, weights, (copied(batch),), tie_weights=False)
         return value
 
 
 class _Step(nn.Module):
-    """A loss of a module and a minibatch, as a module.
-
-    torch swaps the parameters of modules.
-    """
+    """A loss of a module and a minibatch as a module, whose parameters torch can swap."""
 
     def __init__(self, module: nn.Module, loss: Callable[[Any, Any], Tensor]) -> None:
         super().__init__()
@@ -190,15 +214,12 @@ def twice_differentiable() -> Iterator[None]:
 
 
 def loss_and_outputs(loss: LossFn, params: Params, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Compute the loss of a minibatch, and its outputs.
-
-    The outputs are None where the loss has none.
-    """
+    """Compute the loss of a minibatch, 0-d, and its outputs; None where the loss has none."""
     return loss.with_outputs(params, batch) if isinstance(loss, ModuleLoss) else (loss(params, batch), None)
 
 
 def _places(module: nn.Module) -> dict[str, str]:
-    """Every place a parameter sits in, once, and its name in `named_parameters()`.
+    """Return every place that a parameter sits in, once, and its name in `named_parameters()`.
 
     A shared parameter sits in several places, and all must be filled. A shared *submodule* is one place with several
     names: torch's own handling of ties fills it once for each name and then fails to restore it, which would leave
@@ -221,17 +242,12 @@ def detached_parameters(module: nn.Module) -> Params:
 
 
 def trained_parameters(module: nn.Module) -> Params:
-    """Return the parameters that are trained, by name.
-
-    They are leaves of a graph.
-    """
+    """Return the parameters that are trained, by name, as leaves of a graph."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def batch_statistics(module: nn.Module) -> list[nn.Module]:
-    """List the layers that normalize by the minibatch's statistics.
-
-    The module's present mode decides.
+    """List the layers that normalize by the minibatch's statistics, in the module's present mode.
 
     With them, outputs are other than in eval mode. Those of BatchNorm make each output a function of all examples.
     """
@@ -243,10 +259,7 @@ def batch_statistics(module: nn.Module) -> list[nn.Module]:
 
 
 def couples_examples(module: nn.Module) -> bool:
-    """Say whether an example's outputs depend on others of its minibatch.
-
-    The module's present mode decides.
-    """
+    """Say whether in its present mode a module's outputs depend on other examples of the minibatch."""
     return any(isinstance(layer, _BatchNorm) for layer in batch_statistics(module))
 
 
@@ -296,10 +309,7 @@ def weights_kept(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def copied_buffers(module: nn.Module) -> Iterator[None]:
-    """Replace all buffers by copies for the block.
-
-    A forward pass may change them in place.
-    """
+    """Replace all buffers by copies for the block, as a forward pass may change them in place."""
     buffers = [
         (layer, name, buffer)
         for layer in module.modules()

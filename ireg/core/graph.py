@@ -30,15 +30,15 @@ class Graph:
 
     def __init__(self, value: Any) -> None:
         if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
-            found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-            raise ValueError(f"the loss of a minibatch is {found}; must be one number, the mean over its examples")
+            given = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise ValueError(f"the loss of a minibatch is {given}; must be one number, the mean over its examples")
         self.leaves: set[int] = set()
         self.recomputes = False
         # The loss itself, where it is a weight.
         seen: set[Any] = set()
         if value.requires_grad and value.is_leaf:
             self.leaves.add(id(value))
-        waiting = [value.grad_fn]
+        waiting = [value.grad_fn]  # a list, no recursion: a network may be deeper than Python's stack
         while waiting:
             node = waiting.pop()
             if node is None or node in seen:

@@ -39,6 +39,9 @@ def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float,
         batches: the weight w_k of each minibatch, and the minibatch.
         direction: v, by name.
 
+    Returns:
+        The sum by name, in the shapes and types of the parameters.
+
     Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
 
     Example:
@@ -52,12 +55,12 @@ def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float,
     total = {name: torch.zeros_like(value) for name, value in params.items()}
     for weight, batch in batches:
         with torch.enable_grad(), twice_differentiable():
-            along = _slope_along(loss, leaves, batch, direction)
+            along = _derivative_along(loss, leaves, batch, direction)
             if not along.requires_grad:  # every gradient is constant
                 continue
-            bends = torch.autograd.grad(along, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        for name, bend in zip(leaves, bends, strict=True):
-            total[name] += weight * bend
+            products = torch.autograd.grad(along, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        for name, product in zip(leaves, products, strict=True):
+            total[name] += weight * product
     return total
 
 
@@ -71,6 +74,9 @@ def third_derivative(loss: LossFn, params: Params, batches: Sequence[Batch], fir
         first: v, by name.
         second: w, by name.
 
+    Returns:
+        The derivative by name, in the shapes and types of the parameters.
+
     Example:
         >>> def loss(params, batch):
         ...     return (params["w"] ** 3).sum()
@@ -79,21 +85,20 @@ def third_derivative(loss: LossFn, params: Params, batches: Sequence[Batch], fir
         {'w': tensor([6.])}
     """
     weighted = [(1 / len(batches), batch) for batch in batches]
-    return hessian_product(lambda at, batch: _slope_along(loss, at, batch, first), params, weighted, second)
+    return hessian_product(lambda at, batch: _derivative_along(loss, at, batch, first), params, weighted, second)
 
 
-def _slope_along(loss: LossFn, leaves: Params, batch: Batch, direction: Params) -> Tensor:
-    """The gradient times a direction, 0-d, with its graph.
-
-    It has none where the gradient is constant.
-    """
+def _derivative_along(loss: LossFn, leaves: Params, batch: Batch, direction: Params) -> Tensor:
+    """Compute the gradient times a direction, 0-d, with a graph unless the gradient is constant."""
     value = loss(leaves, batch)
     if not value.requires_grad:  # nothing enters it
         return torch.zeros_like(value)
-    slopes = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         value, list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
     )
-    return torch.stack([(slope * direction[name]).sum() for name, slope in zip(leaves, slopes, strict=True)]).sum()
+    return torch.stack(
+        [(gradient * direction[name]).sum() for name, gradient in zip(leaves, gradients, strict=True)]
+    ).sum()
 
 
 def require_dense(params: Params) -> None:
@@ -143,7 +148,7 @@ class MeanHessian:
             self._separable = self._leaves is not None or _has_loss_of_examples(loss, params, batches)
 
     def __call__(self, direction: Params) -> Params:
-        """H v.
+        """Compute H v, by name.
 
         Args:
             direction: v, by name.
@@ -154,7 +159,14 @@ class MeanHessian:
         return hessian_product(self.loss, self.params, self._merged(), direction)
 
     def along(self, direction: Params) -> Tensor:
-        """vᵀ H v, 0-d; in double precision where it, or H v, leaves the range of the weights' type."""
+        """Compute vᵀ H v, 0-d.
+
+        Args:
+            direction: v, by name.
+
+        Returns:
+            The number, in double precision where it, or H v, leaves the range of the weights' type.
+        """
         plain = inner_product(direction, self(direction))
         if is_ordinary(plain.abs(), sum(value.numel() for value in direction.values())):
             return plain
@@ -163,9 +175,7 @@ class MeanHessian:
         return inner_product(widened(scaled), widened(self(scaled))) * scale**2
 
     def gradient(self, weights: Tensor) -> Params:
-        """Compute the gradient of a weighted sum of minibatch losses.
-
-        It is Σ_k c_k g_k.
+        """Compute Σ_k c_k g_k, the gradient of a weighted sum of minibatch losses, by name.
 
         Args:
             weights: c, (m,).
@@ -176,11 +186,11 @@ class MeanHessian:
         for losses in self._losses(leaves):
             chosen = brought(weights[taken : taken + len(losses)], losses)
             taken += len(losses)
-            slopes = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 losses @ chosen, list(leaves.values()), allow_unused=True, materialize_grads=True
             )
-            for name, slope in zip(total, slopes, strict=True):
-                total[name] += slope
+            for name, gradient in zip(total, gradients, strict=True):
+                total[name] += gradient
         return total
 
     def _losses(self, params: Params) -> Iterator[Tensor]:
@@ -197,10 +207,7 @@ class MeanHessian:
                 yield torch.stack([self.loss.criterion(*pair) for pair in zip(outputs, targets, strict=True)])
 
     def _merged(self) -> Iterator[tuple[float, Batch]]:
-        """Yield minibatches and their weights in C.
-
-        Neighbours of equal size are one, where that is the same.
-        """
+        """Yield each minibatch's weight in C and the minibatch, neighbours as one where C stays the same."""
         count = len(self.batches)
         if not self._separable:
             yield from ((1 / count, batch) for batch in self.batches)
@@ -222,7 +229,7 @@ class MeanHessian:
 
 
 def _has_loss_of_examples(loss: ModuleLoss, params: Params, batches: Sequence[Batch]) -> bool:
-    """Say whether two minibatches as one have the mean of their losses.
+    """Say whether two minibatches, taken as one, have the mean of their losses.
 
     They have not where a layer that nobody knows makes examples of a minibatch depend on each other.
     """

@@ -16,9 +16,7 @@ from ireg.core.wide import brought, wide
 
 
 class Point:
-    """What is known at ω before the pass.
-
-    Mean gradient, P, u, and the root of s̄.
+    """What is known at ω before the pass: the mean gradient, P, u, and the root of s̄.
 
     Args:
         params: ω.
@@ -58,11 +56,11 @@ class Point:
         self.velocity = add_scaled(self.scaled_mean, params, self.decoupled_decay)
 
     def scaled(self, name: str, value: Tensor) -> Tensor:
-        """P times the value."""
+        """Multiply one parameter's value by P."""
         return value if self.scale is None else self.scale[name] * value
 
     def relative(self, name: str, value: Tensor) -> Tensor:
-        """Divide the value by √s̄; 0 where that is 0.
+        """Divide one parameter's value by √s̄; 0 where that is 0.
 
         These numbers have scale 1, so that their powers neither vanish nor overflow.
         """
@@ -70,31 +68,27 @@ class Point:
         return self.inverse_root[name] * value
 
     def decayed(self, gradient: Params) -> Params:
-        """Add what all minibatches share.
-
-        This is weight decay, where the optimizer adds it to the gradient, and the shift.
-        """
+        """Add to a gradient what all minibatches share: the shift, and weight decay that is part of the loss."""
         if self.shift is not None:
             gradient = add_scaled(gradient, self.shift, 1.0)
         return add_scaled(gradient, self.params, self.decay)
 
     def _root(self, name: str, square: Tensor, mean: Tensor) -> Tensor:
-        """√s̄, whose square single precision need not hold."""
+        """Compute √s̄ of one parameter, whose square single precision need not hold."""
+        # With a = what `decayed` adds, (1/m) Σ (g_k + a)² = (1/m) Σ g_k² + a (2ḡ + a), and 2ḡ + a = ḡ + (ḡ + a).
         added, means = self._added(name), mean + self.mean[name]
         if square.dtype == means.dtype:
             return (square + added * means).clamp_(min=0).sqrt_()
         return brought((square + wide(added) * wide(means)).clamp_(min=0).sqrt_(), means)
 
     def _added(self, name: str) -> Tensor:
-        """What `decayed` adds."""
+        """Return what `decayed` adds to one parameter's gradient."""
         decay = self.decay * self.params[name]
         return decay if self.shift is None else decay + self.shift[name]
 
 
 class Sums:
-    """Sums over the minibatches, and in the end means, by name.
-
-    z_k = g_k/√s̄.
+    """Sums over the minibatches, and in the end means, by name, with z_k = g_k/√s̄.
 
     Attributes:
         along_velocity: (1/m) Σ H_k u.
@@ -113,7 +107,7 @@ class Sums:
         self.weighed, self.cubes, self.fourths = zeros(), zeros(), zeros()
 
     def add_shared(self, point: Point, product: Callable[[Params], Params]) -> None:
-        """Add the Hessian of what all minibatches' losses share; called on means.
+        """Add the products with the Hessian of what all minibatches' losses share, to means.
 
         To H_k P (g_k − ḡ) it adds nothing in the mean.
 
@@ -128,16 +122,25 @@ class Sums:
             _add(self.weighed, {name: point.relative(name, point.mean[name]) * value for name, value in along.items()})
 
     def divide(self, num_batches: int) -> None:
-        """Make means of the sums."""
+        """Make means of the sums, in place."""
         for total in vars(self).values():
             for tensor in total.values():
                 tensor.div_(num_batches)
 
 
 def hessian_sums(loss: LossFn, params: Params, batches: Sequence[Batch], point: Point) -> Sums:
-    """What needs every minibatch's gradient and Hessian at once.
+    """Compute the sums that need every minibatch's gradient and Hessian at once.
 
-    Several minibatches at once for stacks of Linear layers, else one by one with double backward.
+    Stacks of Linear layers take several minibatches at once. All else takes one by one, with double backward.
+
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        params: ω, by name.
+        batches: the m minibatches.
+        point: what is known at ω.
+
+    Returns:
+        The means over the minibatches.
 
     Raises:
         ValueError: a parameter is sparse.
@@ -175,7 +178,7 @@ def _add_stack(sums: Sums, passed: StackPass, point: Point) -> None:
 
 
 def _add_products(total: Params, passed: StackPass, direction: Params, point: Point) -> None:
-    """Add Σ_k (H_k + λ) v_k."""
+    """Add Σ_k (H_k + λ) v_k to the totals, in place."""
     passed.add_products(direction, total)
     if point.decay:
         for name, value in direction.items():
@@ -184,15 +187,15 @@ def _add_products(total: Params, passed: StackPass, direction: Params, point: Po
 
 
 def _add_minibatch(sums: Sums, loss: LossFn, params: Params, batch: Batch, point: Point) -> None:
-    """Add one minibatch of any loss."""
+    """Add one minibatch of any loss, by double backward."""
     weights = {name: value.detach().requires_grad_() for name, value in params.items()}
     with torch.enable_grad(), twice_differentiable():
         value = loss(weights, batch)
-        slopes = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             value, list(weights.values()), create_graph=True, allow_unused=True, materialize_grads=True
         )
-    gradient = point.decayed({name: slope.detach() for name, slope in zip(params, slopes, strict=True)})
-    product = HessianProduct(weights, slopes, point.decay)
+    gradient = point.decayed({name: part.detach() for name, part in zip(params, gradients, strict=True)})
+    product = HessianProduct(weights, gradients, point.decay)
     along_velocity = product(point.velocity)
     _add(sums.along_velocity, along_velocity)
     _add(sums.along_gradients, product(gradient))
@@ -214,25 +217,28 @@ def _add_powers(sums: Sums, name: str, gradient: Tensor, along_velocity: Tensor,
 
 
 class HessianProduct:
-    """Products of one minibatch's Hessian with vectors, weight decay included.
+    """Products of one minibatch's Hessian with vectors by double backward, weight decay included.
 
-    They are computed by double backward.
+    Args:
+        weights: by name, leaves of the graph.
+        gradients: by the same parameters in the same order, with their graph.
+        decay: λ, what is added to the Hessian's diagonal.
     """
 
-    def __init__(self, weights: Params, slopes: Sequence[Tensor], decay: float) -> None:
+    def __init__(self, weights: Params, gradients: Sequence[Tensor], decay: float) -> None:
         self.weights = weights
         self.decay = decay
         # The gradient of a parameter that enters linearly, or not at all, is constant and has no graph.
-        self.slopes = {name: slope for name, slope in zip(weights, slopes, strict=True) if slope.requires_grad}
+        self.gradients = {name: part for name, part in zip(weights, gradients, strict=True) if part.requires_grad}
 
     def __call__(self, vector: Params) -> Params:
-        """H_k v."""
-        if self.slopes:
+        """Compute (H_k + λ) v, by name."""
+        if self.gradients:
             with twice_differentiable():  # of activations that are computed again, too
                 products = torch.autograd.grad(
-                    list(self.slopes.values()),
+                    list(self.gradients.values()),
                     list(self.weights.values()),
-                    [vector[name] for name in self.slopes],
+                    [vector[name] for name in self.gradients],
                     retain_graph=True,
                     allow_unused=True,
                     materialize_grads=True,

@@ -47,6 +47,9 @@ def largest_eigenpair(
         tolerance: ends when the residual is at most this share of the largest eigenvalue in absolute value.
         products: at most; fewer where the space they span is exhausted.
 
+    Returns:
+        The pair. Its value is nan where a product is not finite.
+
     Raises:
         ValueError: the start is 0, or not finite.
 
@@ -55,8 +58,8 @@ def largest_eigenpair(
     Example:
         >>> matrix = torch.diag(torch.tensor([1.0, 5.0, -9.0], dtype=torch.float64))
         >>> start = torch.ones(3, dtype=torch.float64)
-        >>> found = largest_eigenpair(lambda v: matrix @ v, start, tolerance=1e-9, products=9)
-        >>> round(found.value, 10), found.products
+        >>> pair = largest_eigenpair(lambda v: matrix @ v, start, tolerance=1e-9, products=9)
+        >>> round(pair.value, 10), pair.products
         (5.0, 3)
     """
     norm = float(norm_of(start))
@@ -76,6 +79,7 @@ def largest_eigenpair(
         rest = float(norm_of(image))
         values, vectors = _tridiagonal(diagonal, beside)
         scale = float(values.abs().max())
+        # Av − θv lies outside of the basis: its length is that of the rest, times the last entry of v in the basis.
         residual = rest * abs(float(vectors[-1, -1]))
         settled = residual <= tolerance * scale and len(diagonal) >= _LEAST
         exhausted = rest <= 1e-9 * max(scale, 1e-300) or len(diagonal) == min(products, len(start))
@@ -88,7 +92,7 @@ def largest_eigenpair(
 
 
 def _tridiagonal(diagonal: list[float], beside: list[float]) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of the projection, on the CPU."""
+    """Compute eigenvalues and eigenvectors of the projection, on the CPU."""
     matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
     if beside:
         off = torch.diag(torch.tensor(beside, dtype=torch.float64), 1)

@@ -32,7 +32,7 @@ def margins(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Tensor | 
     loss = as_given(loss)
     if not isinstance(loss, ModuleLoss):
         return None
-    found = []
+    parts = []
     for inputs, labels in batches:
         if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
             return None
@@ -41,5 +41,5 @@ def margins(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Tensor | 
             return None
         right = outputs.gather(1, labels[:, None])
         others = outputs.scatter(1, labels[:, None], -torch.inf)
-        found.append(right[:, 0] - others.amax(1))
-    return torch.cat(found)
+        parts.append(right[:, 0] - others.amax(1))
+    return torch.cat(parts)

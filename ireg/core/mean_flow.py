@@ -1,6 +1,4 @@
-"""The mean flow of an optimizer, to first order.
-
-It says where the mean over the orders of the minibatches moves.
+"""The mean flow of an optimizer to first order: where the mean over orders of the minibatches moves.
 
 With g_k, H_k gradient and Hessian of minibatch k of m, ḡ and H their means, s̄ = (1/m) Σ g_k⊙g_k, P = φ(s̄) with
 φ(v) = 1/(√v + ε) as torch has it (P = 1 for SGD), u = Pḡ, the mean over orders follows in time n η_e, past the
@@ -84,7 +82,7 @@ def require_uniform(optimizer: OptimizerView) -> None:
 
 
 def moments_needed(optimizer: OptimizerView) -> Need:
-    """What `mean_flow` needs of the moments.
+    """Return what `mean_flow` needs of the moments.
 
     Raises:
         ValueError: an optimizer whose mean flow is not known.
@@ -105,7 +103,7 @@ def mean_flow(
 ) -> MeanFlow:
     """Compute the mean flow at `params`.
 
-    This is one pass over the minibatches with double backward, on top of that of `moments`.
+    It takes one pass over the minibatches with double backward, on top of that of `moments`.
 
     Coordinates whose gradient is zero in every minibatch contribute 0 to V and F. Memory does not grow with the number
     of minibatches.
@@ -118,6 +116,9 @@ def mean_flow(
         moments: of the gradients at `params` over `batches`: mean and, for adaptive optimizers, square.
         shared: what all minibatches' losses share, and `loss` and `moments` do not have.
         sampling: how training draws the minibatches, `epoch` or `independent`.
+
+    Returns:
+        The vectors by name, all in the unit of u.
 
     Raises:
         ValueError: an optimizer whose mean flow is not known, or fewer than two independent minibatches.
@@ -135,7 +136,7 @@ def mean_flow(
     """
     remembered, dividing = optimizer.memory, optimizer.divides_by
     drawing = Drawing(len(batches), independent=sampling != EPOCH)
-    point = Point(params, moments, dividing, optimizer, None if shared is None else shared.slope)
+    point = Point(params, moments, dividing, optimizer, None if shared is None else shared.gradient)
     sums = hessian_sums(loss, params, batches, point)
     if shared is not None:
         sums.add_shared(point, shared.product)
@@ -166,7 +167,7 @@ class Drawing:
         self.independent = independent
 
     def overlap(self, decay: float) -> float:
-        """τ_r, 0 for independent minibatches."""
+        """Compute τ_r; 0 for independent minibatches."""
         return 0.0 if self.independent else overlap(decay, self.num_batches)
 
     def spread(self, remembered: Memory) -> float:
@@ -180,17 +181,17 @@ class Drawing:
 
     @property
     def of_population(self) -> float:
-        """Return the factor of the window's variances."""
+        """The factor that makes the window's variances those of the population."""
         return self.num_batches / (self.num_batches - 1) if self.independent else 1.0
 
 
 def _memory(point: Point, sums: Sums, remembered: Memory, drawing: Drawing) -> Params:
-    """M."""
+    """Compute M."""
     of_spread = drawing.spread(remembered)
     result = {}
     for name, along in sums.along_velocity.items():
-        bent = point.scaled(name, (1 + 2 * remembered.lag) * along + of_spread * sums.along_spread[name])
-        result[name] = remembered.effective_rate / 2 * (bent + point.decoupled_decay * point.velocity[name])
+        product = point.scaled(name, (1 + 2 * remembered.lag) * along + of_spread * sums.along_spread[name])
+        result[name] = remembered.effective_rate / 2 * (product + point.decoupled_decay * point.velocity[name])
     return result
 
 
@@ -229,9 +230,7 @@ def _fluctuation(point: Point, sums: Sums, dividing: SecondMoment, drawing: Draw
 
 
 def _shared(rho: float, beta: float, drawing: Drawing) -> float:
-    """Return the covariance of numerator and v, in units of Cov.
-
-    It says how far the two hold the same minibatches.
+    """Compute the covariance of numerator and v in units of Cov: how far both hold the same minibatches.
 
     Of a mean with decay β above one with decay ρ, Σ_n (1−β)βⁿ (1−ρ)ρⁿ, less what two different minibatches of an epoch
     make of each other's gradients.
@@ -241,6 +240,6 @@ def _shared(rho: float, beta: float, drawing: Drawing) -> float:
 
 
 def _shares(point: Point) -> Params:
-    """The shares x = √s̄/(√s̄ + ε) = √s̄ P."""
+    """Compute the shares x = √s̄/(√s̄ + ε) = √s̄ P, by name."""
     assert point.root is not None
     return {name: point.scaled(name, root) for name, root in point.root.items()}

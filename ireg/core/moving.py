@@ -35,6 +35,9 @@ def moving_parameters(
         batches: the minibatches; they are looked at one by one until every candidate has been used.
         stepped: identities of the parameters that had a gradient in a step; None where no step has been seen.
 
+    Returns:
+        The parameters by name, at least one, in the order of `named`.
+
     Raises:
         ValueError: the optimizer holds a parameter that is not named, nothing moves, or the loss is no single number.
 
@@ -70,7 +73,7 @@ def moving_parameters(
 
 
 def _used(loss: LossFn, candidates: Mapping[str, Tensor], batches: Iterable[Batch]) -> set[str]:
-    """The names of those that the loss of some minibatch depends on."""
+    """Return the names of those that the loss of some minibatch depends on."""
     weights = {name: value.detach().requires_grad_() for name, value in candidates.items()}
     names = {id(weight): name for name, weight in weights.items()}
     used: set[str] = set()

@@ -119,5 +119,5 @@ def without_noise(module: nn.Module, *, functional: bool | None = None) -> Itera
 
 
 def _may_call_functions(module: nn.Module) -> bool:
-    """Whether a layer is of a class that is neither torch's nor this package's."""
+    """Say whether a layer is of a class that is neither torch's nor this package's."""
     return any(not type(layer).__module__.startswith(("torch.nn.", "ireg.")) for layer in module.modules())

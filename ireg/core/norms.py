@@ -51,9 +51,7 @@ def is_ordinary(value: Tensor, count: int) -> bool:
 
 
 def square(params: Params) -> Tensor:
-    """Compute ‖v‖², 0-d, by `squared_norm` where its range allows.
-
-    Else it is in double precision.
+    """Compute ‖v‖², 0-d, by `squared_norm` where its range allows, else in double precision.
 
     Example:
         >>> square({"a": torch.tensor([3e-25, 4e-25])})
@@ -67,9 +65,9 @@ def square(params: Params) -> Tensor:
 
 
 def norm(params: Params) -> Tensor:
-    """Compute ‖v‖, 0-d, by `squared_norm` where its range allows.
+    """Compute ‖v‖, 0-d, by `squared_norm` where its range allows, else in double precision.
 
-    Else it is in double precision. It is infinite only where that cannot hold it, and nan only where an entry is.
+    It is infinite only where double precision cannot hold it, and nan only where an entry is.
 
     Example:
         >>> norm({"a": torch.tensor([3e30, 4e30])})
@@ -83,7 +81,7 @@ def norm(params: Params) -> Tensor:
 
 
 def norm_of(tensor: Tensor) -> Tensor:
-    """Compute the Frobenius norm of a tensor, 0-d, by torch's where its range allows."""
+    """Compute a tensor's Frobenius norm, 0-d, by torch's where its range allows, else in float64."""
     plain = tensor.norm()
     if is_ordinary(plain.square(), tensor.numel()):
         return plain
@@ -92,10 +90,7 @@ def norm_of(tensor: Tensor) -> Tensor:
 
 
 def inner(left: Params, right: Params) -> Tensor:
-    """Compute ⟨v, w⟩, 0-d, by `inner_product` where the range of both vectors' squares allows.
-
-    Else it is in double precision.
-    """
+    """Compute ⟨v, w⟩, 0-d, in double precision where squares of v or w leave the range of their type."""
     plain = inner_product(left, right)
     if math.isfinite(plain) and all(_has_digits(squared_norm(v), v) for v in (left, right)):
         return plain
@@ -103,10 +98,16 @@ def inner(left: Params, right: Params) -> Tensor:
 
 
 def in_range(vector: Params, *others: Params) -> tuple[Params, ...]:
-    """Divide vectors by one number where squares of the first leave the range.
+    """Divide vectors by one number where squares of the first leave the range of their type.
 
-    The number is a power of two near the first one's largest entry. Elsewhere vectors are as they are. Ratios do not
-    change by it.
+    The number is a power of two near the first one's largest entry, so that ratios do not change.
+
+    Args:
+        vector: the first, by name.
+        others: what is divided by the same number.
+
+    Returns:
+        All of them; as they are where the squares stay in the range.
     """
     if _has_digits(squared_norm(vector), vector):
         return vector, *others
@@ -115,9 +116,11 @@ def in_range(vector: Params, *others: Params) -> tuple[Params, ...]:
 
 
 def weighted_square(scale: Params, vector: Params) -> Tensor:
-    """Compute vᵀPv, 0-d, P a diagonal ≥ 0.
+    """Compute vᵀPv, 0-d, in the vector's type where its range allows, else in double precision.
 
-    It is in the vector's type where its range allows, else in double precision.
+    Args:
+        scale: P, a diagonal ≥ 0, by name.
+        vector: v, by name.
     """
     plain = inner_product(scale, {name: value.square() for name, value in vector.items()})
     if all(_has_digits(value, vector) for value in (plain, squared_norm(vector))):
@@ -126,9 +129,14 @@ def weighted_square(scale: Params, vector: Params) -> Tensor:
 
 
 def weighted_sum(scale: Params, squares: Params) -> Tensor:
-    """Compute Σ P_i s_i of squares s ≥ 0, 0-d, with P ≥ 0.
+    """Compute Σ P_i s_i, 0-d, of a diagonal P ≥ 0 and squares s ≥ 0.
 
-    It is in double precision where the squares are, or where their type's range does not hold it.
+    Args:
+        scale: P, by name.
+        squares: s, by name.
+
+    Returns:
+        The sum, in double precision where the squares are, or where their type's range does not hold it.
     """
     if all(squares[name].dtype == sum_type(value) for name, value in scale.items()):
         plain = inner_product(scale, squares)
@@ -175,9 +183,10 @@ def unit(params: Params) -> Params:
 
 
 def multiplied(values: Sequence[Tensor]) -> Tensor:
-    """Multiply numbers in double precision, whatever their order.
+    """Multiply numbers in double precision, so that no part of the product leaves its range.
 
-    No part of the product leaves its range.
+    Args:
+        values: 0-d tensors in double precision, in any order.
 
     Example:
         >>> multiplied([torch.tensor(value, dtype=torch.float64) for value in (1e-200, 1e-200, 1e200, 1e200)])
@@ -187,6 +196,7 @@ def multiplied(values: Sequence[Tensor]) -> Tensor:
     plain = factors.prod()
     if is_ordinary(plain, 1) or not bool(((factors > 0) & factors.isfinite()).all()):
         return plain
+    # Apart, neither the products of the fractions nor the sums of the exponents leave their range.
     fractions, exponents = zip(*(math.frexp(factor) for factor in factors.tolist()), strict=True)
     fraction, exponent = 1.0, sum(exponents)
     for part in fractions:
@@ -216,7 +226,7 @@ def _largest(params: Params) -> float:
 
 
 def _power(value: float) -> float:
-    """A power of two near a number, whose reciprocal is none of the smallest numbers."""
+    """Return a power of two near a number, whose reciprocal is none of the smallest numbers."""
     return 2.0 ** max(-1000, min(1000, math.frexp(value)[1])) if 0 < value < math.inf else 1.0
 
 
@@ -233,5 +243,5 @@ def _has_digits(value: Tensor, params: Params) -> bool:
 
 
 def _number(value: float, like: Tensor) -> Tensor:
-    """A number in double precision, where there is such beside another tensor."""
+    """Make a number a tensor in double precision, on the device of another where that has it."""
     return torch.tensor(value, dtype=torch.float64, device=in_reach(like.new_zeros(())).device)

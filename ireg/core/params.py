@@ -10,7 +10,7 @@ from ireg.core.wide import has_float64, wide
 
 
 def squared_norm(params: Params) -> Tensor:
-    """‖v‖² = Σ v_i² over all entries of all tensors, 0-d.
+    """Compute ‖v‖² = Σ v_i² over all entries of all tensors, 0-d.
 
     Example:
         >>> squared_norm({"a": torch.tensor([3.0]), "b": torch.tensor([[0.0, 4.0]])})
@@ -20,9 +20,9 @@ def squared_norm(params: Params) -> Tensor:
 
 
 def wide_squared_norm(params: Params) -> Tensor:
-    """Compute ‖v‖² where squares may leave the range of their type.
+    """Compute ‖v‖², 0-d float64, where squares may leave the range of their type.
 
-    c² Σ (v_i/c)² with c = max |v_i|, 0-d float64.
+    It is c² Σ (v_i/c)² with c = max |v_i|.
 
     Example:
         >>> wide_squared_norm({"a": torch.tensor([3e-30]), "b": torch.tensor([[0.0, 4e-30]])})
@@ -39,9 +39,12 @@ def wide_squared_norm(params: Params) -> Tensor:
 
 
 def add_scaled(params: Params, other: Params, factor: float) -> Params:
-    """Compute v + c w by name.
+    """Compute v + c w by name; v itself where c is 0.
 
-    It is v itself where c is 0.
+    Args:
+        params: v, by name.
+        other: w, by the same names.
+        factor: c.
     """
     if factor == 0.0:
         return params
@@ -49,9 +52,12 @@ def add_scaled(params: Params, other: Params, factor: float) -> Params:
 
 
 def displaced(params: Params, direction: Params, factor: float | Tensor) -> Params:
-    """Compute ω + c v for the weights that v names.
+    """Compute ω + c v for the weights that v names; the others stay.
 
-    The others stay.
+    Args:
+        params: ω, by name.
+        direction: v, of some or all of these names.
+        factor: c.
 
     Example:
         >>> displaced({"a": torch.tensor([1.0]), "b": torch.tensor([2.0])}, {"a": torch.tensor([3.0])}, 2.0)
@@ -74,7 +80,7 @@ def inner_product(left: Params, right: Params) -> Tensor:
 
 
 def by_name(vector: Tensor, like: Params) -> Params:
-    """Cut a vector (p,) into tensors of these names and shapes.
+    """Cut a vector (p,) into tensors of the names and shapes of others, in their order.
 
     Example:
         >>> by_name(torch.tensor([1.0, 2.0, 3.0]), {"a": torch.zeros(1), "b": torch.zeros(2)})
@@ -87,9 +93,11 @@ def by_name(vector: Tensor, like: Params) -> Params:
 def sum_type(value: Tensor) -> torch.dtype:
     """Return the type in which numbers like this are summed.
 
-    It is single precision for half types and shorter ones, and double precision for integers, where the device has it.
-
     Sums and squares of half types lose digits and range; those of integers overflow.
+
+    Returns:
+        Single precision for half types and shorter ones, double precision for integers where the device has it, else
+        the tensor's type.
     """
     if value.is_complex():
         return torch.complex64 if value.dtype == torch.complex32 else value.dtype
@@ -112,9 +120,7 @@ def summable(value: Tensor) -> Tensor:
 
 
 def as_reals(value: Tensor) -> Tensor:
-    """View complex numbers as their real and imaginary parts, (…, 2).
-
-    Real numbers are as they are.
+    """View complex numbers as their real and imaginary parts, (…, 2); real numbers stay as they are.
 
     Example:
         >>> as_reals(torch.tensor([1 + 2j]))

@@ -46,7 +46,10 @@ CHUNK = 2**16
 class Growth:
     """How a squared norm has grown, in two parts.
 
-    And `whole`, the squared length of all steps together.
+    Attributes:
+        radial: Σ −2⟨ω_t, s_t⟩.
+        diffusive: Σ ‖s_t‖².
+        whole: ‖Σ s_t‖², the squared length of all steps together.
     """
 
     radial: float
@@ -119,7 +122,7 @@ class PathRecorder:
             part.add_step(buffer, slots)
 
     def path(self) -> Path | None:
-        """Return the sums since `start`; None if nothing is recorded."""
+        """Return the sums of all steps since `start`; None if nothing is recorded."""
         if self._parts is None:
             return None
         parts = [part for group in self._parts for part in group]
@@ -129,7 +132,7 @@ class PathRecorder:
         )
 
     def _followed(self) -> Iterator[tuple[_Buffer | None, _Part, Mapping[str, Any]]]:
-        """Yield the parts, each with buffer and torch's state."""
+        """Yield the parts, each with its group's buffer and torch's state of its parameter."""
         if type(acting(self.optimizer)) is not self._class:  # it has switched
             self._follow()
         # The optimizer's groups as they are now: loading a state makes new ones.
@@ -148,7 +151,7 @@ class PathRecorder:
         self._rule = RULES.get(self._class)
 
     def _buffer(self, group: Group, steps: int) -> _Buffer | None:
-        """Return what is known of a group's buffer.
+        """Return what is known of a group's buffer; None where nothing is.
 
         No error is raised: training should not end because it is observed.
         """
@@ -174,7 +177,7 @@ class _Buffer:
     scaled: Callable[[Mapping[str, Any]], Tensor]
 
     def owed(self, slots: Mapping[str, Any]) -> Tensor:
-        """−c P b by torch's state."""
+        """Compute −c P b from torch's state."""
         return -self.ahead * self.scaled(slots)
 
 
@@ -218,7 +221,7 @@ class _Part:
                 self._settled_walked.add(_square(settled))
                 self._owed = after
             else:
-                share = buffer.ahead / buffer.rate
+                share = buffer.ahead / buffer.rate  # a step is r P b, so that c P b = (c/r) s: no state is read
                 settled = self._owed.add_(step, alpha=1 + share)
                 self._settled_walked.add(_square(settled))
                 torch.mul(step, -share, out=self._owed)
@@ -252,13 +255,15 @@ class _Part:
 
 
 def _of(first: Tensor, last: Tensor, walked: WideSum) -> tuple[float, float, float]:
+    """Return the growth of Σω², the sum of squared steps, and the square of the whole step."""
+    # ‖b‖² − ‖a‖² = ⟨b − a, b + a⟩ keeps the digits that a difference of two large squares would lose.
     before, after = wide(first), wide(last)
     step = after - before
     return float(torch.dot(step, after + before)), float(walked), float(torch.dot(step, step))
 
 
 def _square(step: Tensor) -> Tensor:
-    """‖s‖², 0-d.
+    """Compute ‖s‖², 0-d.
 
     On a CPU it is in double precision where single precision's range does not hold the squares. Elsewhere to look would
     make each step wait for the device.
@@ -271,9 +276,9 @@ def _square(step: Tensor) -> Tensor:
 
 
 def _firsts(parameter: Tensor) -> range:
-    """The first weights of a parameter's parts.
+    """Return the first weights of a parameter's parts.
 
-    Integers have no gradient, and no step moves them.
+    There is none of integers: they have no gradient, and no step moves them.
     """
     if not parameter.is_floating_point() and not parameter.is_complex():
         return range(0)
@@ -281,10 +286,10 @@ def _firsts(parameter: Tensor) -> range:
 
 
 def _after_step(recorder: weakref.ref[PathRecorder], *_: Any) -> None:
-    """What the optimizer calls."""
-    found = recorder()
-    if found is not None:
-        found.add_step()
+    """Let a recorder that is still alive add the step; the optimizer calls this, and holds it weakly."""
+    living = recorder()
+    if living is not None:
+        living.add_step()
 
 
 def _constants(rule: type[OptimizerView], group: Group, steps: int) -> _Buffer | None:
@@ -311,11 +316,16 @@ def _constants(rule: type[OptimizerView], group: Group, steps: int) -> _Buffer |
 
 
 def _growth(parts: Iterable[tuple[float, float, float]]) -> Growth:
-    """Give the radial part what the diffusive one leaves."""
+    """Sum up the parts, and give to the radial growth what the diffusive one leaves."""
     grown, walked, whole = (math.fsum(column) for column in zip((0.0, 0.0, 0.0), *parts, strict=True))
     return Growth(radial=grown - walked, diffusive=walked, whole=whole)
 
 
 def recorder_for(terms: Iterable[Callable[..., Any]], optimizer: Optimizer) -> PathRecorder | None:
-    """Return a recorder, where a term needs one."""
+    """Return a recorder of an optimizer's steps, where a term needs one; None where none does.
+
+    Args:
+        terms: marked by `along_path` where they need one.
+        optimizer: any of torch's.
+    """
     return PathRecorder(optimizer) if any(needs_path(term) for term in terms) else None

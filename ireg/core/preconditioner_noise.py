@@ -70,7 +70,7 @@ class PreconditionerNoise:
 
     @property
     def square(self) -> float:
-        """Return ‖F‖² without the bias by noise.
+        """‖F‖² without the bias by noise.
 
         It is ‖F̂‖² less the sum of `variance`, and 0 where noise is all there is.
         """
@@ -132,6 +132,9 @@ def preconditioner_noise(
         orders: how many are drawn.
         sampling: how training draws the minibatches, `epoch` or `independent`.
 
+    Returns:
+        The estimate, with its variance over orders.
+
     Raises:
         ValueError: fewer than two orders, an unknown drawing, or fewer than two independent minibatches.
 
@@ -141,8 +144,8 @@ def preconditioner_noise(
         >>> batches = [(torch.tensor([x]), torch.zeros(1)) for x in (1.0, 1.0)]
         >>> gradients = FrozenGradients(loss, {"w": torch.tensor([3.0])}, batches)
         >>> rule = SecondMoment(decay=0.9, eps=0.0, numerator_decay=0.0)
-        >>> found = preconditioner_noise(gradients, rule, torch.Generator().manual_seed(0))
-        >>> found.leading, bool(found.mean.abs() < 1e-15)  # equal gradients: nothing fluctuates
+        >>> noise = preconditioner_noise(gradients, rule, torch.Generator().manual_seed(0))
+        >>> noise.leading, bool(noise.mean.abs() < 1e-15)  # equal gradients: nothing fluctuates
         (tensor([1.], dtype=torch.float64), True)
     """
     if orders < SMALLEST:
@@ -168,6 +171,10 @@ def velocity(gradients: FrozenGradients, dividing: SecondMoment) -> Tensor:
     """Return u without decoupled decay, (p,): ḡ/(√s̄ + ε), or ḡ/(√(s̄ − ḡ⊙ḡ) + ε) of centered RMSProp.
 
     It is 0 where ḡ is, also for ε = 0.
+
+    Args:
+        gradients: of the minibatches.
+        dividing: how the optimizer divides: ε, and whether s̄ is centered.
     """
     below = _mean_square(gradients, dividing).sqrt_().add_(dividing.eps)
     return torch.where(gradients.mean == 0, 0.0, gradients.mean / below)
@@ -189,6 +196,9 @@ def follow(
         order: the minibatches' numbers, one for each step.
         state: before the first step; it is not changed.
         counted: steps at the end that count; None for all.
+
+    Returns:
+        The means over the steps that count, and the state after the last.
 
     Raises:
         ValueError: `counted` is below 1 or above the number of steps.
@@ -235,6 +245,11 @@ def linear_part(gradients: FrozenGradients, dividing: SecondMoment, steps: Steps
 
     With x = s̄, φ = 1/(√x + ε) and φ' = −1/(2√x (√x + ε)²) it is φ(x) (n̄ − ḡ) + ḡ φ'(x) (v̄ − s̄). Of centered RMSProp
     x is s̄ − ḡ⊙ḡ, and v̄ − s̄ is less 2ḡ(ā − ḡ). Its expectation over settled filters is 0. It is 0 where x is.
+
+    Args:
+        gradients: of the minibatches.
+        dividing: how the optimizer divides.
+        steps: means over steps, of which n̄, v̄ and ā are taken.
     """
     mean = gradients.mean
     root = _mean_square(gradients, dividing).sqrt_()
@@ -259,6 +274,7 @@ def settled_states(gradients: FrozenGradients, dividing: SecondMoment, draw: Dra
         orders: how many states.
     """
     size = gradients.num_batches
+    # A filter is linear: its state after many steps is Σ_k w_k q_k, w_k the sum of the weights of k's appearances.
     seconds, firsts, centres = (gradients.mean.new_zeros(orders, len(gradients.mean)) for _ in range(3))
     rho, beta = dividing.decay, dividing.numerator_decay
     weights = torch.zeros(2, orders, size, dtype=torch.float64)
@@ -297,7 +313,7 @@ def _draws(size: int, generator: torch.Generator) -> Draw:
 
 
 def _mean_square(gradients: FrozenGradients, dividing: SecondMoment) -> Tensor:
-    """Return what stands below the root in the mean state, a tensor of its own."""
+    """Return what stands below the root in the mean state, (p,), as a tensor of its own."""
     if dividing.centered:
         return gradients.square.addcmul(gradients.mean, gradients.mean, value=-1).clamp_(min=0)
     return gradients.square.clone()

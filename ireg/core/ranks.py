@@ -41,7 +41,7 @@ class MeanOverRanks:
         self.group = group
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
-        """The mean loss."""
+        """Return the mean loss over the ranks, 0-d."""
         shared = _Shared.apply(self.group, *params.values())
         value: Tensor = _Mean.apply(self.loss(dict(zip(params, shared, strict=True)), batch), self.group)
         return value

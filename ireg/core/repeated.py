@@ -39,14 +39,14 @@ class Repeated:
         self._state: list[Tensor] = []
 
     def first(self, params: Params) -> tuple[Tensor, Tensor | None]:
-        """The loss and, where there are such, the outputs."""
+        """Evaluate the loss, 0-d, as training does, and the outputs; None where the loss has none."""
         self._device = _cuda_device(params)
         self._state = _random_state(self._device)
         with torch.enable_grad(), twice_differentiable():
             return loss_and_outputs(self.loss, params, self.batch)
 
     def of(self, params: Params, batch: Batch | None = None) -> Tensor:
-        """The loss elsewhere, or of a part of the minibatch.
+        """Evaluate the loss again, 0-d, elsewhere or of a part of the minibatch.
 
         Args:
             params: where.
@@ -69,42 +69,42 @@ class Repeated:
             _set_random_state(after, self._device)
 
 
-def with_slopes(value: Tensor, slopes: Params, params: Params) -> Tensor:
-    """Return the value, with these gradients by the parameters.
+def with_gradient(value: Tensor, gradients: Params, params: Params) -> Tensor:
+    """Return a value whose gradient by the parameters is given.
 
     Args:
         value: 0-d, without a graph.
-        slopes: its gradients by name; they must not be changed afterwards.
-        params: leaves of the graph; those that have no slope are left out.
+        gradients: the gradient by name; its tensors must not be changed afterwards.
+        params: leaves of the graph; those that have no gradient are left out.
 
     Example:
         >>> weight = torch.tensor([1.0, 2.0], requires_grad=True)
-        >>> total = with_slopes(torch.tensor(5.0), {"w": torch.tensor([3.0, 4.0])}, {"w": weight})
+        >>> total = with_gradient(torch.tensor(5.0), {"w": torch.tensor([3.0, 4.0])}, {"w": weight})
         >>> total.backward()
         >>> total.item(), weight.grad
         (5.0, tensor([3., 4.]))
     """
-    total: Tensor = _WithSlopes.apply(value, list(slopes.values()), *(params[name] for name in slopes))
+    total: Tensor = _WithGradient.apply(value, list(gradients.values()), *(params[name] for name in gradients))
     return total
 
 
-class _WithSlopes(torch.autograd.Function):
+class _WithGradient(torch.autograd.Function):
     """A number whose gradients are given."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, slopes: list[Tensor], *leaves: Tensor) -> Tensor:
-        ctx.slopes = slopes
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *leaves: Tensor) -> Tensor:
+        ctx.gradients = gradients
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.slopes is None:
+        if ctx.gradients is None:
             raise RuntimeError("the gradients have been taken already; evaluate the objective again")
         # Handed over, not kept: autograd copies what somebody else still holds, which is a pass over the weights. So is
         # the factor, which is 1 in the outermost backward pass. On a CPU to look is free.
-        slopes, ctx.slopes = ctx.slopes, None
+        gradients, ctx.gradients = ctx.gradients, None
         one = outer.device.type == "cpu" and float(outer) == 1.0
-        return (None, None, *(slopes if one else torch._foreach_mul(slopes, outer)))
+        return (None, None, *(gradients if one else torch._foreach_mul(gradients, outer)))
 
 
 def _cuda_device(params: Params) -> torch.device | None:

@@ -51,27 +51,30 @@ class Difference:
         return self.rest <= self.tolerance
 
 
-def difference(found: Params, expected: Params, lowest: torch.dtype | None = None) -> Difference:
+def difference(replayed: Params, expected: Params, lowest: torch.dtype | None = None) -> Difference:
     """Compare two gradients by name.
 
     Args:
-        found: g; a name that is missing is a gradient of 0.
+        replayed: g; a name that is missing is a gradient of 0.
         expected: g'; only its names are compared.
         lowest: the least precise type that the passes compute in; by default that of the gradients.
 
+    Returns:
+        How far they are from each other; 0 where they are equal to the last bit.
+
     Example:
         >>> one, half = {"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([1.5, 2.0])}
-        >>> found = difference(half, one)
-        >>> found.relative, found.factor, found.is_factor, found.is_small
+        >>> result = difference(half, one)
+        >>> result.relative, result.factor, result.is_factor, result.is_small
         (0.5, 0.5, True, False)
     """
     types = [value.dtype for value in expected.values()] + ([] if lowest is None else [lowest])
     tolerance = max((TOLERANCE.get(kind, 0.0) for kind in types), default=0.0)
-    if all(name in found and torch.equal(found[name], value) for name, value in expected.items()):
+    if all(name in replayed and torch.equal(replayed[name], value) for name, value in expected.items()):
         return Difference(relative=0.0, tolerance=tolerance, most="", factor=1.0, rest=0.0)  # as it should be
     products: dict[str, tuple[float, float, float]] = {}
     for name, value in expected.items():
-        other = found.get(name)
+        other = replayed.get(name)
         right = _wide(value)
         left = torch.zeros_like(right) if other is None else _wide(other)
         left, right = _comparable(left, right)
@@ -80,7 +83,7 @@ def difference(found: Params, expected: Params, lowest: torch.dtype | None = Non
     away, size, along = (math.fsum(part) for part in zip(*products.values(), strict=True))
     relative = math.sqrt(away / size) if size else (math.inf if away else 0.0)
     factor = along / size if size else math.nan
-    rest = _rest(found, expected, factor) if 0 < factor < math.inf and relative > 0 else math.inf
+    rest = _rest(replayed, expected, factor) if 0 < factor < math.inf and relative > 0 else math.inf
     return Difference(
         relative=math.inf if math.isnan(relative) else relative,
         tolerance=tolerance,
@@ -90,9 +93,9 @@ def difference(found: Params, expected: Params, lowest: torch.dtype | None = Non
     )
 
 
-def _rest(found: Params, expected: Params, factor: float) -> float:
-    """‖g − c g'‖/‖g‖."""
-    pairs = [(_wide(found[name]), _wide(value)) for name, value in expected.items() if name in found]
+def _rest(replayed: Params, expected: Params, factor: float) -> float:
+    """Compute ‖g − c g'‖/‖g‖; infinite where g is 0."""
+    pairs = [(_wide(replayed[name]), _wide(value)) for name, value in expected.items() if name in replayed]
     squares = [
         (_dot(off, off), _dot(left, left)) for left, off in ((left, left - factor * right) for left, right in pairs)
     ]
@@ -101,7 +104,7 @@ def _rest(found: Params, expected: Params, factor: float) -> float:
 
 
 def replayed_gradient(loss: LossFn, weights: Params, batch: Batch) -> Params:
-    """Compute a minibatch's gradient by weights that are given, by name.
+    """Compute a minibatch's gradient at weights that are given, by name.
 
     Args:
         loss: pure function `(params, batch) -> 0-d mean loss`.
@@ -113,7 +116,7 @@ def replayed_gradient(loss: LossFn, weights: Params, batch: Batch) -> Params:
 
 
 def _wide(value: Tensor) -> Tensor:
-    """A gradient on the CPU in double precision: no accelerator's range or lack of types matters."""
+    """Flatten a gradient on the CPU in double precision, whatever range and types its device has."""
     return as_reals(dense(value).detach()).cpu().double().flatten()
 
 

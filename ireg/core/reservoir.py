@@ -36,10 +36,7 @@ class Reservoir(Generic[Item]):
         self._generator = generator
 
     def place(self) -> int | None:
-        """Count one more item, and return its place.
-
-        It is None if the item is left out, which then need not be made.
-        """
+        """Count one more item, and return its place; None if it is left out, and need not be made."""
         self.seen += 1
         if self.size is None or self.seen <= self.size:
             return self.seen - 1
@@ -47,7 +44,7 @@ class Reservoir(Generic[Item]):
         return place if place < self.size else None
 
     def put(self, place: int, item: Item) -> Item | None:
-        """Put an item at its place; return the one that it replaces."""
+        """Put an item at its place, and return the one that it replaces; None if it replaces none."""
         if place == len(self.items):
             self.items.append(item)
             return None
@@ -57,6 +54,14 @@ class Reservoir(Generic[Item]):
 
 def sampled(items: Sequence[Item], size: int | None, generator: torch.Generator) -> list[Item]:
     """Draw a sample as a reservoir does.
+
+    Args:
+        items: what is drawn from.
+        size: of the sample; None for all.
+        generator: random numbers.
+
+    Returns:
+        The sample, in the order of the reservoir's places.
 
     Example:
         >>> sampled("abc", None, torch.Generator())

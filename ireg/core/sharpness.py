@@ -54,6 +54,13 @@ def steepest(
 
     Returns:
         The eigenpair; its value is nan where H is not finite, as at the weights of a run that has diverged.
+
+    Example:
+        >>> def loss(params, batch):
+        ...     return (batch * params["w"] ** 2).sum() / 2
+        >>> hessian = MeanHessian(loss, {"w": torch.ones(2)}, [torch.tensor([1.0, 3.0])])
+        >>> round(steepest(hessian, torch.Generator().manual_seed(0)).value, 4)
+        3.0
     """
     roots = None if scale is None else {name: value.sqrt() for name, value in scale.items()}
 
@@ -61,14 +68,14 @@ def steepest(
         parts = by_name(vector, hessian.params)
         if roots is not None:
             parts = {name: roots[name] * value for name, value in parts.items()}
-        bent = hessian(parts)
+        image = hessian(parts)
         for name, value in parts.items():
             factor = decay if isinstance(decay, float) else decay[name]
             if factor:
-                bent[name] = torch.add(bent[name], value, alpha=factor)
+                image[name] = torch.add(image[name], value, alpha=factor)
         if roots is not None:
-            bent = {name: roots[name] * value for name, value in bent.items()}
-        return torch.cat([bent[name].flatten() for name in hessian.params])
+            image = {name: roots[name] * value for name, value in image.items()}
+        return torch.cat([image[name].flatten() for name in hessian.params])
 
     one = next(iter(hessian.params.values()))
     size = sum(value.numel() for value in hessian.params.values())
@@ -82,7 +89,12 @@ def steepest(
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over random vectors, and its standard error."""
+    """A mean over random vectors, and its standard error.
+
+    Attributes:
+        value: the mean, 0-d.
+        error: its standard error, 0-d.
+    """
 
     value: Tensor
     error: Tensor
@@ -97,7 +109,12 @@ def estimate(samples: Sequence[Tensor]) -> Estimate:
 def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Tensor:
     """Compute (1/m) Σ_k g_kᵀ H_k g_k / ‖g_k‖² over all minibatches, 0-d.
 
-    A minibatch whose gradient is 0 counts as 0.
+    A minibatch whose gradient is 0 counts as 0. The number is in double precision.
+
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        params: where, and by which parameters; neither they nor any `.grad` are changed.
+        batches: the minibatches.
 
     Source: Andreyev & Beneventano 2024, arXiv:2412.20553; SGD settles where it is 2/η.
     """
@@ -108,21 +125,21 @@ def batch_sharpness(loss: LossFn, params: Params, batches: Sequence[Batch]) -> T
             # Of scale 1, so that H_k g_k stays in the range of its type; a power of two changes no digit.
             gradients = _of_scale_one(passed.gradients(params))
             squares = _by_minibatch((value, value) for value in gradients.values())
-            bends = _by_minibatch((gradients[name], value) for name, value in passed.products(gradients))
-            total += (bends / squares.where(squares > 0, torch.inf)).sum()
+            products = _by_minibatch((gradients[name], value) for name, value in passed.products(gradients))
+            total += (products / squares.where(squares > 0, torch.inf)).sum()
         return total / len(batches)
     for batch in batches:
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         with torch.enable_grad(), twice_differentiable():
-            slopes = torch.autograd.grad(
+            with_graph = torch.autograd.grad(
                 loss(leaves, batch), list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )
-        stacked = {name: slope.detach()[None] for name, slope in zip(leaves, slopes, strict=True)}
+        stacked = {name: part.detach()[None] for name, part in zip(leaves, with_graph, strict=True)}
         gradient = {name: value[0] for name, value in _of_scale_one(stacked).items()}
         length = sum(float(wide(value).square().sum()) for value in gradient.values())
         if length:
-            bent = HessianProduct(leaves, slopes, decay=0.0)(gradient)
-            total += sum((wide(value) * wide(bent[name])).sum() for name, value in gradient.items()) / length
+            product = HessianProduct(leaves, with_graph, decay=0.0)(gradient)
+            total += sum((wide(value) * wide(product[name])).sum() for name, value in gradient.items()) / length
     return total / len(batches)
 
 
@@ -137,12 +154,13 @@ def _of_scale_one(gradients: Params) -> Params:
     exponents = torch.frexp(largest).exponent
     if not bool((exponents.abs() > 20).any()):
         return gradients
+    # Within what single precision holds, reciprocals included.
     scales = torch.ldexp(torch.ones_like(largest), exponents.clamp(-120, 120))
     return {name: value / scales.view(-1, *[1] * (value.ndim - 1)) for name, value in gradients.items()}
 
 
 def _by_minibatch(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Inner products (c,) of tensors (c, …), summed over the pairs."""
+    """Compute inner products (c,) of tensors (c, …), summed over the pairs."""
     return torch.stack([(wide(one) * wide(other)).flatten(1).sum(1) for one, other in pairs]).sum(0)
 
 
@@ -158,27 +176,31 @@ def gradient_noise_interaction(
         mean: ḡ.
         generator: of the signs.
         probes: how many vectors v.
+
+    Returns:
+        The mean over the probes, and its standard error.
     """
     count = len(hessian.batches)
     samples = []
     for _ in range(probes):
         signs = 2 * torch.randint(2, (count,), generator=generator) - 1
         samples.append(hessian.along(hessian.gradient(signs / count**0.5)))
-    found, whole = estimate(samples), square(mean)
-    return Estimate(found.value / whole, found.error / whole)
+    product, whole = estimate(samples), square(mean)
+    return Estimate(product.value / whole, product.error / whole)
 
 
 def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Params | None = None) -> Estimate:
-    """Estimate a weighted trace by Hutchinson's method.
-
-    It is Σ_i c_i² H_ii, with c = 1 the trace.
+    """Estimate Σ_i c_i² H_ii, which is the trace for c = 1, by Hutchinson's method.
 
     For independent signs v, E[(c⊙v)ᵀ H (c⊙v)] = Σ c_i² H_ii; for c = 1 its variance is 2 (‖H‖_F² − Σ H_ii²).
 
     Args:
         hessian: H.
         generator: of the signs.
-        weights: c, by name.
+        weights: c, by name; None for 1.
+
+    Returns:
+        The mean over `PROBES` vectors, and its standard error.
 
     Source: Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix".
     """
@@ -193,14 +215,18 @@ def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Para
 
 
 def along_step(hessian: MeanHessian, step: Params, gradient: Params) -> Tensor:
-    """Compute the curvature along a step, uᵀHu/(ḡᵀu), 0-d."""
+    """Compute the curvature along a step, uᵀHu/(ḡᵀu), 0-d.
+
+    Args:
+        hessian: H.
+        step: u, by name.
+        gradient: ḡ, by name.
+    """
     return hessian.along(step) / inner(gradient, step)
 
 
 def minibatch_curvatures(loss: LossFn, params: Params, batches: Sequence[Batch], direction: Params) -> Tensor:
-    """Compute vᵀH_kv of each minibatch, (m,).
-
-    It is the second derivative of Ĉ_k(ω + tv) by t.
+    """Compute vᵀH_kv of each minibatch, (m,), the second derivative of Ĉ_k(ω + tv) by t.
 
     Args:
         loss: pure function `(params, batch) -> 0-d mean loss`.
@@ -216,15 +242,15 @@ def minibatch_curvatures(loss: LossFn, params: Params, batches: Sequence[Batch],
                 for passed in passes
             ]
         )
-    found = []
+    curvatures = []
     for batch in batches:
         one = next(iter(params.values()))
         step = torch.zeros((), dtype=one.dtype, device=one.device, requires_grad=True)
         with torch.enable_grad(), twice_differentiable():
             value = loss({name: start + step * direction[name] for name, start in params.items()}, batch)
-            (slope,) = torch.autograd.grad(value, step, create_graph=True)
-            bend = torch.zeros_like(step)
-            if slope.requires_grad:
-                (bend,) = torch.autograd.grad(slope, step, materialize_grads=True)
-        found.append(wide(bend.detach()))
-    return torch.stack(found)
+            (derivative,) = torch.autograd.grad(value, step, create_graph=True)
+            curvature = torch.zeros_like(step)
+            if derivative.requires_grad:
+                (curvature,) = torch.autograd.grad(derivative, step, materialize_grads=True)
+        curvatures.append(wide(curvature.detach()))
+    return torch.stack(curvatures)

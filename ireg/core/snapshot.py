@@ -46,9 +46,7 @@ Window = TypeVar("Window", GradientMoments, DrawnMoments)
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The state of training at one moment, for all terms.
-
-    What is derived from it is computed once.
+    """The state of training at one moment, for all terms; what is derived from it is computed once.
 
     `ireg.measurement.take_snapshot` makes one of a module and its optimizer.
 
@@ -111,10 +109,7 @@ class Snapshot:
 
     @property
     def population_size(self) -> float:
-        """How many minibatches `batches` are drawn from.
-
-        It is the epoch's m; infinite for independent draws.
-        """
+        """The number of minibatches that `batches` are drawn from: m, or infinite for independent draws."""
         return population_size(self.sampling, self.num_batches)
 
     @property
@@ -134,17 +129,15 @@ class Snapshot:
 
     @cached_property
     def moving(self) -> Params:
-        """The parameters that the optimizer moves: what is differentiated.
+        """The parameters that the optimizer moves, by name: what is differentiated.
 
-        Of complex ones the real and imaginary parts, (…, 2).
+        Complex ones are their real and imaginary parts, (…, 2).
         """
         return {name: as_reals(self.params[name]) for name in self.optimizer.moving}
 
     @cached_property
     def moments(self) -> GradientMoments:
-        """Moments of the minibatch gradients by what moves.
-
-        They take one pass over the data for all terms.
+        """Moments of the minibatch gradients by what moves, from one pass over the data for all terms.
 
         Raises:
             ValueError: the minibatches are a sample, or masks are drawn: what is computed of the moments is biased.
@@ -185,7 +178,7 @@ class Snapshot:
 
     @cached_property
     def descended_moments(self) -> GradientMoments:
-        """Moments of the gradients of the objective, without what all minibatches share.
+        """Moments of the objective's gradients, without what all minibatches share.
 
         Raises:
             ValueError: as `moments`.
@@ -198,10 +191,7 @@ class Snapshot:
 
     @cached_property
     def descended(self) -> GradientMoments | IndependentMoments | SampledGradients | DrawnMoments:
-        """The same sums as `gradients`, of the objective.
-
-        What all minibatches share is left out.
-        """
+        """The same sums as `gradients`, of the objective without what all minibatches share."""
         if self.objective is None or not self.objective.of_minibatches:
             return self.gradients
         if self.drawn or self.has_errors:
@@ -220,10 +210,7 @@ class Snapshot:
 
     @cached_property
     def preconditioner(self) -> Params | None:
-        """P of the optimizer's last step.
-
-        None for the identity, and before the first step.
-        """
+        """P of the optimizer's last step, by name; None for the identity, and before the first step."""
         return self.optimizer.preconditioner
 
     @cached_property
@@ -239,13 +226,10 @@ class Snapshot:
 
     @cached_property
     def steepest(self) -> Eigenpair:
-        """The largest eigenvalue of H.
-
-        `kept` has its vector for the next measurement.
-        """
-        found = steepest(self.hessian, self._stream("lambda_max"), before=self.kept.get("lambda_max"))
-        self.kept["lambda_max"] = found.vector
-        return found
+        """The largest eigenvalue of H; `kept` has its vector for the next measurement."""
+        pair = steepest(self.hessian, self._stream("lambda_max"), before=self.kept.get("lambda_max"))
+        self.kept["lambda_max"] = pair.vector
+        return pair
 
     @cached_property
     def steepest_own(self) -> Eigenpair | None:
@@ -259,15 +243,15 @@ class Snapshot:
         decay = optimizer.l2_decay
         if scale is None and decay is None:
             return self.steepest
-        found = steepest(
+        pair = steepest(
             self.hessian,
             self._stream("lambda_max_own"),
             scale=scale,
             decay=decay or 0.0,
             before=self.kept.get("lambda_max_own"),
         )
-        self.kept["lambda_max_own"] = found.vector
-        return found
+        self.kept["lambda_max_own"] = pair.vector
+        return pair
 
     @cached_property
     def steepest_curvatures(self) -> Tensor:
@@ -306,15 +290,12 @@ class Snapshot:
         return probed_trace(self.hessian, self._stream("adaptive"), self.moving)
 
     def _stream(self, name: str) -> torch.Generator:
-        """Random numbers of one quantity, whatever else is measured."""
+        """Make the random numbers of one quantity, which are the same whatever else is measured."""
         return named_generator(name, self.generator.initial_seed())
 
     @cached_property
     def mean_flow(self) -> MeanFlow:
-        """The optimizer's mean flow in what moves.
-
-        It takes a second pass over the data, with double backward.
-        """
+        """The optimizer's mean flow in what moves, from a second pass over the data with double backward."""
         objective = self.objective
         loss = self.loss if objective is None or not objective.of_minibatches else objective.smooth
         return mean_flow(
@@ -337,12 +318,12 @@ class Snapshot:
         self._require_exact()
         objective, shared, shift = self.objective, self.shared, None
         if shared is not None or self.optimizer.loss_decay:
-            slope = (
+            gradient = (
                 {name: torch.zeros_like(value) for name, value in self.moving.items()}
                 if shared is None
-                else shared.slope
+                else shared.gradient
             )
-            shift = add_scaled(slope, self.moving, self.optimizer.loss_decay)
+            shift = add_scaled(gradient, self.moving, self.optimizer.loss_decay)
         loss = self.loss if objective is None or not objective.of_minibatches else objective
         gradients = FrozenGradients(loss, self.moving, self.batches, shift)
         return preconditioner_noise(gradients, dividing, self._stream("fluctuation"), sampling=self.sampling)

@@ -32,16 +32,27 @@ _LINEAR = (nn.Flatten, nn.Identity, nn.Dropout)
 
 
 def stack_of(loss: LossFn, batch: Batch) -> Leaves | None:
-    """Return the layers of a loss, None if it is no stack."""
+    """Return the layers of a loss; None if it is no stack of Linear layers and functions of examples.
+
+    Args:
+        loss: of a minibatch.
+        batch: one minibatch, whose inputs' number of dimensions counts.
+    """
     if not isinstance(loss, ModuleLoss) or not isinstance(batch, tuple):
         return None
     return leaves_of(loss.module, batch[0].ndim)
 
 
 def stack_passes(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Iterator[StackPass] | None:
-    """Yield passes of a few minibatches each.
+    """Return passes of a few minibatches each, for what each minibatch has of its own.
 
-    They are for what each minibatch has of its own. None where the loss is no such stack.
+    Args:
+        loss: of a stack of Linear layers; others have no passes.
+        params: where.
+        batches: the minibatches.
+
+    Returns:
+        The passes, each made when it is asked for; None where the loss is no such stack.
     """
     leaves = stack_of(loss, batches[0])
     if leaves is None:
@@ -85,27 +96,27 @@ class StackPass:
             else:
                 values = leaf(values)
         self._outputs = values
-        slopes = self._of_criterion(None)
-        self._slopes = {len(leaves) - 1: slopes}  # at the outputs of each leaf
+        deltas = self._of_criterion(None)
+        self._deltas = {len(leaves) - 1: deltas}  # at the outputs of each leaf
         for position in range(len(leaves) - 1, self._first, -1):
             prefix, leaf = leaves[position]
             if isinstance(leaf, nn.Linear):
-                slopes = slopes @ self._params[f"{prefix}weight"]
+                deltas = deltas @ self._params[f"{prefix}weight"]
             else:
-                slopes = backward(leaf, self._inputs[position], slopes)
-            self._slopes[position - 1] = slopes
+                deltas = backward(leaf, self._inputs[position], deltas)
+            self._deltas[position - 1] = deltas
 
     @torch.no_grad()
     def gradients(self, names: Params) -> Params:
-        """Return each minibatch's gradient by the named parameters, (c, *shape)."""
-        found = {}
+        """Compute each minibatch's gradient by the named parameters, (c, *shape), by name."""
+        gradients = {}
         for position, prefix in self._layers():
-            inputs, slopes = self._by_minibatch(self._inputs[position]), self._by_minibatch(self._slopes[position])
+            inputs, deltas = self._by_minibatch(self._inputs[position]), self._by_minibatch(self._deltas[position])
             if f"{prefix}weight" in names:
-                found[f"{prefix}weight"] = slopes.mT @ inputs
+                gradients[f"{prefix}weight"] = deltas.mT @ inputs
             if f"{prefix}bias" in names:
-                found[f"{prefix}bias"] = slopes.sum(1)
-        return {name: found[name] for name in names}
+                gradients[f"{prefix}bias"] = deltas.sum(1)
+        return {name: gradients[name] for name in names}
 
     @torch.no_grad()
     def products(self, direction: Params) -> Iterator[tuple[str, Tensor]]:
@@ -114,69 +125,75 @@ class StackPass:
         Args:
             direction: v, by name: one for all minibatches, or one for each, (c, *shape).
         """
-        for position, prefix, turned, bent in self._turned(direction):
-            inputs, slopes = self._by_minibatch(self._inputs[position]), self._by_minibatch(self._slopes[position])
-            turned = self._by_minibatch(turned)
+        for position, prefix, backward_tangent, tangent in self._tangents(direction):
+            inputs, deltas = self._by_minibatch(self._inputs[position]), self._by_minibatch(self._deltas[position])
+            backward_tangent = self._by_minibatch(backward_tangent)
             if f"{prefix}weight" in direction:
-                product = turned.mT @ inputs
-                if bent is not None:
-                    product.baddbmm_(slopes.mT, self._by_minibatch(bent))
+                product = backward_tangent.mT @ inputs
+                if tangent is not None:
+                    product.baddbmm_(deltas.mT, self._by_minibatch(tangent))
                 yield f"{prefix}weight", product
             if f"{prefix}bias" in direction:
-                yield f"{prefix}bias", turned.sum(1)
+                yield f"{prefix}bias", backward_tangent.sum(1)
 
     @torch.no_grad()
     def add_products(self, direction: Params, total: Params, weight: float = 1.0) -> None:
-        """Add w Σ_k ∇²Ĉ_k v_k to what is there, in place.
+        """Add w Σ_k ∇²Ĉ_k v_k to totals, in place.
 
         Args:
             direction: as of `products`.
             total: by the names of the direction.
             weight: w.
         """
-        for position, prefix, turned, bent in self._turned(direction):
+        for position, prefix, backward_tangent, tangent in self._tangents(direction):
             if f"{prefix}weight" in total:
-                total[f"{prefix}weight"].addmm_(turned.mT, self._inputs[position], alpha=weight)
-                if bent is not None:
-                    total[f"{prefix}weight"].addmm_(self._slopes[position].mT, bent, alpha=weight)
+                total[f"{prefix}weight"].addmm_(backward_tangent.mT, self._inputs[position], alpha=weight)
+                if tangent is not None:
+                    total[f"{prefix}weight"].addmm_(self._deltas[position].mT, tangent, alpha=weight)
             if f"{prefix}bias" in total:
-                total[f"{prefix}bias"].add_(turned.sum(0), alpha=weight)
+                total[f"{prefix}bias"].add_(backward_tangent.sum(0), alpha=weight)
 
-    def _turned(self, direction: Params) -> Iterator[tuple[int, str, Tensor, Tensor | None]]:
+    def _tangents(self, direction: Params) -> Iterator[tuple[int, str, Tensor, Tensor | None]]:
         """Yield R{δ} and R{a} of each Linear layer, the last first."""
-        bends: list[Tensor | None] = []
-        bent: Tensor | None = None  # R{a}; None is 0
+        tangents: list[Tensor | None] = []
+        tangent: Tensor | None = None  # R{a}; None is 0
         for position, (prefix, leaf) in enumerate(self._leaves):
-            bends.append(bent)
-            bent = self._forward(position, prefix, leaf, bent, direction)
-        assert bent is not None
-        turned = self._of_criterion(bent)
+            tangents.append(tangent)
+            tangent = self._forward(position, prefix, leaf, tangent, direction)
+        assert tangent is not None
+        backward_tangent = self._of_criterion(tangent)
         for position in range(len(self._leaves) - 1, self._first - 1, -1):
             prefix, leaf = self._leaves[position]
             if not isinstance(leaf, nn.Linear):
-                turned = _turned_back(leaf, self._inputs[position], bends[position], self._slopes[position], turned)
+                backward_tangent = _backward_tangent(
+                    leaf, self._inputs[position], tangents[position], self._deltas[position], backward_tangent
+                )
                 continue
-            yield position, prefix, turned, bends[position]
+            yield position, prefix, backward_tangent, tangents[position]
             if position > self._first:
-                turned = turned @ self._params[f"{prefix}weight"]
+                backward_tangent = backward_tangent @ self._params[f"{prefix}weight"]
                 if f"{prefix}weight" in direction:
-                    turned = self._add_times(turned, self._slopes[position], direction[f"{prefix}weight"])
+                    backward_tangent = self._add_times(
+                        backward_tangent, self._deltas[position], direction[f"{prefix}weight"]
+                    )
 
     def _forward(
-        self, position: int, prefix: str, leaf: nn.Module, bent: Tensor | None, direction: Params
+        self, position: int, prefix: str, leaf: nn.Module, tangent: Tensor | None, direction: Params
     ) -> Tensor | None:
-        """R{·} of a leaf's outputs."""
+        """Compute R{·} of a leaf's outputs; None is 0."""
         values = self._inputs[position]
         if not isinstance(leaf, nn.Linear):
-            return None if bent is None else _turned_forward(leaf, values, bent)
+            return None if tangent is None else _forward_tangent(leaf, values, tangent)
         weight, bias = f"{prefix}weight", f"{prefix}bias"
-        turned = values.new_zeros(len(values), leaf.out_features) if bent is None else bent @ self._params[weight].mT
+        outputs = (
+            values.new_zeros(len(values), leaf.out_features) if tangent is None else tangent @ self._params[weight].mT
+        )
         if weight in direction:
-            turned = self._add_times(turned, values, direction[weight].mT)
+            outputs = self._add_times(outputs, values, direction[weight].mT)
         if bias in direction:
             shift = direction[bias]
-            turned += shift if shift.ndim == 1 else shift.repeat_interleave(self.size[1], 0)
-        return turned
+            outputs += shift if shift.ndim == 1 else shift.repeat_interleave(self.size[1], 0)
+        return outputs
 
     def _add_times(self, total: Tensor, values: Tensor, matrix: Tensor) -> Tensor:
         """Add values times one matrix, or times each minibatch's."""
@@ -192,60 +209,69 @@ class StackPass:
             if isinstance(leaf, nn.Linear):
                 yield position, prefix
 
-    def _of_criterion(self, bent: Tensor | None) -> Tensor:
-        """δ at the outputs, or R{δ} where these turn by R{·}."""
+    def _of_criterion(self, tangent: Tensor | None) -> Tensor:
+        """Compute δ at the outputs, or R{δ} there, where R{·} of the outputs is given."""
         with torch.enable_grad():
             leaves = self._outputs.detach().requires_grad_()
             # One by one: a criterion need not be one that vmap serves.
             pairs = zip(leaves.unflatten(0, self.size), self._targets, strict=True)
             losses = torch.stack([self._criterion(outputs, targets) for outputs, targets in pairs])
-            (slopes,) = torch.autograd.grad(losses.sum(), leaves, create_graph=bent is not None)
-        if bent is None:
-            return slopes
-        if not slopes.requires_grad:  # a criterion that is linear in the outputs
-            return torch.zeros_like(slopes)
-        (turned,) = torch.autograd.grad(slopes, leaves, bent, allow_unused=True, materialize_grads=True)
-        return turned
+            (deltas,) = torch.autograd.grad(losses.sum(), leaves, create_graph=tangent is not None)
+        if tangent is None:
+            return deltas
+        if not deltas.requires_grad:  # a criterion that is linear in the outputs
+            return torch.zeros_like(deltas)
+        (backward_tangent,) = torch.autograd.grad(deltas, leaves, tangent, allow_unused=True, materialize_grads=True)
+        return backward_tangent
 
 
-def _of_active(slopes: Tensor, values: Tensor) -> Tensor:
-    """What a ReLU lets through, in one kernel."""
-    passed: Tensor = torch.ops.aten.threshold_backward(slopes, values, 0.0)
+def _of_active(vectors: Tensor, values: Tensor) -> Tensor:
+    """Set to 0 what a ReLU of these values does not let through, in one kernel."""
+    passed: Tensor = torch.ops.aten.threshold_backward(vectors, values, 0.0)
     return passed
 
 
-def backward(leaf: nn.Module, values: Tensor, slopes: Tensor) -> Tensor:
-    """δ at the inputs of a function."""
+def backward(leaf: nn.Module, values: Tensor, deltas: Tensor) -> Tensor:
+    """Compute δ at the inputs of a function.
+
+    Args:
+        leaf: the function, of each example.
+        values: its inputs, (n, …).
+        deltas: δ at its outputs, (n, …).
+    """
     if type(leaf) is nn.ReLU:
-        return _of_active(slopes, values)
+        return _of_active(deltas, values)
     with torch.enable_grad():
         leaves = values.detach().requires_grad_()
-        (down,) = torch.autograd.grad(leaf(leaves), leaves, slopes)
+        (down,) = torch.autograd.grad(leaf(leaves), leaves, deltas)
     return down
 
 
-def _turned_forward(leaf: nn.Module, values: Tensor, bent: Tensor) -> Tensor:
-    """R{f(z)} = f'(z) R{z}, for functions that act on single numbers."""
+def _forward_tangent(leaf: nn.Module, values: Tensor, tangent: Tensor) -> Tensor:
+    """Compute R{f(z)} = f'(z) R{z} of a function that acts on single numbers."""
     if type(leaf) is nn.ReLU:
-        return _of_active(bent, values)
+        return _of_active(tangent, values)
     if isinstance(leaf, _LINEAR):
-        return leaf(bent)
+        return leaf(tangent)
     with torch.enable_grad():
         leaves = values.detach().requires_grad_()
-        (turned,) = torch.autograd.grad(leaf(leaves), leaves, bent)
-    return turned
+        # A backward pass in place of a forward one: the Jacobian is diagonal, and so its own transpose.
+        (outputs,) = torch.autograd.grad(leaf(leaves), leaves, tangent)
+    return outputs
 
 
-def _turned_back(leaf: nn.Module, values: Tensor, bent: Tensor | None, slopes: Tensor, turned: Tensor) -> Tensor:
-    """R{f'(z) δ} = f''(z) R{z} δ + f'(z) R{δ}."""
+def _backward_tangent(
+    leaf: nn.Module, values: Tensor, tangent: Tensor | None, deltas: Tensor, backward_tangent: Tensor
+) -> Tensor:
+    """Compute R{f'(z) δ} = f''(z) R{z} δ + f'(z) R{δ} of a function that acts on single numbers."""
     if type(leaf) is nn.ReLU:
-        return _of_active(turned, values)
+        return _of_active(backward_tangent, values)
     with torch.enable_grad():
         leaves = values.detach().requires_grad_()
         outputs = leaf(leaves)
-        (down,) = torch.autograd.grad(outputs, leaves, slopes, create_graph=True)
-    (bend,) = torch.autograd.grad(outputs, leaves, turned, retain_graph=True)
-    if bent is not None and down.requires_grad:
-        (second,) = torch.autograd.grad(down, leaves, bent, allow_unused=True, materialize_grads=True)
-        bend = bend + second
-    return bend
+        (down,) = torch.autograd.grad(outputs, leaves, deltas, create_graph=True)
+    (inputs,) = torch.autograd.grad(outputs, leaves, backward_tangent, retain_graph=True)
+    if tangent is not None and down.requires_grad:
+        (second,) = torch.autograd.grad(down, leaves, tangent, allow_unused=True, materialize_grads=True)
+        inputs = inputs + second
+    return inputs

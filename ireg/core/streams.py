@@ -66,7 +66,7 @@ class Streams:
     def restore(self, state: list[Any]) -> None:
         """Set the streams to states that `state` returned.
 
-        Of states that hold another number of generators, the global ones alone.
+        Where these are of another number of generators, only the global streams are set.
         """
         doors = self._doors if len(state) == len(self._doors) else self._doors[: self._shared]
         for (_, write), value in zip(doors, state, strict=False):
@@ -123,7 +123,7 @@ def attributes_kept(module: nn.Module, *functions: Any) -> Iterator[None]:
 
 
 def _copy(value: Any) -> Any:
-    """The items of a container; None for all else."""
+    """Copy the items of a container; None for all else."""
     return value.copy() if type(value) in (list, dict, set, OrderedDict) else None
 
 
@@ -144,24 +144,24 @@ def _same_values(one: Any, other: Any) -> bool:
 
 
 def _of_apple(module: nn.Module) -> list[tuple[Callable[[], Any], Callable[[Any], Any]]]:
-    """Reading and writing the stream of Apple's GPU, if a parameter is there."""
+    """Return what reads and writes the stream of Apple's GPU, if a parameter is there."""
     there = any(parameter.is_mps for parameter in module.parameters())
     return [(torch.mps.get_rng_state, torch.mps.set_rng_state)] if there else []
 
 
 def _of_numpy() -> list[tuple[Callable[[], Any], Callable[[Any], Any]]]:
-    """Reading and writing numpy's global stream; who has not imported it has none."""
+    """Return what reads and writes numpy's global stream; nothing where numpy is not imported."""
     numpy = sys.modules.get("numpy")
     return [] if numpy is None else [(numpy.random.get_state, numpy.random.set_state)]
 
 
 def _of_device(number: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """Reading and writing the stream of an accelerator."""
+    """Return what reads and what writes the stream of an accelerator."""
     return partial(torch.cuda.get_rng_state, number), lambda state: torch.cuda.set_rng_state(state, number)
 
 
 def _door(generator: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """Reading and writing the state of a generator.
+    """Return what reads and what writes the state of a generator.
 
     Raises:
         TypeError: it is of no known kind.
@@ -188,7 +188,7 @@ def _is_generator(value: Any) -> bool:
 
 def _held(*owners: Any) -> list[Any]:
     """Find the generators and modules that functions and modules hold, each once."""
-    found: list[Any] = []
+    held: list[Any] = []
     seen: set[int] = set()
     waiting = [(owner, 0) for owner in owners]
     while waiting:
@@ -197,18 +197,18 @@ def _held(*owners: Any) -> list[Any]:
             continue
         seen.add(id(value))
         if _is_generator(value):
-            found.append(value)
+            held.append(value)
             continue
         if isinstance(value, nn.Module):
-            found.append(value)
+            held.append(value)
             depth = 0  # of a layer, wherever it is
         if depth < DEPTH:
             waiting += [(inner, depth + 1) for inner in _inside(value)]
-    return found
+    return held
 
 
 def _inside(value: Any) -> list[Any]:
-    """What a value holds, as far as it may hold generators."""
+    """List what a value holds, as far as it may hold generators."""
     if isinstance(value, FunctionType):
         if value.__module__ is not None and value.__module__.partition(".")[0] in LIBRARIES - {"ireg"}:
             return []
@@ -231,7 +231,7 @@ def _inside(value: Any) -> list[Any]:
 
 
 def _contents(cell: Any) -> list[Any]:
-    """What a closure holds under a name, if that has a value yet."""
+    """List what a closure holds under a name; nothing where that has no value yet."""
     try:
         return [cell.cell_contents]
     except ValueError:

@@ -26,11 +26,11 @@ class Shared:
     """A penalty that all minibatches share, at given parameters.
 
     Attributes:
-        slope: its gradient, by name.
-        product: of its Hessian with a direction, both by name.
+        gradient: of the penalty, by name.
+        product: from a direction to its product with the penalty's Hessian, both by name.
     """
 
-    slope: Params
+    gradient: Params
     product: Callable[[Params], Params]
 
 
@@ -45,20 +45,17 @@ class Descended(Protocol):
         """
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
-        """Return a minibatch's objective.
+        """Return a minibatch's objective, 0-d.
 
         Its gradient is what is descended, but for what is shared.
         """
 
     def smooth(self, params: Params, batch: Batch) -> Tensor:
-        """Return the same with second derivatives.
+        """Return a minibatch's objective, 0-d, with second derivatives.
 
         Raises:
             ValueError: what is descended is the gradient of no function.
         """
 
     def shared(self, params: Params) -> Shared | None:
-        """Return what all minibatches share, at these parameters.
-
-        None if there is nothing.
-        """
+        """Return what all minibatches share, at these parameters; None if there is nothing."""

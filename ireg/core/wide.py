@@ -19,10 +19,7 @@ def has_float64(device: torch.device) -> bool:
 
 
 def in_reach(value: Tensor) -> Tensor:
-    """Bring a tensor to where there is double precision.
-
-    It is the tensor, or its copy on the CPU where its device has no float64.
-    """
+    """Return the tensor, or its copy on the CPU where its device has no double precision."""
     return value if has_float64(value.device) else value.cpu()
 
 
@@ -39,10 +36,8 @@ def wide(value: Tensor) -> Tensor:
 
 
 def brought(value: Tensor, like: Tensor) -> Tensor:
-    """Give a tensor another's type, then its device.
-
-    In this order: a device without float64 takes none.
-    """
+    """Bring a tensor to the type and the device of another."""
+    # In this order: a device without float64 takes no such tensor.
     return value.to(like.dtype).to(like.device)
 
 
@@ -75,13 +70,14 @@ class WideSum:
         if not self._compensated:
             self._sum += value
             return
+        # What the sum's rounding takes from either number: by algebra it is 0, and no line may be simplified.
         total = self._sum + value
         added = total - self._sum
         self._left_out += (self._sum - (total - added)) + (value - added)
         self._sum = total
 
     def __float__(self) -> float:
-        """The sum."""
+        """Return the sum."""
         total = float(self._sum)
         # Of an infinite sum the error is nan, and says nothing.
         return total + float(self._left_out) if self._compensated and math.isfinite(total) else total

@@ -47,7 +47,7 @@ class StepRecord:
     autocast: tuple[str, torch.dtype] | None = None
 
     def without_streams(self) -> StepRecord:
-        """Return the same step with whatever random numbers come next."""
+        """Return the same step, whose passes draw whatever random numbers come next."""
         return replace(self, begin=[], forwards=[])
 
 
@@ -229,7 +229,12 @@ def _said(group: Mapping[str, Any]) -> dict[str, Any]:
 def as_recorded(module: nn.Module, record: StepRecord, streams: Streams) -> Iterator[None]:
     """Let a module compute what it computed in a step.
 
-    Random streams, modes, buffers and autocast are those of the step. Random streams stay where they are at the end.
+    Random streams, buffers and autocast are those of the step. Random streams stay where they are at the end.
+
+    Args:
+        module: its buffers take the values of the step; the caller restores them, and sets the modes.
+        record: of the step.
+        streams: what the module's passes may draw from.
     """
     forwards = iter(record.forwards)
 
@@ -253,7 +258,7 @@ def as_recorded(module: nn.Module, record: StepRecord, streams: Streams) -> Iter
 
 
 def autocast(kind: tuple[str, torch.dtype] | None) -> Any:
-    """The context of `torch.autocast`, or none."""
+    """Make the context of `torch.autocast` for a kind of device and a type; None is no autocast."""
     return nullcontext() if kind is None else torch.autocast(kind[0], kind[1])
 
 
@@ -290,7 +295,7 @@ def _autocast_of(module: nn.Module) -> tuple[str, torch.dtype] | None:
 
 
 def _call(witness: weakref.ref[Witness], method: str, *arguments: Any) -> None:
-    """What optimizer, module and parameters call: they hold the witness weakly."""
-    found: Callable[..., Any] | None = getattr(witness(), method, None)
-    if found is not None:
-        found(*arguments)
+    """Call a method of a witness that is still alive: optimizer, module and parameters hold it weakly."""
+    bound: Callable[..., Any] | None = getattr(witness(), method, None)
+    if bound is not None:
+        bound(*arguments)

@@ -83,9 +83,12 @@ def rate_of(group: Any) -> float:
 
 
 def bare_module(model: Any) -> nn.Module:
-    """Return the network within wrappers that compute the same.
+    """Return the network within the wrappers of `torch.compile` and `DistributedDataParallel`.
 
-    They are those of `torch.compile` and `DistributedDataParallel`.
+    Example:
+        >>> module = nn.Linear(1, 1)
+        >>> bare_module(module) is module
+        True
 
     Raises:
         ValueError: it is no module, or one whose weights cannot be replaced for a forward pass: its gradients would be

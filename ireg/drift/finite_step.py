@@ -57,7 +57,7 @@ def noise_of_orders(problem: Problem, weights: Tensor, indices: Sequence[Tensor]
     with double.measuring():
         shared = None if objective is None else objective.shared(params)
         loss = double.loss if objective is None or not objective.of_minibatches else objective
-        gradients = FrozenGradients(loss, params, batches, None if shared is None else shared.slope)
+        gradients = FrozenGradients(loss, params, batches, None if shared is None else shared.gradient)
         leading = velocity(gradients, dividing)
         return torch.stack([_settled(problem, gradients, dividing, order) - leading for order in orders])
 

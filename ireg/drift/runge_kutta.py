@@ -49,7 +49,7 @@ def _penalty_slope(problem: Problem, leaves: Params) -> Tensor:
         total = torch.stack([flattened(gradient(objective, leaves, batch)) for batch in batches]).mean(0)
         total -= torch.stack([flattened(gradient(problem.loss, leaves, batch)) for batch in batches]).mean(0)
         shared = objective.shared({name: value.detach() for name, value in leaves.items()})
-    return total if shared is None else total + flattened(shared.slope)
+    return total if shared is None else total + flattened(shared.gradient)
 
 
 def follow_flow(

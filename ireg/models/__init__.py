@@ -1,6 +1,4 @@
-"""Architectures.
-
-They are made with `input_shape` (C, H, W) and `num_classes`, and return logits (no softmax).
+"""Architectures, made with `input_shape` (C, H, W) and `num_classes`, that return logits (no softmax).
 
 Softmax belongs to the loss: `cross_entropy` applies it, and applying it here too would do so twice.
 """

@@ -9,9 +9,7 @@ from ireg.models.layers import normalization, require_images
 
 
 class CNN(nn.Sequential):
-    """Convolutions that halve the image, and a linear layer.
-
-    The convolutions are of 3 × 3.
+    """Convolutions of 3 × 3 that halve the image, and a linear layer.
 
     Args:
         input_shape: (C, H, W).

@@ -15,7 +15,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def activation(name: str) -> nn.Module:
-    """Make an activation by its name.
+    """Make an activation by its name, one of `ACTIVATIONS`.
 
     Raises:
         ValueError: an unknown name.
@@ -26,7 +26,11 @@ def activation(name: str) -> nn.Module:
 
 
 def normalization(groups: int, channels: int) -> nn.Module:
-    """Make GroupNorm over channels; the identity for no groups.
+    """Make GroupNorm over channels; the identity for 0 groups.
+
+    Args:
+        groups: how many, or 0.
+        channels: how many.
 
     Raises:
         ValueError: the groups do not divide the channels.
@@ -38,6 +42,10 @@ def normalization(groups: int, channels: int) -> nn.Module:
 
 def require_images(input_shape: tuple[int, ...], architecture: str) -> None:
     """Check that inputs are images.
+
+    Args:
+        input_shape: of one input.
+        architecture: its name, for the message.
 
     Raises:
         ValueError: their shape is not (C, H, W).
@@ -70,10 +78,10 @@ class LayerNorm(nn.Module):
         centered = inputs - inputs.mean(-1, keepdim=True)
         return centered * (centered.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
-    def minibatch_gradients(self, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
-        """Σ_i δ_i ⊙ â_i and Σ_i δ_i, see `ireg.core.moments.kinds`."""
-        found = {"weight": self.normalized(inputs) * slopes, "bias": slopes}
-        return {name: value.flatten(1, -2).sum(1) for name, value in found.items()}
+    def minibatch_gradients(self, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
+        """Compute Σ_i δ_i ⊙ â_i and Σ_i δ_i, with â the normalized inputs, see `ireg.core.moments.kinds`."""
+        gradients = {"weight": self.normalized(inputs) * sensitivities, "bias": sensitivities}
+        return {name: value.flatten(1, -2).sum(1) for name, value in gradients.items()}
 
 
 class Shift(nn.Module):
@@ -92,6 +100,6 @@ class Shift(nn.Module):
         """Map (N, *shape) to the same."""
         return inputs + self.weight
 
-    def minibatch_gradients(self, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
-        """Σ_i δ_i, see `ireg.core.moments.kinds`."""
-        return {"weight": slopes.sum(1)}
+    def minibatch_gradients(self, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
+        """Compute Σ_i δ_i, see `ireg.core.moments.kinds`."""
+        return {"weight": sensitivities.sum(1)}

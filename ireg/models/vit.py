@@ -6,9 +6,7 @@ from ireg.models.layers import LayerNorm, Shift, require_images
 
 
 class ViT(nn.Module):
-    """Vision transformer over square patches.
-
-    The output is a linear function of the mean of the patches.
+    """Vision transformer over square patches, with a linear function of the patches' mean as output.
 
     Attention and normalization are written out. torch's fused attention has no double backward on a CPU, and the third
     derivative of its normalization is wrong there.
@@ -64,10 +62,7 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a network of one hidden layer.
-
-    Each comes after a normalization and is added to its inputs.
-    """
+    """Attention and a network of one hidden layer, each after a normalization and added to its inputs."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

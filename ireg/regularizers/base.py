@@ -14,15 +14,15 @@ from ireg.core.repeated import Repeated
 from ireg.core.types import Batch, LossFn, Params
 
 METHODS = ("exact", "differences")
-
-
 """How the gradient of a gradient's norm is computed."""
 
 
 class Penalized(NamedTuple):
     """The objective of a minibatch.
 
-    `total` is 0-d with a graph: its gradient by the parameters is what is descended. `penalty` is R_k, detached.
+    Attributes:
+        total: 0-d with a graph: its gradient by the parameters is what is descended.
+        penalty: R_k, 0-d, detached.
     """
 
     total: Tensor
@@ -31,9 +31,9 @@ class Penalized(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Regularizer:
-    """A penalty that is added to the loss.
+    """A penalty that is added to the loss: a part of each minibatch, and a part that all share.
 
-    It has a part of each minibatch, and a part that all minibatches share. Either may be nothing.
+    Either part may be nothing.
 
     Attributes:
         strength: λ or ρ of the table above.
@@ -72,6 +72,9 @@ class Regularizer:
             params: leaves of the graph of `value`.
             value: Ĉ_k, with its graph.
             num_batches: m.
+
+        Returns:
+            The sum with a graph, and the penalty without.
         """
         return Penalized(value, torch.zeros_like(value.detach()))
 
@@ -81,6 +84,9 @@ class Regularizer:
         Args:
             loss: of a minibatch.
             batches: of the epoch.
+
+        Returns:
+            The parts, which add up; none for a penalty of single minibatches.
         """
         return []
 
@@ -88,8 +94,8 @@ class Regularizer:
 class SharedPart(Protocol):
     """A penalty that is the same for all minibatches."""
 
-    def value_and_slope(self, params: Params) -> tuple[Tensor, Params]:
-        """R, 0-d, and ∇R by name."""
+    def value_and_gradient(self, params: Params) -> tuple[Tensor, Params]:
+        """Compute R, 0-d, and ∇R by name."""
 
     def product(self, params: Params, direction: Params) -> Params:
-        """∇²R v, by name."""
+        """Compute ∇²R v, by name."""

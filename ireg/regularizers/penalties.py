@@ -52,16 +52,28 @@ class Norm(Regularizer):
     """Penalize each minibatch's gradient norm: ρ ‖g_k‖.
 
     Where g_k is 0, the penalty's gradient is taken as 0.
+
+    Example:
+        >>> from ireg.objective import Objective
+        >>> def loss(params, batch):
+        ...     return (params["w"] * batch).square().mean() / 2
+        >>> weight = torch.tensor(3.0, requires_grad=True)
+        >>> Objective(loss, Norm(strength=0.1))({"w": weight}, torch.ones(1)).backward()  # g + ρ H g/|g| = 3 + 0.1
+        >>> round(float(weight.grad), 6)
+        3.1
     """
 
     def penalized(self, loss: Repeated, params: Params, value: Tensor, num_batches: int) -> Penalized:
         """Add ρ ‖g_k‖."""
         if self.method == "exact":
             square = square_of_gradient(value, params)
+            # The root of 0 has an infinite derivative, and 0 · ∞ is nan: it is taken of 1, and multiplied by 0.
             norm = torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
             return Penalized(value + self.strength * norm, self.strength * norm.detach())
-        slopes, norm, bent = along_gradient(loss, params, value, self.step)
-        return linear(params, add_in_place(slopes, bent, self.strength / (2 * self.step)), value, self.strength * norm)
+        gradient, norm, change = along_gradient(loss, params, value, self.step)
+        return linear(
+            params, add_in_place(gradient, change, self.strength / (2 * self.step)), value, self.strength * norm
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +87,16 @@ class Micro(Regularizer):
 
     Raises:
         ValueError: a size below 1.
+
+    Example:
+        >>> from ireg.objective import Objective
+        >>> def loss(params, batch):  # g = x²w
+        ...     return (params["w"] * batch[0]).square().mean() / 2
+        >>> objective = Objective(loss, Micro(strength=0.4, size=1))
+        >>> batch = torch.tensor([1.0, 2.0]), torch.zeros(2)
+        >>> weight = torch.tensor(1.0, requires_grad=True)
+        >>> round(float(objective.evaluate({"w": weight}, batch).penalty), 6)  # 0.1 (1² + 4²)/2
+        0.85
     """
 
     size: int
@@ -92,12 +114,12 @@ class Micro(Regularizer):
             squares = [square_of_gradient(loss.of(params, part), params) for part in parts]
             penalty = share / 4 * torch.stack(squares).sum()
             return Penalized(value + penalty, penalty.detach())
-        slopes, penalty = gradient_of(value, params), torch.zeros_like(value.detach())
+        gradient, penalty = gradient_of(value, params), torch.zeros_like(value.detach())
         for part in parts:
-            _, norm, bent = along_gradient(loss, params, loss.of(params, part), self.step, part)
-            slopes = add_in_place(slopes, bent, share / 2 * float(norm) / (2 * self.step))
+            _, norm, change = along_gradient(loss, params, loss.of(params, part), self.step, part)
+            gradient = add_in_place(gradient, change, share / 2 * float(norm) / (2 * self.step))
             penalty += share / 4 * norm.square()
-        return linear(params, slopes, value, penalty)
+        return linear(params, gradient, value, penalty)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +127,22 @@ class FullBatch(Regularizer):
     """Penalize the squared gradient of all minibatches: (λ/4) ‖ḡ‖².
 
     Each step takes a pass over the epoch's minibatches, with dropout off.
+
+    Example:
+        >>> from ireg.objective import Objective
+        >>> def loss(params, batch):  # g = x²w
+        ...     return (params["w"] * batch).square().mean() / 2
+        >>> batches = [torch.tensor([1.0]), torch.tensor([2.0])]
+        >>> objective = Objective(loss, FullBatch(strength=0.4), batches)
+        >>> round(float(objective.penalty({"w": torch.tensor(1.0)})), 6)  # 0.1 ((1 + 4)/2)²
+        0.625
     """
 
     of_minibatches: ClassVar[bool] = False
     of_epoch: ClassVar[bool] = True
 
     def shared(self, loss: LossFn, batches: Sequence[Batch]) -> list[SharedPart]:
-        """(λ/4) ‖ḡ‖²."""
+        """Return the part (λ/4) ‖ḡ‖²."""
         return [_FullGradient(loss, batches, self.strength, self)]
 
 
@@ -129,6 +160,10 @@ class MomentumLike(Regularizer):
 
     Raises:
         ValueError: a momentum outside of [0, 1).
+
+    Example:
+        >>> MomentumLike(strength=0.4, momentum=0.5).coefficients(2)  # L = 1 and τ = 1/2
+        (-0.2, 1.0)
     """
 
     of_epoch: ClassVar[bool] = True
@@ -141,10 +176,7 @@ class MomentumLike(Regularizer):
             raise ValueError(f"momentum={self.momentum}: must be in [0, 1)")
 
     def coefficients(self, num_batches: int) -> tuple[float, float]:
-        """Return those of (1/4) ‖g_k‖² and of (1/4) ‖ḡ‖².
-
-        They are −τ η_e and (2L + τ) η_e.
-        """
+        """Compute −τ η_e and (2L + τ) η_e, the coefficients of (1/4) ‖g_k‖² and of (1/4) ‖ḡ‖²."""
         lag, common = self.momentum / (1 - self.momentum), overlap(self.momentum, num_batches)
         return -common * self.strength, (2 * lag + common) * self.strength
 
@@ -153,7 +185,7 @@ class MomentumLike(Regularizer):
         return with_square(loss, params, value, self.coefficients(num_batches)[0], self)
 
     def shared(self, loss: LossFn, batches: Sequence[Batch]) -> list[SharedPart]:
-        """(2L + τ)(η_e/4) ‖ḡ‖²."""
+        """Return the part (2L + τ)(η_e/4) ‖ḡ‖²."""
         return [_FullGradient(loss, batches, self.coefficients(len(batches))[1], self)]
 
 
@@ -163,14 +195,14 @@ class L2(Regularizer):
 
     Example:
         >>> part, = L2(strength=0.5).shared(lambda params, batch: torch.zeros(()), [])
-        >>> part.value_and_slope({"w": torch.tensor([2.0])})
+        >>> part.value_and_gradient({"w": torch.tensor([2.0])})
         (tensor(1.), {'w': tensor([1.])})
     """
 
     of_minibatches: ClassVar[bool] = False
 
     def shared(self, loss: LossFn, batches: Sequence[Batch]) -> list[SharedPart]:
-        """(λ/2) ‖ω‖²."""
+        """Return the part (λ/2) ‖ω‖²."""
         return [_Ridge(self.strength)]
 
 
@@ -183,20 +215,29 @@ class SAM(Regularizer):
 
     Attributes:
         strength: ρ.
+
+    Example:
+        >>> from ireg.objective import Objective
+        >>> def loss(params, batch):
+        ...     return (params["w"] * batch).square().mean() / 2
+        >>> weight = torch.tensor(3.0, requires_grad=True)
+        >>> Objective(loss, SAM(strength=0.1))({"w": weight}, torch.ones(1)).backward()  # the gradient at 3.1
+        >>> round(float(weight.grad), 6)
+        3.1
     """
 
     is_gradient: ClassVar[bool] = False
 
     def penalized(self, loss: Repeated, params: Params, value: Tensor, num_batches: int) -> Penalized:
         """Take the loss nearby for the loss."""
-        slopes = gradient_of(value, params)
-        shift = self._shift({name: param.detach() for name, param in params.items()}, slopes)
+        gradient = gradient_of(value, params)
+        shift = self._shift({name: param.detach() for name, param in params.items()}, gradient)
         nearby = loss.of({name: param + shift[name] if name in shift else param for name, param in params.items()})
         return Penalized(nearby, nearby.detach() - value.detach())
 
-    def _shift(self, params: Params, slopes: Params) -> Params:
-        """ρ g/‖g‖."""
-        return of_length(slopes, self.strength)
+    def _shift(self, params: Params, gradient: Params) -> Params:
+        """Compute ρ g/‖g‖, by name."""
+        return of_length(gradient, self.strength)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,11 +245,20 @@ class ASAM(SAM):
     """Minimize the loss at the worst point nearby, relative to the weights.
 
     The step takes ∇Ĉ_k at ω + ρ T²g_k/‖T g_k‖, T = |ω| by weight.
+
+    Example:
+        >>> from ireg.objective import Objective
+        >>> def loss(params, batch):
+        ...     return (params["w"] * batch).square().mean() / 2
+        >>> weight = torch.tensor(3.0, requires_grad=True)
+        >>> Objective(loss, ASAM(strength=0.1))({"w": weight}, torch.ones(1)).backward()  # the gradient at 3 + 0.1 · 3
+        >>> round(float(weight.grad), 6)
+        3.3
     """
 
-    def _shift(self, params: Params, slopes: Params) -> Params:
-        """ρ T²g/‖Tg‖."""
-        scaled = of_length({name: params[name].abs() * slope for name, slope in slopes.items()}, self.strength)
+    def _shift(self, params: Params, gradient: Params) -> Params:
+        """Compute ρ T²g/‖Tg‖, by name."""
+        scaled = of_length({name: params[name].abs() * part for name, part in gradient.items()}, self.strength)
         return {name: params[name].abs() * value for name, value in scaled.items()}
 
 
@@ -218,7 +268,7 @@ class _Ridge:
     def __init__(self, strength: float) -> None:
         self.strength = strength
 
-    def value_and_slope(self, params: Params) -> tuple[Tensor, Params]:
+    def value_and_gradient(self, params: Params) -> tuple[Tensor, Params]:
         return self.strength / 2 * squared_norm(params), self.product(params, params)
 
     def product(self, params: Params, direction: Params) -> Params:
@@ -236,14 +286,14 @@ class _FullGradient:
         self.strength = strength
         self.how = how
 
-    def value_and_slope(self, params: Params) -> tuple[Tensor, Params]:
+    def value_and_gradient(self, params: Params) -> tuple[Tensor, Params]:
         mean = self._mean(params)
         square = squared_norm(mean)
-        bent = self._bent(params, mean, float(square) ** 0.5)
-        return self.strength / 4 * square, {name: self.strength / 2 * value for name, value in bent.items()}
+        product = self._hessian_product(params, mean, float(square) ** 0.5)
+        return self.strength / 4 * square, {name: self.strength / 2 * value for name, value in product.items()}
 
-    def _bent(self, params: Params, mean: Params, norm: float) -> Params:
-        """Hḡ."""
+    def _hessian_product(self, params: Params, mean: Params, norm: float) -> Params:
+        """Compute Hḡ by name, by double backward or by central differences."""
         if self.how.method == "exact":
             return MeanHessian(self.loss, params, self.batches)(mean)
         if not norm > 0:  # also nan, which is to be seen in the gradient
@@ -253,7 +303,7 @@ class _FullGradient:
         return {name: norm / (2 * step) * (ahead - ends[1][name]) for name, ahead in ends[0].items()}
 
     def product(self, params: Params, direction: Params) -> Params:
-        """(λ/2) (H Hv + ∇³C[ḡ, v])."""
+        """Compute (λ/2) (H Hv + ∇³C[ḡ, v]), by name."""
         hessian = MeanHessian(self.loss, params, self.batches)
         twice = hessian(hessian(direction))
         third = third_derivative(self.loss, params, self.batches, self._mean(params), direction)

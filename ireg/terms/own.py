@@ -83,7 +83,7 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
 def _with_shared(snapshot: Snapshot, gradient: Params) -> Params:
     """Add weight decay and the gradient of a shared penalty."""
     decayed = snapshot.optimizer.decayed(gradient, snapshot.moving, snapshot.preconditioner)
-    return decayed if snapshot.shared is None else add_scaled(decayed, snapshot.shared.slope, 1.0)
+    return decayed if snapshot.shared is None else add_scaled(decayed, snapshot.shared.gradient, 1.0)
 
 
 @needs(_moments, estimable=True)

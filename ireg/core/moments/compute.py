@@ -64,6 +64,9 @@ def gradient_moments(
             (default: by what one minibatch needs), `ghost` and `layers` (default: `EXAMPLES_AT_ONCE` examples).
         observer: called with each minibatch's outputs during the pass.
 
+    Returns:
+        The moments that `needs` names; what was not asked for raises a `ValueError` when it is read.
+
     Raises:
         ValueError: no minibatches, an unknown method, a chunk size below 1, or a loss that `method` cannot serve.
 
@@ -98,6 +101,9 @@ def sampled_gradients(
         population: the number m of the epoch's minibatches, more than k; infinite for independent draws.
         method: as for `gradient_moments`.
 
+    Returns:
+        The gradients, whose methods return estimates (1 + k,): of the whole sample, and without each minibatch.
+
     Raises:
         ValueError: fewer than `SMALLEST` minibatches, not fewer than m, or a method that cannot serve the loss.
 
@@ -119,7 +125,7 @@ def sampled_gradients(
 
 
 def _fill(sums: MomentSums, loss: LossFn, batches: Sequence[Batch], method: str, chunk_size: int | None) -> str:
-    """Add all minibatches to the sums; return the method's name."""
+    """Add all minibatches to the sums, and return the name of the method that did."""
     if len(batches) == 0:
         raise ValueError("gradient moments need at least one minibatch, got none")
     if chunk_size is not None and chunk_size < 1:
@@ -141,9 +147,18 @@ def _fill(sums: MomentSums, loss: LossFn, batches: Sequence[Batch], method: str,
 
 
 def choose_method(loss: LossFn, params: Params, batches: Sequence[Batch], needs: Need) -> str:
-    """What `auto` stands for.
+    """Choose the method that `auto` stands for.
 
     A single minibatch leaves nothing to batch, and by the loop its ‖g‖² is ‖ḡ‖² to the last bit.
+
+    Args:
+        loss: as for `gradient_moments`.
+        params: where the gradients are taken.
+        batches: at least one; the first stands for all.
+        needs: what is to be computed: forming every g_k makes some methods slower than others.
+
+    Returns:
+        A name in `METHODS`.
     """
     if isinstance(loss, LossByReals) or (not isinstance(loss, ModuleLoss) and hasattr(loss, "module")):
         return "loop"  # of complex weights, of a step, or of several ranks

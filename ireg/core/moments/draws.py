@@ -27,11 +27,11 @@ TINY = 1e-15
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnMoments:
-    """What `GradientMoments` estimate, of the means over the masks.
+    """Estimates of the moments of the mean gradients over the masks, from two draws of each.
 
     Attributes:
-        means: ḡ of each draw.
-        products: (1/m) Σ g_k ⊙ g'_k.
+        means: ḡ of each draw, by name.
+        products: (1/m) Σ g_k ⊙ g'_k, by name.
         method: how they were computed.
     """
 
@@ -64,7 +64,7 @@ class DrawnMoments:
 
 
 def drawn_moments(loss: LossFn, params: Params, batches: Sequence[Batch]) -> DrawnMoments:
-    """Compute each minibatch's gradient twice, with masks of its own.
+    """Compute each minibatch's gradient twice, each time with masks of its own.
 
     The loss draws the masks. Where products leave the range of the weights' type, they are drawn once more, and summed
     in double precision.
@@ -73,13 +73,23 @@ def drawn_moments(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Dra
         loss: pure function of parameters and minibatch but for what it draws from torch's global random stream.
         params: where the gradients are taken.
         batches: the minibatches.
+
+    Returns:
+        The moments; each value may be negative, except where both draws are the same.
+
+    Example:
+        >>> def loss(params, batch):  # without masks, so that both draws are the same
+        ...     return (params["w"] * batch).sum()
+        >>> moments = drawn_moments(loss, {"w": torch.tensor(1.0)}, [torch.tensor([2.0]), torch.tensor([4.0])])
+        >>> moments.mean_square(None), moments.square_of_mean(None)  # (4 + 16)/2 and 3²
+        (tensor(10.), tensor(9.))
     """
-    found, left_range = _drawn(loss, params, batches, in_double=False)
-    return _drawn(loss, params, batches, in_double=True)[0] if left_range else found
+    moments, left_range = _drawn(loss, params, batches, in_double=False)
+    return _drawn(loss, params, batches, in_double=True)[0] if left_range else moments
 
 
 def _drawn(loss: LossFn, params: Params, batches: Sequence[Batch], *, in_double: bool) -> tuple[DrawnMoments, bool]:
-    """Return the moments, and whether products have left the range."""
+    """Return the moments, and whether products have left the range of their type."""
     numbers = _widened if in_double else summable
     sums = [MomentSums(params=params, needs=Need.MEAN) for _ in range(2)]
     products = {name: torch.zeros_like(numbers(value)) for name, value in params.items()}
@@ -90,21 +100,21 @@ def _drawn(loss: LossFn, params: Params, batches: Sequence[Batch], *, in_double:
             sums[1].add_gradient(name, other[name])
             products[name].addcmul_(numbers(one[name]), numbers(other[name]))
     means = [{name: value / len(batches) for name, value in total.mean.items()} for total in sums]
-    found = DrawnMoments(
+    moments = DrawnMoments(
         means=(means[0], means[1]), products={name: value / len(batches) for name, value in products.items()}
     )
-    return found, _have_left_range(found)
+    return moments, _have_left_range(moments)
 
 
-def _have_left_range(found: DrawnMoments) -> bool:
+def _have_left_range(moments: DrawnMoments) -> bool:
     """Say whether products of draws are not finite, or so small that they may have been lost.
 
     Draws of masks that have nothing in common have products of 0, too: then the size of the draws decides.
     """
-    size = torch.stack([value.abs().sum() for value in found.products.values()]).sum()
+    size = torch.stack([value.abs().sum() for value in moments.products.values()]).sum()
     if float(size) == 0:
-        return all(0 < float(norm(mean)) < TINY for mean in found.means)
-    return not is_ordinary(size, sum(value.numel() for value in found.products.values()))
+        return all(0 < float(norm(mean)) < TINY for mean in moments.means)
+    return not is_ordinary(size, sum(value.numel() for value in moments.products.values()))
 
 
 def _widened(value: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Gradient moments by hooks, for modules of known kinds of layers.
 
-One forward and one backward pass over several minibatches at once give all inputs a and slopes δ of these layers, by
-hooks, whatever the module does between them: residual sums, attention, branches. From them each layer's minibatch
-gradients follow by its kind, see `ireg.core.moments.kinds`. A layer that is used several times, or a parameter that
-sits in several layers, gets the sum.
+One forward and one backward pass over several minibatches at once give all inputs a and sensitivities δ of these
+layers, by hooks, whatever the module does between them: residual sums, attention, branches. From them each layer's
+minibatch gradients follow by its kind, see `ireg.core.moments.kinds`. A layer that is used several times, or a
+parameter that sits in several layers, gets the sum.
 
 Whether that is right for a module cannot be read off it: a forward pass may use a parameter without its layer, or mix
 examples. So the first minibatch of each pass is also computed alone, by the loop, and must have the same gradient.
@@ -52,6 +52,13 @@ class Use(NamedTuple):
 
 def layers_of(loss: LossFn, names: Collection[str]) -> Layers:
     """Find the layers of the parameters with these names.
+
+    Args:
+        loss: made by `functional_loss`.
+        names: of the parameters whose gradients are needed.
+
+    Returns:
+        For each layer, the names of its parameters by attribute.
 
     Raises:
         NotServedError: the loss is none of a module and a criterion, its outputs depend on other examples, or a
@@ -108,9 +115,12 @@ def add_by_hooks(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None,
 
 
 def minibatches_at_once(loss: LossFn, params: Params, batch: Batch) -> int:
-    """Say how many minibatches are fastest in one pass.
+    """Return how many minibatches are fastest in one pass; 0 where one is already too large.
 
-    It is 0 for less than one.
+    Args:
+        loss: of a minibatch.
+        params: their device decides by what.
+        batch: one minibatch, which stands for all.
     """
     kept = kept_for_backward(loss, params, batch)
     if next(iter(params.values())).device.type == "cpu":
@@ -118,7 +128,7 @@ def minibatches_at_once(loss: LossFn, params: Params, batch: Batch) -> int:
     return MEMORY_ON_ACCELERATOR // max(1, kept.size + bytes_of(params))
 
 
-def _require_same(found: Params, expected: Params) -> None:
+def _require_same(batched: Params, expected: Params) -> None:
     """Compare a minibatch's gradient with that of the loop.
 
     Raises:
@@ -126,7 +136,7 @@ def _require_same(found: Params, expected: Params) -> None:
     """
     whole = float(norm(expected))
     for name, value in expected.items():
-        off, size = norm_of(found[name] - value), norm_of(value)
+        off, size = norm_of(batched[name] - value), norm_of(value)
         tolerance = SAME[value.dtype]
         if not float(off) <= tolerance * (float(size) + tolerance * whole):
             raise NotServedError(
@@ -139,10 +149,7 @@ def _require_same(found: Params, expected: Params) -> None:
 def _gradients(
     loss: ModuleLoss, layers: Layers, params: Params, inputs: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor, Params]:
-    """Compute losses, outputs and gradients of c minibatches.
-
-    Losses are (c,), outputs (c, examples, …), gradients (c, *shape).
-    """
+    """Compute losses (c,), outputs (c, examples, …) and gradients (c, *shape) of c minibatches."""
     count, examples = inputs.shape[:2]
     with torch.enable_grad(), _recorded(loss.module, layers) as uses:
         outputs = loss.outputs(params, inputs.flatten(0, 1))
@@ -154,18 +161,20 @@ def _gradients(
             )
         outputs = outputs.unflatten(0, (count, examples))
         losses = torch.stack([loss.criterion(*batch) for batch in zip(outputs, targets, strict=True)])
-        slopes = torch.autograd.grad(
+        sensitivities = torch.autograd.grad(
             losses.sum(), [use.outputs for use in uses], allow_unused=True, materialize_grads=True
         )
     gradients: Params = {}
     with torch.no_grad():
-        for use, slope in zip(uses, slopes, strict=True):
-            split = [_split(values, count) for values in (use.inputs, slope)]
+        for use, sensitivity in zip(uses, sensitivities, strict=True):
+            split = [_split(values, count) for values in (use.inputs, sensitivity)]
             kind = kind_of(use.layer)
             assert kind is not None  # see `layers_of`
-            found = kind(use.layer, *split)
+            by_attribute = kind(use.layer, *split)
             for attribute, name in layers[use.layer].items():
-                gradients[name] = found[attribute] if name not in gradients else gradients[name] + found[attribute]
+                gradients[name] = (
+                    by_attribute[attribute] if name not in gradients else gradients[name] + by_attribute[attribute]
+                )
     zeros = {name: value.new_zeros(count, *value.shape) for name, value in params.items() if name not in gradients}
     return losses.detach(), outputs.detach(), gradients | zeros
 

@@ -22,7 +22,7 @@ from ireg.core.types import Params
 
 @dataclass(frozen=True, kw_only=True)
 class IndependentMoments:
-    """What the moments of k independent minibatches say of all others.
+    """Estimates of a population's moments, from those of k independent minibatches.
 
     Attributes:
         window: the moments over the k minibatches.
@@ -34,7 +34,7 @@ class IndependentMoments:
 
     @property
     def method(self) -> str:
-        """How the gradients were computed."""
+        """The name of the method that computed the gradients."""
         return self.window.method
 
     def mean_square(self, scale: Params | None) -> Tensor:

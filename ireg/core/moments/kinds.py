@@ -1,7 +1,8 @@
 """Minibatch gradients of a layer, by kind of layer.
 
-With a_i a layer's input and δ_i = ∂(Σ_k Ĉ_k)/∂z_i the slope at its output for example i, each kind says what the
-gradient of minibatch k with respect to the layer's parameters is, as a sum over the examples i ∈ k.
+With a_i a layer's input for example i and δ_i = ∂(Σ_k Ĉ_k)/∂z_i its sensitivity, the gradient of the summed loss by its
+output z_i, each kind says what the gradient of minibatch k with respect to the layer's parameters is, as a sum over the
+examples i ∈ k.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm, layer_norm, rms_norm
 
 Kind = Callable[[Any, Tensor, Tensor], dict[str, Tensor]]
-"""From a layer, its inputs (c, examples, …) and slopes (c, examples, …) to gradients (c, *shape) by attribute."""
+"""From a layer, its inputs and sensitivities (c, examples, …), to gradients (c, *shape) by attribute."""
 
 KINDS: dict[type[nn.Module], Kind] = {}
 """By exact class: a subclass may do anything in its forward."""
@@ -28,6 +29,13 @@ def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
     A layer is served if its outputs depend on its one argument and its parameters alone, example by example. For
     settings that the function does not serve it raises a `NotServedError`.
 
+    Args:
+        classes: exact classes; a subclass may do anything in its forward pass, and needs a registration of its own.
+
+    Returns:
+        The decorator. The function takes the layer, its inputs and its sensitivities, both (c, examples, …), and
+        returns the gradients of c minibatches, (c, *shape), by the attribute of the parameter.
+
     Example:
         >>> class Scale(nn.Module):
         ...     def __init__(self):
@@ -36,8 +44,14 @@ def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
         ...     def forward(self, inputs):
         ...         return inputs * self.factor
         >>> @kind(Scale)
-        ... def scale(layer, inputs, slopes):
-        ...     return {"factor": (inputs * slopes).sum(1)}
+        ... def scale(layer, inputs, sensitivities):
+        ...     return {"factor": (inputs * sensitivities).sum(1)}
+        >>> from ireg.core.functional import functional_loss
+        >>> from ireg.core.moments import gradient_moments
+        >>> loss, batch = functional_loss(Scale(), nn.functional.mse_loss), (torch.ones(1, 3), torch.zeros(1, 3))
+        >>> moments = gradient_moments(loss, {"factor": torch.full((3,), 1.5)}, [batch, batch], method="hooks")
+        >>> moments.mean  # 2 · 1.5 / 3
+        {'factor': tensor([1., 1., 1.])}
         >>> del KINDS[Scale]
     """
 
@@ -50,84 +64,75 @@ def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
 
 
 def kind_of(layer: nn.Module) -> Kind | None:
-    """Find the function for a layer, by its exact class."""
+    """Find the function for a layer by its exact class; None if there is none."""
     cls = type(layer)
     return KINDS.get(cls) or vars(cls).get("minibatch_gradients")
 
 
 @kind(nn.Linear)
-def _linear(layer: nn.Linear, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
-    """Σ_i δ_i a_iᵀ, and Σ_i δ_i.
-
-    Several positions of an example count like several examples.
-    """
-    inputs, slopes = _rows(inputs, 1), _rows(slopes, 1)
-    return {"weight": torch.bmm(slopes.mT, inputs), "bias": slopes.sum(1)}
+def _linear(layer: nn.Linear, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
+    """Compute Σ_i δ_i a_iᵀ and Σ_i δ_i; several positions of an example count like several examples."""
+    inputs, sensitivities = _rows(inputs, 1), _rows(sensitivities, 1)
+    return {"weight": torch.bmm(sensitivities.mT, inputs), "bias": sensitivities.sum(1)}
 
 
 @kind(nn.Conv1d, nn.Conv2d, nn.Conv3d)
-def _convolution(layer: Any, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
-    """The correlation of inputs and slopes.
-
-    By torch's own backward pass, a minibatch at a time.
-    """
+def _convolution(layer: Any, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
+    """Correlate inputs and sensitivities by torch's own backward pass, a minibatch at a time."""
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         raise NotServedError(f"{type(layer).__name__} with padding={layer.padding!r}, {layer.padding_mode!r}")
-    found = [
+    gradients = [
         torch.ops.aten.convolution_backward(
-            slope, values, layer.weight, None, layer.stride, layer.padding, layer.dilation, False,
+            sensitivity, values, layer.weight, None, layer.stride, layer.padding, layer.dilation, False,
             [0] * len(layer.stride), layer.groups, [False, True, False],
         )[1]
-        for values, slope in zip(inputs, slopes, strict=True)
+        for values, sensitivity in zip(inputs, sensitivities, strict=True)
     ]  # fmt: skip
-    return {"weight": torch.stack(found), "bias": _over_all_but_channels(slopes)}
+    return {"weight": torch.stack(gradients), "bias": _over_all_but_channels(sensitivities)}
 
 
 @kind(nn.GroupNorm)
-def _group_norm(layer: nn.GroupNorm, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
-    """Σ_i δ_i ⊙ â_i with â the normalized inputs, and Σ_i δ_i.
-
-    Summed over all but the channels.
-    """
+def _group_norm(layer: nn.GroupNorm, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
+    """Compute Σ_i δ_i ⊙ â_i, with â the normalized inputs, and Σ_i δ_i, over all but the channels."""
     normal = group_norm(inputs.flatten(0, 1), layer.num_groups, eps=layer.eps).view_as(inputs)
-    return {name: _over_all_but_channels(values) for name, values in _scale_and_shift(normal, slopes).items()}
+    return {name: _over_all_but_channels(values) for name, values in _scale_and_shift(normal, sensitivities).items()}
 
 
 @kind(nn.LayerNorm)
-def _layer_norm(layer: nn.LayerNorm, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
-    """The same, over all but the dimensions that are normalized."""
+def _layer_norm(layer: nn.LayerNorm, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
+    """Compute Σ_i δ_i ⊙ â_i and Σ_i δ_i, over all but the dimensions that are normalized."""
     normal = layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
-    return _over_positions(_scale_and_shift(normal, slopes), len(layer.normalized_shape))
+    return _over_positions(_scale_and_shift(normal, sensitivities), len(layer.normalized_shape))
 
 
 @kind(nn.RMSNorm)
-def _rms_norm(layer: nn.RMSNorm, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
-    """The same without shift."""
+def _rms_norm(layer: nn.RMSNorm, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
+    """Compute Σ_i δ_i ⊙ â_i over all but the dimensions that are normalized; there is no shift."""
     normal = rms_norm(inputs, layer.normalized_shape, eps=layer.eps)
-    return _over_positions({"weight": normal * slopes}, len(layer.normalized_shape))
+    return _over_positions({"weight": normal * sensitivities}, len(layer.normalized_shape))
 
 
 @kind(nn.Embedding)
-def _embedding(layer: nn.Embedding, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
-    """The sum of the slopes of each token's places."""
+def _embedding(layer: nn.Embedding, inputs: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
+    """Sum the sensitivities at the places of each token."""
     if layer.max_norm is not None or layer.scale_grad_by_freq:
         raise NotServedError("Embedding with max_norm or scale_grad_by_freq")
-    gradient = slopes.new_zeros(len(inputs), *layer.weight.shape)
-    tokens, slopes = inputs.flatten(1), _rows(slopes, 1)
+    gradient = sensitivities.new_zeros(len(inputs), *layer.weight.shape)
+    tokens, sensitivities = inputs.flatten(1), _rows(sensitivities, 1)
     if layer.padding_idx is not None:
-        slopes = slopes.masked_fill((tokens == layer.padding_idx)[..., None], 0)
-    for total, token, slope in zip(gradient, tokens, slopes, strict=True):
-        total.index_add_(0, token, slope)
+        sensitivities = sensitivities.masked_fill((tokens == layer.padding_idx)[..., None], 0)
+    for total, token, sensitivity in zip(gradient, tokens, sensitivities, strict=True):
+        total.index_add_(0, token, sensitivity)
     return {"weight": gradient}
 
 
 class NotServedError(ValueError):
-    """There is no fast way for a network or a layer."""
+    """A method does not serve a network or a layer."""
 
 
-def _scale_and_shift(normal: Tensor, slopes: Tensor) -> dict[str, Tensor]:
-    """What scale and shift of normalized inputs get from each example."""
-    return {"weight": normal * slopes, "bias": slopes}
+def _scale_and_shift(normal: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:
+    """Return each example's gradient by scale and shift of the normalized inputs."""
+    return {"weight": normal * sensitivities, "bias": sensitivities}
 
 
 def _over_positions(values: dict[str, Tensor], dimensions: int) -> dict[str, Tensor]:
@@ -136,10 +141,10 @@ def _over_positions(values: dict[str, Tensor], dimensions: int) -> dict[str, Ten
 
 
 def _over_all_but_channels(values: Tensor) -> Tensor:
-    """(c, examples, channels, …) to (c, channels)."""
+    """Sum (c, examples, channels, …) to (c, channels)."""
     return values.sum((1, *range(3, values.ndim)))
 
 
 def _rows(values: Tensor, dimensions: int) -> Tensor:
-    """(c, examples, positions …, *rest) to (c, examples · positions, *rest)."""
+    """Flatten (c, examples, positions …, *rest) to (c, examples · positions, *rest)."""
     return values.flatten(1, -1 - dimensions)

@@ -1,6 +1,4 @@
-"""Gradient moments of stacks of Linear layers, layer by layer.
-
-No minibatch needs a backward pass of its own.
+"""Gradient moments of stacks of Linear layers, without a backward pass for each minibatch.
 
 With a_i the input and δ_i = ∂(Σ_k Ĉ_k)/∂z_i the sensitivity of a Linear layer z = W a + b at example i, the gradient
 of minibatch k with respect to W is g_k = Σ_{i∈k} δ_i a_iᵀ and to b Σ_{i∈k} δ_i. One forward and one backward pass
@@ -67,9 +65,11 @@ def serves(module: nn.Module, input_dimensions: int) -> bool:
 
 
 def leaves_of(module: nn.Module, input_dimensions: int) -> list[tuple[str, nn.Module]] | None:
-    """List layers and functions by name in the order of use.
+    """List layers and functions by name in the order of use; None if the module is not served.
 
-    None if the module is not served.
+    Args:
+        module: as for `serves`.
+        input_dimensions: number of dimensions of its inputs, that of the examples included.
     """
     leaves = _leaves(module)
     if (
@@ -87,10 +87,7 @@ def leaves_of(module: nn.Module, input_dimensions: int) -> list[tuple[str, nn.Mo
 
 
 def _leaves(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]] | None:
-    """List layers and functions by name in the order of use.
-
-    None if there is anything else.
-    """
+    """List layers and functions by name in the order of use; None if there is anything else."""
     if module._forward_hooks or module._forward_pre_hooks:
         return None
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
@@ -109,6 +106,11 @@ def products_pay(module: nn.Module, examples: int, needs: Need) -> bool:
     For B examples, and summed over layers: the products take B² (in + out) multiplications, forming g_k takes
     B · in · out. But the mean takes as many, unless g_k has been formed; then forming costs only some passes over
     in · out numbers.
+
+    Args:
+        module: a stack of Linear layers.
+        examples: B, in a minibatch.
+        needs: what is to be computed beside the norms.
     """
     sizes = [(leaf.in_features, leaf.out_features) for leaf in module.modules() if isinstance(leaf, nn.Linear)]
     products = sum(examples**2 * (inputs + outputs) for inputs, outputs in sizes)
@@ -153,11 +155,11 @@ def _add(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, sums: M
 
 
 def _add_layer(layer: Layer, sums: MomentSums, memory: int | None) -> list[Tensor | None]:
-    """Add one layer's gradients of c minibatches; return their parts of ‖g_k‖².
+    """Add one layer's gradients of c minibatches, and return their parts of ‖g_k‖².
 
-    Each part, of its weight or its bias, is (c,).
-
-    Of the two, those that are among the parameters of `sums`: others are frozen.
+    Returns:
+        One part (c,) for the weight and one for the bias, of those that are among the parameters of `sums`: others are
+        frozen. A part is None where it is not needed.
     """
     weight, bias = f"{layer.prefix}weight", f"{layer.prefix}bias"
     parts: list[Tensor | None] = []
@@ -168,46 +170,47 @@ def _add_layer(layer: Layer, sums: MomentSums, memory: int | None) -> list[Tenso
     return parts
 
 
-def _add_weight(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, memory: int | None) -> Tensor | None:
-    """Add a weight's gradients of c minibatches; return their part of ‖g_k‖².
-
-    It is (c,), and None where it is not needed.
+def _add_weight(
+    name: str, inputs: Tensor, sensitivities: Tensor, sums: MomentSums, memory: int | None
+) -> Tensor | None:
+    """Add a weight's gradients of c minibatches, and return their part of ‖g_k‖².
 
     Up to `memory` bytes of gradients are formed at once, but at least one minibatch's; none with `memory=None`.
+
+    Returns:
+        The part, (c,); None where it is not needed.
     """
     if memory is not None:
         at_once = memory // (sums.params[name].numel() * inputs.element_size())
-        return _form(name, inputs, slopes, sums, at_once)
+        return _form(name, inputs, sensitivities, sums, at_once)
     norms = None
     if Need.SQ_NORMS in sums.needs:
+        # ‖Σ_i δ_i a_iᵀ‖² = Σ_ij (a_i·a_j) (δ_i·δ_j): the sum over both indices of two Gram matrices' product by entry.
         between_inputs = torch.bmm(inputs, inputs.mT)  # (c, examples, examples)
-        between_slopes = torch.bmm(slopes, slopes.mT)
-        sums.note_lost(_floor(between_inputs) + _floor(between_slopes))
-        norms = between_inputs.mul_(between_slopes).flatten(1).sum(1)
+        between_sensitivities = torch.bmm(sensitivities, sensitivities.mT)
+        sums.note_lost(_floor(between_inputs) + _floor(between_sensitivities))
+        norms = between_inputs.mul_(between_sensitivities).flatten(1).sum(1)
     if Need.MEAN in sums.needs:
-        sums.mean[name].addmm_(slopes.flatten(0, 1).mT, inputs.flatten(0, 1))
+        sums.mean[name].addmm_(sensitivities.flatten(0, 1).mT, inputs.flatten(0, 1))
     return norms
 
 
 def _floor(products: Tensor) -> Tensor:
-    """Return below which ‖g_k‖², (c,), products that were too small for their type would show.
+    """Return the ‖g_k‖², (c,), below which products that were too small for their type would show.
 
     Of B examples' products with each other (c, B, B), the largest is one with itself.
     """
     return products.diagonal(dim1=1, dim2=2).amax(1) * floor(products.dtype, products.shape[1])
 
 
-def _form(name: str, inputs: Tensor, slopes: Tensor, sums: MomentSums, at_once: int) -> Tensor | None:
-    """Form and add a weight's gradients; return their ‖g_k‖², (c,), where needed.
-
-    `at_once` minibatches are formed at a time.
-    """
-    found: list[Tensor | None]
+def _form(name: str, inputs: Tensor, sensitivities: Tensor, sums: MomentSums, at_once: int) -> Tensor | None:
+    """Form and add a weight's gradients, `at_once` at a time; return their ‖g_k‖², (c,), or None."""
+    norms: list[Tensor | None]
     if at_once > 1:
-        pairs = zip(slopes.split(at_once), inputs.split(at_once), strict=True)
-        found = [sums.add_gradients(name, torch.bmm(some_slopes.mT, some)) for some_slopes, some in pairs]
+        pairs = zip(sensitivities.split(at_once), inputs.split(at_once), strict=True)
+        norms = [sums.add_gradients(name, torch.bmm(deltas.mT, values)) for deltas, values in pairs]
     else:  # in one buffer, which stays in a CPU's cache
         gradient = torch.empty_like(sums.params[name])
-        pairs = zip(slopes.unbind(), inputs.unbind(), strict=True)
-        found = [sums.add_gradient(name, torch.mm(slope.mT, values, out=gradient)) for slope, values in pairs]
-    return torch.hstack([part for part in found if part is not None]) if Need.SQ_NORMS in sums.needs else None
+        pairs = zip(sensitivities.unbind(), inputs.unbind(), strict=True)
+        norms = [sums.add_gradient(name, torch.mm(delta.mT, values, out=gradient)) for delta, values in pairs]
+    return torch.hstack([part for part in norms if part is not None]) if Need.SQ_NORMS in sums.needs else None

@@ -1,7 +1,4 @@
-"""What one minibatch's backward pass needs in memory.
-
-Measured by its forward pass.
-"""
+"""What one minibatch's backward pass needs in memory, measured by its forward pass."""
 
 from typing import NamedTuple
 
@@ -13,9 +10,11 @@ from ireg.core.types import Batch, LossFn, Params
 
 
 class Kept(NamedTuple):
-    """Tensors that a forward pass keeps, and their bytes.
+    """The tensors that a forward pass keeps for the backward pass, parameters aside.
 
-    Kept for the backward pass; parameters are not counted.
+    Attributes:
+        tensors: how many.
+        size: their bytes.
     """
 
     tensors: int
@@ -23,12 +22,21 @@ class Kept(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Bytes of a tensor, on the mean."""
+        """The bytes of a tensor, on the mean."""
         return self.size / max(1, self.tensors)
 
 
 def kept_for_backward(loss: LossFn, params: Params, batch: Batch) -> Kept:
-    """Measure what the backward pass of one minibatch needs."""
+    """Measure what the backward pass of one minibatch needs, by the hooks of autograd.
+
+    Args:
+        loss: pure function `(params, batch) -> 0-d mean loss`.
+        params: where; what is kept of these themselves is not counted.
+        batch: the minibatch.
+
+    Returns:
+        The number and the bytes of the tensors that are kept.
+    """
     own = {value.untyped_storage().data_ptr() for value in params.values()}
     kept: dict[int, int] = {}
 
@@ -47,5 +55,5 @@ def kept_for_backward(loss: LossFn, params: Params, batch: Batch) -> Kept:
 
 
 def bytes_of(params: Params) -> int:
-    """The bytes of a gradient."""
+    """Return the bytes of a gradient, which are those of the parameters."""
     return sum(value.numel() * value.element_size() for value in params.values())

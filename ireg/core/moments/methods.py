@@ -6,7 +6,7 @@ from ireg.core.moments.sums import MomentSums
 from ireg.core.types import Batch, LossFn
 
 Method = Callable[[LossFn, Sequence[Batch], int | None, MomentSums], None]
-"""Adds the moments of all minibatches, so many at once, to the sums."""
+"""Adds the moments of the loss's minibatches to the sums, so many at once, or, with None, as many as are fastest."""
 
 METHODS: dict[str, Method] = {}
 """By name; a module that defines a method is imported by `ireg.core.moments.compute`."""

@@ -27,15 +27,23 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def needs(need: Need | Callable[[OptimizerView], Need], *, estimable: bool = False) -> Callable[[Function], Function]:
-    """Mark a term with what it uses of the moments.
-
-    No pass then computes less or more.
+    """Mark a term with what it uses of the moments, so that no pass computes less or more.
 
     Args:
         need: what the term uses, or a function that says so for an optimizer and raises a `ValueError` for one that
             the term is not made for.
         estimable: whether the term can be estimated, from some of the minibatches or from draws of dropout's masks: it
             uses the gradients by `Snapshot.gradients` alone, and its result is linear in what their methods return.
+
+    Returns:
+        The decorator, which returns the same function.
+
+    Example:
+        >>> @needs(Need.SQ_NORMS)
+        ... def largest(snapshot):
+        ...     return snapshot.moments.sq_norms.max()
+        >>> Need.SQ_NORMS in largest.needs(None), Need.SQUARE in largest.needs(None)  # for any optimizer
+        (True, False)
     """
 
     def mark(function: Function) -> Function:
@@ -60,8 +68,12 @@ def needs_path(function: Callable[..., Any]) -> bool:
 def union_of_needs(functions: Iterable[Callable[..., Any]], view: OptimizerView, sampling: str = EPOCH) -> Need:
     """Return what functions use of the moments together.
 
-    They are marked by `needs`, or are a `functools.partial` of such; unmarked ones use nothing. With independent
-    minibatches an estimate of ‖∇C‖² also takes the mean square.
+    With independent minibatches an estimate of ‖∇C‖² also takes the mean square.
+
+    Args:
+        functions: marked by `needs`, or a `functools.partial` of such; unmarked ones use nothing.
+        view: of the optimizer.
+        sampling: how training draws the minibatches, `epoch` or `independent`.
 
     Raises:
         ValueError: a function is not made for this optimizer.

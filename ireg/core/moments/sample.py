@@ -109,6 +109,7 @@ class SampledGradients:
                 own = inner_product(offset, scaled)
             products = products + along[:, None] + along[None, :] + own
         every, own = products.sum(1), products.diagonal()
+        # Of the matrix of products: its sum, then its sum without row and column j, whose crossing counts once.
         left = torch.tensor([float(self.size)] + [self.size - 1.0] * self.size, dtype=torch.float64)
         left = left.to(products.device)
         square = torch.cat([every.sum()[None], every.sum() - 2 * every + own]) / left.square()
@@ -116,7 +117,7 @@ class SampledGradients:
         return square - (1 / left - 1 / self.population) * variance
 
     def _means(self, values: Tensor) -> Tensor:
-        """Return the mean of k values, and the means without one each."""
+        """Return the mean of k values, then the k means without one of them, (1 + k,)."""
         total = values.sum()
         return torch.cat([total[None] / self.size, (total - values) / (self.size - 1)])
 
@@ -163,11 +164,9 @@ def standard_error(estimate: Tensor, population: float) -> float:
 
 
 def _norms_of_products(rows: Tensor, factor: Tensor) -> Tensor:
-    """Return ‖f ⊙ r_j‖² of k rows.
-
-    The buffer stays in a CPU's cache.
-    """
+    """Return ‖f ⊙ r_j‖² of k rows, (k,), in double precision."""
     factors = wide(factor).flatten()
+    # One buffer for all rows, which stays in a CPU's cache.
     product, norms = torch.empty_like(factors), factors.new_empty(len(rows))
     for row, norm in zip(in_reach(flat(rows)), norms, strict=True):
         torch.mul(row, factors, out=product)
@@ -176,7 +175,7 @@ def _norms_of_products(rows: Tensor, factor: Tensor) -> Tensor:
 
 
 def _scaled(vectors: Params, scale: Params | None) -> Params:
-    """Pv."""
+    """Return Pv by name; None is the identity."""
     return vectors if scale is None else {name: value * scale[name] for name, value in vectors.items()}
 
 

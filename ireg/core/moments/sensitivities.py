@@ -1,7 +1,4 @@
-"""Inputs and sensitivities of every Linear layer of a stack.
-
-They come from one pass through the stack.
-"""
+"""Inputs and sensitivities of every Linear layer of a stack, from one pass through it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,13 +10,16 @@ from ireg.core.functional import ModuleLoss
 from ireg.core.types import Params
 
 Pullback = Callable[[Tensor], Tensor]
-"""From sensitivities to the outputs of a function to those to its inputs."""
+"""From the sensitivities δ at the outputs of a function to those at its inputs."""
 
 
 class Layer(NamedTuple):
-    """One Linear layer: name, inputs and sensitivities.
+    """One Linear layer, as c minibatches have passed through it.
 
-    The name ends with a dot. Inputs are (c, examples, in), sensitivities (c, examples, out).
+    Attributes:
+        prefix: its name, with a dot at the end.
+        inputs: (c, examples, in).
+        sensitivities: (c, examples, out).
     """
 
     prefix: str
@@ -28,18 +28,19 @@ class Layer(NamedTuple):
 
 
 class Buffers:
-    """Matrices by name that each pass overwrites.
-
-    A CPU pays for the first touch of fresh memory.
-    """
+    """Matrices by name that each pass overwrites, as a CPU pays for the first touch of fresh memory."""
 
     def __init__(self) -> None:
         self._matrices: dict[str, Tensor] = {}
 
     def get(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
-        """Return the matrix (rows, columns) of a name.
+        """Return the matrix (rows, columns) of a name, whose entries are those of an earlier pass, or any.
 
-        It has another tensor's type and device.
+        Args:
+            name: of the matrix.
+            rows: how many; more than before make a new matrix.
+            columns: the same at each call.
+            like: the tensor whose type and device the matrix has.
         """
         matrix = self._matrices.get(name)
         if matrix is None or len(matrix) < rows:
@@ -56,13 +57,11 @@ def sensitivities(
     targets: Tensor,
     buffers: Buffers,
 ) -> tuple[Tensor, Tensor, list[Layer]]:
-    """Compute losses, outputs, and every Linear layer of c minibatches.
-
-    Losses are (c,), outputs (c, examples, …).
+    """Compute losses and outputs of c minibatches, and inputs and sensitivities of each Linear layer.
 
     With z_i the output of a Linear layer for example i, its sensitivity is ∂(Σ_k Ĉ_k)/∂z_i, Ĉ_k the loss of minibatch
-    k. Leaf by leaf, in `buffers`, where autograd would take fresh memory for each product; it is left the functions
-    between the layers, one at a time, and the criterion.
+    k. The products are made leaf by leaf in `buffers`, where autograd would take fresh memory for each. Autograd
+    differentiates the functions between the layers, one at a time, and the criterion.
 
     Args:
         loss: its criterion is used, and its module through `leaves`.
@@ -71,6 +70,9 @@ def sensitivities(
         inputs: (c, examples, …).
         targets: (c, examples).
         buffers: where the layers' tensors are, until the next pass with the same.
+
+    Returns:
+        Losses (c,), outputs (c, examples, …), and the Linear layers, the last first.
     """
     shape, values = inputs.shape[:2], inputs.flatten(0, 1)
     first = next(position for position, (_, leaf) in enumerate(leaves) if isinstance(leaf, nn.Linear))
@@ -90,13 +92,13 @@ def sensitivities(
             values, pullback = _function(leaf, values)
         after_linear = isinstance(leaf, nn.Linear)
         pullbacks.append(pullback)
-    losses, outputs, slopes = _criterion(loss, values.unflatten(0, shape), targets)
+    losses, outputs, deltas = _criterion(loss, values.unflatten(0, shape), targets)
     layers: list[Layer] = []
     for (prefix, leaf), pullback in zip(reversed(leaves[first:]), reversed(pullbacks), strict=True):
         if isinstance(leaf, nn.Linear):
-            layers.append(Layer(prefix, taken[prefix].unflatten(0, shape), slopes.unflatten(0, shape)))
+            layers.append(Layer(prefix, taken[prefix].unflatten(0, shape), deltas.unflatten(0, shape)))
         if len(layers) < len(taken):
-            slopes = pullback(slopes)
+            deltas = pullback(deltas)
     return losses, outputs, layers
 
 
@@ -105,36 +107,30 @@ def _linear(prefix: str, params: Params, inputs: Tensor, buffers: Buffers) -> tu
     out = buffers.get(f"{prefix}outputs", len(inputs), weight.shape[0], inputs)
     outputs = torch.mm(inputs, weight.mT, out=out) if bias is None else torch.addmm(bias, inputs, weight.mT, out=out)
 
-    def pullback(slopes: Tensor) -> Tensor:
-        return torch.mm(slopes, weight, out=buffers.get(f"{prefix}slopes", len(slopes), weight.shape[1], slopes))
+    def pullback(deltas: Tensor) -> Tensor:
+        return torch.mm(deltas, weight, out=buffers.get(f"{prefix}sensitivities", len(deltas), weight.shape[1], deltas))
 
     return outputs, pullback
 
 
 def _relu(inputs: Tensor, out: Tensor | None) -> tuple[Tensor, Pullback]:
-    """Do what `_function` does, without fresh memory.
-
-    That memory would take a twentieth of a pass.
-    """
+    """Apply ReLU as `_function` would, without fresh memory, which would take a twentieth of a pass."""
     outputs = torch.clamp_min(inputs, 0, out=out)
     backward = torch.ops.aten.threshold_backward.grad_input  # that of torch's own relu
-    return outputs, lambda slopes: backward(slopes, outputs, 0, grad_input=slopes)
+    return outputs, lambda deltas: backward(deltas, outputs, 0, grad_input=deltas)
 
 
 def _function(function: nn.Module, inputs: Tensor) -> tuple[Tensor, Pullback]:
     with torch.enable_grad():
         taken = inputs.detach().requires_grad_()
         given = function(taken)
-    return given.detach(), lambda slopes: torch.autograd.grad(given, taken, slopes)[0]
+    return given.detach(), lambda deltas: torch.autograd.grad(given, taken, deltas)[0]
 
 
 def _criterion(loss: ModuleLoss, values: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute losses, outputs, and the sensitivities to the outputs.
-
-    Losses are (c,), outputs (c, examples, …), sensitivities (c · examples, …).
-    """
+    """Compute losses (c,), outputs (c, examples, …), and δ at the outputs, (c · examples, …)."""
     outputs = values.clone().requires_grad_()  # a tensor of its own: an observer may keep it
     with torch.enable_grad():
         losses = torch.stack([loss.criterion(*batch) for batch in zip(outputs, targets, strict=True)])
-        (slopes,) = torch.autograd.grad(losses.sum(), outputs)
-    return losses.detach(), outputs.detach(), slopes.flatten(0, 1)
+        (deltas,) = torch.autograd.grad(losses.sum(), outputs)
+    return losses.detach(), outputs.detach(), deltas.flatten(0, 1)

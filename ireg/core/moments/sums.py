@@ -67,7 +67,7 @@ class GradientMoments:
 
     @property
     def sq_norm_mean(self) -> Tensor:
-        """(1/m) Σ ‖g_k‖², 0-d."""
+        """(1/m) Σ ‖g_k‖², 0-d, in the type of `sq_norms`."""
         return self.sq_norms.mean()
 
     def mean_square(self, scale: Params | None) -> Tensor:
@@ -80,7 +80,7 @@ class GradientMoments:
     def mean_square_of_product(self, factor: Params) -> Tensor:
         """Compute (1/m) Σ ‖f ⊙ g_k‖², 0-d; it needs `square`.
 
-        By the norm of f ⊙ √((1/m) Σ g_k ⊙ g_k), which single precision's range does not bound.
+        It is the squared norm of f ⊙ √((1/m) Σ g_k ⊙ g_k), which single precision's range does not bound.
         """
         squares = self.wide_square
         if squares is self._square:
@@ -141,7 +141,13 @@ class MomentSums:
     def add_minibatches(self, losses: Tensor, outputs: Tensor | None, sq_norms: Tensor | None) -> None:
         """Add the losses, outputs and ‖g_k‖² of c minibatches.
 
-        Losses are (c,), outputs (c, examples, …), ‖g_k‖² (c,) where needed.
+        Args:
+            losses: (c,).
+            outputs: (c, examples, …); None where the loss has none.
+            sq_norms: ‖g_k‖², (c,); None where they are not needed.
+
+        Raises:
+            ValueError: there are no outputs, and an observer waits for them.
         """
         if self.observer is not None:
             if outputs is None:
@@ -184,9 +190,12 @@ class MomentSums:
         return not any(bool(dense(value).isnan().any()) for value in self.params.values())
 
     def add_gradient(self, name: str, gradient: Tensor) -> Tensor | None:
-        """Add one parameter's gradient; return its part of ‖g_k‖², where needed.
+        """Add one parameter's gradient, and return its part of ‖g_k‖².
 
         The tensor is not kept: it may be a buffer that the next gradient overwrites.
+
+        Returns:
+            The part, 0-d; None where it is not needed.
         """
         gradient = self._numbers(gradient)
         if Need.MEAN in self.needs:
@@ -199,9 +208,14 @@ class MomentSums:
         return torch.dot(flat, flat)
 
     def add_gradients(self, name: str, gradients: Tensor) -> Tensor | None:
-        """Add one parameter's gradients of c minibatches; return their part of ‖g_k‖².
+        """Add one parameter's gradients of c minibatches, and return their part of ‖g_k‖².
 
-        Gradients are (c, *shape); the part is (c,), and None where it is not needed.
+        Args:
+            name: of the parameter.
+            gradients: (c, *shape).
+
+        Returns:
+            The part, (c,); None where it is not needed.
         """
         gradients = self._numbers(gradients)
         if Need.MEAN in self.needs:
@@ -212,7 +226,7 @@ class MomentSums:
         return flat(squares).sum(1) if squares is not None and Need.SQ_NORMS in self.needs else None
 
     def moments(self, method: str) -> GradientMoments:
-        """The moments: sums divided by the number of minibatches, in place."""
+        """Divide the sums by the number of minibatches, in place, and return them as moments."""
         for total in (*self.mean.values(), *self.square.values()):
             total.div_(self.num_batches)
         mean, square = (
@@ -245,7 +259,7 @@ def _total(sums: Params) -> Tensor:
 
 
 def add_up(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Sum of the parts of ‖g_k‖²; None where they are not needed."""
+    """Add up the parts of ‖g_k‖² by parameter; None where they are not needed."""
     present = [part for part in parts if part is not None]
     return torch.stack(present).sum(0) if present else None
 
