@@ -21,14 +21,25 @@ Function = TypeVar("Function", bound=Kind)
 
 
 def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
-    """Register a function for layers of these classes.
+    """Register the minibatch gradients of layers of these classes, for the method `hooks`.
 
-    A class of one's own may have the function as its method `minibatch_gradients` instead.
+    The function is `(layer, inputs, slopes) -> gradients` for c minibatches of equal size at once: the layer's inputs
+    (c, examples, …), the gradients of the minibatches' losses at its outputs (c, examples, …), and by attribute of the
+    layer the gradients of its parameters (c, *shape). A class of one's own may have it as its method
+    `minibatch_gradients` instead.
 
     A layer is served if its outputs depend on its one argument and its parameters alone, example by example. For
-    settings that the function does not serve it raises a `NotServedError`.
+    settings that the function does not serve it raises a `NotServedError`. The first minibatch of each pass is also
+    computed by the loop, and must have the same gradient.
+
+    Args:
+        classes: of layers; a subclass is another class.
+
+    Returns:
+        A decorator, which returns the function itself.
 
     Example:
+        >>> import ireg
         >>> class Scale(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
@@ -38,7 +49,10 @@ def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
         >>> @kind(Scale)
         ... def scale(layer, inputs, slopes):
         ...     return {"factor": (inputs * slopes).sum(1)}
-        >>> del KINDS[Scale]
+        >>> batches = [(x * torch.ones(1, 3), torch.zeros(1, 3)) for x in (1.0, 2.0)]
+        >>> loss = nn.functional.mse_loss
+        >>> ireg.gradient_moments(Scale(), batches, criterion=loss, method="hooks").sq_norms  # 3 (2x²/3)²
+        tensor([ 1.3333, 21.3333])
     """
 
     def register(function: Function) -> Function:
@@ -122,7 +136,20 @@ def _embedding(layer: nn.Embedding, inputs: Tensor, slopes: Tensor) -> dict[str,
 
 
 class NotServedError(ValueError):
-    """There is no fast way for a network or a layer."""
+    """Say that a method does not serve a network or a layer; `auto` then takes the loop.
+
+    Example:
+        >>> import ireg
+        >>> class Odd(nn.Linear):
+        ...     def minibatch_gradients(self, inputs, slopes):
+        ...         raise ireg.NotServedError("Odd has no fast method; choose auto or loop")
+        >>> batches = 2 * [(torch.ones(1, 3), torch.zeros(1, 2))]
+        >>> try:
+        ...     ireg.gradient_moments(Odd(3, 2), batches, criterion=nn.functional.mse_loss, method="hooks")
+        ... except ireg.NotServedError as error:
+        ...     print(error)
+        Odd has no fast method; choose auto or loop
+    """
 
 
 def _scale_and_shift(normal: Tensor, slopes: Tensor) -> dict[str, Tensor]:
