@@ -168,8 +168,7 @@ class Hessian:
             direction has their names, shapes, type and device.
 
     Raises:
-        ValueError: as `ireg.gradient_moments`; a parameter whose gradients are sparse, which have no second
-            derivatives.
+        ValueError: as `ireg.gradient_moments`; a parameter that is a sparse tensor, which has no second derivatives.
 
     Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
 
@@ -276,15 +275,15 @@ def top_eigenvalue(
         loss: as for `ireg.gradient_moments`.
         optimizer: by whose parameters the loss is differentiated; by default by all that require a gradient.
         mode: `as_trained` or `eval`, as for `ireg.gradient_moments`.
-        tolerance: the residual at which it ends, as a share of the eigenvalue. Where a gap follows, the error of the
-            eigenvalue itself is of second order in that.
+        tolerance: the residual at which it ends, as a share of the eigenvalue that is largest in absolute value. Where
+            a gap follows, the error of the result is of second order in that.
         max_products: products with H at most.
         start: the eigenvector of an earlier result, which saves products.
         generator: of the random first vector, on the CPU; by default one with a fixed seed.
 
     Returns:
-        The eigenvalue, its eigenvector by name, the residual, and the number of products. A residual above
-        `tolerance` times the eigenvalue says that `max_products` came first.
+        The eigenvalue, its eigenvector by name, the residual, and the number of products. Where that number is
+        `max_products`, the residual may be above the tolerance.
 
     Raises:
         ValueError: as `ireg.Hessian`; a tolerance that is negative or not below 1; fewer than one product; a start with

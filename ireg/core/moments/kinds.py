@@ -25,7 +25,7 @@ def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
 
     The function is `(layer, inputs, slopes) -> gradients` for c minibatches of equal size at once: the layer's inputs
     (c, examples, …), the gradients of the minibatches' losses at its outputs (c, examples, …), and by attribute of the
-    layer the gradients of its parameters (c, *shape). A class of one's own may have it as its method
+    layer the gradients of its parameters, `(c, *shape)`. A class of one's own may have it as its method
     `minibatch_gradients` instead.
 
     A layer is served if its outputs depend on its one argument and its parameters alone, example by example. For
