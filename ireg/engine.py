@@ -1,4 +1,4 @@
-"""The engine behind the terms: gradient moments, snapshots and curvature of a model at its present weights.
+"""Compute gradient moments, snapshots and curvature of a model: the engine behind the terms.
 
 All functions take the model, its minibatches and its loss as `ireg.measure` does, and change nothing of the training:
 weights, gradients, buffers, modes and random streams are as before.

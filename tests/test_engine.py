@@ -296,8 +296,9 @@ def test_observing_changes_nothing(batches):
     assert model[2].training
 
 
-def test_products_in_inference_mode(batches):
-    model = made("plain")
+@pytest.mark.parametrize("name", ["plain", "BatchNorm"])
+def test_products_in_inference_mode(name, batches):
+    model = made(name)
     hessian = ireg.Hessian(model, batches, criterion=cross_entropy)
     direction = direction_like(hessian.params)
     with torch.inference_mode():
@@ -458,16 +459,40 @@ def test_noise_that_is_not_dropout_is_warned_of(batches):
         ireg.gradient_moments(model, batches, criterion=cross_entropy)
 
 
-def test_a_loss_that_reads_other_weights_is_refused(batches):
+class Hidden(nn.Linear):
+    """A layer that reads its weight under another name, where no other can be put in its place."""
+
+    def __init__(self):
+        super().__init__(4, 3)
+        self.hidden = [self.weight]
+
+    def forward(self, inputs):
+        return nn.functional.linear(inputs, self.hidden[0], self.bias)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_gradients_that_are_not_the_models_own_are_refused(call, batches):
+    model = Hidden().double()
+    model.hidden = [model.weight]
+    with pytest.raises(ValueError, match="the gradient of the first minibatch at given weights differs"):
+        CALLS[call](model, batches, criterion=cross_entropy)
+
+
+def test_a_loss_without_the_model_is_refused(batches):
     model, other = made("plain"), made("plain")
+    with pytest.raises(ValueError, match="moves no parameter: .* none is used by the loss"):
+        ireg.gradient_moments(model, batches, loss=lambda given, batch: other[0].weight.square().sum())
 
-    def loss(given, batch):
-        return cross_entropy(given(batch[0]), batch[1]) + model[0].weight.square().sum() + 0 * other[0].weight.sum()
 
-    copied = copy.deepcopy(model)
-    assert ireg.gradient_moments(copied, batches, loss=loss).num_batches == 2  # a constant of other weights
-    with pytest.raises(ValueError, match="the loss depends on nothing|does not use|none is used by the loss"):
-        ireg.gradient_moments(copied, batches, loss=lambda given, batch: model[0].weight.square().sum())
+def test_a_criterion_may_read_the_weights(batches):
+    model = made("plain")
+
+    def criterion(outputs, targets):
+        return cross_entropy(outputs, targets) + model[0].weight.square().sum()
+
+    mean = ireg.gradient_moments(model, batches, criterion=criterion).mean
+    bare = reference.mean(reference.minibatch_gradients(model, cross_entropy, batches))
+    torch.testing.assert_close(mean["0.weight"], bare["0.weight"] + 2 * model[0].weight.detach(), **EXACT)
 
 
 def test_the_page_shows_what_is_printed(capsys):
