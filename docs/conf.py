@@ -24,7 +24,7 @@ autodoc_member_order = "bysource"
 doctest_global_setup = """
 import torch
 from torch import nn
-from ireg import ImplicitRegularizationMonitor, Monitor, Snapshot, load, measure
+from ireg import *
 from ireg.statistics import holm, mean_interval, paired_difference
 """
 autodoc_typehints = "description"

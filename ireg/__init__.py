@@ -2,6 +2,7 @@
 
 `measure` computes the terms at one point of anybody's training, `Monitor` in a training loop, and
 `ImplicitRegularizationMonitor` in a Lightning trainer. `load` reads the runs of this project's own experiments.
+`gradient_moments`, `Hessian`, `top_eigenvalue` and `snapshot` are the engine that the terms are made with.
 """
 
 from importlib import import_module
@@ -9,21 +10,65 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ireg.analysis.load import load
+    from ireg.certify.derivatives import derivative_errors
+    from ireg.core.drawing import sampling_of
+    from ireg.core.functional import functional_loss
+    from ireg.core.moments import GradientMoments, NotServedError, kind
+    from ireg.core.moments.needs import Need, needs
     from ireg.core.snapshot import Snapshot
+    from ireg.engine import Hessian, TopEigenvalue, gradient_moments, snapshot, top_eigenvalue
     from ireg.lit.callback import ImplicitRegularizationMonitor
     from ireg.measurement import measure
     from ireg.monitor import Monitor
+    from ireg.objective import Objective
+    from ireg.regularizers import Regularizer
 
 __version__ = "0.1.0"
 
-__all__ = ["ImplicitRegularizationMonitor", "Monitor", "Snapshot", "load", "measure"]
+__all__ = [
+    "GradientMoments",
+    "Hessian",
+    "ImplicitRegularizationMonitor",
+    "Monitor",
+    "Need",
+    "NotServedError",
+    "Objective",
+    "Regularizer",
+    "Snapshot",
+    "TopEigenvalue",
+    "derivative_errors",
+    "functional_loss",
+    "gradient_moments",
+    "kind",
+    "load",
+    "measure",
+    "needs",
+    "sampling_of",
+    "snapshot",
+    "top_eigenvalue",
+]
 
 _PLACES = {
+    "GradientMoments": "ireg.core.moments",
+    "Hessian": "ireg.engine",
     "ImplicitRegularizationMonitor": "ireg.lit.callback",
     "Monitor": "ireg.monitor",
+    "Need": "ireg.core.moments.needs",
+    "NotServedError": "ireg.core.moments",
+    "Objective": "ireg.objective",
+    "Regularizer": "ireg.regularizers",
     "Snapshot": "ireg.core.snapshot",
+    "TopEigenvalue": "ireg.engine",
+    "derivative_errors": "ireg.certify.derivatives",
+    "functional_loss": "ireg.core.functional",
+    "gradient_moments": "ireg.engine",
+    "kind": "ireg.core.moments",
     "load": "ireg.analysis.load",
     "measure": "ireg.measurement",
+    "needs": "ireg.core.moments.needs",
+    "sampling_of": "ireg.core.drawing",
+    "snapshot": "ireg.engine",
+    "top_eigenvalue": "ireg.engine",
 }
 
 
@@ -40,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the public names, imported or not."""
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

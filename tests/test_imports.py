@@ -24,6 +24,7 @@ ARROWS = {
     "assets": {"data"},
     "check": {"core"},
     "measured_loss": {"check", "core"},
+    "engine": {"core", "measured_loss", "measurement"},
     "guard": {"check", "core", "measured_loss"},
     "measurement": {"check", "core", "measured_loss", "objective", "regularizers", "terms"},
     "monitor": {

@@ -1,8 +1,6 @@
 """`ireg.Monitor` in a training loop."""
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -149,20 +147,3 @@ def test_what_cannot_work_is_refused_at_once():
         monitor.compute()
     with pytest.raises(ValueError, match=r"optimizer is a list; must be one of torch.optim"):
         ireg.Monitor(model, [optimizer], criterion=mse_loss)
-
-
-def test_importing_the_package_imports_nothing_heavy():
-    code = (
-        "import sys, ireg; print({'torch', 'lightning', 'pandas', 'numpy'} & set(sys.modules), ireg.__all__, dir(ireg))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("set() ['ImplicitRegularizationMonitor', 'Monitor', 'Snapshot', 'load', 'measure'] [")
-
-
-def test_the_public_names():
-    import ireg.measurement
-
-    assert [getattr(ireg, name).__name__ for name in ireg.__all__] == ireg.__all__
-    assert ireg.measure is ireg.measurement.measure
-    with pytest.raises(AttributeError, match="has no attribute 'measures'"):
-        _ = ireg.measures

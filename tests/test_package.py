@@ -1,5 +1,10 @@
 """The command `ireg`, and the package as it is installed: whole, without the checkout."""
 
+import ast
+import doctest
+import importlib
+import inspect
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,6 +17,139 @@ import ireg
 from ireg.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
+RAISES_NOTHING = {"functional_loss", "needs"}
+"""Public functions of several arguments that refuse none."""
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = (
+        "import sys, ireg; assert not {'torch', 'lightning', 'pandas', 'numpy'} & set(sys.modules);"
+        "assert dir(ireg) == sorted(ireg.__all__) == ireg.__all__; print(len(dir(ireg)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(ireg.__all__)
+
+
+def test_the_public_names():
+    import ireg.measurement
+
+    assert [getattr(ireg, name).__name__ for name in ireg.__all__] == ireg.__all__
+    assert dir(ireg) == ireg.__all__  # modules that have been imported are not listed, nor what the file imports
+    assert ireg.measure is ireg.measurement.measure
+    with pytest.raises(AttributeError, match="has no attribute 'measures'"):
+        _ = ireg.measures
+
+
+def test_types_are_checked_of_what_is_imported():
+    """The imports that type checkers see and the places that names are imported from at run time are the same."""
+    tree = ast.parse((ROOT / "ireg" / "__init__.py").read_text(encoding="utf-8"))
+    (typing_only,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name: node.module for node in typing_only.body for alias in node.names}
+    assert seen == ireg._PLACES
+    assert sorted(seen) == ireg.__all__
+
+
+@pytest.mark.parametrize("name", ireg.__all__)
+def test_public_names_are_documented(name):
+    """Each has an example; with several arguments also what they are, what is returned, and what is refused."""
+    value = getattr(ireg, name)
+    text = inspect.getdoc(value)
+    assert re.search(r"^Example:\n +>>> ", text, re.MULTILINE)
+    arguments = re.search(r"^(Args|Attributes):$", text, re.MULTILINE)
+    if inspect.isclass(value):
+        assert arguments or name in ("Need", "NotServedError")
+    elif len(inspect.signature(value).parameters) > 1:
+        assert arguments
+        assert "\nReturns:\n" in text
+        assert ("\nRaises:\n" in text) != (name in RAISES_NOTHING)
+
+
+def documented():
+    """What the page of the library lists: full name and object."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for kind, name in re.findall(r"^\.\. auto(function|class|exception|module):: (\S+)$", page, re.MULTILINE):
+        if kind == "module":
+            yield name, importlib.import_module(name)
+            continue
+        module, _, attribute = (name if name.startswith("ireg.") else f"ireg.{name}").rpartition(".")
+        yield name, getattr(importlib.import_module(module), attribute)
+
+
+def test_the_page_of_the_library_lists_all():
+    listed = dict(documented())
+    assert set(ireg.__all__) <= set(listed)
+    from ireg import regularizers
+
+    penalties = {name for name in regularizers.__all__ if is_penalty(getattr(regularizers, name))}
+    assert len(penalties) > 5
+    assert {f"ireg.regularizers.{name}" for name in penalties} <= set(listed)
+    modules = {f"ireg.terms.{path.stem}" for path in (ROOT / "ireg" / "terms").glob("*.py") if has_terms(path)}
+    assert len(modules) > 5
+    assert modules <= set(listed)
+
+
+def is_penalty(value):
+    return inspect.isclass(value) and issubclass(value, ireg.Regularizer) and value is not ireg.Regularizer
+
+
+def has_terms(path):
+    """Whether a module has functions of a snapshot."""
+    return re.search(r"^def [a-z]\w*\(snapshot: Snapshot", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
+def test_what_is_on_the_page_is_right_on_the_site():
+    """Examples run with what the site imports for them, and no docstring has half a markup, which ends the build."""
+    settings = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    (setup,) = re.findall(r'doctest_global_setup = """\n(.*?)"""', settings, re.DOTALL)
+    names = {}
+    exec(setup, names)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE, verbose=False)
+    for name, value in documented():
+        for test in doctest.DocTestFinder().find(value, name, globs=names):
+            runner.run(test)
+            assert runner.failures == 0, test.name
+            assert half_markup(test.docstring or "") == [], test.name
+    assert runner.tries > 50
+
+
+def half_markup(docstring):
+    """What reStructuredText takes for a substitution, a reference, or emphasis that does not end."""
+    lines = [line for line in docstring.splitlines() if not re.match(r"\s*(>>>|\.\.\.)", line)]
+    prose = re.sub(r"`[^`]*`", "", "\n".join(lines))
+    after = r"(?=[\s'\")\]}>\-/:.,;!?]|$)"
+    before = r"(?:^|(?<=[\s'\"(\[{<\-/:]))"
+    return re.findall(rf"{before}\|\S[^|\n]*\|{after}|[^\W_]_{after}|{before}\*[^\s*][^*\n]*$", prose, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("text", "bad"), [("max |ω| of", 1), ("(c, *shape)", 1), ("of g_ alone", 1), ("Σ|ω_i|², h* is", 0)]
+)
+def test_half_markup_is_seen(text, bad):
+    assert len(half_markup(text)) == bad
+    assert half_markup(f"`{text}`") == []
+
+
+USERS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*.*"))]
+DEEP = re.compile(r"\bireg\.(core|lit|certify|engine|measurement|measured_loss|monitor|objective|check|guard)\b[.\w]*")
+ABOUT_THE_CODE = {"docs/certificates.md": {"ireg.core.optimizers", "ireg.core.mean_flow"}}
+"""Where a page says which code has the constants, and sends nobody there."""
+ROOMS = {"ireg", "ireg.analysis", "ireg.regularizers", "ireg.statistics", "ireg.terms"}
+
+
+@pytest.mark.parametrize("path", USERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_users_are_sent_to_public_names(path):
+    text = path.read_text(encoding="utf-8")
+    deep = {match.group().rstrip(".") for match in DEEP.finditer(text)}
+    assert deep <= ABOUT_THE_CODE.get(path.relative_to(ROOT).as_posix(), set())
+    imported = re.findall(r"^\W*(?:from|import) (ireg[.\w]*)", text, re.MULTILINE)
+    assert set(imported) <= ROOMS
+
+
+def test_deep_modules_are_seen():
+    assert DEEP.search("`ireg.core.moments.kind`").group() == "ireg.core.moments.kind"
+    assert DEEP.search("from ireg.core import x").group() == "ireg.core"
+    assert not DEEP.search("`ireg.measure`, `ireg.regularizers`, ireg.corelike")
 
 
 def test_the_tools_are_listed_and_run(capsys):

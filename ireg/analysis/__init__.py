@@ -1,6 +1,6 @@
 """Tables and figures from run folders, without torch.
 
-See `load`, `runs`, `summarize`, `best_rates`, `write`, `report`, `show`, `table`.
+See `load`, `runs`, `summarize`, `best_rates`, `at_places`, `write`, `report`, `show`, `table`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,12 @@ from ireg.analysis.write import report, show, table, write
 if TYPE_CHECKING:
     from ireg.analysis.best import best_rates
     from ireg.analysis.figures import FIGURES
+    from ireg.analysis.places import at_places
     from ireg.analysis.summary import summarize, summarize_settings
 
 __all__ = [
-    "FIGURES", "best_rates", "load", "report", "runs", "show", "summarize", "summarize_settings", "table", "write",
+    "FIGURES", "at_places", "best_rates", "load", "report", "runs", "show", "summarize", "summarize_settings", "table",
+    "write",
 ]  # fmt: skip
 
 
@@ -33,6 +35,10 @@ def __getattr__(name: str) -> Any:
         from ireg.analysis import best
 
         return best.best_rates
+    if name == "at_places":
+        from ireg.analysis import places
+
+        return places.at_places
     if name in ("summarize", "summarize_settings"):
         from ireg.analysis import summary
 

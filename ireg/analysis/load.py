@@ -50,7 +50,7 @@ class Found(NamedTuple):
 
 
 def load(folder: str | Path) -> pd.DataFrame:
-    """Read a sweep or a run: one row per run and epoch.
+    r"""Read a sweep or a run: one row per run and epoch.
 
     A sweep is runs at any depth below `folder`.
 
@@ -61,6 +61,15 @@ def load(folder: str | Path) -> pd.DataFrame:
 
     Raises:
         UserError: there are no runs, or none whose files can be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "status.json").write_text('{"state": "done", "config": {"lr": 0.1}}')
+        ...     _ = Path(folder, "metrics.csv").write_text("epoch,test/error\n0,0.9\n1,0.2\n")
+        ...     load(folder)[["lr", "epoch", "test/error"]].to_dict("records")
+        [{'lr': 0.1, 'epoch': 0, 'test/error': 0.9}, {'lr': 0.1, 'epoch': 1, 'test/error': 0.2}]
     """
     found = find(folder)
     _warn(found)

@@ -49,7 +49,7 @@ def derivative_errors(loss: LossFn, params: Params, batch: Batch) -> tuple[float
     Example:
         >>> def loss(params, batch):
         ...     return (params["w"] ** 4).sum()
-        >>> max(derivative_errors(loss, {"w": torch.ones(2, dtype=torch.float64)}, None)) < CLOSE
+        >>> max(derivative_errors(loss, {"w": torch.ones(2, dtype=torch.float64)}, None)) < 1e-5
         True
     """
     for name, value in params.items():

@@ -51,6 +51,7 @@ def sampling_of(loader: Any) -> str | None:
         One of `SAMPLINGS`; None where it is not known, as for a stream, whose examples may repeat or not.
 
     Example:
+        >>> from torch.utils.data import DataLoader, WeightedRandomSampler
         >>> sampling_of(DataLoader(list(range(10)), batch_size=2, shuffle=True))
         'epoch'
         >>> sampling_of(DataLoader(list(range(10)), sampler=WeightedRandomSampler([0.1] * 10, 10)))

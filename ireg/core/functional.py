@@ -61,16 +61,20 @@ class ModuleLoss:
 
 
 def functional_loss(module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> ModuleLoss:
-    """Turn a module and a criterion into a `LossFn`, see `ModuleLoss`.
+    """Make the mean loss of a minibatch a pure function of the parameters.
 
     Args:
         module: called as `module(inputs)`; its parameters are not changed.
         criterion: `(outputs, targets) -> 0-d tensor`, the mean over the examples.
 
+    Returns:
+        A function `(params, (inputs, targets)) -> 0-d tensor`, in the mode that the module has when it is called. A
+        parameter that `params` lacks has the module's own value, and no gradient.
+
     Example:
         >>> loss = functional_loss(nn.Linear(1, 1, bias=False), nn.functional.mse_loss)
-        >>> loss({"weight": torch.tensor([[2.0]])}, (torch.tensor([[3.0]]), torch.tensor([[0.0]])))
-        tensor(36.)
+        >>> loss({"weight": torch.tensor([[3.0]])}, (torch.ones(1, 1), torch.zeros(1, 1)))
+        tensor(9.)
     """
     return ModuleLoss(module, criterion)
 

@@ -42,6 +42,8 @@ def steepest(
     scale: Params | None = None,
     decay: float | Mapping[str, float] = 0.0,
     before: Tensor | None = None,
+    tolerance: float = TOLERANCE,
+    products: int = PRODUCTS,
 ) -> Eigenpair:
     """Find the largest algebraic eigenvalue of P^½ (H + λ) P^½.
 
@@ -51,6 +53,8 @@ def steepest(
         scale: P, by name; None for the identity.
         decay: λ of L2 weight decay, one number or one a parameter.
         before: the eigenvector of an earlier measurement, to start from.
+        tolerance: residual at which it ends, as a share of the eigenvalue.
+        products: at most.
 
     Returns:
         The eigenpair; its value is nan where H is not finite, as at the weights of a run that has diverged.
@@ -84,7 +88,7 @@ def steepest(
     start /= start.norm()
     if before is not None and before.shape == start.shape:
         start = brought(before, start) + _FRESH * start
-    return largest_eigenpair(product, start, tolerance=TOLERANCE, products=PRODUCTS)
+    return largest_eigenpair(product, start, tolerance=tolerance, products=products)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ Window = TypeVar("Window", GradientMoments, DrawnMoments)
 class Snapshot:
     """The state of training at one moment, for all terms; what is derived from it is computed once.
 
-    `ireg.measurement.take_snapshot` makes one of a module and its optimizer.
+    `ireg.snapshot` makes one of a model and its optimizer; `ireg.measure`, `ireg.Monitor` and the callback hand one to
+    each term.
 
     Attributes:
         params: all parameters ω, detached.
@@ -71,15 +72,14 @@ class Snapshot:
         objective: what is descended, where that is the loss and an explicit penalty; None for the bare loss.
 
     Example:
-        >>> from ireg.core.optimizers.sgd import SGDView
-        >>> params = {"w": torch.tensor([2.0])}
-        >>> snapshot = Snapshot(
-        ...     params=params, initial=params, loss=lambda params, batch: (params["w"] * batch[0]).square().mean(),
-        ...     batches=[(torch.ones(1), torch.zeros(1))], generator=torch.Generator(),
-        ...     optimizer=SGDView(lr=0.1, moving=("w",), weight_decay=0.0),
-        ... )
-        >>> snapshot.moments.mean  # ∇w² = 2w
-        {'w': tensor([4.])}
+        >>> import ireg
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.constant_(model.weight, 2.0)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> batches, loss = [(torch.ones(1, 1), torch.zeros(1, 1))], torch.nn.functional.mse_loss
+        >>> with ireg.snapshot(model, batches, optimizer=optimizer, criterion=loss) as snapshot:
+        ...     snapshot.moments.mean, snapshot.optimizer.lr  # ∇w² = 2w
+        ({'weight': tensor([[4.]])}, 0.1)
     """
 
     params: Params

@@ -43,6 +43,15 @@ class Regularizer:
 
     Raises:
         ValueError: a strength that is no finite number of at least 0, an unknown method, or a step that is not above 0.
+
+    Example:
+        >>> from ireg.regularizers import L2
+        >>> isinstance(L2(strength=0.1), Regularizer)
+        True
+        >>> L2(strength=-1.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: strength=-1.0: must be a finite number of at least 0
     """
 
     strength: float

@@ -32,7 +32,8 @@ class Minibatch(Regularizer):
     """Penalize each minibatch's squared gradient: (λ/4) ‖g_k‖².
 
     Example:
-        >>> from ireg.objective import Objective
+        >>> from ireg import Objective
+        >>> from ireg.regularizers import Minibatch
         >>> def loss(params, batch):
         ...     return (params["w"] * batch).square().mean() / 2
         >>> objective = Objective(loss, Minibatch(strength=0.4))
@@ -194,6 +195,7 @@ class L2(Regularizer):
     """Penalize the squared norm of the weights: (λ/2) ‖ω‖².
 
     Example:
+        >>> from ireg.regularizers import L2
         >>> part, = L2(strength=0.5).shared(lambda params, batch: torch.zeros(()), [])
         >>> part.value_and_gradient({"w": torch.tensor([2.0])})
         (tensor(1.), {'w': tensor([1.])})
@@ -244,7 +246,7 @@ class SAM(Regularizer):
 class ASAM(SAM):
     """Minimize the loss at the worst point nearby, relative to the weights.
 
-    The step takes ∇Ĉ_k at ω + ρ T²g_k/‖T g_k‖, T = |ω| by weight.
+    The step takes ∇Ĉ_k at ω + ρ T²g_k/‖T g_k‖, T = `|ω|` by weight.
 
     Example:
         >>> from ireg.objective import Objective

@@ -81,7 +81,7 @@ def layers_of(loss: LossFn, names: Collection[str]) -> Layers:
         if kind_of(layer) is None:
             raise NotServedError(
                 f"{name} is in a {type(layer).__name__}, no kind of layer with a fast way; choose auto or loop, or "
-                "register one by ireg.core.moments.kind"
+                "register one by ireg.kind"
             )
         layers.setdefault(layer, {})[attribute] = name
     return layers

@@ -22,21 +22,25 @@ Function = TypeVar("Function", bound=Kind)
 
 
 def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
-    """Register a function for layers of these classes.
+    """Register the minibatch gradients of layers of these classes, for the method `hooks`.
 
-    A class of one's own may have the function as its method `minibatch_gradients` instead.
+    The function is `(layer, inputs, sensitivities) -> gradients` for c minibatches of equal size at once: the layer's inputs
+    (c, examples, …), the gradients of the minibatches' losses at its outputs (c, examples, …), and by attribute of the
+    layer the gradients of its parameters, `(c, *shape)`. A class of one's own may have it as its method
+    `minibatch_gradients` instead.
 
     A layer is served if its outputs depend on its one argument and its parameters alone, example by example. For
-    settings that the function does not serve it raises a `NotServedError`.
+    settings that the function does not serve it raises a `NotServedError`. The first minibatch of each pass is also
+    computed by the loop, and must have the same gradient.
 
     Args:
-        classes: exact classes; a subclass may do anything in its forward pass, and needs a registration of its own.
+        classes: of layers; a subclass is another class.
 
     Returns:
-        The decorator. The function takes the layer, its inputs and its sensitivities, both (c, examples, …), and
-        returns the gradients of c minibatches, (c, *shape), by the attribute of the parameter.
+        A decorator, which returns the function itself.
 
     Example:
+        >>> import ireg
         >>> class Scale(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
@@ -46,13 +50,10 @@ def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
         >>> @kind(Scale)
         ... def scale(layer, inputs, sensitivities):
         ...     return {"factor": (inputs * sensitivities).sum(1)}
-        >>> from ireg.core.functional import functional_loss
-        >>> from ireg.core.moments import gradient_moments
-        >>> loss, batch = functional_loss(Scale(), nn.functional.mse_loss), (torch.ones(1, 3), torch.zeros(1, 3))
-        >>> moments = gradient_moments(loss, {"factor": torch.full((3,), 1.5)}, [batch, batch], method="hooks")
-        >>> moments.mean  # 2 · 1.5 / 3
-        {'factor': tensor([1., 1., 1.])}
-        >>> del KINDS[Scale]
+        >>> batches = [(x * torch.ones(1, 3), torch.zeros(1, 3)) for x in (1.0, 2.0)]
+        >>> loss = nn.functional.mse_loss
+        >>> ireg.gradient_moments(Scale(), batches, criterion=loss, method="hooks").sq_norms  # 3 (2x²/3)²
+        tensor([ 1.3333, 21.3333])
     """
 
     def register(function: Function) -> Function:
@@ -127,7 +128,20 @@ def _embedding(layer: nn.Embedding, inputs: Tensor, sensitivities: Tensor) -> di
 
 
 class NotServedError(ValueError):
-    """A method does not serve a network or a layer."""
+    """A method does not serve a network or a layer; `auto` then takes the loop.
+
+    Example:
+        >>> import ireg
+        >>> class Odd(nn.Linear):
+        ...     def minibatch_gradients(self, inputs, sensitivities):
+        ...         raise ireg.NotServedError("Odd has no fast method; choose auto or loop")
+        >>> batches = 2 * [(torch.ones(1, 3), torch.zeros(1, 2))]
+        >>> try:
+        ...     ireg.gradient_moments(Odd(3, 2), batches, criterion=nn.functional.mse_loss, method="hooks")
+        ... except ireg.NotServedError as error:
+        ...     print(error)
+        Odd has no fast method; choose auto or loop
+    """
 
 
 def _scale_and_shift(normal: Tensor, sensitivities: Tensor) -> dict[str, Tensor]:

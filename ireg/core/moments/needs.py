@@ -10,7 +10,13 @@ from ireg.core.optimizers import OptimizerView
 
 
 class Need(Flag):
-    """What can be asked of a pass; each costs time."""
+    """What can be asked of a pass over the minibatches; each costs time, the mean square most.
+
+    Example:
+        >>> asked = Need.MEAN | Need.SQ_NORMS
+        >>> Need.MEAN in asked, Need.SQUARE in asked
+        (True, False)
+    """
 
     SQ_NORMS = auto()
     """‖g_k‖² of each minibatch."""
@@ -36,14 +42,20 @@ def needs(need: Need | Callable[[OptimizerView], Need], *, estimable: bool = Fal
             uses the gradients by `Snapshot.gradients` alone, and its result is linear in what their methods return.
 
     Returns:
-        The decorator, which returns the same function.
+        A decorator, which returns the term itself. A term without it may use nothing of the moments.
 
     Example:
-        >>> @needs(Need.SQ_NORMS)
-        ... def largest(snapshot):
-        ...     return snapshot.moments.sq_norms.max()
-        >>> Need.SQ_NORMS in largest.needs(None), Need.SQUARE in largest.needs(None)  # for any optimizer
-        (True, False)
+        >>> import ireg, torch
+        >>> @ireg.needs(ireg.Need.SQ_NORMS)
+        ... def largest_gradient(snapshot):
+        ...     return snapshot.moments.sq_norms.max().sqrt()  # max ‖g_k‖
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.constant_(model.weight, 1.0)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> batches = [(torch.tensor([[x]]), torch.zeros(1, 1)) for x in (1.0, 2.0)]  # g = 2x²: 2 and 8
+        >>> loss, terms = torch.nn.functional.mse_loss, {"mine/largest": largest_gradient}
+        >>> ireg.measure(model, batches, optimizer=optimizer, criterion=loss, terms=terms)
+        {'mine/largest': 8.0}
     """
 
     def mark(function: Function) -> Function:

@@ -30,6 +30,16 @@ class GradientMoments:
         needs: what was computed.
         method: how.
         losses: Ĉ_k(ω), shape (m,).
+
+    Example:
+        >>> import ireg
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.constant_(model.weight, 1.0)
+        >>> batches = [(torch.tensor([[x]]), torch.zeros(1, 1)) for x in (1.0, 2.0)]  # g = 2x²: 2 and 8
+        >>> moments = ireg.gradient_moments(model, batches, criterion=torch.nn.functional.mse_loss)
+        >>> variance = moments.sq_norm_mean - moments.square_of_mean(None)  # (1/m) Σ ‖g_k − ḡ‖²
+        >>> moments.losses, variance
+        (tensor([1., 4.]), tensor(9.))
     """
 
     needs: Need
@@ -105,7 +115,9 @@ Value = TypeVar("Value")
 
 def _computed(value: Value | None, need: Need) -> Value:
     if value is None:
-        raise ValueError(f"{need.name} was not computed: a term that uses it must say so by @needs(Need.{need.name})")
+        raise ValueError(
+            f"{need.name} was not computed: ask for it by needs=Need.{need.name}, a term by @needs(Need.{need.name})"
+        )
     return value
 
 
