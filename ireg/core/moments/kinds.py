@@ -24,9 +24,9 @@ Function = TypeVar("Function", bound=Kind)
 def kind(*classes: type[nn.Module]) -> Callable[[Function], Function]:
     """Register the minibatch gradients of layers of these classes, for the method `hooks`.
 
-    The function is `(layer, inputs, sensitivities) -> gradients` for c minibatches of equal size at once: the layer's inputs
-    (c, examples, …), the gradients of the minibatches' losses at its outputs (c, examples, …), and by attribute of the
-    layer the gradients of its parameters, `(c, *shape)`. A class of one's own may have it as its method
+    The function is `(layer, inputs, sensitivities) -> gradients`, for c minibatches of equal size at once: the layer's
+    inputs (c, examples, …), the gradients of the minibatches' losses at its outputs (c, examples, …), and, by attribute
+    of the layer, the gradients of its parameters, `(c, *shape)`. A class of one's own may have it as its method
     `minibatch_gradients` instead.
 
     A layer is served if its outputs depend on its one argument and its parameters alone, example by example. For
