@@ -1,7 +1,7 @@
 """The edge of stability, certified by torch's own steps.
 
 On quadratics ½ h ω² with many curvatures h at once, an optimizer with frozen P takes its steps. The curvature at which
-they begin to grow is found by bisection of their growth, and compared with `OptimizerView.edge`. P is frozen by an ε
+they begin to grow is found by bisection of their growth, and compared with `OptimizerState.edge`. P is frozen by an ε
 that dwarfs the root of the second moment: P = 1/ε.
 """
 

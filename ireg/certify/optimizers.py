@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ireg.certify.problems import NAME, Problem
-from ireg.core.optimizers import OptimizerView, reciprocal_root, rule_of, view
+from ireg.core.optimizers import OptimizerState, reciprocal_root, rule_of, view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Start:
     """
 
     torch: Optimizer
-    optimizer: OptimizerView
+    optimizer: OptimizerState
     first: Tensor | None
     second: Tensor | None
 

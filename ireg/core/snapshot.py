@@ -26,7 +26,7 @@ from ireg.core.moments import (
     sampled_gradients,
 )
 from ireg.core.moments.needs import EVERYTHING, Need
-from ireg.core.optimizers import Memory, OptimizerView
+from ireg.core.optimizers import Memory, OptimizerState
 from ireg.core.params import add_scaled, as_reals, by_name
 from ireg.core.path import Path
 from ireg.core.preconditioner_noise import PreconditionerNoise, preconditioner_noise
@@ -73,12 +73,12 @@ class Snapshot:
         objective: what is descended, where that is the loss and an explicit penalty; None for the bare loss.
 
     Example:
-        >>> from ireg.core.optimizers.sgd import SGDView
+        >>> from ireg.core.optimizers.sgd import SGDRule
         >>> params = {"w": torch.tensor([2.0])}
         >>> snapshot = Snapshot(
         ...     params=params, initial=params, loss=lambda params, batch: (params["w"] * batch[0]).square().mean(),
         ...     batches=[(torch.ones(1), torch.zeros(1))], generator=torch.Generator(),
-        ...     optimizer=SGDView(lr=0.1, moving=("w",), weight_decay=0.0),
+        ...     optimizer=OptimizerState(lr=0.1, moving=("w",), weight_decay=0.0, rule=SGDRule()),
         ... )
         >>> snapshot.moments.mean  # ∇w² = 2w
         {'w': tensor([4.])}
@@ -88,7 +88,7 @@ class Snapshot:
     initial: Params
     loss: LossFn
     batches: Sequence[Batch]
-    optimizer: OptimizerView
+    optimizer: OptimizerState
     generator: torch.Generator
     needs: Need = EVERYTHING
     method: str = "auto"

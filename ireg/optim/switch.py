@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
-from ireg.core.optimizers import OptimizerView, view
+from ireg.core.optimizers import OptimizerState, view
 from ireg.core.params import as_reals
 from ireg.core.wide import wide
 
@@ -290,7 +290,7 @@ class Switch(Optimizer):
         return self.measure(tags)
 
     @staticmethod
-    def _view(optimizer: Optimizer) -> OptimizerView:
+    def _view(optimizer: Optimizer) -> OptimizerState:
         weights = (weight for group in optimizer.param_groups for weight in group["params"])
         return view(optimizer, {str(number): weight for number, weight in enumerate(weights)})
 

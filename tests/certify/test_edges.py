@@ -8,8 +8,7 @@ from rich.console import Console
 
 from ireg.certify import edges
 from ireg.certify.command import show_edges
-from ireg.core.optimizers import RULES
-from ireg.core.optimizers.sgd import SGDView
+from ireg.core.optimizers import RULES, OptimizerState
 
 
 @pytest.mark.parametrize("name", edges.CASES)
@@ -28,7 +27,7 @@ def test_every_rule_and_every_file_of_the_configuration_with_one_has_a_case():
 
 
 def test_a_wrong_edge_is_seen(monkeypatch, capsys):
-    monkeypatch.setattr(SGDView, "edge", property(lambda self: 2.02 / self.lr))
+    monkeypatch.setattr(OptimizerState, "edge", property(lambda self: 2.02 / self.lr))
     found = edges.of_optimizers({"sgd": edges.CASES["sgd, gd"]})
     assert not found["sgd"].holds
     assert found["sgd"].measured == pytest.approx(2, rel=5e-5)
