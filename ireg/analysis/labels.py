@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ireg.analysis.load import setting_columns
+from ireg.analysis.looks import COLOURS
 from ireg.analysis.summary import plain
-from ireg.known_optimizers import OPTIMIZERS
 
 
 def varied_columns(table: pd.DataFrame) -> list[str]:
@@ -48,6 +48,6 @@ def label(values: Mapping[str, Any], names: Mapping[str, str], separator: str = 
 def order(column: str, value: Any) -> tuple[int, float, str]:
     """Sort optimizers as everywhere, numbers by size, and then words."""
     if column == "optimizer":
-        return list(OPTIMIZERS).index(value) if value in OPTIMIZERS else len(OPTIMIZERS), 0.0, plain(value)
+        return list(COLOURS).index(value) if value in COLOURS else len(COLOURS), 0.0, plain(value)
     number = isinstance(value, (int, float, np.number)) and not pd.isna(value)
     return (0, float(value), "") if number else (1, 0.0, plain(value))

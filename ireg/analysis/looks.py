@@ -17,6 +17,9 @@ from ireg.system.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLOURS = {name: entry.colour for name, entry in OPTIMIZERS.items()}
+"""By the name in the configuration, which is an optimizer's label in every figure, and in the order of legends."""
+
 _FURTHER_COLOURS = ("#332288", "#999933", "#44AA99", "#AA4499", "#666666")
 
 # Without dates, and with names of parts that are not random, the same figure is the same file.
@@ -32,9 +35,8 @@ def colour_of(optimizer: str) -> str:
 
     One without an entry in the table of optimizers has one by its name.
     """
-    if optimizer in OPTIMIZERS:
-        return OPTIMIZERS[optimizer].colour
-    return _FURTHER_COLOURS[zlib.crc32(optimizer.encode()) % len(_FURTHER_COLOURS)]
+    further = _FURTHER_COLOURS[zlib.crc32(optimizer.encode()) % len(_FURTHER_COLOURS)]
+    return COLOURS.get(optimizer, further)
 
 
 def drawn(name: str, draw: Callable[[], Figure], *suffixes: str) -> dict[str, bytes]:

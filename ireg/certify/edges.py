@@ -58,11 +58,16 @@ def _frozen(entry: KnownOptimizer, setting: EdgeSetting) -> Case:
     return Case(lambda weights, lr: kind([weights], lr=lr * eps, **arguments), eps, setting.wrong)
 
 
-CASES: Mapping[str, Case] = {
-    name + added: _frozen(entry, setting)
-    for name, entry in OPTIMIZERS.items()
-    for added, setting in entry.edges.items()
-}
+def cases(entries: Mapping[str, KnownOptimizer]) -> dict[str, Case]:
+    """Return the cases of these optimizers, by name."""
+    return {
+        name + added: _frozen(entry, setting)
+        for name, entry in entries.items()
+        for added, setting in entry.edges.items()
+    }
+
+
+CASES: Mapping[str, Case] = cases(OPTIMIZERS)
 """Each rule, with and without what changes its edge."""
 
 

@@ -15,16 +15,25 @@ from ireg import known_optimizers
 from ireg.certify.identity import RATE, STEPS, Identity, flat, minibatches, mlp, network, relative
 from ireg.core.optimizers import view
 from ireg.core.path import Growth, Path, PathRecorder
+from ireg.known_optimizers import KnownOptimizer
 
-OPTIMIZERS: Mapping[str, Callable[[Sequence[Tensor]], Optimizer]] = {
-    name: partial(entry.load(), lr=RATE, **entry.example)
-    for name, entry in known_optimizers.OPTIMIZERS.items()
-    if entry.example is not None
-}
+Make = Callable[[Sequence[Tensor]], Optimizer]
+
+
+def makers(entries: Mapping[str, KnownOptimizer]) -> dict[str, Make]:
+    """Return what makes each optimizer that has an example."""
+    return {
+        name: partial(entry.load(), lr=RATE, **entry.example)
+        for name, entry in entries.items()
+        if entry.example is not None
+    }
+
+
+OPTIMIZERS: Mapping[str, Make] = makers(known_optimizers.OPTIMIZERS)
 """One of each rule."""
 
 
-def growth_of(make: Callable[[Sequence[Tensor]], Optimizer]) -> Identity:
+def growth_of(make: Make) -> Identity:
     """Compare both parts of the growth with sums over lists of weights."""
     module = mlp("tanh")
     found, weights, settled, _ = _walk(module, make(list(module.parameters())))

@@ -60,7 +60,7 @@ def start(recipe: Recipe, problem: Problem, abscissa: float) -> Start:
     step to be taken at ω. What minibatches of the last epochs have left on average is of higher order.
     """
     optimizer = build(recipe, problem.start[:, None], abscissa, first=None, second=None)
-    seen = view(optimizer, {NAME: _weights(optimizer)})
+    seen = seen_of(optimizer)
     point, rate = problem.start.numpy(), seen.memory.effective_rate
     gradients = problem.gradients(point) + seen.loss_decay * point
     hessians = problem.hessians(point) + seen.loss_decay * np.eye(len(point))
@@ -107,6 +107,11 @@ def step(problem: Problem, optimizer: Optimizer, which: Tensor) -> None:
     with torch.no_grad():
         weights.grad = problem.column_gradients(weights, which)
     optimizer.step()
+
+
+def seen_of(optimizer: Optimizer) -> OptimizerState:
+    """What the optimizer holds now."""
+    return view(optimizer, {NAME: _weights(optimizer)})
 
 
 def points_of(optimizer: Optimizer) -> Tensor:

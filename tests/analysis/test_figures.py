@@ -5,7 +5,6 @@ import pytest
 from matplotlib.colors import to_hex
 
 from ireg.analysis import FIGURES, figures, load, looks, panels
-from ireg.known_optimizers import OPTIMIZERS
 from ireg.system.errors import UserError
 
 
@@ -107,7 +106,7 @@ def test_colours_are_the_same_whatever_else_is_in_the_table(make_run):
     make_run("b", tags)
     both = figures.parameter_norm(load(make_run("c", tags, {"optimizer.name": "another"})))
     assert the_line(alone, "mystery").get_color() == the_line(both, "mystery").get_color()
-    assert to_hex(the_line(both, "sgd").get_color()).upper() == looks.colour_of("sgd")
+    assert to_hex(the_line(both, "sgd").get_color()).upper() == looks.COLOURS["sgd"]
 
 
 def test_a_diverged_run_stops_at_its_last_finite_value(make_run):
@@ -220,13 +219,13 @@ def test_every_figure_says_what_is_missing(make_run):
 
 
 def test_many_curves_keep_the_legend_below_the_panel(make_run):
-    for optimizer in OPTIMIZERS:
+    for optimizer in looks.COLOURS:
         for lr in (0.1, 0.01):
             sweep = make_run(f"{optimizer}-{lr}", {"norm/l2": [1.0, 2.0]}, {"optimizer.name": optimizer, "lr": lr})
     few, figure = (figures.parameter_norm(load(folder)) for folder in (sweep / "sgd-0.1", sweep))
     few.draw_without_rendering()
     figure.draw_without_rendering()
-    assert len(legend(figure)) == 2 * len(OPTIMIZERS)
+    assert len(legend(figure)) == 2 * len(looks.COLOURS)
     box = figure.legends[0].get_window_extent()
     assert box.y1 < figure.axes[0].get_tightbbox().y0
     assert figure.axes[0].get_window_extent().height > 0.9 * few.axes[0].get_window_extent().height

@@ -72,9 +72,9 @@ def view(
     # A copy of the look-up: `optimizer.state` is a defaultdict, and reading it would add entries.
     state = {name: optimizer.state.get(parameter, {}) for name, parameter in moving.items()}
     group = {**said[min(groups.values())], "lr": largest, "weight_decay": decay}
-    steps = steps_of(state)
-    fields["lr"] = cls.rate(group, steps)
-    known = cls.read(group, steps)
+    taken = steps_of(state)
+    fields["lr"] = cls.rate(group, taken)
+    known = cls.read(group, taken)
     held = vars(known.held(group, state, moving))
     return OptimizerState(rule=known, decoupled=cls.decouples(group), **fields, **held)
 
