@@ -57,15 +57,15 @@ class AdagradRule(Rule):
         )
 
     def memory(self, lr: float) -> Memory:
-        """No gradient but the last is in the step."""
+        """Return that no gradient but the last is in the step."""
         return Memory(effective_rate=lr, lag=0.0, decay=0.0)
 
     def buffer(self, lr: float) -> MomentumBuffer | None:
-        """There is none."""
+        """Return None: there is no buffer."""
         return None
 
     def divides_by(self, eps: float) -> SecondMoment | None:
-        """A sum is no fading mean.
+        """Refuse: a sum is no fading mean.
 
         Raises:
             ValueError: always.
@@ -88,10 +88,10 @@ class AdagradRule(Rule):
 
     @classmethod
     def fades(cls, group: Group) -> bool:
-        """A sum never does."""
+        """Say that a sum never fades."""
         return False
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """The sum, after a step: the count is only for `lr_decay`."""
+        """Return the sum, after a step: the count is only for `lr_decay`."""
         return {"step": torch.tensor(1.0), "sum": second}

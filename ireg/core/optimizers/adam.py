@@ -71,7 +71,7 @@ class AdamRule(Rule):
         return Memory(effective_rate=lr, lag=beta / (1 - beta), decay=beta)
 
     def buffer(self, lr: float) -> MomentumBuffer | None:
-        """m, which is divided as a whole; None for β = 0.
+        """Return m, which is divided as a whole; None for β = 0.
 
         For β = 0 it is the gradient.
         """
@@ -81,18 +81,18 @@ class AdamRule(Rule):
         return MomentumBuffer(decay=beta, gain=1.0, divided=False, ahead=lr * beta / (1 - beta))
 
     def buffer_rate(self, lr: float, steps: int) -> float | None:
-        """η/(1 − βᵗ), by the bias correction of m."""
+        """Return η/(1 − βᵗ), by the bias correction of m."""
         return lr / (1 - self.betas[0] ** steps) if steps else None
 
     @classmethod
     def scaled_buffer(cls, group: Group, slots: Mapping[str, Any]) -> Tensor:
-        """P m, with the second moment corrected as torch does it."""
+        """Return P m, with the second moment corrected as torch does it."""
         second = slots["max_exp_avg_sq" if group.get("amsgrad", False) else "exp_avg_sq"]
         root = (second / (1 - float(group["betas"][1]) ** int(slots["step"]))).sqrt_()
         return reciprocal_root(root, float(group["eps"])).mul_(slots["exp_avg"])
 
     def divides_by(self, eps: float) -> SecondMoment | None:
-        """v, with m above it."""
+        """Return how v divides m."""
         decay = fading_mean(self.kind, None if self.amsgrad else self.betas[1])
         return SecondMoment(decay=decay, eps=eps, numerator_decay=self.betas[0])
 
@@ -110,12 +110,12 @@ class AdamRule(Rule):
 
     @classmethod
     def fades(cls, group: Group) -> bool:
-        """AMSGrad's maximum never does."""
+        """Say whether v fades; AMSGrad's maximum never does."""
         return not group.get("amsgrad", False)
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """Both means."""
+        """Return both means."""
         return {"step": torch.tensor(LONG_AGO), "exp_avg": first, "exp_avg_sq": second}
 
 

@@ -57,16 +57,16 @@ class NAdamRule(AdamRule):
         return Memory(effective_rate=lr, lag=share * beta / (1 - beta), decay=beta, tail_scale=share)
 
     def buffer(self, lr: float) -> MomentumBuffer | None:
-        """m, of which a share is in the step."""
+        """Return m, of which a share is in the step."""
         held = super().buffer(lr)
         return None if held is None else replace(held, ahead=self._share() * held.ahead)
 
     def buffer_rate(self, lr: float, steps: int) -> float | None:
-        """None: the bare gradient is in the step, too."""
+        """Return None: the bare gradient is in the step, too."""
         return None
 
     def divides_by(self, eps: float) -> SecondMoment | None:
-        """v, with gradient and m above it."""
+        """Return how v divides gradient and m."""
         adams = super().divides_by(eps)
         assert adams is not None
         return replace(adams, numerator_bare=1 - self._share())
@@ -90,5 +90,5 @@ class NAdamRule(AdamRule):
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """Both means, and a product of all μ that has run out."""
+        """Return both means, and a product of all μ that has run out."""
         return super().state(first, second) | {"mu_product": torch.tensor(0.0)}

@@ -64,19 +64,19 @@ class RMSpropRule(Rule):
         return Memory(effective_rate=lr / (1 - beta), lag=beta / (1 - beta), decay=beta)
 
     def buffer(self, lr: float) -> MomentumBuffer | None:
-        """b, of gradients that are divided already."""
+        """Return b, of gradients that are divided already."""
         if not self.momentum:
             return None
         beta = self.momentum
         return MomentumBuffer(decay=beta, gain=1 / (1 - beta), divided=True, ahead=lr * beta / (1 - beta))
 
     def divides_by(self, eps: float) -> SecondMoment | None:
-        """The momentum filters what is divided already, and delays it."""
+        """Return how v divides the gradient; the momentum filters and delays what is divided already."""
         decay = fading_mean(self.kind, None if self.centered else self.alpha)
         return SecondMoment(decay=decay, eps=eps, numerator_decay=0.0, lag_after=self.memory(1.0).lag)
 
     def filtered_by(self, eps: float) -> SecondMoment | None:
-        """The same, also centered."""
+        """Return the same, also centered."""
         if not self.centered:
             return self.divides_by(eps)
         plain = replace(self, centered=False).divides_by(eps)
@@ -92,5 +92,5 @@ class RMSpropRule(Rule):
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Any]:
-        """Mean of squares and buffer; there is no bias correction."""
+        """Return mean of squares and buffer; there is no bias correction."""
         return {"step": torch.tensor(LONG_AGO), "square_avg": second, "momentum_buffer": first}

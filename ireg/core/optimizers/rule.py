@@ -40,12 +40,19 @@ class Held:
         corrected_second_moment: v̂, whose root the last step took: the second moment bias corrected, or its maximum, or
             centered, or Adagrad's sum. torch corrects each parameter's by its own number of steps. None where nothing
             is divided, and as long as a moving parameter has not been stepped.
+
+    Raises:
+        ValueError: a second moment without ε, which would count as one that nothing is divided by.
     """
 
     eps: float | None = None
     first_moment: Params | None = None
     second_moment: Params | None = None
     corrected_second_moment: Params | None = None
+
+    def __post_init__(self) -> None:
+        if self.second_moment is not None and self.eps is None:
+            raise ValueError("a rule that holds a second moment gives its eps, too; give eps=0.0 where it has none")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ class SGDRule(Rule):
         return Memory(effective_rate=rate, lag=lag, decay=beta)
 
     def buffer(self, lr: float) -> MomentumBuffer | None:
-        """b, which a constant gradient fills with (1 − δ)/(1 − β)."""
+        """Return b, which a constant gradient fills with (1 − δ)/(1 − β)."""
         if not self.momentum:
             return None
         beta = self.momentum
@@ -71,7 +71,7 @@ class SGDRule(Rule):
         )
 
     def buffer_rate(self, lr: float, steps: int) -> float | None:
-        """η; Nesterov's step has the last gradient once more."""
+        """Return η; None for Nesterov's step, which has the last gradient once more."""
         return None if self.nesterov else lr
 
     @classmethod
@@ -81,10 +81,10 @@ class SGDRule(Rule):
 
     @classmethod
     def remembers(cls, group: Group) -> bool:
-        """Only with momentum."""
+        """Say whether there is momentum."""
         return bool(group["momentum"])
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """The buffer."""
+        """Return the buffer."""
         return {"momentum_buffer": first}
