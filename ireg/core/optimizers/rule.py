@@ -138,7 +138,7 @@ class Rule(ABC):
         return None
 
     def filtered_by(self, eps: float) -> SecondMoment | None:
-        """Return how the rule divides, also where no mean flow is known (centered RMSProp); None if it does not.
+        """Return how the rule divides, also without a known mean flow (centered RMSProp); None if it does not.
 
         Raises:
             ValueError: its second moment never settles (Adagrad, AMSGrad, ρ = 1).
