@@ -13,7 +13,7 @@ from ireg.analysis.looks import COLOURS, colour_of
 from ireg.certify import cases_modified_loss, edges, growth
 from ireg.config.read import read
 from ireg.core import optimizers
-from ireg.core.optimizers import RULES, rule_of
+from ireg.core.optimizers import RULES, rule_of, view
 from ireg.drift.small_steps import refine
 from ireg.experiment.build import make_classifier
 from ireg.known_optimizers import EdgeSetting, KnownOptimizer
@@ -151,3 +151,16 @@ def test_a_file_in_the_folder_of_rules_is_imported(tmp_path, monkeypatch):
     module = sys.modules[name]
     assert rule_of(module.Averaged).__module__ == name
     del RULES[module.Averaged], sys.modules[name], optimizers.averaged
+
+
+def test_its_buffer_still_moves_the_weights_as_it_says(averaged):
+    weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    made = averaged.Averaged([weight], lr=0.1, beta=0.8)
+    weight.grad = torch.full_like(weight, 3.0)
+    made.step()
+    seen, now = view(made, {"w": weight}), weight.item()
+    held = seen.first_moment["w"].item()
+    weight.grad = torch.zeros_like(weight)
+    for _ in range(300):
+        made.step()
+    assert now - weight.item() == pytest.approx(seen.buffer.ahead * held, rel=1e-12, abs=0)
