@@ -10,6 +10,7 @@ import pandas as pd
 from ireg.analysis.load import load, setting_columns
 from ireg.analysis.places import at_places
 from ireg.catalogue import VALID_EDGE
+from ireg.known_optimizers import OPTIMIZERS
 from ireg.system.errors import UserError
 from ireg.system.files import replacing
 from study.checkpoints import FILES
@@ -25,9 +26,6 @@ NOWHERE = "nowhere"
 """Place of a run without any."""
 
 EDGE = "curvature/edge"
-
-DIVIDING = ("rmsprop", "adagrad", "adam", "adamw", "nadam", "adafactor")
-"""Optimizers that divide by a root of second moments."""
 
 RESULTS = ("comparisons", "measures")
 """How the files begin that lie beside the cells and are made of them: see `results`."""
@@ -103,7 +101,8 @@ def values(cells: pd.DataFrame, tag: str) -> pd.Series:
 
 def edge_is_valid(optimizer: str, edge: float) -> bool:
     """Whether a fraction of the edge can be read as one: an adaptive optimizer's up to `VALID_EDGE`."""
-    return optimizer not in DIVIDING or not edge > VALID_EDGE
+    divides = optimizer in OPTIMIZERS and OPTIMIZERS[optimizer].divides
+    return not divides or not edge > VALID_EDGE
 
 
 def valid_edges(cells: pd.DataFrame) -> pd.DataFrame:

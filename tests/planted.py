@@ -32,8 +32,9 @@ CURVATURE, NORM, MARGIN, PATH, NAMED = (f"terms/{name}.py" for name in ("curvatu
 FLOW, SUMS, SHARPNESS, NORMS, NOISE = (
     f"core/{name}.py" for name in ("mean_flow", "hessian_sums", "sharpness", "norms", "preconditioner_noise")
 )
-VIEW, MEMORY, SGD, RMSPROP, ADAM, NADAM, ADAGRAD, READING = (
-    f"core/optimizers/{name}.py" for name in ("view", "memory", "sgd", "rmsprop", "adam", "nadam", "adagrad", "reading")
+STATE, MEMORY, SGD, RMSPROP, ADAM, NADAM, ADAGRAD, READING = (
+    f"core/optimizers/{name}.py"
+    for name in ("state", "memory", "sgd", "rmsprop", "adam", "nadam", "adagrad", "reading")
 )
 
 PLANTED = (
@@ -107,36 +108,36 @@ PLANTED = (
     Planted(SHARPNESS, "value, alpha=factor)", "value, alpha=2 * factor)"),
     Planted(SHARPNESS, "weights[name] * signs", "weights[name] ** 2 * signs"),
     Planted(SHARPNESS, "TOLERANCE = 1e-2", "TOLERANCE = 1e-1"),
-    Planted(VIEW, "return squares / (total * self.lr), variance", "return 1.0, variance"),
-    Planted(VIEW, "/ ((num_batches - 1) * total)", "/ (num_batches * total)"),
-    Planted(VIEW, "(2 - self.lr * self.decoupled_decay) /", "2 /"),
-    Planted(VIEW, "{name: root * self.shares[name] for", "{name: root for"),
-    Planted(VIEW, "value * shares[name] / scale[name]", "value / scale[name]"),
-    Planted(VIEW, "params[name], alpha=decays[name])", "params[name], alpha=self.weight_decay)"),
-    Planted(VIEW, "0.0 if self.decoupled else self.weight_decay", "self.weight_decay"),
+    Planted(STATE, "return squares / (total * self.lr), variance", "return 1.0, variance"),
+    Planted(STATE, "/ ((num_batches - 1) * total)", "/ (num_batches * total)"),
+    Planted(STATE, "(2 - self.lr * self.decoupled_decay) /", "2 /"),
+    Planted(STATE, "{name: root * self.shares[name] for", "{name: root for"),
+    Planted(STATE, "value * shares[name] / scale[name]", "value / scale[name]"),
+    Planted(STATE, "params[name], alpha=decays[name])", "params[name], alpha=self.weight_decay)"),
+    Planted(STATE, "0.0 if self.decoupled else self.weight_decay", "self.weight_decay"),
     Planted(MEMORY, "1 - 2 * self.tail_scale * self.decay", "1 - self.tail_scale * self.decay"),
     Planted(MEMORY, "self.tail_scale * overlap(self.decay", "overlap(self.decay"),
     Planted(MEMORY, "return 2 * sum(terms)", "return sum(terms)"),
     Planted(MEMORY, "(num_batches - distance) * decay", "num_batches * decay"),
     Planted(MEMORY, "(root + eps).reciprocal_()", "(root.square() + eps).rsqrt_()"),
-    Planted(SGD, "self.lr * (1 - self.dampening) / (1 - beta)", "self.lr / (1 - beta)"),
+    Planted(SGD, "lr * (1 - self.dampening) / (1 - beta)", "lr / (1 - beta)"),
     Planted(SGD, "lag=beta * lag", "lag=lag"),
     Planted(SGD, "tail_scale=beta)", "tail_scale=1.0)"),
     Planted(SGD, "beta ** (2 if self.nesterov else 1)", "beta"),
     Planted(SGD, "gain=(1 - self.dampening) / (1 - beta)", "gain=1 / (1 - beta)"),
-    Planted(SGD, "return None if self.nesterov else self.lr", "return self.lr"),
-    Planted(RMSPROP, "self.lr / (1 - beta), lag=", "self.lr, lag="),
+    Planted(SGD, "return None if self.nesterov else lr", "return lr"),
+    Planted(RMSPROP, "effective_rate=lr / (1 - beta), lag=", "effective_rate=lr, lag="),
     Planted(RMSPROP, "gain=1 / (1 - beta)", "gain=1.0"),
-    Planted(RMSPROP, "ahead=self.lr * beta / (1 - beta)", "ahead=self.lr / (1 - beta)"),
+    Planted(RMSPROP, "ahead=lr * beta / (1 - beta)", "ahead=lr / (1 - beta)"),
     Planted(RMSPROP, "value=-1)", "value=-0.9)"),
-    Planted(RMSPROP, "lag_after=self.memory.lag", "lag_after=0.0"),
-    Planted(ADAM, "value / (1 - betas[1] ** steps[name])", "value / (1 - betas[0] ** steps[name])"),
+    Planted(RMSPROP, "lag_after=self.memory(1.0).lag", "lag_after=0.0"),
+    Planted(ADAM, "value / (1 - self.betas[1] ** steps[name])", "value / (1 - self.betas[0] ** steps[name])"),
     Planted(ADAM, "lag=beta / (1 - beta), decay", "lag=1 / (1 - beta), decay"),
     Planted(ADAM, "numerator_decay=self.betas[0]", "numerator_decay=0.0"),
-    Planted(ADAM, "ahead=self.lr * beta / (1 - beta)", "ahead=self.lr / (1 - beta)"),
-    Planted(ADAM, "self.lr / (1 - self.betas[0] ** steps)", "self.lr"),
+    Planted(ADAM, "ahead=lr * beta / (1 - beta)", "ahead=lr / (1 - beta)"),
+    Planted(ADAM, "lr / (1 - self.betas[0] ** steps)", "lr"),
     Planted(ADAM, 'second / (1 - float(group["betas"][1]) ** int(slots["step"]))', "second"),
-    Planted(NADAM, "(steps + 1) * decay", "steps * decay"),
+    Planted(NADAM, "(taken + 1) * decay", "taken * decay"),
     Planted(NADAM, "lag=share * beta / (1 - beta)", "lag=beta / (1 - beta)"),
     Planted(NADAM, "tail_scale=share)", "tail_scale=1.0)"),
     Planted(NADAM, "self._share() * held.ahead", "held.ahead"),
@@ -148,7 +149,7 @@ PLANTED = (
 )
 
 
-LIKELY = {FLOW: "adamw, decay", VIEW: "groups", MEMORY: "nesterov", SGD: "momentum", READING: "groups"}
+LIKELY = {FLOW: "adamw, decay", STATE: "groups", MEMORY: "nesterov", SGD: "momentum", READING: "groups"}
 """What trainings see an error soonest; for other files those of their name. The others follow."""
 
 

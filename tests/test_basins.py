@@ -186,7 +186,7 @@ def test_the_command_writes_what_it_prints(run, small_run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--optimizers", "sgd", "muon"], "--optimizers muon: must be of adam, "),
+        (["--optimizers", "sgd", "muon"], "--optimizers muon: must be of sgd, "),
         (["--optimizers", "sgd", "sgd"], "--optimizers: each must come once"),
         (["--orders", "1"], "--orders 1: must be at least 2, for the noise floor"),
         (["--loss", "0"], "--loss 0: must be a finite number above 0, like 0.3"),

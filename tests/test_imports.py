@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 ARROWS = {
     "core": set(),
     "terms": {"core"},
-    "certify": {"analysis", "core", "measurement", "models", "objective", "regularizers", "terms"},
+    "certify": {"analysis", "core", "known_optimizers", "measurement", "models", "objective", "regularizers", "terms"},
     "verify": {"certify"},
     "browse": {"commands"},
     "run": {"experiment"},
@@ -20,7 +20,7 @@ ARROWS = {
     "regularizers": {"core"},
     "basins": {"analysis", "core", "drift", "optim", "runs", "statistics"},
     "objective": {"core", "regularizers"},
-    "optim": {"core"},
+    "optim": {"core", "known_optimizers"},
     "assets": {"data"},
     "check": {"core"},
     "measured_loss": {"check", "core"},
@@ -54,11 +54,12 @@ ARROWS = {
     "config": set(),
     "runs": {"config"},
     "sweep": {"config", "analysis", "runs"},
-    "analysis": {"catalogue", "events", "runs", "statistics", "tables"},
+    "analysis": {"catalogue", "events", "known_optimizers", "runs", "statistics", "tables"},
     "catalogue": set(),
+    "known_optimizers": set(),
     "commands": {"analysis", "config", "data", "experiment", "runs", "sweep", "tables"},
     "events": {"catalogue"},
-    "experiment": {"config", "core", "data", "lit", "objective", "regularizers", "runs", "sweep"},
+    "experiment": {"config", "core", "data", "known_optimizers", "lit", "objective", "regularizers", "runs", "sweep"},
     # A run is taken up where it ended: made again by what made it, found by its status.
     "drift": {
         "analysis",

@@ -11,19 +11,15 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ireg.known_optimizers import OPTIMIZERS
 from ireg.system.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# By the name in the configuration, which is an optimizer's label in every figure, and in the order of legends.
-# Okabe and Ito's palette, which the colour-blind can distinguish; wine stands for its yellow,
-# which is too light for lines.
-COLOURS = {
-    "sgd": "#0072B2", "momentum": "#56B4E9", "nesterov": "#009E73", "gd": "#000000",
-    "rmsprop": "#D55E00", "adagrad": "#E69F00", "adam": "#882255", "adamw": "#CC79A7", "nadam": "#661100",
-    "adafactor": "#117733", "muon": "#7B61A8", "switch": "#8B6F47",
-}  # fmt: skip
+COLOURS = {name: entry.colour for name, entry in OPTIMIZERS.items()}
+"""By the name in the configuration, which is an optimizer's label in every figure, and in the order of legends."""
+
 _FURTHER_COLOURS = ("#332288", "#999933", "#44AA99", "#AA4499", "#666666")
 
 # Without dates, and with names of parts that are not random, the same figure is the same file.
@@ -37,7 +33,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def colour_of(optimizer: str) -> str:
     """Return an optimizer's colour, the same in every figure.
 
-    One that is not listed has one by its name.
+    One without an entry in the table of optimizers has one by its name.
     """
     further = _FURTHER_COLOURS[zlib.crc32(optimizer.encode()) % len(_FURTHER_COLOURS)]
     return COLOURS.get(optimizer, further)

@@ -7,15 +7,13 @@ import numpy as np
 
 from ireg.certify.flows import MeanFlowParts, ModifiedLoss, modified_loss
 from ireg.certify.problems import NAME
-from ireg.core.optimizers import OptimizerView
-from ireg.core.optimizers.adam import AdamView
+from ireg.core.optimizers import OptimizerState
+from ireg.core.optimizers.adam import AdamRule
 
 
-def _changed(flow: ModifiedLoss | MeanFlowParts, **values: Any) -> OptimizerView:
+def _changed(flow: ModifiedLoss | MeanFlowParts, **values: Any) -> OptimizerState:
     """Return the optimizer of a flow with other values of its rule."""
-    optimizer: Any = flow.optimizer
-    changed: OptimizerView = replace(optimizer, **values)
-    return changed
+    return replace(flow.optimizer, rule=replace(flow.optimizer.known_rule(), **values))
 
 
 def twice(flow: ModifiedLoss) -> ModifiedLoss:
@@ -65,7 +63,7 @@ def same_clock(flow: ModifiedLoss) -> ModifiedLoss:
 
 def decay_in_gradient(flow: ModifiedLoss) -> ModifiedLoss:
     """Take weight decay for the other kind: L2 for decoupled, and decoupled for L2."""
-    return modified_loss(flow.problem, _changed(flow, decoupled=not flow.optimizer.decoupled))
+    return modified_loss(flow.problem, replace(flow.optimizer, decoupled=not flow.optimizer.decoupled))
 
 
 def eps_inside(flow: ModifiedLoss) -> ModifiedLoss:
@@ -84,8 +82,8 @@ def uncorrected_squares(flow: ModifiedLoss) -> ModifiedLoss:
 
 def swapped(flow: MeanFlowParts) -> MeanFlowParts:
     """Exchange β and ρ."""
-    assert isinstance(flow.optimizer, AdamView)
-    return replace(flow, optimizer=_changed(flow, betas=flow.optimizer.betas[::-1]))
+    assert isinstance(flow.optimizer.rule, AdamRule)
+    return replace(flow, optimizer=_changed(flow, betas=flow.optimizer.rule.betas[::-1]))
 
 
 def heavy_ball_parts(flow: MeanFlowParts) -> MeanFlowParts:

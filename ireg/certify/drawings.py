@@ -28,7 +28,7 @@ from ireg.certify.flows import ModifiedLoss, integrate, modified_loss
 from ireg.certify.optimizers import Recipe, Start, build, points_of, start, step
 from ireg.certify.problems import NAME, Problem, quadratics, quadratics_and_log_cosh
 from ireg.core.drawing import INDEPENDENT
-from ireg.core.optimizers import OptimizerView, view
+from ireg.core.optimizers import OptimizerState, view
 from ireg.core.snapshot import Snapshot
 from ireg.terms.own import own_full_batch, own_variance
 
@@ -151,7 +151,7 @@ def sequences(steps: int = MINIBATCHES, *, independent: bool) -> Tensor:
     return torch.tensor(list(product(numbers, repeat=steps) if independent else permutations(numbers, steps)))
 
 
-def independent_loss(problem: Problem, optimizer: OptimizerView) -> ModifiedLoss:
+def independent_loss(problem: Problem, optimizer: OptimizerState) -> ModifiedLoss:
     """Return an optimizer's modified loss for independent minibatches.
 
     Its factor is read off `own_full_batch`, which takes the problem's m minibatches for draws: it is that of

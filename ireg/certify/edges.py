@@ -1,7 +1,7 @@
 """The edge of stability, certified by torch's own steps.
 
 On quadratics ½ h ω² with many curvatures h at once, an optimizer with frozen P takes its steps. The curvature at which
-they begin to grow is found by bisection of their growth, and compared with `OptimizerView.edge`. P is frozen by an ε
+they begin to grow is found by bisection of their growth, and compared with `OptimizerState.edge`. P is frozen by an ε
 that dwarfs the root of the second moment: P = 1/ε.
 """
 
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
+from torch.optim import Optimizer
 
 from ireg.core.optimizers import view
+from ireg.known_optimizers import OPTIMIZERS, EdgeSetting, KnownOptimizer
 
 CLOSE = 1e-4
 """Largest relative error that passes."""
@@ -47,34 +48,26 @@ class Case:
     controls: Mapping[str, float]
 
 
-def _frozen(kind: Callable[..., Optimizer], **arguments: float) -> Callable[[Tensor, float], Optimizer]:
-    return lambda weights, lr: kind([weights], lr=lr * _EPS, eps=_EPS, **arguments)
+def _frozen(entry: KnownOptimizer, setting: EdgeSetting) -> Case:
+    """Freeze P at 1/ε; ε is 1 where nothing is divided."""
+    eps = _EPS if entry.divides else 1.0
+    arguments = {**setting.arguments, **({"eps": eps} if entry.divides else {})}
+    if "weight_decay" in arguments:
+        arguments["weight_decay"] /= _RATE * eps  # torch's rate, which freezing P has made large
+    kind = entry.load()
+    return Case(lambda weights, lr: kind([weights], lr=lr * eps, **arguments), eps, setting.wrong)
 
 
-_PLAIN = {"2/η": 2.0}
+def cases(entries: Mapping[str, KnownOptimizer]) -> dict[str, Case]:
+    """Return the cases of these optimizers, by name."""
+    return {
+        name + added: _frozen(entry, setting)
+        for name, entry in entries.items()
+        for added, setting in entry.edges.items()
+    }
 
-CASES: Mapping[str, Case] = {
-    "sgd, gd": Case(lambda weights, lr: SGD([weights], lr=lr), 1.0, {"1/η": 1.0}),
-    "sgd, weight decay": Case(
-        lambda weights, lr: SGD([weights], lr=lr, weight_decay=5.0), 1.0, {"decay left out": 2.0}
-    ),
-    "momentum": Case(lambda weights, lr: SGD([weights], lr=lr, momentum=0.9), 1.0, _PLAIN),
-    "momentum, dampened": Case(
-        lambda weights, lr: SGD([weights], lr=lr, momentum=0.9, dampening=0.5),
-        1.0,
-        {**_PLAIN, "dampening left out": 3.8},
-    ),
-    "nesterov": Case(
-        lambda weights, lr: SGD([weights], lr=lr, momentum=0.9, nesterov=True), 1.0, {**_PLAIN, "momentum's": 3.8}
-    ),
-    "rmsprop": Case(_frozen(RMSprop), _EPS, {"1/η": 1.0}),
-    "rmsprop, momentum": Case(_frozen(RMSprop, momentum=0.9), _EPS, _PLAIN),
-    "adagrad": Case(_frozen(Adagrad), _EPS, {"1/η": 1.0}),
-    "adam": Case(_frozen(Adam), _EPS, _PLAIN),
-    # Decay takes ηw off the weights, η torch's rate, which freezing P has made large.
-    "adamw": Case(_frozen(AdamW, weight_decay=0.5 / (_RATE * _EPS)), _EPS, {**_PLAIN, "decay left out": 38.0}),
-    "nadam": Case(_frozen(NAdam, momentum_decay=0.0), _EPS, {**_PLAIN, "adam's": 38.0}),
-}
+
+CASES: Mapping[str, Case] = cases(OPTIMIZERS)
 """Each rule, with and without what changes its edge."""
 
 

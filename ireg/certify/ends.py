@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ireg.certify.optimizers import Recipe, Start, build, points_of, step
-from ireg.certify.problems import Problem
+from ireg.certify.optimizers import Recipe, Start, build, points_of, seen_of, step
+from ireg.certify.problems import NAME, Problem
 
 GROUPS = 8
 """Independent groups of orders, from which the standard error of the mean is estimated."""
@@ -68,8 +68,9 @@ def over_all_orders(recipe: Recipe, problem: Problem, begin: Start, abscissa: fl
         step(problem, optimizer, which)
     parts = [points_of(optimizer)]
     if begin.first is not None:
-        slots = next(iter(optimizer.state.values()))
-        parts.append(slots["exp_avg" if "exp_avg" in slots else "momentum_buffer"])
+        held = seen_of(optimizer).first_moment
+        assert held is not None
+        parts.append(held[NAME])
     images = torch.cat(parts).view(size, len(orders), size + 1).mean(1).numpy()  # (size, size + 1), 0's image first
     state = np.concatenate([part.numpy() for part in (problem.start, begin.first) if part is not None])
     return iterated(images, state, epochs)[:dimension]

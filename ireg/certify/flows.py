@@ -16,7 +16,7 @@ from ireg.certify.problems import NAME, Problem
 from ireg.core.mean_flow import mean_flow
 from ireg.core.moments import GradientMoments, gradient_moments
 from ireg.core.moments.needs import Need
-from ireg.core.optimizers import OptimizerView, view
+from ireg.core.optimizers import OptimizerState, view
 from ireg.core.snapshot import Snapshot
 from ireg.measurement import measure
 from ireg.terms.own import own_full_batch, own_variance
@@ -56,7 +56,7 @@ class ModifiedLoss:
     """
 
     problem: Problem
-    optimizer: OptimizerView
+    optimizer: OptimizerState
     scale: np.ndarray
     of_mean: float
     of_variance: float
@@ -106,7 +106,7 @@ def logged_loss(problem: Problem, optimizer: Optimizer) -> ModifiedLoss:
     return _with_factors(problem, seen, logged["ireg/own_full_batch"], logged["ireg/own_variance"])
 
 
-def modified_loss(problem: Problem, optimizer: OptimizerView) -> ModifiedLoss:
+def modified_loss(problem: Problem, optimizer: OptimizerState) -> ModifiedLoss:
     """Return the modified loss of a rule that may be wrong.
 
     Its factors are read off the values of `own_full_batch` and `own_variance`.
@@ -126,7 +126,7 @@ def modified_loss(problem: Problem, optimizer: OptimizerView) -> ModifiedLoss:
     return _with_factors(problem, optimizer, float(of_mean), float(of_variance))
 
 
-def _with_factors(problem: Problem, optimizer: OptimizerView, of_mean: float, of_variance: float) -> ModifiedLoss:
+def _with_factors(problem: Problem, optimizer: OptimizerState, of_mean: float, of_variance: float) -> ModifiedLoss:
     """Divide the values of both parts by what they are multiples of."""
     point = problem.start.numpy()
     held = optimizer.preconditioner
@@ -158,7 +158,7 @@ class MeanFlowParts:
     """
 
     problem: Problem
-    optimizer: OptimizerView
+    optimizer: OptimizerState
     parts: np.ndarray
     squares_of_mean: bool = False
 

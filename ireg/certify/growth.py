@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
+from torch.optim import SGD, Optimizer
 
+from ireg import known_optimizers
 from ireg.certify.identity import RATE, STEPS, Identity, flat, minibatches, mlp, network, relative
 from ireg.core.optimizers import view
 from ireg.core.path import Growth, Path, PathRecorder
+from ireg.known_optimizers import KnownOptimizer
 
-OPTIMIZERS: Mapping[str, Callable[[Sequence[Tensor]], Optimizer]] = {
-    "sgd, gd": lambda params: SGD(params, lr=RATE, weight_decay=0.1),
-    "momentum": lambda params: SGD(params, lr=RATE, momentum=0.9, dampening=0.5),
-    "nesterov": lambda params: SGD(params, lr=RATE, momentum=0.9, nesterov=True),
-    "rmsprop": lambda params: RMSprop(params, lr=RATE, momentum=0.5, eps=1e-3),
-    "adagrad": lambda params: Adagrad(params, lr=RATE),
-    "adam": lambda params: Adam(params, lr=RATE, eps=1e-3),
-    "adamw": lambda params: AdamW(params, lr=RATE, weight_decay=0.3, eps=1e-3),
-    "nadam": lambda params: NAdam(params, lr=RATE, eps=1e-3),
-}
+Make = Callable[[Sequence[Tensor]], Optimizer]
+
+
+def makers(entries: Mapping[str, KnownOptimizer]) -> dict[str, Make]:
+    """Return what makes each optimizer that has an example."""
+    return {
+        name: partial(entry.load(), lr=RATE, **entry.example)
+        for name, entry in entries.items()
+        if entry.example is not None
+    }
+
+
+OPTIMIZERS: Mapping[str, Make] = makers(known_optimizers.OPTIMIZERS)
 """One of each rule."""
 
 
-def growth_of(make: Callable[[Sequence[Tensor]], Optimizer]) -> Identity:
+def growth_of(make: Make) -> Identity:
     """Compare both parts of the growth with sums over lists of weights."""
     module = mlp("tanh")
     path, weights, settled, _ = _walk(module, make(list(module.parameters())))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ireg.certify.problems import NAME, Problem
-from ireg.core.optimizers import OptimizerView, reciprocal_root, rule_of, view
+from ireg.core.optimizers import OptimizerState, reciprocal_root, rule_of, view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Start:
     """
 
     torch: Optimizer
-    optimizer: OptimizerView
+    optimizer: OptimizerState
     first: Tensor | None
     second: Tensor | None
 
@@ -61,7 +61,7 @@ def start(recipe: Recipe, problem: Problem, abscissa: float) -> Start:
         abscissa: the learning rate, or 1 − ρ: what the recipe takes.
     """
     optimizer = build(recipe, problem.start[:, None], abscissa, first=None, second=None)
-    seen = view(optimizer, {NAME: _weights(optimizer)})
+    seen = seen_of(optimizer)
     point, rate = problem.start.numpy(), seen.memory.effective_rate
     gradients = problem.gradients(point) + seen.loss_decay * point
     hessians = problem.hessians(point) + seen.loss_decay * np.eye(len(point))
@@ -120,6 +120,11 @@ def step(problem: Problem, optimizer: Optimizer, which: Tensor) -> None:
     with torch.no_grad():
         weights.grad = problem.column_gradients(weights, which)
     optimizer.step()
+
+
+def seen_of(optimizer: Optimizer) -> OptimizerState:
+    """What the optimizer holds now."""
+    return view(optimizer, {NAME: _weights(optimizer)})
 
 
 def points_of(optimizer: Optimizer) -> Tensor:

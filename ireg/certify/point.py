@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, RMSprop
+from torch.optim import AdamW
 
 from ireg.certify import steps, textbook
 from ireg.certify.steps import Filter
 from ireg.certify.textbook import Function
 from ireg.certify.trainings import Trained, Training, train
+from ireg.known_optimizers import WITH_RULE
 
-KNOWN = (SGD, RMSprop, Adagrad, Adam, AdamW, NAdam)
-"""torch's classes whose memory is known."""
+KNOWN = {entry.load() for entry in WITH_RULE.values()}
+"""Classes whose memory is known."""
 
 Values = dict[str, float | None]
 """Numbers by tag; None for what must not exist."""

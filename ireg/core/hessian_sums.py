@@ -8,7 +8,7 @@ from torch import Tensor
 from ireg.core.functional import twice_differentiable
 from ireg.core.hessian import require_dense
 from ireg.core.moments import GradientMoments
-from ireg.core.optimizers import OptimizerView, SecondMoment, reciprocal_root
+from ireg.core.optimizers import OptimizerState, SecondMoment, reciprocal_root
 from ireg.core.params import add_scaled
 from ireg.core.stack_pass import StackPass, stack_passes
 from ireg.core.types import Batch, LossFn, Params
@@ -31,7 +31,7 @@ class Point:
         params: Params,
         moments: GradientMoments,
         dividing: SecondMoment | None,
-        optimizer: OptimizerView,
+        optimizer: OptimizerState,
         shift: Params | None = None,
     ) -> None:
         self.shift = shift

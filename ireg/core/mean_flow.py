@@ -39,7 +39,7 @@ from ireg.core.drawing import EPOCH, require_several
 from ireg.core.hessian_sums import Point, Sums, hessian_sums
 from ireg.core.moments import GradientMoments
 from ireg.core.moments.needs import Need
-from ireg.core.optimizers import Memory, OptimizerView, SecondMoment, overlap
+from ireg.core.optimizers import Memory, OptimizerState, SecondMoment, overlap
 from ireg.core.types import Batch, LossFn, Params, Shared
 
 
@@ -68,7 +68,7 @@ class MeanFlow:
         return {name: torch.stack([part[name] for part in parts]).sum(0) for name in self.memory}
 
 
-def require_uniform(optimizer: OptimizerView) -> None:
+def require_uniform(optimizer: OptimizerState) -> None:
     """Check that all weights have one rate and one decay, at all steps.
 
     Raises:
@@ -81,7 +81,7 @@ def require_uniform(optimizer: OptimizerView) -> None:
         )
 
 
-def moments_needed(optimizer: OptimizerView) -> Need:
+def moments_needed(optimizer: OptimizerState) -> Need:
     """Return what `mean_flow` needs of the moments.
 
     Raises:
@@ -95,7 +95,7 @@ def mean_flow(
     loss: LossFn,
     params: Params,
     batches: Sequence[Batch],
-    optimizer: OptimizerView,
+    optimizer: OptimizerState,
     moments: GradientMoments,
     shared: Shared | None = None,
     *,
@@ -125,12 +125,12 @@ def mean_flow(
 
     Example:
         >>> from ireg.core.moments import gradient_moments
-        >>> from ireg.core.optimizers.sgd import SGDView
+        >>> from ireg.core.optimizers.sgd import SGDRule
         >>> def loss(params, batch):  # g = x²w, H = x²
         ...     return (params["w"] * batch[0]).square().mean() / 2
         >>> params, batches = {"w": torch.tensor([1.0])}, [(torch.tensor([x]), torch.zeros(1)) for x in (1.0, 2.0)]
-        >>> view = SGDView(lr=0.1, moving=("w",), weight_decay=0.0)
-        >>> flow = mean_flow(loss, params, batches, view, gradient_moments(loss, params, batches))
+        >>> state = OptimizerState(lr=0.1, moving=("w",), weight_decay=0.0, rule=SGDRule())
+        >>> flow = mean_flow(loss, params, batches, state, gradient_moments(loss, params, batches))
         >>> flow.leading, flow.memory  # ḡ = 5/2, and (η/4) ∇Q = (η/2) (1/m) Σ H_k g_k = 0.05 · 17/2
         ({'w': tensor([2.5000])}, {'w': tensor([0.4250])})
     """

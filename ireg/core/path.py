@@ -32,8 +32,8 @@ from torch.optim import Optimizer
 
 from ireg.core.moments.needs import needs_path
 from ireg.core.norms import is_ordinary
-from ireg.core.optimizers import RULES, OptimizerView, acting
-from ireg.core.optimizers.view import Group
+from ireg.core.optimizers import RULES, Rule, acting
+from ireg.core.optimizers.rule import Group
 from ireg.core.params import as_reals, dense, summable
 from ireg.core.wide import WideSum, wide
 from ireg.core.wrappers import require_hooks
@@ -94,7 +94,7 @@ class PathRecorder:
         self.optimizer = optimizer
         self._parts: list[list[_Part]] | None = None  # by parameter group
         self._class: type[Optimizer] | None = None  # of which the rule is
-        self._rule: type[OptimizerView] | None = None  # None, too, where what it remembers does not fade
+        self._rule: type[Rule] | None = None  # None, too, where what it remembers does not fade
         require_hooks(optimizer)
         # Held weakly: an optimizer should not keep alive what nobody else does.
         handle = optimizer.register_step_post_hook(partial(_after_step, weakref.ref(self)))
@@ -292,25 +292,20 @@ def _after_step(recorder: weakref.ref[PathRecorder], *_: Any) -> None:
         living.add_step()
 
 
-def _constants(rule: type[OptimizerView], group: Group, steps: int) -> _Buffer | None:
+def _constants(rule: type[Rule], group: Group, steps: int) -> _Buffer | None:
     """Return the constants of a group's buffer; None without one.
 
     Raises:
         ValueError: what it remembers does not fade.
     """
-    fields: dict[str, Any] = {
-        "lr": float(group["lr"]),
-        "weight_decay": float(group.get("weight_decay", 0.0)),
-        "moving": (),
-        **rule.read(group, {"": {"step": steps}}, {"": torch.zeros(())}),
-    }
-    seen = rule(**fields)
-    held = seen.buffer if seen.memory.decay else None  # `memory` refuses what does not fade
+    known, lr = rule.read(group, {"": steps}), float(group["lr"])
+    held = known.buffer(lr) if known.memory(lr).decay else None  # `memory` refuses what does not fade
     if held is None or not held.ahead:
         return None
+    decays = bool(group.get("weight_decay", 0.0)) and rule.decouples(group)
     return _Buffer(
         ahead=held.ahead,
-        rate=None if seen.decoupled_decay else seen.buffer_rate(steps),
+        rate=None if decays else known.buffer_rate(lr, steps),
         scaled=partial(rule.scaled_buffer, group),
     )
 

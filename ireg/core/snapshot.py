@@ -26,7 +26,7 @@ from ireg.core.moments import (
     sampled_gradients,
 )
 from ireg.core.moments.needs import EVERYTHING, Need
-from ireg.core.optimizers import Memory, OptimizerView
+from ireg.core.optimizers import Memory, OptimizerState
 from ireg.core.params import add_scaled, as_reals, by_name
 from ireg.core.path import Path
 from ireg.core.preconditioner_noise import PreconditionerNoise, preconditioner_noise
@@ -86,7 +86,7 @@ class Snapshot:
     initial: Params
     loss: LossFn
     batches: Sequence[Batch]
-    optimizer: OptimizerView
+    optimizer: OptimizerState
     generator: torch.Generator
     needs: Need = EVERYTHING
     method: str = "auto"

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from ireg.core.optimizers.sgd import SGDView
+from ireg.core.optimizers.sgd import SGDRule
 from ireg.core.random import named_generator
 from ireg.drift.orders import order_of, train_epoch
 from ireg.drift.problem import Problem, in_double
@@ -59,8 +59,8 @@ def exchange(
     Raises:
         UserError: another optimizer, weight decay, or a penalty in the run itself.
     """
-    seen = problem.optimizer
-    if not isinstance(seen, SGDView) or seen.weight_decay or not seen.uniform or problem.regularizer is not None:
+    seen, rule = problem.optimizer, problem.optimizer.rule
+    if not isinstance(rule, SGDRule) or seen.weight_decay or not seen.uniform or problem.regularizer is not None:
         raise UserError(
             f"--explicit with {seen.kind}: the exchange rate is known for SGD and momentum without weight decay, "
             "parameter groups and regularizer; measure such a run"
@@ -72,7 +72,7 @@ def exchange(
     epochs = 1 if imitates else refinement
     rate = seen.memory.effective_rate / epochs
     penalties: dict[str, Regularizer] = {
-        method: MomentumLike(strength=rate, momentum=seen.momentum, method=method, step=step)
+        method: MomentumLike(strength=rate, momentum=rule.momentum, method=method, step=step)
         if imitates
         else Minibatch(strength=seen.lr * (1 - 1 / epochs), method=method, step=step)
         for method in METHODS

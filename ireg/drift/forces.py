@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ireg.core.mean_flow import MeanFlow, mean_flow, moments_needed
 from ireg.core.moments import gradient_moments
-from ireg.core.optimizers import OptimizerView, overlap
-from ireg.core.optimizers.sgd import SGDView
+from ireg.core.optimizers import OptimizerState, overlap
+from ireg.core.optimizers.sgd import SGDRule
 from ireg.drift.problem import Problem, flattened
 
 
@@ -30,14 +30,14 @@ def forces_at(problem: Problem, weights: Tensor, number: int) -> dict[str, Tenso
     # Heavy ball with β = ½ and η = 1 has M = 3Hu + (1 − τ)(½∇Q − Hu): the two parts can be separated. Plain SGD has the
     # same coefficient for both.
     seen = problem.optimizer
-    probe = SGDView(lr=1.0, moving=seen.moving, weight_decay=seen.loss_decay, momentum=0.5)
+    probe = OptimizerState(lr=1.0, moving=seen.moving, weight_decay=seen.loss_decay, rule=SGDRule(momentum=0.5))
     flow = mean_flow_at(problem, weights, number, probe)
     squares, unlike = flattened(flow.squares_gradient), 1 - overlap(0.5, problem.num_batches)
     full_batch = 2 * (flattened(flow.correction) - unlike / 2 * squares) / (3 - unlike)
     return {"full_batch": full_batch, "variance": squares - full_batch}
 
 
-def mean_flow_at(problem: Problem, weights: Tensor, number: int, seen: OptimizerView) -> MeanFlow:
+def mean_flow_at(problem: Problem, weights: Tensor, number: int, seen: OptimizerState) -> MeanFlow:
     """Compute the mean flow of an optimizer at these weights.
 
     It is over one random partition.

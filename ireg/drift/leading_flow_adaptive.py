@@ -155,7 +155,7 @@ def settled_way(problem: Problem, order: int, state: tuple[Tensor, Tensor]) -> t
     weights = list(double.moving(module).values())
     sizes = [weight.numel() for weight in weights]
     for weight, first, second in zip(weights, *(values.split(sizes) for values in state), strict=True):
-        held = problem.optimizer.state(first.view_as(weight).clone(), second.view_as(weight).clone())
+        held = problem.optimizer.known_rule().state(first.view_as(weight).clone(), second.view_as(weight).clone())
         optimizer.state[weight].update(held)
     batches = _minibatches(problem)
     found = []
@@ -178,7 +178,7 @@ def _settled(module: torch.nn.Module, optimizer: Optimizer, problem: Problem) ->
         return problem.vector(module)
     (group,) = optimizer.param_groups
     states = [optimizer.state[weight] for weight in problem.moving(module).values()]
-    step = [problem.optimizer.scaled_buffer(group, state) for state in states]
+    step = [problem.optimizer.known_rule().scaled_buffer(group, state) for state in states]
     return problem.vector(module) - buffer.ahead * torch.cat([part.flatten() for part in step])
 
 

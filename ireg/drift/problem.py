@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from ireg.core.batches import IndexedBatches
 from ireg.core.functional import ModuleLoss, couples_examples, functional_loss, measuring, require_gradients_elsewhere
 from ireg.core.moving import moving_parameters
-from ireg.core.optimizers import OptimizerView, rule_of, view
+from ireg.core.optimizers import OptimizerState, rule_of, view
 from ireg.core.random import named_generator
 from ireg.core.types import Batch, Params
 from ireg.objective import Objective
@@ -64,7 +64,7 @@ class Problem:
         return module, optimizer
 
     @cached_property
-    def optimizer(self) -> OptimizerView:
+    def optimizer(self) -> OptimizerState:
         """Return the optimizer in the words of its update rule.
 
         The view says which parameters it moves.

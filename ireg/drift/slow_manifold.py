@@ -56,7 +56,7 @@ def follow_slowly(problem: Problem, order: int, buffer: Tensor | None) -> Tensor
     if buffer is not None:
         for weight, part in zip(weights, buffer.split([weight.numel() for weight in weights]), strict=True):
             held = part.view_as(weight).to(weight.dtype).clone()
-            optimizer.state[weight].update(problem.optimizer.state(held, held))
+            optimizer.state[weight].update(problem.optimizer.known_rule().state(held, held))
     train_epoch(module, optimizer, problem, order_of(problem, 1, order, 0))
     if buffer is None:
         return problem.vector(module)

@@ -16,7 +16,8 @@ from torch.nn.parameter import is_lazy
 
 from ireg.config.schema import NO_REGULARIZER, Config, Logging, active_terms, term_intervals
 from ireg.core.moments.needs import union_of_needs
-from ireg.core.optimizers import WithoutRule, view
+from ireg.core.optimizers import view
+from ireg.known_optimizers import OPTIMIZERS
 from ireg.lit.data import NoisyImages
 from ireg.lit.loggers import Logger, TensorBoard
 from ireg.lit.module import Classifier
@@ -28,8 +29,8 @@ from ireg.system.errors import UserError
 
 log = logging.getLogger(__name__)
 
-ROUNDED_OTHERWISE = ("torch.optim.Adafactor", "torch.optim.NAdam")
-"""Optimizers whose kernel for many tensors rounds otherwise than a loop over the parameters."""
+ROUNDED_OTHERWISE = {entry.target for entry in OPTIMIZERS.values() if entry.rounded_otherwise}
+"""Classes of optimizers whose kernel for many tensors rounds otherwise than a loop over the parameters."""
 
 REMEDIES = {
     "Muon only supports 2D parameters": "use model=mlp or model=linear with +model.bias=false, or another optimizer"
@@ -125,7 +126,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
         if terms:
             seen = view(made, dict(model.named_parameters()))
             union_of_needs(terms.values(), seen)
-            if isinstance(seen, WithoutRule):
+            if not seen.has_rule:
                 log.warning("%s; the terms of its memory and its second moment are left out", seen.reason)
     regularizer = _made_regularizer(settings.regularizer)
     with user_errors("terms"):

@@ -17,27 +17,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
+from torch.optim import Optimizer
 
-from ireg.core.optimizers import OptimizerView, view
+from ireg.core.optimizers import OptimizerState, view
 from ireg.core.params import as_reals
 from ireg.core.wide import wide
+from ireg.known_optimizers import OPTIMIZERS
 
 log = logging.getLogger(__name__)
 
 FIRST: Mapping[str, tuple[type[Optimizer], dict[str, Any]]] = {
-    "adam": (Adam, {}),
-    "adamw": (AdamW, {}),
-    "nadam": (NAdam, {}),
-    "rmsprop": (RMSprop, {}),
-    "adagrad": (Adagrad, {}),
-    "momentum": (SGD, {"momentum": 0.9}),
-    "nesterov": (SGD, {"momentum": 0.9, "nesterov": True}),
-    "sgd": (SGD, {}),
+    name: (entry.load(), dict(entry.arguments)) for name, entry in OPTIMIZERS.items() if entry.first
 }
 """What can be switched from, with the arguments of conf/optimizer where torch's defaults are others."""
 
-SECOND = ("sgd", "momentum", "nesterov")
+SECOND = tuple(name for name, entry in OPTIMIZERS.items() if entry.second)
 """What can be switched to."""
 
 EVENTS = ("epoch", "step", "loss")
@@ -120,7 +114,7 @@ class Switch(Optimizer):
         self._second, self._second_arguments = second, dict(second_arguments or {})
         self._foreach = foreach
         cls, arguments = FIRST[first]
-        if cls is not NAdam and foreach is not None:  # whose kernel rounds otherwise
+        if foreach is not None and not OPTIMIZERS[first].rounded_otherwise:
             arguments = {**arguments, "foreach": foreach}
         self._acting: Optimizer | None = None
         super().__init__(params, {"lr": first_lr})
@@ -290,7 +284,7 @@ class Switch(Optimizer):
         return self.measure(tags)
 
     @staticmethod
-    def _view(optimizer: Optimizer) -> OptimizerView:
+    def _view(optimizer: Optimizer) -> OptimizerState:
         weights = (weight for group in optimizer.param_groups for weight in group["params"])
         return view(optimizer, {str(number): weight for number, weight in enumerate(weights)})
 

@@ -1,7 +1,7 @@
 """How sharp the loss is, and how near the edge of stability.
 
 H is the Hessian of C = (1/m) Σ Ĉ_k by what the optimizer moves, P its preconditioner, λ its L2 decay, h* its edge
-(`OptimizerView.edge`). All terms of one measurement share their passes.
+(`OptimizerState.edge`). All terms of one measurement share their passes.
 
 `lambda_max` and `lambda_max_own` are found by Lanczos' method, to a residual of 1 % and with 60 products at most; each
 measurement starts from the last one's eigenvector. An eigenvalue lies within the residual of the value.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.norms import in_range, is_ordinary, widened
-from ireg.core.optimizers.sgd import SGDView
+from ireg.core.optimizers.sgd import SGDRule
 from ireg.core.sharpness import along_step as curvature_along
 from ireg.core.snapshot import Snapshot
 from ireg.core.wide import wide
@@ -188,13 +188,13 @@ def noise_edge(snapshot: Snapshot) -> Tensor | None:
 
     Source: docs/theory.md, section 12.
     """
-    optimizer = snapshot.optimizer
-    if not isinstance(optimizer, SGDView) or optimizer.nesterov or optimizer.dampening or not optimizer.uniform:
+    optimizer, rule = snapshot.optimizer, snapshot.optimizer.rule
+    if not isinstance(rule, SGDRule) or rule.nesterov or rule.dampening or not optimizer.uniform:
         return None
-    if not 0 <= optimizer.momentum < 1:
+    if not 0 <= rule.momentum < 1:
         return None
     curvatures = snapshot.steepest_curvatures + optimizer.loss_decay
-    mean, beta = curvatures.mean(), optimizer.momentum
+    mean, beta = curvatures.mean(), rule.momentum
     if float(mean) <= 0:
         return None
     variance = curvatures.var(correction=0)

@@ -4,7 +4,7 @@ Notation: g_k = ∇Ĉ_k(ω) is the gradient of the mean loss of minibatch k of m
 C = (1/m) Σ Ĉ_k, η the learning rate. All are measured at fixed ω.
 
 Where parameter groups have rates of their own, η‖v‖² is Σ_i η_i v_i², each weight with its own rate. Where the rate
-changes within the epoch, the two parts have different coefficients, see `OptimizerView.step_factors`.
+changes within the epoch, the two parts have different coefficients, see `OptimizerState.step_factors`.
 
 With independent minibatches (`ireg.core.drawing`) C is the loss of the population that they are drawn from. The parts
 are then its own, estimated from the window's k minibatches without bias: ‖∇C‖² by ‖ḡ‖² − s²/k, and the variance
@@ -14,7 +14,7 @@ E ‖g − ∇C‖² by s² = Σ ‖g_j − ḡ‖²/(k − 1). They add up to `
 from torch import Tensor
 
 from ireg.core.moments.needs import NOTHING, Need, needs
-from ireg.core.optimizers import OptimizerView
+from ireg.core.optimizers import OptimizerState
 from ireg.core.snapshot import Snapshot
 
 
@@ -26,7 +26,7 @@ def _quarter_rate(snapshot: Snapshot) -> float:
     return snapshot.optimizer.lr / 4
 
 
-def _whole(optimizer: OptimizerView) -> Need:
+def _whole(optimizer: OptimizerState) -> Need:
     """Return the needs: squares by weight where the rates differ.
 
     Where they change within the epoch, the whole needs its parts.

@@ -34,13 +34,13 @@ from functools import partial
 from torch import Tensor
 
 from ireg.core.moments.needs import NOTHING, Need, needs
-from ireg.core.optimizers import OptimizerView
+from ireg.core.optimizers import OptimizerState
 from ireg.core.params import add_scaled
 from ireg.core.snapshot import Snapshot
 from ireg.core.types import Params
 
 
-def _moments(optimizer: OptimizerView) -> Need:
+def _moments(optimizer: OptimizerState) -> Need:
     if not optimizer.has_rule:
         return NOTHING
     if optimizer.second_moment is None:

@@ -26,7 +26,7 @@ from torch import Tensor
 from ireg.core.mean_flow import MeanFlow, moments_needed, require_uniform
 from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.norms import cosine, norm, ratio
-from ireg.core.optimizers import OptimizerView
+from ireg.core.optimizers import OptimizerState
 from ireg.core.params import by_name
 from ireg.core.snapshot import Snapshot
 from ireg.core.types import Params
@@ -92,7 +92,7 @@ def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
     return cosine(vector, slope)
 
 
-def _noise_needed(optimizer: OptimizerView) -> Need:
+def _noise_needed(optimizer: OptimizerState) -> Need:
     """Say what the exact F needs of the moments: nothing.
 
     Raises:
@@ -124,7 +124,7 @@ def strength_exact(snapshot: Snapshot) -> Tensor | None:
     return found.mean.new_tensor(found.square).sqrt() / norm(leading)
 
 
-def _exact_alignment_needed(optimizer: OptimizerView) -> Need:
+def _exact_alignment_needed(optimizer: OptimizerState) -> Need:
     _noise_needed(optimizer)
     return moments_needed(optimizer)
 

@@ -4,28 +4,22 @@ from pathlib import Path
 
 import pytest
 from matplotlib.colors import same_color, to_rgb
-from omegaconf import OmegaConf
 
 from ireg.analysis import load
 from ireg.analysis.certificates import ErrorCurves, errors_against_rate
 from ireg.analysis.drift import drift_figure
-from ireg.analysis.looks import COLOURS, colour_of
+from ireg.analysis.looks import colour_of
 from ireg.analysis.settings import settings_of
+from ireg.known_optimizers import OPTIMIZERS
 
 CONF = Path(__file__).parents[2] / "conf"
-
-
-def test_every_configured_optimizer_has_a_colour_of_its_own():
-    names = [OmegaConf.load(path).name for path in (CONF / "optimizer").glob("*.yaml")]
-    assert sorted(COLOURS) == sorted(names)
-    assert len({to_rgb(colour) for colour in COLOURS.values()}) == len(names)
 
 
 def test_an_optimizer_that_is_not_listed_has_a_colour_by_its_name():
     # "lion" and "mystery" differ in what their names give.
     lion, mystery = colour_of("lion"), colour_of("mystery")
     assert not same_color(lion, mystery)
-    assert not {to_rgb(lion), to_rgb(mystery)} & {to_rgb(colour) for colour in COLOURS.values()}
+    assert not {to_rgb(lion), to_rgb(mystery)} & {to_rgb(entry.colour) for entry in OPTIMIZERS.values()}
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lion"])

@@ -13,7 +13,8 @@ from tests.drift.small import OPTIMIZERS, SGD, alone, quadratic
 
 def measured(optimizer, orders=200, **arguments):
     problem = quadratic(optimizer, **arguments)
-    plain = [follow_slowly(problem, order, None) for order in range(orders)] if not problem.optimizer.momentum else []
+    momentum = problem.optimizer.rule.momentum
+    plain = [follow_slowly(problem, order, None) for order in range(orders)] if not momentum else []
     strength, alignment = predicted(problem)
     return mean_drift(alone(problem), orders, strength, plain or None), strength, alignment
 

@@ -262,7 +262,7 @@ def test_the_growth_of_the_norm_follows_the_phase():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"first": "muon"}, "from=muon: must be one of adam, "),
+        ({"first": "muon"}, "from=muon: must be one of sgd, "),
         ({"second": "adam"}, "to=adam: must be one of sgd, momentum, nesterov"),
         ({"tolerance": 0.0}, "tolerance=0.0: must be above 0"),
         ({"average": 1.0}, r"average=1.0: must be in \[0, 1\)"),

@@ -10,7 +10,8 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from ireg.core.optimizers.sgd import SGDView
+from ireg.core.optimizers import OptimizerState
+from ireg.core.optimizers.sgd import SGDRule
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot
 from ireg.terms import implicit
@@ -36,7 +37,7 @@ def gradient(point, batch):
 
 def constant(term, batches, rate):
     """The term's factor before its quantity (‖ḡ‖² and the variance add up to the mean ‖g_k‖²), read off its value."""
-    optimizer = SGDView(lr=rate, moving=("w",), weight_decay=0.0)
+    optimizer = OptimizerState(lr=rate, moving=("w",), weight_decay=0.0, rule=SGDRule())
     params = {"w": START}
     snapshot = Snapshot(
         params=params, initial=params, loss=loss, batches=batches, optimizer=optimizer, generator=named_generator("t")

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ireg.core.drawing import EPOCH
-from ireg.core.optimizers import OptimizerView
+from ireg.core.optimizers import OptimizerState
 
 
 class Need(Flag):
@@ -32,7 +32,7 @@ EVERYTHING = Need.SQ_NORMS | Need.MEAN | Need.SQUARE
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def needs(need: Need | Callable[[OptimizerView], Need], *, estimable: bool = False) -> Callable[[Function], Function]:
+def needs(need: Need | Callable[[OptimizerState], Need], *, estimable: bool = False) -> Callable[[Function], Function]:
     """Mark a term with what it uses of the moments, so that no pass computes less or more.
 
     Args:
@@ -77,7 +77,7 @@ def needs_path(function: Callable[..., Any]) -> bool:
     return getattr(_inner(function), "along_path", False)
 
 
-def union_of_needs(functions: Iterable[Callable[..., Any]], view: OptimizerView, sampling: str = EPOCH) -> Need:
+def union_of_needs(functions: Iterable[Callable[..., Any]], view: OptimizerState, sampling: str = EPOCH) -> Need:
     """Return what functions use of the moments together.
 
     With independent minibatches an estimate of ‖∇C‖² also takes the mean square.

@@ -1,28 +1,35 @@
-"""The update rules of torch's optimizers, one file each.
+"""The update rules of optimizers, one file each: every file of this folder is imported."""
 
-A further rule is a file here with a class that `view.rule` registers, and an import below.
-"""
+from importlib import import_module
+from pkgutil import iter_modules
 
-from ireg.core.optimizers import adagrad, adam, nadam, rmsprop, sgd
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, overlap, reciprocal_root
-from ireg.core.optimizers.reading import WithoutRule, view
-from ireg.core.optimizers.view import RULES, OptimizerView, acting, rule_of
+from ireg.core.optimizers.reading import acting, view
+from ireg.core.optimizers.rule import RULES, Held, Rule, register, rule_of, slot
+from ireg.core.optimizers.state import OptimizerState
 
 __all__ = [
     "RULES",
+    "Held",
     "Memory",
     "MomentumBuffer",
-    "OptimizerView",
+    "OptimizerState",
+    "Rule",
     "SecondMoment",
-    "WithoutRule",
     "acting",
-    "adagrad",
-    "adam",
-    "nadam",
     "overlap",
     "reciprocal_root",
-    "rmsprop",
+    "register",
     "rule_of",
-    "sgd",
+    "slot",
     "view",
 ]
+
+
+def load_rules() -> None:
+    """Import each file of this folder, by which its rules are registered."""
+    for found in iter_modules(__path__):
+        import_module(f"{__name__}.{found.name}")
+
+
+load_rules()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -10,57 +10,62 @@ from torch.optim import Adagrad
 
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
 from ireg.core.optimizers.momentum import refine_count
+from ireg.core.optimizers.rule import Group, Held, Rule, State, register, slot, steps_of
 from ireg.core.optimizers.second_moment import fading_mean
-from ireg.core.optimizers.view import Group, OptimizerView, State, rule, slot, steps_of
 
 
-@rule("adagrad", Adagrad)
+@register("adagrad", Adagrad)
 @dataclass(frozen=True, kw_only=True)
-class AdagradView(OptimizerView):
+class AdagradRule(Rule):
     """The rule of `torch.optim.Adagrad`: ω loses ηg/(√Σg² + ε).
 
     η falls with `lr_decay`, and the sum never fades.
 
     Example:
-        >>> AdagradView(lr=0.1, moving=("weight",), weight_decay=0.0, eps=1e-10).memory.effective_rate
+        >>> AdagradRule().memory(lr=0.1).effective_rate
         0.1
     """
 
     @classmethod
-    def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Read the rate of the last step, and the sum of squares.
+    def read(cls, group: Group, steps: Mapping[str, int]) -> Self:
+        """Read nothing: neither memory nor sum has a constant."""
+        return cls()
+
+    @classmethod
+    def rate(cls, group: Group, steps: Mapping[str, int]) -> float:
+        """Return η/(1 + (t − 1) `lr_decay`).
 
         Raises:
             ValueError: parameters have different learning rates, as some were stepped more often than others.
         """
-        steps, decay = steps_of(state), float(group["lr_decay"])
+        decay = float(group["lr_decay"])
         if decay and len(set(steps.values())) > 1:
             raise ValueError(
                 f"Adagrad with lr_decay={decay:g} and parameters stepped {min(steps.values())} to "
                 f"{max(steps.values())} times: their learning rates differ, and the terms are defined for one; set "
                 "lr_decay=0"
             )
-        sums = slot(state, moving, "sum")
-        return {
-            "lr": float(group["lr"]) / (1 + max(max(steps.values()) - 1, 0) * decay),
-            "eps": float(group["eps"]),
-            "second_moment": {name: value / max(steps[name], 1) for name, value in sums.items()},
-            "corrected_second_moment": sums if all(steps.values()) else None,
-        }
+        return float(group["lr"]) / (1 + max(max(steps.values()) - 1, 0) * decay)
 
-    @property
-    def memory(self) -> Memory:
-        """No gradient but the last is in the step."""
-        return Memory(effective_rate=self.lr, lag=0.0, decay=0.0)
+    def held(self, group: Group, state: State, moving: Mapping[str, Tensor]) -> Held:
+        """Read ε, and the sum of squares."""
+        steps, sums = steps_of(state), slot(state, moving, "sum")
+        return Held(
+            eps=float(group["eps"]),
+            second_moment={name: value / max(steps[name], 1) for name, value in sums.items()},
+            corrected_second_moment=sums if all(steps.values()) else None,
+        )
 
-    @property
-    def buffer(self) -> MomentumBuffer | None:
-        """There is none."""
+    def memory(self, lr: float) -> Memory:
+        """Return that no gradient but the last is in the step."""
+        return Memory(effective_rate=lr, lag=0.0, decay=0.0)
+
+    def buffer(self, lr: float) -> MomentumBuffer | None:
+        """Return None: there is no buffer."""
         return None
 
-    @property
-    def divides_by(self) -> SecondMoment | None:
-        """A sum is no fading mean.
+    def divides_by(self, eps: float) -> SecondMoment | None:
+        """Refuse: a sum is no fading mean.
 
         Raises:
             ValueError: always.
@@ -83,10 +88,10 @@ class AdagradView(OptimizerView):
 
     @classmethod
     def fades(cls, group: Group) -> bool:
-        """A sum never does."""
+        """Say that a sum never fades."""
         return False
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """The sum, after a step: the count is only for `lr_decay`."""
+        """Return the sum, after a step: the count is only for `lr_decay`."""
         return {"step": torch.tensor(1.0), "sum": second}

@@ -10,7 +10,7 @@ otherwise.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,13 +18,13 @@ from torch.optim import Adam, AdamW
 
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, reciprocal_root
 from ireg.core.optimizers.momentum import fading, refine_count
+from ireg.core.optimizers.rule import LONG_AGO, Group, Held, Rule, State, register, slot, steps_of
 from ireg.core.optimizers.second_moment import fading_mean
-from ireg.core.optimizers.view import LONG_AGO, Group, OptimizerView, State, rule, slot, steps_of
 
 
-@rule("adam", Adam)
+@register("adam", Adam)
 @dataclass(frozen=True, kw_only=True)
-class AdamView(OptimizerView):
+class AdamRule(Rule):
     """The rule of `torch.optim.Adam`.
 
     Attributes:
@@ -32,8 +32,8 @@ class AdamView(OptimizerView):
         amsgrad: v is the largest so far.
 
     Example:
-        >>> rule = AdamView(lr=0.1, moving=("weight",), weight_decay=0.0, betas=(0.5, 0.9), eps=1e-8)
-        >>> rule.memory.lag, rule.divides_by.decay
+        >>> rule = AdamRule(betas=(0.5, 0.9))
+        >>> rule.memory(lr=0.1).lag, rule.divides_by(eps=1e-8).decay
         (1.0, 0.9)
     """
 
@@ -41,59 +41,60 @@ class AdamView(OptimizerView):
     amsgrad: bool = False
 
     @classmethod
-    def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Read β, ρ, ε, both means, and the corrected second moment."""
-        steps = steps_of(state)
-        betas = tuple(float(beta) for beta in group["betas"])
-        second = slot(state, moving, "exp_avg_sq")
-        largest = slot(state, moving, "max_exp_avg_sq") if group.get("amsgrad", False) else second
+    def read(cls, group: Group, steps: Mapping[str, int]) -> Self:
+        """Read β, ρ, and whether v is the largest so far."""
+        first, second = group["betas"]
+        return cls(betas=(float(first), float(second)), amsgrad=bool(group.get("amsgrad", False)))
+
+    @classmethod
+    def decouples(cls, group: Group) -> bool:
+        """Say what torch's group says; AdamW's always does."""
+        return bool(group["decoupled_weight_decay"])
+
+    def held(self, group: Group, state: State, moving: Mapping[str, Tensor]) -> Held:
+        """Read ε, both means, and the corrected second moment."""
+        steps, second = steps_of(state), slot(state, moving, "exp_avg_sq")
+        largest = slot(state, moving, "max_exp_avg_sq") if self.amsgrad else second
         corrected = None
         if all(steps.values()):
-            corrected = {name: value / (1 - betas[1] ** steps[name]) for name, value in largest.items()}
-        return {
-            "betas": betas,
-            "eps": float(group["eps"]),
-            "decoupled": bool(group["decoupled_weight_decay"]),
-            "amsgrad": bool(group.get("amsgrad", False)),
-            "first_moment": slot(state, moving, "exp_avg"),
-            "second_moment": second,
-            "corrected_second_moment": corrected,
-        }
+            corrected = {name: value / (1 - self.betas[1] ** steps[name]) for name, value in largest.items()}
+        return Held(
+            eps=float(group["eps"]),
+            first_moment=slot(state, moving, "exp_avg"),
+            second_moment=second,
+            corrected_second_moment=corrected,
+        )
 
-    @property
-    def memory(self) -> Memory:
+    def memory(self, lr: float) -> Memory:
         """See the table above."""
         beta = fading(self.kind, self.betas[0])
-        return Memory(effective_rate=self.lr, lag=beta / (1 - beta), decay=beta)
+        return Memory(effective_rate=lr, lag=beta / (1 - beta), decay=beta)
 
-    @property
-    def buffer(self) -> MomentumBuffer | None:
-        """m, which is divided as a whole; None for β = 0.
+    def buffer(self, lr: float) -> MomentumBuffer | None:
+        """Return m, which is divided as a whole; None for β = 0.
 
         For β = 0 it is the gradient.
         """
         beta = self.betas[0]
         if not beta:
             return None
-        return MomentumBuffer(decay=beta, gain=1.0, divided=False, ahead=self.lr * beta / (1 - beta))
+        return MomentumBuffer(decay=beta, gain=1.0, divided=False, ahead=lr * beta / (1 - beta))
 
-    def buffer_rate(self, steps: int) -> float | None:
-        """η/(1 − βᵗ), by the bias correction of m."""
-        return self.lr / (1 - self.betas[0] ** steps) if steps else None
+    def buffer_rate(self, lr: float, steps: int) -> float | None:
+        """Return η/(1 − βᵗ), by the bias correction of m."""
+        return lr / (1 - self.betas[0] ** steps) if steps else None
 
     @classmethod
     def scaled_buffer(cls, group: Group, slots: Mapping[str, Any]) -> Tensor:
-        """P m, with the second moment corrected as torch does it."""
+        """Return P m, with the second moment corrected as torch does it."""
         second = slots["max_exp_avg_sq" if group.get("amsgrad", False) else "exp_avg_sq"]
         root = (second / (1 - float(group["betas"][1]) ** int(slots["step"]))).sqrt_()
         return reciprocal_root(root, float(group["eps"])).mul_(slots["exp_avg"])
 
-    @property
-    def divides_by(self) -> SecondMoment | None:
-        """v, with m above it."""
+    def divides_by(self, eps: float) -> SecondMoment | None:
+        """Return how v divides m."""
         decay = fading_mean(self.kind, None if self.amsgrad else self.betas[1])
-        assert self.eps is not None
-        return SecondMoment(decay=decay, eps=self.eps, numerator_decay=self.betas[0])
+        return SecondMoment(decay=decay, eps=eps, numerator_decay=self.betas[0])
 
     @classmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
@@ -109,16 +110,16 @@ class AdamView(OptimizerView):
 
     @classmethod
     def fades(cls, group: Group) -> bool:
-        """AMSGrad's maximum never does."""
+        """Say whether v fades; AMSGrad's maximum never does."""
         return not group.get("amsgrad", False)
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """Both means."""
+        """Return both means."""
         return {"step": torch.tensor(LONG_AGO), "exp_avg": first, "exp_avg_sq": second}
 
 
-@rule("adamw", AdamW)
+@register("adamw", AdamW)
 @dataclass(frozen=True, kw_only=True)
-class AdamWView(AdamView):
+class AdamWRule(AdamRule):
     """The rule of `torch.optim.AdamW`: Adam with decoupled weight decay."""

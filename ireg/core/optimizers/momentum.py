@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ireg.core.optimizers.view import Group
+from ireg.core.optimizers.rule import Group
 
 
 def fading(kind: str, beta: float) -> float:

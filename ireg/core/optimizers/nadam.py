@@ -11,21 +11,21 @@ at most ψβ/50. The bias correction of the first steps (1 less the product of a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.optim import NAdam
 
-from ireg.core.optimizers.adam import AdamView
+from ireg.core.optimizers.adam import AdamRule
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
 from ireg.core.optimizers.momentum import fading
-from ireg.core.optimizers.view import Group, State, rule, steps_of
+from ireg.core.optimizers.rule import Group, register
 
 
-@rule("nadam", NAdam)
+@register("nadam", NAdam)
 @dataclass(frozen=True, kw_only=True)
-class NAdamView(AdamView):
+class NAdamRule(AdamRule):
     """The rule of `torch.optim.NAdam` (Dozat 2016).
 
     Attributes:
@@ -33,44 +33,41 @@ class NAdamView(AdamView):
             more often than others.
 
     Example:
-        >>> rule = NAdamView(lr=0.1, moving=("weight",), weight_decay=0.0, betas=(0.5, 0.9), eps=1e-8, share=0.5)
-        >>> rule.memory.lag, rule.memory.tail_share(1)
+        >>> memory = NAdamRule(betas=(0.5, 0.9), share=0.5).memory(lr=0.1)
+        >>> memory.lag, memory.tail_share(1)
         (0.5, 0.25)
     """
 
     share: float | None
 
     @classmethod
-    def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Read what Adam has, and μ of the next step."""
-        beta, decay = float(group["betas"][0]), float(group["momentum_decay"])
-        shares = {beta * (1 - 0.5 * 0.96 ** ((steps + 1) * decay)) for steps in steps_of(state).values()}
-        return super().read(group, state, moving) | {"share": shares.pop() if len(shares) == 1 else None}
+    def read(cls, group: Group, steps: Mapping[str, int]) -> Self:
+        """Read β, ρ, and μ of the next step."""
+        (beta, rho), decay = group["betas"], float(group["momentum_decay"])
+        shares = {float(beta) * (1 - 0.5 * 0.96 ** ((taken + 1) * decay)) for taken in steps.values()}
+        return cls(betas=(float(beta), float(rho)), share=shares.pop() if len(shares) == 1 else None)
 
-    @property
-    def memory(self) -> Memory:
+    def memory(self, lr: float) -> Memory:
         """See the table above.
 
         Raises:
             ValueError: it remembers for ever (β = 1), or parameters have different μ.
         """
         beta, share = fading(self.kind, self.betas[0]), self._share()
-        return Memory(effective_rate=self.lr, lag=share * beta / (1 - beta), decay=beta, tail_scale=share)
+        return Memory(effective_rate=lr, lag=share * beta / (1 - beta), decay=beta, tail_scale=share)
 
-    @property
-    def buffer(self) -> MomentumBuffer | None:
-        """m, of which a share is in the step."""
-        held = super().buffer
+    def buffer(self, lr: float) -> MomentumBuffer | None:
+        """Return m, of which a share is in the step."""
+        held = super().buffer(lr)
         return None if held is None else replace(held, ahead=self._share() * held.ahead)
 
-    def buffer_rate(self, steps: int) -> float | None:
-        """None: the bare gradient is in the step, too."""
+    def buffer_rate(self, lr: float, steps: int) -> float | None:
+        """Return None: the bare gradient is in the step, too."""
         return None
 
-    @property
-    def divides_by(self) -> SecondMoment | None:
-        """v, with gradient and m above it."""
-        adams = super().divides_by
+    def divides_by(self, eps: float) -> SecondMoment | None:
+        """Return how v divides gradient and m."""
+        adams = super().divides_by(eps)
         assert adams is not None
         return replace(adams, numerator_bare=1 - self._share())
 
@@ -93,5 +90,5 @@ class NAdamView(AdamView):
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """Both means, and a product of all μ that has run out."""
+        """Return both means, and a product of all μ that has run out."""
         return super().state(first, second) | {"mu_product": torch.tensor(0.0)}

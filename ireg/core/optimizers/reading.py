@@ -2,85 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
-from ireg.core.optimizers.view import RULES, Group, OptimizerView, State, acting
+from ireg.core.optimizers.rule import RULES, Group, Rule, steps_of
+from ireg.core.optimizers.state import OptimizerState
 from ireg.core.params import as_reals, sum_type
 from ireg.core.wrappers import rate_of, require_rates
-
-
-@dataclass(frozen=True, kw_only=True)
-class WithoutRule(OptimizerView):
-    """An optimizer of which the rate is known, and no rule.
-
-    Attributes:
-        reason: why, in half a sentence.
-    """
-
-    kind: ClassVar[str] = "unknown"
-    reason: str
-
-    @property
-    def has_rule(self) -> bool:
-        """It has none."""
-        return False
-
-    @classmethod
-    def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Read nothing."""
-        return {}
-
-    @property
-    def memory(self) -> Memory:
-        """Unknown.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(self.reason)
-
-    @property
-    def buffer(self) -> MomentumBuffer | None:
-        """Unknown.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(self.reason)
-
-    @property
-    def divides_by(self) -> SecondMoment | None:
-        """Unknown.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(self.reason)
-
-    @classmethod
-    def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-        """Not known.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("an optimizer without a rule has no smaller steps")
-
-    @classmethod
-    def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """Not known.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("an optimizer without a rule has no state to set")
-
 
 OWN_IN_A_GROUP = {"params", "lr", "initial_lr", "weight_decay", "foreach", "fused", "capturable", "differentiable"}
 """What parameter groups may have of their own."""
@@ -91,11 +22,11 @@ def view(
     moving: Mapping[str, Tensor],
     rates: Sequence[Sequence[float]] | None = None,
     settings: Sequence[Mapping[str, Any]] | None = None,
-) -> OptimizerView:
+) -> OptimizerState:
     """Read `optimizer` without changing it.
 
-    Parameter groups may differ in rate and weight decay. An optimizer without a rule, or whose groups differ in more,
-    is read as a `WithoutRule`.
+    Parameter groups may differ in rate and weight decay. An optimizer whose class has no rule, or whose groups differ
+    in more, is read without one.
 
     Args:
         optimizer: any of torch's.
@@ -137,11 +68,23 @@ def view(
         "rates": steps,
     }
     if cls is None:
-        return WithoutRule(reason=reason, **fields)
+        return OptimizerState(rule=None, reason=reason, **fields)
     # A copy of the look-up: `optimizer.state` is a defaultdict, and reading it would add entries.
     state = {name: optimizer.state.get(parameter, {}) for name, parameter in moving.items()}
     group = {**said[min(groups.values())], "lr": largest, "weight_decay": decay}
-    return cls(**(fields | cls.read(group, state, moving)))
+    taken = steps_of(state)
+    fields["lr"] = cls.rate(group, taken)
+    known = cls.read(group, taken)
+    held = vars(known.held(group, state, moving))
+    return OptimizerState(rule=known, decoupled=cls.decouples(group), **fields, **held)
+
+
+def acting(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer that takes the steps.
+
+    It is the one at work where an optimizer switches between several, and has it as `acting`.
+    """
+    return getattr(optimizer, "acting", optimizer)
 
 
 def _groups(optimizer: Optimizer, moving: Mapping[str, Tensor]) -> dict[str, int]:
@@ -177,7 +120,7 @@ def _rates(used: Sequence[Sequence[float]], groups: Sequence[int]) -> tuple[dict
     return means, tuple(float(step[lead]) for step in used)
 
 
-def _rule_for(optimizer: Optimizer, groups: Sequence[Group]) -> tuple[type[OptimizerView] | None, str]:
+def _rule_for(optimizer: Optimizer, groups: Sequence[Group]) -> tuple[type[Rule] | None, str]:
     """Return the rule of an optimizer, or why there is none.
 
     Its groups must not differ in what the rule reads.

@@ -7,7 +7,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,13 +15,13 @@ from torch.optim import RMSprop
 
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
 from ireg.core.optimizers.momentum import fading, refine_count, refine_momentum
+from ireg.core.optimizers.rule import LONG_AGO, Group, Held, Rule, State, register, slot, steps_of
 from ireg.core.optimizers.second_moment import fading_mean
-from ireg.core.optimizers.view import LONG_AGO, Group, OptimizerView, State, rule, slot, steps_of
 
 
-@rule("rmsprop", RMSprop)
+@register("rmsprop", RMSprop)
 @dataclass(frozen=True, kw_only=True)
-class RMSpropView(OptimizerView):
+class RMSpropRule(Rule):
     """The rule of `torch.optim.RMSprop`.
 
     Attributes:
@@ -30,8 +30,8 @@ class RMSpropView(OptimizerView):
         centered: v is less the square of the mean gradient.
 
     Example:
-        >>> rule = RMSpropView(lr=0.1, moving=("weight",), weight_decay=0.0, alpha=0.9, eps=1e-8)
-        >>> rule.divides_by.decay, rule.memory.lag
+        >>> rule = RMSpropRule(alpha=0.9)
+        >>> rule.divides_by(eps=1e-8).decay, rule.memory(lr=0.1).lag
         (0.9, 0.0)
     """
 
@@ -40,51 +40,46 @@ class RMSpropView(OptimizerView):
     centered: bool = False
 
     @classmethod
-    def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Read ρ, ε, momentum, and the means of gradients and squares."""
-        momentum = float(group["momentum"])
-        second = slot(state, moving, "square_avg")
-        corrected = second
-        if group["centered"]:
+    def read(cls, group: Group, steps: Mapping[str, int]) -> Self:
+        """Read ρ and the momentum's constants."""
+        alpha, momentum = float(group["alpha"]), float(group["momentum"])
+        return cls(alpha=alpha, momentum=momentum, centered=bool(group["centered"]))
+
+    def held(self, group: Group, state: State, moving: Mapping[str, Tensor]) -> Held:
+        """Read ε, the buffer, and the means of gradients and squares."""
+        corrected = second = slot(state, moving, "square_avg")
+        if self.centered:
             means = slot(state, moving, "grad_avg")
             corrected = {name: value.addcmul(means[name], means[name], value=-1) for name, value in second.items()}
-        return {
-            "alpha": float(group["alpha"]),
-            "eps": float(group["eps"]),
-            "momentum": momentum,
-            "centered": bool(group["centered"]),
-            "first_moment": slot(state, moving, "momentum_buffer") if momentum else None,
-            "second_moment": second,
-            "corrected_second_moment": corrected if all(steps_of(state).values()) else None,
-        }
+        return Held(
+            eps=float(group["eps"]),
+            first_moment=slot(state, moving, "momentum_buffer") if self.momentum else None,
+            second_moment=second,
+            corrected_second_moment=corrected if all(steps_of(state).values()) else None,
+        )
 
-    @property
-    def memory(self) -> Memory:
+    def memory(self, lr: float) -> Memory:
         """See the table above."""
         beta = fading(self.kind, self.momentum)
-        return Memory(effective_rate=self.lr / (1 - beta), lag=beta / (1 - beta), decay=beta)
+        return Memory(effective_rate=lr / (1 - beta), lag=beta / (1 - beta), decay=beta)
 
-    @property
-    def buffer(self) -> MomentumBuffer | None:
-        """b, of gradients that are divided already."""
+    def buffer(self, lr: float) -> MomentumBuffer | None:
+        """Return b, of gradients that are divided already."""
         if not self.momentum:
             return None
         beta = self.momentum
-        return MomentumBuffer(decay=beta, gain=1 / (1 - beta), divided=True, ahead=self.lr * beta / (1 - beta))
+        return MomentumBuffer(decay=beta, gain=1 / (1 - beta), divided=True, ahead=lr * beta / (1 - beta))
 
-    @property
-    def divides_by(self) -> SecondMoment | None:
-        """The momentum filters what is divided already, and delays it."""
+    def divides_by(self, eps: float) -> SecondMoment | None:
+        """Return how v divides the gradient; the momentum filters and delays what is divided already."""
         decay = fading_mean(self.kind, None if self.centered else self.alpha)
-        assert self.eps is not None
-        return SecondMoment(decay=decay, eps=self.eps, numerator_decay=0.0, lag_after=self.memory.lag)
+        return SecondMoment(decay=decay, eps=eps, numerator_decay=0.0, lag_after=self.memory(1.0).lag)
 
-    @property
-    def filtered_by(self) -> SecondMoment | None:
-        """The same, also centered."""
+    def filtered_by(self, eps: float) -> SecondMoment | None:
+        """Return the same, also centered."""
         if not self.centered:
-            return self.divides_by
-        plain = replace(self, centered=False).divides_by
+            return self.divides_by(eps)
+        plain = replace(self, centered=False).divides_by(eps)
         assert plain is not None
         return replace(plain, centered=True)
 
@@ -97,5 +92,5 @@ class RMSpropView(OptimizerView):
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Any]:
-        """Mean of squares and buffer; there is no bias correction."""
+        """Return mean of squares and buffer; there is no bias correction."""
         return {"step": torch.tensor(LONG_AGO), "square_avg": second, "momentum_buffer": first}

@@ -9,19 +9,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 from torch.optim import SGD
 
 from ireg.core.optimizers.memory import Memory, MomentumBuffer
 from ireg.core.optimizers.momentum import fading, refine_momentum
-from ireg.core.optimizers.view import Group, OptimizerView, State, rule, slot
+from ireg.core.optimizers.rule import Group, Held, Rule, State, register, slot
 
 
-@rule("sgd", SGD)
+@register("sgd", SGD)
 @dataclass(frozen=True, kw_only=True)
-class SGDView(OptimizerView):
+class SGDRule(Rule):
     """The rule of `torch.optim.SGD`.
 
     Attributes:
@@ -30,7 +30,7 @@ class SGDView(OptimizerView):
         nesterov: the step is g + β b instead of b.
 
     Example:
-        >>> SGDView(lr=0.1, moving=("weight",), weight_decay=0.0, momentum=0.5).memory
+        >>> SGDRule(momentum=0.5).memory(lr=0.1)
         Memory(effective_rate=0.2, lag=1.0, decay=0.5, tail_scale=1.0)
     """
 
@@ -39,30 +39,27 @@ class SGDView(OptimizerView):
     nesterov: bool = False
 
     @classmethod
-    def read(cls, group: Group, state: State, moving: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Read momentum and its buffer."""
+    def read(cls, group: Group, steps: Mapping[str, int]) -> Self:
+        """Read the momentum's constants; without a buffer torch dampens nothing."""
         momentum = float(group["momentum"])
-        return {
-            "momentum": momentum,
-            # Without a buffer torch dampens nothing.
-            "dampening": float(group["dampening"]) if momentum else 0.0,
-            "nesterov": bool(group["nesterov"]),
-            "first_moment": slot(state, moving, "momentum_buffer") if momentum else None,
-        }
+        dampening = float(group["dampening"]) if momentum else 0.0
+        return cls(momentum=momentum, dampening=dampening, nesterov=bool(group["nesterov"]))
 
-    @property
-    def memory(self) -> Memory:
+    def held(self, group: Group, state: State, moving: Mapping[str, Tensor]) -> Held:
+        """Read the buffer."""
+        return Held(first_moment=slot(state, moving, "momentum_buffer") if self.momentum else None)
+
+    def memory(self, lr: float) -> Memory:
         """See the table above."""
         beta = fading(self.kind, self.momentum)
         lag = beta / (1 - beta)
-        rate = self.lr * (1 - self.dampening) / (1 - beta)
+        rate = lr * (1 - self.dampening) / (1 - beta)
         if self.nesterov:
             return Memory(effective_rate=rate, lag=beta * lag, decay=beta, tail_scale=beta)
         return Memory(effective_rate=rate, lag=lag, decay=beta)
 
-    @property
-    def buffer(self) -> MomentumBuffer | None:
-        """b, which a constant gradient fills with (1 − δ)/(1 − β)."""
+    def buffer(self, lr: float) -> MomentumBuffer | None:
+        """Return b, which a constant gradient fills with (1 − δ)/(1 − β)."""
         if not self.momentum:
             return None
         beta = self.momentum
@@ -70,12 +67,12 @@ class SGDView(OptimizerView):
             decay=beta,
             gain=(1 - self.dampening) / (1 - beta),
             divided=False,
-            ahead=self.lr * beta ** (2 if self.nesterov else 1) / (1 - beta),
+            ahead=lr * beta ** (2 if self.nesterov else 1) / (1 - beta),
         )
 
-    def buffer_rate(self, steps: int) -> float | None:
-        """η; Nesterov's step has the last gradient once more."""
-        return None if self.nesterov else self.lr
+    def buffer_rate(self, lr: float, steps: int) -> float | None:
+        """Return η; None for Nesterov's step, which has the last gradient once more."""
+        return None if self.nesterov else lr
 
     @classmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
@@ -84,10 +81,10 @@ class SGDView(OptimizerView):
 
     @classmethod
     def remembers(cls, group: Group) -> bool:
-        """Only with momentum."""
+        """Say whether there is momentum."""
         return bool(group["momentum"])
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """The buffer."""
+        """Return the buffer."""
         return {"momentum_buffer": first}

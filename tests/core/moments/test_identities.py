@@ -22,7 +22,8 @@ from ireg.core.batches import IndexedBatches
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.moments import METHODS, drawn_moments, gradient_moments, sampled_gradients
 from ireg.core.moments.needs import Need
-from ireg.core.optimizers.rmsprop import RMSpropView
+from ireg.core.optimizers import OptimizerState
+from ireg.core.optimizers.rmsprop import RMSpropRule
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot
 from ireg.models import MLP
@@ -46,7 +47,9 @@ def snapshot(problem, *, batches=None, rate=RATE, second=None, **way):
         initial=params,
         loss=functional_loss(problem.module, problem.criterion),
         batches=problem.batches if batches is None else batches,
-        optimizer=RMSpropView(lr=rate, moving=tuple(params), weight_decay=0.0, alpha=0.9, second_moment=second),
+        optimizer=OptimizerState(
+            lr=rate, moving=tuple(params), weight_decay=0.0, second_moment=second, rule=RMSpropRule(alpha=0.9)
+        ),
         generator=named_generator("terms", 0),
         **way,
     )

@@ -1,15 +1,15 @@
 """Memory and preconditioner against torch's own optimizers: what a unit gradient leaves in the steps after it."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ireg.core.optimizers import Memory, overlap, view
-from ireg.core.optimizers.adam import AdamView, AdamWView
-from ireg.core.optimizers.sgd import SGDView
+from ireg.core.optimizers import Memory, OptimizerState, overlap, view
+from ireg.core.optimizers.sgd import SGDRule
 from tests import reference
 from tests.cases import EXACT
 
@@ -98,7 +98,7 @@ def test_the_figures_of_momentum_on_157_minibatches():
 
 
 def test_endless_memory_is_refused():
-    endless = SGDView(lr=0.1, moving=("w",), weight_decay=0.0, momentum=1.0)
+    endless = OptimizerState(lr=0.1, moving=("w",), weight_decay=0.0, rule=SGDRule(momentum=1.0))
     with pytest.raises(ValueError, match=r"sgd with momentum 1: its memory must fade; choose a value in \[0, 1\)"):
         _ = endless.memory
 
@@ -134,9 +134,9 @@ def test_no_preconditioner_for_sgd_and_before_the_first_step():
 def test_weight_decay_is_in_the_gradient_or_in_the_norm_of_the_preconditioner():
     gradient, params = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([10.0, -10.0])}
     scale = {"w": torch.tensor([0.5, 4.0])}
-    coupled = AdamView(lr=0.1, moving=("w",), weight_decay=0.1, betas=(0.9, 0.99))
-    decoupled = AdamWView(lr=0.1, moving=("w",), weight_decay=0.1, decoupled=True, betas=(0.9, 0.99))
-    none = AdamView(lr=0.1, moving=("w",), weight_decay=0.0, betas=(0.9, 0.99))
+    coupled = OptimizerState(lr=0.1, moving=("w",), weight_decay=0.1, rule=None)
+    decoupled = replace(coupled, decoupled=True)
+    none = replace(coupled, weight_decay=0.0)
     assert_close(coupled.decayed(gradient, params, scale)["w"], torch.tensor([2.0, 1.0]))
     assert_close(decoupled.decayed(gradient, params, scale)["w"], torch.tensor([3.0, 1.75]))
     assert none.decayed(gradient, params, scale) is gradient

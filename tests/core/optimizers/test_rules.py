@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ireg.core.optimizers import rule_of, view
+from ireg.core.optimizers import Held, rule_of, view
 from ireg.core.optimizers.momentum import refine_momentum
 from tests.cases import EXACT
 
@@ -153,3 +153,9 @@ def test_rmsprop_is_refined():
     (state,) = states
     assert (float(state["square_avg"]), float(state["step"])) == (5.0, 6.0)
     assert_close(state["momentum_buffer"], number(3.0 / share), **EXACT)
+
+
+def test_a_second_moment_without_eps_is_refused():
+    with pytest.raises(ValueError, match=r"gives its eps, too; give eps=0\.0 where it has none"):
+        Held(second_moment={"w": number(1.0)})
+    assert Held(eps=0.0, second_moment={"w": number(1.0)}).eps == 0.0

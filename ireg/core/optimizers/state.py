@@ -1,0 +1,241 @@
+"""What an optimizer holds, whatever its update rule is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ireg.core.drawing import EPOCH
+from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, reciprocal_root
+from ireg.core.optimizers.rule import Rule
+from ireg.core.params import add_scaled
+from ireg.core.types import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerState:
+    """What an optimizer holds, in the words of update rules.
+
+    Attributes:
+        lr: learning rate η of the last step (Adagrad's falls with `lr_decay`), the largest where groups differ, and
+            the mean of `rates` where these are given.
+        moving: names of the parameters that it steps, see `ireg.core.moving`; what is held by name is held of these.
+        weight_decay: λ; λω is added to the gradient, or, decoupled, to what is taken off the weights. The largest where
+            groups differ.
+        rule: what it remembers and how it divides; None where that is not known: there is no `own` term then.
+        reason: why there is no rule, in half a sentence.
+        decoupled: which of the two kinds of weight decay (`adamw`).
+        eps: ε, see `ireg.core.optimizers.rule.Held`, as for the next three.
+        first_moment: torch's momentum buffer or `exp_avg`, by name.
+        second_moment: the running mean of squared gradients s_t, by name.
+        corrected_second_moment: v̂, whose root the last step took, by name.
+        shares: the rate of each parameter over `lr`, by name, in its shape; None where groups do not differ.
+        decays: λ by name; None where groups do not differ.
+        rates: η_1 … η_m of the epoch's steps where they differ, of the group with the largest.
+
+    Example:
+        >>> from ireg.core.optimizers.sgd import SGDRule
+        >>> OptimizerState(lr=0.1, moving=("weight",), weight_decay=0.0, rule=SGDRule(momentum=0.5)).memory
+        Memory(effective_rate=0.2, lag=1.0, decay=0.5, tail_scale=1.0)
+    """
+
+    lr: float
+    moving: tuple[str, ...]
+    weight_decay: float
+    rule: Rule | None
+    reason: str = "no rule is known for the optimizer"
+    decoupled: bool = False
+    eps: float | None = None
+    first_moment: Params | None = None
+    second_moment: Params | None = None
+    corrected_second_moment: Params | None = None
+    shares: Params | None = None
+    decays: Mapping[str, float] | None = None
+    rates: tuple[float, ...] | None = None
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether its memory and second moment are known."""
+        return self.rule is not None
+
+    def known_rule(self) -> Rule:
+        """Return the rule of an optimizer that must have one.
+
+        Raises:
+            ValueError: there is none; the reason is said.
+        """
+        if self.rule is None:
+            raise ValueError(self.reason)
+        return self.rule
+
+    @property
+    def kind(self) -> str:
+        """The rule's name, `unknown` where there is none."""
+        return "unknown" if self.rule is None else self.rule.kind
+
+    @property
+    def memory(self) -> Memory:
+        """What the optimizer remembers of past gradients.
+
+        Raises:
+            ValueError: it remembers for ever (β = 1), or has no rule.
+        """
+        return self.known_rule().memory(self.lr)
+
+    @property
+    def buffer(self) -> MomentumBuffer | None:
+        """The momentum buffer; None where the rule keeps none.
+
+        Raises:
+            ValueError: there is no rule.
+        """
+        return self.known_rule().buffer(self.lr)
+
+    @property
+    def divides_by(self) -> SecondMoment | None:
+        """How the optimizer divides; None if it does not.
+
+        Raises:
+            ValueError: its second moment is no fading mean (Adagrad, AMSGrad, centered RMSProp, ρ = 1), or there is no
+                rule.
+        """
+        rule = self.known_rule()
+        return None if self.eps is None else rule.divides_by(self.eps)
+
+    @property
+    def filtered_by(self) -> SecondMoment | None:
+        """How the optimizer divides, also where no mean flow is known (centered RMSProp); None if it does not.
+
+        Raises:
+            ValueError: its second moment never settles (Adagrad, AMSGrad, ρ = 1), or there is no rule.
+        """
+        rule = self.known_rule()
+        return None if self.eps is None else rule.filtered_by(self.eps)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all weights have one rate and one decay, at all steps."""
+        return self.shares is None and self.decays is None and self.rates is None
+
+    def step_factors(self, num_batches: int, sampling: str = EPOCH) -> tuple[float, float]:
+        """Return the factors of SGD's two parts for changing rates.
+
+        The rates change within an epoch.
+
+        With T = Σ η_t and S = Σ η_t² over the m steps, the mean over all orders follows
+
+            C + S/(4T) ‖ḡ‖² + (T² − S)/(4(m−1)T) · (1/m) Σ_k ‖g_k − ḡ‖².
+
+        The factors are these coefficients over η/4, η = T/m; (1, 1) for equal rates.
+
+        With independent minibatches the mean over the draws follows C + S/(4T) ‖∇C‖², C the population's loss. The
+        whole is what it was: the window's two parts are on the mean S/(4T) ‖∇C‖² + (η/4) E ‖g − ∇C‖². So the variance
+        has the factor 1.
+
+        Sources: docs/theory.md, sections 8 and 15.
+
+        Raises:
+            ValueError: there are other rates than minibatches.
+        """
+        if self.rates is None:
+            return 1.0, 1.0
+        total, squares = sum(self.rates), sum(rate * rate for rate in self.rates)
+        if num_batches != len(self.rates):
+            raise ValueError(f"{len(self.rates)} rates for {num_batches} minibatches; each minibatch needs its step's")
+        if sampling != EPOCH:
+            return squares / (total * self.lr), 1.0
+        variance = (total * total - squares) / ((num_batches - 1) * total) if num_batches > 1 else self.lr
+        return squares / (total * self.lr), variance / self.lr
+
+    @property
+    def edge(self) -> float:
+        """The curvature h* at which steps begin to oscillate.
+
+        Along an eigenvector of P^½HP^½ with eigenvalue h the steps of fixed P are a linear recursion. One of its roots
+        is −1 at
+
+            h* = (2 − ηw) / (η Σ_n (−1)ⁿ a_n),
+
+        w the decoupled weight decay; from there on the steps grow from one side to the other. L2 decay is part of H.
+
+        Raises:
+            ValueError: the memory has none, groups differ in their decoupled decay, or there is no rule.
+
+        Source: Cohen et al. 2021, arXiv:2103.00065, for momentum, and 2022, arXiv:2207.14484, for Adam; docs/theory.md,
+        section 12, for all.
+
+        Example:
+            >>> from ireg.core.optimizers.adam import AdamRule
+            >>> adam = AdamRule(betas=(0.9, 0.999))
+            >>> round(OptimizerState(lr=0.1, moving=("weight",), weight_decay=0.0, eps=1e-8, rule=adam).edge, 6)  # 38/η
+            380.0
+        """
+        if self.decays is not None and self.decoupled:
+            raise ValueError("parameter groups differ in their decoupled weight decay, and there is no common edge")
+        return (2 - self.lr * self.decoupled_decay) / self.memory.alternating_rate
+
+    @property
+    def preconditioner(self) -> Params | None:
+        """P of the update, by name; None for the identity.
+
+        P = 1/(√v̂ + ε) with v̂ as the last step had it. Where groups have rates of their own, P includes each one's
+        share of the largest.
+
+        v̂ is the optimizer's second moment with all that torch does to it: bias correction (Adam), the running maximum
+        (AMSGrad), the square of the mean taken off (centered RMSProp), the sum (Adagrad).
+        """
+        if self.corrected_second_moment is None:
+            return None if self.second_moment is not None else self.shares
+        assert self.eps is not None
+        roots = {name: reciprocal_root(value.sqrt(), self.eps) for name, value in self.corrected_second_moment.items()}
+        return roots if self.shares is None else {name: root * self.shares[name] for name, root in roots.items()}
+
+    @property
+    def loss_decay(self) -> float:
+        """λ where weight decay is part of the loss, else 0.
+
+        That loss is C + (λ/2) ‖ω‖².
+        """
+        return 0.0 if self.decoupled else self.weight_decay
+
+    @property
+    def decoupled_decay(self) -> float:
+        """λ where weight decay is decoupled, else 0.
+
+        ω then loses ηλω a step, beside the gradient.
+        """
+        return self.weight_decay if self.decoupled else 0.0
+
+    @property
+    def l2_decay(self) -> dict[str, float] | None:
+        """λ by name, where weight decay is part of the loss.
+
+        None where there is none.
+        """
+        if self.decoupled or not self.weight_decay:
+            return None
+        return dict(self.decays) if self.decays is not None else dict.fromkeys(self.moving, self.weight_decay)
+
+    def decayed(self, gradient: Params, params: Params, scale: Params | None) -> Params:
+        """Add weight decay to the gradient.
+
+        The result is the gradient of C + (λ/2) ‖ω‖², or, where weight decay is decoupled, of C + (λ/2) ωᵀP⁻¹ω.
+
+        Args:
+            gradient: ∇C.
+            params: ω.
+            scale: P; None for the identity.
+        """
+        if self.decoupled_decay and scale is not None:
+            shares = self.shares
+            # P and the decay both include a group's share of the rate. A share of 0 leaves nothing of either.
+            params = {
+                name: value / scale[name]
+                if shares is None
+                else torch.where(scale[name] > 0, value * shares[name] / scale[name], 0.0)
+                for name, value in params.items()
+            }
+        if self.decays is None:
+            return add_scaled(gradient, params, self.weight_decay)
+        decays = self.decays
+        return {name: torch.add(value, params[name], alpha=decays[name]) for name, value in gradient.items()}
