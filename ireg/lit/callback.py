@@ -533,6 +533,8 @@ def _user_errors() -> Iterator[None]:
     """Say whose error it is."""
     try:
         yield
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"ImplicitRegularizationMonitor: {error}") from error
 
