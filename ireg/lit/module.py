@@ -247,7 +247,7 @@ class Classifier(L.LightningModule):
         """The indices of the epoch's minibatches so far."""
         return self.sums.minibatches
 
-    def _planned(self) -> list[Tensor]:
+    def _planned(self) -> Sequence[Tensor]:
         """The indices of the minibatches of the epoch that runs, all of them."""
         loader = self.trainer.train_dataloader
         assert isinstance(loader, ShuffledBatches)

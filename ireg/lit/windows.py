@@ -46,7 +46,7 @@ class Pairs(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitem__(self, position: int | slice) -> Any:  # type: ignore[override]  # a pair, or pairs
+    def __getitem__(self, position: int | slice) -> Any:
         if isinstance(position, slice):
             return Pairs(self.windows[position], self.device)
         pair = self.windows[position].batches[0][0]
