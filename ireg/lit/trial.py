@@ -179,7 +179,11 @@ def _loss(criterion: Criterion, outputs: Any, targets: Tensor, num_classes: int)
 
 
 def _try_step_and_terms(model: nn.Module, batches: list[Batch], trial: _Trial) -> bool:
-    """Try steps, and the terms before and after; return whether a forward pass changes weights that it is given."""
+    """Try steps, and the terms before and after.
+
+    Returns:
+        Whether a forward pass changes the weights that it is given.
+    """
     with errors_of("optimizer"):
         optimizer = trial.make_optimizer(model.parameters())
     writes = False

@@ -73,7 +73,7 @@ def note_passing(module: nn.Module, inputs: Any) -> None:
 
 
 def _passes_to(module: nn.Module, inputs: Any) -> str | None:
-    """Name the child that gets the inputs as they are, and whose outputs are returned as they are; None without one."""
+    """Name the child that gets the inputs, and whose outputs are returned, as they are; None without one."""
     calls: list[tuple[str, bool, Any, int]] = []
     own = {id(parameter) for parameter in module.parameters()}
     if not isinstance(inputs, Tensor):
