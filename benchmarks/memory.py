@@ -70,13 +70,13 @@ class MemoryWatch:
 
     def attach(self, classifier: Classifier) -> None:
         """Watch `classifier`."""
-        calls, measure = iter((_plainly, self._resident, self._tensors)), classifier.measure
+        calls, measure = iter((_plainly, self._resident, self._tensors)), classifier.measurement.measure
 
         def watched(epoch: int, minibatches: Any, *args: Any, **kwargs: Any) -> Any:
             self.num_batches = len(minibatches)
             return next(calls)(lambda: measure(epoch, minibatches, *args, **kwargs))
 
-        classifier.measure = watched  # type: ignore[method-assign]
+        classifier.measurement.measure = watched  # type: ignore[method-assign]
 
     def _resident(self, call: Callable[[], Any]) -> Any:
         before = _settled()

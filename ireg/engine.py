@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from ireg.core.functional import detached_parameters
 from ireg.core.lanczos import Eigenpair
 from ireg.core.moments import GradientMoments
 from ireg.core.moments.needs import EVERYTHING, Need
@@ -24,7 +23,8 @@ from ireg.core.snapshot import Snapshot
 from ireg.core.types import Batch, Params
 from ireg.core.wrappers import bare_module, unwrapped
 from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss
-from ireg.measurement import require_minibatches, require_mode, take_snapshot
+from ireg.measurement import take_snapshot
+from ireg.options import Epoch, Options, require_minibatches, require_mode
 
 _NAMED = 3
 """Parameters that a message names, at most."""
@@ -412,16 +412,12 @@ class _Opened:
 
     def snapshot(self, method: str = "auto", initial: Params | None = None) -> Snapshot:
         """Take the snapshot, within `measuring`, with all moments at hand."""
-        module = self.measured.module
         taken = take_snapshot(
-            module,
-            self.batches,
+            self.measured.module,
+            Epoch(batches=self.batches, initial=initial),
+            Options(terms="norm/l2", method=method),  # one that needs no pass; what is needed is set below
             loss=self.measured.loss,
             optimizer=self.optimizer,
-            terms={},
-            initial=detached_parameters(module) if initial is None else initial,
-            generator=named_generator("terms"),
-            method=method,
         )
         return replace(taken, needs=EVERYTHING)
 

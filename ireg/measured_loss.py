@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -46,23 +45,6 @@ MODES: Mapping[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
     "eval": evaluating,
 }
 """How the model computes the loss; see `measure`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Steps:
-    """What was noted of the epoch's steps.
-
-    Attributes:
-        rates: of each step, the learning rate of each parameter group.
-        settings: of the last step, all that each parameter group says, see `ireg.core.witness`.
-        stepped: identities of the parameters that had a gradient in a step.
-        modes: whether each submodule was in training mode, by name.
-    """
-
-    rates: Sequence[Sequence[float]] | None = None
-    settings: Sequence[Mapping[str, Any]] | None = None
-    stepped: Collection[int] | None = None
-    modes: Mapping[str, bool] | None = None
 
 
 class MeasuredLoss:
@@ -238,6 +220,19 @@ class MeasuredLoss:
         return self.given(model, batch)
 
 
+def require_one_loss(criterion: Criterion | None, loss: ModelLoss | None) -> None:
+    """Check that one of `criterion` and `loss` is given.
+
+    Raises:
+        ValueError: both or none are.
+    """
+    if (criterion is None) == (loss is None):
+        raise ValueError(
+            f"{'neither' if loss is None else 'both'} of criterion and loss are given; give criterion(outputs, "
+            "targets) for pairs of inputs and targets, or loss(model, batch) for any minibatch"
+        )
+
+
 def loss_function(
     model: nn.Module, criterion: Criterion | None, loss: ModelLoss | None
 ) -> ModuleLoss | StepLoss | MeanOverRanks:
@@ -246,11 +241,7 @@ def loss_function(
     Raises:
         ValueError: both or none of `criterion` and `loss` are given, or the model is refused.
     """
-    if (criterion is None) == (loss is None):
-        raise ValueError(
-            f"{'neither' if loss is None else 'both'} of criterion and loss are given; give criterion(outputs, "
-            "targets) for pairs of inputs and targets, or loss(model, batch) for any minibatch"
-        )
+    require_one_loss(criterion, loss)
     module, group = bare_module(model), ranks_of(model)
     own = functional_loss(module, criterion) if criterion is not None else StepLoss(module, loss)  # type: ignore[arg-type]
     return own if group is None else MeanOverRanks(own, group)

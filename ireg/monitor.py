@@ -1,6 +1,7 @@
 """Measure the terms in a training loop of one's own."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -8,9 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.catalogue import VALID_STRENGTH
-from ireg.core.batches import copied
-from ireg.core.drawing import EPOCH, require_sampling
+from ireg.core.batches import copied, size_of
+from ireg.core.drawing import EPOCH
 from ireg.core.functional import detached_parameters
+from ireg.core.moments import SMALLEST
 from ireg.core.noise import noise_layers
 from ireg.core.path import recorder_for
 from ireg.core.random import named_generator
@@ -19,17 +21,12 @@ from ireg.core.types import Batch
 from ireg.core.witness import Settings, Witness, settings_of
 from ireg.core.wrappers import bare_module, called_module, rate_of, unwrapped
 from ireg.guard import NOISE, Guard, Warnings
-from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss, Steps, loss_function
-from ireg.measurement import (
-    measure,
-    require_all,
-    require_estimates,
-    require_minibatches,
-    require_mode,
-)
+from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss, loss_function
+from ireg.measurement import measure_epoch
 from ireg.objective import Objective
+from ireg.options import Epoch, Options, require_minibatches
 from ireg.regularizers import Regularizer
-from ireg.terms.named import Chosen, chosen_terms
+from ireg.terms.named import Chosen
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,18 +42,16 @@ class Monitor:
     Args:
         model: any module.
         optimizer: of the model.
-        criterion: `(outputs, targets) -> 0-d tensor` for minibatches that are pairs `(inputs, targets)`.
-        loss: `(model, batch) -> 0-d tensor` for any minibatch. Give this or `criterion`.
-        terms: `"default"`, `"theory"`, tags, or functions by tag, see `ireg.terms.named.chosen_terms`.
-        num_batches: estimate the terms from so many of the epoch's minibatches, drawn at random, so that time and
-            memory do not grow with the data. Each term has a standard error under `<tag>_se`.
-        method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
-        mode: `as_trained`, `two_draws` or `eval`, see `ireg.measure`.
-        regularizer: an explicit penalty that the steps descend beside the loss, see `ireg.measure`.
-        sampling: how the training draws its minibatches, `epoch` or `independent`, see `ireg.measure`. What a loader
-            does, `ireg.core.drawing.sampling_of` says.
-        check: which steps are computed again, to compare their gradients with those that the optimizer got: the first
-            of `each` window between two resets, the `first` of all, or none (`off`).
+        terms: what is measured. All that is asked for, from here on, is described in `ireg.options.Options`.
+        criterion: `(outputs, targets) -> 0-d tensor`, for pairs.
+        loss: `(model, batch) -> 0-d tensor`, for any minibatch. Give this or `criterion`.
+        method: how gradient moments are computed.
+        num_batches: estimate the terms from so many minibatches.
+        mode: `as_trained`, `two_draws` or `eval`.
+        sampling: `epoch` or `independent`.
+        regularizer: a penalty that is descended beside the loss.
+        check: `each`, `first` or `off`; an epoch is what lies between two calls of `reset`.
+        max_cache: memory that the copied minibatches may take.
 
     Raises:
         ValueError: an argument has a value that `ireg.measure` refuses.
@@ -84,41 +79,42 @@ class Monitor:
         model: nn.Module,
         optimizer: Optimizer,
         *,
+        terms: Chosen = "default",
         criterion: Criterion | None = None,
         loss: ModelLoss | None = None,
-        terms: Chosen = "default",
-        num_batches: int | None = None,
         method: str = "auto",
+        num_batches: int | None = None,
         mode: str = "as_trained",
-        regularizer: Regularizer | None = None,
         sampling: str = EPOCH,
+        regularizer: Regularizer | None = None,
         check: str = "each",
+        max_cache: int | str = "1GiB",
     ) -> None:
-        require_sampling(sampling)
+        self.options = Options(
+            terms=terms,
+            criterion=criterion,
+            loss=loss,
+            method=method,
+            num_batches=num_batches,
+            mode=mode,
+            sampling=sampling,
+            regularizer=regularizer,
+            check=check,
+            max_cache=max_cache,
+        )
         self._guard = Guard(check)
         self._known: list[int] = []  # identities of the parameters
         self._seen = 0  # steps taken before the last update
         self._before: Batch | None = None  # the minibatch before, where its step was not seen
-        require_mode(mode)
-        require_estimates(chosen_terms(terms), mode, num_batches, sampling=sampling)
-        require_all(regularizer, num_batches, sampling)
         self.optimizer = unwrapped(optimizer)
         loss_function(model, criterion, loss)  # refused here, not after an epoch
         self.model = model
-        self.criterion = criterion
-        self.loss = loss
-        self.terms = chosen_terms(terms)
-        self.num_batches = num_batches
-        self.method = method
-        self.mode = mode
-        self.regularizer = regularizer
-        self.sampling = sampling
         module = bare_module(model)
         self.initial = {name: value.clone() for name, value in detached_parameters(module).items()}
         self.steps = 0
         self._rows: list[dict[str, float]] = []
         self._kept: dict[str, Tensor] = {}
-        self._recorder = recorder_for(self.terms.values(), self.optimizer)
+        self._recorder = recorder_for(self.options.chosen.values(), self.optimizer)
         self._witness = Witness(self.optimizer, module, criterion, loss, called=called_module(model))
         self.reset()
 
@@ -134,10 +130,10 @@ class Monitor:
             batch: as `criterion` or `loss` takes it.
 
         Raises:
-            ValueError: it is no pair, and `criterion` takes pairs; the gradient of the first step, computed again, is
-                not the one that the optimizer got.
+            ValueError: it is no pair, and `criterion` takes pairs; the minibatches take more memory than allowed; the
+                gradient of the first step, computed again, is not the one that the optimizer got.
         """
-        require_minibatches([batch], pairs=self.criterion is not None)
+        require_minibatches([batch], pairs=self.options.criterion is not None)
         taken = self._witness.steps
         if taken and taken == self._seen:
             self._before = copied(batch) if self._witness.asked else None
@@ -152,32 +148,47 @@ class Monitor:
         self._seen = taken
         place = self._sample.place()
         if place is not None:
-            self._sample.put(place, copied(batch))
+            self._keep(place, copied(batch))
         self._settings.append(self._witness.settings or settings_of(self.optimizer))
         self.steps += 1
         if self._witness.record is None:
             self._guard.ask_again(self._witness)
-        elif self.regularizer is None:
+        elif self.options.regularizer is None:
             self._compare(batch)
         self._before = copied(batch) if not taken and self._witness.asked else None
+
+    def _keep(self, place: int, batch: Batch) -> None:
+        """Put a minibatch into the sample, as far as memory allows it.
+
+        Raises:
+            ValueError: it does not.
+        """
+        self._size += size_of(batch) - size_of(self._sample.put(place, batch))
+        if self._size > self.options.cache:
+            raise ValueError(
+                f"the copies of {len(self._sample.items)} minibatches take {self._size / 2**20:.1f} MiB, more than "
+                f"max_cache={self.options.cache / 2**20:.1f} MiB; raise max_cache, or keep fewer of them by "
+                f"num_batches (at least {SMALLEST}), or call compute and reset more often"
+            )
 
     def _compare(self, batch: Batch) -> None:
         """Let the guard compute the step's gradient again."""
         self._guard.after_step(
-            self._witness, self._measured, batch, mode=self.mode, step=self.steps, before=self._before
+            self._witness, self._measured, batch, mode=self.options.mode, step=self.steps, before=self._before
         )
 
     def _compare_with_penalty(self) -> None:
         """Do the same for the window's first step, once all minibatches of the penalty are known."""
-        if self.regularizer is None or self._witness.record is None or not self._sample.items:
+        regularizer = self.options.regularizer
+        if regularizer is None or self._witness.record is None or not self._sample.items:
             return
-        objective = Objective(self._measured.loss, self.regularizer, self._sample.items)
+        objective = Objective(self._measured.loss, regularizer, self._sample.items)
         self._measured.descended = lambda params, batch: objective.evaluate(params, batch).total
         self._compare(self._sample.items[0])
 
     @cached_property
     def _measured(self) -> MeasuredLoss:
-        return MeasuredLoss(self.model, self.optimizer, self.criterion, self.loss)
+        return MeasuredLoss(self.model, self.optimizer, self.options.criterion, self.options.loss)
 
     def compute(self) -> dict[str, float]:
         """Measure the terms at the present weights.
@@ -195,35 +206,27 @@ class Monitor:
                 of the first step, computed again, is not the one that the optimizer got.
         """
         self._compare_with_penalty()
-        values = measure(
-            self.model,
-            self._sample.items,
-            optimizer=self.optimizer,
-            criterion=self.criterion,
-            loss=self.loss,
-            terms=self.terms,
-            initial=self.initial,
-            generator=named_generator("terms", self.steps),
-            population=None if self.num_batches is None else len(self._settings),
-            method=self.method,
-            mode=self.mode,
-            kept=self._kept,
-            path=None if self._recorder is None else self._recorder.path(),
-            regularizer=self.regularizer,
-            sampling=self.sampling,
-            check="off",
-            steps=self._noted(),
-        )
+        options = replace(self.options, check="off")  # the guard has compared a step
+        values = measure_epoch(self.model, options, self._epoch(), optimizer=self.optimizer)
         values |= self._guard.marks()
-        warn_of_measurement(self._guard.warnings, self.model, self._settings, values, mode=self.mode)
+        warn_of_measurement(self._guard.warnings, self.model, self._settings, values, mode=options.mode)
         self._rows.append({"steps": self.steps, **values})
         return values
 
-    def _noted(self) -> Steps:
-        """What the witness has noted of the window's steps."""
-        if not self._settings:  # refused by `measure`
-            return Steps()
-        return Steps(
+    def _epoch(self) -> Epoch:
+        """What is known of the window's minibatches and steps."""
+        epoch = Epoch(
+            batches=self._sample.items,
+            initial=self.initial,
+            generator=named_generator("terms", self.steps),
+            population=None if self.options.num_batches is None else len(self._settings),
+            kept=self._kept,
+            path=None if self._recorder is None else self._recorder.path(),
+        )
+        if not self._settings:  # refused where it is measured
+            return epoch
+        return replace(
+            epoch,
             rates=[tuple(rate_of(group) for group in step) for step in self._settings],
             settings=self._settings[-1],
             stepped=self._witness.stepped or None,
@@ -241,7 +244,8 @@ class Monitor:
         self._guard.begin(self._witness)
 
     def _start_window(self) -> None:
-        self._sample: Reservoir[Batch] = Reservoir(self.num_batches, named_generator("minibatches", self.steps))
+        self._sample: Reservoir[Batch] = Reservoir(self.options.num_batches, named_generator("minibatches", self.steps))
+        self._size = 0  # bytes of the sample
         self._settings: list[Settings] = []
         if self._recorder is not None:
             self._recorder.start()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ireg.lit.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from ireg.lit.measurement import RunMeasurement
 from ireg.lit.module import Classifier
 from ireg.runs import checkpoints, metrics
 from ireg.runs.status import read_status
@@ -76,7 +77,7 @@ def unbroken(tmp_path_factory):
     [
         (Classifier, "training_step", 3, False, 0),  # in the first epoch
         (Classifier, "training_step", 17, False, 2),  # 7 steps an epoch: amid the third
-        (Classifier, "measure", 5, False, 3),
+        (RunMeasurement, "measure", 5, False, 3),
         (metrics, "write_text", 5, False, 3),  # metrics.csv: row 0 is the first call
         (metrics, "write_text", 5, True, 3),  # the row is there, the checkpoint is not
         (torch, "save", 3, False, 2),
@@ -211,7 +212,7 @@ def test_checkpoints_are_written_as_often_as_asked(tmp_path, small_run, monkeypa
 def test_a_run_with_few_checkpoints_goes_on_from_the_last(tmp_path, small_run, unbroken, monkeypatch):
     """Rows after it are dropped, and come again; how often checkpoints are written is no other configuration."""
     with monkeypatch.context() as patch:
-        break_at(patch, Classifier, "measure", 6)
+        break_at(patch, RunMeasurement, "measure", 6)
         break_off(tmp_path, small_run, *ARGUMENTS, "checkpoint.every=3")
     assert read_status(tmp_path)["epochs_done"] == 4
     small_run(tmp_path, *ARGUMENTS)

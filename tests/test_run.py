@@ -201,8 +201,9 @@ def test_every_key_of_the_data_reaches_the_data_module(composed, monkeypatch, ov
 def test_every_key_of_the_terms_reaches_the_classifier(composed):
     settings = read(composed("terms.every=7", "terms.method=vmap", "seed=9", "terms=[l2,sgd]"))
     classifier = make_classifier(settings, torch.nn.Linear(2, 2))
-    assert (classifier.terms_every, classifier.method, classifier.seed) == (7, "vmap", 9)
-    assert set(classifier.terms) == {"norm/l2", "ireg/sgd"}
+    measured = classifier.measurement
+    assert (measured.terms_every, measured.options.method, measured.seed) == (7, "vmap", 9)
+    assert set(measured.terms) == {"norm/l2", "ireg/sgd"}
 
 
 def test_a_term_that_is_switched_off_is_not_measured(tmp_path, small_run):

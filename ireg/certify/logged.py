@@ -19,10 +19,11 @@ from ireg.certify.formulas import Values
 from ireg.certify.point import Point, point
 from ireg.certify.probes import DRAWS, exact_probes, packed_residual, probe_errors
 from ireg.certify.trainings import TRAININGS, Training
-from ireg.core.functional import detached_parameters, functional_loss
+from ireg.core.functional import functional_loss
 from ireg.core.random import named_generator
-from ireg.measurement import evaluate, measure, take_snapshot
-from ireg.terms.named import TERMS, chosen_terms
+from ireg.measurement import evaluate, measure, measure_epoch, take_snapshot
+from ireg.options import Epoch, Options
+from ireg.terms.named import TERMS
 
 CLOSE = 1e-8
 """Largest relative error that passes."""
@@ -117,11 +118,12 @@ def measured(there: Point, tags: Iterable[str], kept: dict[str, Tensor] | None =
         What is logged, by tag.
     """
     trained = there.trained
-    return measure(
-        trained.module, trained.batches, optimizer=trained.optimizer, criterion=cross_entropy, terms=list(tags),
-        rates=trained.rates if there.changing else None, initial=trained.initial, kept=kept, path=trained.path,
-        regularizer=there.training.regularizer,
+    options = Options(terms=list(tags), criterion=cross_entropy, regularizer=there.training.regularizer)
+    epoch = Epoch(
+        batches=trained.batches, rates=trained.rates if there.changing else None, initial=trained.initial, kept=kept,
+        path=trained.path,
     )  # fmt: skip
+    return measure_epoch(trained.module, options, epoch, optimizer=trained.optimizer)
 
 
 def _of_lanczos(there: Point, vector: Tensor, residual: float, products: float, where: str) -> list[Comparison]:
@@ -174,13 +176,12 @@ def of_corrupted(training: Training) -> list[Comparison]:
     examples = sum(len(labels) for _, labels in trained.batches)
     corrupted = torch.rand(examples, generator=named_generator("corrupted")) < 0.4
     expected = formulas.margins(there, corrupted)
-    terms = chosen_terms(list(expected))
+    options = Options(terms=list(expected))
     snapshot = take_snapshot(
-        trained.module, trained.batches, loss=functional_loss(trained.module, cross_entropy),
-        optimizer=trained.optimizer, terms=terms, initial=detached_parameters(trained.module),
-        generator=named_generator("terms"), corrupted=corrupted,
+        trained.module, Epoch(batches=trained.batches, corrupted=corrupted), options,
+        loss=functional_loss(trained.module, cross_entropy), optimizer=trained.optimizer,
     )  # fmt: skip
-    return list(compared(evaluate(terms, snapshot), expected, "corrupted labels"))
+    return list(compared(evaluate(options.chosen, snapshot), expected, "corrupted labels"))
 
 
 def all_logged(chosen: Mapping[str, Training] = TRAININGS) -> Iterator[Comparison]:

@@ -11,7 +11,8 @@ from ireg.certify.formulas import Values
 from ireg.certify.point import Point
 from ireg.certify.textbook import Pair
 from ireg.core.random import named_generator
-from ireg.measurement import measure
+from ireg.measurement import measure, measure_epoch
+from ireg.options import Epoch, Options
 
 PROBES = 8
 DRAWS = 24
@@ -92,9 +93,9 @@ def probe_errors(point: Point) -> dict[str, float]:
     trained, hessian = point.trained, point.hessians.mean(0)
     tags = [tag for name in ESTIMATES for tag in (name, f"{name}_se")]
     rows = [
-        measure(
-            trained.module, trained.batches, optimizer=trained.optimizer, criterion=cross_entropy, terms=tags,
-            generator=torch.Generator().manual_seed(seed),
+        measure_epoch(
+            trained.module, Options(terms=tags, criterion=cross_entropy),
+            Epoch(batches=trained.batches, generator=torch.Generator().manual_seed(seed)), optimizer=trained.optimizer,
         )
         for seed in range(DRAWS)
     ]  # fmt: skip

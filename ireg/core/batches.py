@@ -2,9 +2,10 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from itertools import groupby, islice
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -105,6 +106,24 @@ def copied(batch: Batch) -> Batch:
     if type(batch) in (dict, OrderedDict):
         return type(batch)((key, copied(value)) for key, value in batch.items())
     return copy.deepcopy(batch)
+
+
+def size_of(value: Any) -> int:
+    """Return the bytes of a minibatch's tensors, whatever holds them.
+
+    Example:
+        >>> size_of({"x": torch.zeros(2, 3), "names": ["one", "two"]})
+        24
+    """
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(map(size_of, value.values()))
+    if is_dataclass(value):
+        return sum(size_of(getattr(value, field.name)) for field in fields(value))
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return sum(map(size_of, value))
+    return 0
 
 
 def split_batch(batch: Batch, size: int) -> list[Pair]:

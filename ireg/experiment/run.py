@@ -113,12 +113,12 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
         diverged = _fit(settings, folder, status, start, data, classifier)
     else:
         if start.checkpoint is not None:
-            classifier.held_out_wrong = read_checkpoint(start.checkpoint).get(HELD_OUT_WRONG, {})
+            classifier.measurement.held_out_wrong = read_checkpoint(start.checkpoint).get(HELD_OUT_WRONG, {})
         # Events may have been cut off with the run, and no training writes them again.
         for logger in _loggers(replace(settings.logger, further={}), folder, status, start):
             logger.finalize("success")
-    if classifier.held_out_wrong:
-        _save_held_out(classifier.held_out_wrong, folder / HELD_OUT)
+    if classifier.measurement.held_out_wrong:
+        _save_held_out(classifier.measurement.held_out_wrong, folder / HELD_OUT)
     (folder / CHECKPOINTS / PREVIOUS).unlink(missing_ok=True)
     epochs_done = status.fields["epochs_done"]
     if diverged:
@@ -139,7 +139,7 @@ def _fit(
     if settings.logger.histograms:
         from ireg.lit.histograms import Histograms
 
-        classifier.watchers.append(Histograms(folder, first=max(start.rows, default=-1) + 1))
+        classifier.measurement.watchers.append(Histograms(folder, first=max(start.rows, default=-1) + 1))
     status.update(device=str(trainer.strategy.root_device))
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)

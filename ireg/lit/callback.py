@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,21 +16,25 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from ireg.core.batches import copied
-from ireg.core.drawing import EPOCH, INDEPENDENT, require_sampling, sampling_of
+from ireg.core.batches import copied, size_of
+from ireg.core.drawing import EPOCH, INDEPENDENT, sampling_of
 from ireg.core.functional import detached_parameters
 from ireg.core.moments import SMALLEST
 from ireg.core.path import PathRecorder, recorder_for
 from ireg.core.random import named_generator
 from ireg.core.reservoir import Reservoir
+from ireg.core.snapshot import Term
 from ireg.core.witness import Settings, Witness
 from ireg.core.wrappers import bare_module, rate_of, unwrapped
 from ireg.guard import Guard
-from ireg.lit.twin import muted_twin
-from ireg.lit.windows import Window, as_bytes, is_clipped, moved, size_of, window_loss
-from ireg.measured_loss import MeasuredLoss, ModelLoss, Steps
-from ireg.measurement import measure, require_estimates, require_mode
+from ireg.lit.twin import muted_twin, note_passing
+from ireg.lit.windows import Window, as_measured, is_clipped, moved, precision_of
+from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss
+from ireg.measurement import measure_epoch
 from ireg.monitor import warn_of_measurement
+from ireg.objective import Objective
+from ireg.options import Epoch, Options, require_minibatches
+from ireg.regularizers import Regularizer
 from ireg.system.errors import UserError
 from ireg.terms.named import Chosen, chosen_terms
 
@@ -48,25 +55,29 @@ class ImplicitRegularizationMonitor(Callback):
 
     The copy's `training_step` sees the trainer as it is at the end of the epoch. Its logging is muted. A step that
     depends on `global_step`, on `is_last_batch`, or on noise that it draws, computes another loss than in training.
-    Give `loss` then.
+    Give `loss` then, or `criterion` if a minibatch is a pair `(inputs, targets)`: the loss is then
+    `criterion(module(inputs), targets)`, by the module's `forward`. It opens the faster methods, where a step has one
+    minibatch and no precision is mixed. With a `regularizer`, `criterion` or `loss` is the bare loss.
 
     A row goes to the trainer's loggers and to `rows`, and callbacks like `ModelCheckpoint(monitor="ireg/sgd")` see it.
-    Rows are part of the trainer's checkpoints.
+    Rows, and the eigenvectors that a measurement starts from, are part of the trainer's checkpoints.
 
     Args:
-        terms: `"default"`, `"theory"`, tags, or functions by tag, see `ireg.terms.named.chosen_terms`.
+        terms: what is measured. All that is asked for, from here to `max_cache`, is described in
+            `ireg.options.Options`.
+        criterion: `(outputs, targets) -> 0-d tensor`, for pairs.
+        loss: `(module, batch) -> 0-d tensor`, for any minibatch. By default the loss is `training_step`.
+        method: how gradient moments are computed.
+        num_batches: estimate the terms from so many minibatches.
+        mode: `as_trained`, `two_draws` or `eval`.
+        sampling: `epoch` or `independent`. By default it is read off the loader's sampler, and said where that is not
+            known.
+        regularizer: a penalty that is descended beside the loss.
+        check: `each`, `first` or `off`.
+        max_cache: memory that the copied minibatches may take.
         every_n_epochs: measure every n-th epoch, and the last.
-        num_batches: estimate the terms from so many of the epoch's minibatches, see `ireg.Monitor`.
-        loss: `(module, batch) -> 0-d tensor` instead of `training_step`.
-        mode: `as_trained`, `two_draws` or `eval`, see `ireg.measure`.
-        max_cache: memory that the epoch's minibatches may take, in bytes or like `"1GiB"`.
-        cache_device: where they are kept; by default where they are.
-        method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
+        cache_device: where the copies are kept; by default where the minibatches are.
         prefix: what the tags of the implicit terms begin with; several monitors of a trainer need different ones.
-        sampling: how minibatches are drawn, `epoch` or `independent`, see `ireg.measure`. By default it is read off the
-            loader's sampler, and said where that is not known.
-        check: which steps are computed again, to compare their gradients with those that the optimizer got: the first
-            of `each` epoch, the `first` of all, or none (`off`).
 
     Raises:
         ValueError: an argument has a value that is not allowed.
@@ -81,49 +92,57 @@ class ImplicitRegularizationMonitor(Callback):
         self,
         terms: Chosen = "default",
         *,
-        every_n_epochs: int = 1,
-        num_batches: int | None = None,
+        criterion: Criterion | None = None,
         loss: ModelLoss | None = None,
-        mode: str = "as_trained",
-        max_cache: int | str = "1GiB",
-        cache_device: torch.device | str | None = None,
         method: str = "auto",
-        prefix: str = "ireg/",
+        num_batches: int | None = None,
+        mode: str = "as_trained",
         sampling: str | None = None,
+        regularizer: Regularizer | None = None,
         check: str = "each",
+        max_cache: int | str = "1GiB",
+        every_n_epochs: int = 1,
+        cache_device: torch.device | str | None = None,
+        prefix: str = "ireg/",
     ) -> None:
         super().__init__()
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs={every_n_epochs}: must be at least 1")
-        require_mode(mode)
-        self.terms = {
-            prefix + tag.removeprefix("ireg/") if tag.startswith("ireg/") else tag: term
-            for tag, term in chosen_terms(terms).items()
-        }
-        if sampling is not None:
-            require_sampling(sampling)
-        require_estimates(self.terms, mode, num_batches, sampling=sampling or EPOCH)
+        self.options = Options(
+            terms={
+                prefix + tag.removeprefix("ireg/") if tag.startswith("ireg/") else tag: term
+                for tag, term in chosen_terms(terms).items()
+            },
+            criterion=criterion,
+            loss=loss,
+            method=method,
+            num_batches=num_batches,
+            mode=mode,
+            sampling=sampling,
+            regularizer=regularizer,
+            check=check,
+            max_cache=max_cache,
+        )
         self.every_n_epochs = every_n_epochs
-        self.num_batches = num_batches
-        self.loss = loss
-        self.mode = mode
-        self.max_cache = as_bytes(max_cache)
         self.cache_device = cache_device
-        self.method = method
         self.prefix = prefix
-        self.sampling = sampling
-        self.check = check
         self._begin_fit()
 
     def _begin_fit(self) -> None:
         self.initial: dict[str, Tensor] = {}
-        self._guard = Guard(self.check)
-        self._sampling = EPOCH
+        self._guard = Guard(self.options.check)
+        self._asked = self.options  # with the sampling, once it is known
+        self._kept: dict[str, Tensor] = {}  # what a measurement leaves for the next one
         self._recorder: PathRecorder | None = None
         self._witness: Witness | None = None
         self._rows: list[dict[str, float]] = []
         self._last: dict[str, Tensor] = {}  # the last row's values, for callbacks that look at them
         self._forget(0)
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        """What is measured: functions by tag."""
+        return self.options.chosen
 
     @property
     def rows(self) -> DataFrame:
@@ -153,11 +172,16 @@ class ImplicitRegularizationMonitor(Callback):
              "alone; use automatic optimization, or ireg.Monitor in the training_step"),
             (trainer.precision == "16-true", "precision=16-true: gradients leave its range; use bf16-mixed, 16-mixed "
              "or 32-true"),
-            (self.loss is None and "dataloader_iter" in inspect.signature(pl_module.training_step).parameters,
+            (self._by_step and "dataloader_iter" in inspect.signature(pl_module.training_step).parameters,
              "training_step takes the iterator of the loader; take (batch, batch_idx), or use ireg.Monitor"),
         ):  # fmt: skip
             if wrong:
                 raise UserError(f"ImplicitRegularizationMonitor: {text}")
+
+    @property
+    def _by_step(self) -> bool:
+        """Whether the loss is the module's own step."""
+        return self.options.loss is None and self.options.criterion is None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the initial weights, and refuse optimizers that cannot be measured.
@@ -174,27 +198,25 @@ class ImplicitRegularizationMonitor(Callback):
         if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
             raise UserError("ImplicitRegularizationMonitor: LBFGS evaluates the loss several times a step; use another")
         lazy = any(is_lazy(value) for value in pl_module.parameters())
-        try:
+        with _user_errors():
             optimizer = unwrapped(trainer.optimizers[0])
             if not lazy:  # such layers get their shapes from the first minibatch
                 bare_module(pl_module)
-        except ValueError as error:
-            raise UserError(f"ImplicitRegularizationMonitor: {error}") from error
         if not self.initial and not lazy:
             self._keep_initial(pl_module)
         self._recorder = recorder_for(self.terms.values(), optimizer)
-        self._witness = Witness(optimizer, pl_module, self.loss)
-        self._sampling = self._sampling_of(trainer)
+        self._witness = Witness(optimizer, pl_module, self.options.loss, self.options.criterion)
+        self._asked = self._with_sampling(trainer)
         self._begin_epoch(trainer)  # a training that resumes within an epoch does not start one
 
-    def _sampling_of(self, trainer: Trainer) -> str:
+    def _with_sampling(self, trainer: Trainer) -> Options:
         """Read off the loader how minibatches are drawn, where nobody has said so.
 
         Raises:
-            UserError: a term has no estimate from minibatches that are drawn so.
+            UserError: a term has no estimate from minibatches that are drawn so, or the penalty does not exist.
         """
-        if self.sampling is not None:
-            return self.sampling
+        if self.options.sampling is not None:
+            return self.options
         found = sampling_of(trainer.train_dataloader)
         if found is None:
             self._guard.warnings.once(
@@ -203,12 +225,8 @@ class ImplicitRegularizationMonitor(Callback):
                 f"those of sampling='{EPOCH}', each minibatch once an epoch; of a stream, or with replacement, give "
                 f"sampling='{INDEPENDENT}'",
             )
-            return EPOCH
-        try:
-            require_estimates(self.terms, self.mode, self.num_batches, sampling=found)
-        except ValueError as error:
-            raise UserError(f"ImplicitRegularizationMonitor: {error}") from error
-        return found
+        with _user_errors():
+            return replace(self.options, sampling=found or EPOCH)
 
     def _keep_initial(self, pl_module: LightningModule) -> None:
         self.initial = {name: value.clone() for name, value in detached_parameters(pl_module).items()}
@@ -233,7 +251,8 @@ class ImplicitRegularizationMonitor(Callback):
         self._pending: list[tuple[Any, int]] = []
         self._place: int | None = None  # of the window in the sample; None leaves it out
         self._drawn = False  # whether that has been decided
-        self._sample: Reservoir[Window] = Reservoir(self.num_batches, named_generator("minibatches", epoch))
+        self._sample = self._new_sample()
+        self._recorded: int | None = None  # which of the windows the witness has a record of
         self._settings: list[Settings] = []
         self._size = 0
         self._full = False  # whether the minibatches have left the memory allowed
@@ -242,6 +261,9 @@ class ImplicitRegularizationMonitor(Callback):
         self._ended = 0  # how many have been seen
         self._seen = 0  # steps taken before the window
         self._global_step = 0  # as the last step's passes saw it
+
+    def _new_sample(self) -> Reservoir[Window]:
+        return Reservoir(self.options.num_batches, named_generator("minibatches", self._epoch))
 
     def _measures(self, trainer: Trainer) -> bool:
         """Whether the epoch gets a row, as far as is known."""
@@ -280,7 +302,7 @@ class ImplicitRegularizationMonitor(Callback):
             kept = moved(kept, self.cache_device)
         self._size += size_of(kept)
         self._pending.append((kept, batch_idx))
-        if self._size > self.max_cache:
+        if self._size > self.options.cache:
             self._leave_memory(trainer, batch_idx)
 
     def _leave_memory(self, trainer: Trainer, batch_idx: int) -> None:
@@ -288,12 +310,12 @@ class ImplicitRegularizationMonitor(Callback):
         if self._measures(trainer):
             raise UserError(
                 f"ImplicitRegularizationMonitor: minibatches up to the {batch_idx + 1}. of the epoch take "
-                f"{self._size / 2**20:.1f} MiB, more than max_cache={self.max_cache / 2**20:.1f} MiB; raise max_cache, "
-                "with cache_device='cpu' if the accelerator's memory is short, or measure fewer of them by num_batches "
-                f"(at least {SMALLEST}), or use smaller epochs by Trainer(limit_train_batches=...)"
+                f"{self._size / 2**20:.1f} MiB, more than max_cache={self.options.cache / 2**20:.1f} MiB; raise "
+                "max_cache, with cache_device='cpu' if the accelerator's memory is short, or measure fewer of them by "
+                f"num_batches (at least {SMALLEST}), or use smaller epochs by Trainer(limit_train_batches=...)"
             )
         self._full, self._size = True, 0
-        self._sample = Reservoir(self.num_batches, named_generator("minibatches", self._epoch))
+        self._sample = self._new_sample()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Keep the gradients, and whether clipping, which follows, acts."""
@@ -331,39 +353,72 @@ class ImplicitRegularizationMonitor(Callback):
         settings = self._witness.settings
         if self._settings and len(settings) != len(self._settings[0]):  # a parameter group has joined
             self._settings, self._size = [], size_of(self._pending)
-            self._sample = Reservoir(self.num_batches, named_generator("minibatches", self._epoch))
+            self._sample = self._new_sample()
             self._place = self._sample.place()
+            if self._recorded is not None:  # of a window that is gone
+                self._witness.forget()
+                self._recorded = None
         self._settings.append(settings)
         window = Window(tuple(self._pending), trainer.accumulate_grad_batches)
-        self._compare(trainer, pl_module, window)
+        self._judge(trainer, pl_module, window)
         if self._place is None or self._full:
             self._size -= 0 if self._full else size_of(self._pending)
         else:
             self._size -= size_of(self._sample.put(self._place, window))
 
-    def _compare(self, trainer: Trainer, pl_module: LightningModule, window: Window) -> None:
+    def _judge(self, trainer: Trainer, pl_module: LightningModule, window: Window) -> None:
         """Let the guard compute the step's gradient again, if it has asked for it.
+
+        That of an objective with a penalty waits for all minibatches of the penalty.
+
+        Raises:
+            UserError: it is the first, and differs from what the optimizer got; a minibatch that is no pair, and
+                `criterion` takes pairs.
+        """
+        assert self._witness is not None
+        if self.options.criterion is not None and window.batches[0][0] is not None:
+            with _user_errors():
+                require_minibatches([window.batches[0][0]], pairs=True)
+        if self._witness.record is None:
+            self._guard.ask_again(self._witness)
+        elif self.options.regularizer is None:
+            self._compare(trainer, pl_module, [window], 0)
+        elif self._recorded is None:
+            self._recorded = len(self._settings) - 1
+
+    def _compare(self, trainer: Trainer, pl_module: LightningModule, windows: list[Window], position: int) -> None:
+        """Compare the step that the witness has a record of.
+
+        Args:
+            trainer: of the module.
+            pl_module: the module.
+            windows: all that a penalty is of.
+            position: that of the step.
 
         Raises:
             UserError: it is the first, and differs from what the optimizer got.
         """
         assert self._witness is not None
+        assert self._witness.record is not None
         record = self._witness.record
-        if record is None:
-            self._guard.ask_again(self._witness)
-            return
         if "16" in str(trainer.precision) and record.autocast is None:
             half = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float16
             record.autocast = pl_module.device.type, half
-        twin = muted_twin(pl_module, self._global_step)
-        measured = MeasuredLoss(twin, unwrapped(trainer.optimizers[0]), None, self._loss(trainer))
-        try:
-            self._guard.after_step(self._witness, measured, window, mode=self.mode, step=self._global_step + 1)
-        except ValueError as error:
-            raise UserError(f"ImplicitRegularizationMonitor: {error}") from error
+        step = self._global_step + 1 - (len(windows) - 1 - position)
+        twin = muted_twin(pl_module, step - 1)
+        options, batches = self._as_measured(trainer, pl_module, windows)
+        measured = MeasuredLoss(twin, unwrapped(trainer.optimizers[0]), options.criterion, options.loss)
+        if options.regularizer is not None:
+            objective = Objective(measured.loss, options.regularizer, batches)
+            measured.descended = lambda params, batch: objective.evaluate(params, batch).total
+        with _user_errors(), precision_of(trainer, options):
+            self._guard.after_step(self._witness, measured, batches[position], mode=options.mode, step=step)
 
-    def _loss(self, trainer: Trainer) -> ModelLoss:
-        return window_loss(trainer, self.loss, cached_elsewhere=self.cache_device is not None)
+    def _as_measured(
+        self, trainer: Trainer, pl_module: LightningModule, windows: list[Window]
+    ) -> tuple[Options, Sequence[Any]]:
+        device = None if self.cache_device is None else pl_module.device
+        return as_measured(trainer, self._asked, windows, device)
 
     # After it.
 
@@ -380,7 +435,7 @@ class ImplicitRegularizationMonitor(Callback):
                 self._guard.warnings.once(
                     "memory",
                     f"the last epoch has no row: its minibatches take more than max_cache="
-                    f"{self.max_cache / 2**20:.1f} MiB; raise max_cache, or measure fewer of them by num_batches",
+                    f"{self.options.cache / 2**20:.1f} MiB; raise max_cache, or measure fewer of them by num_batches",
                 )
             else:
                 self._measure(trainer, pl_module)
@@ -398,7 +453,8 @@ class ImplicitRegularizationMonitor(Callback):
         """Add a row; an epoch without a step has none."""
         if not self._settings or self._full or self._witness is None:
             return
-        least = 1 if self._sampling == EPOCH else SMALLEST if self.num_batches is not None else 2
+        num_batches = self.options.num_batches
+        least = 1 if self._asked.drawing == EPOCH else SMALLEST if num_batches is not None else 2
         if len(self._settings) < least:
             self._guard.warnings.once(
                 "draws",
@@ -406,31 +462,30 @@ class ImplicitRegularizationMonitor(Callback):
                 f"estimated; train with at least {least} steps an epoch",
             )
             return
-        values = measure(
-            muted_twin(pl_module),
-            self._sample.items,
-            optimizer=trainer.optimizers[0],
-            loss=self._loss(trainer),
-            terms=self.terms,
+        if self._recorded is not None and self._witness.record is not None:
+            self._compare(trainer, pl_module, self._sample.items, self._recorded)
+        options, batches = self._as_measured(trainer, pl_module, self._sample.items)
+        twin = muted_twin(pl_module)
+        if options.criterion is not None:
+            note_passing(twin, batches[0][0])
+        epoch = Epoch(
+            batches=batches,
             initial={name: value.to(pl_module.device) for name, value in self.initial.items()},
             generator=named_generator("terms", self._epoch),
-            population=None if self.num_batches is None else len(self._settings),
-            method=self.method,
-            mode=self.mode,
+            population=None if num_batches is None else len(self._settings),
+            kept=self._kept,
             path=None if self._recorder is None else self._recorder.path(),
-            sampling=self._sampling,
-            check="off",
-            steps=Steps(
-                rates=[tuple(rate_of(group) for group in step) for step in self._settings],
-                settings=self._settings[-1],
-                stepped=self._witness.stepped,
-                modes=self._guard.modes,
-            ),
+            rates=[tuple(rate_of(group) for group in step) for step in self._settings],
+            settings=self._settings[-1],
+            stepped=self._witness.stepped,
+            modes=self._guard.modes,
         )
+        with precision_of(trainer, options):
+            values = measure_epoch(twin, replace(options, check="off"), epoch, optimizer=trainer.optimizers[0])
         if self._recorder is not None:
             self._recorder.stop()
         values |= self._marks(trainer)
-        warn_of_measurement(self._guard.warnings, pl_module, self._settings, values, mode=self.mode)
+        warn_of_measurement(self._guard.warnings, pl_module, self._settings, values, mode=options.mode)
         if self._clipped:
             self._guard.warnings.once(
                 "clipping",
@@ -462,13 +517,26 @@ class ImplicitRegularizationMonitor(Callback):
         return self._generate_state_key(prefix=self.prefix)
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows and initial weights."""
-        return {"rows": self._rows, "initial": self.initial}
+        """Rows, initial weights, and what a measurement leaves for the next one."""
+        kept = {name: value.cpu() for name, value in self._kept.items()}
+        return {"rows": self._rows, "initial": self.initial, "kept": kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after the rows of a checkpoint."""
         self._rows = [dict(row) for row in state_dict["rows"]]
         self.initial = dict(state_dict["initial"])
+        self._kept = dict(state_dict.get("kept", {}))
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Say whose error it is."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"ImplicitRegularizationMonitor: {error}") from error
 
 
 def _is_last(trainer: Trainer, batch_idx: int) -> bool:

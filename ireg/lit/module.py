@@ -1,6 +1,5 @@
-"""Training a classifier, and measuring it after each epoch."""
+"""Train a classifier, and measure it after each epoch."""
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,36 +10,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
-from ireg.core.batches import IndexedBatches
 from ireg.core.drawing import EPOCH
-from ireg.core.functional import (
-    batch_statistics,
-    detached_parameters,
-    evaluating,
-    functional_loss,
-    measuring,
-    trained_parameters,
-)
-from ireg.core.moments import Observer
-from ireg.core.moments.needs import needs_path
-from ireg.core.path import PathRecorder, recorder_for
-from ireg.core.random import named_generator
-from ireg.core.reservoir import sampled
-from ireg.core.snapshot import Snapshot, Term
+from ireg.core.functional import trained_parameters
+from ireg.core.snapshot import Term
 from ireg.data.batches import ShuffledBatches
-from ireg.guard import NOISE
 from ireg.lit.data import NoisyImages
-from ireg.lit.fit import TrainingFit
+from ireg.lit.measurement import RunMeasurement
+from ireg.lit.sums import EpochSums
 from ireg.lit.trial import errors_of, step_or_overflow, try_out
-from ireg.measurement import evaluate, require_all, require_estimates, take_snapshot
-from ireg.objective import CRITERIA, Criterion, Objective
+from ireg.objective import CRITERIA, Criterion
 from ireg.optim import Switch
+from ireg.options import Options
 from ireg.regularizers import Regularizer
 from ireg.runs.checkpoints import HELD_OUT_WRONG
 from ireg.runs.metrics import is_finite
-from ireg.terms.named import TERMS
-
-log = logging.getLogger(__name__)
+from ireg.terms.named import TERMS, Chosen, chosen_terms
 
 
 class Classifier(L.LightningModule):
@@ -62,16 +46,20 @@ class Classifier(L.LightningModule):
     Args:
         model: maps inputs to logits.
         optimizer: makes an optimizer from the parameters.
-        terms: function by tag; one that returns None is left out of the row.
+        terms: what is measured; an empty mapping measures no term. All that is asked for, from here to `check`, is
+            described in `ireg.options.Options`.
+        criterion: `(outputs, labels, *, reduction) -> tensor`, see `ireg.objective.CRITERIA`.
+        method: how gradient moments are computed.
+        num_batches: estimate the terms from so many minibatches.
+        mode: `as_trained`, `two_draws` or `eval`.
+        sampling: `epoch` or `independent`; that of the trainer's datamodule.
+        regularizer: a penalty that is descended beside the loss. All losses of the row are bare, and `penalty/value` is
+            the penalty's mean over the epoch as it ran.
+        check: `off` does not compare gradients before training. Later nothing is compared: what trains is what is
+            measured, since both have one function.
         terms_every: measure the terms each so many epochs, before training and after the last epoch.
         intervals: the same for groups of terms, by what stands before the slash of their tags.
-        num_batches: estimate the terms from so many of the epoch's minibatches, see `ireg.Monitor`; None: exactly.
-        method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
         seed: of the random numbers that terms may draw.
-        criterion: the loss.
-        regularizer: a penalty that is descended with it; None for the bare loss. All losses of the row are bare, and
-            `penalty/value` is the penalty's mean over the epoch as it ran.
-        sampling: how training draws its minibatches, see `ireg.measure`; that of the trainer's datamodule.
 
     Raises:
         ValueError: the terms cannot be estimated from so few minibatches, or not at all from some of them, or a penalty
@@ -82,45 +70,43 @@ class Classifier(L.LightningModule):
         self,
         model: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        terms: Mapping[str, Term],
+        terms: Chosen = "default",
         *,
+        criterion: Criterion = CRITERIA["cross_entropy"],
+        method: str = "auto",
+        num_batches: int | None = None,
+        mode: str = "as_trained",
+        sampling: str = EPOCH,
+        regularizer: Regularizer | None = None,
+        check: str = "each",
         terms_every: int = 1,
         intervals: Mapping[str, int] | None = None,
-        num_batches: int | None = None,
-        method: str = "auto",
         seed: int = 0,
-        criterion: Criterion = CRITERIA["cross_entropy"],
-        regularizer: Regularizer | None = None,
-        sampling: str = EPOCH,
     ) -> None:
         super().__init__()
-        require_estimates(terms, "as_trained", num_batches, sampling=sampling)
-        require_all(regularizer, num_batches, sampling)
+        chosen: dict[str, Term] = chosen_terms(terms) if terms else {}
+        options = Options(
+            terms=chosen or "default",  # of a run without terms, too, the rest is checked
+            criterion=criterion,
+            method=method,
+            num_batches=num_batches,
+            mode=mode,
+            sampling=sampling,
+            regularizer=regularizer,
+            check=check,
+        )
         self.model = model
         self.make_optimizer = optimizer
-        self.terms = dict(terms)
-        self.terms_every = terms_every
-        self.intervals = dict(intervals or {})
-        self.num_batches = num_batches
-        self.method = method
-        self.sampling = sampling
-        self.seed = seed
-        self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
         self.criterion = criterion
-        self.loss_function = functional_loss(model, criterion)
-        self.objective = None if regularizer is None else Objective(self.loss_function, regularizer)
-        self.minibatches: list[Tensor] = []
-        self.kept: dict[str, Tensor] = {}  # what a measurement leaves for the next one
-        self.held_out_wrong: dict[int, Tensor] = {}  # by epoch: whose observed label is not predicted, (held out,)
-        self.recorder: PathRecorder | None = None
-        self.watchers: list[Callable[[int, Snapshot], None]] = []  # called after the terms, with the epoch
+        self.measurement = RunMeasurement(
+            model, chosen, options, criterion=criterion, terms_every=terms_every, intervals=intervals, seed=seed
+        )
+        self.objective = self.measurement.objective
+        self.sums = EpochSums(torch.device("cpu"))
         self.diverged = False
-        self.same_in_evaluation = True  # whether the loss that is measured is that of eval mode
-        self.noise = 0.0  # by how much of itself it differs between two seeds
         # A loss that is not finite must be seen, not left out of the mean.
         self.test_loss = MeanMetric(nan_strategy="disable")
         self.test_error = MeanMetric(nan_strategy="disable")
-        self._said = False
         self._clock = time.perf_counter()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -148,37 +134,42 @@ class Classifier(L.LightningModule):
         Raises:
             UserError: the network, the optimizer or a term fails on them.
         """
-        try_out(self)
+        measurement = self.measurement
+        tried = try_out(
+            self.model,
+            data=self.data,
+            criterion=self.criterion,
+            terms=measurement.terms,
+            options=measurement.options,
+            make_optimizer=self.make_optimizer,
+            precision=self.trainer.precision_plugin,
+            device=self.trainer.strategy.root_device,
+        )
+        measurement.use(tried)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save what a measurement leaves for the next one, and which held-out examples are wrong."""
-        if self.kept:
-            checkpoint["kept"] = {name: value.cpu() for name, value in self.kept.items()}
-        if self.held_out_wrong:
-            checkpoint[HELD_OUT_WRONG] = self.held_out_wrong
+        if self.measurement.kept:
+            checkpoint["kept"] = {name: value.cpu() for name, value in self.measurement.kept.items()}
+        if self.measurement.held_out_wrong:
+            checkpoint[HELD_OUT_WRONG] = self.measurement.held_out_wrong
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it up again.
 
         A run that resumes measures the same to the last bit.
         """
-        self.kept = dict(checkpoint.get("kept", {}))
-        self.held_out_wrong = dict(checkpoint.get(HELD_OUT_WRONG, {}))
+        self.measurement.kept = dict(checkpoint.get("kept", {}))
+        self.measurement.held_out_wrong = dict(checkpoint.get(HELD_OUT_WRONG, {}))
 
-    # Training: running sums stay tensors, so that no step waits for the device; they are read once an epoch.
+    # Training.
 
     def on_train_epoch_start(self) -> None:
-        """Forget the last epoch's minibatches and sums."""
-        self.minibatches = []
-        if self.recorder is not None and any(map(needs_path, self._terms_of(self.current_epoch + 1).values())):
-            self.recorder.start()
-        self.loss_sum = torch.zeros((), device=self.device)
-        self.penalty_sum = torch.zeros((), device=self.device)
+        """Begin new sums, and give a penalty the epoch's minibatches."""
+        self.measurement.begin_epoch(self._terms_of(self.current_epoch + 1))
+        self.sums = EpochSums(self.device)
         if self.objective is not None:
-            loader = self.trainer.train_dataloader
-            assert isinstance(loader, ShuffledBatches)
-            self.objective.batches = self._batches(loader.indices(self.current_epoch))
-        self.wrong_sum = torch.zeros((), device=self.device, dtype=torch.long)
+            self.measurement.objective_over(self._planned())
 
     def training_step(self, dataloader_iter: Iterator[tuple[tuple[Tensor, Tensor, Tensor], int, int]]) -> Tensor:
         """Compute the mean loss of the next minibatch.
@@ -189,16 +180,14 @@ class Classifier(L.LightningModule):
         precision, and no step need spend time on bringing them there.
         """
         (inputs, labels, indices), _, _ = next(dataloader_iter)
+        penalty: Tensor | None = None
         if self.objective is None:
             logits = self.model(inputs)
             loss = descended = self.criterion(logits, labels)
         else:
             descended, loss, penalty, logits = self.objective.evaluate(trained_parameters(self.model), (inputs, labels))
-            self.penalty_sum.add_(penalty)
-        # In place: assigning to an attribute of a module is slow, and this is done at every step.
-        self.loss_sum.add_(loss.detach())
-        self.wrong_sum.add_((logits.detach().argmax(1) != labels).sum())
-        self.minibatches.append(indices)
+        wrong = (logits.detach().argmax(1) != labels).sum()
+        self.sums.add(indices, loss.detach(), wrong=wrong, penalty=penalty)
         return descended
 
     def optimizer_step(
@@ -253,27 +242,35 @@ class Classifier(L.LightningModule):
             raise TypeError(f"Classifier needs a NoisyImages as the trainer's datamodule, got {type(data).__name__}")
         return data
 
+    @property
+    def minibatches(self) -> list[Tensor]:
+        """The indices of the epoch's minibatches so far."""
+        return self.sums.minibatches
+
+    def _planned(self) -> Sequence[Tensor]:
+        """The indices of the minibatches of the epoch that runs, all of them."""
+        loader = self.trainer.train_dataloader
+        assert isinstance(loader, ShuffledBatches)
+        return loader.indices(self.current_epoch)
+
+    def _terms_of(self, epoch: int) -> dict[str, Term]:
+        """The terms that are measured after an epoch, by tag."""
+        last = self.trainer.should_stop or epoch == self.trainer.max_epochs
+        return self.measurement.terms_of(epoch, last=last)
+
     def on_train_start(self) -> None:
         """Record row 0, or continue after the rows there are."""
-        self.recorder = recorder_for(self.terms.values(), self._optimizer)
+        self.measurement.start(self.data, self._optimizer)
         if self._switch is not None:
             self._switch.measure = self._measured_for_switch
         if self.current_epoch > 0:
             self._clock = time.perf_counter()
         else:
-            loader = self.trainer.train_dataloader
-            assert isinstance(loader, ShuffledBatches)
-            self._record(0, {}, loader.indices(0))
+            self._record(0, {}, self._planned())
 
     def on_train_epoch_end(self) -> None:
         """Record the epoch's row; stop if the loss is not finite."""
-        num_examples = sum(len(indices) for indices in self.minibatches)
-        row = {
-            "train/loss": float(self.loss_sum) / len(self.minibatches),
-            "train/error": int(self.wrong_sum) / num_examples,
-        }
-        if self.objective is not None:
-            row["penalty/value"] = float(self.penalty_sum) / len(self.minibatches)
+        row = self.sums.row()
         if not is_finite({**row, "test/loss": float(self.test_loss.compute())}):
             self.diverged = True
             self.trainer.should_stop = True
@@ -294,14 +291,12 @@ class Classifier(L.LightningModule):
         }
         terms = self._terms_of(epoch)
         start = time.perf_counter()
-        values, fit = self.measure(epoch, minibatches, terms)
+        values, fit = self.measurement.measure(epoch, minibatches, terms)
         times = {"time/terms": time.perf_counter() - start} if terms else {}
         if epoch == 0:
-            row = {"train/loss": fit.loss(), "train/error": fit.error()}
-            if self.objective is not None:
-                row["penalty/value"] = self._penalty(minibatches)
+            row = {"train/loss": fit.loss(), "train/error": fit.error(), **self.measurement.penalty(minibatches)}
         switch = {} if self._switch is None else self._switch.numbers()
-        row = row | test | self._on_held_out(epoch) | fit.shares() | switch | values | times
+        row = row | test | self.measurement.on_held_out(epoch) | fit.shares() | switch | values | times
         now = time.perf_counter()
         row["time/epoch"], self._clock = now - self._clock, now
         # Where callbacks like EarlyStopping look. `log_dict` would make a metric of each number, of which there is one.
@@ -309,128 +304,13 @@ class Classifier(L.LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step=epoch)
 
-    def _on_held_out(self, epoch: int) -> dict[str, float]:
-        """Loss and error of the held-out examples, if there are any.
-
-        Which of them are wrong is kept.
-        """
-        if not self.data.holdout:
-            return {}
-        fit = TrainingFit(self.data.holdout_labels, self.criterion)
-        with evaluating(self.model), torch.inference_mode():
-            for inputs, _, indices in self.data.holdout_batches():
-                fit.add(indices, self(inputs))
-        self.held_out_wrong[epoch] = fit.wrong().cpu()
-        return {"holdout/loss": fit.loss(), "holdout/error": fit.error()}
-
     @property
     def _switch(self) -> Switch | None:
         return self._optimizer if isinstance(self._optimizer, Switch) else None
 
     def _measured_for_switch(self, tags: Sequence[str]) -> dict[str, float]:
         """Terms at the present weights, over the epoch's minibatches."""
-        loader = self.trainer.train_dataloader
-        assert isinstance(loader, ShuffledBatches)
-        minibatches = loader.indices(self.current_epoch)
-        terms = {tag: TERMS[tag] for tag in tags}
-        with measuring(self.model):
-            return evaluate(terms, self.snapshot(self.current_epoch, minibatches, terms))
-
-    def _terms_of(self, epoch: int) -> dict[str, Term]:
-        """The terms that are measured after an epoch, by tag."""
-        last = self.trainer.should_stop or epoch == self.trainer.max_epochs
-        return {
-            tag: term
-            for tag, term in self.terms.items()
-            if last or epoch % self.intervals.get(tag.partition("/")[0], self.terms_every) == 0
-        }
-
-    def measure(
-        self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term]
-    ) -> tuple[dict[str, float], TrainingFit]:
-        """Compute terms by tag, and the fit of the training examples.
-
-        Both are at the present weights.
-
-        The pass that the terms need sees every training example, so it gives the fit, too. If none needs a pass, or the
-        network normalizes by the statistics of minibatches, if the terms are estimated from some of the minibatches, or
-        if these are drawn independently, so that examples are missing, the examples are evaluated separately.
-
-        Args:
-            epoch: number of completed epochs.
-            minibatches: index tensors; the terms are computed over these minibatches.
-            terms: function by tag.
-        """
-        fit = TrainingFit(self.data.train_labels, self.criterion)
-        # The fit is of eval mode. With the minibatches' statistics, as with other modes, training has other outputs.
-        shared = self.same_in_evaluation and not batch_statistics(self.model)
-        shared &= self.num_batches is None and self.sampling == EPOCH
-        values: dict[str, float] = {}
-
-        def observe(first: int, outputs: Tensor) -> None:
-            fit.add(torch.cat(list(minibatches[first : first + len(outputs)])), outputs.flatten(0, 1))
-
-        if terms:
-            with measuring(self.model):
-                snapshot = self.snapshot(epoch, minibatches, terms, observe if shared else None)
-                shared &= bool(snapshot.needs)
-                if snapshot.needs:
-                    self._say_once(snapshot)
-                values = evaluate(terms, snapshot) | ({NOISE: self.noise} if self.noise else {})
-                for watch in self.watchers:
-                    watch(epoch, snapshot)
-        if self.recorder is not None:
-            self.recorder.stop()
-        if not (terms and shared):
-            with evaluating(self.model), torch.inference_mode():
-                for inputs, _, indices in self.data.train_batches():
-                    fit.add(indices, self(inputs))
-        return values, fit
-
-    def _say_once(self, snapshot: Snapshot) -> None:
-        if not self._said:
-            self._said = True
-            some = f"{len(snapshot.batches)} of {snapshot.num_batches} " if snapshot.is_sample else ""
-            log.info("%sminibatch gradients: %s by %s", some, snapshot.needs, snapshot.gradients.method)
-
-    def snapshot(
-        self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term], observer: Observer | None = None
-    ) -> Snapshot:
-        """What the terms may look at, at the present weights; see `measure`."""
-        chosen = sampled(minibatches, self.num_batches, named_generator("minibatches", self.seed, epoch))
-        return take_snapshot(
-            self.model,
-            self._batches(chosen),
-            loss=self.loss_function,
-            optimizer=self._optimizer,
-            terms=terms,
-            initial={name: value.to(self.device) for name, value in self.initial.items()},
-            generator=named_generator("terms", self.seed, epoch),
-            population=None if self.num_batches is None else len(minibatches),
-            method=self.method,
-            observer=observer,
-            kept=self.kept,
-            path=None if self.recorder is None else self.recorder.path(),
-            corrupted=self.data.train_labels.corrupted[torch.cat(list(chosen))],
-            objective=self._objective_over(minibatches),
-            sampling=self.sampling,
-        )
-
-    def _objective_over(self, minibatches: Sequence[Tensor]) -> Objective | None:
-        """The objective whose penalty is of these minibatches."""
-        if self.objective is not None:
-            self.objective.batches = self._batches(minibatches)
-        return self.objective
-
-    def _penalty(self, minibatches: Sequence[Tensor]) -> float:
-        """The penalty at the present weights, over these minibatches."""
-        objective = self._objective_over(minibatches)
-        assert objective is not None
-        with measuring(self.model):
-            return float(objective.penalty(trained_parameters(self.model)))
-
-    def _batches(self, indices: Sequence[Tensor]) -> IndexedBatches:
-        return IndexedBatches(self.data.train_inputs, self.data.train_labels.observed, indices)
+        return self.measurement.values(self.current_epoch, self._planned(), {tag: TERMS[tag] for tag in tags})
 
     @property
     def _optimizer(self) -> Optimizer:

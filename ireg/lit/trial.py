@@ -7,30 +7,25 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ireg.core.functional import (
-    detached_parameters,
-    evaluating,
-    functional_loss,
-    measuring,
-    trained_parameters,
-)
+from ireg.core.functional import evaluating, functional_loss, measuring, trained_parameters
 from ireg.core.random import named_generator, named_seed
+from ireg.core.snapshot import Term
 from ireg.core.types import Batch
+from ireg.lit.data import NoisyImages
 from ireg.measured_loss import MeasuredLoss
 from ireg.measurement import evaluate, take_snapshot
 from ireg.objective import Criterion, Objective
+from ireg.options import Epoch, Options
 from ireg.system.errors import UserError
-
-if TYPE_CHECKING:
-    from ireg.lit.module import Classifier
 
 EXAMPLES = 64
 """Examples of a minibatch that are tried, at most."""
@@ -54,34 +49,83 @@ def step_or_overflow(optimizer: Any, closure: Callable[[], Any] | None = None) -
                     parameter.fill_(math.nan)
 
 
-def try_out(classifier: Classifier) -> None:
-    """Train and measure a copy of the network on few examples.
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What a trial has found out about a network.
 
-    The trainer's device and precision are used.
+    Attributes:
+        same_in_evaluation: whether the loss that is measured is that of eval mode.
+        noise: by how much of itself the loss differs between two seeds.
+        writes: whether a forward pass changes the weights that it is given.
+    """
+
+    same_in_evaluation: bool = True
+    noise: float = 0.0
+    writes: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """What is tried; see `try_out`."""
+
+    data: NoisyImages
+    criterion: Criterion
+    terms: Mapping[str, Term]
+    options: Options
+    make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    precision: Any
+
+
+def try_out(
+    model: nn.Module,
+    *,
+    data: NoisyImages,
+    criterion: Criterion,
+    terms: Mapping[str, Term],
+    options: Options,
+    make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+    precision: Any,
+    device: torch.device,
+) -> Tried:
+    """Train and measure a copy of the network on few examples.
 
     Tried are a minibatch as most are and one as small as the last, each in training and in evaluation, a step of the
     optimizer, and the terms before and after it. Neither the network nor a random stream is changed.
 
+    Args:
+        model: the network.
+        data: that it is trained on.
+        criterion: the loss.
+        terms: function by tag; none are not tried.
+        options: what else is asked for.
+        make_optimizer: makes an optimizer from the parameters.
+        precision: the trainer's plugin.
+        device: the trainer's.
+
     Raises:
         UserError: something fails, or returns other than what is expected of it.
     """
-    model, device = classifier.model, classifier.trainer.strategy.root_device
-    batches = _batches(classifier, device)
+    trial = _Trial(
+        data=data, criterion=criterion, terms=terms, options=options, make_optimizer=make_optimizer, precision=precision
+    )
+    batches = _batches(trial, device)
     with errors_of(f"model: {type(model).__name__} cannot be copied"):
         copied = copy.deepcopy(model)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(named_seed("trial"))
-        for batch in batches:
-            _try_network(copied, batch, classifier)
-        _try_step_and_terms(copied, batches, classifier)
+        found = [_try_network(copied, batch, trial) for batch in batches]
+        writes = _try_step_and_terms(copied, batches, trial)
+    return Tried(
+        same_in_evaluation=all(same for same, _ in found), noise=max(noise for _, noise in found), writes=writes
+    )
 
 
-def _batches(classifier: Classifier, device: torch.device) -> list[Batch]:
+def _batches(trial: _Trial, device: torch.device) -> list[Batch]:
     """Take the first examples, one or two minibatches of them.
 
     They are as many as a minibatch has, and as the last one has if that is smaller.
     """
-    data, convert = classifier.data, classifier.trainer.precision_plugin.convert_input
+    data, convert = trial.data, trial.precision.convert_input
     count = len(data.train_inputs)
     size = data.batch_size or count
     sizes = dict.fromkeys(min(EXAMPLES, examples) for examples in (size, count % size or size))
@@ -89,31 +133,33 @@ def _batches(classifier: Classifier, device: torch.device) -> list[Batch]:
     return [(convert(data.train_inputs[:examples].to(device)), labels[:examples].to(device)) for examples in sizes]
 
 
-def _try_network(model: nn.Module, batch: Batch, classifier: Classifier) -> None:
+def _try_network(model: nn.Module, batch: Batch, trial: _Trial) -> tuple[bool, float]:
     """Check what the network returns, and find out how its loss is to be measured.
+
+    Returns:
+        Whether the loss that is measured is that of eval mode, and by how much of itself it differs between two seeds.
 
     Raises:
         UserError: it fails or returns no logits.
     """
     inputs, targets = batch
     name, images = type(model).__name__, f"{len(inputs)} images of shape {tuple(inputs.shape[1:])}"
-    last = len(classifier.data.train_inputs) % (classifier.data.batch_size or 1)
+    last = len(trial.data.train_inputs) % (trial.data.batch_size or 1)
     remedy = f"; the last minibatch has {last} examples: choose another batch_size" if len(inputs) == last else ""
 
     def loss(seed: int) -> float:
         torch.manual_seed(named_seed("trial", seed))
-        return _loss(classifier.criterion, model(inputs), targets, classifier.data.num_classes)
+        return _loss(trial.criterion, model(inputs), targets, trial.data.num_classes)
 
-    with classifier.trainer.precision_plugin.forward_context(), torch.no_grad():
+    with trial.precision.forward_context(), torch.no_grad():
         with errors_of(f"model: {name} on a minibatch of {images}", remedy):
             loss(0)
             with measuring(model):
                 measured, again = loss(0), loss(1)
         with evaluating(model), errors_of(f"model: {name} in evaluation on {images}"):
             evaluated = loss(0)
-    classifier.same_in_evaluation &= measured == evaluated
-    if measured != again and math.isfinite(measured + again):
-        classifier.noise = max(classifier.noise, abs(measured - again) / max(abs(measured), abs(again)))
+    differ = measured != again and math.isfinite(measured + again)
+    return measured == evaluated, abs(measured - again) / max(abs(measured), abs(again)) if differ else 0.0
 
 
 def _loss(criterion: Criterion, outputs: Any, targets: Tensor, num_classes: int) -> float:
@@ -132,31 +178,42 @@ def _loss(criterion: Criterion, outputs: Any, targets: Tensor, num_classes: int)
     return float(criterion(outputs, targets))
 
 
-def _try_step_and_terms(model: nn.Module, batches: list[Batch], classifier: Classifier) -> None:
+def _try_step_and_terms(model: nn.Module, batches: list[Batch], trial: _Trial) -> bool:
+    """Try steps, and the terms before and after.
+
+    Returns:
+        Whether a forward pass changes the weights that it is given.
+    """
     with errors_of("optimizer"):
-        optimizer = classifier.make_optimizer(model.parameters())
-    if classifier.terms:
-        with errors_of(f"model: {type(model).__name__}"), classifier.trainer.precision_plugin.forward_context():
-            _require_own_gradient(model, optimizer, batches[0], classifier)
-    _try_terms(model, optimizer, batches, classifier)
+        optimizer = trial.make_optimizer(model.parameters())
+    writes = False
+    if trial.terms:
+        with errors_of(f"model: {type(model).__name__}"), trial.precision.forward_context():
+            writes = _compare_gradients(model, optimizer, batches[0], trial)
+    _try_terms(model, optimizer, batches, trial)
     for batch in [*batches, batches[0]]:  # two at least: a first step may be another than those after it
-        _try_step(model, optimizer, batch, classifier)
-    _try_terms(model, optimizer, batches, classifier)
+        _try_step(model, optimizer, batch, trial)
+    _try_terms(model, optimizer, batches, trial)
+    return writes
 
 
-def _require_own_gradient(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: Classifier) -> None:
-    """Compare the gradient that is measured with the network's own, and note how it is to be measured.
+def _compare_gradients(model: nn.Module, optimizer: Optimizer, batch: Batch, trial: _Trial) -> bool:
+    """Compare the gradient that is measured with the network's own, if that is asked for.
+
+    Returns:
+        Whether a forward pass changes the weights that it is given.
 
     Raises:
-        ValueError: they differ.
+        ValueError: the gradients differ.
     """
-    with MeasuredLoss(model, optimizer, classifier.criterion, None) as measured:
+    with MeasuredLoss(model, optimizer, trial.criterion, None) as measured:
         measured.look(batch)
-        measured.require_own_gradient(batch)
-        classifier.loss_function.fresh = measured.writes
+        if trial.options.check != "off":
+            measured.require_own_gradient(batch)
+        return measured.writes
 
 
-def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: Classifier) -> None:
+def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, trial: _Trial) -> None:
     """Take a step on a minibatch, as the trainer does.
 
     Raises:
@@ -169,8 +226,8 @@ def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: 
         nonlocal evaluations
         evaluations += 1
         with errors_of(f"model: {type(model).__name__} on a backward pass"):
-            with classifier.trainer.precision_plugin.forward_context():
-                loss = _descended(classifier, model, batch)
+            with trial.precision.forward_context():
+                loss = _descended(trial, model, batch)
             if not loss.requires_grad:
                 raise ValueError("the loss has no gradient; unfreeze a parameter that the network uses")
             optimizer.zero_grad()
@@ -186,38 +243,34 @@ def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, classifier: 
             )
 
 
-def _descended(classifier: Classifier, model: nn.Module, batch: Batch) -> Tensor:
+def _descended(trial: _Trial, model: nn.Module, batch: Batch) -> Tensor:
     """The objective of one minibatch, the only one of its epoch."""
-    objective = _objective(classifier, model, [batch])
+    objective = _objective(trial, model, [batch])
     if objective is None:
         inputs, targets = batch
-        return classifier.criterion(model(inputs), targets)
+        return trial.criterion(model(inputs), targets)
     with errors_of("regularizer"):
         return objective.evaluate(trained_parameters(model), batch).total
 
 
-def _objective(classifier: Classifier, model: nn.Module, batches: list[Batch]) -> Objective | None:
-    if classifier.objective is None:
-        return None
-    return Objective(functional_loss(model, classifier.criterion), classifier.objective.regularizer, batches)
+def _objective(trial: _Trial, model: nn.Module, batches: list[Batch]) -> Objective | None:
+    regularizer = trial.options.regularizer
+    return None if regularizer is None else Objective(functional_loss(model, trial.criterion), regularizer, batches)
 
 
-def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], classifier: Classifier) -> None:
-    if not classifier.terms:
+def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], trial: _Trial) -> None:
+    if not trial.terms:
         return
     with measuring(model), errors_of("terms"):
         snapshot = take_snapshot(
             model,
-            batches,
-            loss=functional_loss(model, classifier.criterion),
+            Epoch(batches=batches, generator=named_generator("trial")),
+            Options(terms=trial.terms, method=trial.options.method),  # of few examples, neither drawn nor masked
+            loss=functional_loss(model, trial.criterion),
             optimizer=optimizer,
-            terms=classifier.terms,
-            initial=detached_parameters(model),
-            generator=named_generator("trial"),
-            method=classifier.method,
-            objective=_objective(classifier, model, batches),
+            objective=_objective(trial, model, batches),
         )
-        for tag, term in classifier.terms.items():
+        for tag, term in trial.terms.items():
             with errors_of(f"term {tag}"):
                 evaluate({tag: term}, snapshot)
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.precision import DoublePrecision, Precision
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ireg.measurement import ModelLoss
+from ireg.measured_loss import Criterion, ModelLoss
+from ireg.options import Options
 from ireg.system.errors import UserError
-
-UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 class Window(NamedTuple):
@@ -26,6 +29,61 @@ class Window(NamedTuple):
 
     batches: tuple[tuple[Any, int], ...]
     divisor: int
+
+
+class Pairs(Sequence[Any]):
+    """The minibatches of windows that have one each.
+
+    Args:
+        windows: the windows.
+        device: where the minibatches are brought as they are asked for; None leaves them where they are.
+    """
+
+    def __init__(self, windows: Sequence[Window], device: torch.device | None) -> None:
+        self.windows = windows
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, position: int | slice) -> Any:
+        if isinstance(position, slice):
+            return Pairs(self.windows[position], self.device)
+        pair = self.windows[position].batches[0][0]
+        return pair if self.device is None else moved(pair, self.device)
+
+
+def as_measured(
+    trainer: Trainer, options: Options, windows: Sequence[Window], device: torch.device | None
+) -> tuple[Options, Sequence[Any]]:
+    """Return how windows are measured: the options with a loss, and the minibatches that it takes.
+
+    With a criterion, windows of one minibatch each are pairs, and the faster methods serve them. Several micro-batches,
+    and a mixed precision, take the loss of a whole window.
+
+    Args:
+        trainer: its precision is used.
+        options: what is asked for.
+        windows: the windows.
+        device: the module's, where minibatches are kept elsewhere.
+    """
+    plain = type(trainer.precision_plugin) in (Precision, DoublePrecision)
+    single = all(window.divisor == len(window.batches) == 1 for window in windows)
+    if options.criterion is not None and plain and single:
+        return options, Pairs(windows, device)
+    loss = options.loss if options.criterion is None else partial(_by_criterion, options.criterion)
+    of_window = window_loss(trainer, loss, cached_elsewhere=device is not None)
+    return replace(options, criterion=None, loss=of_window), windows
+
+
+def precision_of(trainer: Trainer, options: Options) -> AbstractContextManager[Any]:
+    """Return the trainer's context of a step, where the loss does not enter it itself."""
+    return nullcontext() if options.criterion is None else trainer.precision_plugin.train_step_context()
+
+
+def _by_criterion(criterion: Criterion, module: Any, batch: Any) -> Tensor:
+    inputs, targets = batch
+    return criterion(module(inputs), targets)
 
 
 def window_loss(trainer: Trainer, given: ModelLoss | None, *, cached_elsewhere: bool) -> ModelLoss:
@@ -82,29 +140,6 @@ def is_clipped(trainer: Trainer, optimizer: Optimizer) -> bool:
     return bool(float(nn.utils.get_total_norm(gradients)) > bound)
 
 
-def _mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
-    """Apply a function to the tensors of a minibatch of any structure."""
-    return apply_to_collection(value, Tensor, function)
-
-
 def moved(value: Any, device: torch.device | str) -> Any:
     """Move the tensors of a minibatch to a device."""
-    return _mapped(value, lambda tensor: tensor.to(device))
-
-
-def size_of(value: Any) -> int:
-    """Bytes of a minibatch's tensors."""
-    sizes: list[int] = []
-    _mapped(value, lambda tensor: sizes.append(tensor.numel() * tensor.element_size()))
-    return sum(sizes)
-
-
-def as_bytes(size: int | str) -> int:
-    """A number of bytes, also written like 512MiB."""
-    if isinstance(size, int):
-        return size
-    for unit, factor in UNITS.items():
-        number = size.removesuffix(unit).strip()
-        if size.endswith(unit) and number.isdecimal():
-            return int(number) * factor
-    raise ValueError(f"max_cache={size!r}: must be a number of bytes, or like 512MiB or 1GiB")
+    return apply_to_collection(value, Tensor, lambda tensor: tensor.to(device))

@@ -10,6 +10,7 @@ from ireg.core.moments import METHODS, gradient_moments
 from ireg.core.moving import moving_parameters
 from ireg.core.random import named_generator
 from ireg.measurement import evaluate, take_snapshot
+from ireg.options import Epoch, Options
 from ireg.terms import implicit, norm, own, theory
 
 BATCH = torch.ones(1, 1), torch.zeros(1, 1)
@@ -42,13 +43,10 @@ def toy(kind=nn.Linear):
 def measured(module, optimizer, *, method="auto", batches=(BATCH,)):
     snapshot = take_snapshot(
         module,
-        list(batches),
+        Epoch(batches=list(batches), generator=named_generator("test")),
+        Options(terms=TERMS, method=method),
         loss=functional_loss(module, mse_loss),
         optimizer=optimizer,
-        terms=TERMS,
-        initial={name: value.detach() for name, value in module.named_parameters()},
-        generator=named_generator("test"),
-        method=method,
     )
     return evaluate(TERMS, snapshot)
 

@@ -463,7 +463,7 @@ def test_each_seed_and_each_epoch_draws_minibatches_of_its_own():
                 order = torch.cat(module.minibatches or module.trainer.train_dataloader.indices(0)).tolist()
                 drawn[*key, epoch] = [order.index(int(indices)) for indices in snapshot.batches.indices]
 
-            module.watchers.append(watch)
+            module.measurement.watchers.append(watch)
             plain_trainer().fit(module, datamodule=small_images(30, batch_size=1))
     assert [len(set(positions)) for positions in drawn.values()] == [5] * 12  # two seeds, epochs 0 to 2, twice
     first, again = (
@@ -474,7 +474,7 @@ def test_each_seed_and_each_epoch_draws_minibatches_of_its_own():
 
 
 def test_the_pass_over_the_minibatches_is_reported_once(tmp_path, small_run, caplog):
-    with caplog.at_level(logging.INFO, "ireg.lit.module"):
+    with caplog.at_level(logging.INFO, "ireg.lit.measurement"):
         small_run(tmp_path)
     said = [record.getMessage() for record in caplog.records if "minibatch gradients" in record.getMessage()]
     assert len(said) == 1

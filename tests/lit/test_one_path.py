@@ -48,7 +48,7 @@ def by_a_monitor(folder, method):
     return monitor.rows[TAGS].to_dict("records")
 
 
-def by_the_callback(folder):
+def by_the_callback(folder, **options):
     model, make_optimizer, epochs = loops(folder)
 
     class Module(lightning.LightningModule):
@@ -59,6 +59,9 @@ def by_the_callback(folder):
         def train_dataloader(self):
             return DataLoader(epochs[self.trainer.current_epoch], batch_size=None)
 
+        def forward(self, inputs):
+            return self.model(inputs)
+
         def training_step(self, batch, batch_idx):
             return cross_entropy(self.model(batch[0]), batch[1])
 
@@ -66,7 +69,7 @@ def by_the_callback(folder):
             return make_optimizer(self.model.parameters())
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    monitor = ireg.ImplicitRegularizationMonitor(TAGS)
+    monitor = ireg.ImplicitRegularizationMonitor(TAGS, **options)
     trainer = lightning.Trainer(
         max_epochs=EPOCHS, accelerator="cpu", devices=1, callbacks=[monitor], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, reload_dataloaders_every_n_epochs=1,
@@ -88,3 +91,4 @@ def test_all_three_give_the_same_bits(tmp_path, small_run, optimizer):
         results[method] = [{tag: rows[epoch][tag] for tag in TAGS} for epoch in range(1, EPOCHS + 1)]
         assert by_a_monitor(folder, method) == results[method]
     assert by_the_callback(folder) == results["loop"]  # training_step has no faster way
+    assert by_the_callback(folder, criterion=cross_entropy) == results["auto"]

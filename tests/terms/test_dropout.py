@@ -12,6 +12,8 @@ from torch.nn.functional import mse_loss
 
 import ireg
 from ireg.core.moments import drawn_moments
+from ireg.measurement import measure_epoch
+from ireg.options import Epoch, Options
 from tests import reference
 
 # The losses of two weights under a mask: Σ log cosh(A (w ⊙ e) − b), e_i 0 or 2 with equal chance.
@@ -123,7 +125,12 @@ def test_the_mean_over_many_measurements_is_that_of_the_mean_gradient():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     draws = [
-        measured(model, optimizer, generator=torch.Generator().manual_seed(seed), terms=["ireg/sgd", "ireg/own"])
+        measure_epoch(
+            model,
+            Options(criterion=mse_loss, terms=["ireg/sgd", "ireg/own"], mode="two_draws"),
+            Epoch(batches=DATA, generator=torch.Generator().manual_seed(seed)),
+            optimizer=optimizer,
+        )
         for seed in range(400)
     ]
     torch.manual_seed(1)

@@ -13,6 +13,8 @@ from ireg.core.frozen_gradients import FrozenGradients
 from ireg.core.optimizers import SecondMoment
 from ireg.core.preconditioner_noise import preconditioner_noise
 from ireg.core.random import named_generator
+from ireg.measurement import measure_epoch
+from ireg.options import Epoch, Options
 from ireg.terms import theory
 from tests import reference
 
@@ -39,13 +41,16 @@ def problem():
     return module, batches
 
 
-def measured(name, terms=TAGS, seed=None, **arguments):
+def measured(name, terms=TAGS, seed=None, population=None, **options):
     kind, settings = OPTIMIZERS[name]
     module, batches = problem()
     optimizer = kind(module.parameters(), lr=0.1, **settings)
     generator = None if seed is None else named_generator("terms", seed)
-    return ireg.measure(
-        module, batches, optimizer=optimizer, criterion=mse_loss, terms=terms, generator=generator, **arguments
+    return measure_epoch(
+        module,
+        Options(criterion=mse_loss, terms=terms, **options),
+        Epoch(batches=batches, generator=generator, population=population),
+        optimizer=optimizer,
     )
 
 

@@ -15,6 +15,7 @@ from ireg.core.moments import gradient_moments
 from ireg.core.moments.needs import Need, needs
 from ireg.core.optimizers import view
 from ireg.measurement import take_snapshot
+from ireg.options import Epoch, Options
 from ireg.regularizers import L2, FullBatch, Minibatch, MomentumLike
 from tests import reference
 from tests.core.test_mean_flow import OPTIMIZERS as FLOWS
@@ -172,13 +173,10 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="sampling='iid': must be one of epoch, independent"):
         take_snapshot(
             model,
-            BATCHES,
+            Epoch(batches=BATCHES),
+            Options(sampling="iid"),
             loss=functional_loss(model, mse_loss),
             optimizer=optimizer,
-            terms={},
-            initial={},
-            generator=torch.Generator(),
-            sampling="iid",
         )
     for tag in ("ireg/full_batch", "ireg/own", "ireg/strength"):
         with pytest.raises(ValueError, match="sampling='independent' with 1 minibatch: .* give at least 2 minibatches"):

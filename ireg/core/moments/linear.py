@@ -40,6 +40,9 @@ _EXAMPLEWISE = (
     nn.Softplus,
 )
 
+PASSES_TO = "passes_inputs_to"
+"""Attribute of a module whose `forward` does no more than call a child: the child's name."""
+
 EXAMPLES_AT_ONCE = 1024
 """Examples in one pass on a CPU: few enough for its caches."""
 EXAMPLES_ON_ACCELERATOR = 2**15
@@ -90,6 +93,9 @@ def _leaves(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]] 
     """List layers and functions by name in the order of use; None if there is anything else."""
     if module._forward_hooks or module._forward_pre_hooks:
         return None
+    child = module.__dict__.get(PASSES_TO)
+    if isinstance(child, str):
+        return _leaves(module.get_submodule(child), f"{prefix}{child}.")
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         parts = [_leaves(child, f"{prefix}{name}.") for name, child in module._modules.items() if child is not None]
         return None if None in parts else [leaf for part in parts for leaf in part or []]

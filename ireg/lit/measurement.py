@@ -1,0 +1,232 @@
+"""What a run of a classifier measures after its epochs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ireg.core.batches import IndexedBatches
+from ireg.core.drawing import EPOCH
+from ireg.core.functional import (
+    batch_statistics,
+    detached_parameters,
+    evaluating,
+    functional_loss,
+    measuring,
+    trained_parameters,
+)
+from ireg.core.moments import Observer
+from ireg.core.moments.needs import needs_path
+from ireg.core.path import PathRecorder, recorder_for
+from ireg.core.random import named_generator, named_seed
+from ireg.core.reservoir import sampled
+from ireg.core.snapshot import Snapshot, Term
+from ireg.guard import NOISE
+from ireg.lit.data import NoisyImages
+from ireg.lit.fit import TrainingFit
+from ireg.lit.trial import Tried
+from ireg.measured_loss import MODES
+from ireg.measurement import evaluate, take_snapshot
+from ireg.objective import Criterion, Objective
+from ireg.options import Epoch, Options
+
+log = logging.getLogger(__name__)
+
+
+class RunMeasurement:
+    """The terms of an epoch, the fit of its training examples, and the held-out examples.
+
+    Measuring changes neither weights nor optimizer nor any random stream.
+
+    Args:
+        model: maps inputs to logits; its present weights are those before training.
+        terms: function by tag; none measures the fit alone.
+        options: what else is asked for.
+        criterion: the loss.
+        terms_every: measure the terms each so many epochs, before training and after the last epoch.
+        intervals: the same for groups of terms, by what stands before the slash of their tags.
+        seed: of the random numbers that terms may draw.
+
+    Attributes:
+        loss: as a function of the parameters.
+        objective: what is descended, where that is the loss and a penalty.
+        kept: what a measurement leaves for the next one.
+        held_out_wrong: by epoch, whose observed label is not predicted, (held out,).
+        watchers: called after the terms, with the epoch.
+        tried: what was found out about the network before training.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        terms: Mapping[str, Term],
+        options: Options,
+        *,
+        criterion: Criterion,
+        terms_every: int = 1,
+        intervals: Mapping[str, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.terms = dict(terms)
+        self.options = options
+        self.criterion = criterion
+        self.terms_every = terms_every
+        self.intervals = dict(intervals or {})
+        self.seed = seed
+        self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
+        self.loss = functional_loss(model, criterion)
+        penalized = options.regularizer
+        self.objective = None if penalized is None else Objective(self.loss, penalized)
+        self.kept: dict[str, Tensor] = {}
+        self.held_out_wrong: dict[int, Tensor] = {}
+        self.watchers: list[Callable[[int, Snapshot], None]] = []
+        self.tried = Tried()
+        self._recorder: PathRecorder | None = None
+        self._said = False
+
+    def use(self, tried: Tried) -> None:
+        """Measure as a trial has shown that the network is to be measured."""
+        self.tried = tried
+        self.loss.fresh = tried.writes
+
+    def start(self, data: NoisyImages, optimizer: Optimizer) -> None:
+        """Take the data and the optimizer of a training that starts."""
+        self.data = data
+        self.optimizer = optimizer
+        self._recorder = recorder_for(self.terms.values(), optimizer)
+
+    def terms_of(self, epoch: int, *, last: bool) -> dict[str, Term]:
+        """Return the terms that are measured after an epoch, by tag."""
+        return {
+            tag: term
+            for tag, term in self.terms.items()
+            if last or epoch % self.intervals.get(tag.partition("/")[0], self.terms_every) == 0
+        }
+
+    def begin_epoch(self, terms: Mapping[str, Term]) -> None:
+        """Record the path of an epoch after which these terms are measured, if one needs it."""
+        if self._recorder is not None and any(map(needs_path, terms.values())):
+            self._recorder.start()
+
+    def measure(
+        self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term]
+    ) -> tuple[dict[str, float], TrainingFit]:
+        """Compute terms by tag, and the fit of the training examples, at the present weights.
+
+        The pass that the terms need sees every training example, so it gives the fit, too. If none needs a pass, or the
+        network normalizes by the statistics of minibatches, if the terms are estimated from some of the minibatches, or
+        if these are drawn independently, so that examples are missing, the examples are evaluated separately.
+
+        Args:
+            epoch: number of completed epochs.
+            minibatches: index tensors; the terms are computed over these minibatches.
+            terms: function by tag.
+        """
+        fit = TrainingFit(self.data.train_labels, self.criterion)
+        # The fit is of eval mode. With the minibatches' statistics, as with other modes, training has other outputs.
+        shared = self.tried.same_in_evaluation and not batch_statistics(self.model)
+        shared &= self.options.num_batches is None and self.options.drawing == EPOCH
+        shared &= self.options.mode == "as_trained"
+        values: dict[str, float] = {}
+
+        def observe(first: int, outputs: Tensor) -> None:
+            fit.add(torch.cat(list(minibatches[first : first + len(outputs)])), outputs.flatten(0, 1))
+
+        if terms:
+            with self._mode(epoch):
+                snapshot = self.snapshot(epoch, minibatches, terms, observe if shared else None)
+                shared &= bool(snapshot.needs)
+                if snapshot.needs:
+                    self._say_once(snapshot)
+                noise = 0.0 if self.options.draws_masks else self.tried.noise
+                values = evaluate(terms, snapshot) | ({NOISE: noise} if noise else {})
+                for watch in self.watchers:
+                    watch(epoch, snapshot)
+        if self._recorder is not None:
+            self._recorder.stop()
+        if not (terms and shared):
+            with evaluating(self.model), torch.inference_mode():
+                for inputs, _, indices in self.data.train_batches():
+                    fit.add(indices, self.model(inputs))
+        return values, fit
+
+    def values(self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term]) -> dict[str, float]:
+        """Compute terms by tag, and nothing else."""
+        with self._mode(epoch):
+            return evaluate(terms, self.snapshot(epoch, minibatches, terms))
+
+    @contextmanager
+    def _mode(self, epoch: int) -> Iterator[None]:
+        """Let the network compute the loss that is measured."""
+        device, draws = self.data.train_inputs.device, self.options.draws_masks
+        with torch.random.fork_rng([device] if device.type == "cuda" else []) if draws else nullcontext():
+            if draws:
+                torch.manual_seed(named_seed("masks", self.seed, epoch))
+            with MODES[self.options.mode](self.model):
+                yield
+
+    def _say_once(self, snapshot: Snapshot) -> None:
+        if not self._said:
+            self._said = True
+            some = f"{len(snapshot.batches)} of {snapshot.num_batches} " if snapshot.is_sample else ""
+            log.info("%sminibatch gradients: %s by %s", some, snapshot.needs, snapshot.gradients.method)
+
+    def snapshot(
+        self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term], observer: Observer | None = None
+    ) -> Snapshot:
+        """What the terms may look at, at the present weights; see `measure`."""
+        num_batches = self.options.num_batches
+        chosen = sampled(minibatches, num_batches, named_generator("minibatches", self.seed, epoch))
+        trained_on = Epoch(
+            batches=self._batches(chosen),
+            initial={name: value.to(self.data.train_inputs.device) for name, value in self.initial.items()},
+            generator=named_generator("terms", self.seed, epoch),
+            population=None if num_batches is None else len(minibatches),
+            kept=self.kept,
+            path=None if self._recorder is None else self._recorder.path(),
+            corrupted=self.data.train_labels.corrupted[torch.cat(list(chosen))],
+        )
+        return take_snapshot(
+            self.model,
+            trained_on,
+            replace(self.options, terms=terms),
+            loss=self.loss,
+            optimizer=self.optimizer,
+            observer=observer,
+            objective=self.objective_over(minibatches),
+        )
+
+    def objective_over(self, minibatches: Sequence[Tensor]) -> Objective | None:
+        """Return the objective whose penalty is of these minibatches."""
+        if self.objective is not None:
+            self.objective.batches = self._batches(minibatches)
+        return self.objective
+
+    def penalty(self, minibatches: Sequence[Tensor]) -> dict[str, float]:
+        """Compute the penalty at the present weights, over these minibatches, if there is one."""
+        objective = self.objective_over(minibatches)
+        if objective is None:
+            return {}
+        with measuring(self.model):
+            return {"penalty/value": float(objective.penalty(trained_parameters(self.model)))}
+
+    def on_held_out(self, epoch: int) -> dict[str, float]:
+        """Compute loss and error of the held-out examples, if there are any, and keep which of them are wrong."""
+        if not self.data.holdout:
+            return {}
+        fit = TrainingFit(self.data.holdout_labels, self.criterion)
+        with evaluating(self.model), torch.inference_mode():
+            for inputs, _, indices in self.data.holdout_batches():
+                fit.add(indices, self.model(inputs))
+        self.held_out_wrong[epoch] = fit.wrong().cpu()
+        return {"holdout/loss": fit.loss(), "holdout/error": fit.error()}
+
+    def _batches(self, indices: Sequence[Tensor]) -> IndexedBatches:
+        return IndexedBatches(self.data.train_inputs, self.data.train_labels.observed, indices)
