@@ -283,8 +283,8 @@ def test_traces_are_those_at_a_training_loss():
 def test_what_counts_as_at_the_edge():
     values = [0.1, 0.95, 0.5, 1.3, 0.2]
     rows = [
-        {"optimizer": "adam", "lr": 0.1, "epoch": number, "curvature/edge": value, "curvature/lambda_max": 7.0 + number,
-         "train/loss": 2.0 - number / 10, "loss": "squared_error", "seed": 0}
+        {"optimizer": "adam", "lr": 0.1, "epoch": number, "curvature/edge_fraction": value,
+         "curvature/lambda_max": 7.0 + number, "train/loss": 2.0 - number / 10, "loss": "squared_error", "seed": 0}
         for number, value in enumerate(values)
     ]  # fmt: skip
     (row,) = edge.measured(pd.DataFrame(rows)).to_dict("records")
@@ -295,12 +295,12 @@ def test_what_counts_as_at_the_edge():
 def test_batches_are_looked_at_in_their_last_third():
     rows = [
         {"batch_size": 32, "lr": 0.5, "seed": 0, "epoch": epoch, "train/loss": 1.0, "curvature/lambda_max": 1.0,
-         "curvature/edge": epoch / 10, "curvature/batch_sharpness": 2.0, "curvature/gni": 3.0,
+         "curvature/edge_fraction": epoch / 10, "curvature/batch_sharpness": 2.0, "curvature/gni": 3.0,
          "data.noise.kind": "none"}
         for epoch in range(10)
     ]  # fmt: skip
     (row,) = batches.measured(pd.DataFrame(rows)).to_dict("records")
-    assert row["curvature/edge"] == pytest.approx(0.75)  # of epochs 6 to 9
+    assert row["curvature/edge_fraction"] == pytest.approx(0.75)  # of epochs 6 to 9
     line = batches.table(pd.DataFrame([row, {**row, "seed": 1}])).splitlines()[-1]
     assert line == "| right | 32 | 1.00 ± 0.00 | 0.25 ± 0.00 | 0.50 ± 0.00 | 0.75 ± 0.00 |"
 
@@ -325,7 +325,7 @@ def test_a_spike_and_a_passage_without_one():
     rows = pd.DataFrame(
         # The loss of a row is that before its step: of the weights of the row before.
         {"seed": 0, "epoch": range(300), "train/loss": [1.0, *loss[:-1]], "curvature/along_step": along,
-         "curvature/edge": edges}
+         "curvature/edge_fraction": edges}
     )  # fmt: skip
     spike, other = spikes.measured(rows).to_dict("records")
     assert (spike["kind"], spike["step"], spike["rise"]) == ("spike", 150, 2.0)

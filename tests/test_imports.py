@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # Room -> rooms it may import. `system` may be used by any room.
 ARROWS = {
     "core": set(),
-    "terms": {"core"},
+    "terms": {"catalogue", "core"},
     "certify": {"analysis", "core", "measurement", "models", "objective", "regularizers", "terms"},
     "verify": {"certify"},
     "browse": {"commands"},
@@ -50,12 +50,12 @@ ARROWS = {
         "runs",
         "terms",
     },
-    "config": set(),
-    "runs": {"config"},
+    "config": {"catalogue"},
+    "runs": {"catalogue", "config"},
     "sweep": {"config", "analysis", "runs"},
     "analysis": {"catalogue", "events", "runs", "statistics"},
     "catalogue": set(),
-    "commands": {"analysis", "config", "data", "experiment", "runs", "sweep"},
+    "commands": {"analysis", "catalogue", "config", "data", "experiment", "runs", "sweep"},
     "events": {"catalogue"},
     "experiment": {"config", "core", "data", "lit", "objective", "regularizers", "runs", "sweep"},
     # A run is taken up where it ended: made again by what made it, found by its status.

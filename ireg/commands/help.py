@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from ireg.catalogue import CATALOGUE, NAMES, SET_TITLES
 from ireg.config.composition import GROUPS
 
 KEYS: dict[str, str] = {
@@ -73,7 +74,12 @@ def defaults(conf: Path) -> dict[str, Any]:
 
 
 def choices(conf: Path, group: str) -> dict[str, str]:
-    """Read a group's choices, and what the first comment of each says."""
+    """Read a group's choices, and what the first comment of each says.
+
+    Those of `terms` are in the catalogue.
+    """
+    if group == "terms":
+        return SET_TITLES | {name: CATALOGUE[tag].title for name, tag in NAMES.items()}
     found = {}
     for path in sorted((conf / group).glob("*.yaml")):
         comments = (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))

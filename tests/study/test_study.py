@@ -22,7 +22,7 @@ from study.settings import common, settings
 from study.tables import GIVEN, TABLES
 
 TAGS = ("train/loss", "holdout/error", "holdout/loss", "fit/memorized", "fit/clean_error", "norm/l2", "norm/distance",
-        "margin/normalized_clean_median", "ireg/sgd", "ireg/own", "curvature/edge",
+        "margin/normalized_clean_median", "ireg/sgd", "ireg/own", "curvature/edge_fraction",
         "path/settled_diffusive", "path/settled_radial")  # fmt: skip
 
 

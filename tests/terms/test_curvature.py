@@ -63,8 +63,8 @@ def test_they_are_those_of_dense_matrices(name):
     assert snapshot.optimizer.edge == pytest.approx(edge, rel=1e-12)
     assert values["curvature/lambda_max"] == pytest.approx(largest, rel=1e-3)
     assert -1e-12 <= largest - values["curvature/lambda_max"] <= values["curvature/lambda_max_residual"] + 1e-12
-    assert values["curvature/lambda_max_own"] == pytest.approx(largest_own, rel=1e-3)
-    assert values["curvature/edge"] == pytest.approx(largest_own / edge, rel=1e-3)
+    assert values["curvature/preconditioned_sharpness"] == pytest.approx(largest_own, rel=1e-3)
+    assert values["curvature/edge_fraction"] == pytest.approx(largest_own / edge, rel=1e-3)
     assert values["curvature/trace"] == pytest.approx(float(matrix.trace()), rel=1e-10)
     assert values["curvature/trace_root"] == pytest.approx(float(matrix.diagonal().sqrt().sum()), rel=1e-10)
     half = 0.5 * float(flat(snapshot.params).square() @ matrix.diagonal())
@@ -139,8 +139,8 @@ def test_a_monitor_starts_from_its_last_measurement():
 def test_they_need_the_whole_epoch():
     module, batches = stack(nn.ReLU), some_batches()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="curvature/edge has no estimate from drawn minibatches"):
-        ireg.Monitor(module, optimizer, criterion=cross_entropy, terms=["curvature/edge"], num_batches=3)
+    with pytest.raises(ValueError, match="curvature/edge_fraction has no estimate from drawn minibatches"):
+        ireg.Monitor(module, optimizer, criterion=cross_entropy, terms=["curvature/edge_fraction"], num_batches=3)
     values = ireg.measure(module, batches, optimizer=optimizer, criterion=cross_entropy, terms="curvature")
     assert values["curvature/trace"] > values["curvature/lambda_max"] > 0
     with pytest.raises(ValueError, match="needs all minibatches"):
