@@ -1,7 +1,7 @@
 """What every tag of a row means, as plain data; for a term also which function computes it.
 
 Its functions in Python, its names on the command line, the sets, `ireg terms`, the table of docs/terms.md, axes and
-TensorBoard's descriptions are read off this table. Nothing is imported for it: a function stands here by its place.
+TensorBoard's descriptions are read off this table. A function stands here by its place, and is not imported.
 """
 
 from collections.abc import Iterable, Mapping
