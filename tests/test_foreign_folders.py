@@ -18,6 +18,8 @@ import yaml
 import ireg
 from ireg.analysis.__main__ import main as analysis
 from ireg.basins.__main__ import main as basins
+from ireg.catalogue import NAMES
+from ireg.catalogue import composed as composed_of
 from ireg.config.errors import overrides_first
 from ireg.config.read import read
 from ireg.config.schema import CHOICES
@@ -235,7 +237,10 @@ def test_everything_that_is_configured_is_listed(composed):
         for key, value in leaves(yaml.safe_load(path.read_text()) or {})
         if key.endswith("_target_") and "hydra" not in str(path.relative_to(ROOT)) and not key.startswith("hydra")
     ]
-    assert len(named) > 60
+    named += [
+        (f"terms.{key}", value) for name in NAMES for key, value in leaves(composed_of(name)) if "_target_" in key
+    ]
+    assert len(named) > 90
     assert [pair for pair in named if not is_listed(*pair)] == []
     known = {target for targets in PLACES.values() for target in targets}
     assert not {target for target in known if not target.startswith(("ireg.", "torch.optim."))}
