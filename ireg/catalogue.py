@@ -584,7 +584,7 @@ def present(tag: str) -> str:
 
 
 def tags_of(name: str) -> tuple[str, ...]:
-    """Return the tags of a set, or that of a term, which is named by its tag or its name on the command line.
+    """Return the tags of a set, or that of a term by its tag or its name on the command line.
 
     Raises:
         ValueError: it is neither; the text names the sets and the nearest term.
