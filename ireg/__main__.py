@@ -17,6 +17,7 @@ COMMANDS = {
     "sweep": ("ireg.sweep.__main__", "how a sweep's runs stand; do failed ones again"),
     "run": ("ireg.experiment.run", "do the run of a folder again"),
     "data": ("ireg.commands.data", "list, show, verify and fetch the data sets"),
+    "terms": ("ireg.commands.terms", "list what is measured, or show what a tag means"),
     "basins": ("ireg.basins.__main__", "measure the barriers between forks of training"),
     "drift": ("ireg.drift.__main__", "measure the mean drift of runs over an epoch"),
     "verify": ("ireg.verify", "certify the theory on this machine"),

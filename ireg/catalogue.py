@@ -1,15 +1,19 @@
-"""What every tag of a row means, as plain data.
+"""What every tag of a row means, as plain data; for a term also which function computes it.
 
-Axes, the table of docs/terms.md and the comments of conf/terms read it.
+Its functions in Python, its names on the command line, the sets, `ireg terms`, the table of docs/terms.md, axes and
+TensorBoard's descriptions are read off this table. A function stands here by its place, and is not imported.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
 
 VALID_STRENGTH = 0.3
 """The mean flow is the first order of an expansion in the strength; from here on it says nothing."""
 
 VALID_EDGE = 2.0
-"""The largest `curvature/edge` of an adaptive optimizer that can be read as a fraction of its edge of stability.
+"""The largest `curvature/edge_fraction` of an adaptive optimizer that can be read as a fraction of its edge.
 
 It is of a frozen P. At a fraction e of the edge, and without momentum, a step multiplies an oscillation by 1 − 2e: by
 −3 at 2. Its squared gradients, once as large as the second moment, are 9ⁿ times that after n steps. They outweigh what
@@ -43,6 +47,10 @@ class Quantity:
         validity: for what it exists and means what the title says; empty for all.
         axis: the words of figures; empty where no figure shows it alone.
         mathtext: the formula as matplotlib sets it.
+        target: where the function of a term is, as a dotted path; empty for what is measured without a term.
+        arguments: its keyword arguments beside the snapshot.
+        sets: names of `SETS` to which the term belongs; one of `default` belongs to all.
+        name: on the command line; empty for what stands after the tag's slash.
     """
 
     title: str
@@ -52,6 +60,10 @@ class Quantity:
     validity: str = ""
     axis: str = ""
     mathtext: str = ""
+    target: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    sets: tuple[str, ...] = ()
+    name: str = ""
 
 
 _PARTS = {
@@ -72,9 +84,10 @@ _MARGINS_OF = {
     "corrupted_": ("of examples with a wrong label", "classifiers in runs of `train.py` with label noise"),
 }
 _QUANTILES = {
-    "median": ("median margin", "median"),
-    "low": ("1 % quantile of the margins", "1 % quantile"),
+    "median": ("median margin", "median", 0.5),
+    "low": ("1 % quantile of the margins", "1 % quantile", 0.01),
 }
+_IN_THE_STUDY = ("margin/median", "margin/normalized_median", "margin/normalized_clean_median")
 
 CATALOGUE: dict[str, Quantity] = {
     "train/loss": Quantity(title="training loss (observed labels), over the epoch as it ran", unit="loss"),
@@ -143,6 +156,8 @@ CATALOGUE: dict[str, Quantity] = {
         validity=f"{_SMALL}; the own regularizer of others is ireg/own",
         axis="Eq. 1 for every optimizer",
         mathtext=r"$\frac{\eta}{4m}\Sigma_k\,\Vert\nabla\hat{C}_k\Vert^2$",
+        target="ireg.terms.implicit.sgd",
+        sets=("default",),
     ),
     "ireg/full_batch": Quantity(
         title="part of ireg/sgd that full batches have, too",
@@ -150,6 +165,8 @@ CATALOGUE: dict[str, Quantity] = {
         unit="loss",
         source=f"{_BARRETT}; Singh, equation 2",
         validity=_SMALL,
+        target="ireg.terms.implicit.full_batch",
+        sets=("default",),
     ),
     "ireg/minibatch_variance": Quantity(
         title="part of ireg/sgd that minibatches add",
@@ -157,6 +174,8 @@ CATALOGUE: dict[str, Quantity] = {
         unit="loss",
         source=f"{_SMITH}; Singh, equation 2",
         validity=_SMALL,
+        target="ireg.terms.implicit.minibatch_variance",
+        sets=("default",),
     ),
     "ireg/rmsprop": Quantity(
         title="the adaptive term as printed",
@@ -166,6 +185,8 @@ CATALOGUE: dict[str, Quantity] = {
         validity=_ADAPTIVE,
         axis="the adaptive term,\nas printed in the paper",
         mathtext=r"$\frac{\eta}{4m}\Sigma_k\,\Vert s_t\odot\nabla\hat{C}_k\Vert^2$",
+        target="ireg.terms.implicit.rmsprop",
+        sets=("default",),
     ),
     "ireg/own": Quantity(
         title="the regularizer of the run's own optimizer",
@@ -174,6 +195,8 @@ CATALOGUE: dict[str, Quantity] = {
         unit="loss",
         source=_OWN,
         validity=_OWN_VALID,
+        target="ireg.terms.own.own",
+        sets=("default",),
     ),
     "ireg/own_full_batch": Quantity(
         title="part of ireg/own that full batches have, too",
@@ -181,6 +204,8 @@ CATALOGUE: dict[str, Quantity] = {
         unit="loss",
         source=_OWN,
         validity=_OWN_VALID,
+        target="ireg.terms.own.own_full_batch",
+        sets=("default",),
     ),
     "ireg/own_variance": Quantity(
         title="part of ireg/own that minibatches add",
@@ -188,6 +213,8 @@ CATALOGUE: dict[str, Quantity] = {
         unit="loss",
         source=_OWN,
         validity=f"{_OWN_VALID}; minibatches of an epoch, not sampling=independent",
+        target="ireg.terms.own.own_variance",
+        sets=("default",),
     ),
     **{
         f"ireg/strength{part}": Quantity(
@@ -197,6 +224,9 @@ CATALOGUE: dict[str, Quantity] = {
             unit="1",
             source=_FLOW,
             validity=validity,
+            target="ireg.terms.theory.strength",
+            arguments={"part": part.removeprefix("_") or "whole"},
+            sets=("theory", "fluctuation") if part == "_fluctuation" else ("theory",),
         )
         for part, (title, letter, axis, validity) in _PARTS.items()
     },
@@ -207,6 +237,9 @@ CATALOGUE: dict[str, Quantity] = {
             unit="1",
             source=_FLOW,
             validity=validity,
+            target="ireg.terms.theory.alignment",
+            arguments={"part": part.removeprefix("_") or "whole"},
+            sets=("theory", "fluctuation") if part == "_fluctuation" else ("theory",),
         )
         for part, (title, letter, _, validity) in _PARTS.items()
     },
@@ -216,6 +249,8 @@ CATALOGUE: dict[str, Quantity] = {
         unit="1",
         source=_EXACT,
         validity=f"{_ADAPTIVE}; no Adagrad, AMSGrad",
+        target="ireg.terms.theory.strength_exact",
+        sets=("fluctuation",),
     ),
     "ireg/alignment_fluctuation_exact": Quantity(
         title="direction of F at rate 0, without an expansion",
@@ -223,116 +258,39 @@ CATALOGUE: dict[str, Quantity] = {
         unit="1",
         source=_EXACT,
         validity=f"{_ADAPTIVE}; no Adagrad, AMSGrad, centered RMSProp",
-    ),
-    "curvature/lambda_max": Quantity(
-        title="the largest eigenvalue of the Hessian H",
-        formula="λ₁(H)",
-        axis="largest eigenvalue of H",
-        unit="loss/weight²",
-        source="[Cohen et al. 2021](https://arxiv.org/abs/2103.00065)",
-    ),
-    "curvature/lambda_max_residual": Quantity(
-        title="residual of curvature/lambda_max", formula="‖Hv − θv‖", unit="loss/weight²"
-    ),
-    "curvature/lambda_max_products": Quantity(
-        title="products with H that curvature/lambda_max took", formula="number of products", unit="1"
-    ),
-    "curvature/lambda_max_own": Quantity(
-        title="the same in the metric of the run's own optimizer",
-        formula="λ₁(P^½ (H + λ) P^½)",
-        unit="1/η",
-        source="[Cohen et al. 2022](https://arxiv.org/abs/2207.14484)",
-        validity="optimizers with a rule; adaptive ones from the first step on",
-    ),
-    "curvature/edge": Quantity(
-        title="fraction of the run's own edge of stability",
-        formula="λ₁(P^½ (H + λ) P^½)/h*",
-        axis="fraction of the edge",
-        unit="1",
-        source="[theory](theory.md), section 12",
-        validity="optimizers with a rule whose memory fades; adaptive ones from the first step on, "
-        f"up to {VALID_EDGE:g} ([curvature](curvature.md#what-it-does-not-show))",
-    ),
-    "curvature/batch_sharpness": Quantity(
-        title="mean curvature of the minibatches along their own gradients",
-        formula="(1/m) Σ_k g_kᵀH_kg_k/‖g_k‖²",
-        axis="batch sharpness",
-        unit="loss/weight²",
-        source="[Andreyev & Beneventano 2024](https://arxiv.org/abs/2412.20553)",
-    ),
-    "curvature/gni": Quantity(
-        title="curvature of C along the minibatches' gradients (random signs)",
-        formula="(1/m) Σ_k g_kᵀHg_k/‖ḡ‖²",
-        unit="loss/weight²",
-        source="[Andreyev & Beneventano 2024](https://arxiv.org/abs/2412.20553)",
-    ),
-    "curvature/gni_se": Quantity(
-        title="standard error of curvature/gni", formula="s/√8 over the probes", unit="loss/weight²"
-    ),
-    "curvature/noise_edge": Quantity(
-        title="edge of stability in mean square along the steepest direction",
-        formula="(η/2) [(σ²/h)/(1 − β) + h/(1 + β)]",
-        unit="1",
-        source="[theory](theory.md), section 12",
-        validity="SGD and heavy-ball momentum; a diagnostic in many dimensions",
-    ),
-    "curvature/trace": Quantity(
-        title="trace of H: exact where the diagonal is known, else with random signs",
-        axis="trace of H",
-        formula="Σ_i H_ii",
-        unit="loss/weight²",
-        source="Hutchinson 1990",
-    ),
-    "curvature/trace_se": Quantity(
-        title="standard error of curvature/trace",
-        formula="s/√8 over the probes",
-        unit="loss/weight²",
-        validity="networks whose diagonal of H is not known exactly",
-    ),
-    "curvature/trace_root": Quantity(
-        title="sum of the roots of H's diagonal",
-        axis="sum of roots of diag H",
-        formula="Σ_i √H_ii",
-        unit="loss^½/weight",
-        source="[2025](https://arxiv.org/abs/2511.02773)",
-        validity="piecewise linear networks without normalization or tied weights",
-    ),
-    "curvature/adaptive": Quantity(
-        title="mean rise of C under weights that vary by their own size, to second order",
-        axis="adaptive sharpness",
-        formula="½ Σ_i ω_i² H_ii",
-        unit="loss",
-        source="[Andriushchenko et al. 2023](https://arxiv.org/abs/2302.07011)",
-    ),
-    "curvature/adaptive_se": Quantity(
-        title="standard error of curvature/adaptive",
-        formula="s/√8 over the probes",
-        unit="loss",
-        validity="networks whose diagonal of H is not known exactly",
-    ),
-    "curvature/along_step": Quantity(
-        title="curvature along the leading step u = Pḡ, over the edge",
-        formula="uᵀ(H + λ)u/(ḡᵀu)/h*",
-        unit="1",
-        source="[2025](https://arxiv.org/abs/2506.04805)",
-        validity="optimizers with a rule whose memory fades; adaptive ones from the first step on",
+        target="ireg.terms.theory.alignment_exact",
+        sets=("fluctuation",),
     ),
     "norm/l2": Quantity(
         title="norm of all parameters, frozen ones included",
         formula="‖ω‖₂",
         unit="weight",
         axis=r"$\Vert\omega\Vert_2$ of all parameters",
+        target="ireg.terms.norm.l2",
+        sets=("default",),
     ),
-    "norm/distance": Quantity(title="distance from the initial parameters", formula="‖ω − ω₀‖₂", unit="weight"),
+    "norm/distance": Quantity(
+        title="distance from the initial parameters",
+        formula="‖ω − ω₀‖₂",
+        unit="weight",
+        target="ireg.terms.norm.distance",
+        sets=("default",),
+    ),
     "norm/layers": Quantity(
         title="norm of each weight matrix, as norm/layers/NAME",
         formula="‖W_l‖_F of each weight matrix",
         unit="weight",
+        target="ireg.terms.norm.layers",
+        name="norm_layers",
+        sets=("margin",),
     ),
     "norm/product": Quantity(
         title="product of the norms of all weight matrices",
         formula="Π_l ‖W_l‖_F",
         unit="weight^L",
+        target="ireg.terms.norm.product",
+        name="norm_product",
+        sets=("margin", "study"),
     ),
     "norm/spectral_product": Quantity(
         title="product of the largest singular values of all weight matrices",
@@ -340,6 +298,69 @@ CATALOGUE: dict[str, Quantity] = {
         unit="weight^L",
         source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)",
         validity="convolutions: of the kernel as a matrix",
+        target="ireg.terms.norm.spectral_product",
+        name="norm_spectral_product",
+        sets=("margin", "study"),
+    ),
+    "path/radial": Quantity(
+        title="growth of ‖ω‖² along the weights, in the epoch",
+        formula="Σ_t −2⟨ω_t, s_t⟩",
+        unit="weight²",
+        source="[theory](theory.md), section 13",
+        validity="epochs whose steps were recorded",
+        target="ireg.terms.path.radial",
+        name="path_radial",
+        sets=("path", "study"),
+    ),
+    "path/diffusive": Quantity(
+        title="growth of ‖ω‖² by the length of the steps, in the epoch",
+        formula="Σ_t ‖s_t‖²",
+        unit="weight²",
+        source="[theory](theory.md), section 13",
+        validity="epochs whose steps were recorded",
+        target="ireg.terms.path.diffusive",
+        name="path_diffusive",
+        sets=("path", "study"),
+    ),
+    "path/whole": Quantity(
+        title="squared length of the epoch's whole step",
+        formula="‖ω_e − ω_{e−1}‖²",
+        unit="weight²",
+        source="[theory](theory.md), section 13",
+        validity="epochs whose steps were recorded",
+        target="ireg.terms.path.whole",
+        name="path_whole",
+        sets=("path", "study"),
+    ),
+    "path/settled_radial": Quantity(
+        title="growth of ‖y‖² along the settled weights y, in the epoch",
+        formula="Σ_t −2⟨y_t, y_t − y_{t+1}⟩",
+        unit="weight²",
+        source="[theory](theory.md), section 13",
+        validity="optimizers with a rule whose memory fades",
+        target="ireg.terms.path.settled_radial",
+        name="path_settled_radial",
+        sets=("path", "study"),
+    ),
+    "path/settled_diffusive": Quantity(
+        title="growth of ‖y‖² by the length of their steps, in the epoch",
+        formula="Σ_t ‖y_t − y_{t+1}‖²",
+        unit="weight²",
+        source="[theory](theory.md), section 13",
+        validity="optimizers with a rule whose memory fades",
+        target="ireg.terms.path.settled_diffusive",
+        name="path_settled_diffusive",
+        sets=("path", "study"),
+    ),
+    "path/settled_whole": Quantity(
+        title="squared length of the settled weights' whole step in the epoch",
+        formula="‖y_e − y_{e−1}‖²",
+        unit="weight²",
+        source="[theory](theory.md), section 13",
+        validity="optimizers with a rule whose memory fades",
+        target="ireg.terms.path.settled_whole",
+        name="path_settled_whole",
+        sets=("path", "study"),
     ),
     **{
         f"margin/{scaled}{examples}{name}": Quantity(
@@ -348,52 +369,143 @@ CATALOGUE: dict[str, Quantity] = {
             unit="1/weight^L" if scaled else "1",
             source="[Bartlett et al. 2017](https://arxiv.org/abs/1706.08498)" if scaled else "",
             validity=validity,
+            target="ireg.terms.margin.quantile",
+            arguments={"share": share, "among": examples.rstrip("_") or "all", "normalized": bool(scaled)},
+            sets=("margin", "study") if f"margin/{scaled}{examples}{name}" in _IN_THE_STUDY else ("margin",),
+            name=f"margin_{scaled}{examples}{name}",
         )
         for scaled in ("", "normalized_")
         for examples, (of, validity) in _MARGINS_OF.items()
-        for name, (title, formula) in _QUANTILES.items()
+        for name, (title, formula, share) in _QUANTILES.items()
     },
-    "path/radial": Quantity(
-        title="growth of ‖ω‖² along the weights, in the epoch",
-        formula="Σ_t −2⟨ω_t, s_t⟩",
-        unit="weight²",
-        source="[theory](theory.md), section 13",
-        validity="epochs whose steps were recorded",
+    "curvature/lambda_max": Quantity(
+        title="the largest eigenvalue of the Hessian H",
+        formula="λ₁(H)",
+        axis="largest eigenvalue of H",
+        unit="loss/weight²",
+        source="[Cohen et al. 2021](https://arxiv.org/abs/2103.00065)",
+        target="ireg.terms.curvature.lambda_max",
+        sets=("curvature", "study"),
     ),
-    "path/diffusive": Quantity(
-        title="growth of ‖ω‖² by the length of the steps, in the epoch",
-        formula="Σ_t ‖s_t‖²",
-        unit="weight²",
-        source="[theory](theory.md), section 13",
-        validity="epochs whose steps were recorded",
+    "curvature/lambda_max_residual": Quantity(
+        title="residual of curvature/lambda_max",
+        formula="‖Hv − θv‖",
+        unit="loss/weight²",
+        target="ireg.terms.curvature.lambda_max_residual",
+        sets=("curvature",),
     ),
-    "path/settled_radial": Quantity(
-        title="growth of ‖y‖² along the settled weights y, in the epoch",
-        formula="Σ_t −2⟨y_t, y_t − y_{t+1}⟩",
-        unit="weight²",
-        source="[theory](theory.md), section 13",
-        validity="optimizers with a rule whose memory fades",
+    "curvature/lambda_max_products": Quantity(
+        title="products with H that curvature/lambda_max took",
+        formula="number of products",
+        unit="1",
+        target="ireg.terms.curvature.lambda_max_products",
+        sets=("curvature",),
     ),
-    "path/settled_diffusive": Quantity(
-        title="growth of ‖y‖² by the length of their steps, in the epoch",
-        formula="Σ_t ‖y_t − y_{t+1}‖²",
-        unit="weight²",
-        source="[theory](theory.md), section 13",
-        validity="optimizers with a rule whose memory fades",
+    "curvature/preconditioned_sharpness": Quantity(
+        title="the same in the metric of the run's own optimizer",
+        formula="λ₁(P^½ (H + λ) P^½)",
+        unit="1/η",
+        source="[Cohen et al. 2022](https://arxiv.org/abs/2207.14484)",
+        validity="optimizers with a rule; adaptive ones from the first step on",
+        target="ireg.terms.curvature.preconditioned_sharpness",
+        sets=("curvature",),
     ),
-    "path/whole": Quantity(
-        title="squared length of the epoch's whole step",
-        formula="‖ω_e − ω_{e−1}‖²",
-        unit="weight²",
-        source="[theory](theory.md), section 13",
-        validity="epochs whose steps were recorded",
+    "curvature/edge_fraction": Quantity(
+        title="fraction of the run's own edge of stability",
+        formula="λ₁(P^½ (H + λ) P^½)/h*",
+        axis="fraction of the edge",
+        unit="1",
+        source="[theory](theory.md), section 12",
+        validity="optimizers with a rule whose memory fades; adaptive ones from the first step on, "
+        f"up to {VALID_EDGE:g} ([curvature](curvature.md#what-it-does-not-show))",
+        target="ireg.terms.curvature.edge_fraction",
+        sets=("curvature", "study"),
     ),
-    "path/settled_whole": Quantity(
-        title="squared length of the settled weights' whole step in the epoch",
-        formula="‖y_e − y_{e−1}‖²",
-        unit="weight²",
-        source="[theory](theory.md), section 13",
-        validity="optimizers with a rule whose memory fades",
+    "curvature/batch_sharpness": Quantity(
+        title="mean curvature of the minibatches along their own gradients",
+        formula="(1/m) Σ_k g_kᵀH_kg_k/‖g_k‖²",
+        axis="batch sharpness",
+        unit="loss/weight²",
+        source="[Andreyev & Beneventano 2024](https://arxiv.org/abs/2412.20553)",
+        target="ireg.terms.curvature.batch_sharpness",
+        sets=("curvature", "study"),
+    ),
+    "curvature/gni": Quantity(
+        title="curvature of C along the minibatches' gradients (random signs)",
+        formula="(1/m) Σ_k g_kᵀHg_k/‖ḡ‖²",
+        unit="loss/weight²",
+        source="[Andreyev & Beneventano 2024](https://arxiv.org/abs/2412.20553)",
+        target="ireg.terms.curvature.gni",
+        sets=("curvature",),
+    ),
+    "curvature/gni_se": Quantity(
+        title="standard error of curvature/gni",
+        formula="s/√8 over the probes",
+        unit="loss/weight²",
+        target="ireg.terms.curvature.gni_se",
+        sets=("curvature",),
+    ),
+    "curvature/noise_edge": Quantity(
+        title="edge of stability in mean square along the steepest direction",
+        formula="(η/2) [(σ²/h)/(1 − β) + h/(1 + β)]",
+        unit="1",
+        source="[theory](theory.md), section 12",
+        validity="SGD and heavy-ball momentum; a diagnostic in many dimensions",
+        target="ireg.terms.curvature.noise_edge",
+        sets=("curvature",),
+    ),
+    "curvature/trace": Quantity(
+        title="trace of H: exact where the diagonal is known, else with random signs",
+        axis="trace of H",
+        formula="Σ_i H_ii",
+        unit="loss/weight²",
+        source="Hutchinson 1990",
+        target="ireg.terms.curvature.trace",
+        sets=("curvature", "study"),
+    ),
+    "curvature/trace_se": Quantity(
+        title="standard error of curvature/trace",
+        formula="s/√8 over the probes",
+        unit="loss/weight²",
+        validity="networks whose diagonal of H is not known exactly",
+        target="ireg.terms.curvature.trace_se",
+        sets=("curvature",),
+    ),
+    "curvature/trace_root": Quantity(
+        title="sum of the roots of H's diagonal",
+        axis="sum of roots of diag H",
+        formula="Σ_i √H_ii",
+        unit="loss^½/weight",
+        source="[2025](https://arxiv.org/abs/2511.02773)",
+        validity="piecewise linear networks without normalization or tied weights",
+        target="ireg.terms.curvature.trace_root",
+        sets=("curvature",),
+    ),
+    "curvature/adaptive": Quantity(
+        title="mean rise of C under weights that vary by their own size, to second order",
+        axis="adaptive sharpness",
+        formula="½ Σ_i ω_i² H_ii",
+        unit="loss",
+        source="[Andriushchenko et al. 2023](https://arxiv.org/abs/2302.07011)",
+        target="ireg.terms.curvature.adaptive",
+        sets=("curvature",),
+    ),
+    "curvature/adaptive_se": Quantity(
+        title="standard error of curvature/adaptive",
+        formula="s/√8 over the probes",
+        unit="loss",
+        validity="networks whose diagonal of H is not known exactly",
+        target="ireg.terms.curvature.adaptive_se",
+        sets=("curvature",),
+    ),
+    "curvature/along_step": Quantity(
+        title="curvature along the leading step u = Pḡ, over the edge",
+        formula="uᵀ(H + λ)u/(ḡᵀu)/h*",
+        unit="1",
+        source="[2025](https://arxiv.org/abs/2506.04805)",
+        validity="optimizers with a rule whose memory fades; adaptive ones from the first step on",
+        target="ireg.terms.curvature.along_step",
+        sets=("curvature",),
     ),
     "check/replay": Quantity(
         title="difference of a step's gradient, computed again, from the one that the optimizer got",
@@ -424,6 +536,104 @@ CATALOGUE: dict[str, Quantity] = {
     "time/terms": Quantity(title="wall time of the terms alone", unit="s"),
 }
 """By tag, in the order of the table in docs/terms.md."""
+
+FORMER = {
+    "curvature/edge": "curvature/edge_fraction",
+    "curvature/lambda_max_own": "curvature/preconditioned_sharpness",
+}
+"""Tags of earlier versions, and what they are called now."""
+
+
+def name_of(tag: str) -> str:
+    """Return a term's name on the command line."""
+    return CATALOGUE[tag].name or tag.partition("/")[2]
+
+
+NAMES = {name_of(tag): tag for tag, of in CATALOGUE.items() if of.target}
+"""The tag by each term's name on the command line."""
+
+FORMER_NAMES = {tag.partition("/")[2]: now for tag, now in FORMER.items()}
+"""The same of earlier versions."""
+
+SET_TITLES = {
+    "default": "Singh's terms, the optimizer's own, and the norms",
+    "theory": "the mean flow of the run's own optimizer (a second pass, with double backward)",
+    "fluctuation": "the noise of the preconditioner F, without the expansion of the mean flow and with it",
+    "curvature": "eigenvalues, the optimizer's edge, batch sharpness, traces; at every 25th epoch",
+    "path": "the growth of the norm: along the weights, and by the length of the steps",
+    "margin": "margins, and the norms of the layers",
+    "study": "what the study compares: norms and their growth, margins, curvature",
+}
+"""What each set adds to the default terms, which all sets have."""
+
+SETS = {name: tuple(tag for tag, of in CATALOGUE.items() if {name, "default"} & {*of.sets}) for name in SET_TITLES}
+"""The tags of each set, in the order of the table."""
+
+INTERVALS = {"curvature": {"curvature": 25}, "study": {"curvature": 25}}
+"""By set, how often the terms of a group are measured, in epochs; others at every `terms.every`-th."""
+
+
+def present(tag: str) -> str:
+    """Return what a tag of any version is called now.
+
+    Example:
+        >>> present("curvature/edge"), present("train/loss")
+        ('curvature/edge_fraction', 'train/loss')
+    """
+    return FORMER.get(tag, tag)
+
+
+def tags_of(name: str) -> tuple[str, ...]:
+    """Return the tags of a set, or that of a term by its tag or its name on the command line.
+
+    Raises:
+        ValueError: it is neither; the text names the sets and the nearest term.
+
+    Example:
+        >>> tags_of("sgd"), tags_of("norm/l2")
+        (('ireg/sgd',), ('norm/l2',))
+    """
+    if name in SETS:
+        return SETS[name]
+    tag = present({**NAMES, **FORMER_NAMES}.get(name, name))
+    if tag not in CATALOGUE or not CATALOGUE[tag].target:
+        raise ValueError(
+            f"terms: {name!r} is unknown; choose a set ({', '.join(SETS)}) or a term, like "
+            f"{nearest(name, NAMES.values())}"
+        )
+    return (tag,)
+
+
+def nearest(name: str, tags: Iterable[str]) -> str:
+    """Return the tag that is most like a name, as a whole or in its last part."""
+    known = list(tags)
+    parts = {tag.rpartition("/")[2]: tag for tag in known}
+    if similar := get_close_matches(name, known, n=1, cutoff=0.8):
+        return similar[0]
+    (found,) = get_close_matches(name.rpartition("/")[2], parts, n=1, cutoff=0.0)
+    return parts[found]
+
+
+def composed(choice: str) -> dict[str, Any]:
+    """Return a choice of `terms` as a file of it would be in the configuration.
+
+    A term is its function by group and name. A set lists its terms, and says how often groups of them are measured.
+
+    Example:
+        >>> composed("sgd")
+        {'ireg': {'sgd': {'_target_': 'ireg.terms.implicit.sgd', '_partial_': True}}}
+
+    Raises:
+        ValueError: it is neither a term's name nor a set's.
+    """
+    tags = tags_of(choice)
+    if choice in SETS:
+        intervals = {group: {"every": every} for group, every in INTERVALS.get(choice, {}).items()}
+        return {"defaults": [*map(name_of, tags), "_self_"], **intervals}
+    (tag,) = tags
+    group, _, name = tag.partition("/")
+    of = CATALOGUE[tag]
+    return {group: {name: {"_target_": of.target, "_partial_": True, **of.arguments}}}
 
 
 def entry(tag: str) -> str:

@@ -25,7 +25,7 @@ DIGITS = 4
 NOWHERE = "nowhere"
 """Place of a run without any."""
 
-EDGE = "curvature/edge"
+EDGE = "curvature/edge_fraction"
 
 RESULTS = ("comparisons", "measures")
 """How the files begin that lie beside the cells and are made of them: see `results`."""
@@ -106,7 +106,7 @@ def edge_is_valid(optimizer: str, edge: float) -> bool:
 
 
 def valid_edges(cells: pd.DataFrame) -> pd.DataFrame:
-    """Leave out each `curvature/edge` that is not valid."""
+    """Leave out each `curvature/edge_fraction` that is not valid."""
     if EDGE not in cells:
         return cells
     valid = [edge_is_valid(*pair) for pair in zip(cells["optimizer"], cells[EDGE].astype(float), strict=True)]

@@ -213,16 +213,16 @@ TITLES = {
     "margin/normalized_clean_median": "normalized margin, right labels",
     "ireg/sgd": "equation 1",
     "ireg/own": "its own regularizer",
-    "curvature/edge": "fraction of the edge",
+    "curvature/edge_fraction": "fraction of the edge",
 }
 SHARES = ("test/error", "fit/memorized", "fit/clean_error")
-LOGARITHMIC = ("ireg/sgd", "ireg/own", "curvature/edge", "margin/normalized_clean_median")
+LOGARITHMIC = ("ireg/sgd", "ireg/own", "curvature/edge_fraction", "margin/normalized_clean_median")
 LABELLED = [loss for loss in LOSSES if loss != 1.2]  # whose label has no room
 
 FIGURES: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
     "errors": over_fit("test/error", "fit/memorized", "fit/clean_error"),
     "norms": over_fit("norm/l2", "norm/distance", "margin/normalized_clean_median"),
-    "terms": over_fit("ireg/sgd", "ireg/own", "curvature/edge"),
+    "terms": over_fit("ireg/sgd", "ireg/own", "curvature/edge_fraction"),
     "speed": speed,
     "barriers": barriers,
     "drift": drift,

@@ -28,7 +28,7 @@ class Planted(NamedTuple):
 
 
 IMPLICIT, OWN, THEORY = "terms/implicit.py", "terms/own.py", "terms/theory.py"
-CURVATURE, NORM, MARGIN, PATH, NAMED = (f"terms/{name}.py" for name in ("curvature", "norm", "margin", "path", "named"))
+CURVATURE, NORM, MARGIN, PATH = (f"terms/{name}.py" for name in ("curvature", "norm", "margin", "path"))
 FLOW, SUMS, SHARPNESS, NORMS, NOISE = (
     f"core/{name}.py" for name in ("mean_flow", "hessian_sums", "sharpness", "norms", "preconditioner_noise")
 )
@@ -76,7 +76,7 @@ PLANTED = (
     Planted(NORM, "eigvalsh(square)[-1].sqrt()", "eigvalsh(square)[-1]"),
     Planted(MARGIN, "found / norms", "found * norms"),
     Planted(MARGIN, 'corrupted if among == "corrupted"', 'corrupted if among == "clean"'),
-    Planted(NAMED, '("low", 0.01)', '("low", 0.05)'),
+    Planted("catalogue.py", '"1 % quantile", 0.01)', '"1 % quantile", 0.05)'),
     Planted(PATH, "_number(found.diffusive)", "_number(1.1 * found.diffusive)"),
     Planted(FLOW, "remembered.effective_rate / 2 * (product", "remembered.effective_rate * (product"),
     Planted(FLOW, "(1 + 2 * remembered.lag) * along", "(1 + remembered.lag) * along"),

@@ -17,10 +17,6 @@ from ireg.data import labels
 from ireg.objective import CRITERIA
 from ireg.optim import Switch
 from ireg.system.errors import UserError
-from tests.terms.test_curvature import CURVATURE
-from tests.terms.test_fluctuation import EXACT
-from tests.terms.test_size import SIZE
-from tests.terms.test_terms import REFERENCES
 from tests.test_regularizers import RUNS
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -97,44 +93,6 @@ def test_data_set(composed, name):
         assert read(composed(f"data={name}", "data.root=elsewhere")).data.source["root"] == "elsewhere"
 
 
-def test_every_term_has_a_file_and_a_reference(composed):
-    configured = {}
-    for path in (CONF / "terms").glob("*.yaml"):
-        for group, functions in yaml.safe_load(path.read_text()).items():
-            if group != "defaults":
-                named = {name: function for name, function in functions.items() if name != "every"}
-                configured |= {f"{group}/{name}": function for name, function in named.items()}
-    assert configured.keys() == {*REFERENCES, *CURVATURE, *SIZE, *EXACT}
-    for tag, function in configured.items():
-        others = CURVATURE | SIZE | EXACT
-        made, term = instantiate(function), others[tag] if tag in others else REFERENCES[tag][0]
-        assert (made.func, made.keywords) == (getattr(term, "func", term), getattr(term, "keywords", {}))
-    terms = read(composed()).terms
-    default = {
-        f"{group}/{name}" for group, functions in terms.items() if isinstance(functions, dict) for name in functions
-    }
-    assert default <= REFERENCES.keys()
-    theory = {tag for tag in REFERENCES if "strength" in tag or "alignment" in tag}
-    assert default == REFERENCES.keys() - theory
-    assert {f"ireg/{name}" for name in read(composed("terms=theory")).terms["ireg"]} >= theory
-
-
-def single_terms():
-    return [
-        name for name in options("terms") if "defaults" not in yaml.safe_load((CONF / f"terms/{name}.yaml").read_text())
-    ]
-
-
-@pytest.mark.parametrize("name", single_terms())
-def test_a_single_term_can_be_chosen(composed, name):
-    terms = read(composed(f"terms=[{name}]")).terms
-    found = [
-        f"{group}_{term}" for group, functions in terms.items() if isinstance(functions, dict) for term in functions
-    ]
-    assert len(found) == 1
-    assert found[0] == name or found[0].endswith(f"_{name}")
-
-
 def test_the_experiment_on_theory(composed):
     config = composed("experiment=theory", hydra=True)
     settings = read(config)
@@ -163,7 +121,7 @@ def test_the_experiment_at_the_edge(composed):
     assert (settings.name, settings.data.name, settings.optimizer["full_batch"]) == ("edge", "digits", True)
     assert settings.optimizer["momentum"] == 0.9
     assert settings.model["activation"] == "tanh"
-    names = ("lambda_max", "lambda_max_residual", "lambda_max_products", "lambda_max_own", "edge")
+    names = ("lambda_max", "lambda_max_residual", "lambda_max_products", "preconditioned_sharpness", "edge_fraction")
     assert set(active_terms(settings.terms)) == {f"curvature/{name}" for name in names}
 
 
@@ -172,7 +130,7 @@ def test_the_experiment_with_spikes(composed):
     assert (settings.name, settings.optimizer["name"], settings.optimizer["full_batch"]) == ("spikes", "adam", True)
     assert (settings.loss, settings.terms["every"]) == ("squared_error", 1)
     assert set(active_terms(settings.terms)) == {
-        f"curvature/{name}" for name in ("lambda_max_own", "edge", "along_step")
+        f"curvature/{name}" for name in ("preconditioned_sharpness", "edge_fraction", "along_step")
     }
 
 
@@ -248,7 +206,6 @@ def test_no_file_is_untested():
         "model",
         "optimizer",
         "regularizer",
-        "terms",
         "trainer",
     }
     assert options("regularizer") == sorted(["none", *RUNS])

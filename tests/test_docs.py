@@ -1,7 +1,9 @@
 """The pages: their code, their links, and the numbers that are made from files."""
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -158,17 +160,16 @@ def test_python_runs(path, code, prelude, make_run, tmp_path):
     exec(compile(code, str(path), "exec"), prelude)
 
 
+def written_in_contributing():
+    """The blocks of the page by the first line, which names the file."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return dict(code.removeprefix("# ").split("\n", 1) for _, code in FENCED.findall(text))
+
+
 def test_what_contributing_adds_works(tmp_path, monkeypatch):
     """A data set, an architecture and a term of the user's, as the page writes them."""
-    from ireg.terms import norm
-
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    files = {code.splitlines()[0].removeprefix("# "): code for _, code in FENCED.findall(text)}
-    assert set(files) >= {"ireg/terms/norm.py", "conf/terms/largest.yaml", "conf/data/mine.yaml", "mine.py"}
-    namespace = vars(norm).copy()
-    namespace["torch"] = torch
-    exec(files["ireg/terms/norm.py"], namespace)
-    monkeypatch.setattr(norm, "largest", namespace["largest"], raising=False)
+    files = written_in_contributing()
+    assert set(files) >= {"my_terms.py", "conf_of_mine/terms/largest.yaml", "conf/data/mine.yaml", "mine.py"}
     data = (
         "import torch\nfrom torch import nn\n\n"
         + files["mine.py"]
@@ -178,20 +179,77 @@ def test_what_contributing_adds_works(tmp_path, monkeypatch):
         )
     )
     (tmp_path / "mine.py").write_text(data)
+    (tmp_path / "my_terms.py").write_text(files["my_terms.py"])
     monkeypatch.syspath_prepend(tmp_path)
     for name, code in files.items():
-        if name.startswith("conf/"):
+        if name.startswith("conf"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(code)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        chosen = ["data=mine", "model=convolutional", "terms=[largest]", f"hydra.searchpath=[file://{tmp_path}/conf]"]
-        settings = read(compose("config", chosen))
+        chosen = ["data=mine", "model=convolutional", "terms=[sgd,largest]"]
+        paths = ",".join(f"file://{tmp_path}/{folder}" for folder in ("conf", "conf_of_mine"))
+        settings = read(compose("config", [*chosen, f"hydra.searchpath=[{paths}]"]))
     model = instantiate(settings.model, input_shape=(1, 4, 4), num_classes=3)
     images, labels = instantiate(settings.data.source)(train=True)
     assert model(images[:, None].float()).shape == (500, 3)
     assert len(labels) == settings.data.num_train
+    assert list(settings.terms["ireg"]) == ["sgd"]
     term = instantiate(settings.terms["norm"]["largest"])
     assert float(term(SimpleNamespace(params={"w": torch.tensor([1.0, -3.0])}))) == 3.0
+
+
+def test_a_term_is_three_files(tmp_path):
+    """Those of the page, in a copy: it is composed, measured as its reference says, and refused without one."""
+    files = written_in_contributing()
+    for folder in ("conf", "docs", "ireg", "study", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", "assets", "figures", "data" if folder == "docs" else "")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    module = tmp_path / "ireg" / "terms" / "norm.py"
+    module.write_text(module.read_text(encoding="utf-8") + "\n\n" + files["ireg/terms/norm.py"], encoding="utf-8")
+    adds(tmp_path, files, "ireg/catalogue.py: CATALOGUE")
+    adds(tmp_path, files, "tests/terms/references.py: REFERENCES")
+    (tmp_path / "walk.py").write_text(WALK)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    walked = [sys.executable, "walk.py"]
+    done = subprocess.run(walked, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "refused\nmeasured\n"), done.stderr
+    assert "| `norm/relative_distance` | distance" in (tmp_path / "docs" / "terms.md").read_text(encoding="utf-8")
+
+
+WALK = """
+from hydra import compose, initialize_config_dir
+from pathlib import Path
+
+import ireg
+from ireg.config.schema import register
+from study.scripts.terms import main
+from tests.terms import test_references as tests
+
+assert Path(ireg.__file__).parents[1] == Path.cwd()
+tag = "norm/relative_distance"
+line = tests.REFERENCES.pop(tag)
+try:
+    tests.test_every_term_has_a_reference()
+except AssertionError:
+    print("refused")
+tests.REFERENCES[tag] = line
+tests.test_every_term_has_a_reference()
+tests.test_a_term_has_the_value_of_its_reference(tag)
+register()
+with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
+    for choice in ("[l2,relative_distance]", "margin"):
+        assert "relative_distance" in compose("config", [f"terms={choice}", "hydra.output_subdir=null"]).terms.norm
+main()
+print("measured")
+"""
+
+
+def adds(copy, files, block):
+    """Put a block at the start of the table that its first line names."""
+    name, _, table = block.partition(": ")
+    text = (copy / name).read_text(encoding="utf-8")
+    (start,) = re.findall(rf"^{table}: .*= {{\n", text, re.MULTILINE)
+    (copy / name).write_text(text.replace(start, start + files[block]), encoding="utf-8")
 
 
 def headings(path):
@@ -294,8 +352,8 @@ def test_traces_are_those_at_a_training_loss():
 def test_what_counts_as_at_the_edge():
     values = [0.1, 0.95, 0.5, 1.3, 0.2]
     rows = [
-        {"optimizer": "adam", "lr": 0.1, "epoch": number, "curvature/edge": value, "curvature/lambda_max": 7.0 + number,
-         "train/loss": 2.0 - number / 10, "loss": "squared_error", "seed": 0}
+        {"optimizer": "adam", "lr": 0.1, "epoch": number, "curvature/edge_fraction": value,
+         "curvature/lambda_max": 7.0 + number, "train/loss": 2.0 - number / 10, "loss": "squared_error", "seed": 0}
         for number, value in enumerate(values)
     ]  # fmt: skip
     (row,) = edge.measured(pd.DataFrame(rows)).to_dict("records")
@@ -306,12 +364,12 @@ def test_what_counts_as_at_the_edge():
 def test_batches_are_looked_at_in_their_last_third():
     rows = [
         {"batch_size": 32, "lr": 0.5, "seed": 0, "epoch": epoch, "train/loss": 1.0, "curvature/lambda_max": 1.0,
-         "curvature/edge": epoch / 10, "curvature/batch_sharpness": 2.0, "curvature/gni": 3.0,
+         "curvature/edge_fraction": epoch / 10, "curvature/batch_sharpness": 2.0, "curvature/gni": 3.0,
          "data.noise.kind": "none"}
         for epoch in range(10)
     ]  # fmt: skip
     (row,) = batches.measured(pd.DataFrame(rows)).to_dict("records")
-    assert row["curvature/edge"] == pytest.approx(0.75)  # of epochs 6 to 9
+    assert row["curvature/edge_fraction"] == pytest.approx(0.75)  # of epochs 6 to 9
     line = batches.table(pd.DataFrame([row, {**row, "seed": 1}])).splitlines()[-1]
     assert line == "| right | 32 | 1.00 ± 0.00 | 0.25 ± 0.00 | 0.50 ± 0.00 | 0.75 ± 0.00 |"
 
@@ -336,7 +394,7 @@ def test_a_spike_and_a_passage_without_one():
     rows = pd.DataFrame(
         # The loss of a row is that before its step: of the weights of the row before.
         {"seed": 0, "epoch": range(300), "train/loss": [1.0, *loss[:-1]], "curvature/along_step": along,
-         "curvature/edge": edges}
+         "curvature/edge_fraction": edges}
     )  # fmt: skip
     spike, other = spikes.measured(rows).to_dict("records")
     assert (spike["kind"], spike["step"], spike["rise"]) == ("spike", 150, 2.0)

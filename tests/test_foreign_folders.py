@@ -18,6 +18,8 @@ import yaml
 import ireg
 from ireg.analysis.__main__ import main as analysis
 from ireg.basins.__main__ import main as basins
+from ireg.catalogue import NAMES
+from ireg.catalogue import composed as composed_of
 from ireg.config.errors import overrides_first
 from ireg.config.read import read
 from ireg.config.schema import CHOICES
@@ -234,6 +236,9 @@ def test_everything_that_is_configured_is_listed(composed):
         for path in files
         for key, value in leaves(yaml.safe_load(path.read_text()) or {})
         if key.endswith("_target_") and "hydra" not in str(path.relative_to(ROOT)) and not key.startswith("hydra")
+    ]
+    named += [
+        (f"terms.{key}", value) for name in NAMES for key, value in leaves(composed_of(name)) if "_target_" in key
     ]
     assert len(named) > 60
     assert [pair for pair in named if not is_listed(*pair)] == []

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # Room -> rooms it may import. `system` may be used by any room.
 ARROWS = {
     "core": set(),
-    "terms": {"core"},
+    "terms": {"catalogue", "core"},
     "certify": {
         "analysis",
         "core",
@@ -64,13 +64,13 @@ ARROWS = {
         "runs",
         "terms",
     },
-    "config": set(),
-    "runs": {"config"},
+    "config": {"catalogue"},
+    "runs": {"catalogue", "config"},
     "sweep": {"config", "analysis", "runs"},
     "analysis": {"catalogue", "events", "known_optimizers", "runs", "statistics", "tables"},
     "catalogue": set(),
     "known_optimizers": set(),
-    "commands": {"analysis", "config", "data", "experiment", "runs", "sweep", "tables"},
+    "commands": {"analysis", "catalogue", "config", "data", "experiment", "runs", "sweep", "tables"},
     "events": {"catalogue"},
     "experiment": {"config", "core", "data", "known_optimizers", "lit", "objective", "regularizers", "runs", "sweep"},
     # A run is taken up where it ended: made again by what made it, found by its status.

@@ -18,7 +18,7 @@ from ireg.analysis.settings import settings_of
 from ireg.catalogue import CATALOGUE
 from ireg.system.errors import UserError
 
-SHARPNESS = ("curvature/lambda_max", "curvature/edge", "curvature/batch_sharpness")
+SHARPNESS = ("curvature/lambda_max", "curvature/edge_fraction", "curvature/batch_sharpness")
 TRACES = ("curvature/trace", "curvature/trace_root", "curvature/adaptive")
 GROWTH = {
     "growth/radial": "growth of $\\Vert y\\Vert^2$\nalong the weights",
@@ -72,7 +72,7 @@ def _over_both(table: pd.DataFrame, tags: Sequence[str]) -> Figure:
     rows = 2 if measured(table, "train/loss") else 1
     figure, axes = empty_figure(len(shown), rows=rows)
     for number, tag in enumerate(shown):
-        linear = tag in GROWTH or tag == "curvature/edge"
+        linear = tag in GROWTH or tag == "curvature/edge_fraction"
         scale: Scale = "linear" if linear else "log"
         upper, *lower = axes[number :: len(shown)]
         panel(upper, settings, partial(always, tag), scale)
@@ -81,6 +81,6 @@ def _over_both(table: pd.DataFrame, tags: Sequence[str]) -> Figure:
             axis.set_yscale(upper.get_yscale())
         for axis in (upper, *lower):
             axis.set_ylabel(GROWTH[tag] if tag in GROWTH else CATALOGUE[tag].axis)
-            if tag == "curvature/edge":
+            if tag == "curvature/edge_fraction":
                 axis.axhline(1, color="0.4", linewidth=0.8)
     return finish(figure, settings)

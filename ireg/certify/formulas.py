@@ -101,15 +101,16 @@ def edges(point: Point) -> Values:
     hessian, memory, scale = point.hessians.mean(0), point.memory, point.scale
     values: Values = {"curvature/lambda_max": float(torch.linalg.eigvalsh(hessian)[-1])}
     if memory is None or scale is None:
-        return values | dict.fromkeys(("curvature/lambda_max_own", "curvature/edge", "curvature/along_step"))
+        own = ("curvature/preconditioned_sharpness", "curvature/edge_fraction", "curvature/along_step")
+        return values | dict.fromkeys(own)
     root, decayed = torch.diag(scale.sqrt()), hessian + torch.diag(point.l2)
     largest = float(torch.linalg.eigvalsh(root @ decayed @ root)[-1])
     gradient = point.gradients.mean(0) + point.l2 * point.weights
     step = scale * gradient
     along = float(step @ decayed @ step / (gradient @ step))
     return values | {
-        "curvature/lambda_max_own": largest,
-        "curvature/edge": None if point.edge is None else largest / point.edge,
+        "curvature/preconditioned_sharpness": largest,
+        "curvature/edge_fraction": None if point.edge is None else largest / point.edge,
         "curvature/along_step": None if point.edge is None else along / point.edge,
     }
 

@@ -29,7 +29,7 @@ CLOSE = 1e-8
 """Largest relative error that passes."""
 LANCZOS = 5e-3
 """The same of eigenvalues: their error is of second order in Lanczos' residual of 1 %."""
-EIGENVALUES = ("curvature/lambda_max", "curvature/lambda_max_own", "curvature/edge")
+EIGENVALUES = ("curvature/lambda_max", "curvature/preconditioned_sharpness", "curvature/edge_fraction")
 RESIDUAL = 1e-2
 """The largest residual of Lanczos' method, as a share of its value."""
 MOST_PRODUCTS = 60

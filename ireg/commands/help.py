@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from ireg.catalogue import CATALOGUE, NAMES, SET_TITLES
 from ireg.config.composition import GROUPS
 from ireg.tables import markdown as table
 
@@ -73,6 +74,8 @@ def defaults(conf: Path) -> dict[str, Any]:
 def choices(conf: Path, group: str) -> dict[str, str]:
     """Read a group's choices, and what the first comment of each says.
 
+    Those of `terms` are in the catalogue.
+
     Args:
         conf: the folder of the configuration.
         group: a folder in it.
@@ -80,6 +83,8 @@ def choices(conf: Path, group: str) -> dict[str, str]:
     Returns:
         The comment by the choice's name.
     """
+    if group == "terms":
+        return SET_TITLES | {name: CATALOGUE[tag].title for name, tag in NAMES.items()}
     result = {}
     for path in sorted((conf / group).glob("*.yaml")):
         comments = (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))

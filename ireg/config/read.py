@@ -12,6 +12,7 @@ from omegaconf.errors import (
     UnsupportedInterpolationType,
 )
 
+from ireg.catalogue import present
 from ireg.config.ranges import check
 from ireg.config.schema import CHOICES, Config
 from ireg.config.trainer_arguments import TRAINER, instead, unsupported
@@ -37,6 +38,7 @@ def read(config: DictConfig) -> Config:
         raise UserError(unresolved(error)) from error
     assert isinstance(settings, Config)
     settings.optimizer = {key: _floats(value) for key, value in settings.optimizer.items()}
+    settings.objective = present(settings.objective)
     check(settings)
     return settings
 

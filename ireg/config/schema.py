@@ -7,6 +7,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from ireg.catalogue import FORMER_NAMES, NAMES, SETS, composed, present
+
 NOISE_KINDS = ("symmetric", "uniform", "pairflip", "none")
 
 
@@ -158,21 +160,24 @@ REQUIRED = frozenset(key.name for key in fields(Config) if key.default == MISSIN
 
 
 def register() -> None:
-    """Make the schema known to Hydra, as `schema/config`.
+    """Make the schema known to Hydra, as `schema/config`, and the choices of `terms`.
 
     Wrong types and unknown keys are then refused in composition.
     """
-    ConfigStore.instance().store(group="schema", name="config", node=Config, package="_global_")
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config, package="_global_")
+    for choice in (*SETS, *NAMES, *FORMER_NAMES):
+        store.store(group="terms", name=choice, node=composed(choice))
 
 
 def active_terms(terms: Mapping[str, Any]) -> dict[str, Any]:
     """List by tag the terms that are switched on.
 
-    null switches one, or a whole group, off.
+    null switches one, or a whole group, off. Tags of earlier versions are given as they are called now.
     """
     groups = {group: entries for group, entries in terms.items() if isinstance(entries, dict)}
     return {
-        f"{group}/{name}": function
+        present(f"{group}/{name}"): function
         for group, entries in groups.items()
         for name, function in entries.items()
         if function is not None and name != INTERVAL

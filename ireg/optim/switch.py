@@ -261,8 +261,8 @@ class Switch(Optimizer):
         elif self.rule == "equal_effective":
             rate = self._effective_rate() / second.memory.effective_rate
         elif self.rule == "equal_edge":
-            found = self._measured("curvature/edge", "curvature/lambda_max")
-            rate = found["curvature/edge"] * second.edge / found["curvature/lambda_max"]
+            found = self._measured("curvature/edge_fraction", "curvature/lambda_max")
+            rate = found["curvature/edge_fraction"] * second.edge / found["curvature/lambda_max"]
         else:
             raise ValueError(f"lr={self.rule}: must be a number or one of {', '.join(RULES)}")
         _require(0 < rate < float("inf"), f"lr={self.rule}: comes to {rate:.3g}, which is no rate; give a number")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ireg.catalogue import present
 from ireg.system.files import write_text
 from ireg.system.reading import LARGEST_TABLE, read_text
 
@@ -42,6 +43,8 @@ class Cells(NamedTuple):
 def read_cells(path: Path, *, growing: bool = False) -> Cells:
     """Read the texts of a table; a file that is not there, or is empty, has none.
 
+    Tags of earlier versions are given as they are called now.
+
     Args:
         path: the file.
         growing: whether its last line may be half written, and is then left out.
@@ -62,7 +65,7 @@ def read_cells(path: Path, *, growing: bool = False) -> Cells:
     if any(len(line) != len(header) for line in lines):
         raise ValueError("a row has another number of cells than the header")
     rows = {int(line.pop(first)): line for line in lines}
-    return Cells([tag for tag in header if tag != "epoch"], rows)
+    return Cells([present(tag) for tag in header if tag != "epoch"], rows)
 
 
 def read_rows(path: Path) -> dict[int, Row]:

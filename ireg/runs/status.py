@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ireg.catalogue import FORMER, present
 from ireg.runs.damage import DamagedRecordError, damage
 from ireg.runs.layout import STATUS
 from ireg.runs.lock import FolderInUseError, is_locked, locked
@@ -66,12 +67,12 @@ def read_status(folder: Path) -> dict[str, Any] | None:
         return None
     if wrong := damage(status):
         raise DamagedRecordError(f"{path}: damaged ({wrong}); {_AGAIN}")
-    config = _with_present_targets(status["config"])
+    config = _renamed(status["config"], _TARGETS, FORMER)
     config = {**config, **{key: value for key, value in _ADDED.items() if key not in config}}
     for group, added in _ADDED_TO.items():
         if isinstance(entries := config.get(group), dict):
             config[group] = {**added, **entries}
-    final = status.get("final") or {}
+    final = {present(tag): value for tag, value in (status.get("final") or {}).items()}
     return {**_DEFAULTS, "epochs": config.get("epochs", 0), **status, "config": config, "final": final}
 
 
@@ -84,7 +85,11 @@ _AGAIN = (
     "another folder"
 )
 
-_RENAMED = {"ireg.datasets.idx": "ireg.data.idx.idx"}
+_TERMS = {
+    "ireg.terms.curvature.edge": "ireg.terms.curvature.edge_fraction",
+    "ireg.terms.curvature.lambda_max_own": "ireg.terms.curvature.preconditioned_sharpness",
+}
+_TARGETS = {"ireg.datasets.idx": "ireg.data.idx.idx", **_TERMS}
 """What earlier versions called the targets of their configurations."""
 
 
@@ -96,10 +101,25 @@ _ADDED_TO: dict[str, dict[str, Any]] = {"terms": {"num_batches": None}, "data": 
 """The same in groups."""
 
 
-def _with_present_targets(config: Any) -> Any:
-    if isinstance(config, dict):
-        return {key: _with_present_targets(value) for key, value in config.items()}
-    return _RENAMED.get(config, config) if isinstance(config, str) else config
+def _renamed(config: Mapping[str, Any], targets: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, Any]:
+    """Name what a configuration calls, and its terms, by other names."""
+    found: dict[str, Any] = _texts(config, targets)
+    groups = found.get("terms")
+    for tag, other in tags.items():
+        group, _, name = tag.partition("/")
+        if isinstance(groups, dict) and isinstance(entries := groups.get(group), dict) and name in entries:
+            groups[group] = {other.partition("/")[2] if key == name else key: entries[key] for key in entries}
+    return found
+
+
+def _texts(tree: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(tree, dict):
+        return {key: _texts(value, names) for key, value in tree.items()}
+    return names.get(tree, tree) if isinstance(tree, str) else tree
+
+
+def _swapped(names: Mapping[str, str]) -> dict[str, str]:
+    return {now: before for before, now in names.items()}
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -125,7 +145,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
-    relevant: dict[str, Any] = json.loads(json.dumps(config))
+    # By the names that earlier versions hashed.
+    relevant = _renamed(json.loads(json.dumps(config)), _swapped(_TERMS), _swapped(FORMER))
     for *parents, key in _NOT_IN_HASH:
         node = relevant
         for parent in parents:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ireg.catalogue import CATALOGUE
 from ireg.runs.layout import STATUS
 from ireg.system.errors import UserError
 
@@ -45,20 +46,7 @@ _REGULARIZERS = tuple(
     f"ireg.regularizers.{name}"
     for name in ("ASAM", "FullBatch", "L2", "Micro", "Minibatch", "MomentumLike", "Norm", "SAM")
 )
-_TERMS = tuple(
-    f"ireg.terms.{module}.{name}"
-    for module, names in {
-        "curvature": "adaptive adaptive_se along_step batch_sharpness edge gni gni_se lambda_max lambda_max_own "
-        "lambda_max_products lambda_max_residual noise_edge trace trace_root trace_se",
-        "implicit": "full_batch minibatch_variance rmsprop sgd",
-        "margin": "quantile",
-        "norm": "distance l2 layers product spectral_product",
-        "own": "own own_full_batch own_variance",
-        "path": "diffusive radial settled_diffusive settled_radial settled_whole whole",
-        "theory": "alignment alignment_exact strength strength_exact",
-    }.items()
-    for name in names.split()
-)
+_TERMS = tuple(dict.fromkeys(of.target for of in CATALOGUE.values() if of.target))
 
 PLACES: dict[str, tuple[str, ...]] = {
     r"data\.source": _SOURCES,

@@ -3,8 +3,8 @@
 H is the Hessian of C = (1/m) Σ Ĉ_k by what the optimizer moves, P its preconditioner, λ its L2 decay, h* its edge
 (`OptimizerState.edge`). All terms of one measurement share their passes.
 
-`lambda_max` and `lambda_max_own` are found by Lanczos' method, to a residual of 1 % and with 60 products at most; each
-measurement starts from the last one's eigenvector. An eigenvalue lies within the residual of the value.
+`lambda_max` and `preconditioned_sharpness` are found by Lanczos' method, to a residual of 1 % and with 60 products at
+most; each measurement starts from the last one's eigenvector. An eigenvalue lies within the residual of the value.
 
 `trace`, `trace_root` and `adaptive` are exact for networks that are affine in each single weight, like stacks of linear
 layers, convolutions and ReLU without normalization, see `ireg.core.diagonal`.
@@ -45,19 +45,19 @@ def lambda_max_products(snapshot: Snapshot) -> Tensor:
 
 
 @needs(NOTHING)
-def lambda_max_own(snapshot: Snapshot) -> Tensor | None:
+def preconditioned_sharpness(snapshot: Snapshot) -> Tensor | None:
     """The largest algebraic eigenvalue of P^½ (H + λ) P^½.
 
     P is as the optimizer's last step had it. None before the first step of an adaptive optimizer, and without a rule.
 
-    Source: Cohen et al. 2022, arXiv:2207.14484, who call it preconditioned sharpness.
+    Source: Cohen et al. 2022, arXiv:2207.14484.
     """
     found = snapshot.steepest_own
     return None if found is None else _number(found.value)
 
 
 @needs(NOTHING)
-def edge(snapshot: Snapshot) -> Tensor | None:
+def edge_fraction(snapshot: Snapshot) -> Tensor | None:
     """The fraction of the edge of stability: λ₁(P^½ (H + λ) P^½)/h*.
 
     At 1 a full-batch step of fixed P begins to oscillate along the steepest direction, whatever the optimizer.
@@ -199,6 +199,10 @@ def noise_edge(snapshot: Snapshot) -> Tensor | None:
         return None
     variance = curvatures.var(correction=0)
     return optimizer.lr / 2 * (variance / mean / (1 - beta) + mean / (1 + beta))
+
+
+edge, lambda_max_own = edge_fraction, preconditioned_sharpness
+"""Their names in earlier versions, which configurations of that time hold."""
 
 
 def _number(value: float) -> Tensor:

@@ -14,7 +14,7 @@ from ireg.tables import markdown
 from study.scripts.published import DATA, published, written
 
 CSV = DATA / "batches.csv"
-TAGS = ("curvature/lambda_max", "curvature/edge", "curvature/batch_sharpness", "curvature/gni")
+TAGS = ("curvature/lambda_max", "curvature/edge_fraction", "curvature/batch_sharpness", "curvature/gni")
 NAMES = {
     "largest eigenvalue": "curvature/lambda_max",
     "batch sharpness": "curvature/batch_sharpness",

@@ -32,10 +32,10 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
     """
     found = []
     for (loss, optimizer, rate, seed), rows in table.groupby(["loss", "optimizer", "lr", "seed"]):
-        seen = rows[rows["curvature/edge"].notna()].sort_values("epoch")
-        near = seen[seen["curvature/edge"] > NEAR]["epoch"]
+        seen = rows[rows["curvature/edge_fraction"].notna()].sort_values("epoch")
+        near = seen[seen["curvature/edge_fraction"] > NEAR]["epoch"]
         there = seen[seen["epoch"].between(near.min(), near.max())]
-        edge = there["curvature/edge"]
+        edge = there["curvature/edge_fraction"]
         found.append(
             {
                 "loss": loss,

@@ -22,7 +22,7 @@ BEFORE = 30
 """Steps."""
 FIRST = 30
 """Step from which on is looked: before, training has just begun."""
-MEASURES = {"along": "curvature/along_step", "edge": "curvature/edge"}
+MEASURES = {"along": "curvature/along_step", "edge": "curvature/edge_fraction"}
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:
@@ -83,8 +83,8 @@ def _lead(above: np.ndarray) -> float:
 def table(rows: pd.DataFrame) -> str:
     """Write the table of docs/curvature.md."""
     head = [
-        "seed", "spikes", "rise of the loss", "`along_step` above 1 before", "steps ahead", "`edge` above 1 before",
-        "steps ahead", "passages of `along_step` without a spike", "rise there",
+        "seed", "spikes", "rise of the loss", "`along_step` above 1 before", "steps ahead",
+        "`edge_fraction` above 1 before", "steps ahead", "passages of `along_step` without a spike", "rise there",
     ]  # fmt: skip
     lines = []
     for seed, of_seed in rows.groupby("seed"):

@@ -117,7 +117,7 @@ def test_one_rate_is_no_figure(make_run):
 
 
 def test_sharpness_has_the_edge_at_one(make_run):
-    tags = {"curvature/lambda_max": [1.0, 20.0], "curvature/edge": [0.05, 1.0], "train/loss": [2.0, 1.0]}
+    tags = {"curvature/lambda_max": [1.0, 20.0], "curvature/edge_fraction": [0.05, 1.0], "train/loss": [2.0, 1.0]}
     figure = figures.FIGURES["sharpness"](load(make_run("a", tags)))
     assert [axis.get_ylabel() for axis in figure.axes] == 2 * ["largest eigenvalue of H", "fraction of the edge"]
     for axis in figure.axes[1::2]:  # over epochs, and against training loss

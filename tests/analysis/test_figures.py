@@ -273,7 +273,7 @@ LINES = {"training_error": "paler: larger learning rate", "equal_fit": "a line i
 
 def test_the_axes_of_every_panel(make_run):
     tags = ("train/loss", "train/error", "test/error", "ireg/sgd", "ireg/rmsprop", "ireg/own", "norm/l2")
-    tags += ("curvature/lambda_max", "curvature/edge", "curvature/trace", "path/settled_radial")
+    tags += ("curvature/lambda_max", "curvature/edge_fraction", "curvature/trace", "path/settled_radial")
     tags += ("path/settled_diffusive", "fit/memorized", "fit/recovered", "fit/clean_error")
     tags += tuple(f"ireg/{what}{part}" for what in ("strength", "alignment") for part in ("", "_memory"))
     make_run("a", {tag: [0.5, 0.25] for tag in tags}, {"lr": 0.1})

@@ -32,7 +32,7 @@ def test_every_place_of_constants_has_errors():
     assert len(set(PLANTED)) == len(PLANTED)
     for place, least in NEEDED.items():
         assert sum(planted.file.startswith(place) for planted in PLANTED) >= least
-    terms = {path.name for path in (ROOT / "ireg" / "terms").glob("*.py")} - {"__init__.py"}
+    terms = {path.name for path in (ROOT / "ireg" / "terms").glob("*.py")} - {"__init__.py", "named.py"}
     rules = {"adagrad.py", "adam.py", "memory.py", "nadam.py", "rmsprop.py", "sgd.py", "state.py"}
     assert terms | rules <= {planted.file.rpartition("/")[2] for planted in PLANTED}
 

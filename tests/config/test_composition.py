@@ -149,4 +149,4 @@ def test_a_configuration_that_is_not_there():
 
 
 def test_the_groups_are_those_of_conf():
-    assert set(GROUPS) == {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
+    assert set(GROUPS) == {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"} | {"terms"}

@@ -13,9 +13,10 @@ import ireg
 from ireg.core.random import named_generator
 from ireg.experiment.run import rebuild
 from ireg.runs.metrics import read_rows
-from ireg.terms.named import PATH
+from ireg.terms.named import SETS
 
 EPOCHS = 2
+PATH = [tag for tag in SETS["path"] if tag.startswith("path/")]
 TAGS = ["ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance", "ireg/own", "norm/l2", "norm/distance", *PATH]
 
 

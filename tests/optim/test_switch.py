@@ -209,11 +209,11 @@ def test_the_loss_falls_as_fast_at_the_equal_effective_rate(trained):
 def test_the_fraction_of_the_edge_is_kept(trained):
     made, _ = trained
     _, optimizer, measured = made("equal_edge")
-    before = measured(["curvature/edge"])["curvature/edge"]
+    before = measured(["curvature/edge_fraction"])["curvature/edge_fraction"]
     assert 0 < before < 1
     optimizer.end_epoch(1, 1.0)
     assert isinstance(acting(optimizer), SGD)
-    assert measured(["curvature/edge"])["curvature/edge"] == pytest.approx(before, rel=1e-3)
+    assert measured(["curvature/edge_fraction"])["curvature/edge_fraction"] == pytest.approx(before, rel=1e-3)
 
 
 def test_own_terms_follow_the_phase(trained):
@@ -233,7 +233,7 @@ def test_what_needs_terms_says_so(trained):
         with pytest.raises(ValueError, match=f"lr={rule}: needs .*; give Switch"):
             optimizer.end_epoch(1, 1.0)
     _, optimizer, _ = made("equal_edge")
-    optimizer.measure = lambda tags: {"curvature/edge": -0.5, "curvature/lambda_max": 1.0}
+    optimizer.measure = lambda tags: {"curvature/edge_fraction": -0.5, "curvature/lambda_max": 1.0}
     with pytest.raises(ValueError, match="lr=equal_edge: comes to -1, which is no rate; give a number"):
         optimizer.end_epoch(1, 1.0)
     optimizer.rule = "guessed"

@@ -8,7 +8,7 @@ from study.cells import LOSSES
 from study.checkpoints import barriers, drifts
 
 TAGS = ("train/loss", "holdout/error", "holdout/loss", "fit/memorized", "fit/clean_error", "norm/l2", "norm/distance",
-        "margin/normalized_clean_median", "ireg/sgd", "ireg/own", "curvature/edge",
+        "margin/normalized_clean_median", "ireg/sgd", "ireg/own", "curvature/edge_fraction",
         "path/settled_diffusive", "path/settled_radial")  # fmt: skip
 
 

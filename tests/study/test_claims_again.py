@@ -289,7 +289,7 @@ def test_measures_go_with_the_test_error_as_the_file_says(name):
             if run["place"] == f"loss {row['loss'].removesuffix('.0')}" and group in ("all", run["optimizer"])
             if run.get(measure)
         ]
-        if measure == "curvature/edge":  # not valid above 2 with a preconditioner
+        if measure == "curvature/edge_fraction":  # not valid above 2 with a preconditioner
             there = [run for run in there if float(run[measure]) <= 2 or run["optimizer"] not in dividing]
         values, errors = ([float(run[tag]) for run in there] for tag in (measure, "test/error"))
         tau = stats.kendalltau(values, errors)[0] if len(there) > 1 else math.nan

@@ -256,13 +256,15 @@ def test_pictures_are_drawn_into_a_page(tmp_path):
     [(1.99, "rmsprop", ""), (2.01, "rmsprop", ", not valid"), (184.0, "adam", ", not valid"), (2.01, "sgd", "")],
 )
 def test_a_fraction_of_the_edge_that_is_not_valid_is_marked(edge, optimizer, mark):
-    cells = finals({optimizer: 0.0}, seeds=2).assign(**{"curvature/edge": edge})
+    cells = finals({optimizer: 0.0}, seeds=2).assign(**{"curvature/edge_fraction": edge})
     last = pivot(TABLES["terms"](cells))[optimizer, "fraction of the edge at 0.1"]
     assert last == f"{edge:.3g} ± 0{mark}"
-    assert valid_edges(cells)["curvature/edge"].isna().all() == bool(mark)
+    assert valid_edges(cells)["curvature/edge_fraction"].isna().all() == bool(mark)
     drawn = FIGURES["terms"](cells).axes[2].lines[0].get_xdata()
     assert len(drawn) == (0 if mark else len(LOSSES))
-    assert valid_edges(cells.drop(columns="curvature/edge")).equals(cells.drop(columns="curvature/edge"))
+    assert valid_edges(cells.drop(columns="curvature/edge_fraction")).equals(
+        cells.drop(columns="curvature/edge_fraction")
+    )
 
 
 def test_beyond_the_valid_edge_a_second_moment_follows_within_a_few_steps():

@@ -13,12 +13,12 @@ from ireg.core.optimizers import view
 from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot
 from ireg.terms import curvature
-from ireg.terms.named import CURVATURE as NAMES
+from ireg.terms.named import TERMS
 from tests import reference
 from tests.content import run_content
 from tests.core.test_hessian import flat, some_batches, stack
 
-CURVATURE = {f"curvature/{name}": getattr(curvature, name) for name in NAMES}
+CURVATURE = {tag: term for tag, term in TERMS.items() if tag.startswith("curvature/")}
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {}, 2 / 0.1),
     "decayed": (torch.optim.SGD, {"weight_decay": 0.2}, 2 / 0.1),
@@ -63,8 +63,8 @@ def test_they_are_those_of_dense_matrices(name):
     assert snapshot.optimizer.edge == pytest.approx(edge, rel=1e-12)
     assert values["curvature/lambda_max"] == pytest.approx(largest, rel=1e-3)
     assert -1e-12 <= largest - values["curvature/lambda_max"] <= values["curvature/lambda_max_residual"] + 1e-12
-    assert values["curvature/lambda_max_own"] == pytest.approx(largest_own, rel=1e-3)
-    assert values["curvature/edge"] == pytest.approx(largest_own / edge, rel=1e-3)
+    assert values["curvature/preconditioned_sharpness"] == pytest.approx(largest_own, rel=1e-3)
+    assert values["curvature/edge_fraction"] == pytest.approx(largest_own / edge, rel=1e-3)
     assert values["curvature/trace"] == pytest.approx(float(matrix.trace()), rel=1e-10)
     assert values["curvature/trace_root"] == pytest.approx(float(matrix.diagonal().sqrt().sum()), rel=1e-10)
     half = 0.5 * float(flat(snapshot.params).square() @ matrix.diagonal())
@@ -89,7 +89,7 @@ def test_what_is_estimated_has_an_error_and_a_root_has_no_estimate():
 def test_before_the_first_step_an_adaptive_optimizer_has_no_edge():
     module, batches = stack(nn.ReLU), some_batches()
     snapshot = seen(module, batches, torch.optim.Adam(module.parameters(), lr=0.1), steps=0)
-    for name in ("lambda_max_own", "edge", "along_step"):
+    for name in ("preconditioned_sharpness", "edge_fraction", "along_step"):
         assert CURVATURE[f"curvature/{name}"](snapshot) is None
     assert float(curvature.lambda_max(snapshot)) > 0
 
@@ -97,10 +97,11 @@ def test_before_the_first_step_an_adaptive_optimizer_has_no_edge():
 def test_without_a_rule_or_a_fading_memory_there_is_no_edge():
     module, batches = stack(nn.ReLU), some_batches()
     snapshot = seen(module, batches, torch.optim.RAdam(module.parameters(), lr=0.1))
-    assert curvature.edge(snapshot) is curvature.along_step(snapshot) is curvature.lambda_max_own(snapshot) is None
+    for term in (curvature.edge_fraction, curvature.along_step, curvature.preconditioned_sharpness):
+        assert term(snapshot) is None
     groups = [{"params": [module[1].weight], "weight_decay": 0.1}, {"params": [module[5].weight], "weight_decay": 0.2}]
     unlike = seen(module, batches, torch.optim.AdamW(groups, lr=0.1))
-    assert curvature.edge(unlike) is curvature.along_step(unlike) is None
+    assert curvature.edge_fraction(unlike) is curvature.along_step(unlike) is None
     with pytest.raises(ValueError, match="differ in their decoupled weight decay"):
         _ = unlike.optimizer.edge
 
@@ -139,8 +140,8 @@ def test_a_monitor_starts_from_its_last_measurement():
 def test_they_need_the_whole_epoch():
     module, batches = stack(nn.ReLU), some_batches()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="curvature/edge has no estimate from drawn minibatches"):
-        ireg.Monitor(module, optimizer, criterion=cross_entropy, terms=["curvature/edge"], num_batches=3)
+    with pytest.raises(ValueError, match="curvature/edge_fraction has no estimate from drawn minibatches"):
+        ireg.Monitor(module, optimizer, criterion=cross_entropy, terms=["curvature/edge_fraction"], num_batches=3)
     values = ireg.measure(module, batches, optimizer=optimizer, criterion=cross_entropy, terms="curvature")
     assert values["curvature/trace"] > values["curvature/lambda_max"] > 0
     with pytest.raises(ValueError, match="needs all minibatches"):

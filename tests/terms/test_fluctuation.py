@@ -15,12 +15,10 @@ from ireg.core.preconditioner_noise import preconditioner_noise
 from ireg.core.random import named_generator
 from ireg.measurement import measure_epoch
 from ireg.options import Epoch, Options
-from ireg.terms import theory
 from tests import reference
 
 STRENGTH, ALIGNMENT = "ireg/strength_fluctuation_exact", "ireg/alignment_fluctuation_exact"
 TAGS = [STRENGTH, ALIGNMENT]
-EXACT = {STRENGTH: theory.strength_exact, ALIGNMENT: theory.alignment_exact}
 OPTIMIZERS = {
     "rmsprop with decay": (torch.optim.RMSprop, {"alpha": 0.5, "eps": 1e-2, "weight_decay": 0.3}),
     "adam": (torch.optim.Adam, {"betas": (0.4, 0.5), "eps": 1e-2}),

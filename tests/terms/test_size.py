@@ -16,10 +16,10 @@ from ireg.core.random import named_generator
 from ireg.core.snapshot import Snapshot
 from ireg.measurement import evaluate
 from ireg.terms import margin
-from ireg.terms.named import LAYERS, MARGINS, PATH
+from ireg.terms.named import TERMS
 
-SIZE = {**MARGINS, **LAYERS, **PATH}
-"""Terms whose reference is here, and in tests/core/test_path.py."""
+MARGINS, PATH = ({tag: term for tag, term in TERMS.items() if tag.startswith(group)} for group in ("margin/", "path/"))
+LAYERS = {tag: TERMS[tag] for tag in ("norm/layers", "norm/product", "norm/spectral_product")}
 BATCHES = [
     (torch.tensor([[2.0, -1.0], [0.5, 1.0], [-3.0, 0.25]]), torch.tensor([0, 2, 1])),
     (torch.tensor([[1.0, 1.0]]), torch.tensor([2])),

@@ -68,8 +68,8 @@ def flow_number(number, *parts):
     return value
 
 
-# Term, and its value from the gradients of the minibatches and the snapshot. A new term needs a line here.
-REFERENCES = {
+# Term, and its value from the gradients of the minibatches and the snapshot, at every problem.
+DEFINITIONS = {
     "ireg/sgd": (implicit.sgd, lambda gradients, seen: reference.sgd(gradients, LR)),
     "ireg/full_batch": (implicit.full_batch, lambda gradients, seen: reference.full_batch(gradients, LR)),
     "ireg/minibatch_variance": (
@@ -100,7 +100,7 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("method", ["loop", "vmap"])
-@pytest.mark.parametrize("tag", REFERENCES)
+@pytest.mark.parametrize("tag", DEFINITIONS)
 @pytest.mark.parametrize("problem", problems(), ids=IDS)
 def test_term_equals_its_definition(problem, tag, method):
     problem = replace(problem, module=copy.deepcopy(problem.module))  # the steps must not reach the next test
@@ -109,7 +109,7 @@ def test_term_equals_its_definition(problem, tag, method):
         {name: gradient[name] for name in seen.optimizer.moving}
         for gradient in reference.minibatch_gradients(problem.module, problem.criterion, problem.batches)
     ]
-    term, expected = REFERENCES[tag]
+    term, expected = DEFINITIONS[tag]
     actual = term(seen)
     if tag.endswith("_fluctuation") and len(problem.batches) == 1:
         assert actual is None  # a single minibatch does not fluctuate
@@ -198,7 +198,7 @@ def test_ten_terms_share_one_pass(monkeypatch):
     original = module.gradient_moments
     monkeypatch.setattr(module, "gradient_moments", lambda *a, **k: passes.append(1) or original(*a, **k))
     seen = snapshot(problems()[1], torch.optim.Adam, steps=1)
-    for term, _ in REFERENCES.values():
+    for term, _ in DEFINITIONS.values():
         term(seen)
     assert passes == [1]
 
