@@ -160,7 +160,7 @@ def test_the_tools_are_listed_and_run(capsys):
     assert capsys.readouterr().out == f"ireg {ireg.__version__}\n"
     assert main(["trian"]) == 2
     assert capsys.readouterr().err == (
-        "error: trian: no such command; choose one of train, analysis, browse, sweep, run, data, basins, drift, "
+        "error: trian: no such command; choose one of train, analysis, browse, sweep, run, data, terms, basins, drift, "
         "verify\n"
     )
     assert main(["analysis", "nowhere"]) == 2

@@ -55,7 +55,8 @@ class Norm(Regularizer):
     Where g_k is 0, the penalty's gradient is taken as 0.
 
     Example:
-        >>> from ireg.objective import Objective
+        >>> from ireg import Objective
+        >>> from ireg.regularizers import Norm
         >>> def loss(params, batch):
         ...     return (params["w"] * batch).square().mean() / 2
         >>> weight = torch.tensor(3.0, requires_grad=True)
@@ -90,7 +91,8 @@ class Micro(Regularizer):
         ValueError: a size below 1.
 
     Example:
-        >>> from ireg.objective import Objective
+        >>> from ireg import Objective
+        >>> from ireg.regularizers import Micro
         >>> def loss(params, batch):  # g = x²w
         ...     return (params["w"] * batch[0]).square().mean() / 2
         >>> objective = Objective(loss, Micro(strength=0.4, size=1))
@@ -130,7 +132,8 @@ class FullBatch(Regularizer):
     Each step takes a pass over the epoch's minibatches, with dropout off.
 
     Example:
-        >>> from ireg.objective import Objective
+        >>> from ireg import Objective
+        >>> from ireg.regularizers import FullBatch
         >>> def loss(params, batch):  # g = x²w
         ...     return (params["w"] * batch).square().mean() / 2
         >>> batches = [torch.tensor([1.0]), torch.tensor([2.0])]
@@ -163,6 +166,7 @@ class MomentumLike(Regularizer):
         ValueError: a momentum outside of [0, 1).
 
     Example:
+        >>> from ireg.regularizers import MomentumLike
         >>> MomentumLike(strength=0.4, momentum=0.5).coefficients(2)  # L = 1 and τ = 1/2
         (-0.2, 1.0)
     """
@@ -219,7 +223,8 @@ class SAM(Regularizer):
         strength: ρ.
 
     Example:
-        >>> from ireg.objective import Objective
+        >>> from ireg import Objective
+        >>> from ireg.regularizers import SAM
         >>> def loss(params, batch):
         ...     return (params["w"] * batch).square().mean() / 2
         >>> weight = torch.tensor(3.0, requires_grad=True)
@@ -249,7 +254,8 @@ class ASAM(SAM):
     The step takes ∇Ĉ_k at ω + ρ T²g_k/‖T g_k‖, T = `|ω|` by weight.
 
     Example:
-        >>> from ireg.objective import Objective
+        >>> from ireg import Objective
+        >>> from ireg.regularizers import ASAM
         >>> def loss(params, batch):
         ...     return (params["w"] * batch).square().mean() / 2
         >>> weight = torch.tensor(3.0, requires_grad=True)

@@ -158,7 +158,9 @@ def test_nothing_is_changed_and_a_seed_repeats_it():
     modes = [layer.training for layer in model.modules()]
     values = measured(model, optimizer)
     assert measured(model, optimizer) == values
-    assert measured(model, optimizer, generator=torch.Generator().manual_seed(5)) != values
+    options = Options(criterion=mse_loss, terms=TAGS, mode="two_draws")
+    other = Epoch(batches=DATA, generator=torch.Generator().manual_seed(5))
+    assert measure_epoch(model, options, other, optimizer=optimizer) != values
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), stream)
     assert [layer.training for layer in model.modules()] == modes
@@ -194,4 +196,4 @@ def test_monitor_and_callback_take_the_mode():
     for batch in DATA:
         monitor.update(batch)
     assert set(monitor.compute()) == set(TAGS) - {"ireg/rmsprop"}  # and no warning of dropout
-    assert ireg.ImplicitRegularizationMonitor(mode="two_draws").mode == "two_draws"
+    assert ireg.ImplicitRegularizationMonitor(mode="two_draws").options.mode == "two_draws"
