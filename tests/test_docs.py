@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 import ireg
 from benchmarks import costs
 from ireg.__main__ import COMMANDS
-from ireg.config.composition import GROUPS
+from ireg.config.schema import GROUPS
 from ireg.config.read import read
 from study.scripts import batches, claims, edge, norms, spikes, traces
 from study.scripts import published as study

@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from ireg.config.composition import GROUPS
+from ireg.config.schema import GROUPS
 
 KEYS: dict[str, str] = {
     "lr": "learning rate η; set here only",

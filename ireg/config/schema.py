@@ -10,6 +10,10 @@ from omegaconf import MISSING
 NOISE_KINDS = ("symmetric", "uniform", "pairflip", "none")
 
 
+GROUPS = ("optimizer", "regularizer", "model", "data", "terms", "trainer", "logger", "experiment")
+"""Groups of `conf/` that the command line chooses from."""
+
+
 # Groups of which one is chosen, and a choice of each.
 CHOICES = {"data": "mnist10k", "model": "mlp", "optimizer": "sgd", "trainer": "default"}
 
