@@ -18,8 +18,8 @@ from hydra.utils import instantiate
 import ireg
 from benchmarks import costs
 from ireg.__main__ import COMMANDS
-from ireg.config.schema import GROUPS
 from ireg.config.read import read
+from ireg.config.schema import GROUPS
 from study.scripts import batches, claims, edge, norms, spikes, traces
 from study.scripts import published as study
 from tests.conftest import ROOT

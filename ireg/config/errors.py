@@ -130,7 +130,9 @@ def _missing_choice(error: Exception) -> str | None:
     if (group, choice) == ("hydra/launcher", "submitit_slurm"):  # which hydra/launcher=slurm builds upon
         return "hydra/launcher=slurm: the launcher for Slurm is not installed; pip install -e '.[slurm]' in the clone"
     if not group:
-        return f"-cn {error.missing_cfg_file}: no such file in conf; leave -cn out, and choose parts, like experiment=demo"
+        return (
+            f"-cn {error.missing_cfg_file}: no such file in conf; leave -cn out, and choose parts, like experiment=demo"
+        )
     if not error.options:
         return f"{group}={choice}: no such choice; python train.py --help lists them"
     known = ", ".join(error.options) + _EXTRAS.get(group, "")
