@@ -12,7 +12,7 @@ from hydra.errors import CompactHydraException, HydraException, MissingConfigExc
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ireg.config.read import no_such_key, unresolved
-from ireg.config.schema import Config
+from ireg.config.schema import GROUPS, Config
 from ireg.system.command import WANTS_TRACEBACK, plainly
 from ireg.system.errors import UserError
 
@@ -53,13 +53,18 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
     """Put overrides before options, as Hydra's parser takes no `epochs=1 -m seed=0,1`.
 
     Raises:
-        UserError: an option would unpickle a file.
+        UserError: an option would unpickle a file, or takes a part of the configuration for the whole.
     """
-    for option in arguments:
-        if option.startswith("--e") and "--experimental-rerun".startswith(option.partition("=")[0]):
+    for word, following in pairwise([*arguments, ""]):
+        option, _, value = word.partition("=")
+        if option.startswith("--e") and "--experimental-rerun".startswith(option):
             raise UserError(
-                f"{option}: not supported, as such a file can run any code; ireg run FOLDER does the run of a folder "
-                "again"
+                f"{word}: not supported, as such a file can run any code; ireg run FOLDER does the run of a folder again"
+            )
+        group, _, choice = (value or following).rpartition("/")
+        if option in ("-cn", "--config-name") and group in GROUPS:
+            raise UserError(
+                f"-cn {group}/{choice}: a part of the configuration is not the whole; write {group}={choice}"
             )
     # A word without = that follows an option is that option's value, as in -cn NAME.
     overrides = [

@@ -103,3 +103,10 @@ def test_overrides_may_stand_before_and_after_options():
     expected = ["epochs=1", "seed=0,1", "~logger", "-m", "-cn", "config", "--package", "model", "--cfg=job"]
     assert overrides_first(given) == expected
     assert overrides_first(["-m", "~logger", "lr"]) == ["~logger", "lr", "-m"]
+
+
+@pytest.mark.parametrize("option", [["-cn", "experiment/demo"], ["--config-name=experiment/demo", "lr=1"]])
+def test_a_part_of_the_configuration_is_not_the_whole(option):
+    with pytest.raises(UserError, match="^-cn experiment/demo: .*experiment=demo$"):
+        overrides_first(["-m", *option])
+    assert overrides_first(["-cn", "mine/config"]) == ["-cn", "mine/config"]
