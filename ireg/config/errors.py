@@ -59,7 +59,7 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
         option, _, value = word.partition("=")
         if option.startswith("--e") and "--experimental-rerun".startswith(option):
             raise UserError(
-                f"{word}: not supported, as such a file can run any code; ireg run FOLDER does the run of a folder again"
+                f"{word}: not supported, such a file can run any code; ireg run FOLDER does the run of a folder again"
             )
         group, _, choice = (value or following).rpartition("/")
         if option in ("-cn", "--config-name") and group in GROUPS:
