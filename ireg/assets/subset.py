@@ -1,4 +1,4 @@
-"""Cut an embedded subset from its originals: `python -m ireg.assets.subset MNIST FOLDER`, or FashionMNIST.
+"""Cut an embedded subset from its originals: `python -m ireg.assets.subset MNIST FOLDER`.
 
 The first 10,000 training and the 10,000 test examples are kept, in the original order and format (IDX). So they are
 read like the full set. Running it again writes the same bytes.
