@@ -2,11 +2,13 @@
 
 import re
 import shlex
+import sys
 import tomllib
 from contextlib import redirect_stdout
 from functools import cache, partial
 from importlib.util import find_spec
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -172,6 +174,9 @@ def contributed(folder, monkeypatch):
         if name.startswith(("conf/", "my_")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(code)
+        if name.startswith("my_"):
+            monkeypatch.setitem(sys.modules, Path(name).stem, None)  # so that it is forgotten after the test
+            del sys.modules[Path(name).stem]
     monkeypatch.syspath_prepend(folder)
     return files
 
