@@ -4,8 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 MINIMA := .venv-minima
 TOOLS := .venv-tools
-# File by file, in the order of tests/conftest.py: the longest files first, so that no process ends alone. Three processes,
-# also on two cores: the tests wait for processes and clocks a quarter of their time.
+# File by file, in the order of tests/conftest.py: what fails most often, then the longest files, so that no process ends
+# alone. Three processes, also on two cores: the tests wait for processes and clocks a quarter of their time.
 SPREAD := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 # Silent in a pipe; on a terminal pip shows what it downloads.

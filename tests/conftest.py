@@ -25,6 +25,16 @@ TOLD = "told"
 """The property under which a test records what is to be read at the end, whichever process it ran in."""
 
 
+FIRST = (
+    "tests/test_language.py",
+    "tests/test_imports.py",
+    "tests/test_catalogue.py",
+    "tests/test_config.py",
+    "tests/test_package.py",
+    "tests/test_docs.py",
+)
+"""The files that fail most often come first: they are short, and show within a minute what a change forgot."""
+
 LONGEST = (
     "tests/slurm/test_slurm.py",
     "tests/test_train.py",
@@ -39,13 +49,15 @@ LONGEST = (
     "tests/test_bad_surroundings.py",
     "tests/system/test_terminal.py",
 )
-"""The files that take longest, in this order, come first: where several processes share the work, none ends alone."""
+"""The files that take longest follow, in this order: where several processes share the work, none ends alone."""
+
+ORDER = (*FIRST, *LONGEST)
 
 
 def pytest_collection_modifyitems(items):
     def place(item):
         path = item.path.relative_to(ROOT).as_posix()
-        return LONGEST.index(path) if path in LONGEST else len(LONGEST)
+        return ORDER.index(path) if path in ORDER else len(ORDER)
 
     items.sort(key=place)  # a stable sort: files and tests keep their order otherwise
     if not os.environ.get("IREG_SLOW"):

@@ -7,8 +7,11 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from functools import partial
+from contextlib import redirect_stdout
+from functools import cache, partial
 from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -19,9 +22,9 @@ from hydra.utils import instantiate
 
 import ireg
 from benchmarks import costs
-from ireg.__main__ import COMMANDS
-from ireg.config.composition import GROUPS
+from ireg.__main__ import COMMANDS, main
 from ireg.config.read import read
+from ireg.config.schema import GROUPS
 from study.scripts import batches, claims, edge, norms, spikes, traces
 from study.scripts import published as study
 from tests.conftest import ROOT
@@ -74,14 +77,14 @@ def test_commands_are_right(line, tmp_path, capsys):
     elif program in ("python", ".venv/bin/python") and rest[0] == "-m" and rest[1].startswith("ireg.assets."):
         assert find_spec(rest[1]) is not None
     elif program in ("python", ".venv/bin/python") and rest[0] == "-m" and rest[1].startswith("ireg."):
-        checks_the_options(["-m", rest[1]], rest[2:])
+        checks_the_options(rest[1].removeprefix("ireg."), rest[2:])
     elif program == "ireg":
         if rest:
             assert rest[0] in COMMANDS
             if rest[0] == "train":
                 checks_the_configuration(rest[1:])
             else:
-                checks_the_options(["-m", "ireg", rest[0]], rest[1:])
+                checks_the_options(rest[0], rest[1:])
     else:
         known = (
             "python3 -m venv .venv",
@@ -107,13 +110,19 @@ def checks_the_configuration(words):
         read(compose("config", single))
 
 
-def checks_the_options(start, words):
+def checks_the_options(name, words):
     """Compare with what --help lists, of a command below where the tool has such."""
-    below = [word for word in words[:1] if start[-1] in ("data", "sweep", "ireg.sweep")]
-    command = [sys.executable, *start, *below, "--help"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert shown.returncode == 0, shown.stderr
-    assert all(word in shown.stdout for word in words if word.startswith("-"))
+    below = [word for word in words[:1] if name in ("data", "sweep")]
+    assert all(word in shown_help(name, *below) for word in words if word.startswith("-"))
+
+
+@cache
+def shown_help(*words):
+    shown = StringIO()
+    with redirect_stdout(shown), pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    assert ended.value.code == 0
+    return shown.getvalue()
 
 
 @pytest.fixture
@@ -166,25 +175,39 @@ def written_in_contributing():
     return dict(code.removeprefix("# ").split("\n", 1) for _, code in FENCED.findall(text))
 
 
+def contributed(folder, monkeypatch):
+    """Write the files of CONTRIBUTING's blocks below a folder, as modules of the user's."""
+    for name, code in written_in_contributing().items():
+        if name.startswith(("conf", "my_")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(code)
+        if name.startswith("my_"):
+            monkeypatch.setitem(sys.modules, Path(name).stem, None)  # so that it is forgotten after the test
+            del sys.modules[Path(name).stem]
+    monkeypatch.syspath_prepend(folder)
+
+
+def test_a_data_set_and_a_penalty_of_contributing_are_trained_with(tmp_path, monkeypatch, small_run):
+    contributed(tmp_path, monkeypatch)
+    found = f"hydra.searchpath=[file://{tmp_path}/conf]"
+    penalty = ["regularizer=l1", "regularizer.strength=0.01"]
+    small_run(
+        tmp_path / "run", found, "data=mine", *penalty, "optimizer=adam", "lr=0.01", "data.noise.kind=none", "epochs=8"
+    )
+    rows = ireg.load(tmp_path / "run")
+    assert rows["test/error"].iloc[-1] < 0.2 < rows["test/error"].iloc[0]
+    assert rows["penalty/value"].gt(0).all()
+    from my_penalty import L1
+
+    weight = torch.tensor([2.0, -3.0], requires_grad=True)
+    added = L1(strength=0.5).penalized(None, {"w": weight}, weight.sum(), 1)
+    (gradient,) = torch.autograd.grad(added.total, weight)
+    assert (float(added.penalty), gradient.tolist()) == (2.5, [1.5, 0.5])
+
+
 def test_what_contributing_adds_works(tmp_path, monkeypatch):
     """A data set, an architecture and a term of the user's, as the page writes them."""
-    files = written_in_contributing()
-    assert set(files) >= {"my_terms.py", "conf_of_mine/terms/largest.yaml", "conf/data/mine.yaml", "mine.py"}
-    data = (
-        "import torch\nfrom torch import nn\n\n"
-        + files["mine.py"]
-        + (
-            "\ndef read(*, train):\n    count = 500 if train else 100\n"
-            "    return torch.zeros(count, 4, 4, dtype=torch.uint8), torch.arange(count) % 3\n"
-        )
-    )
-    (tmp_path / "mine.py").write_text(data)
-    (tmp_path / "my_terms.py").write_text(files["my_terms.py"])
-    monkeypatch.syspath_prepend(tmp_path)
-    for name, code in files.items():
-        if name.startswith("conf"):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text(code)
+    contributed(tmp_path, monkeypatch)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         chosen = ["data=mine", "model=convolutional", "terms=[sgd,largest]"]
         paths = ",".join(f"file://{tmp_path}/{folder}" for folder in ("conf", "conf_of_mine"))

@@ -20,47 +20,19 @@ SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batc
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["lr=-1"], "error: lr=-1.0: must be a finite number > 0; set it like lr=1e-3"),
-        (["lr=abc"], "error: lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
-        (
-            ["optimizer=foo"],
-            "error: optimizer=foo: no such choice; choose one of adafactor, adagrad, adam, adamw,",
-        ),
-        (["optimizer=rmspro"], "error: optimizer=rmspro: no such choice, did you mean rmsprop?; choose one of"),
-        (["terms=foo"], "error: terms=foo: no such choice; choose one of adaptive, adaptive_se, alignment,"),
-        (
-            ["data=foo"],
-            "error: data=foo: no such choice; choose one of cifar10, digits, fashion10k, ",
-        ),
-        (["lrr=1"], "error: lrr: no such key, did you mean lr?; python train.py --help lists the keys"),
-        (["lr=1e-3,1e-2"], "error: lr=1e-3,1e-2: several values; add -m to sweep over them"),
-        (
-            ["optimizer=[sgd,adam]"],
-            "error: optimizer: choose one, not a list; to sweep over several, use -m optimizer=a,b",
-        ),
-        (
-            ["optimizer.weight_decay=1"],
-            "if it is an argument of the optimizer, write ++optimizer.weight_decay=…",
-        ),
-        (
-            ["hydra/launcher=foo"],
-            "error: hydra/launcher=foo: no such choice; choose one of basic, joblib, slurm,",
-        ),
+        (["lr=-1"], "error: lr=-1.0: must be a finite number > 0"),
+        (["optimizer=rmspro"], "error: optimizer=rmspro: no such choice, did you mean rmsprop?"),
+        (["terms=foo"], "error: terms=foo: no such choice; choose one of adaptive"),
+        (["lrr=1"], "error: lrr: no such key, did you mean lr?"),
+        (["optimizer=[sgd,adam]"], "error: optimizer: choose one, not a list"),
+        (["hydra/launcher=foo"], "error: hydra/launcher=foo: no such choice; choose one of basic, joblib, slurm,"),
         (["-m", "lr=interval(0,1)"], "error: BasicSweeper does not support sweep type : INTERVAL_SWEEP"),
         (["hydra.run.dir=/proc/x"], "error: /proc/x: No such file or directory; choose another place"),
         (["-m", "hydra.sweep.dir=/proc/x"], "error: /proc/x: No such file or directory; choose another place"),
         (["lr=[1"], "error: lr=[1: cannot be read; write key=value"),
-        (["-m", "lr=1e-3,-1"], "error: lr=-1.0: must be a finite number > 0; set it like lr=1e-3"),
-        (["terms=null"], "error: terms=null: choose one of adaptive, adaptive_se, alignment, "),
-        (
-            ["-m", "optimizer=adam,null"],
-            "error: optimizer=null: choose one of adafactor, adagrad, adam, ",
-        ),
-        (
-            ["-cn", "experiment/demo"],
-            "error: -cn experiment/demo: a part of the configuration is not the whole; write exp",
-        ),
-        (["-m", "optimizer=adam,rmsprop", "optimizer.eps=1e-7"], "write ++optimizer.eps=…"),
+        (["-m", "lr=1e-3,-1"], "error: lr=-1.0: must be a finite number > 0"),
+        (["-m", "optimizer=adam,null"], "error: Config group override must be"),
+        (["-cn", "experiment/demo"], "error: -cn experiment/demo: a part of the configuration is not the whole"),
         (["-m", "lr=1e-3,0.001"], "two runs of the sweep would share it"),
     ],
 )

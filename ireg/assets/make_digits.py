@@ -3,17 +3,18 @@
 import gzip
 import hashlib
 import sys
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from ireg.data.digests import require
+from ireg.data.packed import unpacked
 from ireg.system.errors import UserError
 from ireg.system.files import replacing
 
 RAW = Path(__file__).parent / "Digits" / "raw"
 ORIGINAL_MD5 = "a0339c30a8a5312a1b6f9e5c719dcce5"
 """Of scikit-learn's file, unpacked: a line an image, 64 numbers from 0 to 16 and the label."""
+REMEDY = "give scikit-learn's digits.csv.gz"
 NUM_TRAIN = 1437
 """The first so many lines; the others are the test examples."""
 
@@ -33,10 +34,10 @@ def make(original: Path, out: Path, md5: str) -> dict[str, str]:
         UserError: the original is missing, cannot be unpacked or has another md5; nothing is written then.
     """
     try:
-        content = gzip.decompress(original.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{original} cannot be read ({error}); give scikit-learn's digits.csv.gz") from error
-    require(f"the content of {original}", content, md5, "give scikit-learn's digits.csv.gz")
+        content = unpacked(original, original.read_bytes(), REMEDY)
+    except OSError as error:
+        raise UserError(f"{original} cannot be read ({error}): {REMEDY}") from error
+    require(f"the content of {original}", content, md5, REMEDY)
     rows = [[int(float(number)) for number in line.split(",")] for line in content.decode().splitlines()]
     written = {}
     for split, part in (("train", rows[:NUM_TRAIN]), ("t10k", rows[NUM_TRAIN:])):

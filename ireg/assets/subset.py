@@ -1,4 +1,4 @@
-"""Cut the embedded subset of a data set from its originals.
+"""Cut an embedded subset from its originals: `python -m ireg.assets.subset MNIST FOLDER`.
 
 The first 10,000 training and the 10,000 test examples are kept, in the original order and format (IDX). So they are
 read like the full set. Running it again writes the same bytes.
@@ -7,35 +7,44 @@ read like the full set. Running it again writes the same bytes.
 import gzip
 import hashlib
 import sys
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ireg.data.digests import require
+from ireg.data.packed import folder_of, unpacked
 from ireg.system.errors import UserError
 from ireg.system.files import replacing
 
 NUM_EXAMPLES = 10_000
+ORIGINAL_MD5 = {
+    "MNIST": {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    "FashionMNIST": {
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+}
+"""Of the originals' contents, unpacked."""
 
 
-def command(arguments: Sequence[str], script: str, out: Path, md5: Mapping[str, str], *, packed: bool) -> None:
-    """Run `make` on the command line's folder, and print the md5s as the data set's YAML has them.
-
-    Args:
-        arguments: the folder with the originals.
-        script: the name of the module that is run.
-        out: see `make`.
-        md5: see `make`.
-        packed: see `make`.
-    """
-    if len(arguments) != 1:
-        sys.exit(f"usage: python -m ireg.assets.{script} FOLDER_WITH_THE_ORIGINAL_FILES")
+def main(arguments: Sequence[str]) -> None:
+    """Cut the originals in a folder, and print the md5s as the data set's YAML has them."""
+    if len(arguments) != 2 or arguments[0] not in ORIGINAL_MD5:
+        sys.exit(f"usage: python -m ireg.assets.subset {'|'.join(ORIGINAL_MD5)} FOLDER_WITH_THE_ORIGINAL_FILES")
+    dataset, originals = arguments
     try:
-        written = make(Path(arguments[0]), out, md5, packed=packed)
+        out, packed = folder_of(None, dataset), dataset != "MNIST"
+        written = make(Path(originals), out, ORIGINAL_MD5[dataset], packed=packed)
     except UserError as error:
         sys.exit(str(error))
-    for name, digest in written.items():
-        print(f"{name}: {digest}")
+    for name, md5 in written.items():
+        print(f"{name}: {md5}")
 
 
 def make(originals: Path, out: Path, md5: Mapping[str, str], *, packed: bool) -> dict[str, str]:
@@ -74,9 +83,7 @@ def read_original(folder: Path, name: str, md5: str) -> bytes:
     """
     path, gz = folder / name, folder / f"{name}.gz"
     try:
-        content = path.read_bytes() if path.is_file() else gzip.decompress(gz.read_bytes())
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{gz} is truncated or damaged ({error}): get the original again") from error
+        content = path.read_bytes() if path.is_file() else unpacked(gz, gz.read_bytes(), "get the original again")
     except OSError as error:
         raise UserError(f"{folder} gives neither {name} nor {name}.gz ({error}): put one of them there") from error
     require(f"{name} in {folder}", content, md5, "get the original again")
@@ -84,13 +91,13 @@ def read_original(folder: Path, name: str, md5: str) -> bytes:
 
 
 def cut(content: bytes) -> bytes:
-    """Keep the first `NUM_EXAMPLES` items of an IDX file of unsigned bytes.
-
-    Its header: two zero bytes, the type, the number of dimensions, then each size in four bytes, the most significant
-    one first; the first size is the number of items (http://yann.lecun.com/exdb/mnist).
-    """
+    """Keep the first `NUM_EXAMPLES` items of an IDX file, whose header `ireg.data.packed.numbers` describes."""
     data_start = 4 + 4 * content[3]
     num_items = int.from_bytes(content[4:8], "big")
     item_bytes = (len(content) - data_start) // num_items
     keep = min(NUM_EXAMPLES, num_items)
     return content[:4] + keep.to_bytes(4, "big") + content[8 : data_start + keep * item_bytes]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

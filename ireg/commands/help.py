@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ireg.catalogue import CATALOGUE, NAMES, SET_TITLES
-from ireg.config.composition import GROUPS
+from ireg.config.schema import GROUPS
 from ireg.tables import markdown as table
 
 KEYS: dict[str, str] = {

@@ -11,7 +11,6 @@ import hydra
 from omegaconf import DictConfig
 
 from ireg.commands.help import help_text
-from ireg.config.composition import check_config_name
 from ireg.config.errors import explain, hydra_errors_raised, overrides_first
 from ireg.sweep.callback import exit_code, summary_at_the_end
 from ireg.system.command import endings_in_one_line
@@ -44,7 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if {"-h", "--help"} & set(given):
             print(help_text(CONF, _program()))
             return 0
-        check_config_name(given)
         sys.argv[1:] = overrides_first(given)
         task()
     return 0

@@ -3,17 +3,16 @@
 import dataclasses
 import difflib
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from itertools import pairwise
 
-from hydra._internal.utils import get_args_parser
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from ireg.config.composition import composition_error
 from ireg.config.read import no_such_key, unresolved
-from ireg.config.schema import Config
+from ireg.config.schema import GROUPS, Config
 from ireg.system.command import WANTS_TRACEBACK, plainly
 from ireg.system.errors import UserError
 
@@ -22,6 +21,12 @@ _EXTRAS = {
     "hydra/sweeper": "; for optuna, pip install -e '.[tune]' in the clone",
 }
 
+_ADVICE = {
+    "Multiple values for": "; on the command line, leave + out",
+    "Config group override must be": "; write a name that python train.py --help lists, or terms=[] for no term",
+    "argument of type": ": a choice must be a name that python train.py --help lists",
+}
+"""By how Hydra's text begins, what to do."""
 
 # What the launchers raise when a run is lost, by name: they need not be installed.
 _LOST = {
@@ -48,21 +53,25 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
     """Put overrides before options, as Hydra's parser takes no `epochs=1 -m seed=0,1`.
 
     Raises:
-        UserError: an option is unknown, or lacks its value, or would unpickle a file.
+        UserError: an option would unpickle a file, or takes a part of the configuration for the whole.
     """
-    parser = get_args_parser()
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; python train.py --hydra-help lists the options, --help the keys")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    given = parser.parse_intermixed_args(arguments)
-    if given.experimental_rerun:
-        raise UserError(
-            f"--experimental-rerun {given.experimental_rerun}: not supported, as such a file can run any code; "
-            "ireg run FOLDER does the run of a folder again"
-        )
-    overrides: list[str] = given.overrides
+    for word, following in pairwise([*arguments, ""]):
+        option, _, value = word.partition("=")
+        if option.startswith("--e") and "--experimental-rerun".startswith(option):
+            raise UserError(
+                f"{word}: not supported, such a file can run any code; ireg run FOLDER does the run of a folder again"
+            )
+        group, _, choice = (value or following).rpartition("/")
+        if option in ("-cn", "--config-name") and group in GROUPS:
+            raise UserError(
+                f"-cn {group}/{choice}: a part of the configuration is not the whole; write {group}={choice}"
+            )
+    # A word without = that follows an option is that option's value, as in -cn NAME.
+    overrides = [
+        word
+        for before, word in pairwise(["", *arguments])
+        if not word.startswith("-") and (not before.startswith("-") or "=" in word or word.startswith("~"))
+    ]
     options = list(arguments)
     for override in overrides:
         options.remove(override)
@@ -71,7 +80,7 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
 
 def explain(error: Exception) -> str | None:
     """Return the one line for a user's error; None for another."""
-    if line := composition_error(error) or _missing_choice(error):
+    if line := _missing_choice(error):
         return line
     if isinstance(error, OverrideParseException):
         return (
@@ -88,8 +97,10 @@ def explain(error: Exception) -> str | None:
     if str(error).startswith("Ambiguous value for argument"):
         override = str(error).splitlines()[0].split("'")[1]
         return f"{override}: several values; add -m to sweep over them (a value that is a list is written key=[a,b])"
+    if cause is None:
+        return _hydras_own(error)
     # Hydra's text says what was overridden, the cause's first line why that fails; the rest is about internals.
-    lines = [str(error).splitlines()[0], *(str(cause).splitlines()[:1] if cause else [])]
+    lines = [str(error).splitlines()[0], *str(cause).splitlines()[:1]]
     return ": ".join(line.strip() for line in lines).removeprefix("Error merging override ")
 
 
@@ -99,8 +110,18 @@ def _by_its_kind(error: Exception) -> str | None:
     if isinstance(error, OmegaConfBaseException):  # in Hydra's own settings, which are read as they are needed
         return unresolved(error)
     if isinstance(error, HydraException):
-        return " ".join(str(error).split())
+        return _hydras_own(error)
+    # A choice that is no name, and a file that is no YAML, raise errors of other kinds in these libraries' own code.
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if frames and str(frames[-1].f_globals.get("__name__")).startswith(("hydra.", "yaml.")):
+        return _hydras_own(error)
     return None
+
+
+def _hydras_own(error: Exception) -> str:
+    """Return Hydra's text in one line, with what it leaves out."""
+    text = " ".join(str(error).split())
+    return text + next((advice for beginning, advice in _ADVICE.items() if text.startswith(beginning)), "")
 
 
 def _missing_choice(error: Exception) -> str | None:
@@ -113,8 +134,12 @@ def _missing_choice(error: Exception) -> str | None:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if (group, choice) == ("hydra/launcher", "submitit_slurm"):  # which hydra/launcher=slurm builds upon
         return "hydra/launcher=slurm: the launcher for Slurm is not installed; pip install -e '.[slurm]' in the clone"
+    if not group:
+        return (
+            f"-cn {error.missing_cfg_file}: no such file in conf; leave -cn out, and choose parts, like experiment=demo"
+        )
     if not error.options:
-        return None
+        return f"{group}={choice}: no such choice; python train.py --help lists them"
     known = ", ".join(error.options) + _EXTRAS.get(group, "")
     return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; choose one of {known}"
 

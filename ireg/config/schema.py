@@ -10,12 +10,10 @@ from omegaconf import MISSING
 from ireg.catalogue import FORMER_NAMES, NAMES, SETS, composed, present
 
 NOISE_KINDS = ("symmetric", "uniform", "pairflip", "none")
-
-
-# Groups of which one is chosen, and a choice of each.
+GROUPS = ("optimizer", "regularizer", "model", "data", "terms", "trainer", "logger", "experiment")
+"""Groups of `conf/` that the command line chooses from."""
 CHOICES = {"data": "mnist10k", "model": "mlp", "optimizer": "sgd", "trainer": "default"}
-
-
+"""Groups of which one is chosen, and a choice of each."""
 # What every row holds, whatever the terms are.
 ALWAYS_MEASURED = (
     "train/loss",
@@ -27,53 +25,21 @@ ALWAYS_MEASURED = (
     "fit/recovered",
     "time/epoch",
 )
-
-
 PENALTY = "penalty/value"
-
-
 """What rows of runs with a regularizer hold beside that."""
-
-
 HOLDOUT = ("holdout/loss", "holdout/error")
-
-
 """What rows of runs with held-out examples hold beside that."""
-
-
 SWITCH = ("switch/phase", "switch/lr", "switch/gamma", "switch/estimate")
-
-
 """What rows of runs with an optimizer that switches hold beside that, the last two with SWATS."""
-
-
 INTERVAL = "every"
-
-
 """Key of a group of terms, beside those of its terms."""
-
-
 TERM_SETTINGS = ("every", "num_batches", "method")
-
-
 SMALLEST_SAMPLE = 3
-
-
 MOST_THREADS = 1024
-
-
 """A system has so many for one process; where it does not give them, torch ends the process."""
-
-
 NO_REGULARIZER = "none"
-
-
 LOSSES = ("cross_entropy", "squared_error")
-
-
 SAMPLINGS = ("epoch", "independent")
-
-
 METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks")
 
 

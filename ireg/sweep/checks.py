@@ -20,9 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from ireg.config.read import read
 from ireg.config.schema import Config
 from ireg.runs.damage import DamagedRecordError
-from ireg.runs.layout import STATUS
 from ireg.runs.ownership import FilesOfOthersError, finished
-from ireg.runs.status import FINISHED, read_status
 from ireg.sweep.plan import read_plan
 from ireg.system.errors import UserError
 
@@ -55,11 +53,7 @@ def checked_folders(config: DictConfig, sweep: Path) -> dict[Path, list[str]]:
     loader = GlobalHydra.instance().config_loader()
     folders: dict[Path, list[str]] = {}
     asked = _asked_before(sweep)
-    known = _finished_as_asked(config, sweep)
     for overrides in _jobs(config):
-        if (done := known.get(tuple(overrides))) is not None and done not in folders:
-            folders[done] = overrides
-            continue
         job = loader.load_sweep_config(config, overrides)
         with open_dict(job):
             job.hydra.job.num, job.hydra.job.id = len(folders), str(len(folders))
@@ -83,40 +77,6 @@ def _asked_before(sweep: Path) -> dict[str, list[str]]:
     with suppress(DamagedRecordError):
         return read_plan(sweep)
     return {}
-
-
-def _finished_as_asked(config: DictConfig, sweep: Path) -> dict[tuple[str, ...], Path]:
-    """Find a sweep's finished runs by what was set for them.
-
-    Their folders were checked when they began, and need not be composed again, which takes a tenth of a second a run:
-    as long as every file of the configuration is older than the run's end, and nothing refers to something elsewhere.
-    """
-    own = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)  # what it refers to may not be there
-    assert isinstance(own, list)
-    if any(override.lstrip("+").startswith(("hydra.sweep.subdir", "hydra.searchpath")) for override in own):
-        return {}
-    entries = GlobalHydra.instance().config_loader().get_search_path().get_path()
-    places = [entry.path.removeprefix("file://") for entry in entries]
-    files = [file for place in places if "://" not in place for file in Path(place).rglob("*.yaml")]
-    # Another primary configuration, or a folder of the user's own, may say something else with the same words.
-    one_source = (
-        len({place for place in places if "://" not in place}) == 1 and config.hydra.job.config_name == "config"
-    )
-    if (
-        not one_source
-        or not files
-        or any("${oc." in file.read_text(encoding="utf-8", errors="replace") for file in files)
-    ):
-        return {}
-    newest = max(file.stat().st_mtime_ns for file in files)
-    found = {}
-    for name, overrides in _asked_before(sweep).items():
-        path = sweep / name / STATUS
-        with suppress(OSError, DamagedRecordError):
-            status = read_status(sweep / name) if path.stat().st_mtime_ns > newest else None
-            if status and status["state"] in FINISHED and not any("${" in override for override in overrides):
-                found[tuple(overrides)] = sweep / name
-    return found
 
 
 def _check(config: DictConfig, settings: Config, folder: Path, *, without: Collection[str]) -> None:

@@ -48,7 +48,11 @@ def run_job(*arguments: Any, **keywords: Any) -> JobReturn:
 
 
 def register() -> None:
-    """Let Hydra's launchers call this `run_job`, wherever they have imported Hydra's own."""
+    """Let Hydra's launchers call this `run_job`, wherever they have imported Hydra's own.
+
+    No callback of Hydra's stands where these errors arise: they come before `on_job_start`, and each launcher calls
+    `run_job` by the name that it has imported.
+    """
     for module in [*sys.modules.values()]:
         if isinstance(module, ModuleType) and vars(module).get("run_job") is _hydras_own:
             module.run_job = run_job  # type: ignore[attr-defined]

@@ -1,5 +1,7 @@
 import pytest
 import torch
+import yaml
+from hydra.utils import instantiate
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -7,6 +9,7 @@ from ireg.core.functional import functional_loss
 from ireg.core.moments import gradient_moments
 from ireg.models import CNN, MLP, ResNet, ViT
 from ireg.models.resnet import Block
+from tests.conftest import ROOT
 
 
 def test_the_singhs_network():
@@ -43,6 +46,15 @@ MADE = {
     "resnet": lambda: ResNet(input_shape=(1, 14, 14), num_classes=3, channels=[4, 8], groups=2),
     "vit": lambda: ViT(input_shape=(1, 14, 14), num_classes=3, width=8, heads=2),
 }
+
+
+def made_by_a_file(path):
+    """The network of a file of conf/model."""
+    return lambda: instantiate(yaml.safe_load(path.read_text()), input_shape=(1, 14, 14), num_classes=3)
+
+
+FILES = {path.stem: path for path in sorted((ROOT / "conf" / "model").glob("*.yaml"))}
+MADE |= {name: made_by_a_file(path) for name, path in FILES.items() if name not in MADE}
 
 
 @pytest.fixture(params=MADE)

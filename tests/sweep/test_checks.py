@@ -1,20 +1,12 @@
 """What is refused before anything starts: one line, and nothing is left behind."""
 
 import json
-import os
 import re
 import runpy
-import shutil
 import sys
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from ireg.config.errors import overrides_first
-from ireg.sweep import checks
-from ireg.sweep.plan import add_to_plan
-from ireg.system.errors import UserError
 from tests.conftest import ROOT
 
 
@@ -78,8 +70,6 @@ EXPERIMENTS = "give one experiment a command, as it is a sweep with a folder of 
             "hydra.launcher.n_jobs=0: must be an integer of at least 1",
         ),
         ("-m seed=0,1 hydra/launcher=slurm", "no srun here, so this machine is not of a Slurm cluster; start from one"),
-        # Options.
-        ("--foo epochs=1", "unrecognized arguments: --foo; python train.py --hydra-help lists the options"),
     ],
 )
 def test_a_refused_command_is_one_line_and_leaves_nothing(monkeypatch, capfd, tmp_path, arguments, line):
@@ -92,13 +82,6 @@ def test_a_refused_command_is_one_line_and_leaves_nothing(monkeypatch, capfd, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_overrides_may_stand_before_and_after_options():
-    given = ["epochs=1", "-m", "-cn", "config", "seed=0,1", "--package", "model"]
-    assert overrides_first(given) == ["epochs=1", "seed=0,1", "-m", "-cn", "config", "--package", "model"]
-    with pytest.raises(UserError, match="expected one argument"):
-        overrides_first(["-m", "-cn"])
-
-
 def test_a_value_that_refers_to_another_is_that_of_each_run(tmp_path, forked_train):
     """And Hydra's own `${hydra:…}` is known to the checks, too."""
     small = ["data.train_size=40", "data.test_size=20", "model.hidden=[4]", "batch_size=20", "terms=[]"]
@@ -109,55 +92,3 @@ def test_a_value_that_refers_to_another_is_that_of_each_run(tmp_path, forked_tra
     status = {name: json.loads((sweep / name / "status.json").read_text()) for name in ("r0_0.1", "r1_0.2")}
     assert [run["config"]["lr"] for run in status.values()] == [0.1, 0.2]
     assert list(json.loads((sweep / "sweep.json").read_text())["runs"]) == list(status)
-
-
-@pytest.fixture
-def asked(tmp_path):
-    """A sweep's folder with a finished run, and a configuration of its own; a function that says what is found."""
-    conf, sweep = tmp_path / "conf", tmp_path / "sweep"
-    shutil.copytree(ROOT / "conf", conf)
-    os.utime(conf / "config.yaml", (1e9, 1e9))
-    for path in conf.rglob("*.yaml"):
-        os.utime(path, (1e9, 1e9))
-    (sweep / "a").mkdir(parents=True)
-    add_to_plan(sweep, {"a": ["seed=1"], "b": ["seed=2"], "c": ["lr=${oc.env:RATE}"]})
-    for name, state in (("a", "done"), ("b", "failed"), ("c", "done")):
-        (sweep / name).mkdir(exist_ok=True)
-        (sweep / name / "status.json").write_text(json.dumps({"state": state, "config": {}}))
-
-    def found(*overrides):
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            config = compose("config", [*overrides], return_hydra_config=True)
-            return checks._finished_as_asked(config, sweep)
-
-    found.conf, found.sweep = conf, sweep
-    return found
-
-
-def test_what_is_finished_as_asked_need_not_be_composed(asked):
-    assert asked() == {("seed=1",): asked.sweep / "a"}  # b has failed, and what c refers to may have changed
-    assert asked("hydra.sweep.subdir=${seed}") == {}
-
-
-def test_a_configuration_that_was_touched_is_looked_at_again(asked):
-    (asked.conf / "optimizer" / "adam.yaml").touch()
-    os.utime(asked.sweep / "a" / "status.json", (1.5e9, 1.5e9))
-    assert asked() == {}
-    os.utime(asked.conf / "optimizer" / "adam.yaml", (1e9, 1e9))
-    assert asked() != {}
-    with (asked.conf / "model" / "mlp.yaml").open("a") as file:
-        file.write("width: ${oc.env:WIDTH}\n")
-    os.utime(asked.conf / "model" / "mlp.yaml", (1e9, 1e9))
-    assert asked() == {}
-
-
-def test_the_same_words_to_another_configuration_are_looked_at_again(asked):
-    """Another primary file, or a folder of the user's own, may make another run of them."""
-    shutil.copy2(asked.conf / "config.yaml", asked.conf / "other.yaml")
-    with initialize_config_dir(str(asked.conf), version_base="1.3"):
-        config = compose("other", return_hydra_config=True)
-        assert checks._finished_as_asked(config, asked.sweep) == {}
-        config = compose("config", return_hydra_config=True)
-        assert checks._finished_as_asked(config, asked.sweep) != {}
-        GlobalHydra.instance().config_loader().get_search_path().append("theirs", str(asked.sweep))
-        assert checks._finished_as_asked(config, asked.sweep) == {}

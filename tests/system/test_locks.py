@@ -15,7 +15,6 @@ from ireg.runs.status import note_killed, read_status
 from ireg.sweep import __main__ as command
 from ireg.sweep.plan import add_to_plan
 from ireg.system.errors import UserError
-from tests.data.test_idx import NAMES, fill
 from tests.sweep.test_main import make_run
 
 
@@ -40,8 +39,8 @@ def test_a_file_system_without_locks_is_one_line_and_nothing_stays(tmp_path, no_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_data_set_that_is_to_be_unpacked_says_so_too(tmp_path, no_locks):
-    fill(tmp_path, "MNIST", gz=NAMES)
+def test_a_data_set_that_is_to_be_downloaded_says_so_too(tmp_path, no_locks, monkeypatch):
+    monkeypatch.setattr(idx, "download_url", lambda *_, **__: pytest.fail("it must not begin"))
     with pytest.raises(UserError, match=re.escape(f"{tmp_path}: {no_locks}") + ".*or use another with data.root=…"):
         idx.idx(dataset="MNIST", root=tmp_path, md5=None, train=True)
 

@@ -14,7 +14,7 @@ from tests.conftest import ROOT, SMALL, call_train
 
 FULL = "error: standard output: No space left on device; choose another place, or repair this one\n"
 FRAME = r"    run_as_process\(main\)\n|    with as_command\(|        as_command\("
-INNER = {"make_digits.py", "make_fashion10k.py", "make_mnist10k.py", "memory.py"}
+INNER = {"make_digits.py", "subset.py", "memory.py"}
 """Not called by users."""
 SOURCES = [*(ROOT / "ireg").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), ROOT / "train.py"]
 
