@@ -105,7 +105,6 @@ class Interval(NamedTuple):
             unit: behind the number, with its space.
 
         Example:
-            >>> from ireg.statistics import Interval
             >>> Interval(0.361, 0.359, 0.363).text(".1f", scale=100, unit=" %")
             '36.1 ± 0.2 %'
         """
@@ -122,7 +121,6 @@ class Interval(NamedTuple):
             The text; the mean alone without ends, and a dash without a mean.
 
         Example:
-            >>> from ireg.statistics import Interval
             >>> Interval(0.52, 0.31, 0.9).with_ends()
             '0.52 (0.31 to 0.90)'
         """

@@ -91,7 +91,7 @@ def read_original(folder: Path, name: str, md5: str) -> bytes:
 
 
 def cut(content: bytes) -> bytes:
-    """Keep the first `NUM_EXAMPLES` items of an IDX file, whose header `ireg.data.packed.numbers` describes."""
+    """Keep the first `NUM_EXAMPLES` items of an IDX file, see `ireg.data.packed.numbers`."""
     data_start = 4 + 4 * content[3]
     num_items = int.from_bytes(content[4:8], "big")
     item_bytes = (len(content) - data_start) // num_items

@@ -1,4 +1,4 @@
-"""`python -m study.scripts.traces multirun/traces`: the Hessian's traces where a loss is first reached.
+"""`python -m study.scripts.traces multirun/traces`: traces where a loss is first reached.
 
 From the runs of docs/curvature.md it writes docs/data/traces.csv, a row a run and training loss. The page's table is
 made from that file; a test compares them.
