@@ -135,7 +135,7 @@ Seconds of a whole epoch, medians over the turns' epochs:
 - **terms off**: the same with `terms=[]`; the training examples, otherwise evaluated by the terms' pass, then have an
   evaluation of their own.
 - **by hand**: a loop in plain PyTorch, tuned by hand, that trains, evaluates and computes the same terms, without
-  framework and files (`benchmarks/loop.py`), with the project's optimizer: torch's kernels for many tensors at once.
+  framework and files (`benchmarks/loop.py`), with the project's optimizer and its kernel.
 - **ordinary**: the ordinary Lightning way (`benchmarks/ordinary.py`): a torchvision data set with `ToTensor` in a
   shuffling DataLoader, `self.log` and torchmetrics in each step, torch's optimizer as it is by default, the same terms;
   what became of the training examples (`fit/*`) is left out. It has fewer epochs: {ordinary}.

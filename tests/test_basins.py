@@ -157,6 +157,7 @@ def test_the_command_writes_what_it_prints(run, small_run, capsys):
     out = capsys.readouterr().out
     assert "barriers between forks, mean of 2 checkpoints" in out
     assert "above the floor: " in out
+    assert f"wrote {run / 'out' / 'basins.json'}" in out
     results = json.loads((run / "out" / "basins.json").read_text())
     assert [len(result["pairs"]) for result in results] == [6, 6]
     found = study.means(results, "as_is", "train/loss")

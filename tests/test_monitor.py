@@ -75,6 +75,22 @@ def test_observing_does_not_change_training(layers):
     assert stream == other
 
 
+def test_minibatches_before_the_first_step_are_no_steps():
+    """As with a gradient scaler that leaves the first steps out."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = ireg.Monitor(model, optimizer, criterion=cross_entropy, terms=["ireg/sgd"])
+    for batch in ((INPUTS[:4], TARGETS[:4]), (INPUTS[4:8], TARGETS[4:8])):
+        monitor.update(batch)
+    assert monitor.steps == 2  # nobody has seen a step yet: each may have been one
+    cross_entropy(model(INPUTS[8:12]), TARGETS[8:12]).backward()
+    optimizer.step()
+    monitor.update((INPUTS[8:12], TARGETS[8:12]))
+    assert monitor.steps == 1
+    monitor.compute()
+    assert monitor.rows["steps"].tolist() == [1]
+
+
 def test_rates_are_those_the_steps_used():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -155,3 +155,10 @@ def test_a_ratio_of_squares_with_few_digits_has_all_of_its_own():
     """Squares of 1e-42 have three digits in single precision; their ratio is an ordinary number all the same."""
     upper, lower = ({"w": torch.tensor([value, value / 3])} for value in (1.2345678e-21, 7.654321e-22))
     assert float(norms.ratio(upper, lower)) == pytest.approx(1.2345678 / 0.7654321, rel=1e-6)
+
+
+def test_a_ratio_whose_square_leaves_the_range_is_a_number_of_its_own():
+    """Squares of 1e36 and 1e-36 have all their digits, and 1e72 is no number of single precision."""
+    upper, lower = ({"w": torch.tensor([value])} for value in (1e18, 1e-18))
+    assert float(norms.ratio(upper, lower)) == pytest.approx(1e36, rel=1e-6)
+    assert float(norms.ratio(lower, upper)) == pytest.approx(1e-36, rel=1e-6, abs=0)

@@ -35,6 +35,15 @@ def test_runs_are_found_through_links_once_each(sweep):
     assert find_runs([sweep / "1", sweep, sweep / "0"]) == [sweep / name for name in ("1", "0", "deep/er/2")]
 
 
+def test_a_link_to_a_folder_above_is_not_followed(sweep, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / STATUS).touch()
+    expected = run_folders(sweep)
+    (sweep / "above").symlink_to(tmp_path)
+    assert run_folders(sweep) == expected
+    assert len(run_folders(tmp_path)) > len(expected)
+
+
 def test_what_is_no_folder_holds_no_runs(tmp_path):
     (tmp_path / STATUS).mkdir()
     (tmp_path / "file").touch()
