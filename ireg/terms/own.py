@@ -1,6 +1,4 @@
-"""The implicit regularizer of the run's own optimizer.
-
-Its memory and its preconditioner are included.
+"""The implicit regularizer of the run's own optimizer, its memory and its preconditioner included.
 
 Let the update be a linear filter of the minibatch gradients seen so far, ω_{t+1} = ω_t − η P Σ_{n≥0} a_n g_{t−n}, P a
 fixed diagonal, each epoch all m minibatches in a fresh random order. To first order in η, past the transient of the
@@ -54,9 +52,9 @@ def _undefined(snapshot: Snapshot) -> bool:
 
 
 def _step_factors(snapshot: Snapshot) -> tuple[float, float]:
-    """Return SGD's factors for rates that change within the epoch.
+    """Return the factors of SGD's two parts for rates that change within the epoch.
 
-    With a memory these are not known, and the mean rate stands.
+    With a memory these are not known: both are 1, and the mean rate stands.
     """
     optimizer = snapshot.optimizer
     plain = optimizer.kind == "sgd" and optimizer.buffer is None
@@ -65,9 +63,9 @@ def _step_factors(snapshot: Snapshot) -> tuple[float, float]:
 
 @needs(_moments, estimable=True)
 def own_full_batch(snapshot: Snapshot) -> Tensor | None:
-    """The part of `own` that full batches have, too.
+    """Compute the part of `own` that full batches have, too: (η_e/4) (1 + 2L) ‖ḡ‖²_P.
 
-    It is (η_e/4) (1 + 2L) ‖ḡ‖²_P. With weight decay, ḡ includes the decay. With independent minibatches ‖∇C‖²_P stands
+    With weight decay, ḡ includes the decay. With independent minibatches ‖∇C‖²_P stands
     for ‖ḡ‖²_P, estimated without bias; the estimate may be negative.
 
     Source and validity: see `ireg.terms.own`.
@@ -88,10 +86,9 @@ def _with_shared(snapshot: Snapshot, gradient: Params) -> Params:
 
 @needs(_moments, estimable=True)
 def own_variance(snapshot: Snapshot) -> Tensor | None:
-    """The part of `own` that minibatches add.
+    """Compute the part of `own` that minibatches add: (η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P.
 
-    It is (η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P, and 0 for a single minibatch. None for independent minibatches, whose
-    mean has no such part.
+    It is 0 for a single minibatch. None for independent minibatches, whose mean has no such part.
 
     Computed as the difference of (1/m) Σ ‖g_k‖²_P and ‖ḡ‖²_P, the same by algebra.
 
@@ -108,9 +105,9 @@ def own_variance(snapshot: Snapshot) -> Tensor | None:
 
 @needs(_moments, estimable=True)
 def own(snapshot: Snapshot) -> Tensor | None:
-    """The implicit regularizer of the run's optimizer.
+    """Compute the implicit regularizer of the run's optimizer, `own_full_batch` + `own_variance`.
 
-    It is `own_full_batch` + `own_variance`; that of SGD is `sgd`. With independent minibatches it is the former alone.
+    That of SGD is `sgd`. With independent minibatches it is the first part alone.
 
     Source and validity: see `ireg.terms.own`.
     """
