@@ -7,7 +7,7 @@ Lanczos' method computes `lambda_max` and `preconditioned_sharpness`, to a resid
 Each measurement starts from the last one's eigenvector. An eigenvalue lies within the residual of the value.
 
 `trace`, `trace_root` and `adaptive` are exact for networks that are affine in each single weight, like stacks of linear
-layers, convolutions and ReLU without normalization, see `ireg.core.diagonal`.
+layers, convolutions and ReLU without normalization, see docs/theory.md, section 12.
 Elsewhere `trace` and `adaptive` are estimated with random signs, and have a standard error;
 `trace_root`, of which no estimate is without bias, does not exist.
 """

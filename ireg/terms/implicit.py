@@ -6,8 +6,8 @@ C = (1/m) Σ Ĉ_k, η the learning rate. All are measured at fixed ω.
 Where parameter groups have rates of their own, η‖v‖² is Σ_i η_i v_i², each weight with its own rate. Where the rate
 changes within the epoch, the two parts have different coefficients, see `OptimizerState.step_factors`.
 
-With independent minibatches (`ireg.core.drawing`) C is the loss of the population that they are drawn from. The parts
-are then its own, estimated from the window's k minibatches without bias: ‖∇C‖² by ‖ḡ‖² − s²/k, and the variance
+With `sampling="independent"` C is the loss of the population that the minibatches are drawn from. The parts are then
+those of the population, estimated from the window's k minibatches without bias: ‖∇C‖² by ‖ḡ‖² − s²/k, and the variance
 E ‖g − ∇C‖² by s² = Σ ‖g_j − ḡ‖²/(k − 1). They add up to `sgd` as before.
 """
 

@@ -6,25 +6,25 @@ first steps, the mean over the orders follows the P-gradient flow of
 
     C + (η_e/4) [ (1 + 2L) ‖ḡ‖²_P + (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P ],  ‖v‖²_P = vᵀPv,
 
-with η_e, L, τ of the rule (`ireg.core.optimizers`): a past gradient lies uphill by its age, which lengthens the step
-along the mean gradient, but two minibatches of an epoch are never equal, which takes off the variance's share. For SGD
-it is equation 1 (Smith et al. 2021, arXiv:2101.12176). For momentum on full batches the factor is (1 + β)/(1 − β)
+with η_e, L, τ of the optimizer's rule. A past gradient lies uphill by its age, which lengthens the step along the mean
+gradient. But two minibatches of an epoch are never equal, which takes off the variance's share. For SGD it is equation 1 (Smith et al. 2021, arXiv:2101.12176). For momentum on full batches the factor is (1 + β)/(1 − β)
 (Kovachki & Stuart 2021; Ghosh et al. 2023, arXiv:2302.00849). The split for minibatches is derived in docs/theory.md,
 section 6.
 
 Adaptive optimizers: P = 1/(√v̂ + ε) frozen as the last step had it. That is the whole of it where P changes little
 within its own memory; what its changes add is in `ireg.terms.theory`. Before the first step P does not exist, nor do
 these terms. Parameter groups with rates of their own: P includes each one's share of the largest. Without a rule for
-the optimizer's class these terms do not exist. Weight decay λ makes ḡ + λω of ḡ, decoupled weight decay ḡ + λP⁻¹ω: of
-the loss that is descended then. So is an explicit penalty: g_k is the gradient of minibatch k's objective.
+the optimizer's class these terms do not exist. With weight decay λ, ḡ + λω stands for ḡ, with
+decoupled weight decay ḡ + λP⁻¹ω: the gradient of the loss that is descended then. With an explicit penalty g_k is the
+gradient of minibatch k's objective.
 
-Independent minibatches (`ireg.core.drawing`): the variance's part comes of minibatches that are never the same within
-an epoch. Where each is a draw of its own, the mean over the draws follows the flow of
+With `sampling="independent"` the variance has no part: that comes of minibatches that are never the same within an
+epoch. Where each is a draw of its own, the mean over the draws follows the flow of
 
     C + (η_e/4) (1 + 2L) ‖∇C‖²_P,
 
 C the loss of the population. ‖∇C‖²_P is estimated from a window of k minibatches without the noise of its draw, see
-`ireg.core.moments.independent`. docs/theory.md, section 15.
+docs/theory.md, section 15.
 """
 
 from functools import partial

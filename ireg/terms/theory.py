@@ -1,18 +1,18 @@
 """How much, and in which direction, finite step and memory change an optimizer's mean path.
 
-With the mean flow ω̇ = −(u + M + V + F) of `ireg.core.mean_flow`, u the leading velocity, X = M + V + F, and
+With the mean flow ω̇ = −(u + M + V + F) of the optimizer, u the leading velocity, X = M + V + F, and
 Q = (1/m) Σ ‖g_k‖², the quantity that SGD's regularizer penalizes. For SGD X = (η/4) ∇Q, so its alignment is 1; for
 others the two numbers say what the correction is against the leading flow, and whether it pushes Q down or up, in one
 unit for all optimizers. Weight decay, if there is any, is in the loss and its gradients.
 
-With independent minibatches (`ireg.core.drawing`) SGD's X is (η/2) H∇C, and its alignment is below 1. X is then mostly
+With `sampling="independent"` SGD's X is (η/2) H∇C, and its alignment is below 1. X is then mostly
 free of the window's noise, but the norms of X, u and ∇Q are not: a strength from few minibatches is biased.
 
 They are measured at the point alone, from the optimizer's hyperparameters and not from its state, past the transient
 of the first steps. The expansion holds while the strength is small: from `ireg.catalogue.VALID_STRENGTH` on it says
 nothing.
 
-F is also computed without the expansion, at rate 0 (`ireg.core.preconditioner_noise`): `strength_exact` and
+F is also computed without the expansion, at rate 0 (docs/theory.md, section 16): `strength_exact` and
 `alignment_exact`. Where F's strength differs from the exact one, the expansion in v's fluctuation does not hold.
 
 Source: docs/theory.md, section 7, where it is derived and certified; for full batches Cattaneo, Klusowski & Shigida
