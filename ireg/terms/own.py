@@ -7,7 +7,8 @@ first steps, the mean over the orders follows the P-gradient flow of
     C + (η_e/4) [ (1 + 2L) ‖ḡ‖²_P + (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P ],  ‖v‖²_P = vᵀPv,
 
 with η_e, L, τ of the optimizer's rule. A past gradient lies uphill by its age, which lengthens the step along the mean
-gradient. But two minibatches of an epoch are never equal, which takes off the variance's share. For SGD it is equation 1 (Smith et al. 2021, arXiv:2101.12176). For momentum on full batches the factor is (1 + β)/(1 − β)
+gradient. But two minibatches of an epoch are never equal, which takes off the variance's share. For SGD it is
+equation 1 (Smith et al. 2021, arXiv:2101.12176). For momentum on full batches the factor is (1 + β)/(1 − β)
 (Kovachki & Stuart 2021; Ghosh et al. 2023, arXiv:2302.00849). The split for minibatches is derived in docs/theory.md,
 section 6.
 
