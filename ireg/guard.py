@@ -97,6 +97,7 @@ class Guard:
         self._replay = max(self._replay or 0.0, finding.difference.relative)
         if finding.cause:
             text = finding.text(measured.optimizer, "the first step" if step == 1 else f"step {step}")
+            # The first comparison ends a training. So does the second in its window, where the first looked clipped.
             if self._compared <= 1 + (not first):
                 raise ValueError(text)
             self.warnings.once("replay", text)

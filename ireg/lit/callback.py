@@ -406,9 +406,11 @@ class ImplicitRegularizationMonitor(Callback):
         assert self._witness is not None
         assert self._witness.record is not None
         record = self._witness.record
+        # A step that does not call the module itself was seen before Lightning's context of the precision alone.
         if "16" in str(trainer.precision) and record.autocast is None:
             half = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float16
             record.autocast = pl_module.device.type, half
+        # The last window is the step after `_global_step`; the one at `position` is as many steps earlier.
         step = self._global_step + 1 - (len(windows) - 1 - position)
         twin = muted_twin(pl_module, step - 1)
         options, batches = self._as_measured(trainer, pl_module, windows)

@@ -235,6 +235,7 @@ class Switch(Optimizer):
 
     def _agrees(self) -> bool:
         """Return whether λ̂ is γ, to the tolerance, and can be a learning rate."""
+        # After one step λ̂ is γ by definition, whatever the optimizer: λ = (1 − ρ)γ and λ̂ = λ/(1 − ρ).
         if self.event != "swats" or self._steps < 2 or self._gamma is None:
             return False
         estimate = self.estimate

@@ -195,6 +195,7 @@ def noise_edge(snapshot: Snapshot) -> Tensor | None:
         return None
     if not 0 <= rule.momentum < 1:
         return None
+    # L2 decay adds λ to the curvature of each minibatch alike: to their mean, and nothing to their variance.
     curvatures = snapshot.steepest_curvatures + optimizer.loss_decay
     mean, beta = curvatures.mean(), rule.momentum
     if float(mean) <= 0:
@@ -219,7 +220,7 @@ def _edge(snapshot: Snapshot) -> float | None:
 
 
 def _unscaled(snapshot: Snapshot) -> bool:
-    """Whether the optimizer divides, but has not yet."""
+    """Return whether the optimizer divides, but has not taken a step yet."""
     return snapshot.optimizer.second_moment is not None and snapshot.preconditioner is None
 
 

@@ -43,10 +43,11 @@ def product(snapshot: Snapshot) -> Tensor | None:
 def spectral_product(snapshot: Snapshot) -> Tensor | None:
     """Compute the product Πσ₁(W_l) of the largest singular values of all weight matrices.
 
-    None where there are no weight matrices.
-
     A convolution's kernel is the matrix of its channels (out, in · height · width), which is not the matrix of the map
     between images. For stacks of Linear layers the product bounds how much an input's change may grow.
+
+    Returns:
+        The product, 0-d, in double precision; None where there are no weight matrices.
 
     Source: Bartlett, Foster & Telgarsky 2017, arXiv:1706.08498.
     """

@@ -117,6 +117,7 @@ def _rates(used: Sequence[Sequence[float]], groups: Sequence[int]) -> tuple[dict
     lead = max(means, key=lambda group: means[group])
     for step in used:
         for group in groups:
+            # Products and no quotients, as a rate may be 0. Schedulers round, so equal factors agree to 1e-6 only.
             if not math.isclose(step[group] * means[lead], means[group] * step[lead], rel_tol=1e-6):
                 raise ValueError(
                     "the rates of the parameter groups change by different factors within the epoch: no modified loss "
