@@ -25,6 +25,7 @@ doctest_global_setup = """
 import torch
 from torch import nn
 from ireg import *
+from ireg.options import Options
 from ireg.statistics import Interval, holm, mean_interval, paired_difference, plus_minus
 """
 autodoc_typehints = "description"

@@ -610,8 +610,8 @@ def nearest(name: str, tags: Iterable[str]) -> str:
     parts = {tag.rpartition("/")[2]: tag for tag in known}
     if similar := get_close_matches(name, known, n=1, cutoff=0.8):
         return similar[0]
-    (found,) = get_close_matches(name.rpartition("/")[2], parts, n=1, cutoff=0.0)
-    return parts[found]
+    (part,) = get_close_matches(name.rpartition("/")[2], parts, n=1, cutoff=0.0)
+    return parts[part]
 
 
 def composed(choice: str) -> dict[str, Any]:
@@ -637,15 +637,12 @@ def composed(choice: str) -> dict[str, Any]:
 
 
 def entry(tag: str) -> str:
-    """Return the tag under which `CATALOGUE` would have a tag.
-
-    A layer's, like `norm/layers/1.weight`, is that before its name.
-    """
+    """Return the tag that `CATALOGUE` has for a tag: that of `norm/layers/1.weight` is `norm/layers`."""
     return "/".join(tag.split("/")[:2])
 
 
 def quantity(tag: str) -> Quantity | None:
-    """Return what a tag means; None for tags of others."""
+    """Return the entry of a tag; None for a tag that `ireg` does not write."""
     return CATALOGUE.get(entry(tag))
 
 

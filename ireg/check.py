@@ -38,13 +38,13 @@ DRAWN = (
 )
 
 REPLAY, NOISE = "check/replay", "check/noise"
-"""Tags of what was found out about a measurement: see the catalogue."""
+"""Tags of the marks of a measurement, see the catalogue."""
 
 CHECKS = ("each", "first", "off")
 """Steps that are computed again: the first of each window, the first of all, or none."""
 
 SEEDS = (1, 2)
-"""Of two evaluations that are equal where nothing is drawn."""
+"""Seeds of two evaluations, which are equal where nothing is drawn."""
 
 
 def require_check(check: str) -> None:
@@ -59,7 +59,7 @@ def require_check(check: str) -> None:
 
 @dataclass(frozen=True)
 class Finding:
-    """What has come of computing a step's gradient again.
+    """The result of computing a step's gradient again.
 
     Attributes:
         difference: of the two gradients.
@@ -74,7 +74,7 @@ class Finding:
     drawn: bool = False
 
     def text(self, optimizer: Optimizer, when: str) -> str:
-        """Say by how much, where and why, in one line.
+        """Describe the difference in one line: by how much, where and why.
 
         Args:
             optimizer: that got the gradient.
@@ -88,7 +88,7 @@ class Finding:
 
 
 class Replay:
-    """Compute a step's gradient again, and find why it is another one.
+    """Compute a step's gradient again, and find out why it differs.
 
     Args:
         module: that trains, without wrappers.
@@ -123,22 +123,25 @@ class Replay:
             record: of the step.
             batch: its minibatch.
             before: the minibatch before it, if there is one.
+
+        Returns:
+            The difference of the two gradients, and its cause.
         """
         held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
         names = {name for name, parameter in self.module.named_parameters() if id(parameter) in held}
         expected = {name: value for name, value in record.gradient.items() if name in names}
         lowest = record.autocast[1] if record.autocast is not None else None
 
-        def compared(found: Params, with_: Params) -> Difference:
-            return difference(found, with_, lowest)
+        def compared(gradient: Params, with_: Params) -> Difference:
+            return difference(gradient, with_, lowest)
 
         with self.streams.kept():
-            found = self._gradient(record, batch)
-            off = compared(found, expected)
+            gradient = self._gradient(record, batch)
+            off = compared(gradient, expected)
             if not off.is_small:  # activations that are computed again want the step's weights in the module, too
                 with self._weights_of(record):
-                    found = self._gradient(record, batch)
-                off = min(off, compared(found, expected), key=lambda difference: difference.relative)
+                    gradient = self._gradient(record, batch)
+                off = min(off, compared(gradient, expected), key=lambda difference: difference.relative)
             if off.is_small:
                 return Finding(off)
             if self.compiled is not None and noise_layers(self.module):
@@ -153,7 +156,7 @@ class Replay:
                     "on all ranks",
                 )
             arrived = {name: value for name, value in record.arrived.items() if name in expected}
-            if arrived.keys() == expected.keys() and (plain := compared(found, arrived)).is_small:
+            if arrived.keys() == expected.keys() and (plain := compared(gradient, arrived)).is_small:
                 clipping = clipping_of(arrived, expected)
                 if clipping is not None:
                     return Finding(plain, clipping=clipping)
@@ -162,7 +165,7 @@ class Replay:
             return Finding(off, cause, drawn=cause == DRAWN)
 
     def noise(self, batch: Batch, mode: Callable[[nn.Module], AbstractContextManager[None]]) -> float:
-        """Return by how much of itself a loss differs between two seeds; 0 where nothing is drawn.
+        """Return the difference of a loss between two seeds, as a share of it; 0 where nothing is drawn.
 
         Args:
             batch: the minibatch.
@@ -185,12 +188,12 @@ class Replay:
         return abs(one - other) / max(abs(one), abs(other))
 
     def _value(self, weights: Params, batch: Batch) -> float:
-        """The loss; what its pass does to buffers is no noise."""
+        """Compute the loss, with copies of the buffers: what a pass does to them is no noise."""
         with copied_buffers(self.module):
             return float(self.loss(weights, batch).detach())
 
     def _gradient(self, record: StepRecord, batch: Batch, *, seed: int | None = None, flipped: bool = False) -> Params:
-        """Compute the gradient with the step's noise, or with that of a seed."""
+        """Compute the gradient with the step's noise or that of a seed, and modes flipped if asked for."""
         modes = record.modes or modes_of(self.module)
         if flipped:
             modes = dict.fromkeys(modes, not modes[""])
@@ -205,7 +208,7 @@ class Replay:
 
     @contextmanager
     def _weights_of(self, record: StepRecord) -> Iterator[None]:
-        """Give the module itself the weights of a step for the block."""
+        """Give the module itself the weights of a step within the block."""
         with weights_kept(self.module):
             with torch.no_grad():
                 for name, value in self.module.named_parameters():
@@ -213,7 +216,7 @@ class Replay:
             yield
 
     def _compiled_gradient(self, record: StepRecord, batch: Batch) -> Params:
-        """Compute the gradient by the compiled model itself, with the step's weights put into it."""
+        """Compute the gradient by the compiled model itself, with the weights of the step."""
         assert self.compiled is not None
         wrapper, loss = self.compiled
         moved = {name: value for name, value in self.module.named_parameters() if value.requires_grad}

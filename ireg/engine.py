@@ -204,7 +204,7 @@ class Hessian:
         return self._mean.products
 
     def __call__(self, direction: Params) -> Params:
-        """Compute H v.
+        """Compute the Hessian product H v.
 
         Args:
             direction: v, by name, like `params`.
@@ -239,8 +239,8 @@ class TopEigenvalue:
         products: products with H that were computed.
 
     Example:
-        >>> found = TopEigenvalue(eigenvalue=2.0, eigenvector={"w": torch.ones(1)}, residual=1e-3, products=10)
-        >>> found.residual <= 0.01 * found.eigenvalue  # settled
+        >>> top = TopEigenvalue(eigenvalue=2.0, eigenvector={"w": torch.ones(1)}, residual=1e-3, products=10)
+        >>> top.residual <= 0.01 * top.eigenvalue  # settled
         True
     """
 
@@ -294,8 +294,8 @@ def top_eigenvalue(
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
         >>> batches = [(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 1))]
-        >>> found = top_eigenvalue(model, batches, criterion=nn.functional.mse_loss)  # of 2 x xᵀ: 2 ‖x‖²
-        >>> round(found.eigenvalue, 4), found.eigenvector["weight"].abs()
+        >>> top = top_eigenvalue(model, batches, criterion=nn.functional.mse_loss)  # of 2 x xᵀ: 2 ‖x‖²
+        >>> round(top.eigenvalue, 4), top.eigenvector["weight"].abs()
         (50.0, tensor([[0.6000, 0.8000]]))
     """
     if not 0 <= tolerance < 1:
@@ -324,7 +324,7 @@ def require_direction(name: str, direction: Params, params: Params) -> None:
         params: the weights.
 
     Raises:
-        ValueError: it has not.
+        ValueError: the direction differs in one of these.
 
     Example:
         >>> require_direction("start", {"w": torch.ones(2)}, {"w": torch.ones(3)})
@@ -345,18 +345,18 @@ def require_direction(name: str, direction: Params, params: Params) -> None:
     for key, param in params.items():
         value = direction[key]
         if not isinstance(value, Tensor) or _looks(value) != _looks(param):
-            found = _looks(value) if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise ValueError(f"{name}[{key!r}] is {found}; must be {_looks(param)}, like the weight")
+            given = _looks(value) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ValueError(f"{name}[{key!r}] is {given}; must be {_looks(param)}, like the weight")
 
 
 def _some(names: set[str]) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names in words, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(sorted(map(str, names))[:_NAMED]) + more
 
 
 def _looks(value: Tensor) -> str:
-    """Shape, type and device in words."""
+    """Return shape, type and device of a tensor in words."""
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
 
 
@@ -411,7 +411,7 @@ class _Opened:
             yield
 
     def snapshot(self, method: str = "auto", initial: Params | None = None) -> Snapshot:
-        """Take the snapshot, within `measuring`, with all moments at hand."""
+        """Take a snapshot that allows all moments; to be called within `measuring`."""
         taken = take_snapshot(
             self.measured.module,
             Epoch(batches=self.batches, initial=initial),
@@ -423,10 +423,10 @@ class _Opened:
 
 
 def _of_all_weights(model: nn.Module) -> Optimizer:
-    """Return an optimizer that holds all parameters that require a gradient; it takes no step.
+    """Return an optimizer of all parameters that require a gradient, which takes no step.
 
     Raises:
-        ValueError: there are none.
+        ValueError: no parameter requires a gradient.
     """
     module = bare_module(model)
     held = [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""Ask for steps of a training to be computed again, and judge what comes of it."""
+"""Let steps of a training be computed again, and judge the difference."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ireg.measured_loss import MeasuredLoss
 
 
 class Guard:
-    """Compare the gradient of one step a window with that of its minibatch, computed again.
+    """Compare the gradient of one step in each window with that of its minibatch, computed again.
 
     A difference at the first step ends the training there, before an epoch is lost. One at a later step ends none: the
-    window's rows are marked, and it is warned of once. A step whose gradient looks clipped is followed by another one:
+    window's rows are marked, and one warning is given. A step whose gradient looks clipped is followed by another one:
     a bound is met again, and a factor that looked like one is not.
 
     Args:
@@ -38,7 +38,7 @@ class Guard:
         self._drawn = False
 
     def begin(self, witness: Witness) -> None:
-        """Begin a window: ask for its first step, if it is to be compared."""
+        """Begin a window, and ask for a record of its first step, if that is to be compared."""
         self.modes, self._replay, self._drawn = {}, None, False
         witness.begin()
         if self._wants:
@@ -49,7 +49,7 @@ class Guard:
         return self.check == "each" or (self.check == "first" and not self._compared)
 
     def ask_again(self, witness: Witness) -> None:
-        """Ask for the next step, if none of the window could be kept, as of layers that had no weights yet."""
+        """Ask for the next step if none could be recorded yet, as where layers had no weights."""
         if self._wants and self._replay is None and not witness.asked:
             witness.ask()
 
@@ -63,7 +63,7 @@ class Guard:
         step: int,
         before: Batch | None = None,
     ) -> None:
-        """Compare the step that was asked for.
+        """Compare the step that was asked for with its minibatch's gradient, computed again.
 
         Args:
             witness: which has a record of the step.
@@ -84,37 +84,38 @@ class Guard:
         with measured.in_modes(self.modes):
             if not measured.is_known:
                 measured.look(batch)
-            found = measured.replay.compare(record, batch, before)
+            finding = measured.replay.compare(record, batch, before)
             if not self._compared:
                 self._noise = measured.noise(batch, mode)
-        if first and found.drawn and not self._drawn:  # what is drawn between two steps is known after one
+        if first and finding.drawn and not self._drawn:  # what is drawn between two steps is known after one
             self._drawn = True
             witness.ask()
             return
-        if first and found.clipping is not None and found.clipping.factor < 1:
+        if first and finding.clipping is not None and finding.clipping.factor < 1:
             witness.ask()  # a factor that is none of clipping makes no bound of the next norm
         self._compared += 1
-        self._replay = max(self._replay or 0.0, found.difference.relative)
-        if found.cause:
-            text = found.text(measured.optimizer, "the first step" if step == 1 else f"step {step}")
+        self._replay = max(self._replay or 0.0, finding.difference.relative)
+        if finding.cause:
+            text = finding.text(measured.optimizer, "the first step" if step == 1 else f"step {step}")
+            # The first comparison ends a training. So does the second in its window, where the first looked clipped.
             if self._compared <= 1 + (not first):
                 raise ValueError(text)
             self.warnings.once("replay", text)
 
     def marks(self) -> dict[str, float]:
-        """Return what was found out about the window, by tag."""
+        """Return the marks of the window's rows, by tag."""
         marks = {} if self._replay is None else {REPLAY: self._replay}
         return marks | ({NOISE: self._noise} if self._noise else {})
 
 
 class Warnings:
-    """What is worth a warning, each once."""
+    """Warnings of which each kind is given once."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
 
     def once(self, kind: str, text: str) -> None:
-        """Warn, if this kind of warning is the first."""
+        """Give a warning, unless one of its kind has been given."""
         if kind not in self._said:
             self._said.add(kind)
             warnings.warn(text, UserWarning, stacklevel=4)

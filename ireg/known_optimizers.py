@@ -51,7 +51,7 @@ class KnownOptimizer:
     edges: Mapping[str, EdgeSetting] = field(default_factory=dict)
 
     def load(self) -> Any:
-        """Import the class."""
+        """Import the optimizer's class and return it."""
         module, _, name = self.target.rpartition(".")
         return getattr(import_module(module), name)
 

@@ -1,4 +1,4 @@
-"""How a model and its loss become a function of the weights, and whether that function is faithful."""
+"""A model and its loss as a function of the weights, and whether that function is faithful."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ MODES: Mapping[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
 
 
 class MeasuredLoss:
-    """Make a model and its loss a function of the parameters; as a context, leave all as it was.
+    """A model and its loss as a function of the parameters; as a context, it leaves all as it was.
 
     Args:
         model: any module, wrapped or not.
@@ -65,7 +65,7 @@ class MeasuredLoss:
         loss: as a function of the parameters.
         descended: what the steps descend, where that is the loss and an explicit penalty.
         streams: all that the module and the loss draw from.
-        is_known: whether `look` has found out what kind of function it is.
+        is_known: whether `look` has determined what kind of function it is.
         writes: whether a forward pass changes the weights that it is given.
     """
 
@@ -111,13 +111,14 @@ class MeasuredLoss:
 
     @contextmanager
     def in_modes(self, modes: Mapping[str, bool]) -> Iterator[None]:
-        """Leave all as it was at the end of the block, in which submodules are in modes."""
+        """Put submodules into modes within the block, and leave all as it was after it."""
         self._modes = modes
         with self:
             yield
 
     def outside_inference(self, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """Return minibatches that can be differentiated: tensors made in inference mode cannot."""
+        """Return minibatches that can be differentiated, as copies if inference mode is on."""
+        # Tensors that are made in inference mode cannot enter a graph.
         return [copied(batch) for batch in batches] if self._inference else batches
 
     def mode(self, name: str) -> Callable[[nn.Module], AbstractContextManager[None]]:
@@ -128,7 +129,7 @@ class MeasuredLoss:
 
     @property
     def replay(self) -> Replay:
-        """What computes a step's gradient again."""
+        """The object that computes a step's gradient again."""
         return Replay(
             self.module,
             self.loss if self.descended is None else self.descended,
@@ -139,14 +140,14 @@ class MeasuredLoss:
         )
 
     def noise(self, batch: Batch, mode: str) -> float:
-        """Return by how much of itself the loss differs between two seeds, where it should not.
+        """Return the difference of the loss between two seeds, as a share of it, where there should be none.
 
         It is 0 where nothing is drawn, and with `two_draws`, which is made for noise.
         """
         return self.replay.noise(batch, self.mode(mode)) if mode != "two_draws" else 0.0
 
     def look(self, batch: Batch) -> None:
-        """Find out on a minibatch what kind of function the loss is.
+        """Evaluate the loss on a minibatch to determine what kind of function it is.
 
         A criterion that reads the model's weights itself is made a loss of the whole model. A forward pass that writes
         to weights gets copies of them.
@@ -172,7 +173,7 @@ class MeasuredLoss:
         self.is_known = True
 
     def _evaluated(self, batch: Batch) -> tuple[Graph, bool]:
-        """Evaluate the loss with copies of the weights: its graph, and whether the pass has changed them."""
+        """Evaluate the loss with copies of the weights; return its graph, and whether the copies changed."""
         weights = leaves_like(self.module)
         with torch.enable_grad():
             graph = Graph(self._own(weights, batch))
@@ -180,7 +181,7 @@ class MeasuredLoss:
         return graph, any(not same_values(value, own[name]) for name, value in weights.items())
 
     def require_own_gradient(self, batch: Batch, remedy: str = "") -> None:
-        """Compare the gradient by given weights with that of the model's own passes.
+        """Check that the gradient at given weights is that of the model's own passes.
 
         Args:
             batch: a minibatch.
@@ -190,18 +191,18 @@ class MeasuredLoss:
             ValueError: they differ.
         """
         if not self._depends or not any(value.requires_grad for value in self.module.parameters()):
-            return  # it is refused where what moves is looked for
+            return  # a loss that moves nothing is refused later, where the moving parameters are determined
         with self.streams.kept():
             state = self.streams.state()
             expected = self._own_gradient(batch)
             self.streams.restore(state)
             with MODES["two_draws"](self.module):
                 weights = {name: value.detach().clone() for name, value in self.module.named_parameters()}
-                found = difference(replayed_gradient(self._own, weights, batch), expected)
-        if not found.is_small:
+                off = difference(replayed_gradient(self._own, weights, batch), expected)
+        if not off.is_small:
             raise ValueError(
-                f"the gradient of the first minibatch at given weights differs by {found.relative:.2g} of its norm "
-                f"from that of the model's own backward pass, most in {found.most}: the loss reads weights in another "
+                f"the gradient of the first minibatch at given weights differs by {off.relative:.2g} of its norm "
+                f"from that of the model's own backward pass, most in {off.most}: the loss reads weights in another "
                 f"way than through the model that it is given; read them there{remedy}"
             )
 
@@ -214,7 +215,7 @@ class MeasuredLoss:
         return {name: dense(gradient).detach() for name, gradient in zip(own, gradients, strict=True)}
 
     def _of_model(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The loss as the user has given it."""
+        """Compute the loss of a minibatch as the user has given it."""
         if self._criterion is not None:
             return self._criterion(model(batch[0]), batch[1])
         return self.given(model, batch)
@@ -236,7 +237,7 @@ def require_one_loss(criterion: Criterion | None, loss: ModelLoss | None) -> Non
 def loss_function(
     model: nn.Module, criterion: Criterion | None, loss: ModelLoss | None
 ) -> ModuleLoss | StepLoss | MeanOverRanks:
-    """Make the loss a function of the parameters.
+    """Return the loss as a function of the parameters, the mean over ranks where the model is distributed.
 
     Raises:
         ValueError: both or none of `criterion` and `loss` are given, or the model is refused.

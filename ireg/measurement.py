@@ -1,7 +1,4 @@
-"""The one measuring path, from a network to one number a term.
-
-It takes a module, its minibatches, its loss and its optimizer.
-"""
+"""The one path from a module, its minibatches, its loss and its optimizer to one number a term."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -57,8 +54,8 @@ def measure(
         model: any module, also compiled, or within `DistributedDataParallel`: a minibatch is then that of all ranks,
             and all of them must measure.
         batches: the minibatches of an epoch, as a list: each is looked at several times.
-        optimizer: of the model; wrappers of Lightning and accelerate are looked through. For a class without a rule in
-            `ireg.core.optimizers`, the terms of its memory and of its second moment are left out.
+        optimizer: of the model; wrappers of Lightning and accelerate are looked through. For a class whose
+            update rule is not known, the terms of its memory and of its second moment are left out.
         terms: what is measured. All that is asked for, from here to `check`, is described in `ireg.options.Options`.
         criterion: `(outputs, targets) -> 0-d tensor`, for pairs.
         loss: `(model, batch) -> 0-d tensor`, for any minibatch. Give this or `criterion`.
@@ -121,7 +118,7 @@ def measure(
 
 
 def measure_epoch(model: nn.Module, options: Options, epoch: Epoch, *, optimizer: Optimizer) -> dict[str, float]:
-    """Measure terms at the model's present weights, with all that was noted of an epoch.
+    """Measure terms at the model's present weights, with all that was recorded of an epoch.
 
     See `measure`, whose keywords are the fields of `options` and of `epoch`.
 
@@ -170,7 +167,7 @@ def measure_epoch(model: nn.Module, options: Options, epoch: Epoch, *, optimizer
 
 
 def _sampled(options: Options, epoch: Epoch) -> Epoch:
-    """Draw the sample that is asked for, if it has not been drawn, and check that it serves.
+    """Draw the sample of minibatches that is asked for, unless it is drawn already, and check its size.
 
     Raises:
         ValueError: there are no minibatches, or a sample that is too small, too large, or must be all.
@@ -198,7 +195,7 @@ def take_snapshot(
     """Take a snapshot of training, as far as the terms need it.
 
     Args:
-        module: whose parameters; in the mode in which it is measured, see `ireg.core.functional.measuring`.
+        module: whose parameters are taken; in the mode in which it is measured, see `ireg.core.functional.measuring`.
         epoch: what was trained on.
         options: what is asked for: the terms, the method, how minibatches are drawn, and whether masks are.
         loss: of the module, as a function of its parameters.
@@ -239,8 +236,15 @@ def take_snapshot(
 def evaluate(terms: Mapping[str, Term], snapshot: Snapshot) -> dict[str, float]:
     """Compute the terms at a snapshot, by tag.
 
-    Those that do not exist for the optimizer are left out. Of a term with several numbers, each has its name after the
+    Terms that do not exist for the optimizer are left out. Of a term with several numbers, each has its name after the
     tag. From a sample of the minibatches, each term of gradients has its standard error under `<tag>_se`.
+
+    Args:
+        terms: function by tag.
+        snapshot: where.
+
+    Returns:
+        The values by tag, each in the unit of its term.
     """
     values: dict[str, float] = {}
     for tag, term in terms.items():

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class Monitor:
     """Remember an epoch's minibatches, and measure the terms over them.
 
-    The words are torchmetrics': `update` after each step, `compute` after the epoch, `reset` before the next.
+    The methods have torchmetrics' names: `update` after each step, `compute` after the epoch, `reset` before the next.
 
     Observing does not change the training: the weights are bit-equal with and without a monitor.
 
@@ -119,9 +119,7 @@ class Monitor:
         self.reset()
 
     def update(self, batch: Batch) -> None:
-        """Remember a minibatch and what its step used.
-
-        Call it after `optimizer.step()`.
+        """Remember a minibatch and what its step used; to be called after `optimizer.step()`.
 
         The minibatch is copied. A minibatch whose step was not taken, as a gradient scaler leaves steps out, is not
         remembered.
@@ -138,9 +136,8 @@ class Monitor:
         if taken and taken == self._seen:
             self._before = copied(batch) if self._witness.asked else None
             return
-        if (
-            taken and not self._seen and self._settings
-        ):  # what came before the first step that was taken trained nothing
+        # What came before the first step that was taken trained nothing.
+        if taken and not self._seen and self._settings:
             self.steps -= len(self._settings)
             self._start_window()
         if self._settings and len(self._settings[0]) != len(self.optimizer.param_groups):
@@ -158,10 +155,10 @@ class Monitor:
         self._before = copied(batch) if not taken and self._witness.asked else None
 
     def _keep(self, place: int, batch: Batch) -> None:
-        """Put a minibatch into the sample, as far as memory allows it.
+        """Put a minibatch into the sample of the window.
 
         Raises:
-            ValueError: it does not.
+            ValueError: the sample takes more memory than `max_cache` allows.
         """
         self._size += size_of(batch) - size_of(self._sample.put(place, batch))
         if self._size > self.options.cache:
@@ -172,13 +169,13 @@ class Monitor:
             )
 
     def _compare(self, batch: Batch) -> None:
-        """Let the guard compute the step's gradient again."""
+        """Let the guard compute the gradient of the minibatch's step again."""
         self._guard.after_step(
             self._witness, self._measured, batch, mode=self.options.mode, step=self.steps, before=self._before
         )
 
     def _compare_with_penalty(self) -> None:
-        """Do the same for the window's first step, once all minibatches of the penalty are known."""
+        """Compare the window's first step, once all minibatches of the penalty are known."""
         regularizer = self.options.regularizer
         if regularizer is None or self._witness.record is None or not self._sample.items:
             return
@@ -191,9 +188,7 @@ class Monitor:
         return MeasuredLoss(self.model, self.optimizer, self.options.criterion, self.options.loss)
 
     def compute(self) -> dict[str, float]:
-        """Measure the terms at the present weights.
-
-        The minibatches are those since the last `reset`.
+        """Measure the terms at the present weights, over the minibatches since the last `reset`.
 
         The values are also added to `rows`. `check/replay` is by how much of its norm the gradient of the window's
         first step, computed again, differs from what the optimizer got. Where it is above rounding, terms may be wrong.
@@ -214,7 +209,7 @@ class Monitor:
         return values
 
     def _epoch(self) -> Epoch:
-        """What is known of the window's minibatches and steps."""
+        """Return what is known of the window's minibatches and steps."""
         epoch = Epoch(
             batches=self._sample.items,
             initial=self.initial,
@@ -234,7 +229,7 @@ class Monitor:
         )
 
     def reset(self) -> None:
-        """Forget the minibatches; `rows` stay."""
+        """Forget the minibatches and begin the next epoch; `rows` stay."""
         self._seen, self._before = self._witness.steps, None
         self._start_window()
         known = [id(parameter) for parameter in bare_module(self.model).parameters()]
@@ -252,10 +247,7 @@ class Monitor:
 
     @property
     def rows(self) -> "DataFrame":
-        """What was computed so far, one row a call of `compute`.
-
-        `steps` counts the updates.
-        """
+        """What was computed so far, as one row for each call of `compute`; `steps` counts the updates."""
         from pandas import DataFrame  # only where it is wanted: it takes half a second to import
 
         return DataFrame(self._rows)
@@ -264,7 +256,7 @@ class Monitor:
 def warn_of_measurement(
     warnings: Warnings, model: nn.Module, settings: Sequence[Settings], values: Mapping[str, float], *, mode: str
 ) -> None:
-    """Warn of what changes the meaning of a measurement."""
+    """Warn of what changes the meaning of a measurement, each cause once."""
     if any(_differ(step, settings[0], "lr") for step in settings):
         warnings.once(
             "rates",

@@ -117,11 +117,11 @@ class Objective:
         return Evaluated(total, value.detach(), penalty, outputs)
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
-        """Compute the objective of a minibatch, 0-d, without what all minibatches share."""
+        """Compute the objective of a minibatch, 0-d, without the part that all minibatches share."""
         return self._of_minibatch(self.regularizer, params, batch)[2]
 
     def smooth(self, params: Params, batch: Batch) -> Tensor:
-        """Compute the same by double backward, so that it has second derivatives.
+        """Compute the objective of a minibatch by double backward, so that it has second derivatives.
 
         Raises:
             ValueError: what is descended is the gradient of no function.
@@ -146,7 +146,7 @@ class Objective:
         return own + sum((part.value_and_gradient(params)[0] for part in self._shared()), torch.zeros_like(own))
 
     def shared(self, params: Params) -> Shared | None:
-        """Return what all minibatches share, at these parameters; None if there is nothing."""
+        """Return the part that all minibatches share, at these parameters; None if there is none."""
         parts = self._shared()
         if not parts:
             return None
@@ -156,7 +156,7 @@ class Objective:
     def _of_minibatch(
         self, regularizer: Regularizer, params: Params, batch: Batch
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Return loss, outputs, objective and penalty."""
+        """Return loss, outputs, objective and penalty of a minibatch."""
         repeated = Repeated(self.loss, batch)
         value, outputs = repeated.first(params)
         with torch.enable_grad():

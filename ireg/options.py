@@ -1,4 +1,4 @@
-"""What a measurement is asked for, and what the epoch was trained on."""
+"""The options of a measurement, and what the epoch was trained on."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a measurement is asked for.
+    """The options of a measurement, checked when they are made.
 
     `ireg.measure`, `ireg.Monitor`, `ireg.ImplicitRegularizationMonitor` and the built-in runs take these options by
-    these names. They are checked here.
+    these names.
 
     Attributes:
-        terms: `"default"`, `"theory"`, tags, or functions by tag, see `ireg.terms.named.chosen_terms`.
+        terms: `"default"`, `"theory"`, tags, or functions by tag, see docs/terms.md.
         criterion: `(outputs, targets) -> 0-d tensor` for minibatches that are pairs `(inputs, targets)`: the mean over
             the examples. It opens the faster methods.
         loss: `(model, batch) -> 0-d tensor` for minibatches of any structure: the mean loss. Give this or `criterion`.
             Without either, the callback takes the module's own `training_step`.
-        method: how gradient moments are computed, see `ireg.core.moments.gradient_moments`.
+        method: how gradient moments are computed, see `ireg.gradient_moments`.
         num_batches: estimate the terms from so many of the epoch's minibatches, drawn at random, so that time and
             memory do not grow with the data. The terms are without bias, and each has a standard error under
-            `<tag>_se`, see `ireg.core.moments.sample`. None takes all.
+            `<tag>_se`, see docs/theory.md, section 9. None takes all.
         mode: `as_trained` measures the loss that is descended: the model stays in its present mode, in which BatchNorm
             takes the minibatch's statistics, and known noise like dropout is off. `two_draws` is the same with dropout
             on: for each minibatch two gradients are taken, each with masks of its own, so that the terms are those of
-            the mean over the masks, without bias, see `ireg.core.moments.draws`. `eval` measures it in eval mode.
+            the mean over the masks, without bias, see docs/theory.md, section 10. `eval` measures it in eval mode.
         sampling: how training draws its minibatches. `epoch`: each once an epoch, in random order. `independent`: each
             by a draw of its own, with replacement, or from a stream that never repeats. C is then the loss of the
             population, and the minibatches are a window of two draws or more. `ireg/own_variance` does not exist, and
-            ‖∇C‖² is freed of the window's noise, see `ireg.core.moments.independent`. What a loader does,
-            `ireg.core.drawing.sampling_of` says. None is for who reads it off the loader before a measurement.
+            ‖∇C‖² is freed of the window's noise, see docs/theory.md, section 15. `ireg.sampling_of` says what a loader
+            does. None leaves it open until the loader is known, as the callback does.
         regularizer: an explicit penalty that the steps descend beside the loss. `ireg/own` and the mean flow are then
             of both, and all else of the loss alone.
         check: which steps are computed again, to compare their gradients with those that the optimizer got: the first
@@ -81,7 +81,7 @@ class Options:
     max_cache: int | str = "1GiB"
 
     def __post_init__(self) -> None:
-        """Check the values, and whether they go together."""
+        """Check each value, and that they can be combined."""
         require_check(self.check)
         require_mode(self.mode)
         if self.sampling is not None:
@@ -113,7 +113,7 @@ class Options:
         return as_bytes(self.max_cache)
 
     def require_estimates(self, size: int | None, population: int | None = None) -> None:
-        """Check that the terms can be estimated, if they are to be.
+        """Check that the terms can be estimated from a sample of minibatches or masks, if that is asked for.
 
         Args:
             size: minibatches in a sample, k; None where all are used.
@@ -142,13 +142,13 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What was trained on, as far as somebody has seen it.
+    """What an epoch was trained on, as far as it has been observed.
 
     Attributes:
         batches: the minibatches, as a list: each is looked at several times.
         rates: of each minibatch's step, the learning rate of each parameter group; by default the optimizer's present
             ones.
-        settings: what each parameter group said at the last step, see `ireg.core.witness`; by default what it says now.
+        settings: what each parameter group said at the last step, as momentum; by default what it says now.
         stepped: identities of the parameters that had a gradient in a step; None where no step has been seen.
         modes: whether each submodule was in training mode, by name; by default submodules stay as they are.
         initial: the parameters before training, by name, for `norm/distance`; by default the present ones.
@@ -185,7 +185,7 @@ def require_mode(mode: str) -> None:
 
 
 def require_minibatches(batches: Sequence[Batch], *, pairs: bool) -> None:
-    """Check that the minibatches can be looked at again and again.
+    """Check that the minibatches can be passed over several times.
 
     Raises:
         ValueError: they are no sequence, there is none, or one is no pair though it must be.
@@ -220,10 +220,10 @@ def require_all(regularizer: Regularizer | None, sample: int | None, sampling: s
 
 
 def as_bytes(size: int | str) -> int:
-    """Read a number of bytes, also written like 512MiB.
+    """Return a number of bytes, also written like 512MiB.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no number of bytes.
     """
     if isinstance(size, int):
         return size

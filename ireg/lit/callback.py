@@ -1,4 +1,4 @@
-"""Measure the terms on anybody's LightningModule."""
+"""Measure the terms of any LightningModule after its training epochs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SHARE = "check/share"
-"""Tag of the share of an epoch's minibatches that a row has seen, where that is less than all."""
+"""Tag of the share of an epoch's minibatches that a row is from, where that is less than all."""
 
 
 class ImplicitRegularizationMonitor(Callback):
@@ -70,8 +70,8 @@ class ImplicitRegularizationMonitor(Callback):
         method: how gradient moments are computed.
         num_batches: estimate the terms from so many minibatches.
         mode: `as_trained`, `two_draws` or `eval`.
-        sampling: `epoch` or `independent`. By default it is read off the loader's sampler, and said where that is not
-            known.
+        sampling: `epoch` or `independent`. By default it is read off the loader by `ireg.sampling_of`, and a warning is
+            given where that does not know.
         regularizer: a penalty that is descended beside the loss.
         check: `each`, `first` or `off`.
         max_cache: memory that the copied minibatches may take.
@@ -141,12 +141,12 @@ class ImplicitRegularizationMonitor(Callback):
 
     @property
     def terms(self) -> dict[str, Term]:
-        """What is measured: functions by tag."""
+        """The terms that are measured, functions by tag."""
         return self.options.chosen
 
     @property
     def rows(self) -> DataFrame:
-        """What was measured, one row an epoch; `epoch` counts the completed ones."""
+        """What was measured, as one row for each measured epoch; `epoch` counts the completed ones."""
         from pandas import DataFrame  # only where it is wanted: it takes half a second to import
 
         return DataFrame(self._rows)
@@ -154,10 +154,11 @@ class ImplicitRegularizationMonitor(Callback):
     # Before training.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot be measured; start again with a training that begins.
+        """Refuse a training that cannot be measured, and forget an earlier one if a new one begins.
 
         Raises:
-            UserError: see the text of each.
+            UserError: several devices, sharded weights, manual optimization, float16 weights, or a `training_step` that
+                takes the iterator of the loader.
         """
         if stage != "fit":
             return
@@ -210,15 +211,15 @@ class ImplicitRegularizationMonitor(Callback):
         self._begin_epoch(trainer)  # a training that resumes within an epoch does not start one
 
     def _with_sampling(self, trainer: Trainer) -> Options:
-        """Read off the loader how minibatches are drawn, where nobody has said so.
+        """Return the options with the sampling of the loader, where they leave it open.
 
         Raises:
             UserError: a term has no estimate from minibatches that are drawn so, or the penalty does not exist.
         """
         if self.options.sampling is not None:
             return self.options
-        found = sampling_of(trainer.train_dataloader)
-        if found is None:
+        sampling = sampling_of(trainer.train_dataloader)
+        if sampling is None:
             self._guard.warnings.once(
                 "sampling",
                 f"how {type(trainer.train_dataloader).__name__} draws its minibatches is not known: the terms are "
@@ -226,7 +227,7 @@ class ImplicitRegularizationMonitor(Callback):
                 f"sampling='{INDEPENDENT}'",
             )
         with _user_errors():
-            return replace(self.options, sampling=found or EPOCH)
+            return replace(self.options, sampling=sampling or EPOCH)
 
     def _keep_initial(self, pl_module: LightningModule) -> None:
         self.initial = {name: value.clone() for name, value in detached_parameters(pl_module).items()}
@@ -266,17 +267,17 @@ class ImplicitRegularizationMonitor(Callback):
         return Reservoir(self.options.num_batches, named_generator("minibatches", self._epoch))
 
     def _measures(self, trainer: Trainer) -> bool:
-        """Whether the epoch gets a row, as far as is known."""
+        """Return whether the epoch gets a row, as far as is known yet."""
         every = self._epoch % self.every_n_epochs == 0 or self._epoch == trainer.max_epochs
         return every or self._ends(trainer) or (not self._rows and self._is_awaited(trainer))
 
     def _ends(self, trainer: Trainer) -> bool:
-        """Whether training ends with this epoch."""
+        """Return whether training ends with this epoch."""
         by_steps = trainer.max_steps not in (-1, None) and trainer.global_step >= trainer.max_steps
         return by_steps or (trainer.should_stop and trainer.fit_loop._can_stop_early)
 
     def _is_awaited(self, trainer: Trainer) -> bool:
-        """Whether somebody looks at a term after each epoch, so that there must be a first value."""
+        """Return whether a callback or scheduler reads a term after each epoch, and needs a first value."""
         watched = {getattr(callback, "monitor", None) for callback in trainer.callbacks}  # type: ignore[attr-defined]
         watched |= {config.monitor for config in trainer.lr_scheduler_configs}
         return bool(watched & self.terms.keys())
@@ -306,7 +307,11 @@ class ImplicitRegularizationMonitor(Callback):
             self._leave_memory(trainer, batch_idx)
 
     def _leave_memory(self, trainer: Trainer, batch_idx: int) -> None:
-        """End a training whose minibatches are too large; leave an epoch out that need not be measured."""
+        """Drop the minibatches of an epoch that need not be measured, as they take too much memory.
+
+        Raises:
+            UserError: the epoch is to be measured.
+        """
         if self._measures(trainer):
             raise UserError(
                 f"ImplicitRegularizationMonitor: minibatches up to the {batch_idx + 1}. of the epoch take "
@@ -318,7 +323,7 @@ class ImplicitRegularizationMonitor(Callback):
         self._sample = self._new_sample()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Keep the gradients, and whether clipping, which follows, acts."""
+        """Record the gradients, and whether the clipping that follows will change them."""
         assert self._witness is not None
         if not self.initial:
             self._keep_initial(pl_module)
@@ -329,7 +334,7 @@ class ImplicitRegularizationMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Close the window if a step was taken.
+        """Close the window of minibatches if a step was taken.
 
         A `training_step` that returned None has no minibatch, and a step that was left out has no window.
         """
@@ -401,9 +406,11 @@ class ImplicitRegularizationMonitor(Callback):
         assert self._witness is not None
         assert self._witness.record is not None
         record = self._witness.record
+        # A step that does not call the module itself was seen before Lightning's context of the precision alone.
         if "16" in str(trainer.precision) and record.autocast is None:
             half = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float16
             record.autocast = pl_module.device.type, half
+        # The last window is the step after `_global_step`; the one at `position` is as many steps earlier.
         step = self._global_step + 1 - (len(windows) - 1 - position)
         twin = muted_twin(pl_module, step - 1)
         options, batches = self._as_measured(trainer, pl_module, windows)
@@ -423,13 +430,13 @@ class ImplicitRegularizationMonitor(Callback):
     # After it.
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure, and give the row to loggers, callbacks and `rows`."""
+        """Measure the epoch, and give the row to loggers, callbacks and `rows`."""
         if self._measures(trainer):
             self._measure(trainer, pl_module)
         trainer.callback_metrics.update(self._last)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the last epoch, whatever has ended the training."""
+        """Measure the last epoch if it has no row, whatever has ended the training."""
         if self._settings and (not self._rows or self._rows[-1]["epoch"] != self._epoch):
             if self._full:
                 self._guard.warnings.once(
@@ -442,7 +449,7 @@ class ImplicitRegularizationMonitor(Callback):
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no hook on the module."""
+        """Remove the hooks from the module."""
         self._stop()
 
     def _stop(self) -> None:
@@ -450,7 +457,7 @@ class ImplicitRegularizationMonitor(Callback):
             self._witness.forget()
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add a row; an epoch without a step has none."""
+        """Measure the epoch and add its row; an epoch without a step has none."""
         if not self._settings or self._full or self._witness is None:
             return
         num_batches = self.options.num_batches
@@ -499,7 +506,7 @@ class ImplicitRegularizationMonitor(Callback):
             logger.log_metrics({**values, "epoch": self._epoch - 1}, step=trainer.global_step)
 
     def _marks(self, trainer: Trainer) -> dict[str, float]:
-        """What was found out about the row, beside its terms."""
+        """Return the marks of the row, by tag: what stands in it beside its terms."""
         marks = self._guard.marks()
         total = trainer.num_training_batches
         seen = self._ended - (self._first or 0)
@@ -513,16 +520,16 @@ class ImplicitRegularizationMonitor(Callback):
 
     @property
     def state_key(self) -> str:
-        """Several monitors of a trainer need prefixes of their own."""
+        """The key of this monitor in a checkpoint; several monitors of a trainer need different prefixes."""
         return self._generate_state_key(prefix=self.prefix)
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows, initial weights, and what a measurement leaves for the next one."""
+        """Return the rows, the initial weights, and what a measurement leaves for the next one."""
         kept = {name: value.cpu() for name, value in self._kept.items()}
         return {"rows": self._rows, "initial": self.initial, "kept": kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after the rows of a checkpoint."""
+        """Take the rows and weights of a checkpoint, to continue after them."""
         self._rows = [dict(row) for row in state_dict["rows"]]
         self.initial = dict(state_dict["initial"])
         self._kept = dict(state_dict.get("kept", {}))
@@ -530,7 +537,7 @@ class ImplicitRegularizationMonitor(Callback):
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    """Say whose error it is."""
+    """Raise an error of the arguments as one of the user's, with the name of the callback."""
     try:
         yield
     except UserError:
@@ -540,5 +547,5 @@ def _user_errors() -> Iterator[None]:
 
 
 def _is_last(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether a minibatch is the epoch's last, after which Lightning takes a step in any case."""
+    """Return whether a minibatch is the epoch's last, after which Lightning takes a step in any case."""
     return bool(trainer.is_last_batch) or batch_idx + 1 == trainer.num_training_batches

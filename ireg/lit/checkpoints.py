@@ -18,15 +18,14 @@ from ireg.system.files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent.
+    """Checkpoints that are whole or absent, written beside their place and then renamed.
 
-    They are written beside their place, then renamed. The one before is kept.
-
-    Lightning's own way goes through the system's temporary folder, and a move between file systems is no rename.
+    The one before is kept. Lightning's own writer uses the system's temporary folder, from which a move to another file
+    system is no rename.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path` in one step; its digest is added.
+        """Write `checkpoint` with its digest to `path` in one step.
 
         What was there becomes `previous.ckpt`.
         """
@@ -39,9 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """The state of training after the last epoch, in `last.ckpt`.
-
-    `previous.ckpt` is the checkpoint before.
+    """The state of training after the last epoch, in `last.ckpt`; `previous.ckpt` is the one before.
 
     Lightning's own `ModelCheckpoint` can do more, and looks at every step whether it should.
 
@@ -58,7 +55,7 @@ class LastCheckpoint(Checkpoint):
         self._random_states: Mapping[str, Any] | None = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the file; the epoch's row has been recorded by then."""
+        """Write the checkpoint of an epoch, whose row has been recorded by then."""
         epoch = trainer.current_epoch + 1
         if epoch % self.every == 0 or epoch == trainer.max_epochs or trainer.should_stop:
             for logger in trainer.loggers:
@@ -66,9 +63,9 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.folder / LAST, weights_only=False)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the run's mark, and the states of random streams.
+        """Add the run's mark, a digest of the rows, and the states of the random streams.
 
-        Layers like dropout draw from these streams. A digest of the rows is added, too.
+        Layers like dropout draw from these streams.
         """
         checkpoint[KEY] = {"run": self.run, "cpu": torch.get_rng_state(), "cuda": _cuda_states(trainer)}
         for logger in trainer.loggers:
@@ -80,7 +77,7 @@ class LastCheckpoint(Checkpoint):
         self._random_states = checkpoint[KEY]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Set the random streams to where they were."""
+        """Restore the states of the random streams."""
         if self._random_states is not None:
             torch.set_rng_state(self._random_states["cpu"])
             if self._random_states["cuda"]:

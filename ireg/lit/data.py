@@ -15,9 +15,9 @@ from ireg.system.errors import UserError
 
 
 class NoisyImages(L.LightningDataModule):
-    """Images as one tensor, noisy labels, batches as tensors.
+    """Images as one float32 tensor, with noisy labels, and with minibatches as tensors.
 
-    Images are float32. The noise has its own seed.
+    The noise has its own seed.
 
     Everything is a function of the arguments: the noise is made from the clean labels, so `setup` may be called
     again and changes nothing.
@@ -103,9 +103,7 @@ class NoisyImages(L.LightningDataModule):
         self._loaded = False
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the data and make the noise.
-
-        A second call finds the work done.
+        """Read the data and make the noise; a second call does nothing.
 
         Raises:
             UserError: the source returns something else than `Source` and the arguments say.
@@ -149,7 +147,7 @@ class NoisyImages(L.LightningDataModule):
         return tuple(self.train_inputs.shape[1:])
 
     def train_dataloader(self) -> ShuffledBatches:
-        """The training minibatches, with observed labels."""
+        """Return the training minibatches, with observed labels."""
         self._prepare()
         draw = ShuffledBatches if self.sampling == EPOCH else IndependentBatches
         return draw(
@@ -160,23 +158,20 @@ class NoisyImages(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> Batches:
-        """The test examples."""
+        """Return the test examples, in evaluation batches."""
         self._prepare()
         return Batches(self.test_inputs, self.test_labels.observed, batch_size=self.eval_batch_size)
 
     def train_batches(self) -> Batches:
-        """The training examples as they lie, in evaluation batches."""
+        """Return the training examples in their stored order, in evaluation batches."""
         return Batches(self.train_inputs, self.train_labels.observed, batch_size=self.eval_batch_size)
 
     def holdout_batches(self) -> Batches:
-        """The held-out examples, in evaluation batches."""
+        """Return the held-out examples, in evaluation batches."""
         return Batches(self.holdout_inputs, self.holdout_labels.observed, batch_size=self.eval_batch_size)
 
     def _prepare(self) -> None:
-        """Move the data to the trainer's device and precision.
-
-        This is done once, instead of for each batch.
-        """
+        """Move the data to the trainer's device and precision, once and not for each batch."""
         if self.trainer is None:
             return
         device, convert = self.trainer.strategy.root_device, self.trainer.precision_plugin.convert_input
@@ -191,9 +186,10 @@ def _those(chosen: Tensor, inputs: Tensor, labels: NoisyLabels, indices: Tensor)
 
 
 def _by_channel(key: str, value: float | Sequence[float], inputs: Tensor) -> float | Tensor:
-    """Make a number, or one a channel, fit to be broadcast.
+    """Return a number as it is, and one for each channel with the shape (C, 1, 1).
 
-    A number stays as it is; one a channel has the shape (C, 1, 1).
+    Raises:
+        UserError: the images have another number of channels.
     """
     if isinstance(value, int | float):
         return value

@@ -22,23 +22,25 @@ class TrainingFit:
         self._loss_sum = torch.zeros((), device=labels.observed.device)
 
     def add(self, indices: Tensor, logits: Tensor) -> None:
-        """Take the logits (n, C) of the examples with these indices.
+        """Add the logits of some examples, each of which must come once.
 
-        The indices are (n,). Each example is to come once.
+        Args:
+            indices: of the examples, (n,).
+            logits: of the examples, (n, C).
         """
         self._predicted[indices] = logits.argmax(1)
         self._loss_sum += self._criterion(logits, self.labels.observed[indices], reduction="sum")
 
     def loss(self) -> float:
-        """Mean loss on the observed labels of the examples seen."""
+        """Return the mean loss on the observed labels of the examples seen."""
         return float(self._loss_sum) / int(self._seen.sum())
 
     def wrong(self) -> Tensor:
-        """Tell of each example (N,) whether it was seen and its observed label is not predicted."""
+        """Return for each example, (N,), whether it was seen and its observed label is not predicted."""
         return self._seen & (self._predicted != self.labels.observed)
 
     def error(self) -> float:
-        """Share of the examples seen whose observed label is not predicted."""
+        """Return the share of the examples seen whose observed label is not predicted."""
         return int(self.wrong().sum()) / int(self._seen.sum())
 
     @property
@@ -58,5 +60,5 @@ class TrainingFit:
         }
         # Divided in double precision: a share of 10,000 examples is then the number one expects.
         return {
-            tag: int((found & among).sum()) / int(among.sum()) for tag, (found, among) in shares.items() if among.any()
+            tag: int((those & among).sum()) / int(among.sum()) for tag, (those, among) in shares.items() if among.any()
         }

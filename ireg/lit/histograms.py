@@ -13,7 +13,7 @@ FOLDER = "histograms"
 
 
 class Histograms:
-    """Writes distributions at each measured epoch.
+    """A writer of distributions at each measured epoch.
 
     These are `weights/<name>` of each parameter, and `gradients/norm` of ‖g_k‖ over the epoch's minibatches, where the
     terms need them all. Values that are not finite are left out.

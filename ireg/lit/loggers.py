@@ -1,4 +1,4 @@
-"""Where the rows go: metrics.csv, TensorBoard, and whoever listens."""
+"""The loggers of a run's rows: metrics.csv with its listener, and TensorBoard."""
 
 import os
 import socket
@@ -45,7 +45,7 @@ class MetricsFile(Logger):
         self.listener(step, metrics)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: status.json holds the configuration."""
+        """Do nothing, as status.json holds the configuration."""
 
     @property
     def name(self) -> str:
@@ -59,14 +59,12 @@ class MetricsFile(Logger):
 
     @property
     def version(self) -> str:
-        """There is one version."""
+        """The empty version: there is one only."""
         return ""
 
 
 class TensorBoard(TensorBoardLogger):
-    """TensorBoard event files: scalars by epoch, hyperparameters, overlaid charts.
-
-    They stand in the run folder.
+    """TensorBoard's event files in the run folder: scalars by epoch, hyperparameters, overlaid charts.
 
     Each scalar has a description: its formula, unit and source, see `ireg.catalogue`. TensorBoard finds the columns of
     its HPARAMS tab: what was set for the runs, where it differs between them, and all tags that they measured.
@@ -104,10 +102,7 @@ class TensorBoard(TensorBoardLogger):
                 path.unlink()
 
     def _write_earlier(self, rows: Mapping[int, Row]) -> None:
-        """Write rows as if the run had never stopped.
-
-        Their wall times are those of training.
-        """
+        """Write earlier rows as if the run had never stopped, with the wall times of training."""
         first, *others = sorted(rows)
         self.log_metrics(rows[first], first)
         at = time.time() - sum(rows[epoch].get("time/epoch", 0.0) for epoch in others)
@@ -129,10 +124,7 @@ class TensorBoard(TensorBoardLogger):
             self._add_scalar(tag, float(value), step)
 
     def finalize(self, status: str) -> None:
-        """Say how the run ended, and close the file.
-
-        A run that diverged has failed.
-        """
+        """Record how the run ended, as failed if it diverged, and close the file."""
         if self._unregistered is None and status == "success":
             self._add(session_end(succeeded=self._succeeded))
         super().finalize(status)
@@ -148,14 +140,12 @@ class TensorBoard(TensorBoardLogger):
         self.experiment._get_file_writer().add_summary(summary, step, at)
 
     def save(self) -> None:
-        """Flush; hyperparameters need no file of their own beside `.hydra/`."""
+        """Flush the event file; hyperparameters need no file of their own beside `.hydra/`."""
         self.experiment.flush()
 
 
 def end(logger: Logger) -> None:
-    """End a logger's run.
-
-    Weights & Biases would take the next run of the process for a part of this one.
-    """
+    """End the run of a logger of Weights & Biases; other loggers have no run that stays open."""
+    # Else the next run of the process would count as a part of this one.
     if isinstance(logger, WandbLogger):
         logger.experiment.finish()

@@ -59,7 +59,7 @@ class RunMeasurement:
         kept: what a measurement leaves for the next one.
         held_out_wrong: by epoch, whose observed label is not predicted, (held out,).
         watchers: called after the terms, with the epoch.
-        tried: what was found out about the network before training.
+        tried: what a trial has shown of the network before training.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class RunMeasurement:
         self._said = False
 
     def use(self, tried: Tried) -> None:
-        """Measure as a trial has shown that the network is to be measured."""
+        """Take the result of a trial, which says how the network is to be measured."""
         self.tried = tried
         self.loss.fresh = tried.writes
 
@@ -158,13 +158,13 @@ class RunMeasurement:
         return values, fit
 
     def values(self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term]) -> dict[str, float]:
-        """Compute terms by tag, and nothing else."""
+        """Compute terms at the present weights, by tag, without the fit of the examples."""
         with self._mode(epoch):
             return evaluate(terms, self.snapshot(epoch, minibatches, terms))
 
     @contextmanager
     def _mode(self, epoch: int) -> Iterator[None]:
-        """Let the network compute the loss that is measured."""
+        """Let the network compute the loss that is measured, within the block."""
         device, draws = self.data.train_inputs.device, self.options.draws_masks
         with torch.random.fork_rng([device] if device.type == "cuda" else []) if draws else nullcontext():
             if draws:
@@ -181,7 +181,7 @@ class RunMeasurement:
     def snapshot(
         self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term], observer: Observer | None = None
     ) -> Snapshot:
-        """What the terms may look at, at the present weights; see `measure`."""
+        """Return the snapshot from which the terms are computed, at the present weights; see `measure`."""
         num_batches = self.options.num_batches
         chosen = sampled(minibatches, num_batches, named_generator("minibatches", self.seed, epoch))
         trained_on = Epoch(
@@ -204,13 +204,13 @@ class RunMeasurement:
         )
 
     def objective_over(self, minibatches: Sequence[Tensor]) -> Objective | None:
-        """Return the objective whose penalty is of these minibatches."""
+        """Return the objective with the penalty of these minibatches; None without a penalty."""
         if self.objective is not None:
             self.objective.batches = self._batches(minibatches)
         return self.objective
 
     def penalty(self, minibatches: Sequence[Tensor]) -> dict[str, float]:
-        """Compute the penalty at the present weights, over these minibatches, if there is one."""
+        """Compute the penalty at the present weights over these minibatches, by tag; empty without one."""
         objective = self.objective_over(minibatches)
         if objective is None:
             return {}
@@ -218,7 +218,7 @@ class RunMeasurement:
             return {"penalty/value": float(objective.penalty(trained_parameters(self.model)))}
 
     def on_held_out(self, epoch: int) -> dict[str, float]:
-        """Compute loss and error of the held-out examples, if there are any, and keep which of them are wrong."""
+        """Compute loss and error of the held-out examples, if any, and keep which of them are wrong."""
         if not self.data.holdout:
             return {}
         fit = TrainingFit(self.data.holdout_labels, self.criterion)

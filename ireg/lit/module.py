@@ -28,9 +28,7 @@ from ireg.terms.named import TERMS, Chosen, chosen_terms
 
 
 class Classifier(L.LightningModule):
-    """A classifier, and what is measured of it.
-
-    Each epoch of training gives one row of numbers.
+    """A classifier that is measured after each epoch of training, in one row of numbers.
 
     Row 0 is the state before training, row e the state after e epochs. The terms are computed at the epoch's final
     weights over exactly the minibatches the epoch was trained with; row 0 takes those of the first epoch. Their loss is
@@ -110,26 +108,24 @@ class Classifier(L.LightningModule):
         self._clock = time.perf_counter()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute, as of any module.
-
-        Lightning notes the running hook some forty times a step, which need not be slow.
-        """
+        """Set an attribute, and the name of the running hook without torch's checks."""
+        # Lightning sets that name some forty times a step, and torch's `Module.__setattr__` is slow.
         if name == "_current_fx_name":
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimizer of all parameters of the model."""
+        """Make the optimizer of all parameters of the model."""
         return self.make_optimizer(self.model.parameters())
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (N, C)."""
+        """Compute the logits (N, C) of inputs."""
         logits: Tensor = self.model(inputs)
         return logits
 
     def on_fit_start(self) -> None:
-        """Try a copy of everything on a few examples.
+        """Try a copy of network, optimizer and terms on a few examples.
 
         Raises:
             UserError: the network, the optimizer or a term fails on them.
@@ -155,10 +151,7 @@ class Classifier(L.LightningModule):
             checkpoint[HELD_OUT_WRONG] = self.measurement.held_out_wrong
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it up again.
-
-        A run that resumes measures the same to the last bit.
-        """
+        """Restore what was saved, so that a run that resumes measures the same to the last bit."""
         self.measurement.kept = dict(checkpoint.get("kept", {}))
         self.measurement.held_out_wrong = dict(checkpoint.get(HELD_OUT_WRONG, {}))
 
@@ -172,9 +165,7 @@ class Classifier(L.LightningModule):
             self.measurement.objective_over(self._planned())
 
     def training_step(self, dataloader_iter: Iterator[tuple[tuple[Tensor, Tensor, Tensor], int, int]]) -> Tensor:
-        """Compute the mean loss of the next minibatch.
-
-        Its indices are remembered for the terms.
+        """Compute the mean loss of the next minibatch, and remember its indices for the terms.
 
         By the name of its argument Lightning hands over the iterator: the data lie on the device in the trainer's
         precision, and no step need spend time on bringing them there.
@@ -193,9 +184,9 @@ class Classifier(L.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_index: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """Take a step.
+        """Take a step of the optimizer.
 
-        One too large for the weights' type makes them nan, so that the run ends as diverged.
+        One that is too large for the weights' type makes them nan, so that the run ends as diverged.
         """
         if self._switch is None:
             step_or_overflow(optimizer, optimizer_closure)
@@ -204,10 +195,7 @@ class Classifier(L.LightningModule):
             step_or_overflow(optimizer, optimizer_closure)
 
     def optimizer_zero_grad(self, epoch: int, batch_index: int, optimizer: Optimizer) -> None:
-        """Drop the gradients, as `optimizer.zero_grad()` does.
-
-        The profiling around it, which each step pays, is left out.
-        """
+        """Drop the gradients, as `optimizer.zero_grad()` does, without its profiling."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
@@ -216,7 +204,7 @@ class Classifier(L.LightningModule):
     # before training.
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the means."""
+        """Reset the means over the test examples."""
         self.test_loss.reset()
         self.test_error.reset()
 
@@ -248,13 +236,13 @@ class Classifier(L.LightningModule):
         return self.sums.minibatches
 
     def _planned(self) -> Sequence[Tensor]:
-        """The indices of the minibatches of the epoch that runs, all of them."""
+        """Return the indices of all minibatches of the epoch that runs."""
         loader = self.trainer.train_dataloader
         assert isinstance(loader, ShuffledBatches)
         return loader.indices(self.current_epoch)
 
     def _terms_of(self, epoch: int) -> dict[str, Term]:
-        """The terms that are measured after an epoch, by tag."""
+        """Return the terms that are measured after an epoch, by tag."""
         last = self.trainer.should_stop or epoch == self.trainer.max_epochs
         return self.measurement.terms_of(epoch, last=last)
 
@@ -280,10 +268,7 @@ class Classifier(L.LightningModule):
                 self._switch.end_epoch(self.current_epoch + 1, row["train/loss"])
 
     def _record(self, epoch: int, row: dict[str, float], minibatches: Sequence[Tensor]) -> None:
-        """Complete the row, and give it to the loggers.
-
-        Evaluation, terms and times are added.
-        """
+        """Add evaluation, terms and times to the row, and give it to the loggers."""
         # Divided in double precision: a share of 10,000 examples is then the number one expects.
         test = {
             tag: float(mean.mean_value) / float(mean.weight)
@@ -309,7 +294,7 @@ class Classifier(L.LightningModule):
         return self._optimizer if isinstance(self._optimizer, Switch) else None
 
     def _measured_for_switch(self, tags: Sequence[str]) -> dict[str, float]:
-        """Terms at the present weights, over the epoch's minibatches."""
+        """Return terms at the present weights, over the epoch's minibatches, by tag."""
         return self.measurement.values(self.current_epoch, self._planned(), {tag: TERMS[tag] for tag in tags})
 
     @property

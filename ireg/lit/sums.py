@@ -49,7 +49,7 @@ class EpochSums:
         self.minibatches.append(indices)
 
     def row(self) -> dict[str, float]:
-        """Return the means: of the loss, and of the penalty, over minibatches; of the error over examples."""
+        """Return the means of loss and penalty over the minibatches, and of the error over the examples."""
         count = len(self.minibatches)
         examples = sum(len(indices) for indices in self.minibatches)
         row = {"train/loss": float(self._loss) / count, "train/error": int(self._wrong) / examples}

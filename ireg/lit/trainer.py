@@ -18,7 +18,7 @@ from ireg.system.errors import UserError
 
 
 class NoProfiler(PassThroughProfiler):
-    """No profiler, and no contexts either.
+    """A profiler that measures nothing, with one context for all actions.
 
     Lightning's own opens and closes an empty context some thirty times a step.
     """
@@ -26,7 +26,7 @@ class NoProfiler(PassThroughProfiler):
     _nothing = nullcontext("")
 
     def profile(self, action_name: str) -> AbstractContextManager[str]:  # type: ignore[override]
-        """A context that does nothing."""
+        """Return a context that does nothing."""
         return self._nothing
 
 
@@ -46,9 +46,7 @@ class Trainer(L.Trainer):
 def make_trainer(
     arguments: Mapping[str, Any], *, epochs: int, loggers: Sequence[Logger], checkpoint: LastCheckpoint
 ) -> L.Trainer:
-    """A trainer that writes an epoch's row, then the checkpoint.
-
-    The row goes to all loggers.
+    """Make a trainer that writes an epoch's row to all loggers, and then the checkpoint.
 
     Args:
         arguments: further arguments of `lightning.Trainer`.
@@ -82,10 +80,7 @@ def make_trainer(
 
 
 def _hush() -> None:
-    """Keep Lightning's messages in the log alone.
-
-    Notices that every run has and that mean nothing are left out.
-    """
+    """Keep Lightning's messages in the log alone, without the notices that every run has."""
     logging.getLogger("lightning").handlers.clear()  # prints each message beside those that go to the log
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # torch's notice to Lightning's authors
     # Known, see `Classifier.training_step`; the tests train, and would find a change of it.

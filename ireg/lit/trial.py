@@ -1,7 +1,4 @@
-"""Try a run on a few examples.
-
-What fails there would fail after the start, in torch's words.
-"""
+"""Try a run on a few examples, so that what fails does so before training and in one line."""
 
 from __future__ import annotations
 
@@ -32,9 +29,7 @@ EXAMPLES = 64
 
 
 def step_or_overflow(optimizer: Any, closure: Callable[[], Any] | None = None) -> None:
-    """Take a step; make all weights nan on overflow.
-
-    Overflow means that a number leaves the range of the weights' type.
+    """Take a step, and make all weights nan if a number leaves the range of their type.
 
     torch refuses such a number (of a learning rate of 1e39, say) where arithmetic would have given an infinite step.
     """
@@ -51,7 +46,7 @@ def step_or_overflow(optimizer: Any, closure: Callable[[], Any] | None = None) -
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """What a trial has found out about a network.
+    """The result of a trial: how a network is to be measured.
 
     Attributes:
         same_in_evaluation: whether the loss that is measured is that of eval mode.
@@ -66,7 +61,7 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class _Trial:
-    """What is tried; see `try_out`."""
+    """The arguments of a trial, see `try_out`."""
 
     data: NoisyImages
     criterion: Criterion
@@ -102,6 +97,9 @@ def try_out(
         precision: the trainer's plugin.
         device: the trainer's.
 
+    Returns:
+        How the network is to be measured.
+
     Raises:
         UserError: something fails, or returns other than what is expected of it.
     """
@@ -113,17 +111,17 @@ def try_out(
         copied = copy.deepcopy(model)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(named_seed("trial"))
-        found = [_try_network(copied, batch, trial) for batch in batches]
+        results = [_try_network(copied, batch, trial) for batch in batches]
         writes = _try_step_and_terms(copied, batches, trial)
     return Tried(
-        same_in_evaluation=all(same for same, _ in found), noise=max(noise for _, noise in found), writes=writes
+        same_in_evaluation=all(same for same, _ in results), noise=max(noise for _, noise in results), writes=writes
     )
 
 
 def _batches(trial: _Trial, device: torch.device) -> list[Batch]:
-    """Take the first examples, one or two minibatches of them.
+    """Return one or two minibatches of the first examples.
 
-    They are as many as a minibatch has, and as the last one has if that is smaller.
+    They have as many examples as a minibatch of the run, and as its last one if that is smaller, at most `EXAMPLES`.
     """
     data, convert = trial.data, trial.precision.convert_input
     count = len(data.train_inputs)
@@ -134,7 +132,7 @@ def _batches(trial: _Trial, device: torch.device) -> list[Batch]:
 
 
 def _try_network(model: nn.Module, batch: Batch, trial: _Trial) -> tuple[bool, float]:
-    """Check what the network returns, and find out how its loss is to be measured.
+    """Check what the network returns, and determine how its loss is to be measured.
 
     Returns:
         Whether the loss that is measured is that of eval mode, and by how much of itself it differs between two seeds.
@@ -163,10 +161,10 @@ def _try_network(model: nn.Module, batch: Batch, trial: _Trial) -> tuple[bool, f
 
 
 def _loss(criterion: Criterion, outputs: Any, targets: Tensor, num_classes: int) -> float:
-    """The loss of a minibatch's outputs.
+    """Compute the loss of a minibatch's outputs.
 
     Raises:
-        ValueError: they are no logits.
+        ValueError: the outputs are no logits.
     """
     expected = (len(targets), num_classes)
     if not isinstance(outputs, Tensor):
@@ -179,7 +177,7 @@ def _loss(criterion: Criterion, outputs: Any, targets: Tensor, num_classes: int)
 
 
 def _try_step_and_terms(model: nn.Module, batches: list[Batch], trial: _Trial) -> bool:
-    """Try steps, and the terms before and after.
+    """Try some steps of the optimizer, and the terms before and after them.
 
     Returns:
         Whether a forward pass changes the weights that it is given.
@@ -244,7 +242,7 @@ def _try_step(model: nn.Module, optimizer: Optimizer, batch: Batch, trial: _Tria
 
 
 def _descended(trial: _Trial, model: nn.Module, batch: Batch) -> Tensor:
-    """The objective of one minibatch, the only one of its epoch."""
+    """Compute the objective of one minibatch, the only one of its epoch."""
     objective = _objective(trial, model, [batch])
     if objective is None:
         inputs, targets = batch
@@ -277,9 +275,16 @@ def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], tri
 
 @contextmanager
 def errors_of(what: str, remedy: str = "") -> Iterator[None]:
-    """Say in one line whose error it is.
+    """Raise any error of the block in one line that says whose it is.
 
     A network, an optimizer or a term may raise any.
+
+    Args:
+        what: what has failed, for the beginning of the line.
+        remedy: what to do, for its end.
+
+    Raises:
+        UserError: the block has raised an error.
     """
     try:
         yield

@@ -59,13 +59,13 @@ def muted_twin(module: LightningModule, global_step: int | None = None) -> Light
 
 
 def note_passing(module: nn.Module, inputs: Any) -> None:
-    """Note at a module, and within it, where `forward` does no more than call one child: see `PASSES_TO`.
+    """Mark a module, and those within it, whose `forward` does no more than call one child.
 
-    A stack of layers within a module is then as fast as the stack alone.
+    A stack of layers within a module is then as fast as the stack alone, see `PASSES_TO`.
 
     Args:
         module: a copy, which is written to.
-        inputs: of a minibatch, on which it is found out.
+        inputs: of a minibatch, on which it is tried.
     """
     while not isinstance(module, nn.Sequential) and (name := _passes_to(module, inputs)) is not None:
         module.__dict__[PASSES_TO] = name
@@ -73,7 +73,7 @@ def note_passing(module: nn.Module, inputs: Any) -> None:
 
 
 def _passes_to(module: nn.Module, inputs: Any) -> str | None:
-    """Name the child that gets the inputs, and whose outputs are returned, as they are; None without one."""
+    """Return the child that gets the inputs and whose outputs are returned, unchanged; None without one."""
     calls: list[tuple[str, bool, Any, int]] = []
     own = {id(parameter) for parameter in module.parameters()}
     if not isinstance(inputs, Tensor):
@@ -110,10 +110,10 @@ SILENT = ("save_checkpoint", "print", "fit", "validate", "test", "predict")
 
 
 class QuietTrainer:
-    """A trainer as it is, to be read: what is done to it has no effect on the trainer.
+    """A view of a trainer: what is done to it has no effect on the trainer.
 
-    Attributes that are set are set here. Loggers take everything, optimizers and schedulers are copies whose steps do
-    nothing, and metrics are copies.
+    Attributes that are set are set on the view. Loggers take everything. Optimizers and schedulers are copies whose
+    steps do nothing, and metrics are copies.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -136,7 +136,7 @@ class QuietTrainer:
 
 
 def still_optimizer(optimizer: Any) -> Any:
-    """Copy an optimizer that can be read, and whose steps do nothing."""
+    """Return a copy of an optimizer that can be read, and whose steps do nothing."""
     still = copy.copy(optimizer)
     still.param_groups = [dict(group) for group in optimizer.param_groups]
     still.step = still.zero_grad = _nothing
@@ -152,22 +152,22 @@ def _still_scheduler(scheduler: Any) -> Any:
 
 
 def _nothing(*arguments: Any, **keywords: Any) -> None:
-    """Do nothing."""
+    """Do nothing, whatever the arguments."""
 
 
-def _one_or_all(found: list[Any]) -> Any:
-    return found[0] if len(found) == 1 else found or None
+def _one_or_all(items: list[Any]) -> Any:
+    return items[0] if len(items) == 1 else items or None
 
 
 class _Muted(LightningModule):
     """A module whose logging does nothing, and whose optimizers do not move."""
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """Copies of the trainer's optimizers, to be read."""
+        """Return copies of the trainer's optimizers, which can be read."""
         return _one_or_all(self.trainer.optimizers)
 
     def lr_schedulers(self) -> Any:
-        """Copies of the trainer's schedulers, to be read."""
+        """Return copies of the trainer's schedulers, which can be read."""
         return _one_or_all([config.scheduler for config in self.trainer.lr_scheduler_configs])
 
     manual_backward = clip_gradients = toggle_optimizer = untoggle_optimizer = _nothing
@@ -193,7 +193,7 @@ class _Muted(LightningModule):
 
 
 def _non_leaves(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """Tensors with a history in containers and modules: torch copies only leaves."""
+    """Yield the tensors with a history in containers and modules, since torch copies only leaves."""
     if id(value) in seen:
         return
     seen.add(id(value))

@@ -24,7 +24,7 @@ from ireg.system.errors import UserError
 class Window(NamedTuple):
     """The micro-batches of one optimizer step, each with its index.
 
-    The sum of their losses is divided by `divisor`.
+    The loss of the step is the sum of theirs over `divisor`.
     """
 
     batches: tuple[tuple[Any, int], ...]
@@ -56,7 +56,7 @@ class Pairs(Sequence[Any]):
 def as_measured(
     trainer: Trainer, options: Options, windows: Sequence[Window], device: torch.device | None
 ) -> tuple[Options, Sequence[Any]]:
-    """Return how windows are measured: the options with a loss, and the minibatches that it takes.
+    """Return the options with the loss by which windows are measured, and the minibatches that it takes.
 
     With a criterion, windows of one minibatch each are pairs, and the faster methods serve them. Several micro-batches,
     and a mixed precision, take the loss of a whole window.
@@ -87,9 +87,9 @@ def _by_criterion(criterion: Criterion, module: Any, batch: Any) -> Tensor:
 
 
 def window_loss(trainer: Trainer, given: ModelLoss | None, *, cached_elsewhere: bool) -> ModelLoss:
-    """Return the loss of what one optimizer step has seen.
+    """Return the loss of all micro-batches of one optimizer step.
 
-    Lightning divides by the full window, in the last one, too.
+    Lightning divides by the size of a full window, also in the last one, which may have fewer.
 
     Args:
         trainer: its precision is used.
@@ -110,7 +110,11 @@ def window_loss(trainer: Trainer, given: ModelLoss | None, *, cached_elsewhere: 
 
 
 def training_step(module: Any, batch: Any, number: int) -> Tensor:
-    """The loss of the module's own step."""
+    """Compute the loss of a minibatch by the module's own step.
+
+    Raises:
+        UserError: the step returns None.
+    """
     parameters = inspect.signature(module.training_step).parameters.values()
     takes_number = len(parameters) > 1 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
     output = module.training_step(batch, number) if takes_number else module.training_step(batch)
@@ -124,12 +128,9 @@ def training_step(module: Any, batch: Any, number: int) -> Tensor:
 
 
 def is_clipped(trainer: Trainer, optimizer: Optimizer) -> bool:
-    """Whether Lightning's clipping, which follows, changes the gradients.
-
-    Lightning clips where the bound is above 0 only.
-    """
+    """Return whether Lightning's clipping, which follows, changes the gradients."""
     bound = trainer.gradient_clip_val
-    if bound is None or bound <= 0:
+    if bound is None or bound <= 0:  # Lightning clips only where the bound is above 0
         return False
     held = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     gradients = [gradient for gradient in held if gradient.numel()]

@@ -1,4 +1,4 @@
-"""Optimizers of our own."""
+"""Optimizers that torch does not have."""
 
 from ireg.optim.switch import Switch
 

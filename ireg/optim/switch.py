@@ -1,6 +1,6 @@
 """An optimizer that becomes SGD in the course of training.
 
-When, and at which rate, can be set, or found as SWATS does (Keskar & Socher 2017, arXiv:1712.07628). With p the whole
+When, and at which rate, can be set, or follows SWATS (Keskar & Socher 2017, arXiv:1712.07628). With p the whole
 step of the first optimizer and g the gradient, over all parameters at once,
 
     γ = pᵀp / (−pᵀg),   λ ← ρλ + (1 − ρ)γ,   λ̂ = λ/(1 − ρᵏ)
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 FIRST: Mapping[str, tuple[type[Optimizer], dict[str, Any]]] = {
     name: (entry.load(), dict(entry.arguments)) for name, entry in OPTIMIZERS.items() if entry.first
 }
-"""What can be switched from, with the arguments of conf/optimizer where torch's defaults are others."""
+"""Optimizers to switch from, with the arguments of conf/optimizer where torch's defaults are others."""
 
 SECOND = tuple(name for name, entry in OPTIMIZERS.items() if entry.second)
-"""What can be switched to."""
+"""Optimizers to switch to."""
 
 EVENTS = ("epoch", "step", "loss")
 RULES = ("swats", "equal_effective", "equal_edge")
@@ -43,7 +43,7 @@ Measure = Callable[[Sequence[str]], Mapping[str, float]]
 
 
 class Switch(Optimizer):
-    """Take steps of one optimizer, then of SGD.
+    """An optimizer that takes steps of one optimizer, and later of SGD.
 
     After each epoch `end_epoch` is to be called: it switches at an epoch or at a loss. The optimizer at work is
     `acting`; terms, hooks and schedulers see its groups and its state. The second is torch's own SGD, without history.
@@ -128,7 +128,7 @@ class Switch(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the optimizer at work."""
+        """The parameter groups of the optimizer at work."""
         return self._groups if self._acting is None else self._acting.param_groups
 
     @param_groups.setter
@@ -137,7 +137,7 @@ class Switch(Optimizer):
 
     @property
     def state(self) -> Any:
-        """That of the optimizer at work."""
+        """The state of the optimizer at work."""
         return self._states if self._acting is None else self._acting.state
 
     @state.setter
@@ -176,22 +176,22 @@ class Switch(Optimizer):
             self._switch()
 
     def numbers(self) -> dict[str, float]:
-        """Return phase and rate, and of SWATS γ and λ̂."""
-        found = {
+        """Return the phase and the learning rate by tag, and γ and λ̂ of SWATS."""
+        numbers = {
             "switch/phase": 1.0 if self.switched_after is None else 2.0,
             "switch/lr": float(self.param_groups[0]["lr"]),
         }
         if self._gamma is not None:
-            found |= {"switch/gamma": self._gamma, "switch/estimate": self.estimate}
-        return found
+            numbers |= {"switch/gamma": self._gamma, "switch/estimate": self.estimate}
+        return numbers
 
     @property
     def estimate(self) -> float:
-        """λ̂; 0 before the first step."""
+        """The estimate λ̂ of the second rate; 0 before the first step."""
         return self._sum / (1 - self.average**self._steps) if self._steps else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the optimizer at work, and where the switch stands."""
+        """Return the state of the optimizer at work, and that of the switch."""
         switch = {
             "steps": self._steps,
             "sum": self._sum,
@@ -202,10 +202,10 @@ class Switch(Optimizer):
 
     @torch._disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Stand where the state was saved.
+        """Restore the optimizer at work and the switch from a saved state.
 
         Raises:
-            ValueError: it is of another optimizer.
+            ValueError: the state is of another optimizer.
         """
         _require("switch" in state_dict, "the state is of an optimizer that does not switch")
         switch = state_dict["switch"]
@@ -219,7 +219,11 @@ class Switch(Optimizer):
         return [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
 
     def _estimate(self, before: Sequence[Tensor]) -> None:
-        """Add γ of the step that has been taken."""
+        """Add γ of the step that has been taken to the average of SWATS.
+
+        Args:
+            before: the weights before the step.
+        """
         square = along = 0.0
         for weight, old in zip(self._moving(), before, strict=True):
             step = as_reals(wide(weight.detach()) - wide(old)).flatten()
@@ -230,7 +234,8 @@ class Switch(Optimizer):
         self._sum = self.average * self._sum + (1 - self.average) * self._gamma
 
     def _agrees(self) -> bool:
-        """Whether λ̂ is γ, to the tolerance, and can be a rate."""
+        """Return whether λ̂ is γ, to the tolerance, and can be a learning rate."""
+        # After one step λ̂ is γ by definition, whatever the optimizer: λ = (1 − ρ)γ and λ̂ = λ/(1 − ρ).
         if self.event != "swats" or self._steps < 2 or self._gamma is None:
             return False
         estimate = self.estimate
@@ -248,10 +253,10 @@ class Switch(Optimizer):
         return cls(groups, **{**kernel, **arguments, **self._second_arguments, "lr": rate})
 
     def _rate(self) -> float:
-        """The rate of the second phase.
+        """Return the learning rate of the second phase.
 
         Raises:
-            ValueError: it needs terms, and there is nothing that measures them; or it is no number above 0.
+            ValueError: the rate needs terms, and nothing measures them; or it is no finite number above 0.
         """
         if not isinstance(self.rule, str):
             return self.rule
@@ -261,22 +266,22 @@ class Switch(Optimizer):
         elif self.rule == "equal_effective":
             rate = self._effective_rate() / second.memory.effective_rate
         elif self.rule == "equal_edge":
-            found = self._measured("curvature/edge_fraction", "curvature/lambda_max")
-            rate = found["curvature/edge_fraction"] * second.edge / found["curvature/lambda_max"]
+            terms = self._measured("curvature/edge_fraction", "curvature/lambda_max")
+            rate = terms["curvature/edge_fraction"] * second.edge / terms["curvature/lambda_max"]
         else:
             raise ValueError(f"lr={self.rule}: must be a number or one of {', '.join(RULES)}")
         _require(0 < rate < float("inf"), f"lr={self.rule}: comes to {rate:.3g}, which is no rate; give a number")
         return rate
 
     def _effective_rate(self) -> float:
-        """η_e of the first phase, with P η_e ḡᵀPḡ/‖ḡ‖²."""
+        """Return η_e of the first phase, times ḡᵀPḡ/‖ḡ‖² where it has a preconditioner P."""
         first = self._view(self.acting)
         rate, lag = first.memory.effective_rate, first.memory.lag
         if first.second_moment is None:
             return rate
-        # (η_e/4)(1 + 2L) ‖ḡ‖²_P over (η/4) ‖ḡ‖².
-        found = self._measured("ireg/own_full_batch", "ireg/full_batch")
-        return found["ireg/own_full_batch"] / found["ireg/full_batch"] * first.lr / (1 + 2 * lag)
+        # The terms are (η_e/4)(1 + 2L) ‖ḡ‖²_P and (η/4) ‖ḡ‖²: their ratio times η/(1 + 2L) is η_e ḡᵀPḡ/‖ḡ‖².
+        terms = self._measured("ireg/own_full_batch", "ireg/full_batch")
+        return terms["ireg/own_full_batch"] / terms["ireg/full_batch"] * first.lr / (1 + 2 * lag)
 
     def _measured(self, *tags: str) -> Mapping[str, float]:
         if self.measure is None:
@@ -290,7 +295,7 @@ class Switch(Optimizer):
 
 
 def _event(at: str) -> tuple[str, float]:
-    """What is waited for, and its number."""
+    """Return the event that is waited for, and its number; 0 for `swats`."""
     kind, _, number = str(at).partition(":")
     if kind == "swats" and not number:
         return kind, 0.0

@@ -3,11 +3,11 @@
 H is the Hessian of C = (1/m) Σ Ĉ_k by what the optimizer moves, P its preconditioner, λ its L2 decay, h* its edge
 (`OptimizerState.edge`). All terms of one measurement share their passes.
 
-`lambda_max` and `preconditioned_sharpness` are found by Lanczos' method, to a residual of 1 % and with 60 products at
-most; each measurement starts from the last one's eigenvector. An eigenvalue lies within the residual of the value.
+Lanczos' method computes `lambda_max` and `preconditioned_sharpness`, to a residual of 1 % and with 60 products at most.
+Each measurement starts from the last one's eigenvector. An eigenvalue lies within the residual of the value.
 
 `trace`, `trace_root` and `adaptive` are exact for networks that are affine in each single weight, like stacks of linear
-layers, convolutions and ReLU without normalization, see `ireg.core.diagonal`.
+layers, convolutions and ReLU without normalization, see docs/theory.md, section 12.
 Elsewhere `trace` and `adaptive` are estimated with random signs, and have a standard error;
 `trace_root`, of which no estimate is without bias, does not exist.
 """
@@ -25,7 +25,7 @@ from ireg.core.wide import wide
 
 @needs(NOTHING)
 def lambda_max(snapshot: Snapshot) -> Tensor:
-    """The largest algebraic eigenvalue of H.
+    """Return the largest algebraic eigenvalue of H.
 
     Source: Cohen et al. 2021, arXiv:2103.00065, who call it sharpness.
     """
@@ -34,45 +34,45 @@ def lambda_max(snapshot: Snapshot) -> Tensor:
 
 @needs(NOTHING)
 def lambda_max_residual(snapshot: Snapshot) -> Tensor:
-    """The residual ‖Hv − θv‖ of `lambda_max`."""
+    """Return the residual ‖Hv − θv‖ of `lambda_max`, in the unit of the eigenvalue θ."""
     return _number(snapshot.steepest.residual)
 
 
 @needs(NOTHING)
 def lambda_max_products(snapshot: Snapshot) -> Tensor:
-    """How many products with H `lambda_max` took."""
+    """Return the number of Hessian products that `lambda_max` took."""
     return _number(float(snapshot.steepest.products))
 
 
 @needs(NOTHING)
 def preconditioned_sharpness(snapshot: Snapshot) -> Tensor | None:
-    """The largest algebraic eigenvalue of P^½ (H + λ) P^½.
+    """Return the largest algebraic eigenvalue of P^½ (H + λ) P^½.
 
     P is as the optimizer's last step had it. None before the first step of an adaptive optimizer, and without a rule.
 
     Source: Cohen et al. 2022, arXiv:2207.14484.
     """
-    found = snapshot.steepest_own
-    return None if found is None else _number(found.value)
+    pair = snapshot.steepest_own
+    return None if pair is None else _number(pair.value)
 
 
 @needs(NOTHING)
 def edge_fraction(snapshot: Snapshot) -> Tensor | None:
-    """The fraction of the edge of stability: λ₁(P^½ (H + λ) P^½)/h*.
+    """Return the fraction of the edge of stability, λ₁(P^½ (H + λ) P^½)/h*.
 
     At 1 a full-batch step of fixed P begins to oscillate along the steepest direction, whatever the optimizer.
 
     Source: docs/theory.md, section 12.
     """
-    found, limit = snapshot.steepest_own, _edge(snapshot)
-    return None if found is None or limit is None else _number(found.value / limit)
+    pair, limit = snapshot.steepest_own, _edge(snapshot)
+    return None if pair is None or limit is None else _number(pair.value / limit)
 
 
 @needs(NOTHING)
 def batch_sharpness(snapshot: Snapshot) -> Tensor:
-    """The mean curvature along minibatch gradients: (1/m) Σ_k g_kᵀ H_k g_k/‖g_k‖².
+    """Return the mean curvature along minibatch gradients, (1/m) Σ_k g_kᵀ H_k g_k/‖g_k‖².
 
-    Over all minibatches, each with its own Hessian. For SGD it settles at 2/η.
+    The mean is over all minibatches, each with its own Hessian H_k. For SGD it settles at 2/η.
 
     Source: Andreyev & Beneventano 2024, arXiv:2412.20553.
     """
@@ -81,7 +81,7 @@ def batch_sharpness(snapshot: Snapshot) -> Tensor:
 
 @needs(Need.MEAN)
 def gni(snapshot: Snapshot) -> Tensor:
-    """Gradient-noise interaction: (1/m) Σ_k g_kᵀ H g_k/‖ḡ‖², estimated with random signs.
+    """Estimate the gradient-noise interaction (1/m) Σ_k g_kᵀ H g_k/‖ḡ‖² with random signs.
 
     Source: Andreyev & Beneventano 2024, arXiv:2412.20553.
     """
@@ -90,13 +90,13 @@ def gni(snapshot: Snapshot) -> Tensor:
 
 @needs(Need.MEAN)
 def gni_se(snapshot: Snapshot) -> Tensor:
-    """The standard error of `gni` over the random signs."""
+    """Return the standard error of `gni` over the random signs."""
     return snapshot.gradient_noise_interaction.error
 
 
 @needs(NOTHING)
 def trace(snapshot: Snapshot) -> Tensor:
-    """The trace of H; exact where the diagonal is known, else estimated.
+    """Return the trace of H, exact where the diagonal is known, and otherwise estimated.
 
     Source: Hutchinson 1990 for the estimate.
     """
@@ -106,13 +106,13 @@ def trace(snapshot: Snapshot) -> Tensor:
 
 @needs(NOTHING)
 def trace_se(snapshot: Snapshot) -> Tensor | None:
-    """The standard error of `trace`; None where that is exact."""
+    """Return the standard error of `trace`; None where that is exact."""
     return snapshot.probed_trace.error if snapshot.diagonal is None else None
 
 
 @needs(NOTHING)
 def trace_root(snapshot: Snapshot) -> Tensor | None:
-    """Σ_i √H_ii; None where the diagonal is not known exactly.
+    """Return Σ_i √H_ii; None where the diagonal is not known exactly.
 
     Near minimizers with label noise Adam lowers it, as SGD lowers the trace (arXiv:2511.02773).
     """
@@ -122,7 +122,7 @@ def trace_root(snapshot: Snapshot) -> Tensor | None:
 
 @needs(NOTHING)
 def adaptive(snapshot: Snapshot) -> Tensor:
-    """Average-case adaptive sharpness, to second order: ½ Σ_i ω_i² H_ii.
+    """Return the average-case adaptive sharpness to second order, ½ Σ_i ω_i² H_ii.
 
     It is the mean rise of C under weights ω_i (1 + ε_i), ε_i independent with variance 1.
 
@@ -134,6 +134,7 @@ def adaptive(snapshot: Snapshot) -> Tensor:
     weights = snapshot.moving
     total = _total({name: weights[name].square() * value for name, value in diagonal.items()})
     one = next(iter(weights.values()))
+    # Where ω² H loses digits in the type of the weights, it is computed once more in double precision.
     if not is_ordinary(total.to(one.dtype), sum(value.numel() for value in weights.values())):
         diagonal, weights = widened(diagonal), widened(weights)
         total = _total({name: weights[name].square() * value for name, value in diagonal.items()})
@@ -142,16 +143,16 @@ def adaptive(snapshot: Snapshot) -> Tensor:
 
 @needs(NOTHING)
 def adaptive_se(snapshot: Snapshot) -> Tensor | None:
-    """The standard error of `adaptive`; None where that is exact."""
+    """Return the standard error of `adaptive`; None where that is exact."""
     return snapshot.probed_adaptive.error / 2 if snapshot.diagonal is None else None
 
 
 @needs(Need.MEAN)
 def along_step(snapshot: Snapshot) -> Tensor | None:
-    """The curvature along the leading step, over the edge.
+    """Return the curvature along the leading step over the edge, uᵀ(H + λ)u/(ḡᵀu) / h*.
 
-    It is uᵀ(H + λ)u/(ḡᵀu) / h* with u = Pḡ; ḡ includes L2 decay. A spike of Adam begins where it passes 1 while the
-    second moment lags.
+    Here u = Pḡ, and ḡ includes L2 decay. A spike of Adam begins where it passes 1 while the second moment lags.
+    None without an edge, and before the first step of an adaptive optimizer.
 
     Source: arXiv:2506.04805.
     """
@@ -167,16 +168,17 @@ def along_step(snapshot: Snapshot) -> Tensor | None:
         }
     step = gradient if scale is None else {name: scale[name] * value for name, value in gradient.items()}
     step, gradient = in_range(step, gradient)
-    bent = curvature_along(snapshot.hessian, step, gradient)
+    curvature = curvature_along(snapshot.hessian, step, gradient)
     if decay is not None:
+        # `curvature_along` has H alone. L2 decay λ is part of the loss and adds λ to each of its eigenvalues: uᵀλu.
         own = sum(decay[name] * value.square().sum() for name, value in step.items())
-        bent = bent + own / sum((gradient[name] * value).sum() for name, value in step.items())
-    return bent / limit
+        curvature = curvature + own / sum((gradient[name] * value).sum() for name, value in step.items())
+    return curvature / limit
 
 
 @needs(NOTHING)
 def noise_edge(snapshot: Snapshot) -> Tensor | None:
-    """The edge of stability in mean square, along the steepest direction.
+    """Return the fraction of the edge of stability in mean square, along the steepest direction.
 
     With the minibatches' curvatures h_k along it, their mean h and variance σ², it is
 
@@ -193,6 +195,7 @@ def noise_edge(snapshot: Snapshot) -> Tensor | None:
         return None
     if not 0 <= rule.momentum < 1:
         return None
+    # L2 decay adds λ to the curvature of each minibatch alike: to their mean, and nothing to their variance.
     curvatures = snapshot.steepest_curvatures + optimizer.loss_decay
     mean, beta = curvatures.mean(), rule.momentum
     if float(mean) <= 0:
@@ -217,7 +220,7 @@ def _edge(snapshot: Snapshot) -> float | None:
 
 
 def _unscaled(snapshot: Snapshot) -> bool:
-    """Whether the optimizer divides, but has not yet."""
+    """Return whether the optimizer divides, but has not taken a step yet."""
     return snapshot.optimizer.second_moment is not None and snapshot.preconditioner is None
 
 

@@ -6,8 +6,8 @@ C = (1/m) Σ Ĉ_k, η the learning rate. All are measured at fixed ω.
 Where parameter groups have rates of their own, η‖v‖² is Σ_i η_i v_i², each weight with its own rate. Where the rate
 changes within the epoch, the two parts have different coefficients, see `OptimizerState.step_factors`.
 
-With independent minibatches (`ireg.core.drawing`) C is the loss of the population that they are drawn from. The parts
-are then its own, estimated from the window's k minibatches without bias: ‖∇C‖² by ‖ḡ‖² − s²/k, and the variance
+With `sampling="independent"` C is the loss of the population that the minibatches are drawn from. The parts are then
+those of the population, estimated from the window's k minibatches without bias: ‖∇C‖² by ‖ḡ‖² − s²/k, and the variance
 E ‖g − ∇C‖² by s² = Σ ‖g_j − ḡ‖²/(k − 1). They add up to `sgd` as before.
 """
 
@@ -19,7 +19,7 @@ from ireg.core.snapshot import Snapshot
 
 
 def _quarter_rate(snapshot: Snapshot) -> float:
-    """η/4, the constant of all terms here.
+    """Return η/4, the constant of all terms here.
 
     Sources: Barrett & Dherin 2021; Smith et al. 2021.
     """
@@ -27,9 +27,9 @@ def _quarter_rate(snapshot: Snapshot) -> float:
 
 
 def _whole(optimizer: OptimizerState) -> Need:
-    """Return the needs: squares by weight where the rates differ.
+    """Return what `sgd` needs: squares by weight where the groups' rates differ, else squared norms.
 
-    Where they change within the epoch, the whole needs its parts.
+    Where the rates change within the epoch, the whole needs its parts.
     """
     need = Need.SQ_NORMS if optimizer.shares is None else Need.SQUARE
     return need if optimizer.rates is None else need | Need.MEAN
@@ -37,7 +37,7 @@ def _whole(optimizer: OptimizerState) -> Need:
 
 @needs(_whole, estimable=True)
 def sgd(snapshot: Snapshot) -> Tensor:
-    """The implicit regularizer of SGD: η/(4m) Σ_k ‖g_k‖².
+    """Compute the implicit regularizer of SGD, η/(4m) Σ_k ‖g_k‖².
 
     The mean of SGD's iterates over the orders of an epoch's minibatches follows the gradient flow of
     C̃ = C + η/(4m) Σ_k ‖∇Ĉ_k‖². Logged for every optimizer, so that they can be compared; it is the optimizer's own
@@ -52,7 +52,7 @@ def sgd(snapshot: Snapshot) -> Tensor:
 
 @needs(Need.MEAN, estimable=True)
 def full_batch(snapshot: Snapshot) -> Tensor:
-    """The part of `sgd` that full-batch gradient descent has too: (η/4) ‖ḡ‖².
+    """Compute the part of `sgd` that full-batch gradient descent has, too: (η/4) ‖ḡ‖².
 
     Source: Barrett & Dherin 2021, arXiv:2009.11162, equation (1) with λ = η/4.
     """
@@ -62,7 +62,7 @@ def full_batch(snapshot: Snapshot) -> Tensor:
 
 @needs(lambda optimizer: _whole(optimizer) | Need.MEAN, estimable=True)
 def minibatch_variance(snapshot: Snapshot) -> Tensor:
-    """The part of `sgd` that minibatches add: η/(4m) Σ_k ‖g_k − ḡ‖².
+    """Compute the part of `sgd` that minibatches add: η/(4m) Σ_k ‖g_k − ḡ‖².
 
     Computed as η/4 · ((1/m) Σ ‖g_k‖² − ‖ḡ‖²), the same by algebra; 0 for a single minibatch. `full_batch` and this
     add up to `sgd` for minibatches of any sizes, since each minibatch has weight 1/m.
@@ -76,9 +76,7 @@ def minibatch_variance(snapshot: Snapshot) -> Tensor:
 
 @needs(lambda optimizer: NOTHING if optimizer.second_moment is None else Need.SQUARE, estimable=True)
 def rmsprop(snapshot: Snapshot) -> Tensor | None:
-    """The adaptive term of Singh's paper, as printed.
-
-    It is η/(4m) Σ_k ‖s_t ⊙ g_k‖².
+    """Compute the adaptive term of Singh's paper as printed, η/(4m) Σ_k ‖s_t ⊙ g_k‖².
 
     Computed as (η/4) ‖s_t ⊙ √((1/m) Σ g_k ⊙ g_k)‖², the same by algebra, with a norm that single precision's range does
     not bound: like g⁶, the entries of a well-fitted network leave it.

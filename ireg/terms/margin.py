@@ -20,15 +20,17 @@ AMONG = ("all", "clean", "corrupted")
 
 
 def quantile(snapshot: Snapshot, *, share: float, among: str, normalized: bool) -> Tensor | None:
-    """A quantile of the margins.
-
-    None for what is no classifier, where no example is meant, or where there are no norms to divide by.
+    """Return a quantile of the margins of training examples.
 
     Args:
         snapshot: where.
         share: in [0, 1]; 0.5 is the median.
         among: `all` examples, those whose label is `clean`, or those whose label is `corrupted`.
         normalized: whether it is divided by Π‖W_l‖_F.
+
+    Returns:
+        The quantile, 0-d, in the unit of the outputs, over that of Π‖W_l‖_F if it is normalized. None for what is no
+        classifier, where no example is meant, or where there are no norms to divide by.
 
     Raises:
         ValueError: another value of `among`.
@@ -44,8 +46,8 @@ def quantile(snapshot: Snapshot, *, share: float, among: str, normalized: bool) 
         margins = margins[corrupted if among == "corrupted" else ~corrupted]
     if not len(margins):
         return None
-    found = wide(margins).quantile(share)
+    value = wide(margins).quantile(share)
     if not normalized:
-        return found
+        return value
     norms = product(snapshot)
-    return None if norms is None else found / norms
+    return None if norms is None else value / norms

@@ -1,6 +1,4 @@
-"""The implicit regularizer of the run's own optimizer.
-
-Its memory and its preconditioner are included.
+"""The implicit regularizer of the run's own optimizer, its memory and its preconditioner included.
 
 Let the update be a linear filter of the minibatch gradients seen so far, ω_{t+1} = ω_t − η P Σ_{n≥0} a_n g_{t−n}, P a
 fixed diagonal, each epoch all m minibatches in a fresh random order. To first order in η, past the transient of the
@@ -8,25 +6,26 @@ first steps, the mean over the orders follows the P-gradient flow of
 
     C + (η_e/4) [ (1 + 2L) ‖ḡ‖²_P + (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P ],  ‖v‖²_P = vᵀPv,
 
-with η_e, L, τ of the rule (`ireg.core.optimizers`): a past gradient lies uphill by its age, which lengthens the step
-along the mean gradient, but two minibatches of an epoch are never equal, which takes off the variance's share. For SGD
-it is equation 1 (Smith et al. 2021, arXiv:2101.12176). For momentum on full batches the factor is (1 + β)/(1 − β)
+with η_e, L, τ of the optimizer's rule. A past gradient lies uphill by its age, which lengthens the step along the mean
+gradient. But two minibatches of an epoch are never equal, which takes off the variance's share. For SGD it is
+equation 1 (Smith et al. 2021, arXiv:2101.12176). For momentum on full batches the factor is (1 + β)/(1 − β)
 (Kovachki & Stuart 2021; Ghosh et al. 2023, arXiv:2302.00849). The split for minibatches is derived in docs/theory.md,
 section 6.
 
 Adaptive optimizers: P = 1/(√v̂ + ε) frozen as the last step had it. That is the whole of it where P changes little
 within its own memory; what its changes add is in `ireg.terms.theory`. Before the first step P does not exist, nor do
 these terms. Parameter groups with rates of their own: P includes each one's share of the largest. Without a rule for
-the optimizer's class these terms do not exist. Weight decay λ makes ḡ + λω of ḡ, decoupled weight decay ḡ + λP⁻¹ω: of
-the loss that is descended then. So is an explicit penalty: g_k is the gradient of minibatch k's objective.
+the optimizer's class these terms do not exist. With weight decay λ, ḡ + λω stands for ḡ, with
+decoupled weight decay ḡ + λP⁻¹ω: the gradient of the loss that is descended then. With an explicit penalty g_k is the
+gradient of minibatch k's objective.
 
-Independent minibatches (`ireg.core.drawing`): the variance's part comes of minibatches that are never the same within
-an epoch. Where each is a draw of its own, the mean over the draws follows the flow of
+With `sampling="independent"` the variance has no part: that comes of minibatches that are never the same within an
+epoch. Where each is a draw of its own, the mean over the draws follows the flow of
 
     C + (η_e/4) (1 + 2L) ‖∇C‖²_P,
 
 C the loss of the population. ‖∇C‖²_P is estimated from a window of k minibatches without the noise of its draw, see
-`ireg.core.moments.independent`. docs/theory.md, section 15.
+docs/theory.md, section 15.
 """
 
 from functools import partial
@@ -54,9 +53,9 @@ def _undefined(snapshot: Snapshot) -> bool:
 
 
 def _step_factors(snapshot: Snapshot) -> tuple[float, float]:
-    """Return SGD's factors for rates that change within the epoch.
+    """Return the factors of SGD's two parts for rates that change within the epoch.
 
-    With a memory these are not known, and the mean rate stands.
+    With a memory these are not known: both are 1, and the mean rate stands.
     """
     optimizer = snapshot.optimizer
     plain = optimizer.kind == "sgd" and optimizer.buffer is None
@@ -65,9 +64,9 @@ def _step_factors(snapshot: Snapshot) -> tuple[float, float]:
 
 @needs(_moments, estimable=True)
 def own_full_batch(snapshot: Snapshot) -> Tensor | None:
-    """The part of `own` that full batches have, too.
+    """Compute the part of `own` that full batches have, too: (η_e/4) (1 + 2L) ‖ḡ‖²_P.
 
-    It is (η_e/4) (1 + 2L) ‖ḡ‖²_P. With weight decay, ḡ includes the decay. With independent minibatches ‖∇C‖²_P stands
+    With weight decay, ḡ includes the decay. With independent minibatches ‖∇C‖²_P stands
     for ‖ḡ‖²_P, estimated without bias; the estimate may be negative.
 
     Source and validity: see `ireg.terms.own`.
@@ -88,10 +87,9 @@ def _with_shared(snapshot: Snapshot, gradient: Params) -> Params:
 
 @needs(_moments, estimable=True)
 def own_variance(snapshot: Snapshot) -> Tensor | None:
-    """The part of `own` that minibatches add.
+    """Compute the part of `own` that minibatches add: (η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P.
 
-    It is (η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P, and 0 for a single minibatch. None for independent minibatches, whose
-    mean has no such part.
+    It is 0 for a single minibatch. None for independent minibatches, whose mean has no such part.
 
     Computed as the difference of (1/m) Σ ‖g_k‖²_P and ‖ḡ‖²_P, the same by algebra.
 
@@ -108,9 +106,9 @@ def own_variance(snapshot: Snapshot) -> Tensor | None:
 
 @needs(_moments, estimable=True)
 def own(snapshot: Snapshot) -> Tensor | None:
-    """The implicit regularizer of the run's optimizer.
+    """Compute the implicit regularizer of the run's optimizer, `own_full_batch` + `own_variance`.
 
-    It is `own_full_batch` + `own_variance`; that of SGD is `sgd`. With independent minibatches it is the former alone.
+    That of SGD is `sgd`. With independent minibatches it is the first part alone.
 
     Source and validity: see `ireg.terms.own`.
     """

@@ -20,13 +20,13 @@ from ireg.core.snapshot import Snapshot
 
 @along_path
 def radial(snapshot: Snapshot) -> Tensor | None:
-    """Growth of ‖ω‖² along the weights: Σ_t −2⟨ω_t, s_t⟩."""
+    """Return the growth of ‖ω‖² along the weights, Σ_t −2⟨ω_t, s_t⟩."""
     return None if snapshot.path is None else _number(snapshot.path.weights.radial)
 
 
 @along_path
 def diffusive(snapshot: Snapshot) -> Tensor | None:
-    """Growth of ‖ω‖² by the steps' own length: Σ_t ‖s_t‖².
+    """Return the growth of ‖ω‖² by the steps' own length, Σ_t ‖s_t‖².
 
     For SGD it is 4mη times the mean of `ireg/sgd`'s quantity along the path.
     """
@@ -35,35 +35,35 @@ def diffusive(snapshot: Snapshot) -> Tensor | None:
 
 @along_path
 def whole(snapshot: Snapshot) -> Tensor | None:
-    """The squared length of the epoch's whole step: ‖ω_e − ω_{e−1}‖².
+    """Return the squared length of the epoch's whole step, ‖ω_e − ω_{e−1}‖².
 
-    Of independent steps without drift it is `diffusive` on average; less, where they cancel within the epoch.
+    Of independent steps without drift it is `diffusive` on average. It is less where they cancel within the epoch.
     """
     return None if snapshot.path is None else _number(snapshot.path.weights.whole)
 
 
 @along_path
 def settled_radial(snapshot: Snapshot) -> Tensor | None:
-    """Growth of ‖y‖² along the settled weights y."""
-    found = _settled(snapshot)
-    return None if found is None else _number(found.radial)
+    """Return the growth of ‖y‖² along the settled weights y."""
+    growth = _settled(snapshot)
+    return None if growth is None else _number(growth.radial)
 
 
 @along_path
 def settled_diffusive(snapshot: Snapshot) -> Tensor | None:
-    """Growth of ‖y‖² by the length of the settled weights' steps.
+    """Return the growth of ‖y‖² by the length of the settled weights' steps.
 
     For fixed P it is η_e² Σ_t ‖P g_t‖².
     """
-    found = _settled(snapshot)
-    return None if found is None else _number(found.diffusive)
+    growth = _settled(snapshot)
+    return None if growth is None else _number(growth.diffusive)
 
 
 @along_path
 def settled_whole(snapshot: Snapshot) -> Tensor | None:
-    """The squared length of the settled weights' whole step."""
-    found = _settled(snapshot)
-    return None if found is None else _number(found.whole)
+    """Return the squared length of the settled weights' whole step."""
+    growth = _settled(snapshot)
+    return None if growth is None else _number(growth.whole)
 
 
 def _settled(snapshot: Snapshot) -> Growth | None:

@@ -1,20 +1,18 @@
-"""An optimizer's mean flow in numbers.
+"""How much, and in which direction, finite step and memory change an optimizer's mean path.
 
-They say how much, and in which direction, finite step and memory bend its mean path.
-
-With the mean flow ω̇ = −(u + M + V + F) of `ireg.core.mean_flow`, u the leading velocity, X = M + V + F, and
+With the mean flow ω̇ = −(u + M + V + F) of the optimizer, u the leading velocity, X = M + V + F, and
 Q = (1/m) Σ ‖g_k‖², the quantity that SGD's regularizer penalizes. For SGD X = (η/4) ∇Q, so its alignment is 1; for
 others the two numbers say what the correction is against the leading flow, and whether it pushes Q down or up, in one
 unit for all optimizers. Weight decay, if there is any, is in the loss and its gradients.
 
-With independent minibatches (`ireg.core.drawing`) SGD's X is (η/2) H∇C, and its alignment is below 1. X is then mostly
+With `sampling="independent"` SGD's X is (η/2) H∇C, and its alignment is below 1. X is then mostly
 free of the window's noise, but the norms of X, u and ∇Q are not: a strength from few minibatches is biased.
 
 They are measured at the point alone, from the optimizer's hyperparameters and not from its state, past the transient
 of the first steps. The expansion holds while the strength is small: from `ireg.catalogue.VALID_STRENGTH` on it says
 nothing.
 
-F is also computed without the expansion, at rate 0 (`ireg.core.preconditioner_noise`): `strength_exact` and
+F is also computed without the expansion, at rate 0 (docs/theory.md, section 16): `strength_exact` and
 `alignment_exact`. Where F's strength differs from the exact one, the expansion in v's fluctuation does not hold.
 
 Source: docs/theory.md, section 7, where it is derived and certified; for full batches Cattaneo, Klusowski & Shigida
@@ -36,7 +34,7 @@ PARTS = ("whole", "memory", "lag", "fluctuation")
 
 
 def _part(flow: MeanFlow, part: str) -> Params | None:
-    """X or one of its parts.
+    """Return X or one of its parts; None for a part that the optimizer does not have.
 
     Raises:
         ValueError: an unknown part.
@@ -49,15 +47,14 @@ def _part(flow: MeanFlow, part: str) -> Params | None:
 
 @needs(moments_needed)
 def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
-    """The size of the correction relative to the leading velocity.
-
-    It is ‖X‖/‖u‖, or ‖M‖/‖u‖, ‖V‖/‖u‖, ‖F‖/‖u‖.
-
-    None for a part that the optimizer does not have (V and F of SGD).
+    """Compute the size of the correction relative to the leading velocity, ‖X‖/‖u‖.
 
     Args:
         snapshot: where.
-        part: `whole` (X), `memory` (M), `lag` (V) or `fluctuation` (F).
+        part: `whole` (X), `memory` (M), `lag` (V) or `fluctuation` (F), of which it is then the size.
+
+    Returns:
+        The ratio, 0-d, without unit. None for a part that the optimizer does not have (V and F of SGD).
 
     Source and validity: see `ireg.terms.theory`.
 
@@ -70,30 +67,30 @@ def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
 
 @needs(moments_needed)
 def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
-    """The cosine of the correction and ∇Q.
+    """Compute the cosine of the correction and ∇Q, ⟨X, ∇Q⟩/(‖X‖ ‖∇Q‖).
 
-    It is ⟨X, ∇Q⟩/(‖X‖ ‖∇Q‖), or the same of M, V, F.
-
-    Above 0 the correction pushes Q = (1/m) Σ ‖g_k‖² down, which is implicit regularization; below 0 up. None for a part
-    that the optimizer does not have (V and F of SGD).
+    Above 0 the correction pushes Q = (1/m) Σ ‖g_k‖² down, which is implicit regularization. Below 0 it pushes Q up.
 
     Args:
         snapshot: where.
-        part: `whole` (X), `memory` (M), `lag` (V) or `fluctuation` (F).
+        part: `whole` (X), `memory` (M), `lag` (V) or `fluctuation` (F), of which it is then the cosine.
+
+    Returns:
+        The cosine, 0-d, in [−1, 1]. None for a part that the optimizer does not have (V and F of SGD).
 
     Source and validity: see `ireg.terms.theory`.
 
     Raises:
         ValueError: an unknown part, or an optimizer whose mean flow is not known.
     """
-    vector, slope = _part(snapshot.mean_flow, part), snapshot.mean_flow.squares_gradient
+    vector, gradient = _part(snapshot.mean_flow, part), snapshot.mean_flow.squares_gradient
     if vector is None:
         return None
-    return cosine(vector, slope)
+    return cosine(vector, gradient)
 
 
 def _noise_needed(optimizer: OptimizerState) -> Need:
-    """Say what the exact F needs of the moments: nothing.
+    """Return what the exact F needs of the moments, which is nothing.
 
     Raises:
         ValueError: parameter groups differ, or a second moment that never settles (Adagrad, AMSGrad).
@@ -105,7 +102,7 @@ def _noise_needed(optimizer: OptimizerState) -> Need:
 
 @needs(_noise_needed)
 def strength_exact(snapshot: Snapshot) -> Tensor | None:
-    """The size of F at rate 0 relative to the leading velocity, ‖F‖/‖u‖, without an expansion.
+    """Compute the size of F at rate 0 over the leading velocity, ‖F‖/‖u‖, without an expansion.
 
     ‖F‖² is free of the bias by noise of the drawn orders, and 0 where noise is all there is. None for SGD and momentum,
     and with a single minibatch. Centered RMSProp has it, too.
@@ -115,13 +112,13 @@ def strength_exact(snapshot: Snapshot) -> Tensor | None:
     Raises:
         ValueError: an optimizer whose second moment never settles, or parameter groups that differ.
     """
-    found = snapshot.preconditioner_noise
-    if found is None:
+    noise = snapshot.preconditioner_noise
+    if noise is None:
         return None
     decay = snapshot.optimizer.decoupled_decay
-    leading = by_name(found.leading, snapshot.moving)
+    leading = by_name(noise.leading, snapshot.moving)
     leading = {name: value + decay * wide(snapshot.moving[name]).to(value) for name, value in leading.items()}
-    return found.mean.new_tensor(found.square).sqrt() / norm(leading)
+    return noise.mean.new_tensor(noise.square).sqrt() / norm(leading)
 
 
 def _exact_alignment_needed(optimizer: OptimizerState) -> Need:
@@ -131,7 +128,7 @@ def _exact_alignment_needed(optimizer: OptimizerState) -> Need:
 
 @needs(_exact_alignment_needed)
 def alignment_exact(snapshot: Snapshot) -> Tensor | None:
-    """The cosine of F at rate 0 and ∇Q, ⟨F, ∇Q⟩/(‖F‖ ‖∇Q‖), without an expansion.
+    """Compute the cosine of F at rate 0 and ∇Q, ⟨F, ∇Q⟩/(‖F‖ ‖∇Q‖), without an expansion.
 
     ‖F‖ is that of `strength_exact`: noise of the drawn orders does not make the cosine smaller. Where it is most of F,
     the estimate may lie beyond ±1. None where `strength_exact` is none or 0.
@@ -141,9 +138,11 @@ def alignment_exact(snapshot: Snapshot) -> Tensor | None:
     Raises:
         ValueError: an optimizer whose mean flow is not known.
     """
-    found = snapshot.preconditioner_noise
-    if found is None or not found.square:
+    noise = snapshot.preconditioner_noise
+    if noise is None or not noise.square:
         return None
     squares = {name: wide(value) for name, value in snapshot.mean_flow.squares_gradient.items()}
-    noisy = found.mean.square().sum() / found.square
-    return cosine(by_name(found.mean, snapshot.moving), squares) * noisy.sqrt()
+    # `cosine` divides by the norm of the estimated mean, in which the noise of the orders is. Multiplied by this it is
+    # divided by ‖F‖ without that noise.
+    noisy = noise.mean.square().sum() / noise.square
+    return cosine(by_name(noise.mean, snapshot.moving), squares) * noisy.sqrt()

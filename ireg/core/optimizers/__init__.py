@@ -28,8 +28,8 @@ __all__ = [
 
 def load_rules() -> None:
     """Import each file of this folder, by which its rules are registered."""
-    for found in iter_modules(__path__):
-        import_module(f"{__name__}.{found.name}")
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
 
 
 load_rules()

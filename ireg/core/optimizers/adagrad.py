@@ -1,4 +1,4 @@
-"""Adagrad: it divides by the root of all squared gradients' sum."""
+"""Adagrad, which divides by the root of the sum of all squared gradients."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ireg.core.optimizers.second_moment import fading_mean
 @register("adagrad", Adagrad)
 @dataclass(frozen=True, kw_only=True)
 class AdagradRule(Rule):
-    """The rule of `torch.optim.Adagrad`: ω loses ηg/(√Σg² + ε).
+    """The rule of `torch.optim.Adagrad`, ω ← ω − ηg/(√Σg² + ε).
 
     η falls with `lr_decay`, and the sum never fades.
 
@@ -28,12 +28,12 @@ class AdagradRule(Rule):
 
     @classmethod
     def read(cls, group: Group, steps: Mapping[str, int]) -> Self:
-        """Read nothing: neither memory nor sum has a constant."""
+        """Return the rule, which has no constants to read."""
         return cls()
 
     @classmethod
     def rate(cls, group: Group, steps: Mapping[str, int]) -> float:
-        """Return η/(1 + (t − 1) `lr_decay`).
+        """Return the learning rate η/(1 + (t − 1) `lr_decay`) of step t.
 
         Raises:
             ValueError: parameters have different learning rates, as some were stepped more often than others.
@@ -48,7 +48,7 @@ class AdagradRule(Rule):
         return float(group["lr"]) / (1 + max(max(steps.values()) - 1, 0) * decay)
 
     def held(self, group: Group, state: State, moving: Mapping[str, Tensor]) -> Held:
-        """Read ε, and the sum of squares."""
+        """Read ε and the sum of squares from torch's state."""
         steps, sums = steps_of(state), slot(state, moving, "sum")
         return Held(
             eps=float(group["eps"]),
@@ -57,15 +57,15 @@ class AdagradRule(Rule):
         )
 
     def memory(self, lr: float) -> Memory:
-        """Return that no gradient but the last is in the step."""
+        """Return a memory of the last gradient alone, with rate η and lag 0."""
         return Memory(effective_rate=lr, lag=0.0, decay=0.0)
 
     def buffer(self, lr: float) -> MomentumBuffer | None:
-        """Return None: there is no buffer."""
+        """Return None, as there is no buffer."""
         return None
 
     def divides_by(self, eps: float) -> SecondMoment | None:
-        """Refuse: a sum is no fading mean.
+        """Refuse to give a decay, as a sum is no fading mean.
 
         Raises:
             ValueError: always.
@@ -75,9 +75,9 @@ class AdagradRule(Rule):
 
     @classmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-        """Make the sum r times as large; keep η/(√v + ε).
+        """Make r steps take the time of one, with η/(√v + ε) at 1/r of what it was.
 
-        ε → ε√r, η → η/√r, and `lr_decay` → 1/r of it.
+        The sum becomes r times as large, ε → ε√r, η → η/√r, and `lr_decay` → `lr_decay`/r.
         """
         group["lr"] = group["lr"] / refinement**0.5
         group["eps"] = group["eps"] * refinement**0.5
@@ -88,10 +88,10 @@ class AdagradRule(Rule):
 
     @classmethod
     def fades(cls, group: Group) -> bool:
-        """Say that a sum never fades."""
+        """Return False, as a sum never fades."""
         return False
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """Return the sum, after a step: the count is only for `lr_decay`."""
+        """Return the sum after one step; the count of steps matters to `lr_decay` alone."""
         return {"step": torch.tensor(1.0), "sum": second}

@@ -14,9 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """The weights a_n of past gradients, n steps back.
-
-    They hold past the transient of the first steps.
+    """The weights a_n of past gradients, n steps back, after the transient of the first steps.
 
     Attributes:
         effective_rate: η_e = η Σ a_n.
@@ -32,9 +30,7 @@ class Memory:
 
     @property
     def alternating_rate(self) -> float:
-        """Return the rate for a gradient of alternating sign.
-
-        It is η Σ (−1)ⁿ a_n.
+        """Return the rate for a gradient of alternating sign, η Σ (−1)ⁿ a_n.
 
         Gradient descent with this memory is unstable where an eigenvalue of PH exceeds 2/(η Σ (−1)ⁿ a_n). From the
         tail shares: Σ (−1)ⁿ a_n / Σ a_n = 1 − 2cr/(1 + r).
@@ -49,25 +45,25 @@ class Memory:
         return self.effective_rate * (1 - 2 * self.tail_scale * self.decay / (1 + self.decay))
 
     def tail_share(self, distance: int) -> float:
-        """Return the weight of gradients at least d ≥ 1 steps old.
-
-        T_d = Σ_{n≥d} a_n / Σ a_n = c rᵈ.
-        """
+        """Return the share of gradients that are at least d ≥ 1 steps old, T_d = Σ_{n≥d} a_n / Σ a_n = c rᵈ."""
         return self.tail_scale * self.decay**distance
 
     def overlap(self, num_batches: int) -> float:
         """Return the mean tail share of two minibatches of an epoch.
 
-        τ = 2/(m(m−1)) Σ_{d=1}^{m−1} (m−d) T_d, and 0 for m = 1.
+        It is τ = 2/(m(m−1)) Σ_{d=1}^{m−1} (m−d) T_d, and 0 for m = 1.
         """
         return self.tail_scale * overlap(self.decay, num_batches)
 
 
 def overlap(decay: float, num_batches: int) -> float:
-    """τ_r = 2/(m(m−1)) Σ_{d=1}^{m−1} (m−d) rᵈ, 0 for m = 1.
+    """Compute τ_r = 2/(m(m−1)) Σ_{d=1}^{m−1} (m−d) rᵈ, which is 0 for m = 1.
 
-    Summed, not by the closed form, which loses its digits for r near 1.
+    Args:
+        decay: r.
+        num_batches: m.
     """
+    # Summed, since the closed form divides by (1 − r)² and loses its digits for r near 1.
     if num_batches == 1:
         return 0.0
     terms = ((num_batches - distance) * decay**distance for distance in range(1, num_batches))
@@ -76,9 +72,7 @@ def overlap(decay: float, num_batches: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class MomentumBuffer:
-    """A running mean or sum of gradients that an optimizer holds.
-
-    torch calls it `momentum_buffer` or `exp_avg`.
+    """A running mean or sum of gradients, in torch's state `momentum_buffer` or `exp_avg`.
 
     Before the next step the gradients in it have a mean age of 1/(1 − β) steps.
 
@@ -118,12 +112,12 @@ class SecondMoment:
 
 
 def reciprocal_root(root: Tensor, eps: float) -> Tensor:
-    """Return P = 1/(√v + ε).
+    """Return the preconditioner P = 1/(√v + ε), in the shape of v.
 
-    This is the one place of the formula; torch adds ε outside of the root.
+    This is the one place of the formula.
 
     Args:
         root: √v.
-        eps: ε.
+        eps: ε, which torch adds outside of the root.
     """
     return (root + eps).reciprocal_()

@@ -1,4 +1,4 @@
-"""What SGD's and RMSProp's momentum have in common."""
+"""The parts that the momentum of SGD and of RMSProp share."""
 
 from typing import Any
 
@@ -6,7 +6,11 @@ from ireg.core.optimizers.rule import Group
 
 
 def fading(kind: str, beta: float) -> float:
-    """Return β if what it multiplies fades.
+    """Return β, if the memory that it multiplies fades.
+
+    Args:
+        kind: the rule's name.
+        beta: β.
 
     Raises:
         ValueError: β is 1 or more, so that nothing is ever forgotten.
@@ -17,12 +21,12 @@ def fading(kind: str, beta: float) -> float:
 
 
 def refine_momentum(group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-    """Refine rate, momentum and buffer in place.
+    """Refine rate, momentum and buffer in place, so that r steps take the time of one.
 
     β → β^{1/r}, η → (η/r) s and the buffer → buffer/s, with s = (1 − β^{1/r})/(1 − β).
-
-    torch's buffer b ← βb + (1−δ)g settles at (1−δ)g/(1−β). The factor s keeps what moves the weights equal in time.
     """
+    # torch's buffer b ← βb + (1−δ)g settles at (1−δ)g/(1−β), which is 1/s times as large with β^{1/r}. With both
+    # factors ηb is 1/r of what it was.
     fine = group["momentum"] ** (1 / refinement)
     share = (1 - fine) / (1 - group["momentum"])
     group["lr"] = group["lr"] * share / refinement
@@ -33,6 +37,6 @@ def refine_momentum(group: Group, states: list[dict[str, Any]], refinement: int)
 
 
 def refine_count(states: list[dict[str, Any]], refinement: int) -> None:
-    """Make r steps of every one that was taken, in place."""
+    """Make the count of steps r times as large, in place."""
     for state in states:
         state["step"] = state["step"] * refinement

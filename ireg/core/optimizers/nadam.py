@@ -1,4 +1,4 @@
-"""NAdam: Adam whose numerator mixes the gradient and its mean.
+"""NAdam, which is Adam with a numerator that mixes the gradient and its mean.
 
 | torch's form | a_n | η_e | L | T_d, d ≥ 1 |
 |---|---|---|---|---|
@@ -42,13 +42,13 @@ class NAdamRule(AdamRule):
 
     @classmethod
     def read(cls, group: Group, steps: Mapping[str, int]) -> Self:
-        """Read β, ρ, and μ of the next step."""
+        """Read β, ρ, and μ of the next step, from torch's group and the steps taken."""
         (beta, rho), decay = group["betas"], float(group["momentum_decay"])
         shares = {float(beta) * (1 - 0.5 * 0.96 ** ((taken + 1) * decay)) for taken in steps.values()}
         return cls(betas=(float(beta), float(rho)), share=shares.pop() if len(shares) == 1 else None)
 
     def memory(self, lr: float) -> Memory:
-        """See the table above.
+        """Return the memory of the table above, with lag μβ/(1 − β) and tail shares μβᵈ.
 
         Raises:
             ValueError: it remembers for ever (β = 1), or parameters have different μ.
@@ -57,16 +57,16 @@ class NAdamRule(AdamRule):
         return Memory(effective_rate=lr, lag=share * beta / (1 - beta), decay=beta, tail_scale=share)
 
     def buffer(self, lr: float) -> MomentumBuffer | None:
-        """Return m, of which a share is in the step."""
+        """Return the properties of m, of which the share μ is in the step; None for β = 0."""
         held = super().buffer(lr)
         return None if held is None else replace(held, ahead=self._share() * held.ahead)
 
     def buffer_rate(self, lr: float, steps: int) -> float | None:
-        """Return None: the bare gradient is in the step, too."""
+        """Return None, as the bare gradient is in the step, too."""
         return None
 
     def divides_by(self, eps: float) -> SecondMoment | None:
-        """Return how v divides gradient and m."""
+        """Return how the root of v divides the gradient and m."""
         adams = super().divides_by(eps)
         assert adams is not None
         return replace(adams, numerator_bare=1 - self._share())
@@ -81,7 +81,7 @@ class NAdamRule(AdamRule):
 
     @classmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-        """Do what Adam does, and make ψ → ψ/r.
+        """Refine as Adam does, and make ψ → ψ/r.
 
         The extra gradient, a share 1 − μ of the step, falls with 1 − β.
         """
@@ -90,5 +90,5 @@ class NAdamRule(AdamRule):
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """Return both means, and a product of all μ that has run out."""
+        """Return torch's state with both means, and a product of all μ that has run out."""
         return super().state(first, second) | {"mu_product": torch.tensor(0.0)}

@@ -23,7 +23,7 @@ def view(
     rates: Sequence[Sequence[float]] | None = None,
     settings: Sequence[Mapping[str, Any]] | None = None,
 ) -> OptimizerState:
-    """Read `optimizer` without changing it.
+    """Read what an optimizer holds, its rates and its weight decays, without changing it.
 
     Parameter groups may differ in rate and weight decay. An optimizer whose class has no rule, or whose groups differ
     in more, is read without one.
@@ -80,15 +80,16 @@ def view(
 
 
 def acting(optimizer: Optimizer) -> Optimizer:
-    """Return the optimizer that takes the steps.
-
-    It is the one at work where an optimizer switches between several, and has it as `acting`.
-    """
+    """Return the optimizer that takes the steps, `acting` where one switches between several."""
     return getattr(optimizer, "acting", optimizer)
 
 
 def _groups(optimizer: Optimizer, moving: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the number of the group that holds each parameter."""
+    """Return the number of the group that holds each parameter, by name.
+
+    Raises:
+        ValueError: no group holds a parameter.
+    """
     numbers = {id(held): number for number, group in enumerate(optimizer.param_groups) for held in group["params"]}
     others = [name for name, parameter in moving.items() if id(parameter) not in numbers]
     if others:
@@ -97,10 +98,14 @@ def _groups(optimizer: Optimizer, moving: Mapping[str, Tensor]) -> dict[str, int
 
 
 def _rates(used: Sequence[Sequence[float]], groups: Sequence[int]) -> tuple[dict[int, float], tuple[float, ...] | None]:
-    """Return the groups' rates, and the steps' where they differ.
+    """Return the rate of each group, and the rates of the steps where they differ.
 
-    A group's rate is the mean over the steps, or the one rate that all of them had. The steps' rates are those of the
-    group with the largest mean.
+    Returns:
+        A group's rate is the mean over the steps, or the one rate that all of them had. The steps' rates are those of
+        the group with the largest mean; None where all steps have the same.
+
+    Raises:
+        ValueError: a rate is no finite number of at least 0, or the groups' rates change by different factors.
     """
     first = {group: float(used[0][group]) for group in groups}
     given = sorted({float(step[group]) for step in used for group in groups})
@@ -112,6 +117,7 @@ def _rates(used: Sequence[Sequence[float]], groups: Sequence[int]) -> tuple[dict
     lead = max(means, key=lambda group: means[group])
     for step in used:
         for group in groups:
+            # Products and no quotients, as a rate may be 0. Schedulers round, so equal factors agree to 1e-6 only.
             if not math.isclose(step[group] * means[lead], means[group] * step[lead], rel_tol=1e-6):
                 raise ValueError(
                     "the rates of the parameter groups change by different factors within the epoch: no modified loss "
@@ -121,9 +127,9 @@ def _rates(used: Sequence[Sequence[float]], groups: Sequence[int]) -> tuple[dict
 
 
 def _rule_for(optimizer: Optimizer, groups: Sequence[Group]) -> tuple[type[Rule] | None, str]:
-    """Return the rule of an optimizer, or why there is none.
+    """Return the rule of an optimizer, or None and why there is none.
 
-    Its groups must not differ in what the rule reads.
+    A rule needs groups that do not differ in what it reads.
     """
     name = type(optimizer).__name__
     if type(optimizer) not in RULES:

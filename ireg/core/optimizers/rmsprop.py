@@ -41,12 +41,12 @@ class RMSpropRule(Rule):
 
     @classmethod
     def read(cls, group: Group, steps: Mapping[str, int]) -> Self:
-        """Read ρ and the momentum's constants."""
+        """Read ρ, the momentum and whether v is centered from torch's group."""
         alpha, momentum = float(group["alpha"]), float(group["momentum"])
         return cls(alpha=alpha, momentum=momentum, centered=bool(group["centered"]))
 
     def held(self, group: Group, state: State, moving: Mapping[str, Tensor]) -> Held:
-        """Read ε, the buffer, and the means of gradients and squares."""
+        """Read ε, the buffer, and the means of gradients and squares from torch's state."""
         corrected = second = slot(state, moving, "square_avg")
         if self.centered:
             means = slot(state, moving, "grad_avg")
@@ -59,24 +59,24 @@ class RMSpropRule(Rule):
         )
 
     def memory(self, lr: float) -> Memory:
-        """See the table above."""
+        """Return the memory of the table above, with rate η/(1 − β) and lag β/(1 − β)."""
         beta = fading(self.kind, self.momentum)
         return Memory(effective_rate=lr / (1 - beta), lag=beta / (1 - beta), decay=beta)
 
     def buffer(self, lr: float) -> MomentumBuffer | None:
-        """Return b, of gradients that are divided already."""
+        """Return the properties of b, whose gradients are divided already; None without momentum."""
         if not self.momentum:
             return None
         beta = self.momentum
         return MomentumBuffer(decay=beta, gain=1 / (1 - beta), divided=True, ahead=lr * beta / (1 - beta))
 
     def divides_by(self, eps: float) -> SecondMoment | None:
-        """Return how v divides the gradient; the momentum filters and delays what is divided already."""
+        """Return how the root of v divides the gradient, which momentum filters and delays afterwards."""
         decay = fading_mean(self.kind, None if self.centered else self.alpha)
         return SecondMoment(decay=decay, eps=eps, numerator_decay=0.0, lag_after=self.memory(1.0).lag)
 
     def filtered_by(self, eps: float) -> SecondMoment | None:
-        """Return the same, also centered."""
+        """Return how the root of v divides the gradient, also where v is centered."""
         if not self.centered:
             return self.divides_by(eps)
         plain = replace(self, centered=False).divides_by(eps)
@@ -85,12 +85,12 @@ class RMSpropRule(Rule):
 
     @classmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-        """Refine momentum and rate, ρ → ρ^{1/r}; the mean itself stays."""
+        """Refine momentum and rate in place, with ρ → ρ^{1/r}; the mean of squares stays."""
         refine_momentum(group, states, refinement)
         group["alpha"] = group["alpha"] ** (1 / refinement)
         refine_count(states, refinement)
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Any]:
-        """Return mean of squares and buffer; there is no bias correction."""
+        """Return torch's state with the mean of squares and the buffer; it has no bias correction."""
         return {"step": torch.tensor(LONG_AGO), "square_avg": second, "momentum_buffer": first}

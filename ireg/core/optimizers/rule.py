@@ -29,7 +29,7 @@ LONG_AGO = 1e20
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """What a rule finds in torch's state, by name.
+    """What a rule reads from torch's state, by name.
 
     Attributes:
         eps: ε; torch adds it *outside* the root, √v + ε. None where nothing is divided.
@@ -77,7 +77,7 @@ class Rule(ABC):
 
     @classmethod
     def rate(cls, group: Group, steps: Mapping[str, int]) -> float:
-        """Return η of the last step.
+        """Return the learning rate η of the last step.
 
         Raises:
             ValueError: parameters have different ones.
@@ -86,7 +86,7 @@ class Rule(ABC):
 
     @classmethod
     def decouples(cls, group: Group) -> bool:
-        """Say whether weight decay is taken off the weights, and not added to the gradient."""
+        """Return whether weight decay is taken off the weights, and not added to the gradient."""
         return False
 
     @abstractmethod
@@ -148,19 +148,24 @@ class Rule(ABC):
     @classmethod
     @abstractmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-        """Make r steps take the time of one, in place.
+        """Make r steps take the time of one, in place, with the same memory in time.
 
-        The memory is kept, see `ireg.drift.small_steps`.
+        See `ireg.drift.small_steps`.
+
+        Args:
+            group: of the parameters.
+            states: torch's state of each parameter.
+            refinement: r.
         """
 
     @classmethod
     def remembers(cls, group: Group) -> bool:
-        """Say whether a step depends on earlier gradients."""
+        """Return whether a step depends on earlier gradients."""
         return True
 
     @classmethod
     def fades(cls, group: Group) -> bool:
-        """Say whether memory fades; a sum and a maximum never do."""
+        """Return whether the memory fades; a sum and a maximum never do."""
         return True
 
     @classmethod
@@ -226,8 +231,8 @@ def slot(state: State, names: Mapping[str, Tensor], key: str) -> Params:
 
 
 def steps_of(state: State) -> dict[str, int]:
-    """Return how often each parameter has been stepped.
+    """Return how often each parameter has been stepped, by name.
 
-    torch counts separately, as some parameters are unfrozen later than others.
+    torch counts each one separately, as some parameters are unfrozen later than others.
     """
     return {name: int(slots.get("step", 0)) for name, slots in state.items()}

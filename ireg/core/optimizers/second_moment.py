@@ -1,15 +1,15 @@
-"""What optimizers with a fading mean of squares have in common."""
+"""The decay of a fading mean of squared gradients."""
 
 
 def fading_mean(kind: str, decay: float | None) -> float:
-    """Return ρ if the second moment is a fading mean.
+    """Return ρ, if the second moment is a fading mean.
 
     Args:
         kind: the rule's name.
         decay: ρ; None where the second moment is something else.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the second moment is no fading mean.
     """
     if decay is None or not 0.0 <= decay < 1.0:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""SGD, with momentum (heavy ball, dampened) or Nesterov's.
+"""SGD, with heavy-ball momentum, dampened momentum or Nesterov's.
 
 | torch's form | a_n | η_e | L | T_d, d ≥ 1 |
 |---|---|---|---|---|
@@ -40,17 +40,17 @@ class SGDRule(Rule):
 
     @classmethod
     def read(cls, group: Group, steps: Mapping[str, int]) -> Self:
-        """Read the momentum's constants; without a buffer torch dampens nothing."""
+        """Read the momentum's constants from torch's group; without a buffer it dampens nothing."""
         momentum = float(group["momentum"])
         dampening = float(group["dampening"]) if momentum else 0.0
         return cls(momentum=momentum, dampening=dampening, nesterov=bool(group["nesterov"]))
 
     def held(self, group: Group, state: State, moving: Mapping[str, Tensor]) -> Held:
-        """Read the buffer."""
+        """Read the momentum buffer from torch's state."""
         return Held(first_moment=slot(state, moving, "momentum_buffer") if self.momentum else None)
 
     def memory(self, lr: float) -> Memory:
-        """See the table above."""
+        """Return the memory of the table above."""
         beta = fading(self.kind, self.momentum)
         lag = beta / (1 - beta)
         rate = lr * (1 - self.dampening) / (1 - beta)
@@ -59,7 +59,7 @@ class SGDRule(Rule):
         return Memory(effective_rate=rate, lag=lag, decay=beta)
 
     def buffer(self, lr: float) -> MomentumBuffer | None:
-        """Return b, which a constant gradient fills with (1 − δ)/(1 − β)."""
+        """Return the properties of b, which a constant gradient of 1 fills with (1 − δ)/(1 − β)."""
         if not self.momentum:
             return None
         beta = self.momentum
@@ -76,15 +76,15 @@ class SGDRule(Rule):
 
     @classmethod
     def refine(cls, group: Group, states: list[dict[str, Any]], refinement: int) -> None:
-        """Refine momentum and rate."""
+        """Refine momentum, rate and buffer in place."""
         refine_momentum(group, states, refinement)
 
     @classmethod
     def remembers(cls, group: Group) -> bool:
-        """Say whether there is momentum."""
+        """Return whether there is momentum."""
         return bool(group["momentum"])
 
     @classmethod
     def state(cls, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """Return the buffer."""
+        """Return torch's state with the momentum buffer."""
         return {"momentum_buffer": first}

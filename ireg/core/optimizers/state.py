@@ -55,14 +55,14 @@ class OptimizerState:
 
     @property
     def has_rule(self) -> bool:
-        """Whether its memory and second moment are known."""
+        """Whether the optimizer's memory and second moment are known."""
         return self.rule is not None
 
     def known_rule(self) -> Rule:
         """Return the rule of an optimizer that must have one.
 
         Raises:
-            ValueError: there is none; the reason is said.
+            ValueError: there is none; the message gives the reason.
         """
         if self.rule is None:
             raise ValueError(self.reason)
@@ -93,7 +93,7 @@ class OptimizerState:
 
     @property
     def divides_by(self) -> SecondMoment | None:
-        """How the optimizer divides; None if it does not.
+        """How the optimizer divides by a fading mean of squares; None if it does not divide.
 
         Raises:
             ValueError: its second moment is no fading mean (Adagrad, AMSGrad, centered RMSProp, ρ = 1), or there is no
@@ -104,7 +104,9 @@ class OptimizerState:
 
     @property
     def filtered_by(self) -> SecondMoment | None:
-        """How the optimizer divides, also where no mean flow is known (centered RMSProp); None if it does not.
+        """How the optimizer divides, centered RMSProp included; None if it does not divide.
+
+        With centered RMSProp no mean flow is known.
 
         Raises:
             ValueError: its second moment never settles (Adagrad, AMSGrad, ρ = 1), or there is no rule.
@@ -118,9 +120,7 @@ class OptimizerState:
         return self.shares is None and self.decays is None and self.rates is None
 
     def step_factors(self, num_batches: int, sampling: str = EPOCH) -> tuple[float, float]:
-        """Return the factors of SGD's two parts for changing rates.
-
-        The rates change within an epoch.
+        """Return the factors of SGD's two parts for rates that change within an epoch.
 
         With T = Σ η_t and S = Σ η_t² over the m steps, the mean over all orders follows
 
@@ -176,7 +176,7 @@ class OptimizerState:
 
     @property
     def preconditioner(self) -> Params | None:
-        """P of the update, by name; None for the identity.
+        """The preconditioner P of the update, by name; None for the identity.
 
         P = 1/(√v̂ + ε) with v̂ as the last step had it. Where groups have rates of their own, P includes each one's
         share of the largest.
@@ -192,26 +192,17 @@ class OptimizerState:
 
     @property
     def loss_decay(self) -> float:
-        """λ where weight decay is part of the loss, else 0.
-
-        That loss is C + (λ/2) ‖ω‖².
-        """
+        """λ where weight decay is part of the loss, C + (λ/2) ‖ω‖², and 0 elsewhere."""
         return 0.0 if self.decoupled else self.weight_decay
 
     @property
     def decoupled_decay(self) -> float:
-        """λ where weight decay is decoupled, else 0.
-
-        ω then loses ηλω a step, beside the gradient.
-        """
+        """λ where weight decay is decoupled and takes ηλω off the weights a step, and 0 elsewhere."""
         return self.weight_decay if self.decoupled else 0.0
 
     @property
     def l2_decay(self) -> dict[str, float] | None:
-        """λ by name, where weight decay is part of the loss.
-
-        None where there is none.
-        """
+        """λ by name where weight decay is part of the loss; None where there is none."""
         if self.decoupled or not self.weight_decay:
             return None
         return dict(self.decays) if self.decays is not None else dict.fromkeys(self.moving, self.weight_decay)
@@ -228,7 +219,8 @@ class OptimizerState:
         """
         if self.decoupled_decay and scale is not None:
             shares = self.shares
-            # P and the decay both include a group's share of the rate. A share of 0 leaves nothing of either.
+            # P multiplies the result, and the step takes off ηλω: so λω is divided by P here. P and the decay both
+            # include a group's share of the rate, which is put back. A share of 0 leaves nothing of either.
             params = {
                 name: value / scale[name]
                 if shares is None
