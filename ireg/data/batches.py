@@ -54,7 +54,7 @@ class ShuffledBatches(Batches):
 
     @property
     def sampler(self) -> "ShuffledBatches":
-        """This object itself: Lightning sets the epoch through this attribute."""
+        """The batches themselves: Lightning sets the epoch through this attribute."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
