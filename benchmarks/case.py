@@ -57,10 +57,7 @@ class Case:
 
 @contextmanager
 def composed(overrides: Sequence[str]) -> Iterator[tuple[DictConfig, Path]]:
-    """Yield a configuration as `train.py` gets it, and its folder.
-
-    The run folder is removed afterwards.
-    """
+    """Yield a configuration as `train.py` gets it, and its folder, which is removed afterwards."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), TemporaryDirectory() as folder:
         config = compose("config", list(overrides), return_hydra_config=True)
         with open_dict(config):
@@ -73,12 +70,11 @@ def composed(overrides: Sequence[str]) -> Iterator[tuple[DictConfig, Path]]:
 
 
 def pass_flops(model: nn.Module, num_examples: int) -> int:
-    """Count the operations of one pass over `num_examples`.
+    """Count the floating-point operations of the matrix products of one pass over `num_examples`.
 
-    They are the floating-point operations of its matrix products, forward and backward.
-
-    A Linear layer of I inputs and O outputs takes 2·I·O an example for its outputs, as many for the gradient of its
-    weights, and as many for that of its inputs; the first layer's inputs are the data and need none.
+    The pass is forward and backward. A Linear layer of I inputs and O outputs takes 2·I·O an example for its outputs,
+    as many for the gradient of its weights, and as many for that of its inputs; the first layer's inputs are the data
+    and need none.
     """
     products = [layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear)]
     return 2 * num_examples * (3 * sum(products) - products[0])

@@ -43,10 +43,7 @@ Row = dict[str, str | float]
 
 
 def passes() -> Iterator[Row]:
-    """Yield what passes over the minibatches take.
-
-    The unit is a pass of plain gradients over the same minibatches of 64.
-    """
+    """Yield what passes over the minibatches take, in passes of plain gradients over the same ones of 64."""
     _, data = prepared(Case(optimizer="sgd"))
     for name, (make, examples) in NETWORKS.items():
         module = make()
@@ -120,11 +117,11 @@ def memory() -> Iterator[Row]:
     for term in ("lambda_max", "batch_sharpness", "trace_root", "strength", "path_settled_diffusive"):
         for examples in EXAMPLES:
             case = Case(optimizer="momentum", num_examples=examples, extra=(f"terms=[{term}]",))
-            found = in_fresh_process(case)
-            mebibytes = found.tensors / 2**20
+            memory_of_pass = in_fresh_process(case)
+            mebibytes = memory_of_pass.tensors / 2**20
             yield {
                 "what": term,
-                "of": f"{found.num_batches} minibatches",
+                "of": f"{memory_of_pass.num_batches} minibatches",
                 "unit": "MiB",
                 "ratio": mebibytes,
                 "low": mebibytes,

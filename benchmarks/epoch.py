@@ -1,9 +1,7 @@
-"""`python -m benchmarks.epoch`: what an epoch of the project costs.
+"""`python -m benchmarks.epoch`: what an epoch of the project costs, beside programs that do the same.
 
-It is measured side by side with other programs that do the same.
-
-Prints tables of ratios and writes docs/benchmarks.md; see there for what is measured. All of it takes 15 to 25
-minutes; --quick measures width 256 and batch size 64 only, in five to ten, and writes no page.
+Prints tables of ratios and writes docs/benchmarks.md; see there for what is measured. All of it takes 15 to 25 minutes;
+--quick measures width 256 and batch size 64 only, in five to ten, and writes no page.
 """
 
 import argparse
@@ -78,12 +76,12 @@ def _arguments() -> argparse.Namespace:
 
 
 def _command() -> str:
-    """What was typed."""
+    """Return the command as it was typed."""
     return " ".join(["python -m benchmarks.epoch", *sys.argv[1:]]) if sys.argv[1:] else "make bench"
 
 
 def _cases(base: Case, optimizers: Sequence[str], threads: Sequence[int], *, quick: bool) -> list[Case]:
-    """The headline first: it matters most."""
+    """List the cases, the headline first, which matters most."""
     others = [] if quick else [shape for shape in product(WIDTHS, BATCH_SIZES) if shape != HEADLINE]
     return [
         replace(base, optimizer=optimizer, width=width, batch_size=batch_size, threads=number)

@@ -1,7 +1,4 @@
-"""The figure: seconds of the terms' pass.
-
-They are drawn over the number of examples, the width and the batch size.
-"""
+"""The figure: seconds of the terms' pass over the number of examples, the width and the batch size."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,8 +25,8 @@ def draw(points: Mapping[str, Sequence[Point]], peaks: Mapping[int, float]) -> F
     base = points["num_examples"][0].case
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     panels = figure.subplots(1, len(points), sharey=True)
-    for axes, (axis, found) in zip(panels, points.items(), strict=True):
-        _panel(axes, axis, found, peaks[base.threads])
+    for axes, (axis, measured) in zip(panels, points.items(), strict=True):
+        _panel(axes, axis, measured, peaks[base.threads])
     panels[0].set_ylabel("seconds of the terms' pass")
     panels[0].legend(fontsize="small")
     figure.suptitle(

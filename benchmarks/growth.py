@@ -22,10 +22,7 @@ EPOCHS = 3
 
 @dataclass(frozen=True)
 class Point:
-    """Median seconds of one case's terms' pass.
-
-    The operations of its matrix products stand beside them.
-    """
+    """Median seconds of one case's terms' pass, and the operations of its matrix products."""
 
     case: Case
     seconds: float
@@ -33,10 +30,7 @@ class Point:
 
 
 def seconds(base: Case, grid: dict[str, Sequence[int]] = GRID) -> dict[str, list[Point]]:
-    """Measure the terms' pass by axis.
-
-    One field of the case varies, the others are those of `base`.
-    """
+    """Measure the terms' pass by axis: one field of the case varies, the others are those of `base`."""
     known: dict[Case, Point] = {}
     points: dict[str, list[Point]] = {}
     for axis, values in grid.items():
@@ -51,16 +45,13 @@ def seconds(base: Case, grid: dict[str, Sequence[int]] = GRID) -> dict[str, list
 
 
 def memory(base: Case, sizes: Sequence[int] = GRID["num_examples"]) -> list[tuple[Case, Memory]]:
-    """Measure peak memory of the terms' pass over many minibatches.
-
-    Each number of them has a process of its own.
-    """
+    """Measure peak memory of the terms' pass over many minibatches, each number of them in a new process."""
     cases = [replace(base, optimizer=optimizer, num_examples=size) for optimizer in OPTIMIZERS for size in sizes]
-    found = []
+    peaks = []
     for case in cases:
         print(f"memory: {case}", file=sys.stderr, flush=True)
-        found.append((case, in_fresh_process(case)))
-    return found
+        peaks.append((case, in_fresh_process(case)))
+    return peaks
 
 
 def _point(case: Case) -> Point:

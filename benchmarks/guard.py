@@ -69,7 +69,7 @@ def shares(optimizer: str) -> dict[str, float]:
     model = MLP(input_shape=(1, 28, 28), num_classes=10, hidden=[256] * 4)
     makers = {"sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam}
     moving = makers[optimizer](model.parameters(), lr=1e-4)
-    found: dict[str, list[float]] = {name: [] for name in WATCHED}
+    shares_of: dict[str, list[float]] = {name: [] for name in WATCHED}
     with Clock() as clock:
         monitor = ireg.Monitor(model, moving, criterion=cross_entropy)
         for _ in range(EPOCHS):
@@ -78,10 +78,10 @@ def shares(optimizer: str) -> dict[str, float]:
             monitor.compute()
             monitor.reset()
             epoch = time.perf_counter() - start
-            for name, parts in found.items():
+            for name, parts in shares_of.items():
                 parts.append((clock.seconds[name] - before[name]) / epoch)
-    return {name: statistics.median(parts[1:]) for name, parts in found.items()} | {
-        f"{name}, first epoch": parts[0] for name, parts in found.items()
+    return {name: statistics.median(parts[1:]) for name, parts in shares_of.items()} | {
+        f"{name}, first epoch": parts[0] for name, parts in shares_of.items()
     }
 
 

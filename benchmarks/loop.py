@@ -1,11 +1,9 @@
-"""A training loop written by hand in plain PyTorch.
-
-The project's epoch is measured against it.
+"""A training loop written by hand in plain PyTorch, which the project's epoch is measured against.
 
 It does what an epoch of the project does: trains on minibatches in a fresh order, evaluates the test examples, and
-computes the default terms over the epoch's minibatches at its final weights; the training examples are evaluated by
-the outputs of that last pass, which sees them all. No framework, no files, no checks. Nothing waits for a number
-before its pass is over, and second moments are summed only for an optimizer that has some to weigh them with.
+computes the default terms over the epoch's minibatches at its final weights; the training examples are evaluated by the
+outputs of that last pass, which sees them all. No framework, no files, no checks. Nothing waits for a number before its
+pass is over, and second moments are summed only for an optimizer that has some to weigh them with.
 """
 
 import time
@@ -143,7 +141,7 @@ def terms_pass(
 def _preconditioner(
     optimizer: Optimizer, parameters: Sequence[Tensor], second: Sequence[Tensor]
 ) -> tuple[float, list[Tensor]]:
-    """β of Adam's first moment (0 of RMSprop), and 1/(√v̂ + ε)."""
+    """Return β of Adam's first moment (0 of RMSprop), and 1/(√v̂ + ε)."""
     group = optimizer.param_groups[0]
     beta, rho = group.get("betas", (0.0, 0.0))
     correction = 1 - rho ** float(optimizer.state[parameters[0]]["step"])

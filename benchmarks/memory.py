@@ -1,6 +1,4 @@
-"""Peak memory of the terms' pass, measured in a fresh process.
-
-See `python -m benchmarks.memory --help`.
+"""Peak memory of the terms' pass in a new process, see `python -m benchmarks.memory --help`.
 
 Two measures, each over one call of the pass, above what was in use when it began:
 
@@ -9,7 +7,7 @@ Two measures, each over one call of the pass, above what was in use when it bega
 - *resident*: the high-water mark of the process's resident set, reset before the call (Linux). It sees everything, the
   libraries' own buffers too, to within some MB.
 
-A first call of the pass goes before both: libraries set themselves up then.
+A first call of the pass comes before both: libraries set themselves up then.
 """
 
 import argparse
@@ -34,10 +32,7 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Return peak bytes of a terms' pass.
-
-    They are above what was in use before it; None where the system does not say.
-    """
+    """Peak bytes of a terms' pass above what was in use before it; None where the system does not say."""
 
     num_batches: int
     tensors: int
@@ -58,10 +53,7 @@ def in_fresh_process(case: Case) -> Memory:
 
 
 class MemoryWatch:
-    """Wrapper of `measure` that watches memory.
-
-    It watches the second call by resident set, the third by torch's allocator.
-    """
+    """Wrapper of `measure` that watches memory: its second call's resident set, its third's tensors."""
 
     def __init__(self) -> None:
         self.num_batches = 0
@@ -92,10 +84,7 @@ class MemoryWatch:
 
 
 def peak_tensors(call: Callable[[], object]) -> int:
-    """Return the peak bytes of tensors during a call.
-
-    They are above what is in use before it.
-    """
+    """Return the peak bytes of tensors during a call, above what is in use before it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
         call()
     events = log.profiler.kineto_results.events()
@@ -112,9 +101,10 @@ def _plainly(call: Callable[[], Any]) -> Any:
 
 
 def _settled() -> int | None:
-    """Return resident bytes, after resetting the mark.
+    """Return resident bytes after free memory is given back to the system and the mark is reset.
 
-    Free memory is given back to the system before; None where that cannot be.
+    Returns:
+        The bytes; None where that cannot be.
     """
     gc.collect()
     try:

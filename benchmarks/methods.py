@@ -1,6 +1,6 @@
 """`python -m benchmarks.methods`: the terms' pass by method, for several architectures.
 
-Seconds stand against the training pass; memory is beside them. Prints the table and writes docs/networks.md; it takes
+Seconds are relative to the training pass; memory is beside them. Prints the table and writes docs/networks.md; it takes
 three minutes.
 """
 
@@ -118,7 +118,7 @@ def _measured(name: str, batch_size: int) -> MethodTimes:
 
 
 def _serves(model: nn.Module, batches: Sequence[Pair], method: str) -> bool:
-    """Whether a method serves a model, by trying it on two minibatches."""
+    """Say whether a method serves a model, by trying it on two minibatches."""
     try:
         ireg.measure(
             model, batches[:2], optimizer=torch.optim.SGD(model.parameters()), criterion=cross_entropy, method=method
@@ -134,9 +134,9 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def table(found: Sequence[MethodTimes]) -> Grid:
+def table(measured: Sequence[MethodTimes]) -> Grid:
     """Tabulate the terms' pass by architecture and method, and its memory."""
-    names = list(dict.fromkeys(method for times in found for method in times.ratios))
+    names = list(dict.fromkeys(method for times in measured for method in times.ratios))
     columns = ["network", "batch", "training, ms", "auto takes", *(f"{name} / training" for name in names)]
     columns += [f"{SAMPLE} minibatches / epoch", *(f"{name}, MB" for name in names)]
     rows = [
@@ -149,7 +149,7 @@ def table(found: Sequence[MethodTimes]) -> Grid:
             ratio_text(times.sample),
             *(f"{times.memory[name] / 1e6:.1f}" if name in times.memory else MISSING for name in names),
         ]
-        for times in found
+        for times in measured
     ]
     return Grid("The terms' pass by method, over the training pass", columns, rows)
 
@@ -180,10 +180,10 @@ def main() -> None:
     torch.set_num_interop_threads(1)
     peaks = Peaks()
     peaks.look(1)
-    found = by_method(1)
+    measured = by_method(1)
     peaks.look(1)
-    make_console(width=200).print(table(found).rich())
-    text = _PAGE.format(machine=machine(peaks.rates), sample=SAMPLE, epoch=EPOCH, table=table(found).markdown())
+    make_console(width=200).print(table(measured).rich())
+    text = _PAGE.format(machine=machine(peaks.rates), sample=SAMPLE, epoch=EPOCH, table=table(measured).markdown())
     write_text(PAGE, text.lstrip())
     print(f"wrote {PAGE}", file=sys.stderr)
 

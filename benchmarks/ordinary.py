@@ -1,6 +1,4 @@
-"""What a competent user writes from the tutorials.
-
-This ordinary Lightning program is measured against the project.
+"""An ordinary Lightning program, as a competent user writes it from the tutorials, to compare with.
 
 A torchvision dataset with `ToTensor` in a shuffling DataLoader, a LightningModule that logs loss and accuracy with
 `self.log` and torchmetrics in each step, and a Trainer with its defaults and a CSV logger. The terms come from a loop
@@ -33,9 +31,7 @@ NUM_CLASSES = 10
 
 
 class OrdinaryClassifier(L.LightningModule):
-    """A classifier that logs as the tutorials do.
-
-    The terms are computed after each epoch.
+    """A classifier that logs as the tutorials do, and computes the terms after each epoch.
 
     Args:
         model: maps inputs to logits.
@@ -52,15 +48,15 @@ class OrdinaryClassifier(L.LightningModule):
         self.batches: list[tuple[Tensor, Tensor]] = []
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimizer of all parameters."""
+        """Return the optimizer of all parameters."""
         return self.make_optimizer(self.model.parameters())
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (N, C)."""
+        """Return logits (N, C)."""
         return self.model(inputs)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """Mean cross-entropy of one minibatch, which is kept for the terms."""
+        """Return the mean cross-entropy of one minibatch, which is kept for the terms."""
         inputs, labels = batch
         logits = self(inputs)
         loss = cross_entropy(logits, labels)
@@ -71,7 +67,7 @@ class OrdinaryClassifier(L.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        """Loss and accuracy on the test examples."""
+        """Log loss and accuracy on the test examples."""
         inputs, labels = batch
         logits = self(inputs)
         self.test_accuracy(logits, labels)
@@ -88,10 +84,7 @@ class OrdinaryClassifier(L.LightningModule):
 
 
 class EpochClock(L.Callback):
-    """Seconds of each epoch, to the start of the next.
-
-    The last epoch ends with training.
-    """
+    """Seconds of each epoch, to the start of the next, or to the end of training."""
 
     def __init__(self) -> None:
         self.marks: list[float] = []
@@ -146,10 +139,7 @@ def epochs_the_ordinary_way(
 
 
 def _dataset(indices: Tensor, labels: Tensor, *, train: bool) -> MNIST:
-    """MNIST of the package's files, with these examples and labels.
-
-    Images become tensors one by one.
-    """
+    """Return MNIST of the package's files, with these examples and labels; images become tensors singly."""
     dataset = MNIST(PACKAGED, train=train, transform=ToTensor())
     dataset.data, dataset.targets = dataset.data[indices], torch.as_tensor(labels)
     return dataset

@@ -24,7 +24,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """All that one run of the benchmark found.
+    """All that one run of the benchmark has measured.
 
     `peaks` are floating-point operations per second, by threads of torch.
     """
@@ -37,7 +37,7 @@ class Findings:
 
 
 def machine(peaks: Mapping[int, float]) -> str:
-    """The machine in words."""
+    """Describe the machine in words."""
     versions = f"torch {torch.__version__}, lightning {lightning.__version__}, Python {platform.python_version()}"
     rates = ", ".join(f"{rate / 1e9:.0f} with {number}" for number, rate in peaks.items())
     return (
@@ -47,10 +47,7 @@ def machine(peaks: Mapping[int, float]) -> str:
 
 
 def write(findings: Findings, path: Path) -> list[Path]:
-    """Write the page and its figure; return what was written.
-
-    The figure is beside it in `figures/`.
-    """
+    """Write the page, and its figure beside it in `figures/`; return what was written."""
     written = []
     if findings.growth is not None:
         picture = path.parent / "figures" / f"{path.stem}.png"
@@ -92,7 +89,7 @@ def _introduction(findings: Findings) -> str:
 
 
 def _ordinary(results: Sequence[Result]) -> str:
-    """How many epochs of the ordinary way were counted, and where."""
+    """Say how many epochs of the ordinary way were counted, and where."""
     counts: dict[int, list[str]] = {}
     for result in results:
         count = sum(len(turn) for turn in result.turns.get(ORDINARY, []))
@@ -104,7 +101,7 @@ def _ordinary(results: Sequence[Result]) -> str:
 
 
 def _cpu() -> str:
-    """The processor's name as the system has it."""
+    """Return the processor's name as the system has it."""
     lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

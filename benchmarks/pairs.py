@@ -1,7 +1,4 @@
-"""Sides in turns, measured in one process.
-
-What else the machine does affects all of them.
-"""
+"""Sides in turns, measured in one process, so that what else the machine does affects all of them."""
 
 import gc
 import sys
@@ -62,10 +59,7 @@ def measured(case: Case, effort: Effort) -> Result:
 
 
 def _order(turn: int) -> list[str]:
-    """Take turns: each begins with another side.
-
-    None always follows the same one.
-    """
+    """Return the sides of a turn: each begins with another one, and none always follows the same one."""
     names = list(SIDES)
     shift = turn % len(names)
     return names[shift:] + names[:shift]

@@ -54,7 +54,7 @@ def ratios() -> pd.DataFrame:
         cross_entropy(module(batches[0][0]), batches[0][1]).backward()
         optimizer.step()
 
-    found = []
+    records = []
     made = [(name, method, make(strength=0.1, method=method)) for name, make in PENALTIES.items() for method in METHODS]
     made += [(name, "", make(strength=0.1)) for name, make in OTHERS.items()]
     for name, method, regularizer in made:
@@ -67,8 +67,8 @@ def ratios() -> pd.DataFrame:
 
         of_all = name in ("full", "momentum")
         ratio = paired(penalized, plain, pairs=FEW if of_all else PAIRS)
-        found.append({"penalty": name, "method": method, **ratio})
-    return pd.DataFrame(found)
+        records.append({"penalty": name, "method": method, **ratio})
+    return pd.DataFrame(records)
 
 
 def table(costs: pd.DataFrame) -> str:

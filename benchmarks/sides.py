@@ -1,6 +1,4 @@
-"""What is measured side by side, by name in `SIDES`.
-
-Each is a function `(case, epochs) -> seconds of each epoch`.
+"""What is measured side by side, by name in `SIDES`: functions `(case, epochs) -> seconds by epoch`.
 
 Every call starts afresh: new weights, a new optimizer, a new run folder.
 """
@@ -33,10 +31,7 @@ from ireg.lit.module import Classifier
 
 
 def by_project(case: Case, epochs: int, extra: Sequence[str] = ()) -> list[EpochTime]:
-    """Do a run of the project as `train.py` does it.
-
-    It has training, terms, evaluation, logs and checkpoint.
-    """
+    """Do a run of the project as `train.py` does it: training, terms, evaluation, logs and checkpoint."""
     clock = PassClock()
     with composed([*case.overrides(epochs), *extra]) as (config, folder), watching(clock.attach):
         project.run(config)
@@ -54,15 +49,12 @@ def without_terms(case: Case, epochs: int) -> list[EpochTime]:
 
 
 def with_theory(case: Case, epochs: int) -> list[EpochTime]:
-    """Do the same run with the mean flow's terms.
-
-    They take a pass with products of the Hessian.
-    """
+    """Do the same run with the mean flow's terms, which take a pass with Hessian products."""
     return by_project(case, epochs, ["terms=theory"])
 
 
 def by_hand(case: Case, epochs: int) -> list[EpochTime]:
-    """The loop written by hand."""
+    """Run the loop written by hand."""
     settings, data = prepared(case, epochs)
     model = build.make_model(settings, data)
     times, _ = epochs_by_hand(
@@ -77,10 +69,7 @@ def by_hand(case: Case, epochs: int) -> list[EpochTime]:
 
 
 def ordinarily(case: Case, epochs: int) -> list[EpochTime]:
-    """Do ordinary Lightning with torch's default kernels.
-
-    On a CPU they are a loop over the parameters.
-    """
+    """Do ordinary Lightning with torch's default kernels, on a CPU a loop over the parameters."""
     settings, data = prepared(
         replace(case, extra=(*case.extra, "trainer.fused=false", "+optimizer.foreach=false")), epochs
     )
@@ -108,9 +97,7 @@ SIDES: dict[str, Callable[[Case, int], list[EpochTime]]] = {
 
 
 class PassClock:
-    """Measure seconds of each epoch's training pass.
-
-    It lasts from its start to the evaluation of the test examples.
+    """Seconds of each epoch's training pass, from its start to the evaluation of the test examples.
 
     It listens to hooks that come once an epoch, on the module itself: a Lightning callback would be asked six times in
     each step.
@@ -135,10 +122,7 @@ class PassClock:
 
 
 def before(owner: nn.Module, name: str, action: Callable[[], None]) -> None:
-    """Let `action` happen before each call of a method.
-
-    Only this one object is changed.
-    """
+    """Let `action` happen before each call of a method of this one object."""
     method = getattr(owner, name)
 
     def both(*args: Any, **kwargs: Any) -> Any:
@@ -150,10 +134,7 @@ def before(owner: nn.Module, name: str, action: Callable[[], None]) -> None:
 
 @contextmanager
 def watching(attach: Callable[[Classifier], None]) -> Iterator[None]:
-    """Hand each classifier to `attach` before it trains.
-
-    This holds for all runs in this context.
-    """
+    """Hand each classifier to `attach` before it trains, for all runs in this context."""
     make = build.make_classifier
 
     def attached(settings: Config, model: nn.Module) -> Classifier:
@@ -166,16 +147,13 @@ def watching(attach: Callable[[Classifier], None]) -> Iterator[None]:
 
 
 def quietly() -> None:
-    """Leave out what Lightning prints in every run.
-
-    Standard error is for the progress.
-    """
+    """Leave out what Lightning prints in every run: standard error is for the progress."""
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
 
 
 def prepared(case: Case, epochs: int = 1) -> tuple[Config, NoisyImages]:
-    """Settings and data of a case as a run has them."""
+    """Return settings and data of a case as a run has them."""
     with composed(case.overrides(epochs)) as (config, _):
         settings = read(config)
     torch.manual_seed(settings.seed)

@@ -23,7 +23,7 @@ class Grid:
     rows: Sequence[Sequence[str]]
 
     def rich(self) -> Table:
-        """For the terminal."""
+        """Make the table for the terminal."""
         table = Table(title=self.title)
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="right" if number else "left")
@@ -32,7 +32,7 @@ class Grid:
         return table
 
     def markdown(self) -> str:
-        """For a page."""
+        """Write the table for a page."""
         return markdown(self.columns, self.rows, others=" ---: ").removesuffix("\n")
 
 
@@ -66,10 +66,7 @@ def epochs(results: Sequence[Result], peaks: Mapping[int, float]) -> Grid:
 
 
 def passes(results: Sequence[Result], peaks: Mapping[int, float]) -> Grid:
-    """Tabulate the training pass and the terms' pass.
-
-    Each is compared with the other, and with those of the loop by hand.
-    """
+    """Tabulate the training pass and the terms' pass, beside each other and those of the loop by hand."""
     columns = [*_CASE, "training", "terms", "terms / training", "training by hand", "terms by hand"]
     columns += ["training / by hand", "terms / by hand", "floor of a pass"]
     training: Measure = (PROJECT, "training")
@@ -94,7 +91,7 @@ def passes(results: Sequence[Result], peaks: Mapping[int, float]) -> Grid:
 
 
 def theory(results: Sequence[Result]) -> Grid:
-    """What `terms=theory` costs, where it was measured."""
+    """Tabulate what `terms=theory` costs, where it was measured."""
     columns = [*_CASE, "default terms", "terms=theory", "theory / default", "epoch with theory / project"]
     rows = [
         [
@@ -110,8 +107,8 @@ def theory(results: Sequence[Result]) -> Grid:
     return Grid("terms=theory: median seconds and ratios", columns, rows)
 
 
-def memory(found: Sequence[tuple[Case, Memory]]) -> Grid:
-    """Peak memory of the terms' pass by number of minibatches."""
+def memory(peaks: Sequence[tuple[Case, Memory]]) -> Grid:
+    """Tabulate peak memory of the terms' pass by number of minibatches."""
     columns = ["optimizer", "training examples", "minibatches m", "tensors, MB", "resident, MB"]
     rows = [
         [
@@ -121,7 +118,7 @@ def memory(found: Sequence[tuple[Case, Memory]]) -> Grid:
             f"{peak.tensors / 1e6:.1f}",
             MISSING if peak.resident is None else f"{peak.resident / 1e6:.1f}",
         ]
-        for case, peak in found
+        for case, peak in peaks
     ]
     return Grid("Peak memory of the terms' pass above what was in use before it", columns, rows)
 
@@ -134,10 +131,7 @@ def _case(case: Case) -> list[str]:
 
 
 def _floor(result: Result, peaks: Mapping[int, float]) -> float:
-    """Return seconds of one pass at the machine's best rate.
-
-    They are those of its matrix products.
-    """
+    """Return seconds of one pass's matrix products at the machine's best rate."""
     return result.flops / peaks[result.case.threads]
 
 

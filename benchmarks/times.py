@@ -12,10 +12,7 @@ Measure = tuple[str, Part]
 
 
 class EpochTime(NamedTuple):
-    """Seconds of one epoch, and of its two parts.
-
-    The parts are the training pass alone, and the pass for the terms.
-    """
+    """Seconds of one epoch, of its training pass alone, and of its pass for the terms."""
 
     whole: float
     training: float | None = None
@@ -39,29 +36,23 @@ class Result:
     turns: dict[str, list[list[EpochTime]]] = field(default_factory=dict)
 
     def median(self, side: str, part: Part = "whole") -> float | None:
-        """Median over all counted epochs; None where nothing was measured."""
+        """Return the median over all counted epochs; None where nothing was measured."""
         return _median([epoch for turn in self.turns.get(side, []) for epoch in turn], part)
 
     def ratios(self, left: Measure, right: Measure) -> list[float]:
-        """Return the ratio of medians of each turn.
-
-        Both sides ran in it, one right after the other.
-        """
+        """Return the ratio of medians of each turn, in which both sides ran one right after the other."""
         pairs = zip(self.turns.get(left[0], []), self.turns.get(right[0], []), strict=False)
-        found = (quotient(_median(one, left[1]), _median(other, right[1])) for one, other in pairs)
-        return [ratio for ratio in found if ratio is not None]
+        quotients = (quotient(_median(one, left[1]), _median(other, right[1])) for one, other in pairs)
+        return [ratio for ratio in quotients if ratio is not None]
 
     def ratio(self, left: Measure, right: Measure) -> float | None:
-        """Return the median of the turns' ratios.
-
-        A machine that slows down in between does not change it.
-        """
+        """Return the median of the turns' ratios, which a machine that slows down in between does not change."""
         ratios = self.ratios(left, right)
         return statistics.median(ratios) if ratios else None
 
 
 def quotient(left: float | None, right: float | None) -> float | None:
-    """`left / right`, None where either is missing."""
+    """Return `left / right`; None where either is missing."""
     return None if left is None or right is None else left / right
 
 

@@ -29,7 +29,7 @@ class DiagonalNetwork(nn.Module):
         self.v = nn.Parameter(torch.full((PROBLEMS, WEIGHTS), start))
 
     def weights(self) -> Tensor:
-        """What the inputs are multiplied by, (problems, weights)."""
+        """Return what the inputs are multiplied by, (problems, weights)."""
         return self.u.square() - self.v.square()
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class DiagonalNetwork(nn.Module):
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """The squared error of each problem, their sum."""
+    """Return the sum of the problems' mean squared errors."""
     inputs, targets = batch
     return (model(inputs) - targets).square().mean(0).sum()
 

@@ -62,7 +62,7 @@ def make_batches(epoch: int, count: int = 8, size: int = 16) -> list[dict[str, A
 
 
 def loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
-    """The mean loss of the next token, without padding."""
+    """Return the mean loss of the next token, without padding."""
     logits, targets = model(batch["tokens"][:, :-1]), batch["tokens"][:, 1:]
     return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PADDING)
 

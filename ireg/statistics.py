@@ -31,9 +31,7 @@ class Sample(Generic[Record]):
 def jackknife(
     function: Callable[[Mapping[Key, Record]], dict[str, float]], samples: Mapping[Key, Sample[Record]]
 ) -> dict[str, Estimate]:
-    """Numbers made of independent samples, by the jackknife.
-
-    It corrects the bias and gives a standard error.
+    """Compute numbers from independent samples by the jackknife, without bias and with standard errors.
 
     With θ of all and θ_(i) without the i-th of n pairs of a sample, the bias is (n−1)(mean θ_(i) − θ) and the variance
     (n−1)/n Σ (θ_(i) − mean θ_(i))²; both add up over the samples (Efron & Tibshirani 1993, chapters 10 and 11). The
@@ -63,9 +61,7 @@ def jackknife(
 
 
 def limit(values: Mapping[int, float]) -> float:
-    """Extrapolate to 1/r = 0 by a straight line.
-
-    The line is in 1/r and goes through the two finest; with one r it is its value.
+    """Extrapolate to 1/r = 0 by the straight line in 1/r through the two finest; one r is its value.
 
     With an error like a/r + b/r² the line of r₁ and r₂ is off by b/(r₁r₂), which coarser ones worsen.
 
@@ -157,9 +153,9 @@ def plus_minus(value: float, spread: float, form: str = ".3g", of_spread: str = 
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Return the mean of independent values, with Student's interval.
+    """Return the mean of independent values with Student's interval, mean ± t sd/√n.
 
-    mean ± t sd/√n, t the quantile of n − 1 degrees of freedom; exact for normal values.
+    t is the quantile of n − 1 degrees of freedom; the interval is exact for normal values.
 
     Args:
         values: one for each seed; with fewer than two the interval is nan.
@@ -198,13 +194,16 @@ class PairedDifference:
     count: int
 
     def p_at_least(self, margin: float) -> float:
-        """Return the p-value of a true difference of at least a margin, one-sided.
+        """Return the one-sided p-value of a true difference of at least a margin.
 
         It is small where the mean lies far below the margin: P(t ≤ (mean − margin)/error), t with n − 1 degrees of
-        freedom. Without an error it is 0 or 1, and nan for fewer than two seeds.
+        freedom.
 
         Args:
             margin: in the unit of the differences.
+
+        Returns:
+            The p-value; 0 or 1 without an error, and nan for fewer than two seeds.
 
         Source: Schuirmann 1987, of whose two one-sided tests it is one.
         """
@@ -235,14 +234,15 @@ def paired_difference(left: Sequence[float], right: Sequence[float], level: floa
     if len(left) != len(right):
         raise ValueError(f"{len(left)} and {len(right)} values: pairs need as many on both sides")
     differences = [one - other for one, other in zip(left, right, strict=True)]
-    found, count = mean_interval(differences, level), len(differences)
+    interval, count = mean_interval(differences, level), len(differences)
     if count < 2:
-        return PairedDifference(student=found, error=math.nan, p=math.nan, count=count)
-    if found.half == 0:
-        return PairedDifference(student=found, error=0.0, p=float(found.mean == 0), count=count)
-    error = found.half / float(student.ppf((1 + level) / 2, count - 1))
-    p = float(2 * student.sf(abs(found.mean) / error, count - 1))
-    return PairedDifference(student=found, error=error, p=p, count=count)
+        return PairedDifference(student=interval, error=math.nan, p=math.nan, count=count)
+    # Equal differences have no variance, and t is ±∞ or 0/0.
+    if interval.half == 0:
+        return PairedDifference(student=interval, error=0.0, p=float(interval.mean == 0), count=count)
+    error = interval.half / float(student.ppf((1 + level) / 2, count - 1))
+    p = float(2 * student.sf(abs(interval.mean) / error, count - 1))
+    return PairedDifference(student=interval, error=error, p=p, count=count)
 
 
 def holm(p_values: Sequence[float], alternatives: Sequence[Hashable] | None = None) -> list[float]:

@@ -1,6 +1,6 @@
-"""`python -m study multirun/study_final`: the study's data and pages.
+"""`python -m study multirun/study_final`: record the sweeps' numbers, and write the study's pages.
 
-It records the sweeps' numbers, and writes the pages' tables, results and figures from all that is recorded.
+The pages' tables, results and figures are made from all that is recorded.
 """
 
 from __future__ import annotations

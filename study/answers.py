@@ -1,7 +1,4 @@
-"""The study's five answers, in a few words each.
-
-The protocol decides them.
-"""
+"""The study's five answers, in a few words each, as the protocol decides them."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ NAMES = {"sgd": "SGD", "momentum": "momentum", **ADAPTIVE, "adamw": "AdamW"}
 
 
 def generalization(claims: Sequence[Claim], comparator: str) -> str:
-    """Decide question 1 by one comparator.
+    """Decide question 1 by one comparator and one rule for both answers.
 
-    One rule is for both answers: an adjusted p below 0.05, for RMSProp and for Adam.
+    An adjusted p below 0.05 counts, for RMSProp and for Adam.
 
     Args:
         claims: the whole family.
@@ -49,7 +46,7 @@ def generalization(claims: Sequence[Claim], comparator: str) -> str:
 
 def _worse(claims: Sequence[Claim]) -> str:
     """Gather comparators by the answer there, the one of held-out examples first."""
-    found: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     for comparators, write in (
         (["best by hold-out"], lambda where: "stopped by held-out examples"),
         ([*AT_LOSS], lambda where: _levels(where, AT_LOSS, "at every training loss", "at a loss of {}")),
@@ -64,8 +61,8 @@ def _worse(claims: Sequence[Claim]) -> str:
         for answer, where in by_answer.items():
             numbers = _of(claims, 1, where[0], "adam") if where[0] in ("best by hold-out", "end", TUNED_END) else []
             text = f"{write(where)}{''.join(f' (Adam {points(one)} points)' for one in numbers)}"
-            found.setdefault(answer, []).append(text)
-    parts = [f"**{answer}**: {', '.join(where)}" for answer, where in found.items() if answer != "–"]
+            texts.setdefault(answer, []).append(text)
+    parts = [f"**{answer}**: {', '.join(where)}" for answer, where in texts.items() if answer != "–"]
     return _sentence("; ".join(parts) or "Not measured")
 
 
@@ -116,25 +113,25 @@ def _norm(claims: Sequence[Claim]) -> str:
 
 
 def _basins(claims: Sequence[Claim]) -> str:
-    found = _of(claims, 4, "training loss")
-    if any(math.isnan(claim.difference.student.low) for claim in found):
+    to_others = _of(claims, 4, "training loss")
+    if any(math.isnan(claim.difference.student.low) for claim in to_others):
         return "Not measured."
-    shown = [claim for claim in found if claim.significant and claim.difference.student.mean > 0]
+    shown = [claim for claim in to_others if claim.significant and claim.difference.student.mean > 0]
     answer = f"Another basin for {' and '.join(NAMES[claim.optimizer] for claim in shown)}" if shown else "Not shown"
-    barriers = ", ".join(f"to {_named(claim)}" for claim in found)
+    barriers = ", ".join(f"to {_named(claim)}" for claim in to_others)
     return f"**{answer}.** Barrier above the noise floor: {barriers}."
 
 
 def _regularization(claims: Sequence[Claim]) -> str:
-    found = _of(claims, 5, "drift")
-    if any(math.isnan(claim.difference.student.low) for claim in found):
+    of_drift = _of(claims, 5, "drift")
+    if any(math.isnan(claim.difference.student.low) for claim in of_drift):
         return "Not measured."
-    answers_of = {claim.optimizer: "an effect" if claim.significant else "none shown" for claim in found}
+    answers_of = {claim.optimizer: "an effect" if claim.significant else "none shown" for claim in of_drift}
     if len(set(answers_of.values())) == 1:
         answer = _sentence(next(iter(answers_of.values())))
     else:
         answer = _sentence(", ".join(f"{NAMES[name]}: {said}" for name, said in answers_of.items()))
-    numbers = ", ".join(map(_named, found))
+    numbers = ", ".join(map(_named, of_drift))
     return f"**{answer}** Drift over the predicted, at 1e-7: {numbers}."
 
 
@@ -155,7 +152,7 @@ def answers(of_data: Mapping[str, pd.DataFrame]) -> str:
     """
     claims = {name: family(cells) for name, cells in of_data.items()}
     rows = [[question, *(answer(claims[name]) for name in of_data)] for question, answer in QUESTIONS.items()]
-    seeds = {name: max(claim.difference.count for claim in found) for name, found in claims.items()}
+    seeds = {name: max(claim.difference.count for claim in of_name) for name, of_name in claims.items()}
     table = markdown(["question", *(f"{name}, {count} seeds" for name, count in seeds.items())], rows)
     return f"{table}\nPoints are of test error less SGD's. {GIVEN}\n"
 

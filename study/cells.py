@@ -51,21 +51,21 @@ def measured(folder: Path) -> pd.DataFrame:
     table = load(folder)
     _refuse_mixed(table, folder)
     ended = table[table["state"].isin(ENDED)]
-    found = at_places(ended, LOSSES, EPOCHS)
+    cells_of_runs = at_places(ended, LOSSES, EPOCHS)
     # A run that diverged before any place is still a run.
-    nowhere = ended[~ended["run"].isin(found["run"])].drop_duplicates("run")
-    described = [column for column in nowhere if column in found and "/" not in column]
-    found = pd.concat([part for part in (found, nowhere[described].assign(place=NOWHERE)) if len(part)])
+    nowhere = ended[~ended["run"].isin(cells_of_runs["run"])].drop_duplicates("run")
+    described = [column for column in nowhere if column in cells_of_runs and "/" not in column]
+    cells_of_runs = pd.concat([part for part in (cells_of_runs, nowhere[described].assign(place=NOWHERE)) if len(part)])
     # By its settings alone: where a sweep lies below the folder says nothing.
-    return found.assign(run=found["run"].str.rpartition("/")[2])
+    return cells_of_runs.assign(run=cells_of_runs["run"].str.rpartition("/")[2])
 
 
 def _refuse_mixed(table: pd.DataFrame, folder: Path) -> None:
     mixed = [column for column in setting_columns(table) if column.partition(".")[0] in ALIKE]
     if mixed:
-        found = ", ".join(sorted(table[mixed[0]].astype(object).fillna("not set").map(str).unique()))
+        kinds = ", ".join(sorted(table[mixed[0]].astype(object).fillna("not set").map(str).unique()))
         raise UserError(
-            f"{folder}: its runs differ in {mixed[0]} ({found}), and the study's tables would mix them; "
+            f"{folder}: its runs differ in {mixed[0]} ({kinds}), and the study's tables would mix them; "
             "move each kind to a folder of its own"
         )
 
@@ -100,7 +100,7 @@ def values(cells: pd.DataFrame, tag: str) -> pd.Series:
 
 
 def edge_is_valid(optimizer: str, edge: float) -> bool:
-    """Whether a fraction of the edge can be read as one: an adaptive optimizer's up to `VALID_EDGE`."""
+    """Say whether a fraction of the edge can be read as one: an adaptive optimizer's up to `VALID_EDGE`."""
     divides = optimizer in OPTIMIZERS and OPTIMIZERS[optimizer].divides
     return not divides or not edge > VALID_EDGE
 
@@ -141,7 +141,7 @@ def record(folder: Path, data: Path) -> Path:
 
 
 def is_result(path: Path) -> bool:
-    """Whether a file among the study's data is made from the others."""
+    """Say whether a file among the study's data is made from the others."""
     return path.stem.startswith(tuple(f"{kind}_" for kind in RESULTS))
 
 

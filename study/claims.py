@@ -122,7 +122,7 @@ def pairs(cells: pd.DataFrame, optimizer: str, tag: str, places: Sequence[str]) 
 
 
 def _values(cells: pd.DataFrame, optimizer: str, tag: str, places: Sequence[str]) -> pd.Series:
-    """One optimizer's values, by seed and place."""
+    """Return one optimizer's values, by seed and place."""
     there = (cells["optimizer"] == optimizer) & cells["place"].isin(places)
     return cells.loc[there, ["seed", "place", tag]].set_index(["seed", "place"])[tag].astype(float)
 
@@ -142,16 +142,16 @@ def family(cells: pd.DataFrame) -> list[Claim]:
         The claims. One that has not two values has a difference of nan, and is not counted.
     """
     final = compared(cells)
-    found = [*_of_training(final), *_of_basins(cells), *_of_drift(cells)]
+    members = [*_of_training(final), *_of_basins(cells), *_of_drift(cells)]
     margins = [
         claim.difference.p_at_least(MARGIN) if (claim.question, claim.quantity) == (1, "test error") else math.nan
-        for claim in found
+        for claim in members
     ]
-    count = len(found)
-    adjusted = holm([*(claim.difference.p for claim in found), *margins], [*range(count), *range(count)])
+    count = len(members)
+    adjusted = holm([*(claim.difference.p for claim in members), *margins], [*range(count), *range(count)])
     return [
         replace(claim, adjusted=adjusted[number], margin_adjusted=adjusted[count + number])
-        for number, claim in enumerate(found)
+        for number, claim in enumerate(members)
     ]
 
 
@@ -166,7 +166,7 @@ def compared(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_training(cells: pd.DataFrame) -> Iterator[Claim]:
-    """Questions 1 to 3."""
+    """Make the claims of questions 1 to 3."""
     for optimizer in OTHERS:
         for comparator, places in COMPARATORS.items():
             yield _claim(1, "test error", comparator, optimizer, differences(cells, optimizer, "test/error", places))
@@ -177,7 +177,7 @@ def _of_training(cells: pd.DataFrame) -> Iterator[Claim]:
 
 
 def _of_basins(cells: pd.DataFrame) -> Iterator[Claim]:
-    """Question 4."""
+    """Make the claims of question 4."""
     for optimizer in ("momentum", "adam"):
         values = above_floor(cells, BASE, optimizer, BARRIER)
         yield _claim(4, "barrier above the floor", "training loss", optimizer, values)
@@ -192,7 +192,7 @@ def _of_basins(cells: pd.DataFrame) -> Iterator[Claim]:
 
 
 def _of_drift(cells: pd.DataFrame) -> Iterator[Claim]:
-    """Question 5."""
+    """Make the claims of question 5."""
     measured = cells[cells["place"] == DRIFT]
     for optimizer in ("rmsprop", "adam"):
         of_one = measured[measured["optimizer"] == optimizer]
@@ -233,9 +233,7 @@ def _claim(question: int, quantity: str, comparator: str, optimizer: str, values
 
 
 def verdict(claim: Claim) -> str:
-    """Say what a claim about a test error counts as.
-
-    One rule is for all: an adjusted p below 0.05.
+    """Say what a claim about a test error counts as, by an adjusted p below 0.05.
 
     Returns:
         `worse` if the difference is significantly not 0 and positive, `better` if negative; `no worse` if it is

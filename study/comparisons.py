@@ -23,8 +23,8 @@ def claims(cells: pd.DataFrame) -> str:
 
     The last lines have the training losses at which an optimizer's test error crosses SGD's.
     """
-    found = family(cells)
-    by_key = {(claim.optimizer, claim.comparator): claim for claim in found if claim.question == 1}
+    members = family(cells)
+    by_key = {(claim.optimizer, claim.comparator): claim for claim in members if claim.question == 1}
     names, final = measured(cells), compared(cells)
     most = max((by_key[name, comparator].difference.count for name in names for comparator in COMPARATORS), default=0)
     rows = []
@@ -33,7 +33,7 @@ def claims(cells: pd.DataFrame) -> str:
         if comparator in STATED or any(claim.difference.count > 1 for claim in line):
             rows.append([comparator, *(_points_and_verdict(claim, most) for claim in line)])
     rows += _of_turns([turns(*level_differences(final, name)) for name in names])
-    count = sum(claim.difference.count > 1 for claim in found)
+    count = sum(claim.difference.count > 1 for claim in members)
     text = (
         f"Undecided where no verdict stands; {most} pairs of seeds where no number does. "
         f"Adjusted over the {count} comparisons of this data set. At losses in parentheses the paired t-test does not "
@@ -50,10 +50,10 @@ def _points_and_verdict(claim: Claim, most: int) -> str:
     return f"{claim.difference.student.text('.2f', scale=100)}{said}{fewer}"
 
 
-def _of_turns(found: Sequence[Sequence[Turn]]) -> Iterator[list[str]]:
-    """Lines of the losses below which an optimizer is worse and better, those that any optimizer has."""
+def _of_turns(turns_of: Sequence[Sequence[Turn]]) -> Iterator[list[str]]:
+    """Write the losses below which an optimizer is worse and better, a line each that any optimizer has."""
     for title, rises in (("worse below a loss of", True), ("better below a loss of", False)):
-        line = ["; ".join(turn_text(turn) for turn in of_one if turn.rises == rises) or "–" for of_one in found]
+        line = ["; ".join(turn_text(turn) for turn in of_one if turn.rises == rises) or "–" for of_one in turns_of]
         if set(line) != {"–"}:
             yield [title, *line]
 
@@ -72,7 +72,7 @@ def _of_pairs(final: pd.DataFrame, names: Sequence[str]) -> str:
 
 
 def together(final: pd.DataFrame, optimizer: str, places: Sequence[str]) -> tuple[float, float]:
-    """Compute how an optimizer's test errors go together with SGD's of the same seeds.
+    """Compute how an optimizer's test errors are correlated with SGD's of the same seeds.
 
     Args:
         final: see `claims.compared`.
@@ -114,10 +114,10 @@ def turn_text(turn: Turn) -> str:
 
 def ratios(cells: pd.DataFrame) -> str:
     """Write the comparisons that are ratios: epochs, and norms."""
-    names, found = measured(cells), [claim for claim in family(cells) if claim.question in (2, 3)]
+    names, members = measured(cells), [claim for claim in family(cells) if claim.question in (2, 3)]
     rows = []
     for question, title in ((2, "epochs to a training loss of 1"), (3, "‖ω‖, mean over losses")):
-        by_name = {claim.optimizer: claim for claim in found if claim.question == question}
+        by_name = {claim.optimizer: claim for claim in members if claim.question == question}
         rows.append([title, *(_ratio(by_name[name]) for name in names)])
     return markdown(["over SGD's", *names], rows)
 

@@ -31,10 +31,10 @@ def turns(losses: Sequence[float], differences: NDArray[np.float64], level: floa
     """Find where paired differences change their sign, with intervals.
 
     Each pair's difference is linear in ln C between the levels, and so is their mean d(C). A turn is where d is 0. Its
-    interval has the losses around it at which Student's interval of the differences includes 0,
-    d² ≤ t² s²/n: the paired t-test is inverted, as Fieller did for a ratio. For normal differences whose mean is linear
-    between the levels it covers the true loss as often as the test accepts a true 0. In simulations of the study's size
-    it is 93 % with three pairs and 95 % with five, and 75 to 87 % by a bootstrap over pairs.
+    interval has the losses around it at which Student's interval of the differences includes 0, d² ≤ t² s²/n: the
+    paired t-test is inverted, as Fieller did for a ratio. For normal differences whose mean is linear between the
+    levels it covers the true loss as often as the test accepts a true 0. In simulations of the study's size it is 93 %
+    with three pairs and 95 % with five, and 75 to 87 % by a bootstrap over pairs.
 
     Args:
         losses: the levels, falling.
@@ -61,11 +61,11 @@ def turns(losses: Sequence[float], differences: NDArray[np.float64], level: floa
         return []
     logs, means = np.log(losses), differences.mean(0)
     bounds = _bounds(differences, float(student.ppf((1 + level) / 2, pairs - 1)))
-    found = []
+    crossings = []
     for number, place in _zeros(means):
         before = [bound for bound in bounds if bound < place]
         after = [bound for bound in bounds if bound > place]
-        found.append(
+        crossings.append(
             Turn(
                 _loss(logs, place),
                 _loss(logs, max(before)) if before else math.inf,
@@ -73,36 +73,37 @@ def turns(losses: Sequence[float], differences: NDArray[np.float64], level: floa
                 bool(means[number + 1] > 0),
             )
         )
-    return found
+    return crossings
 
 
 def _zeros(means: NDArray[np.float64]) -> list[tuple[int, float]]:
-    """Segments in which a mean changes its sign, and the places there, counted in levels.
+    """List the segments in which a mean changes its sign, and the places there, counted in levels.
 
     A mean of exactly 0 at a level belongs to the sign after it.
     """
-    found = []
+    zeros = []
     for number in range(len(means) - 1):
         one, other = float(means[number]), float(means[number + 1])
         if (one < 0 <= other) or (one > 0 >= other):
-            found.append((number, number + one / (one - other)))
-    return found
+            zeros.append((number, number + one / (one - other)))
+    return zeros
 
 
 def _bounds(differences: NDArray[np.float64], quantile: float) -> list[float]:
-    """Places at which d² = t² s²/n, counted in levels: in each segment the roots of a quadratic."""
+    """List the places at which d² = t² s²/n, counted in levels: each segment's roots of a quadratic."""
 
     def excess(values: NDArray[np.float64]) -> float:
         return float(values.mean() ** 2 - quantile**2 * values.var(ddof=1) / len(values))
 
-    found = []
+    bounds = []
     for number in range(differences.shape[1] - 1):
         one, other = differences[:, number], differences[:, number + 1]
+        # Differences are linear within a segment, so that the excess is a parabola: three values fix it.
         begin, middle, end = excess(one), excess((one + other) / 2), excess(other)
         square, linear = 2 * (begin + end - 2 * middle), 4 * middle - 3 * begin - end
         roots = np.roots([square, linear, begin])
-        found += [number + float(root.real) for root in roots if root.imag == 0 and 0 <= root.real <= 1]
-    return found
+        bounds += [number + float(root.real) for root in roots if root.imag == 0 and 0 <= root.real <= 1]
+    return bounds
 
 
 def _loss(logs: NDArray[np.float64], place: float) -> float:

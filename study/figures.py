@@ -88,10 +88,7 @@ def speed(cells: pd.DataFrame) -> Figure:
 
 
 def barriers(cells: pd.DataFrame) -> Figure:
-    """Draw the barriers of the training loss between forks.
-
-    Those of the floor are hollow.
-    """
+    """Draw the barriers of the training loss between forks, those of the floor hollow."""
     lines = []
     for (one, other), rows in pairs_of_forks(cells):
         name = ends(one, other)
@@ -103,10 +100,7 @@ def barriers(cells: pd.DataFrame) -> Figure:
 
 
 def drift(cells: pd.DataFrame) -> Figure:
-    """Draw what drift was measured.
-
-    It is the coefficient, and what finite steps do to Q at equal C.
-    """
+    """Draw the measured drift: its coefficient, and what finite steps do to Q at equal C."""
     measured = cells[cells["place"] == DRIFT]
     names = optimizers(measured)
     panels = {

@@ -37,14 +37,14 @@ SHOWN = (
 
 def measures(cells: pd.DataFrame) -> str:
     """Write how measures go with the test error at equal fit, over all pairs of runs."""
-    found = associated(cells, SHOWN_LOSSES, SHOWN)
-    found = found[found["pairs_of"] == "all"].set_index(["measure", "loss"])
+    shown = associated(cells, SHOWN_LOSSES, SHOWN)
+    shown = shown[shown["pairs_of"] == "all"].set_index(["measure", "loss"])
     rows = []
-    for name in (name for name in SHOWN if name in found.index.get_level_values("measure")):
+    for name in (name for name in SHOWN if name in shown.index.get_level_values("measure")):
         row = [_named(name)]
         for loss in SHOWN_LOSSES:
-            there = (name, loss) in found.index
-            row.append(_interval(*found.loc[(name, loss), ["tau", "low", "high"]]) if there else "–")
+            there = (name, loss) in shown.index
+            row.append(_interval(*shown.loc[(name, loss), ["tau", "low", "high"]]) if there else "–")
         rows.append(row)
     return markdown(["measure", *(f"τ at {loss:g}" for loss in SHOWN_LOSSES)], rows)
 
@@ -52,7 +52,7 @@ def measures(cells: pd.DataFrame) -> str:
 def associated(
     cells: pd.DataFrame, losses: Sequence[float] = ASSOCIATED, among: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Compute how measures go with the test error at equal fit.
+    """Compute how measures are associated with the test error at equal fit.
 
     Args:
         cells: of tuning and final runs.
@@ -69,12 +69,12 @@ def associated(
         if runs.empty:
             continue
         names = [name for name in names if among is None or name in among]
-        found = associations(runs, names, "test/error", FACTORS, resamples=0).rename(columns={"pairs of": "pairs_of"})
+        table = associations(runs, names, "test/error", FACTORS, resamples=0).rename(columns={"pairs of": "pairs_of"})
         settings = {name: len(runs.loc[runs[name].notna(), ["optimizer", "lr"]].drop_duplicates()) for name in names}
         whole = pd.DataFrame({name: association(runs, name)._asdict() for name in names})
         for side in ("low", "high"):
-            found[side] = found["measure"].map(whole.loc[side]).where(found["pairs_of"] == "all")
-        tables.append(found.assign(loss=loss, settings=found["measure"].map(settings)))
+            table[side] = table["measure"].map(whole.loc[side]).where(table["pairs_of"] == "all")
+        tables.append(table.assign(loss=loss, settings=table["measure"].map(settings)))
     columns = ["loss", "measure", "settings", "pairs_of", "tau", "low", "high"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 

@@ -41,15 +41,15 @@ def at_shares(cells: pd.DataFrame, shares: Sequence[float] = SHARES) -> pd.DataF
     """
     tags = ["at", *(column for column in cells if "/" in column)]
     described = ["optimizer", "lr", "seed"]
-    found: list[dict[str, object]] = []
+    records: list[dict[str, object]] = []
     if MEMORIZED in cells:
         of_losses = cells[cells["place"].isin(list(map(loss_place, LOSSES))) & cells[MEMORIZED].notna()]
         for key, rows in of_losses.groupby(described):
-            found += (
+            records += (
                 {**dict(zip(described, key, strict=True)), **row}
                 for row in _of_run(rows.sort_values("at"), shares, tags)
             )
-    return pd.DataFrame(found, columns=[*described, "place", *tags])
+    return pd.DataFrame(records, columns=[*described, "place", *tags])
 
 
 def _of_run(rows: pd.DataFrame, shares: Sequence[float], tags: Sequence[str]) -> Iterator[dict[str, object]]:

@@ -116,13 +116,13 @@ def results_of(text: str, data: Path) -> Iterator[tuple[Path, str]]:
 
 def result_names(text: str) -> list[tuple[str, str]]:
     """List the results that a page's tables are of, each by its kind in `MADE` and its data set."""
-    found = []
+    results = []
     for table, file in MARK.findall(text):
         if table in ASSOCIATED:
-            found.append(("measures", file))
+            results.append(("measures", file))
         elif table in GATHERED or table in COMPARISONS:
-            found += [("comparisons", name) for name in file.split("+")]
-    return list(dict.fromkeys(found))
+            results += [("comparisons", name) for name in file.split("+")]
+    return list(dict.fromkeys(results))
 
 
 def tables_of(text: str, data: Path) -> Iterator[tuple[str, str]]:

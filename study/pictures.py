@@ -94,7 +94,7 @@ def _levels(
     reached: Sequence[str],
     label: Callable[[float], str],
 ) -> Iterator[Line]:
-    """The level that all settings reach, and below it the furthest that this one reaches with all pairs."""
+    """Yield the level that all settings reach, and below it the furthest that all pairs of this one reach."""
     shared = [place for place in places if place in reached][-1:]
     for height, optimizer in enumerate(ADAPTIVE):
         claims = {place: by_key[optimizer, place] for place in places if (optimizer, place) in by_key}
@@ -191,7 +191,7 @@ def crossing(cells_of: Mapping[str, pd.DataFrame], tuning_of: Mapping[str, pd.Da
 def _tied_lines(
     tuning: pd.DataFrame, rates_of: Callable[[str], list[float]], final: pd.DataFrame, optimizer: str
 ) -> Iterator[tuple[list[float], list[float]]]:
-    """Mean differences of tuning runs at tied rates, without the pair of chosen rates."""
+    """Yield mean differences of tuning runs at tied rates, without the pair of chosen rates."""
     chosen = {name: final.loc[final["optimizer"] == name, "lr"].iloc[0] for name in (optimizer, BASE)}
     for rate, base in product(rates_of(optimizer), rates_of(BASE)):
         if (rate, base) == (chosen[optimizer], chosen[BASE]):

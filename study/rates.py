@@ -32,11 +32,11 @@ def ranked(cells: pd.DataFrame, choice: str) -> pd.DataFrame:
     if choice not in CHOICES:
         raise ValueError(f"choice={choice!r}: choose one of {', '.join(CHOICES)}")
     diverged = set(map(tuple, cells.loc[cells["state"] == "diverged", ["optimizer", "lr"]].to_numpy()))
-    found = []
+    records = []
     for (optimizer, lr), of_rate in cells.groupby(["optimizer", "lr"]):
         rows = of_rate[of_rate["place"] == choice]
         value = math.inf if (optimizer, lr) in diverged else float(rows[CHOICES[choice]].mean())
-        found.append(
+        records.append(
             {
                 "optimizer": optimizer,
                 "lr": lr,
@@ -47,7 +47,7 @@ def ranked(cells: pd.DataFrame, choice: str) -> pd.DataFrame:
             }
         )
     # To 12 digits: means that differ by rounding alone are a tie, which the smaller rate wins.
-    order = pd.DataFrame(found).assign(rank=lambda table: table["value"].map(lambda value: float(f"{value:.12g}")))
+    order = pd.DataFrame(records).assign(rank=lambda table: table["value"].map(lambda value: float(f"{value:.12g}")))
     return order.sort_values(["optimizer", "rank", "lr"]).drop(columns="rank").reset_index(drop=True)
 
 
@@ -87,7 +87,7 @@ def chosen(cells: pd.DataFrame) -> pd.DataFrame:
         and the test error of those runs; `inside`, whether smaller and larger rates were tried; for each other choice
         its rate and test error.
     """
-    found = []
+    records = []
     for optimizer, rows in ranked(cells, "holdout").groupby("optimizer", sort=False):
         best, rates = rows.iloc[0], rows["lr"]
         row = {
@@ -102,5 +102,5 @@ def chosen(cells: pd.DataFrame) -> pd.DataFrame:
         for choice in [name for name in CHOICES if name != "holdout"]:
             other = ranked(cells[cells["optimizer"] == optimizer], choice).iloc[0]
             row |= {f"lr by {choice}": other["lr"], f"test/error by {choice}": other["test/error"]}
-        found.append(row)
-    return pd.DataFrame(found)
+        records.append(row)
+    return pd.DataFrame(records)

@@ -46,14 +46,14 @@ def settings(cells_of: Mapping[str, pd.DataFrame]) -> str:
 def common(families: Mapping[str, Sequence[Claim]]) -> list[str]:
     """List the losses and memorized shares that every pair of every setting reaches.
 
-    They are those of both adaptive methods, where they were run.
+    The pairs are those of both adaptive methods, where they were run.
     """
     reached = {place: True for place in (*AT_LOSS, *AT_NOISE)}
-    for found in families.values():
+    for members in families.values():
         for optimizer in ADAPTIVE:
             counts = {
                 claim.comparator: claim.difference.count
-                for claim in found
+                for claim in members
                 if (claim.question, claim.optimizer) == (1, optimizer)
             }
             most = max(counts.values(), default=0)

@@ -156,15 +156,15 @@ def at_losses(cells: pd.DataFrame, columns: Sequence[Column], part: str) -> list
         columns: what is written.
         part: the line's name.
     """
-    found = []
+    texts = []
     for column in columns:
         measured = values(cells, column.tag)
         for loss in column.losses:
             interval = mean_interval(measured[cells["place"] == loss_place(loss)].dropna().tolist())
             there = not math.isnan(interval.mean)
             mark = ", not valid" if there and not column.valid(part, interval.mean) else ""
-            found.append(column.write(interval) + mark)
-    return found
+            texts.append(column.write(interval) + mark)
+    return texts
 
 
 def heads(columns: Sequence[Column]) -> list[str]:

@@ -72,12 +72,12 @@ def over_pairs(cells: pd.DataFrame, wrong: pd.DataFrame) -> Iterator[OverPairs]:
     for optimizer in (name for name in OTHERS if tied_rates(ties, name)):
         pairs = list(product(tied_rates(ties, optimizer), tied_rates(ties, BASE)))
         for quantity, tag, place in QUANTITIES:
-            found = {
+            intervals = {
                 pair: mean_interval(values)
                 for pair in pairs
                 if len(values := _differences(everything, optimizer, pair, tag, place)) > 1
             }
-            yield OverPairs(optimizer=optimizer, quantity=quantity, place=place, pairs=len(pairs), intervals=found)
+            yield OverPairs(optimizer=optimizer, quantity=quantity, place=place, pairs=len(pairs), intervals=intervals)
 
 
 def _differences(
@@ -105,20 +105,20 @@ def over_ties(cells: pd.DataFrame) -> str:
     is_wrong = cells["wrong"].notna()
     runs, wrong = cells[~is_wrong].dropna(axis="columns", how="all"), cells[is_wrong]
     rows = []
-    for found in over_pairs(runs, wrong):
-        name = [found.optimizer, found.quantity, found.place, f"{len(found.intervals)} of {found.pairs}"]
-        if not found.intervals:
+    for compared in over_pairs(runs, wrong):
+        name = [compared.optimizer, compared.quantity, compared.place, f"{len(compared.intervals)} of {compared.pairs}"]
+        if not compared.intervals:
             rows.append([*name, "–", "–", "–"])
             continue
-        means = [interval.mean for interval in found.intervals.values()]
-        rows.append([*name, *(_text(found, value) for value in (min(means), max(means))), _between(found)])
+        means = [interval.mean for interval in compared.intervals.values()]
+        rows.append([*name, *(_text(compared, value) for value in (min(means), max(means))), _between(compared)])
     head = ["less SGD, or over SGD", "quantity", "at", "pairs of rates", "least", "most", "interval over all"]
     return markdown(head, rows)
 
 
-def _text(found: OverPairs, value: float) -> str:
-    return f"{100 * value:.2f}" if found.quantity.endswith("points") else f"{math.exp(value):.3g}"
+def _text(compared: OverPairs, value: float) -> str:
+    return f"{100 * value:.2f}" if compared.quantity.endswith("points") else f"{math.exp(value):.3g}"
 
 
-def _between(found: OverPairs) -> str:
-    return " to ".join(_text(found, bound) for bound in (found.whole.low, found.whole.high))
+def _between(compared: OverPairs) -> str:
+    return " to ".join(_text(compared, bound) for bound in (compared.whole.low, compared.whole.high))

@@ -44,8 +44,8 @@ def wrong_of(folder: Path) -> pd.DataFrame:
     Raises:
         UserError: a run has not recorded it, or its file is damaged.
     """
-    found = runs(folder)
-    done = found[found["state"] == "done"]
+    listed = runs(folder)
+    done = listed[listed["state"] == "done"]
     rows = [
         [run["optimizer"], run["lr"], run["seed"], place, at, len(wrong), np.packbits(wrong).tobytes().hex()]
         for _, run in done.iterrows()
@@ -120,13 +120,13 @@ def separations(wrong: pd.DataFrame, choice: str, *, draws: int = DRAWS, seed: i
 
 
 def _mean_wrong(rows: pd.DataFrame) -> NDArray[np.float64]:
-    """The share of a rate's seeds that have each example wrong."""
+    """Compute the share of a rate's seeds that have each example wrong."""
     packed = [np.frombuffer(bytes.fromhex(text), dtype=np.uint8) for text in rows["wrong"]]
     return np.stack([np.unpackbits(bits)[: int(rows["examples"].iloc[0])] for bits in packed]).mean(0)
 
 
 def _resampled(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
-    """Means of (rates, examples) over drawn examples: (draws, rates)."""
+    """Average (rates, examples) over drawn examples: (draws, rates)."""
     count, generator = values.shape[1], np.random.default_rng(seed)
     parts = [
         generator.multinomial(count, np.full(count, 1 / count), size=min(_AT_ONCE, draws - first)) @ values.T / count
@@ -139,7 +139,7 @@ def require_wrong(cells: pd.DataFrame) -> None:
     """Refuse files of which none says which held-out examples are wrong.
 
     Raises:
-        UserError: it is so.
+        UserError: none of them does.
     """
     if "wrong" not in cells:
         raise UserError(
@@ -147,9 +147,9 @@ def require_wrong(cells: pd.DataFrame) -> None:
         )
 
 
-def tied_rates(found: pd.DataFrame, optimizer: str) -> list[float]:
+def tied_rates(separated: pd.DataFrame, optimizer: str) -> list[float]:
     """List an optimizer's tied rates, rising; see `separations`."""
-    return sorted(found.loc[(found["optimizer"] == optimizer) & found["tied"], "lr"].astype(float).tolist())
+    return sorted(separated.loc[(separated["optimizer"] == optimizer) & separated["tied"], "lr"].astype(float).tolist())
 
 
 def ties(wrong: pd.DataFrame) -> str:

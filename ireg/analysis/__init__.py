@@ -23,10 +23,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs pandas or matplotlib at its first use.
-
-    So `--help` and typos are answered at once.
-    """
+    """Import what needs pandas or matplotlib at its first use: `--help` and typos are answered at once."""
     if name == "FIGURES":
         from ireg.analysis import figures
 

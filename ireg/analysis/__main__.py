@@ -1,7 +1,4 @@
-"""`python -m ireg.analysis FOLDER`: summary, tables and figures of a sweep.
-
-The summary is printed; the tables and figures are written.
-"""
+"""`python -m ireg.analysis FOLDER`: print a sweep's summary, write its tables and figures."""
 
 from __future__ import annotations
 

@@ -84,8 +84,9 @@ def kendall(
 def _tau(weights: Numbers, sums: Sequence[Numbers]) -> Numbers:
     both, of_x, of_y = (np.einsum("ri,ij,rj->r", weights, matrix, weights, optimize=True) for matrix in sums)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Numbers = both / np.sqrt(of_x * of_y)
-    return found
+        # A sample whose runs all have one value has no τ: 0/0 is nan here, and the caller leaves it out.
+        correlations: Numbers = both / np.sqrt(of_x * of_y)
+    return correlations
 
 
 def differing_in_one(runs: pd.DataFrame, factors: Sequence[str], factor: str) -> np.ndarray:
@@ -104,12 +105,12 @@ def differing_in_one(runs: pd.DataFrame, factors: Sequence[str], factor: str) ->
     """
     if factor not in factors:
         raise ValueError(f"factor {factor!r}: choose one of {', '.join(factors)}")
-    found = np.ones((len(runs), len(runs)), dtype=bool)
+    chosen = np.ones((len(runs), len(runs)), dtype=bool)
     for column in factors:
         values = runs[column].to_numpy()
         alike = values[:, None] == values[None, :]
-        found &= ~alike if column == factor else alike
-    return found
+        chosen &= ~alike if column == factor else alike
+    return chosen
 
 
 def associations(
@@ -121,10 +122,10 @@ def associations(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Compare measures by how they go with a result.
+    """Compare how measures are associated with a result, by Kendall's τ.
 
-    Over all runs, within each value of the first factor, and over pairs that differ in one factor only. The mean of
-    the latter over the factors is the granulated coefficient, which no factor can dominate.
+    The pairs are all runs', those within each value of the first factor, and those that differ in one factor only. The
+    mean of the last over the factors is the granulated coefficient, which no factor can dominate.
 
     Args:
         runs: a row a run, with measures, result and factors.
@@ -146,7 +147,7 @@ def associations(
     for value in dict.fromkeys(first):
         groups[f"{factors[0]} {value}"] = (first == value)[:, None] & (first == value)[None, :]
     differing = {f"other {factor}": differing_in_one(runs, factors, factor) for factor in factors}
-    found = []
+    table = []
     for measure in measures:
         taus = {}
         for name, among in {**groups, **differing}.items():
@@ -154,9 +155,9 @@ def associations(
                 runs[measure].tolist(), runs[result].tolist(), settings, among=among, resamples=resamples, seed=seed
             )
             taus[name] = one.tau
-            found.append({"measure": measure, "pairs of": name, **one._asdict()})
-        found.append({"measure": measure, "pairs of": "granulated", **_granulated({k: taus[k] for k in differing})})
-    return pd.DataFrame(found)
+            table.append({"measure": measure, "pairs of": name, **one._asdict()})
+        table.append({"measure": measure, "pairs of": "granulated", **_granulated({k: taus[k] for k in differing})})
+    return pd.DataFrame(table)
 
 
 def _granulated(taus: Mapping[str, float]) -> dict[str, float]:

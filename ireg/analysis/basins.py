@@ -1,7 +1,4 @@
-"""The figure of `python -m ireg.basins`.
-
-It is drawn from the plain numbers that `basins.json` holds.
-"""
+"""The figure of `python -m ireg.basins`, from the plain numbers that `basins.json` holds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Fair tuning: each optimizer's best learning rate in a sweep.
+"""Fair tuning: each optimizer's best learning rate in a sweep, and how far to trust it.
 
-The sweep is over rates and seeds. It also says how far to trust the rate.
+A sweep is over rates and seeds.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ HELD_OUT = "holdout/error"
 
 @dataclass(frozen=True)
 class _Rate:
-    """One learning rate of a group, and its verdict.
-
-    The rate is complete, diverged, or, with neither, incomplete.
-    """
+    """One learning rate of a group, and its verdict: complete, diverged, or, with neither, incomplete."""
 
     lr: float
     values: list[float]  # final values of the seeds that are done
@@ -51,7 +48,7 @@ class _Rate:
 
 
 def default_criterion(runs: pd.DataFrame) -> str:
-    """Return the tag that chooses rates where none is asked for.
+    """Return the tag that chooses rates where the user names none.
 
     Held-out examples choose where there are any: the error that chose is optimistic, and the test set's is then not.
 
@@ -70,11 +67,9 @@ def default_criterion(runs: pd.DataFrame) -> str:
 def best_rates(runs: pd.DataFrame, criterion: str = CRITERION) -> pd.DataFrame | None:
     """Return each optimizer's best learning rate.
 
-    `runs` is the table of `load.runs`. None if no group has two rates.
-
     The best has the smallest mean over seeds of the final value of the tag `criterion`; of equal ones it is the
-    smallest rate. Whatever else separates runs (batch size, an optimizer's other arguments, label noise, epochs)
-    makes groups of their own and is not averaged over. In a group
+    smallest rate. Whatever else separates runs (batch size, an optimizer's other arguments, label noise, epochs) makes
+    groups of their own and is not averaged over. In a group
 
     - a rate at which a seed diverged, or ended with a value that is not finite, is infinitely bad;
     - any other rate that lacks the final value of a seed of its group (unfinished, failed, never started, or the tag
@@ -83,11 +78,18 @@ def best_rates(runs: pd.DataFrame, criterion: str = CRITERION) -> pd.DataFrame |
     The mean that chose a rate is an optimistic estimate of the same tag: it is the luckiest of several. With the
     default it has seen the test set. Choose by another tag, or repeat the chosen rate with seeds that had no say.
 
-    Columns: the group's; `criterion`; `lr` (the best), `mean`, `sd` (of a sample, divisor n - 1), `n` (seeds);
-    `rates` (how many were tried), `diverged` and `incomplete` (how many of them are); `runner_up` (a rate) and
-    `runner_up_mean`; `warnings`, separated by "; ": the best is the smallest or largest of the rates that are ranked
-    or diverged, the runner-up's mean is within one standard error (sd / √n) of the best's, there is one seed or one
-    rate only, rates are incomplete, nothing can be ranked. What does not exist is empty.
+    Columns: the group's; `criterion`; `lr` (the best), `mean`, `sd` (of a sample, divisor n - 1), `n` (seeds); `rates`
+    (how many were tried), `diverged` and `incomplete` (how many of them are); `runner_up` (a rate) and
+    `runner_up_mean`; `warnings`, separated by "; ": the best is the smallest or largest of the rates that are ranked or
+    diverged, the runner-up's mean is within one standard error (sd / √n) of the best's, there is one seed or one rate
+    only, rates are incomplete, nothing can be ranked. What does not exist is empty.
+
+    Args:
+        runs: the table of `load.runs`.
+        criterion: the tag that chooses.
+
+    Returns:
+        A row a group, with these columns; None if no group has two rates.
 
     Raises:
         UserError: no run has the tag.
@@ -112,10 +114,7 @@ def best_rates(runs: pd.DataFrame, criterion: str = CRITERION) -> pd.DataFrame |
 
 
 def _group_columns(runs: pd.DataFrame) -> list[str]:
-    """List what separates settings beside the learning rate.
-
-    Copies of it, as an optimizer's own `lr` is, are left out.
-    """
+    """List what separates settings beside the learning rate and its copies, as an optimizer's own `lr` is."""
     copies = [column for column in runs.columns if column != "lr" and runs[column].equals(runs["lr"])]
     return [column for column in setting_columns(runs.drop(columns=copies).assign(lr=0.0)) if column != "lr"]
 
@@ -142,10 +141,7 @@ def _judge(lr: float, rows: pd.DataFrame, criterion: str, num_seeds: int) -> _Ra
 
 
 def _choose(name: str, rates: Sequence[_Rate], criterion: str) -> dict[str, Any]:
-    """Return a group's row: the best rate, and warnings.
-
-    It also has what the rate is compared with.
-    """
+    """Return a group's row: the best rate, what it is compared with, and warnings."""
     ranked = sorted((rate for rate in rates if rate.complete), key=lambda rate: rate.rank)
     incomplete = [rate for rate in rates if not rate.complete and not rate.diverged]
     best, runner_up = [*ranked[:2], None, None][:2]
@@ -168,9 +164,9 @@ def _choose(name: str, rates: Sequence[_Rate], criterion: str) -> dict[str, Any]
 
 
 def _doubts(best: _Rate | None, runner_up: _Rate | None, judged: Sequence[_Rate]) -> list[str]:
-    """Say why another choice may follow from more data.
+    """Say why more rates or seeds might lead to another choice.
 
-    More data are more rates or seeds. `judged` are the ranked and the diverged rates.
+    `judged` are the ranked and the diverged rates.
     """
     if best is None:
         return ["every rate diverged, try smaller ones"] if judged else ["no rate can be ranked yet"]
@@ -208,10 +204,7 @@ def warnings_of(best: pd.DataFrame) -> list[str]:
 
 
 def print_doubts(best: pd.DataFrame) -> None:
-    """Print the warnings of `best_rates`, a line each.
-
-    A last line says what the numbers may not be used for.
-    """
+    """Print the warnings of `best_rates`, a line each, and at last what the numbers may not be used for."""
     criterion = best["criterion"].iloc[0]
     for line in warnings_of(best):
         print(f"warning: {line}")

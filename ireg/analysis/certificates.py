@@ -1,7 +1,4 @@
-"""The figure of the certificates: errors against the rate.
-
-They are those of plain and modified flows.
-"""
+"""The figure of the certificates: errors of plain and modified flows against the rate."""
 
 from __future__ import annotations
 
@@ -18,10 +15,7 @@ COLUMNS = 4
 
 
 class ErrorCurves(NamedTuple):
-    """One certificate, as the figure shows it.
-
-    It has its optimizer, what the rates are, the rates, and the errors of the two flows.
-    """
+    """One certificate, as the figure shows it: optimizer, abscissa, rates, and errors of both flows."""
 
     optimizer: str
     abscissa: str
@@ -31,9 +25,9 @@ class ErrorCurves(NamedTuple):
 
 
 def errors_against_rate(curves: Sequence[ErrorCurves]) -> Figure:
-    """Draw a panel for each optimizer and abscissa.
+    """Draw a panel for each optimizer and abscissa, plain flows dashed, modified flows solid.
 
-    Plain flows are dashed, modified flows solid. Slopes 1 and 2 are shown.
+    Lines of slope 1 and 2 are guides.
     """
     panels: dict[tuple[str, str], list[ErrorCurves]] = {}
     # Panels with the same abscissa side by side.

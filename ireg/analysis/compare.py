@@ -18,10 +18,7 @@ ALL_PAIRS = 5
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two settings, and the first's difference from the second.
-
-    Its p is adjusted for all comparisons.
-    """
+    """Two settings, and the first's difference from the second, its p adjusted for all comparisons."""
 
     left: str
     right: str
@@ -30,9 +27,7 @@ class Comparison:
 
 
 def comparisons(summary: pd.DataFrame, criterion: str) -> list[Comparison]:
-    """Compare settings by the seeds that both have done.
-
-    Their final values are compared.
+    """Compare the final values of settings by the seeds that both have done.
 
     Args:
         summary: of `summary.summarize`.
@@ -47,13 +42,13 @@ def comparisons(summary: pd.DataFrame, criterion: str) -> list[Comparison]:
     rows = rows_of(summary, criterion)
     values = {row.name: _by_seed(row, criterion) for row in rows}
     names = list(values)
-    found = [
+    pairs = [
         Comparison(left, right, difference, difference.p)
         for left, right in (combinations(names, 2) if len(names) <= ALL_PAIRS else ((names[0], n) for n in names[1:]))
         for difference in _compared(values[left], values[right])
     ]
-    adjusted = holm([comparison.difference.p for comparison in found])
-    return [replace(comparison, adjusted=p) for comparison, p in zip(found, adjusted, strict=True)]
+    adjusted = holm([comparison.difference.p for comparison in pairs])
+    return [replace(comparison, adjusted=p) for comparison, p in zip(pairs, adjusted, strict=True)]
 
 
 def _compared(left: pd.Series, right: pd.Series) -> Iterator[PairedDifference]:
@@ -63,7 +58,7 @@ def _compared(left: pd.Series, right: pd.Series) -> Iterator[PairedDifference]:
 
 
 def _by_seed(row: Row, criterion: str) -> pd.Series:
-    """The final values of a setting's finished runs, by their seeds."""
+    """Return the final values of a setting's finished runs, by their seeds."""
     done = one_run_a_seed(row.runs[row.runs["state"] == "done"])
     seeds = [column for column in done.columns if is_seed(column)]
     keys = [tuple(map(str, key)) for key in done[seeds].to_numpy()]

@@ -42,10 +42,7 @@ def equal_fit(table: pd.DataFrame) -> Figure:
 
 
 def over_training_loss(axis: Axes, settings: Sequence[Setting], tag: str) -> None:
-    """Draw a line a run of a tag against training loss.
-
-    Training runs from left to right.
-    """
+    """Draw a line a run of a tag against training loss, with training from left to right."""
     for setting in settings:
         _path(axis, setting, tag)
     losses = np.concatenate([_finite(setting.rows, tag)[0] for setting in settings])

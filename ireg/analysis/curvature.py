@@ -1,7 +1,4 @@
-"""Figures of curvature, and of how the norm has grown.
-
-Each has its quantities over epochs above, and against training loss below.
-"""
+"""Figures of curvature, and of how the norm has grown: over epochs above, against training loss below."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ _MEAN, _SMALLEST, _LARGEST = "mean", "smallest", "largest"
 def link(folder: Path, port: int = _PORT) -> str:
     """Return the address of the paper's four figures in TensorBoard.
 
-    It is to run on the sweep's folder. The figures are pinned and not smoothed, and an optimizer has one colour. Where
-    settings have several seeds, their means are shown.
+    TensorBoard is to run on the sweep's folder. The figures are pinned and not smoothed, and an optimizer has one
+    colour. Where settings have several seeds, their means are shown.
     """
     cards = json.dumps([{"plugin": "scalars", "tag": tag} for tag in PINNED], separators=(",", ":"))
     given = {"pinnedCards": cards, "smoothing": "0", "runColorGroup": f"regex:^(?:{FOLDER}/)?([a-z]+)"}
@@ -105,10 +105,7 @@ def _remove(folder: Path, keep: set[Path], name: str) -> None:
 
 
 def _repeated(epochs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield name and rows of each setting with several seeds.
-
-    The name is its folder's. Diverged runs are left out.
-    """
+    """Yield folder name and rows of each setting with several seeds, without diverged runs."""
     columns, names = setting_columns(epochs), short_names(varied_columns(epochs))
     taken: set[str] = set()
     for key, rows in epochs[epochs["state"] != "diverged"].groupby(columns, dropna=False):
@@ -174,8 +171,8 @@ def _of_sweep(
 def _differing(folder: Path) -> dict[str, list[Any]]:
     """List what differs between the runs: values by key, seeds last."""
     statuses = read_records(run_folders(folder)).statuses
-    found = [hyperparameters(path, status) for path, status in statuses.items()]
-    keys = dict.fromkeys(key for of_run in found for key in of_run)
-    values = {key: list(dict.fromkeys(of_run[key] for of_run in found if key in of_run)) for key in keys}
-    differing = [key for key in keys if len(values[key]) > 1 or any(key not in of_run for of_run in found)]
+    runs = [hyperparameters(path, status) for path, status in statuses.items()]
+    keys = dict.fromkeys(key for of_run in runs for key in of_run)
+    values = {key: list(dict.fromkeys(of_run[key] for of_run in runs if key in of_run)) for key in keys}
+    differing = [key for key in keys if len(values[key]) > 1 or any(key not in of_run for of_run in runs)]
     return {key: values[key] for key in sorted(differing, key=is_seed)}

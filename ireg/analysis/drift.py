@@ -1,7 +1,4 @@
-"""The figure of `python -m ireg.drift`.
-
-It is drawn from the plain numbers that `drift.json` holds.
-"""
+"""The figure of `python -m ireg.drift`, from the plain numbers that `drift.json` holds."""
 
 from __future__ import annotations
 
@@ -26,12 +23,10 @@ COEFFICIENTS = {
 
 
 def drift_figure(results: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the effects of finite steps, and the coefficients.
+    """Draw the effects of finite steps on Q at equal C, run by run, and the fitted coefficients.
 
-    The effects are on Q at equal C, run by run. The fitted coefficients are drawn against the predicted strength.
-
-    Bars are two standard errors to each side. The last panel is left out where no run was compared with its leading
-    flow.
+    The coefficients are drawn against the predicted strength. Bars are two standard errors to each side. The last panel
+    is left out where no run was compared with its leading flow.
     """
     fitted = [result for result in results if result["leading_flow"] is not None]
     figure = Figure(figsize=(11.0 if fitted else 8.0, 2.2 + 0.28 * len(results)), layout="constrained")
@@ -70,10 +65,10 @@ def _effects(axis: Axes, results: Sequence[Mapping[str, Any]], place: str) -> No
 
 def _coefficients(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
     for name, (marker, label) in COEFFICIENTS.items():
-        found = [_coefficient(result["leading_flow"], name) for result in results]
-        if not any(found):
+        fitted = [_coefficient(result["leading_flow"], name) for result in results]
+        if not any(fitted):
             continue
-        for result, estimate in zip(results, found, strict=True):
+        for result, estimate in zip(results, fitted, strict=True):
             value, error = estimate or (None, None)
             if value is None or error is None:
                 continue
@@ -89,14 +84,14 @@ def _coefficients(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _coefficient(flow: Mapping[str, Any], name: str) -> Sequence[float | None] | None:
-    """Value and error; None where there is none, as for the finite step in results of earlier versions."""
+    """Return value and error; None where there is none, as for the finite step in old results."""
     if name == "finite step":
         return (flow.get("finite_step") or {}).get("estimates", {}).get("k")
     return flow["estimates"].get(name)
 
 
 def _rates(results: Sequence[Mapping[str, Any]]) -> str:
-    """The rates of the fits, in words."""
+    """Write the rates of the fits in words."""
     rates = sorted({result["leading_flow"].get("lr", result["lr"]) for result in results})
     return ("rate " if len(rates) == 1 else "rates ") + ", ".join(f"{rate:g}" for rate in rates)
 

@@ -12,10 +12,7 @@ _LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "±": r"$\
 
 
 def shown_columns(rows: Sequence[Row], criterion: str) -> list[str]:
-    """List the columns of a table, seconds left out.
-
-    It is then the same however long the runs took.
-    """
+    """List the columns of a table without seconds, so that it is the same however long the runs took."""
     shown = [column for column in dict.fromkeys([criterion, *VALUES]) if column != "seconds"]
     return [column for column in shown if column in rows[0].values]
 
@@ -39,9 +36,7 @@ def to_markdown(rows: Sequence[Row], criterion: str) -> str:
 
 
 def to_latex(rows: Sequence[Row], criterion: str) -> str:
-    r"""Write the settings as a LaTeX table, the best in bold.
-
-    It needs the package booktabs.
+    r"""Write the settings as a LaTeX table for the package booktabs, the best in bold.
 
     Example:
         >>> from ireg.statistics import Interval
@@ -80,5 +75,5 @@ def _cells(
 
 
 def _latex(cell: str) -> str:
-    text = re.sub("[%_&#${}±]", lambda found: _LATEX[found[0]], cell)
+    text = re.sub("[%_&#${}±]", lambda sign: _LATEX[sign[0]], cell)
     return re.sub(r"(\d(?:\.\d+)?)e([+-])0?(\d+)", lambda n: rf"${n[1]}\cdot10^{{{n[2].strip('+')}{n[3]}}}$", text)

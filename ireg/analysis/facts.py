@@ -18,17 +18,17 @@ def facts(summary: pd.DataFrame, statuses: Sequence[Mapping[str, Any]]) -> list[
     counts = summary["state"].value_counts()
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
     count = len(summary)
-    found = [f"{count} run{'s' if count > 1 else ''}: {states}"]
+    lines = [f"{count} run{'s' if count > 1 else ''}: {states}"]
     if statuses:
         data = statuses[0]["config"].get("data", {})
-        found.append(f"data: {data.get('name', '')}, {_noise(data)}")
+        lines.append(f"data: {data.get('name', '')}, {_noise(data)}")
     epochs = summary["epochs"]
-    found.append(f"epochs: {epochs.min()}" + (f" to {epochs.max()}" if epochs.max() > epochs.min() else ""))
+    lines.append(f"epochs: {epochs.min()}" + (f" to {epochs.max()}" if epochs.max() > epochs.min() else ""))
     for column in ("batch_size", "lr", "seed"):
         if column in summary:
             values = sorted(summary[column].dropna().unique().tolist())
-            found.append(f"{column.replace('_', ' ')}: {', '.join(f'{value:g}' for value in values)}")
-    return found
+            lines.append(f"{column.replace('_', ' ')}: {', '.join(f'{value:g}' for value in values)}")
+    return lines
 
 
 def _noise(data: Mapping[str, Any]) -> str:

@@ -1,6 +1,4 @@
-"""The figures, by name in `FIGURES`.
-
-Each is a function `(tidy table of load) -> Figure`.
+"""The figures, by name in `FIGURES`: each is a function `(tidy table of load) -> Figure`.
 
 One curve is one setting. Runs that differ in seeds only are drawn as their mean with a band from the smallest to the
 largest; a diverged run is drawn alone, up to its last finite value, marked ×, and stays out of mean and band.
@@ -24,30 +22,25 @@ from ireg.catalogue import CATALOGUE
 
 
 def training_error(table: pd.DataFrame) -> Figure:
-    """Draw figure 1: training error on the observed labels.
-
-    It is over the epoch as it ran.
-    """
+    """Draw figure 1: training error on the observed labels, over the epoch as it ran."""
     return _single(table, "train/error", "Figure 1: training error")
 
 
 def test_error(table: pd.DataFrame) -> Figure:
-    """Figure 2: test error, after the epoch."""
+    """Draw figure 2: test error, after the epoch."""
     return _single(table, "test/error", "Figure 2: test error")
 
 
 def parameter_norm(table: pd.DataFrame) -> Figure:
-    """Figure 4: Euclidean norm of all parameters."""
+    """Draw figure 4: Euclidean norm of all parameters."""
     return _single(table, "norm/l2", "Figure 4: parameter norm")
 
 
 def implicit_regularization(table: pd.DataFrame) -> Figure:
-    """Draw figure 3: the implicit regularization term.
+    """Draw figure 3: Eq. 1 for every optimizer, and the regularization term as the paper prints it.
 
-    It shows Eq. 1 for every optimizer, and the term as the paper prints it.
-
-    As printed: Eq. 1 for the family of SGD, the term with s_t for adaptive optimizers. The right panel is left out
-    if no run has measured the latter.
+    As printed: Eq. 1 for the family of SGD, the term with s_t for adaptive optimizers. The right panel is left out if
+    no run has measured the latter.
     """
     require(table, "ireg/sgd")
     settings = settings_of(table)
@@ -66,10 +59,7 @@ def implicit_regularization(table: pd.DataFrame) -> Figure:
 
 
 def memorization(table: pd.DataFrame) -> Figure:
-    """Draw memorization on the training set.
-
-    It shows what became of the corrupted labels, and the error on the uncorrupted ones.
-    """
+    """Draw what became of the corrupted labels of the training set, and the error on the uncorrupted ones."""
     tags = ("fit/memorized", "fit/recovered", "fit/clean_error")
     shown = [tag for tag in tags if measured(table, tag)]
     if not shown:
@@ -117,10 +107,7 @@ def _printed_tag(rows: pd.DataFrame) -> str:
 
 
 def _as_printed(settings: Sequence[Setting], adaptive: Sequence[Setting]) -> str:
-    """Say in the right panel's title which term it shows.
-
-    It says for which optimizers.
-    """
+    """Say in the right panel's title which term it shows for which optimizers."""
     with_s = list(dict.fromkeys(setting.optimizer for setting in adaptive))
     others = list(dict.fromkeys(setting.optimizer for setting in settings if setting not in adaptive))
     lines = [

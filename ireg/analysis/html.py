@@ -122,13 +122,13 @@ def _settings(rows: Sequence[Row], criterion: str) -> str:
     return _section("Settings", _table(head, body), "Mean ± half of the 95 % interval over the seeds (Student). ")
 
 
-def _comparisons(found: Sequence[Comparison], criterion: str) -> str:
-    if not found:
+def _comparisons(comparisons: Sequence[Comparison], criterion: str) -> str:
+    if not comparisons:
         return ""
     share = CATALOGUE[criterion].unit == "share" if criterion in CATALOGUE else False
     scale, unit = (100, " points") if share else (1, "")
     body = []
-    for comparison in found:
+    for comparison in comparisons:
         difference = comparison.difference
         student = difference.student
         mean = f"{scale * student.mean:.3g}{unit}"
@@ -179,7 +179,7 @@ def _software(statuses: Sequence[Mapping[str, Any]]) -> str:
         for start in status.get("starts", []):
             for name, version in start.get("versions", {}).items():
                 used.setdefault(name, set()).add(str(version))
-    lines = [f"{name} {', '.join(sorted(found))}" for name, found in sorted(used.items())]
+    lines = [f"{name} {', '.join(sorted(of_name))}" for name, of_name in sorted(used.items())]
     return _section("Software", f"<p>{escape('; '.join(lines))}</p>") if lines else ""
 
 

@@ -1,7 +1,4 @@
-"""How settings are called, and their order.
-
-It is the same in tables and figures.
-"""
+"""How settings are called, and their order, the same in tables and figures."""
 
 from __future__ import annotations
 

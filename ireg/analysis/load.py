@@ -1,10 +1,7 @@
-"""Read run folders into tables.
-
-They have one row an epoch (`load`) or one row a run (`runs`).
+"""Read run folders into tables: one row an epoch (`load`), or one row a run (`runs`).
 
 Columns: a tag such as `train/error` is the only name with a slash. A number that a run wrote as nan, inf or -inf and
-one that was not measured are distinguished by the column `nonfinite`. It lists the former's tags, separated by
-spaces.
+one that was not measured are distinguished by the column `nonfinite`. It lists the former's tags, separated by spaces.
 """
 
 from __future__ import annotations
@@ -50,13 +47,11 @@ class Found(NamedTuple):
 
 
 def load(folder: str | Path) -> pd.DataFrame:
-    r"""Read a sweep or a run: one row per run and epoch.
-
-    A sweep is runs at any depth below `folder`.
+    r"""Read a run, or a sweep with runs at any depth below `folder`: one row per run and epoch.
 
     Columns: `run` (the folder's name, or its path below `folder`), `state`, `optimizer`, `lr`, `batch_size`, `seed`,
-    every other configuration value that differs between the runs (dotted keys), `epoch`, `nonfinite`, then the tags.
-    A run that has measured nothing has no rows here; `runs` shows it. A run with a damaged file is left out, and a
+    every other configuration value that differs between the runs (dotted keys), `epoch`, `nonfinite`, then the tags. A
+    run that has measured nothing has no rows here; `runs` shows it. A run with a damaged file is left out, and a
     warning says which, and why.
 
     Raises:
@@ -71,65 +66,61 @@ def load(folder: str | Path) -> pd.DataFrame:
         ...     load(folder)[["lr", "epoch", "test/error"]].to_dict("records")
         [{'lr': 0.1, 'epoch': 0, 'test/error': 0.9}, {'lr': 0.1, 'epoch': 1, 'test/error': 0.2}]
     """
-    found = find(folder)
-    _warn(found)
-    return epochs_of(found)
+    everything = find(folder)
+    _warn(everything)
+    return epochs_of(everything)
 
 
-def epochs_of(found: Found) -> pd.DataFrame:
-    """Return the table of `load` for runs that have been found."""
+def epochs_of(everything: Found) -> pd.DataFrame:
+    """Return the table of `load` for the runs of `find`."""
     import pandas as pd  # after the look at the folder: a wrong name is answered at once
 
     metrics = pd.concat(
-        [run.metrics.assign(run=run.name) for run in found.runs if run.metrics is not None]
+        [run.metrics.assign(run=run.name) for run in everything.runs if run.metrics is not None]
         or [pd.DataFrame({"run": [], "epoch": [], "nonfinite": []}).astype({"run": str, "epoch": int})]
     )
-    return _describe(found.runs).merge(metrics, on="run", how="inner")
+    return _describe(everything.runs).merge(metrics, on="run", how="inner")
 
 
 def runs(folder: str | Path) -> pd.DataFrame:
-    """Read a sweep or a single run: one row a run.
+    """Read a sweep or a single run: one row a run, failed ones included.
 
-    Failed runs are included.
-
-    Columns: those of `load` up to `seed` and the configuration, `epochs_done`, `epochs`, `nonfinite`, the last value
-    of every tag (the status file's final ones; of an unfinished run the last measured ones), `error`.
+    Columns: those of `load` up to `seed` and the configuration, `epochs_done`, `epochs`, `nonfinite`, the last value of
+    every tag (the status file's final ones; of an unfinished run the last measured ones), `error`.
 
     Runs with a damaged file are left out, as by `load`.
 
     Raises:
         UserError: there are no runs, or none whose files can be read.
     """
-    found = find(folder)
-    _warn(found)
-    return runs_of(found)
+    everything = find(folder)
+    _warn(everything)
+    return runs_of(everything)
 
 
 def runs_of(everything: Found) -> pd.DataFrame:
-    """Return the table of `runs` for runs that have been found."""
+    """Return the table of `runs` for the runs of `find`."""
     import pandas as pd
 
-    found = everything.runs
-    table = _describe(found)
-    table["epochs_done"] = [int(run.status.get("epochs_done") or 0) for run in found]
-    table["epochs"] = [int(run.status.get("epochs") or run.config.get("epochs") or 0) for run in found]
-    finals = [_finals(run) for run in found]
+    listed = everything.runs
+    table = _describe(listed)
+    table["epochs_done"] = [int(run.status.get("epochs_done") or 0) for run in listed]
+    table["epochs"] = [int(run.status.get("epochs") or run.config.get("epochs") or 0) for run in listed]
+    finals = [_finals(run) for run in listed]
     table["nonfinite"] = [
         " ".join(tag for tag, value in final.items() if value is not None and not math.isfinite(value))
         for final in finals
     ]
     values = pd.DataFrame(finals, index=table.index).astype(float)
-    return pd.concat([table, values], axis=1).assign(error=[run.status.get("error") for run in found])
+    return pd.concat([table, values], axis=1).assign(error=[run.status.get("error") for run in listed])
 
 
 def setting_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns that distinguish one setting from another.
 
-    They are `optimizer`, `lr`, `batch_size` and what else does.
-
-    A further column counts if it separates runs that the chosen ones of its own group do not: an optimizer's betas
-    say nothing beside its name, nor a data set's size beside the data set's. Never among them: seeds, whose runs
-    repeat one setting, and the terms, which observe the training and leave it as it is.
+    They are `optimizer`, `lr`, `batch_size`, and further ones that separate runs which the chosen ones of their own
+    group do not: an optimizer's betas say nothing beside its name, nor a data set's size beside the data set's. Never
+    among them: seeds, whose runs repeat one setting, and the terms, which observe the training and leave it as it is.
     """
     chosen = ["optimizer", "lr", "batch_size"]
     config = [column for column in table.columns if "/" not in column and column not in {*NOT_CONFIG, *ALWAYS}]
@@ -146,14 +137,12 @@ def setting_columns(table: pd.DataFrame) -> list[str]:
 
 
 def is_seed(column: str) -> bool:
-    """Whether a column holds seeds: `seed`, `data.noise.seed`, `data.subset_seed`."""
+    """Say whether a column holds seeds: `seed`, `data.noise.seed`, `data.subset_seed`."""
     return re.fullmatch(r"(.*[._])?seed", column) is not None
 
 
 def one_run_a_seed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Drop the rows of runs that repeat another's setting and seeds.
-
-    They are no further sample of it.
+    """Drop the rows of runs that repeat another's setting and seeds, and so are no further sample of it.
 
     Such runs differ in what is measured only (the terms), or were started under two names; the first one stays, a
     finished one before others.
@@ -165,21 +154,19 @@ def one_run_a_seed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_measured(rows: pd.DataFrame, tag: str) -> pd.Series:
-    """In which rows `tag` was measured, be it as nan or inf."""
+    """Say in which rows `tag` was measured, be it as nan or inf."""
     odd = rows["nonfinite"].map(lambda tags: tag in tags.split()).astype(bool)
     return rows[tag].notna() | odd
 
 
-def _warn(found: Found) -> None:
+def _warn(everything: Found) -> None:
     """Warn of each run that `load` or `runs` leaves out."""
-    for line in found.damaged:
+    for line in everything.damaged:
         warnings.warn(f"left out: {line}", UserWarning, stacklevel=3)
 
 
 def find(folder: str | Path) -> Found:
-    """Return all runs in `folder`, in natural order of their names.
-
-    2 comes before 10, 1e-3 before 0.01.
+    """Return all runs in `folder`, in natural order of their names: 2 before 10, 1e-3 before 0.01.
 
     Raises:
         UserError: there are no runs, or none whose files can be read.
@@ -189,17 +176,17 @@ def find(folder: str | Path) -> Found:
     if not folders:
         what = f"holds no runs (no {STATUS} at any depth)" if folder.is_dir() else "is not a folder"
         raise UserError(f"{str(folder)!r} {what}; name the folder of a run or of a sweep, like multirun/NAME")
-    found = Found([], [])
+    everything = Found([], [])
     for path in folders:
         try:
             if (run := _read(path, folder)) is not None:
-                found.runs.append(run)
+                everything.runs.append(run)
         except UserError as error:
-            found.damaged.append(str(error))
-    if found.damaged and not found.runs:
-        more = len(found.damaged) - 1
-        raise UserError(found.damaged[0] + (f" (and {more} more)" if more else ""))
-    return found
+            everything.damaged.append(str(error))
+    if everything.damaged and not everything.runs:
+        more = len(everything.damaged) - 1
+        raise UserError(everything.damaged[0] + (f" (and {more} more)" if more else ""))
+    return everything
 
 
 def _natural(name: str) -> list[tuple[int, float, str]]:
@@ -222,34 +209,30 @@ def _read(path: Path, folder: Path) -> _Run | None:
 
 
 def _leaves(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration by dotted keys, lists as compact text."""
+    """Return the configuration by dotted keys, lists as compact text."""
     return {
         key: json.dumps(value, separators=(",", ":")) if isinstance(value, list) else value
         for key, value in flat(config).items()
     }
 
 
-def _describe(found: list[_Run]) -> pd.DataFrame:
-    """Return one row a run: name, state and configuration.
-
-    The configuration is there as far as it matters.
-    """
+def _describe(runs: list[_Run]) -> pd.DataFrame:
+    """Return one row a run: name, state, and the configuration as far as it matters."""
     import pandas as pd
 
-    columns = {"run": [run.name for run in found], "state": [run.status["state"] for run in found]}
-    for column, key in {**ALWAYS, **{key: key for key in _differing(found)}}.items():
-        columns[column] = [run.config.get(key) for run in found]
+    columns = {"run": [run.name for run in runs], "state": [run.status["state"] for run in runs]}
+    for column, key in {**ALWAYS, **{key: key for key in _differing(runs)}}.items():
+        columns[column] = [run.config.get(key) for run in runs]
     return pd.DataFrame(columns)
 
 
-def _differing(found: list[_Run]) -> list[str]:
-    """List the further keys in which runs differ.
+def _differing(runs: list[_Run]) -> list[str]:
+    """List the further keys in which runs differ, but for those that say nothing new.
 
-    Those that say nothing new are left out: copies of others, as an optimizer's own rate is, and import paths that
-    follow from the rest.
+    These are copies of others, as an optimizer's own rate is, and import paths that follow from the rest.
     """
-    keys = dict.fromkeys(key for run in found for key in run.config if key not in {"name", *ALWAYS.values()})
-    values = {key: [_identity(run.config.get(key, _ABSENT)) for run in found] for key in [*ALWAYS.values(), *keys]}
+    keys = dict.fromkeys(key for run in runs for key in run.config if key not in {"name", *ALWAYS.values()})
+    values = {key: [_identity(run.config.get(key, _ABSENT)) for run in runs] for key in [*ALWAYS.values(), *keys]}
     kept: list[str] = list(ALWAYS.values())
     # A path is the least readable name of a choice: it is tried last.
     for key in sorted(keys, key=lambda key: key.endswith("_target_")):
@@ -266,9 +249,10 @@ def _identity(value: Any) -> tuple[bool, Any]:
 
 
 def _read_metrics(folder: Path, status: Mapping[str, Any]) -> pd.DataFrame | None:
-    """Read the run's metrics.csv as numbers.
+    """Read the run's metrics.csv as numbers, with a column `nonfinite`.
 
-    A column `nonfinite` is added. None if it has no rows.
+    Returns:
+        A row an epoch; None if there are none.
 
     Raises:
         UserError: it cannot be read, is no such table, or lacks rows.

@@ -33,7 +33,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def colour_of(optimizer: str) -> str:
     """Return an optimizer's colour, the same in every figure.
 
-    One without an entry in the table of optimizers has one by its name.
+    The name decides where the table of optimizers has no entry.
     """
     further = _FURTHER_COLOURS[zlib.crc32(optimizer.encode()) % len(_FURTHER_COLOURS)]
     return COLOURS.get(optimizer, further)

@@ -18,10 +18,7 @@ PARTS = ("", "_memory", "_lag", "_fluctuation")
 
 
 def own_regularization(table: pd.DataFrame) -> Figure:
-    """Draw figure 3 again, with each optimizer's own regularizer.
-
-    Beside it are Eq. 1 and the adaptive term as printed.
-    """
+    """Draw figure 3 again: each optimizer's own regularizer, Eq. 1, and the adaptive term as printed."""
     require(table, "ireg/own")
     settings = settings_of(table)
     shown = [tag for tag in TERMS if measured(table, tag)]
@@ -35,9 +32,9 @@ def own_regularization(table: pd.DataFrame) -> Figure:
 
 
 def mean_flow(table: pd.DataFrame) -> Figure:
-    """Draw strength and alignment of the mean flow's correction.
+    """Draw strength and alignment of the mean flow's correction, and its parts.
 
-    Its parts are shown, too. Dots are where the expansion can hold.
+    Dots are where the expansion can hold.
     """
     require(table, "ireg/strength")
     settings = settings_of(table)
@@ -80,7 +77,7 @@ def _mark_valid(axis: Axes, setting: Setting, tag: str) -> None:
 
 
 def _range(table: pd.DataFrame, tags: list[str]) -> tuple[float, float]:
-    """The decades that hold all positive values."""
+    """Return the decades that hold all positive values."""
     values = table[tags].to_numpy().ravel()
     positive = values[(values > 0) & (values < float("inf"))]
     return 0.5 * float(positive.min(initial=VALID_STRENGTH)), 2 * float(positive.max(initial=VALID_STRENGTH))

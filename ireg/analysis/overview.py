@@ -49,10 +49,7 @@ HEADINGS = VALUES | {"holdout/error": "held-out error"}
 
 @dataclass(frozen=True)
 class Row:
-    """One setting: its name, and its values over the seeds.
-
-    Its runs are counted by state; those that are done give the values.
-    """
+    """One setting: its name, its runs counted by state, and its values over the seeds that are done."""
 
     name: str
     optimizer: str
@@ -122,7 +119,8 @@ def print_overview(summary: pd.DataFrame, folder: Path, criterion: str, console:
 def best_line(rows: Sequence[Row], criterion: str) -> str:
     """Name the best setting and its value.
 
-    Nothing where there is one setting, or the best has no value.
+    Returns:
+        A line; empty where there is one setting, or the best has no value.
     """
     best = rows[0].values.get(criterion)
     if best is None or not math.isfinite(best.mean) or len(rows) == 1:

@@ -1,7 +1,4 @@
-"""Panels, of which all figures are made.
-
-They have one curve a setting, and one legend below them.
-"""
+"""Panels, of which all figures are made: one curve a setting, and one legend below them."""
 
 from __future__ import annotations
 
@@ -26,10 +23,7 @@ _MOST_POINTS = 60
 
 
 def spans_decades(values: np.ndarray) -> bool:
-    """Say whether a logarithmic axis is due.
-
-    It is if the positive finite values differ by a factor of more than 30.
-    """
+    """Say whether a logarithmic axis is due: positive finite values differ by a factor of more than 30."""
     positive = values[np.isfinite(values) & (values > 0)]
     return positive.size > 0 and bool(positive.max() / positive.min() > 30)
 
@@ -41,15 +35,12 @@ def require(table: pd.DataFrame, *tags: str) -> None:
 
 
 def measured(rows: pd.DataFrame, tag: str) -> bool:
-    """Whether some row has a value of the tag."""
+    """Say whether some row has a value of the tag."""
     return tag in rows and bool(rows[tag].notna().any())
 
 
 def panel(axis: Axes, settings: Sequence[Setting], tag_of: Callable[[pd.DataFrame], str], scale: Scale) -> None:
-    """Draw one curve a setting.
-
-    It is of the tag that `tag_of` names for its rows.
-    """
+    """Draw one curve a setting, of the tag that `tag_of` names for its rows."""
     curves = [(setting, *_curves(setting.rows, tag_of(setting.rows))) for setting in settings]
     values = np.concatenate([frame.to_numpy().ravel() for _, *frames in curves for frame in frames])
     log = bool((values > 0).any()) if scale == "log" else scale == "auto" and spans_decades(values)
@@ -70,10 +61,7 @@ def panel(axis: Axes, settings: Sequence[Setting], tag_of: Callable[[pd.DataFram
 
 
 def _curves(rows: pd.DataFrame, tag: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return epochs by runs, for mean and band.
-
-    The diverged runs come separately; nan breaks a curve.
-    """
+    """Return epochs by runs for mean and band, and the diverged runs apart; nan breaks a curve."""
     measured = rows[is_measured(rows, tag)].replace([np.inf, -np.inf], np.nan)
     wide = measured.pivot(index="epoch", columns="run", values=tag)
     diverged = rows.groupby("run")["state"].first().reindex(wide.columns) == "diverged"
@@ -110,10 +98,9 @@ def _draw(axis: Axes, setting: Setting, repeats: pd.DataFrame, diverged: pd.Data
 
 
 def _single_epochs(values: pd.Series) -> list[int]:
-    """List the places of the points that are to be marked.
+    """List the places of the points to be marked, which a line alone would hide or multiply.
 
-    A line alone would hide them, or look as if there were more. They are those without a neighbour, and all where not
-    every epoch was measured and they are few.
+    They are those without a neighbour, and all where not every epoch was measured and they are few.
     """
     there = values.notna().to_numpy()
     if 1 < len(values) <= _MOST_POINTS and float(np.diff(values.index.to_numpy()).min()) > 1:
@@ -123,10 +110,7 @@ def _single_epochs(values: pd.Series) -> list[int]:
 
 
 def empty_figure(panels: int, *, share: bool = False, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """Make a figure of panels side by side, in rows.
-
-    They may share their vertical axis.
-    """
+    """Make a figure of panels side by side, in rows, which may share their vertical axis."""
     # Not pyplot: its global state would keep every figure alive, and is not safe in threads.
     height = (4.2 if panels < 3 else 3.4) if rows == 1 else 2.7 * rows
     figure = Figure(figsize=(8, height), layout="constrained")
@@ -136,9 +120,9 @@ def empty_figure(panels: int, *, share: bool = False, rows: int = 1) -> tuple[Fi
 
 
 def finish(figure: Figure, settings: Sequence[Setting], title: str | None = None) -> Figure:
-    """Put one legend for all panels below them.
+    """Put one legend for all panels below them, as high as it needs to be.
 
-    It is as high as it needs to be. Its title says what lines and bands are, by default those of curves over epochs.
+    Its title says what lines and bands are, by default those of curves over epochs.
     """
     handles: dict[str, Any] = {}
     for axis in figure.axes:

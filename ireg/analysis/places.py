@@ -1,8 +1,7 @@
-"""Values of runs where they can be compared.
+"""Values of runs where they can be compared: at a training loss, an epoch, the best held-out error.
 
-These places are a training loss, some epochs, and the best by held-out examples. *Equal fit* is the mean over a run's
-passage of one training loss, as `at_places` takes it. Where a loss is *first reached*, by `first_at_most`, is another
-place: a value there is no mean.
+*Equal fit* is the mean over a run's passage of one training loss, as `at_places` takes it. Where a loss is *first
+reached*, by `first_at_most`, is another place: a value there is no mean.
 """
 
 from __future__ import annotations
@@ -20,10 +19,7 @@ BAND = 1.1
 
 
 class Place(NamedTuple):
-    """A part of a run, by its first and last epoch.
-
-    Both may lie between epochs.
-    """
+    """A part of a run, by its first and last epoch; both may lie between epochs."""
 
     name: str
     first: float
@@ -62,9 +58,7 @@ def passage(epochs: Sequence[float], losses: Sequence[float], loss: float, band:
 
 
 def first_at_most(epochs: Sequence[float], losses: Sequence[float], level: float) -> float | None:
-    """Find where a loss is first at most a level.
-
-    Between epochs its logarithm is linear.
+    """Find where a loss is first at most a level, its logarithm linear between epochs.
 
     Args:
         epochs: when the losses were measured.
@@ -85,7 +79,7 @@ def first_at_most(epochs: Sequence[float], losses: Sequence[float], level: float
 def mean_between(epochs: Sequence[float], values: Sequence[float], first: float, last: float) -> float:
     """Average a quantity over a part of a run.
 
-    It is linear between epochs, and each epoch weighs the same. At one epoch it is the value there.
+    It is linear between epochs, and each epoch has the same weight. At one epoch it is the value there.
 
     Args:
         epochs: when the values were measured, rising.
@@ -111,7 +105,7 @@ def mean_between(epochs: Sequence[float], values: Sequence[float], first: float,
 
 
 def loss_curve(rows: pd.DataFrame) -> tuple[list[float], list[float]]:
-    """List when a run had which training loss.
+    """List a run's training losses, and the epochs at which they hold.
 
     The loss of an epoch is a mean over it, and stands at its middle. Row 0 is of the initial weights.
 
@@ -139,8 +133,8 @@ def places(rows: pd.DataFrame, losses: Sequence[float], epochs: Sequence[int], l
     """
     curve = loss_curve(rows)
     for loss in losses:
-        if (found := passage(*curve, loss)) is not None:
-            yield found
+        if (place := passage(*curve, loss)) is not None:
+            yield place
     trained = rows[rows["epoch"] > 0]
     end = int(rows["epoch"].max())
     for epoch in epochs:
@@ -171,7 +165,7 @@ def at_places(
     """
     chosen = [tag for tag in table if "/" in tag and not tag.startswith("time/")] if tags is None else list(tags)
     described = [column for column in table if "/" not in column and column not in ("epoch", "nonfinite")]
-    found = []
+    values_at = []
     for _, unsorted in table.groupby("run", sort=False):
         rows = unsorted.sort_values("epoch")
         measured = {tag: rows.loc[np.isfinite(rows[tag].astype(float)), ["epoch", tag]] for tag in chosen}
@@ -187,5 +181,7 @@ def at_places(
             }
             middle = (first + last) / 2
             time = float(np.interp(middle, rows["epoch"], seconds))
-            found.append({**rows.iloc[0][described].to_dict(), "place": name, "at": middle, "seconds": time, **values})
-    return pd.DataFrame(found, columns=[*described, "place", "at", "seconds", *chosen])
+            values_at.append(
+                {**rows.iloc[0][described].to_dict(), "place": name, "at": middle, "seconds": time, **values}
+            )
+    return pd.DataFrame(values_at, columns=[*described, "place", "at", "seconds", *chosen])

@@ -1,7 +1,4 @@
-"""Which curves a figure has, and how they look.
-
-There is one a setting, the same in every figure.
-"""
+"""Which curves a figure has, and how they look: one a setting, the same in every figure."""
 
 from __future__ import annotations
 
@@ -32,9 +29,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """One curve of every figure: its name and its look.
-
-    It also has its rows of the tidy table.
+    """One curve of every figure: its name, its look, and its rows of the tidy table.
 
     Attributes:
         label: its name in the legend.
@@ -56,10 +51,7 @@ class Setting:
 
 
 def settings_of(table: pd.DataFrame) -> list[Setting]:
-    """List the curves in the order of the legend.
-
-    They are sorted by optimizer, then by the values of what else differs.
-    """
+    """List the curves in the order of the legend: by optimizer, then by the values of what else differs."""
     columns = setting_columns(table)
     names = short_names(varied_columns(table))
     groups = [
@@ -87,10 +79,12 @@ def _beside_the_rate(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _best_rates(groups: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> dict[tuple[str, ...], Any] | None:
-    """Choose rates by the smallest final error.
+    """Choose rates by the smallest final error, one for what settings share beside the rate.
 
-    It is that of held-out examples where all runs have them, else of the test set. There is one for what settings
-    share beside the rate. None where there is nothing to choose by, or to choose from.
+    The error is that of held-out examples where all runs have them, else of the test set.
+
+    Returns:
+        Rates by the shared values; None where there is nothing to choose by, or to choose from.
     """
     held_out = all(HELD_OUT in rows and bool(rows[HELD_OUT].notna().any()) for _, rows in groups)
     tag = HELD_OUT if held_out else CRITERION
@@ -108,10 +102,7 @@ def _best_rates(groups: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> dict[t
 
 
 def _repeats(rows: pd.DataFrame) -> str:
-    """Say in the legend how many seeds a setting has.
-
-    It also says how many of its runs diverged.
-    """
+    """Say in the legend how many seeds a setting has, and how many of its runs diverged."""
     states = rows.groupby("run")["state"].first()
     diverged = int((states == "diverged").sum())
     if len(states) == 1:
@@ -122,10 +113,7 @@ def _repeats(rows: pd.DataFrame) -> str:
 
 
 def _shade(optimizer: str, pale: float) -> tuple[float, float, float]:
-    """Return the optimizer's colour, mixed with so much white.
-
-    It is the same whatever else is in the table.
-    """
+    """Return the optimizer's colour mixed with so much white, the same whatever else is in the table."""
     red, green, blue = to_rgb(colour_of(optimizer))
     return red + (1 - red) * pale, green + (1 - green) * pale, blue + (1 - blue) * pale
 

@@ -1,7 +1,4 @@
-"""Summaries of a sweep, by run and by setting.
-
-A setting has mean and standard deviation over its seeds.
-"""
+"""Summaries of a sweep, by run, and by setting with mean and standard deviation over its seeds."""
 
 from __future__ import annotations
 
@@ -28,12 +25,10 @@ COLUMNS_AT_ONCE = 5
 
 
 def summarize(runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a run.
+    """Return one row a run, from the tables that `load.runs` and `load.load` read of the same folder.
 
-    It is made from the tables that `load.runs` and `load.load` read of the same folder.
-
-    Columns: `run`, `state`, `epochs_done`, `epochs`, the configuration as far as settings differ in it, seeds,
-    the final value of every tag, `best_test_error` (the smallest `test/error`) and `best_epoch` (the first with it),
+    Columns: `run`, `state`, `epochs_done`, `epochs`, the configuration as far as settings differ in it, seeds, the
+    final value of every tag, `best_test_error` (the smallest `test/error`) and `best_epoch` (the first with it),
     `seconds` (the sum of `time/epoch`), `nonfinite` (tags whose final value is nan or ±inf), `error`. What was not
     measured is empty.
     """
@@ -54,10 +49,11 @@ def summarize(runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 def summarize_settings(summary: pd.DataFrame) -> pd.DataFrame | None:
     """Return mean and standard deviation over seeds, by setting.
 
-    None if no setting has several runs.
-
     Columns: the setting's, `runs` (how many there are), `n` (how many of them are done and enter the numbers), and
     `<value>.mean` and `<value>.sd` (of a sample, divisor n - 1; empty for n = 1) for every value of `summarize`.
+
+    Returns:
+        A row a setting; None if no setting has several runs.
     """
     columns = setting_columns(summary)
     groups = list(summary.groupby(columns, dropna=False, sort=False))
@@ -85,19 +81,17 @@ def _without(columns: list[str], *names: str) -> list[str]:
 
 
 def print_summary(summary: pd.DataFrame, console: Console | None = None) -> None:
-    """Print the summary as tables.
+    """Print tables of fit, losses, norms and terms, the same by setting, and the errors of failed runs.
 
-    They are fit, losses and norms, terms, the same by setting, and the errors of failed runs.
-
-    Configuration columns with the same value in every run are said once, above. Without a terminal (a pipe, a file)
-    the tables are as wide as they need to be; on one, long cells are folded and nothing is cut off.
+    Configuration columns with the same value in every run are said once, above. Without a terminal (a pipe, a file) the
+    tables are as wide as they need to be; on one, long cells are folded and nothing is cut off.
     """
     same = [f"{column}={plain(summary[column].iloc[0])}" for column in _same(summary)]
     print_tables(list(_tables(summary)), console, above=f"every run: {', '.join(same)}" if same else "")
 
 
 def print_tables(tables: Sequence[Table], console: Console | None = None, above: str = "") -> None:
-    """Print tables, and before them a line.
+    """Print a line, and tables below it.
 
     They are as wide as they need to be or, on a terminal, as there is room.
     """
@@ -117,10 +111,7 @@ def print_tables(tables: Sequence[Table], console: Console | None = None, above:
 
 
 def plain(value: Any) -> str:
-    """Write a configuration value as a user would.
-
-    It is 64 rather than 64.0, with all digits that matter, and empty for none.
-    """
+    """Write a configuration value as a user would: 64, not 64.0, all digits that matter, empty for none."""
     if value is None or value is pd.NA:
         return ""
     if isinstance(value, (float, np.floating)):
@@ -159,10 +150,7 @@ def _tables(summary: pd.DataFrame) -> Iterator[Table]:
 
 
 def _grouped(columns: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """List the tables: losses and norms, then terms.
-
-    No table has more than a terminal holds.
-    """
+    """List the tables, losses and norms, then terms, none with more columns than a terminal holds."""
     terms = [column for column in columns if column.startswith("ireg/")]
     for title, group in (("losses and norms", [column for column in columns if column not in terms]), ("terms", terms)):
         for start in range(0, len(group), COLUMNS_AT_ONCE):
@@ -170,10 +158,7 @@ def _grouped(columns: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _with_spread(settings: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Add a column of ready text for each of `columns`.
-
-    An example is "36.10 ± 0.21 %".
-    """
+    """Add a column of ready text, like "36.10 ± 0.21 %", for each of `columns`."""
     texts = {}
     for column in columns:
         pairs = zip(settings[f"{column}.mean"], settings[f"{column}.sd"], strict=True)
@@ -182,10 +167,7 @@ def _with_spread(settings: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def spread(column: str, mean: float, sd: float) -> str:
-    """Write mean and standard deviation as text.
-
-    They are written as the values of a column are, like "36.10 ± 0.21 %".
-    """
+    """Write mean and standard deviation as the values of a column are written, like "36.10 ± 0.21 %"."""
     if np.isnan(sd):
         return _cell(column, mean)
     form, scale, unit = _form(column)
@@ -213,10 +195,7 @@ def _form(column: str) -> tuple[str, float, str]:
 
 
 def rich_table(title: str, rows: pd.DataFrame, columns: list[str]) -> Table:
-    """Return columns of a table for the terminal.
-
-    Numbers are written by what their column holds.
-    """
+    """Return columns of a table for the terminal, numbers written by what their column holds."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         numeric = "/" in column or column == "best_test_error" or pd.api.types.is_numeric_dtype(rows[column])
@@ -228,10 +207,7 @@ def rich_table(title: str, rows: pd.DataFrame, columns: list[str]) -> Table:
 
 
 def _final(row: dict[Any, Any], column: str) -> str:
-    """Return the cell's text.
-
-    A value that was measured as nan says so, one that was not measured is empty.
-    """
+    """Return the cell's text: a value measured as nan says so, one that was not measured is empty."""
     text = _cell(column, row[column])
     if column == "best_test_error" and text and "best_epoch" in row:
         return f"{text} @ {row['best_epoch']}"

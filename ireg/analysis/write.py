@@ -1,7 +1,4 @@
-"""Write the tables and figures of a sweep.
-
-They go into its folder; the summary is printed.
-"""
+"""Write the tables and figures of a sweep into its folder, and print the summary."""
 
 from __future__ import annotations
 
@@ -121,9 +118,7 @@ def show(folder: str | Path, criterion: str | None = None, *, full: bool = False
 
 
 def table(folder: str | Path, form: str, criterion: str | None = None) -> str:
-    """Return the settings of a sweep as a table for a text.
-
-    Nothing is written.
+    """Return the settings of a sweep as a table for a text, and write nothing.
 
     Args:
         folder: a sweep's or a run's.
@@ -148,7 +143,7 @@ def table(folder: str | Path, form: str, criterion: str | None = None) -> str:
 def report(folder: str | Path, criterion: str | None = None, *, full: bool = False) -> None:
     """Do what `write` does, and print the results.
 
-    Printed are a row a setting, the best, doubts about it, where the files are, and why runs failed; with `full` all
+    They are a row a setting, the best, doubts about it, where the files are, and why runs failed; with `full` all
     tables, too.
 
     In a folder that the user may not write to, the tables are printed, and a line says that nothing was written.
@@ -181,26 +176,23 @@ def report(folder: str | Path, criterion: str | None = None, *, full: bool = Fal
 
 
 def _tables(folder: Path, criterion: str | None) -> _Tables:
-    found = find(folder)
-    epochs = epochs_of(found)
+    everything = find(folder)
+    epochs = epochs_of(everything)
     # Imported late: pandas takes a while, which a wrong folder name need not wait for.
     from ireg.analysis.best import best_rates, default_criterion
     from ireg.analysis.summary import summarize, summarize_settings
 
     require_own_tables(folder, with_figures=True)
-    of_runs = runs_of(found)
+    of_runs = runs_of(everything)
     # Before anything is written: a wrong tag is answered first.
     chosen = default_criterion(of_runs) if criterion is None else criterion
     best = best_rates(of_runs, chosen) if criterion is not None or chosen in of_runs else None
     summary = summarize(of_runs, epochs)
-    return _Tables(epochs, summary, summarize_settings(summary), best, found.damaged, chosen)
+    return _Tables(epochs, summary, summarize_settings(summary), best, everything.damaged, chosen)
 
 
 def _write(tables: _Tables, folder: Path, left_out: list[str]) -> Iterator[Path]:
-    """Write one file after the other, and yield its path.
-
-    Why figures are left out is added to `left_out`.
-    """
+    """Write one file after the other, yield its path, and add to `left_out` why figures are left out."""
     from ireg.analysis.dashboard import FOLDER as DASHBOARD
     from ireg.analysis.dashboard import write_dashboard
 
@@ -251,10 +243,7 @@ def _texts(content: Content) -> dict[str, str]:
 
 
 def _figures(epochs: pd.DataFrame, left_out: list[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the name of each figure, and its contents by suffix.
-
-    Only figures that can be drawn are there.
-    """
+    """Yield the name of each figure that can be drawn, and its contents by suffix."""
     try:
         from ireg.analysis.figures import FIGURES
     except Exception as error:  # matplotlib reads files of the user's when it is imported
@@ -301,10 +290,7 @@ def _print_damaged(tables: _Tables) -> None:
 
 
 def _print_browse(folder: Path) -> None:
-    """Say how to browse.
-
-    On a terminal the long address is behind a short one.
-    """
+    """Say how to browse; on a terminal the long address is behind a short one."""
     from rich.text import Text
 
     from ireg.analysis.dashboard import link
@@ -319,7 +305,7 @@ def _print_browse(folder: Path) -> None:
 
 
 def _listed(paths: Sequence[Path], folder: Path) -> str:
-    """The tables by name, and how many figures there are."""
+    """Write the tables by name, and how many figures there are."""
     tables = [path.name for path in paths if path.parent == folder and path.name != REPORT]
     figures = {path.stem for path in paths if path.suffix in SUFFIXES}
     drawn_figures = [f"{len(figures)} figures in {folder / FIGURE_FOLDER}"] if figures else []

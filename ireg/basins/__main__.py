@@ -1,4 +1,4 @@
-"""`python -m ireg.basins RUN …`: barriers between forks of training.
+"""`python -m ireg.basins RUN …`: measure barriers between forks of training.
 
 From each run's checkpoint, optimizers at one effective rate train in several orders to one training loss.
 """

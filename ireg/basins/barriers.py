@@ -67,7 +67,7 @@ def loss_and_error(loss: ModuleLoss, params: Params, examples: Examples) -> tupl
 
 
 def barrier(values: Sequence[float]) -> float:
-    """The highest value above the mean of both ends.
+    """Return the highest value above the mean of both ends.
 
     Example:
         >>> barrier([1.0, 4.0, 2.0])
@@ -77,6 +77,6 @@ def barrier(values: Sequence[float]) -> float:
 
 
 def distance(ends: tuple[Params, Params]) -> float:
-    """‖ω₁ − ω₂‖."""
+    """Compute ‖ω₁ − ω₂‖."""
     squares = [(value.double() - ends[1][name].double()).square().sum() for name, value in ends[0].items()]
     return float(torch.stack(squares).sum().sqrt())

@@ -25,7 +25,7 @@ LOOKS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Fork:
-    """Where an optimizer has come to.
+    """The point that an optimizer has reached.
 
     Attributes:
         params: weights by name.
@@ -39,7 +39,7 @@ class Fork:
 
 
 def rates(problem: Problem, names: tuple[str, ...], speed: float) -> dict[str, float]:
-    """Return each optimizer's learning rate at one effective rate.
+    """Return each optimizer's learning rate at one effective rate η_e.
 
     That is η_e without second moment. Adaptive methods have the rate at which the loss falls as fast at the checkpoint,
     η_e ‖ḡ‖²/(ḡᵀPḡ), P = 1/(√s̄ + ε) with the mean s̄ of the minibatches' squared gradients.
@@ -49,7 +49,7 @@ def rates(problem: Problem, names: tuple[str, ...], speed: float) -> dict[str, f
         names: of `ireg.optim.switch.FIRST`.
         speed: η_e.
     """
-    found = {}
+    by_name = {}
     for name in names:
         cls, arguments = FIRST[name]
         optimizer = cls(problem.moving(problem.module).values(), **{**arguments, "lr": 1.0})
@@ -67,14 +67,12 @@ def rates(problem: Problem, names: tuple[str, ...], speed: float) -> dict[str, f
             scale = {key: reciprocal_root(value.sqrt(), seen.eps) for key, value in moments.square.items()}
             squares = {key: value.square() for key, value in moments.mean.items()}
             rate *= float(squared_norm(moments.mean) / inner_product(scale, squares))
-        found[name] = rate
-    return found
+        by_name[name] = rate
+    return by_name
 
 
 def fork(problem: Problem, name: str, rate: float, order: int, target: float, most: int) -> Fork:
-    """Train from the checkpoint until the training loss is reached.
-
-    The optimizer begins without history.
+    """Train from the checkpoint, without history, until the training loss is reached.
 
     Args:
         problem: the checkpoint.

@@ -36,11 +36,12 @@ ROUNDS = 100
 def layers_of(module: nn.Module, input_dimensions: int) -> list[str] | None:
     """List the prefixes of a stack of Linear layers.
 
-    None for other networks, whose permutations are not known here.
-
     Args:
         module: the network.
         input_dimensions: of a minibatch of inputs.
+
+    Returns:
+        The prefixes in the order of use; None for other networks, whose permutations are not known here.
     """
     leaves = leaves_of(module, input_dimensions)
     if leaves is None:
@@ -76,7 +77,7 @@ def permuted(params: Params, layers: Sequence[str], permutations: Sequence[Tenso
 
 
 def matched(fixed: Params, params: Params, layers: Sequence[str]) -> Params:
-    """Permute hidden units so that the weights come near fixed ones.
+    """Permute hidden units so that the weights are as near fixed ones as the search gets them.
 
     Args:
         fixed: the other network's weights, by name.
@@ -93,6 +94,7 @@ def matched(fixed: Params, params: Params, layers: Sequence[str]) -> Params:
             chosen = torch.from_numpy(linear_sum_assignment(gains.double().cpu().numpy(), maximize=True)[1])
             before = gains[torch.arange(len(gains)), permutations[position]].sum()
             after = gains[torch.arange(len(gains)), chosen].sum()
+            # Gains that are equal but for rounding would exchange the same units in every round.
             if float(after - before) > 1e-9 * abs(float(before)):
                 permutations[position], changed = chosen, True
         if not changed:
@@ -101,10 +103,7 @@ def matched(fixed: Params, params: Params, layers: Sequence[str]) -> Params:
 
 
 def _gains(fixed: Params, params: Params, layers: Sequence[str], position: int) -> Tensor:
-    """The inner products with unit j in the place of unit i.
-
-    They are (width, width).
-    """
+    """Compute the inner products with unit j in the place of unit i, (width, width)."""
     prefix, behind = layers[position], layers[position + 1]
     gains = fixed[f"{prefix}weight"] @ params[f"{prefix}weight"].T
     gains = gains + fixed[f"{behind}weight"].T @ params[f"{behind}weight"]

@@ -34,7 +34,7 @@ QUANTITIES = ("train/loss", "train/error", "test/loss", "test/error", "distance"
 
 
 def options(start: Start, given: argparse.Namespace) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return the options that the numbers depend on."""
     return {
         "optimizers": list(given.optimizers),
         "orders": given.orders,
@@ -76,15 +76,15 @@ def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[s
     print(f"{start.folder}: {len(ends)} forks to the loss {options['loss']:g}, {len(pairs)} pairs", file=sys.stderr)
     with workers(problem, processes, LinesOfProgress(float(len(ends)))) as team:
         tasks = [(name, chosen[name], numbers[name, order], options["loss"], options["epochs"]) for name, order in ends]
-        found = dict(zip(ends, team.map(fork, tasks, work=[1.0] * len(tasks)), strict=True))
-        measured = _barriers(team, start, pairs, found)
+        forks = dict(zip(ends, team.map(fork, tasks, work=[1.0] * len(tasks)), strict=True))
+        measured = _barriers(team, start, pairs, forks)
     return {
         "run": start.folder.resolve().name,
         "epoch": start.epoch,
         "options": dict(options),
         "rates": chosen,
         "forks": [
-            {"optimizer": n, "order": o, "loss": found[n, o].loss, "epochs": found[n, o].epochs} for n, o in ends
+            {"optimizer": n, "order": o, "loss": forks[n, o].loss, "epochs": forks[n, o].epochs} for n, o in ends
         ],
         "pairs": measured,
     }
@@ -94,10 +94,10 @@ End = tuple[str, int]
 
 
 def _barriers(
-    team: Workers[Problem], start: Start, pairs: Sequence[tuple[End, End]], found: Mapping[End, Fork]
+    team: Workers[Problem], start: Start, pairs: Sequence[tuple[End, End]], forks: Mapping[End, Fork]
 ) -> list[dict[str, Any]]:
-    """The curves of all pairs, as they are and matched."""
-    tasks = [(found[one], found[other], start.test) for one, other in pairs]
+    """Measure the curves of all pairs, as they are and matched."""
+    tasks = [(forks[one], forks[other], start.test) for one, other in pairs]
     team.progress.expect(float(len(tasks)))
     results = team.map(between, tasks, work=[1.0] * len(tasks))
     return [
@@ -118,18 +118,18 @@ def between(problem: Problem, one: Fork, other: Fork, test: Any) -> dict[str, An
     }
     layers = layers_of(problem.module, problem.inputs.ndim)
     ends = (one.params, other.params)
-    found = {"as_is": {"curve": along_line(problem.loss, ends, examples), "distance": distance(ends)}}
+    result = {"as_is": {"curve": along_line(problem.loss, ends, examples), "distance": distance(ends)}}
     if layers is not None:
         near = (one.params, matched(one.params, other.params, layers))
         if all(torch.equal(value, near[1][name]) for name, value in other.params.items()):  # nothing was permuted
-            found["matched"] = found["as_is"]
+            result["matched"] = result["as_is"]
         else:
-            found["matched"] = {"curve": along_line(problem.loss, near, examples), "distance": distance(near)}
-    return found
+            result["matched"] = {"curve": along_line(problem.loss, near, examples), "distance": distance(near)}
+    return result
 
 
 def values(result: Mapping[str, Any]) -> dict[str, float]:
-    """Barriers and distance of a pair, `as_is` or `matched`."""
+    """Return barriers and distance of a pair, `as_is` or `matched`."""
     curve: Curve = result["curve"]
     return {**{name: barrier(along) for name, along in curve.items()}, "distance": result["distance"]}
 
@@ -151,37 +151,35 @@ def _figure(results: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def means(results: Sequence[Mapping[str, Any]], kind: str, quantity: str) -> dict[tuple[str, str], Interval]:
-    """Return the mean of each two optimizers' pairs, with interval.
-
-    It is over runs.
+    """Return the mean of each two optimizers' pairs, with its interval over runs.
 
     Pairs of the same optimizer have different orders: they are the noise floor. Of two optimizers those with different
     orders count, too.
     """
-    found: dict[tuple[str, str], list[float]] = {}
+    by_pair: dict[tuple[str, str], list[float]] = {}
     for result in results:
         of_run: dict[tuple[str, str], list[float]] = {}
         for pair in result["pairs"]:
             if kind in pair and pair["first_order"] != pair["second_order"]:
                 of_run.setdefault((pair["first"], pair["second"]), []).append(values(pair[kind])[quantity])
         for names, single in of_run.items():
-            found.setdefault(names, []).append(sum(single) / len(single))
-    return {names: mean_interval(single) for names, single in found.items()}
+            by_pair.setdefault(names, []).append(sum(single) / len(single))
+    return {names: mean_interval(single) for names, single in by_pair.items()}
 
 
 def above_floor(results: Sequence[Mapping[str, Any]], kind: str, quantity: str) -> dict[tuple[str, str], Interval]:
-    """Return how far two optimizers' barrier is above the floor, by run.
+    """Return how far two optimizers' barrier is above the floor, with its interval over runs.
 
-    The floor is the mean of both optimizers' own, with other orders.
+    A run's floor is the mean of both optimizers' own barriers, between other orders.
     """
     single = [means([result], kind, quantity) for result in results]
-    found = {}
+    by_pair = {}
     for one, other in sorted({names for of_run in single for names in of_run if names[0] != names[1]}):
         floors = [(of_run[one, one].mean + of_run[other, other].mean) / 2 for of_run in single]
-        found[one, other] = mean_interval(
+        by_pair[one, other] = mean_interval(
             [of_run[one, other].mean - floor for of_run, floor in zip(single, floors, strict=True)]
         )
-    return found
+    return by_pair
 
 
 def text(results: Sequence[Mapping[str, Any]]) -> str:
@@ -189,8 +187,8 @@ def text(results: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"barriers between forks, mean of {len(results)} checkpoints, ± 95 % interval"]
     for kind in ("as_is", "matched"):
         for quantity in QUANTITIES:
-            found, above = means(results, kind, quantity), above_floor(results, kind, quantity)
-            for (one, other), interval in found.items():
+            averages, above = means(results, kind, quantity), above_floor(results, kind, quantity)
+            for (one, other), interval in averages.items():
                 extra = above.get((one, other))
                 beyond = "" if extra is None else f"   above the floor: {extra.text(*WRITTEN)}"
                 lines.append(f"{kind:<8} {quantity:<12} {one + '–' + other:<20} {interval.text(*WRITTEN)}{beyond}")

@@ -125,10 +125,7 @@ def _hydras_own(error: Exception) -> str:
 
 
 def _missing_choice(error: Exception) -> str | None:
-    """Return the line for a missing file.
-
-    None where the user did not choose the file.
-    """
+    """Return the line for a missing file; None where the user did not choose the file."""
     if not isinstance(error, MissingConfigException):
         return None
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
@@ -150,7 +147,7 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _keys(kind: type = Config, prefix: str = "") -> list[str]:
-    """All keys of the schema, dotted."""
+    """List all keys of the schema, dotted."""
     keys = []
     for field in dataclasses.fields(kind):
         keys.append(f"{prefix}{field.name}")

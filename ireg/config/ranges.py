@@ -174,10 +174,7 @@ def _data_ranges(data: Data) -> Iterator[Check]:
 
 
 def _all_finite(value: Any, above: float = -math.inf) -> bool:
-    """Say whether a number is finite and above a bound.
-
-    Of a list, every number must be.
-    """
+    """Say whether a number, or every number of a list, is finite and above a bound."""
     numbers = value if isinstance(value, list) and value else [value]
     return all(type(number) in (int, float) and above < number < math.inf for number in numbers)
 

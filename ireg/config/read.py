@@ -44,10 +44,7 @@ def read(config: DictConfig) -> Config:
 
 
 def unresolved(error: OmegaConfBaseException) -> str:
-    """Say in one line which key has no usable value.
-
-    It is missing, of another type, or cannot be resolved.
-    """
+    """Say in one line which key has no usable value: it is missing, of another type, or not resolved."""
     first = (error.msg or str(error)).splitlines()[0]
     reason = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", first).strip('"')
     key = f"{error.full_key}: " if error.full_key and error.full_key not in reason else ""
@@ -59,10 +56,7 @@ def unresolved(error: OmegaConfBaseException) -> str:
 
 
 def _floats(value: Any) -> Any:
-    """Make floats of the integers in a list of numbers.
-
-    An example is betas=[0,0.999]: torch takes no integers there.
-    """
+    """Make floats of the integers in a list of numbers, like betas=[0,0.999]: torch takes no integers."""
     if not isinstance(value, list) or not all(type(entry) in (int, float) for entry in value):
         return value
     # One that no float equals is meant as an integer.

@@ -151,10 +151,7 @@ def active_terms(terms: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def term_intervals(terms: Mapping[str, Any]) -> dict[str, int]:
-    """List by group how often its terms are measured.
-
-    Groups that have no interval of their own are left out.
-    """
+    """List by group how often its terms are measured, for the groups that have an interval of their own."""
     return {
         group: entries[INTERVAL]
         for group, entries in terms.items()

@@ -57,10 +57,7 @@ FUSED = ("Adagrad", "Adam", "AdamW", "SGD")
 
 
 def instead(argument: str) -> str | None:
-    """Say what to write instead of a Trainer's argument.
-
-    None for another word.
-    """
+    """Say what to write instead of a Trainer's argument; None for another word."""
     return _INSTEAD.get(argument)
 
 
@@ -70,10 +67,7 @@ def unsupported(argument: str) -> str:
 
 
 def trainer_ranges(trainer: Mapping[str, Any], optimizer: Mapping[str, Any]) -> Iterator[Check]:
-    """Check each argument of the trainer, then all together.
-
-    Lightning itself refuses some combinations.
-    """
+    """Check each argument of the trainer, then all together: Lightning refuses some combinations."""
     for key, value in trainer.items():
         yield f"trainer.{key}", value, key in TRAINER, unsupported(key)
     for key, allowed in _CHOICES.items():
@@ -109,9 +103,6 @@ def _combinations(groups: Mapping[str, Mapping[str, Any]], *, clips: bool) -> It
 
 
 def _has_fused_kernel(optimizer: Mapping[str, Any]) -> bool:
-    """Say whether the class may have a fused kernel.
-
-    Of torch's classes it is known, of others it is not.
-    """
+    """Say whether the class may have a fused kernel; of torch's classes it is known, of others it is not."""
     module, _, name = str(optimizer.get("_target_")).rpartition(".")
     return name in FUSED or not module.startswith("torch.optim")

@@ -10,9 +10,7 @@ from ireg.core.random import named_generator
 
 
 class Batches:
-    """Iterable over `(inputs, labels, indices)` of all examples as they lie.
-
-    The batches are views, nothing is copied.
+    """Iterable over `(inputs, labels, indices)` of all examples as they lie, in views without a copy.
 
     Args:
         inputs: all inputs, examples along the first dimension.
@@ -35,9 +33,7 @@ class Batches:
 
 
 class ShuffledBatches(Batches):
-    """Iterable over `(inputs, labels, indices)`, in a fresh order each epoch.
-
-    Each epoch has all examples.
+    """Iterable over `(inputs, labels, indices)` of all examples, in a fresh order each epoch.
 
     The order is a function of seed and epoch alone, so a run can resume from any epoch as if it had never stopped, and
     looking at the order of an epoch moves no random stream.
@@ -58,7 +54,7 @@ class ShuffledBatches(Batches):
 
     @property
     def sampler(self) -> "ShuffledBatches":
-        """Itself: Lightning sets the epoch through this attribute."""
+        """The batches themselves: Lightning sets the epoch through this attribute."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -66,7 +62,7 @@ class ShuffledBatches(Batches):
         self.epoch = epoch
 
     def indices(self, epoch: int) -> Sequence[Tensor]:
-        """The examples' indices of each batch of an epoch."""
+        """Return the examples' indices of each batch of an epoch."""
         order = torch.randperm(len(self.labels), generator=named_generator("order of examples", self.seed, epoch))
         return order.to(self.labels.device).split(self.batch_size)
 
@@ -87,7 +83,7 @@ class IndependentBatches(ShuffledBatches):
     sampling = INDEPENDENT
 
     def indices(self, epoch: int) -> Sequence[Tensor]:
-        """The examples' indices of each batch of an epoch."""
+        """Return the examples' indices of each batch of an epoch."""
         generator = named_generator("independent minibatches", self.seed, epoch)
         count, size = len(self.labels), min(self.batch_size, len(self.labels))
         return [subset(count, size, generator).to(self.labels.device) for _ in range(len(self))]

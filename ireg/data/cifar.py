@@ -23,16 +23,15 @@ from ireg.system.locks import NoLocksError, held
 
 
 def cifar10(*, root: str | Path | None, train: bool, download: bool = True) -> tuple[Tensor, Tensor]:
-    """Read one split of CIFAR-10.
-
-    Images are uint8 (N, 3, 32, 32), labels int64 (N,).
-
-    The md5 and sha256 of every file are compared before any is read.
+    """Read one split of CIFAR-10, and compare the md5 and sha256 of every file before any is read.
 
     Args:
         root: the files are in ``root/cifar-10-batches-py``; they are downloaded when missing.
         train: the training split, else the test split.
         download: whether missing files are.
+
+    Returns:
+        Images, uint8 (N, 3, 32, 32), and labels, int64 (N,).
 
     Raises:
         UserError: the files are missing and cannot be, or shall not be, downloaded, are not what they should be, or
@@ -66,20 +65,14 @@ def cifar10(*, root: str | Path | None, train: bool, download: bool = True) -> t
 
 
 def _verify(folder: Path) -> None:
-    """Compare every file that torchvision may unpickle.
-
-    What is missing is left to torchvision's own error.
-    """
+    """Compare every file that torchvision may unpickle; what is missing is left to torchvision's error."""
     for name, md5 in [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]:
         if (path := folder / name).is_file():
             require(str(path), path, md5, "delete the folder and run again")
 
 
 def _download(home: Path, folder: Path) -> None:
-    """Download and unpack the archive in a folder of its own.
-
-    What is whole is moved to its place.
-    """
+    """Download and unpack the archive in a folder of its own, and move what is whole to its place."""
     archive = CIFAR10.filename
     with tempfile.TemporaryDirectory(dir=home, prefix="CIFAR10-download-") as scratch:
         try:

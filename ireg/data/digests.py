@@ -1,10 +1,8 @@
 """Compare what is downloaded, unpacked or unpickled with its md5 and, if listed, its sha256.
 
-The list is by the md5 that names a file in configurations.
-
-Two files of one md5 can be made on purpose, two of one sha256 cannot, as far as anybody knows. An md5 that is not
-listed here, as that of a file of the user's own, is compared alone. Of KMNIST's raw files no sha256 is listed: each
-must equal its verified ``.gz``.
+The list is by the md5 that names a file in configurations. Two files of one md5 can be made on purpose, two of one
+sha256 cannot, as far as anybody knows. An md5 that is not listed here, as that of a file of the user's own, is compared
+alone. Of KMNIST's raw files no sha256 is listed: each must equal its verified ``.gz``.
 
 Source: computed from MNIST's originals, this package's copies and scikit-learn's file; of other files the values that
 TensorFlow Datasets, Keras and others publish, at least two of them alike.
@@ -87,9 +85,9 @@ def require(what: str, content: bytes | Path, md5: str, remedy: str) -> None:
         OSError: the file cannot be read.
     """
     with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
-        found, sha256 = digests(file)
-    if found != md5:
-        raise UserError(f"{what} has md5 {found}, expected {md5}: {remedy}")
+        actual, sha256 = digests(file)
+    if actual != md5:
+        raise UserError(f"{what} has md5 {actual}, expected {md5}: {remedy}")
     if sha256 != SHA256.get(md5, sha256):
         raise UserError(f"{what} has the right md5 but sha256 {sha256}, expected {SHA256[md5]}: {remedy}")
 

@@ -27,7 +27,7 @@ DATASETS: dict[str, type[MNIST]] = {reader.__name__: reader for reader in (MNIST
 def idx(
     *, dataset: str, root: str | Path | None, md5: Mapping[str, str] | None, train: bool, download: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Read one split: images, uint8 (N, 28, 28), and labels, int64 (N,).
+    """Read one split of MNIST, Fashion-MNIST or KMNIST.
 
     Args:
         dataset: ``MNIST``, ``FashionMNIST`` or ``KMNIST``.
@@ -38,6 +38,9 @@ def idx(
             downloaded, and of all contents but KMNIST's.
         train: The training split, else the test split.
         download: Whether missing files are downloaded.
+
+    Returns:
+        Images, uint8 (N, 28, 28), and labels, int64 (N,).
 
     Raises:
         UserError: Unknown data set, names in ``md5`` that are not its files, a file that is missing and cannot be,
@@ -67,7 +70,7 @@ def idx(
 
 
 def _md5_of_packed(dataset: str) -> dict[str, str]:
-    """The md5 of each ``.gz`` by its name without that ending: images first, of training and test."""
+    """Return the md5 of each ``.gz`` by its name without that ending: images first, of training and test."""
     return {Path(file).stem: md5 for file, md5 in DATASETS[dataset].resources}
 
 
@@ -97,7 +100,7 @@ def _content(folder: Path, name: str, md5: Mapping[str, str] | None) -> bytes:
 
 
 def _download(folder: Path, names: Sequence[str], md5: Mapping[str, str] | None) -> None:
-    """Bring the missing files, once for all processes."""
+    """Download the missing files, once for all processes."""
     folder.mkdir(parents=True, exist_ok=True)
     dataset, home = folder.parent.name, folder.parents[1]
     with held(home / f"{dataset}.lock"):

@@ -22,9 +22,7 @@ class NoisyLabels(NamedTuple):
 
 
 def corrupt(labels: Tensor, *, rate: float, num_classes: int, kind: str, generator: torch.Generator) -> NoisyLabels:
-    """Redraw the labels of exactly round(rate · N) examples.
-
-    They are chosen at random without replacement.
+    """Redraw the labels of exactly round(rate · N) examples, chosen at random without replacement.
 
     The kinds differ in what a chosen label c becomes, and so in the share of labels that end up wrong:
 

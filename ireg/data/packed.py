@@ -1,7 +1,4 @@
-"""Image data sets in gzipped files of the IDX format.
-
-They are read without unpacking them to the disk.
-"""
+"""Image data sets in gzipped files of the IDX format, read without unpacking them to the disk."""
 
 import gzip
 import zlib
@@ -19,9 +16,7 @@ REINSTALL = "reinstall ireg, or set data.root=…"
 
 
 def packed(*, dataset: str, root: str | Path | None, md5: Mapping[str, str], train: bool) -> tuple[Tensor, Tensor]:
-    """Read one split: images, uint8 (N, H, W), and labels, int64 (N,).
-
-    The files are read and never written.
+    """Read one split from files that are never written.
 
     Args:
         dataset: name of the folder.
@@ -29,6 +24,9 @@ def packed(*, dataset: str, root: str | Path | None, md5: Mapping[str, str], tra
         md5: of each file's content by its name. It is compared before anything is made of the content, as is its
             sha256, which `ireg.data.digests` has for the package's own files.
         train: the training split, else the test split.
+
+    Returns:
+        Images, uint8 (N, H, W), and labels, int64 (N,).
 
     Raises:
         UserError: a file is missing, damaged, or another one, or ``md5`` does not name it.

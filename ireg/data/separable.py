@@ -8,9 +8,7 @@ from ireg.system.errors import UserError
 
 
 def separable(*, num_train: int, num_test: int, positive: float, seed: int, train: bool) -> tuple[Tensor, Tensor]:
-    """Make one split of the separable problem.
-
-    Inputs are float32 (N, 1, 1, 3 + 5·num_train), labels int64 (N,).
+    """Make one split of the separable problem of Wilson et al. 2017.
 
     An example of class ±1 has that sign as its first feature, two features of 1, and features of 1 that no other
     example has: one if it is positive, five if it is negative. Those of test examples were never seen, and are left
@@ -26,6 +24,9 @@ def separable(*, num_train: int, num_test: int, positive: float, seed: int, trai
         positive: share of positive examples, in (½, 1); exact up to rounding.
         seed: of the order of the examples.
         train: the training split, else the test split.
+
+    Returns:
+        Inputs, float32 (N, 1, 1, 3 + 5·num_train), and labels, int64 (N,).
 
     Raises:
         UserError: a share out of its range.

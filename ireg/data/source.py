@@ -1,7 +1,4 @@
-"""What a data source returns, checked in one place.
-
-This is done before anything is made of it.
-"""
+"""What a data source returns, checked in one place before anything is made of it."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -67,7 +64,7 @@ def require_one_shape(train: Tensor, test: Tensor) -> None:
     """Refuse splits whose images have different shapes.
 
     Raises:
-        UserError: they have.
+        UserError: the shapes differ.
     """
     if train.shape[1:] != test.shape[1:]:
         raise UserError(
@@ -77,9 +74,9 @@ def require_one_shape(train: Tensor, test: Tensor) -> None:
 
 
 def _faults(returned: Any) -> Iterator[str]:
-    """List what is wrong with a source's return value.
+    """List what is wrong with a source's return value, the first fault first.
 
-    The first fault comes first; a later one presumes that there is none before.
+    A later fault presumes that there is none before.
     """
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         yield f"returned {_what(returned)}; must be a pair (images, labels)"
@@ -105,7 +102,7 @@ def _faults(returned: Any) -> Iterator[str]:
 
 
 def _what(value: Any) -> str:
-    """A value by its type, and a sequence by its length, too."""
+    """Describe a value by its type, and a sequence by its length, too."""
     kind = "None" if value is None else f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     return f"{kind} of {len(value)}" if isinstance(value, tuple | list) else kind
 

@@ -1,6 +1,6 @@
-"""`python -m ireg.drift RUN`: measure the mean drift of runs.
+"""`python -m ireg.drift RUN`: measure the mean drift of runs over one epoch.
 
-The drift is over one epoch. Tables are printed; numbers and figure are written.
+It prints tables, and writes numbers and a figure.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _measure(given: argparse.Namespace) -> None:
 
 
 def _check(given: argparse.Namespace) -> None:
-    """Check the options.
+    """Check that every option is in its range.
 
     Raises:
         UserError: one is out of its range.

@@ -1,12 +1,10 @@
-"""How curved C is where a drift is measured.
-
-It also says whether its Hessian predicts how its slope changes.
+"""How curved C is where a drift is measured, and whether ∇²C predicts how the gradient changes.
 
 - `steepest`: λ₁, the largest eigenvalue of H = ∇²C, by Lanczos' method. First order in η holds while
   η_e(1 + 2L)λ₁/2 ≪ 1 and, for the variance's part, mη_eλ₁ ≪ 1.
-- `smoothness`: the cosine of ∇C(ω + s∇C) − ∇C(ω) and H∇C, s = η_e(½ + L): of what the mean's part of the correction is
-  in truth, and in the theorem, which takes H for it. It is 1 where C is smooth over that distance. Double backward does
-  not see that units with kinks, as ReLU has them, switch on and off along it.
+- `smoothness`: the cosine of ∇C(ω + s∇C) − ∇C(ω) and H∇C, s = η_e(½ + L). The first is the mean's part of the
+  correction as it is, the second the theorem's, which takes H for it. It is 1 where C is smooth over that distance.
+  Double backward does not see that units with kinks, as ReLU has them, switch on and off along it.
 
 C is the mean over the examples, weight decay included.
 """
@@ -30,9 +28,10 @@ CURVATURE_COST = 60.0
 
 
 def curvature(problem: Problem) -> dict[str, float]:
-    """Compute `steepest` and `smoothness` at the start.
+    """Compute `steepest` and `smoothness` at the start, for optimizers without second moment.
 
-    They are of optimizers without second moment, in double precision.
+    Returns:
+        λ₁, a loss over squared weights, and the cosine, by name; both are computed in double precision.
     """
     problem = in_double(problem)
     remembered = problem.optimizer.memory
@@ -46,9 +45,9 @@ def curvature(problem: Problem) -> dict[str, float]:
 
 
 def steepest(problem: Problem, products: int) -> float:
-    """Estimate the largest eigenvalue λ₁ of ∇²C from below.
+    """Estimate the largest eigenvalue λ₁ of ∇²C at the start, from below.
 
-    It is that at the start. The first vector is random.
+    The first vector is random.
 
     Args:
         problem: whose C.
@@ -60,11 +59,11 @@ def steepest(problem: Problem, products: int) -> float:
 
 
 def product(problem: Problem, direction: Tensor) -> Tensor:
-    """∇²C times this direction at the start."""
+    """Compute ∇²C times this direction at the start, (p,)."""
     chunks = [
         (len(batch[1]) / len(problem.targets), batch)
         for batch in zip(problem.inputs.split(CHUNK), problem.targets.split(CHUNK), strict=True)
     ]
     with problem.measuring():
-        bent = hessian_product(problem.loss, problem.params(problem.weights), chunks, problem.params(direction))
-    return flattened(bent) + problem.optimizer.loss_decay * direction
+        products = hessian_product(problem.loss, problem.params(problem.weights), chunks, problem.params(direction))
+    return flattened(products) + problem.optimizer.loss_decay * direction

@@ -1,6 +1,4 @@
-"""What finite steps do, at any rate.
-
-An epoch of the optimizer is compared with the same optimizer with small steps.
+"""What finite steps do, at any rate: an epoch of the optimizer against one with small steps.
 
 Of C, ‖ḡ‖² and Q the logarithm is taken, at the mean of the orders' ends and as the mean over the ends. The references
 take r times as many steps, r times smaller, with their memory kept or shrinking (`ireg.drift.small_steps`). Their
@@ -41,11 +39,9 @@ Record = Mapping[str, float]
 
 
 def orders_of(refinement: int, orders: int) -> int:
-    """Return how many orders a refinement takes.
+    """Return how many orders a refinement takes: half of the plain ones, even, and at least 4.
 
-    They are half of the plain ones, even, and at least 4; small steps have less noise.
-
-    Of steps more than 8 times smaller 4, for the same reason.
+    Small steps have less noise. Of steps more than 8 times smaller 4 orders are enough, for the same reason.
     """
     if refinement == 1:
         return orders
@@ -53,7 +49,7 @@ def orders_of(refinement: int, orders: int) -> int:
 
 
 def cost(refinements: Sequence[int], orders: int) -> float:
-    """The work of `samples` and `follow_all`, in epochs of training."""
+    """Return the work of `samples` and `follow_all`, in epochs of training."""
     work = 0.0
     for refinement in refinements:
         count, stops = orders_of(refinement, orders), len(stops_of(refinement))
@@ -64,7 +60,7 @@ def cost(refinements: Sequence[int], orders: int) -> float:
 def follow_all(
     workers: Workers[Problem], refinements: Sequence[int], orders: int, memory: str = "kept"
 ) -> dict[int, list[list[Stop]]]:
-    """The stops of every order, by refinement.
+    """Follow every order of every refinement.
 
     Args:
         workers: do the work.
@@ -72,35 +68,34 @@ def follow_all(
         orders: of the plain optimizer; see `orders_of`.
         memory: see `ireg.drift.small_steps`.
 
+    Returns:
+        By refinement, the stops of each order.
+
     Raises:
         UserError: weights that are not finite.
     """
     tasks = [(r, order, memory) for r in refinements for order in range(orders_of(r, orders))]
     work = [r + MEASURING * len(stops_of(r)) for r, *_ in tasks]
-    found: dict[int, list[list[Stop]]] = {r: [] for r in refinements}
+    by_refinement: dict[int, list[list[Stop]]] = {r: [] for r in refinements}
     for (refinement, order, _), stops in zip(tasks, workers.map(follow, tasks, work=work), strict=True):
         if not all(math.isfinite(value) and value > 0 for stop in stops for value in stop.values):
             raise UserError(f"order {order} with steps {refinement} times smaller: its loss is not a finite number > 0")
-        found[refinement].append(stops)
-    return found
+        by_refinement[refinement].append(stops)
+    return by_refinement
 
 
-def samples(workers: Workers[Problem], found: Mapping[int, Sequence[Sequence[Stop]]]) -> dict[int, Sample[Record]]:
-    """Return the records of all pairs, and of all but one.
-
-    They are the records of each refinement; each pair is left out in turn.
+def samples(workers: Workers[Problem], followed: Mapping[int, Sequence[Sequence[Stop]]]) -> dict[int, Sample[Record]]:
+    """Return the records of each refinement: of all pairs of orders, and of all but each one in turn.
 
     Args:
         workers: measure at the means.
-        found: of `follow_all`.
+        followed: of `follow_all`.
     """
-    return {refinement: _sample(workers, orders) for refinement, orders in found.items()}
+    return {refinement: _sample(workers, orders) for refinement, orders in followed.items()}
 
 
 def small_steps(samples: Mapping[int, Sample[Record]]) -> dict[str, Estimate]:
-    """Estimate the effects of finite steps, and their parts.
-
-    The standard errors are over pairs of orders.
+    """Estimate the effects of finite steps and their parts, with standard errors over pairs of orders.
 
     Args:
         samples: by refinement, 1 being the plain optimizer.
@@ -129,13 +124,17 @@ def _sample(workers: Workers[Problem], orders: Sequence[Sequence[Stop]]) -> Samp
 
 
 def effects(records: Mapping[int, Record]) -> dict[str, float]:
-    """Compute logarithms and effects by `place/what/quantity`.
+    """Compute logarithms and effects by `place/what/quantity`, from a record of each refinement.
 
-    They are made from a record of each refinement, 1 being the plain optimizer.
+    A refinement of 1 is the plain optimizer. `what` is one of these:
 
-    `what` is `plain`, `r=…` (a reference at equal time), `time` (effect at equal time), `r=… at equal C` and
-    `equal C` (effect there); `time moved` and `equal C moved`, by how much the finest reference has changed them, with
-    two references or more; `position` by place, of the finest.
+    - `plain`;
+    - `r=…`: a reference at equal time;
+    - `time`: the effect at equal time;
+    - `r=… at equal C`;
+    - `equal C`: the effect there;
+    - `time moved` and `equal C moved`: by how much the finest reference has changed them, with two references or more;
+    - `position`, by place: of the finest.
     """
     references = {refinement: record for refinement, record in sorted(records.items()) if refinement != 1}
     numbers: dict[str, float] = {}
@@ -166,9 +165,10 @@ def effects(records: Mapping[int, Record]) -> dict[str, float]:
 def _segment(record: Record, place: str, refinement: int, loss: float) -> tuple[int, float]:
     """Find the stops between which a reference has this ln C.
 
-    Returned are the first one's number, and the share of the distance to the next.
+    It is the last segment that contains the value or is extended to it, or else what is before the first stop.
 
-    The last of them that it lies between or beyond, or else what is before the first; nan if C stays the same.
+    Returns:
+        The number of the first of both stops, and the share of the distance to the next; nan if C stays the same.
     """
     for first in reversed(range(len(stops_of(refinement)) - 1)):
         begin, end = record[f"{place}/{first}/loss"], record[f"{place}/{first + 1}/loss"]

@@ -83,15 +83,15 @@ def exchange(
         start = settled(problem, problem.weights, buffer)
         large = team.map(follow_slowly, [(order, buffer) for order in range(orders)], work=[1.0] * orders)
         small = _ends(team, start, orders, epochs, rate, None, cost["small"])
-        found = {}
+        by_method = {}
         for method, penalty in penalties.items():
             penalized = _ends(team, start, orders, epochs, rate, penalty, cost[method])
-            found[method] = compare(
+            by_method[method] = compare(
                 [one - other for one, other in zip(large, small, strict=True)],
                 [one - other for one, other in zip(penalized, small, strict=True)],
                 [one - start for one in small],
             )
-    return found
+    return by_method
 
 
 def _costs(problem: Problem, epochs: int, *, imitates: bool) -> dict[str, float]:
@@ -116,7 +116,7 @@ def _ends(
 def follow_sgd(
     problem: Problem, start: Tensor, order: int, epochs: int, rate: float, penalty: Regularizer | None
 ) -> Tensor:
-    """The weights after epochs of plain SGD from these weights.
+    """Take epochs of plain SGD from these weights, and return the weights after them.
 
     All epochs have the minibatches that the large steps have in that order, each in an order of its own. A pair of
     orders has them forwards and backwards. So what a partition adds to the mean is in all three means, and cancels.
@@ -134,8 +134,10 @@ def follow_sgd(
 
 
 def reordered(problem: Problem, order: int, epoch: int) -> list[Tensor]:
-    """The minibatches of an order, shuffled after the first epoch."""
+    """Return the minibatches of an order, shuffled after the first epoch."""
     pair, backwards = divmod(order, 2)
+    # Both orders of a pair share one shuffle, or else the second would not be the first backwards. A smaller last
+    # minibatch stays last, as in the large steps.
     indices = order_of(problem, 1, 2 * pair, 0)
     whole = len(problem.targets) // problem.batch_size
     places = list(range(whole))
@@ -146,9 +148,7 @@ def reordered(problem: Problem, order: int, epoch: int) -> list[Tensor]:
 
 
 def compare(implicit: Sequence[Tensor], explicit: Sequence[Tensor], leading: Sequence[Tensor]) -> dict[str, Estimate]:
-    """Fit I ≈ k E, with standard errors.
-
-    They are those of the jackknife over pairs of orders.
+    """Fit I ≈ k E, with standard errors by the jackknife over pairs of orders.
 
     Products are taken over different pairs, so that noise does not add to them.
 
@@ -163,10 +163,11 @@ def compare(implicit: Sequence[Tensor], explicit: Sequence[Tensor], leading: Seq
     count = len(rows) // 3
 
     def record(chosen: Sequence[int]) -> np.ndarray:
-        """The products of the three means, (3, 3), over different pairs."""
+        """Compute the products of the three means, (3, 3), over different pairs."""
         size = len(chosen)
         blocks = [[products[np.ix_(_shifted(chosen, i * count), _shifted(chosen, j * count))] for j in range(3)]
                   for i in range(3)]  # fmt: skip
+        # Different pairs only: a pair has the same minibatches in all three means, and their noise would add.
         return np.array([[(block.sum() - np.trace(block)) / (size * (size - 1)) for block in row] for row in blocks])
 
     pairs = list(range(count))
@@ -183,7 +184,7 @@ def _shifted(chosen: Sequence[int], by: int) -> list[int]:
 
 
 def numbers(products: np.ndarray) -> dict[str, float]:
-    """What the inner products say, see `exchange`."""
+    """Compute the numbers of `exchange` from the inner products of the three means."""
     own, cross, other, whole = products[0, 0], products[0, 1], products[1, 1], products[2, 2]
     left = own - 2 * cross + other
     return {
@@ -199,5 +200,5 @@ def _ratio(upper: float, lower: float) -> float:
 
 
 def _root_of_ratio(upper: float, lower: float) -> float:
-    """√(a/b), 0 for an estimate of a square below 0."""
+    """Compute √(a/b), 0 for an estimate of a square below 0."""
     return math.sqrt(max(upper, 0.0) / lower) if lower > 0 else math.nan

@@ -55,7 +55,7 @@ def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[s
     Raises:
         UserError: see `exchange`.
     """
-    found = exchange(
+    measured = exchange(
         start.problem,
         orders=options["orders"],
         refinement=options["refinement"],
@@ -71,13 +71,13 @@ def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[s
             epoch=start.epoch,
             imitates=start.problem.optimizer.buffer is not None,
             options=dict(options),
-            exchange={method: as_json(numbers) for method, numbers in found.items()},
+            exchange={method: as_json(numbers) for method, numbers in measured.items()},
         )
     )
 
 
 def options(start: Start, given: argparse.Namespace) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return the options that the numbers depend on."""
     return {
         "orders": given.orders,
         "refinement": min(given.refinements),
@@ -90,8 +90,8 @@ def options(start: Start, given: argparse.Namespace) -> dict[str, Any]:
 def rows(result: Result) -> Iterator[list[Any]]:
     """Yield the tidy table's rows, a number each."""
     of = Exchanged(**result)
-    for method, found in of.exchange.items():
-        for name, estimate in found.items():
+    for method, measured in of.exchange.items():
+        for name, estimate in measured.items():
             yield [of.run, of.optimizer, of.lr, of.batch_size, method, name, *estimate]
 
 
@@ -101,8 +101,8 @@ def text(results: Sequence[Result]) -> str:
     for of in (Exchanged(**result) for result in results):
         penalty = "momentum's penalty" if of.imitates else "the penalty on minibatch gradients"
         lines.append(f"{of.run}: finite steps in units of {penalty}; 1 is theory")
-        for method, found in of.exchange.items():
-            numbers = "  ".join(f"{name} {_written(*estimate)}" for name, estimate in found.items())
+        for method, measured in of.exchange.items():
+            numbers = "  ".join(f"{name} {_written(*estimate)}" for name, estimate in measured.items())
             lines.append(f"  {method:<12} {numbers}")
     return as_shown("\n".join(lines))
 

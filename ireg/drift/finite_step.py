@@ -1,9 +1,9 @@
 """What finite steps do to the mean path: the drift less the noise of the preconditioner.
 
-RMSProp's and Adam's drift D from their leading flow is mostly F at a small rate, the noise of the preconditioner, in
-which there is no finite step at all. So F is taken off. The same orders of the same minibatches are followed once more
-at rate 0: weights stand still, and the optimizer's own filters run over the gradients
-(`ireg.core.preconditioner_noise`), with no expansion. With F_o the result of an order o,
+RMSProp's and Adam's drift D from their leading flow is mostly F at a small rate: the noise of the preconditioner, which
+has no finite step in it at all. So F is subtracted. The same orders of the same minibatches are followed once more at
+rate 0: weights stand still, and the optimizer's own filters run over the gradients (`ireg.core.preconditioner_noise`),
+with no expansion. With F_o the result of an order o,
 
     D_o + T F_o ≈ k (d_memory + d_lag),   T = mη_e,
 
@@ -77,7 +77,7 @@ def _settled(problem: Problem, gradients: FrozenGradients, dividing: SecondMomen
 
 
 def _scaled(state: State, dividing: SecondMoment) -> Tensor:
-    """P m."""
+    """Compute P m."""
     return torch.where(state.first == 0, 0.0, reciprocal_root(state.second.sqrt(), dividing.eps) * state.first)
 
 
@@ -93,8 +93,8 @@ def coefficient(drifts: Sequence[Tensor], part: Tensor, others: Mapping[str, Ten
         `k`, its `residual` (the share of the drift's square that it leaves unexplained), `alignment` and others of
         `KEPT`.
     """
-    found = compare(drifts, {"d_part": part, **{name: others[name] for name in ("downhill", "leading", "halving")}})
-    return {name: found[name] for name in KEPT}
+    numbers = compare(drifts, {"d_part": part, **{name: others[name] for name in ("downhill", "leading", "halving")}})
+    return {name: numbers[name] for name in KEPT}
 
 
 def interval(estimate: Estimate, pairs: int) -> tuple[float, float]:

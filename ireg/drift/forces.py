@@ -1,7 +1,4 @@
-"""What the mean flow adds to the leading flow.
-
-The drift is compared with these forces, at given weights.
-"""
+"""What the mean flow adds to the leading flow: the forces that a drift is compared with."""
 
 from __future__ import annotations
 
@@ -15,9 +12,7 @@ from ireg.drift.problem import Problem, flattened
 
 
 def forces_at(problem: Problem, weights: Tensor, number: int) -> dict[str, Tensor]:
-    """The parts of the correction, without a second moment.
-
-    They are ∇‖ḡ‖² and ∇Var where the weights are.
+    """Compute the parts of the correction without a second moment, ∇‖ḡ‖² and ∇Var, at these weights.
 
     Args:
         problem: whose.
@@ -25,7 +20,7 @@ def forces_at(problem: Problem, weights: Tensor, number: int) -> dict[str, Tenso
         number: of the random partition they are taken over.
 
     Returns:
-        `full_batch` and `variance`.
+        `full_batch` and `variance`, each (p,).
     """
     # Heavy ball with β = ½ and η = 1 has M = 3Hu + (1 − τ)(½∇Q − Hu): the two parts can be separated. Plain SGD has the
     # same coefficient for both.
@@ -38,9 +33,7 @@ def forces_at(problem: Problem, weights: Tensor, number: int) -> dict[str, Tenso
 
 
 def mean_flow_at(problem: Problem, weights: Tensor, number: int, seen: OptimizerState) -> MeanFlow:
-    """Compute the mean flow of an optimizer at these weights.
-
-    It is over one random partition.
+    """Compute the mean flow of an optimizer at these weights, over one random partition.
 
     Raises:
         ValueError: an optimizer whose mean flow is not known.
@@ -56,10 +49,7 @@ def mean_flow_at(problem: Problem, weights: Tensor, number: int, seen: Optimizer
 
 
 def coefficients(problem: Problem) -> dict[str, float]:
-    """Return the theorem's coefficients of ∇‖ḡ‖² and ∇Var.
-
-    They are (η_e/4)(1 + 2L) and (η_e/4)(1 − τ).
-    """
+    """Return the theorem's coefficients of ∇‖ḡ‖² and ∇Var: (η_e/4)(1 + 2L) and (η_e/4)(1 − τ)."""
     remembered = problem.optimizer.memory
     return {
         "full_batch": remembered.effective_rate / 4 * (1 + 2 * remembered.lag),

@@ -47,20 +47,20 @@ class Start:
 def find_runs(paths: Sequence[Path]) -> list[Path]:
     """Return the run folders at or below paths, each once.
 
-    What is beside runs in a sweep's folder is ignored.
+    Files beside runs in a sweep's folder are ignored.
 
     Raises:
         UserError: there is no run at all.
     """
-    found = run_folders(*paths)
-    if not found:
+    folders = run_folders(*paths)
+    if not folders:
         names = ", ".join(map(str, paths))
         raise UserError(f"{names}: no run there (no {STATUS}); name a run's folder, like multirun/NAME/RUN")
-    return found
+    return folders
 
 
 def load(folder: Path, *, seed: int, trust: Trust = NOTHING_MORE) -> Start:
-    """A finished run as it stood after its last epoch.
+    """Load a finished run as it stood after its last epoch.
 
     Args:
         folder: of the run.
@@ -128,9 +128,9 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _ordinary(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state for torch's ordinary kernels.
+    """Return the optimizer's state for torch's ordinary kernels.
 
-    A run with fused ones has the same state: they compute the same.
+    Fused kernels compute the same, so that a run with them has the same state.
     """
     groups = [{**group, "fused": None} if "fused" in group else group for group in state["param_groups"]]
     return {**state, "param_groups": groups}

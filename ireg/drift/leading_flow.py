@@ -1,11 +1,9 @@
-"""The measured mean drift and the leading flow.
-
-Beside them stands what the mean flow predicts.
+"""The measured mean drift from the leading flow, and what the mean flow predicts for it.
 
 D = mean over orders of the (settled) weights after an epoch, less the leading flow's end after the time m η_e. The
-prediction for a force f is the end of ω̇ = −(u + f) less that of ω̇ = −u: it takes along that the flow carries every
-push on, so that steep directions forget it, which the force at one point does not know. f is each part of the theorem
-for SGD, momentum and Nesterov, one at a time,
+prediction for a force f is the end of ω̇ = −(u + f) less that of ω̇ = −u. It includes how the flow transports every
+displacement: steep directions forget it, which the force at one point does not know. f is each part of the theorem for
+SGD, momentum and Nesterov, one at a time,
 
     f₁ = (η_e/4)(1 + 2L) ∇‖ḡ‖²,   f₂ = (η_e/4)(1 − τ) ∇Var,
 
@@ -71,9 +69,9 @@ class MeanDrift:
 
 
 def predicted(problem: Problem) -> tuple[float, float]:
-    """Compute strength and alignment of the correction at the start.
+    """Compute strength and alignment of the correction at the start, ‖X‖/‖u‖ and the cosine of X and ∇Q.
 
-    They are ‖X‖/‖u‖ and the cosine of X and ∇Q, X the mean flow's correction.
+    X is the mean flow's correction.
 
     Raises:
         LeftOut: an optimizer whose mean flow is not known.
@@ -115,6 +113,7 @@ def drift_from_leading_flow(
     parts = {name: value for name, value in theory.items() if name != "variance" or problem.num_batches > 1}
     pushes = [(start, time, steps, [value * force[name] for force in forces]) for name, value in parts.items()]
     pushed = workers.map(follow_flow, pushes, work=[GRADIENT * steps] * len(pushes))
+    # Ends from the checkpoint's own buffer carry its noise, which the slow manifold has not; plain SGD has no buffer.
     if buffer is not None or plain is None:
         tasks = [(order, buffer) for order in range(orders)]
         plain = workers.map(follow_slowly, tasks, work=[1.0] * len(tasks))
@@ -141,12 +140,13 @@ def sum_of_parts(vectors: Mapping[str, Tensor], *, without: str = "") -> Tensor:
 def _leading_flow(
     workers: Workers[Problem], start: Tensor, time: float, strength: float
 ) -> tuple[list[Tensor], Tensor, int]:
-    """Integrate the path in as few steps as are enough.
-
-    Returned are the path, the change of its end by halving the steps, and their number.
+    """Integrate the leading flow's path in as few steps as are enough.
 
     Of a smooth gradient the method would be of fourth order, and a fifteenth of the change be left. That of a network
     with kinks, as ReLU has them, is rough: there the change falls like the steps, and is itself what is left.
+
+    Returns:
+        The path, the change of its end by halving the steps, and their number.
     """
     steps, coarse = 2 * PARTS, (start, time, PARTS)
     before, path = workers.map(follow_flow, [coarse, (start, time, steps)], work=[GRADIENT * PARTS, GRADIENT * steps])

@@ -1,6 +1,4 @@
-"""The mean drift of adaptive optimizers at a small rate.
-
-Beside it stand M, V and F of the mean flow.
+"""The mean drift of adaptive optimizers at a small rate, and the mean flow's parts M, V and F.
 
 All orders shuffle one partition into minibatches, as the theorem has it, so that s̄ is known. Each begins on the slow
 manifold, with v = s̄ and m = ḡ where the leading flow was one mean age of them ago, takes `WARM_UP` epochs in which v's
@@ -49,9 +47,9 @@ FILTER = 0.3
 
 
 def can_be_slow(problem: Problem) -> bool:
-    """Say whether the slow manifold is known here.
+    """Say whether the slow manifold is known.
 
-    It is for RMSProp and Adam without momentum after the division or decay.
+    It is for RMSProp and Adam without weight decay and without momentum after the division.
     """
     seen = problem.optimizer
     buffer = seen.buffer
@@ -59,7 +57,7 @@ def can_be_slow(problem: Problem) -> bool:
 
 
 def slow_cost(orders: int) -> float:
-    """The work of `drift_of_settled_weights`, in epochs of training."""
+    """Return the work of `drift_of_settled_weights`, in epochs of training."""
     frozen = len(SIMPSON) * (1 + FILTER * orders * (WARM_UP + 1))
     return PRECISE * (orders * (WARM_UP + 1) + (len(SIMPSON) + 1) * FLOW + frozen)
 
@@ -72,7 +70,7 @@ def drift_of_settled_weights(workers: Workers[Problem], orders: int) -> MeanDrif
         orders: how many, even.
 
     Returns:
-        The parts are `memory`, `lag` and `fluctuation`.
+        The drift; its parts are `memory`, `lag` and `fluctuation`.
     """
     problem = workers.subject
     workers.progress.expect(slow_cost(orders))
@@ -111,8 +109,8 @@ def _noise(workers: Workers[Problem], points: Sequence[Tensor], orders: int) -> 
         torch.cat([_epoch(workers.subject, order, epoch) for epoch in range(WARM_UP + 1)]) for order in range(orders)
     ]
     work = PRECISE * (1 + FILTER * orders * (WARM_UP + 1))
-    found = workers.map(noise_of_orders, [(at, indices, numbers) for at in points], work=[work] * len(points))
-    mean = torch.stack([share * each for share, each in zip(SIMPSON, found, strict=True)]).sum(0)
+    fluctuations = workers.map(noise_of_orders, [(at, indices, numbers) for at in points], work=[work] * len(points))
+    mean = torch.stack([share * each for share, each in zip(SIMPSON, fluctuations, strict=True)]).sum(0)
     return mean.unflatten(0, (-1, 2)).mean(1)
 
 
@@ -125,25 +123,23 @@ def _epoch(problem: Problem, order: int, epoch: int) -> Tensor:
 
 
 def slow_state(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Compute the moments m and v on the slow manifold.
+    """Compute the moments m and v on the slow manifold, to first order.
 
-    They are ḡ and s̄ where the flow was a mean age of each before, to first order.
-
-    Before the next step the gradients in m and v have mean ages of 1/(1−β) and 1/(1−ρ) steps.
+    They are ḡ and s̄ where the flow was a mean age of each before. Before the next step the gradients in m and v have
+    mean ages of 1/(1−β) and 1/(1−ρ) steps.
     """
     seen, dividing = problem.optimizer, problem.optimizer.divides_by
     assert dividing is not None
     mean, square = _moments(problem, problem.weights)
     uphill = seen.lr * mean * reciprocal_root(square.sqrt(), dividing.eps)
+    # Uphill is backwards in time along the flow: each moment is taken its own mean age ago.
     first, _ = _moments(problem, problem.weights + uphill / (1 - dividing.numerator_decay))
     _, second = _moments(problem, problem.weights + uphill / (1 - dividing.decay))
     return first, second
 
 
 def settled_way(problem: Problem, order: int, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Compute the settled weights around the measured epoch.
-
-    They are those before and after it, of one order, in double precision.
+    """Compute the settled weights before and after the measured epoch of one order, in double precision.
 
     Args:
         problem: whose.
@@ -158,21 +154,18 @@ def settled_way(problem: Problem, order: int, state: tuple[Tensor, Tensor]) -> t
         held = problem.optimizer.known_rule().state(first.view_as(weight).clone(), second.view_as(weight).clone())
         optimizer.state[weight].update(held)
     batches = _minibatches(problem)
-    found = []
+    ends = []
     for epoch in range(WARM_UP + 1):
         indices = [batches[i] for i in _epoch(problem, order, epoch).tolist()]
         if epoch == WARM_UP:
-            found.append(_settled(module, optimizer, double))
+            ends.append(_settled(module, optimizer, double))
         train_epoch(module, optimizer, double, indices)
-    found.append(_settled(module, optimizer, double))
-    return found[0], found[1]
+    ends.append(_settled(module, optimizer, double))
+    return ends[0], ends[1]
 
 
 def _settled(module: torch.nn.Module, optimizer: Optimizer, problem: Problem) -> Tensor:
-    """Compute the weights once Adam's m has run out.
-
-    They are y = ω − ηβ/(1−β) φ(v) m: no step is left half done.
-    """
+    """Compute the weights once Adam's m has run out, y = ω − ηβ/(1−β) φ(v) m: no step is left half done."""
     buffer = problem.optimizer.buffer
     if buffer is None:
         return problem.vector(module)
@@ -187,17 +180,17 @@ def _minibatches(problem: Problem) -> list[Tensor]:
 
 
 def _moments(problem: Problem, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """ḡ and s̄ over the minibatches, in double precision."""
+    """Compute ḡ and s̄ over the minibatches, (p,) each, in double precision."""
     double = in_double(problem)
     batches = double.batches(_minibatches(problem))
     with double.measuring():
-        found = gradient_moments(double.loss, double.params(weights), batches, needs=Need.MEAN | Need.SQUARE)
-    assert found.square is not None
-    return flattened(found.mean), flattened(found.square)
+        moments = gradient_moments(double.loss, double.params(weights), batches, needs=Need.MEAN | Need.SQUARE)
+    assert moments.square is not None
+    return flattened(moments.mean), flattened(moments.square)
 
 
 def _vectors(problem: Problem, weights: Tensor) -> dict[str, Tensor]:
-    """u, ∇Q and the parts of the correction at these weights."""
+    """Compute u, ∇Q and the parts of the correction at these weights."""
     double = in_double(problem)
     flow: MeanFlow = mean_flow_at(double, weights, PARTITION, problem.optimizer)
     parts: dict[str, Any] = {"memory": flow.memory, "lag": flow.lag, "fluctuation": flow.fluctuation}
@@ -209,7 +202,7 @@ def _vectors(problem: Problem, weights: Tensor) -> dict[str, Tensor]:
 
 
 def at_rate(problem: Problem, rate: float) -> Problem:
-    """The same moment of training with another rate."""
+    """Return the same moment of training with another rate."""
     groups: Sequence[dict[str, Any]] = problem.optimizer_state["param_groups"]
     return replace(
         problem,

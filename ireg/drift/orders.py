@@ -1,7 +1,4 @@
-"""Epochs in random orders from one moment of training.
-
-It also holds what is measured of them.
-"""
+"""Epochs in random orders from one moment of training, and what is measured of them."""
 
 from __future__ import annotations
 
@@ -40,14 +37,12 @@ class Stop:
 
 
 def order_of(problem: Problem, refinement: int, order: int, epoch: int) -> list[Tensor]:
-    """Draw the examples' indices of each minibatch.
-
-    Each pair of orders and each epoch has a fresh partition and order.
+    """Draw the examples' indices of each minibatch, afresh for each pair of orders and each epoch.
 
     Orders come in pairs, 2i and 2i + 1, the second with the first's minibatches backwards (but for a smaller last one,
-    which stays last). Each alone is as random as any, and in the mean of the two the sum over ordered pairs
-    Σ_{j<k} H_k g_j is that over all pairs: at second order in η a pair of SGD's orders has no noise but its
-    partition's. It is the pairing by which Smith et al. 2021 (arXiv:2101.12176) take the mean over the orders.
+    which stays last). Each alone is as random as any, and in the mean of the two the sum over ordered pairs Σ_{j<k} H_k
+    g_j is that over all pairs: at second order in η a pair of SGD's orders has no noise but its partition's. It is the
+    pairing by which Smith et al. 2021 (arXiv:2101.12176) take the mean over the orders.
     """
     pair, backwards = divmod(order, 2)
     generator = named_generator("drift: orders", problem.seed, refinement, pair, epoch)
@@ -57,7 +52,7 @@ def order_of(problem: Problem, refinement: int, order: int, epoch: int) -> list[
 
 
 def train_epoch(module: nn.Module, optimizer: Optimizer, problem: Problem, indices: Sequence[Tensor]) -> None:
-    """One epoch over these minibatches."""
+    """Train for one epoch over these minibatches."""
     batches = problem.batches(indices)
     objective = problem.objective(module, batches)
     for inputs, targets in batches:
@@ -83,9 +78,7 @@ def stops_of(refinement: int) -> list[int]:
 
 
 def follow(problem: Problem, refinement: int, order: int, memory: str = "kept") -> list[Stop]:
-    """Take one order of the optimizer with smaller steps.
-
-    There are r times as many steps, r times smaller, for the time of an epoch.
+    """Take one order of the optimizer for the time of an epoch, in r times as many steps, r times smaller.
 
     Args:
         problem: where it begins.
@@ -111,10 +104,7 @@ def follow(problem: Problem, refinement: int, order: int, memory: str = "kept") 
 
 
 def measure(problem: Problem, weights: Tensor) -> tuple[float, ...]:
-    """Compute the quantities at these weights.
-
-    One random partition is the same for all weights.
-    """
+    """Compute the quantities at these weights, over one random partition that is the same for all weights."""
     with problem.measuring():
         moments = gradient_moments(
             problem.loss,

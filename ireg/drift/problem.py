@@ -1,7 +1,4 @@
-"""What is studied: one moment of training.
-
-It has a network, its data and its optimizer.
-"""
+"""The moment of training that is studied: a network, its data and its optimizer."""
 
 from __future__ import annotations
 
@@ -54,10 +51,7 @@ class Problem:
     regularizer: Regularizer | None = None
 
     def begin(self) -> tuple[nn.Module, Optimizer]:
-        """Return a copy of the network, and its optimizer.
-
-        The optimizer has the state of that moment.
-        """
+        """Return a copy of the network, and its optimizer with the state of that moment."""
         module = copy.deepcopy(self.module)
         optimizer = self.make_optimizer(module.parameters())
         optimizer.load_state_dict(copy.deepcopy(self.optimizer_state))
@@ -65,9 +59,7 @@ class Problem:
 
     @cached_property
     def optimizer(self) -> OptimizerState:
-        """Return the optimizer in the words of its update rule.
-
-        The view says which parameters it moves.
+        """Return the optimizer in the words of its update rule, and with the parameters that it moves.
 
         Raises:
             ValueError: see `ireg.core.optimizers.view`, `ireg.core.moving.moving_parameters` and
@@ -97,31 +89,26 @@ class Problem:
         return functional_loss(self.module, self.criterion)
 
     def objective(self, module: nn.Module, batches: Sequence[Batch]) -> Objective | None:
-        """What a copy of the network descends over an epoch.
+        """Return what a copy of the network descends over an epoch.
 
-        None for the bare loss.
+        Returns:
+            The objective; None for the bare loss.
         """
         if self.regularizer is None:
             return None
         return Objective(functional_loss(module, self.criterion), self.regularizer, batches)
 
     def moving(self, module: nn.Module) -> dict[str, nn.Parameter]:
-        """Return the moving parameters of a copy of the network.
-
-        They are by name.
-        """
+        """Return the moving parameters of a copy of the network, by name."""
         parameters = dict(module.named_parameters())
         return {name: parameters[name] for name in self.optimizer.moving}
 
     def vector(self, module: nn.Module) -> Tensor:
-        """Return a copy's moving weights as one vector.
-
-        It is detached and in double precision.
-        """
+        """Return a copy's moving weights as one vector, (p,), detached and in double precision."""
         return flattened(self.moving(module)).detach()
 
     def params(self, weights: Tensor) -> Params:
-        """A vector of weights by name, in the network's own precision."""
+        """Return a vector of weights by name, in the network's own precision."""
         moving = self.moving(self.module)
         parts = weights.split([parameter.numel() for parameter in moving.values()])
         return {
@@ -133,35 +120,32 @@ class Problem:
     def has_loss_of_examples(self) -> bool:
         """Say whether C is a mean over examples.
 
-        With BatchNorm it is one over the minibatches of a partition only.
+        With BatchNorm it is a mean over the minibatches of a partition only.
         """
         return not couples_examples(self.module)
 
     def batches(self, indices: Sequence[Tensor]) -> IndexedBatches:
-        """The minibatches of these examples."""
+        """Return the minibatches of these examples."""
         return IndexedBatches(self.inputs, self.targets, indices)
 
     def partition(self, purpose: str, *numbers: int) -> IndexedBatches:
-        """The minibatches of a random epoch from a stream of its own."""
+        """Draw the minibatches of a random epoch, from a stream of its own."""
         generator = named_generator(f"drift: {purpose}", self.seed, *numbers)
         return self.batches(torch.randperm(len(self.targets), generator=generator).split(self.batch_size))
 
     def measuring(self) -> Any:
-        """Let the network compute the loss that is descended.
-
-        See `ireg.core.functional.measuring`.
-        """
+        """Let the network compute the loss that is descended, see `ireg.core.functional.measuring`."""
         return measuring(self.module)
 
 
 def in_double(problem: Problem) -> Problem:
     """Return the same problem in double precision.
 
-    In single precision the last digits lose what a short path does to a slope.
+    In single precision the last digits lose what a short path does to a gradient.
     """
     return replace(problem, module=copy.deepcopy(problem.module).double(), inputs=problem.inputs.double())
 
 
 def flattened(params: Mapping[str, Tensor]) -> Tensor:
-    """Tensors by name as one vector, in double precision."""
+    """Join tensors by name to one vector, (p,), in double precision."""
     return torch.cat([value.flatten() for value in params.values()]).double()

@@ -1,6 +1,4 @@
-"""The measured drift D and the predicted one.
-
-Both come in numbers with standard errors.
+"""The measured drift D compared with the predicted one, in numbers with standard errors.
 
 Every number is a function of the inner products of the pairs' drifts, the predictions, −∇Q and the leading flow's own
 displacement. Squared norms of D are taken over products of different pairs, so that noise does not add to them.
@@ -19,7 +17,7 @@ from ireg.statistics import Estimate, Sample, jackknife
 
 
 def compare(drifts: Sequence[Tensor], vectors: Mapping[str, Tensor]) -> dict[str, Estimate]:
-    """The numbers of `numbers` with standard errors.
+    """Compute the numbers of `numbers`, with standard errors.
 
     Args:
         drifts: D of each pair of orders.
@@ -33,7 +31,7 @@ def compare(drifts: Sequence[Tensor], vectors: Mapping[str, Tensor]) -> dict[str
     pairs = list(range(len(drifts)))
 
     def record(chosen: Sequence[int]) -> np.ndarray:
-        """Compute products of the mean drift and the vectors.
+        """Compute the products of the mean drift and the vectors.
 
         The drift's product with itself is over different pairs.
         """
@@ -50,7 +48,7 @@ def compare(drifts: Sequence[Tensor], vectors: Mapping[str, Tensor]) -> dict[str
 
 
 def numbers(products: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """What the inner products say.
+    """Compute strength, alignment and coefficients of a drift from inner products.
 
     Args:
         products: of D and the vectors with each other, D first.

@@ -1,7 +1,4 @@
-"""The leading flow ω̇ = −u, with or without a force.
-
-It is integrated by Runge and Kutta's method of fourth order.
-"""
+"""The leading flow ω̇ = −u, with or without a force, by Runge and Kutta's method of fourth order."""
 
 from __future__ import annotations
 
@@ -22,30 +19,29 @@ CHUNK = 1000
 
 
 def velocity(problem: Problem, weights: Tensor) -> Tensor:
-    """Compute the leading velocity u, without second moment.
+    """Compute the leading velocity u of an optimizer without second moment: ḡ of all examples.
 
-    It is ḡ of all examples, weight decay included.
-
-    An explicit penalty is included, over one partition, the same everywhere.
-
-    C is here the mean over the examples: that is C's mean over the partitions, whose last minibatch may be smaller.
+    Weight decay is included, and an explicit penalty, over one partition that is the same everywhere. C is here the
+    mean over the examples: that is C's mean over the partitions, whose last minibatch may be smaller.
     """
     leaves = {name: value.requires_grad_() for name, value in problem.params(weights.clone()).items()}
     total = problem.optimizer.loss_decay * weights
     for inputs, targets in zip(problem.inputs.split(CHUNK), problem.targets.split(CHUNK), strict=True):
         with problem.measuring(), torch.enable_grad():
             loss = problem.loss(leaves, (inputs, targets))
-        slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        total += len(targets) / len(problem.targets) * torch.cat([slope.flatten() for slope in slopes]).double()
-    return total if problem.regularizer is None else total + _penalty_slope(problem, leaves)
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        # A chunk's loss is a mean, and the last chunk may be smaller.
+        total += len(targets) / len(problem.targets) * torch.cat([part.flatten() for part in gradients]).double()
+    return total if problem.regularizer is None else total + _penalty_gradient(problem, leaves)
 
 
-def _penalty_slope(problem: Problem, leaves: Params) -> Tensor:
-    """∇R, the mean over the minibatches of a partition."""
+def _penalty_gradient(problem: Problem, leaves: Params) -> Tensor:
+    """Compute ∇R, the mean over the minibatches of a partition, (p,)."""
     batches = problem.partition("penalty")
     objective = problem.objective(problem.module, batches)
     assert objective is not None
     with problem.measuring():
+        # An objective has no gradient of its penalty alone: that is the difference of both.
         total = torch.stack([flattened(gradient(objective, leaves, batch)) for batch in batches]).mean(0)
         total -= torch.stack([flattened(gradient(problem.loss, leaves, batch)) for batch in batches]).mean(0)
         shared = objective.shared({name: value.detach() for name, value in leaves.items()})
@@ -57,14 +53,15 @@ def follow_flow(
 ) -> list[Tensor]:
     """Integrate ω̇ = −(u + f(t)) from these weights.
 
-    The path is given at `PARTS` + 1 equal times.
-
     Args:
         problem: whose u.
         weights: where it begins.
         time: for how long.
         steps: of the method; a multiple of `PARTS`.
         forces: f at those times, straight lines between; None for 0.
+
+    Returns:
+        The path's weights at `PARTS` + 1 equal times, the start among them, (p,) each.
 
     Raises:
         ValueError: steps that are no multiple.
@@ -89,7 +86,7 @@ def _line(ends: tuple[Tensor, Tensor] | None, share: float, width: float) -> Cal
 
 
 def _step(problem: Problem, weights: Tensor, step: float, force: Callable[[float], Tensor | float]) -> Tensor:
-    """One step of the classical method of fourth order."""
+    """Take one step of the classical method of fourth order."""
     first = -(velocity(problem, weights) + force(0.0))
     second = -(velocity(problem, weights + step / 2 * first) + force(0.5))
     third = -(velocity(problem, weights + step / 2 * second) + force(0.5))

@@ -1,6 +1,4 @@
-"""Momentum's buffer past its first steps, and the settled weights.
-
-The settled weights are those once the buffer has run out.
+"""Momentum's buffer past its first steps, and the settled weights, those once the buffer has run out.
 
 The mean flow holds for an optimizer whose memory is that of a path along the flow. What a checkpoint holds is that and
 the noise of the last minibatches before it, which would push every order the same way. So where the mean flow is
@@ -22,23 +20,23 @@ from ireg.drift.runge_kutta import velocity
 def slow_buffer(problem: Problem) -> Tensor | None:
     """Compute the buffer on the slow manifold, to first order.
 
-    None for plain SGD.
-
     Before the next step the gradients in b ← βb + (1−δ)g have a mean age of 1/(1−β) steps.
+
+    Returns:
+        The buffer, (p,); None for plain SGD.
     """
     held = problem.optimizer.buffer
     if held is None:
         return None
     uphill = problem.optimizer.memory.effective_rate * velocity(problem, problem.weights)
+    # The flow runs downhill, so that it was uphill of here, by η_e u a step, one mean age of the buffer ago.
     return held.gain * velocity(problem, problem.weights + uphill / (1 - held.decay))
 
 
 def settled(problem: Problem, weights: Tensor, buffer: Tensor | None) -> Tensor:
-    """Compute the weights once the buffer has run out.
+    """Compute the weights once the buffer has run out: y = ω − ηβ/(1−β) b, Nesterov's ω − ηβ²/(1−β) b.
 
-    They are y = ω − ηβ/(1−β) b, Nesterov's ω − ηβ²/(1−β) b; without buffer ω.
-
-    y_{t+1} = y_t − η_e g_{k(t)}(ω_t) exactly: no step is left half done at the end of an epoch,
+    Without buffer y is ω. y_{t+1} = y_t − η_e g_{k(t)}(ω_t) exactly: no step is left half done at the end of an epoch,
     and a pair of minibatches d apart counts 1 − T_d, as in the theorem. To first order y lies on the same flow as ω, a
     little ahead.
     """
@@ -47,7 +45,7 @@ def settled(problem: Problem, weights: Tensor, buffer: Tensor | None) -> Tensor:
 
 
 def follow_slowly(problem: Problem, order: int, buffer: Tensor | None) -> Tensor:
-    """The settled weights after one epoch in one order, from this buffer.
+    """Compute the settled weights after one epoch in one order, from this buffer.
 
     Networks that draw random numbers draw those of the global stream.
     """
@@ -65,12 +63,11 @@ def follow_slowly(problem: Problem, order: int, buffer: Tensor | None) -> Tensor
 
 
 def ragged_noise(problem: Problem, order: int, weights: Tensor, mean: Tensor) -> Tensor:
-    """Compute what a smaller last minibatch adds to the end.
+    """Compute what a smaller last minibatch adds to an order's end, at first order.
 
-    It is the part of an order's end at first order, and has mean 0 over the partitions.
-
-    Σ_k g_k weighs the last minibatch's examples more: by (1 − B'/B)(g_last − ḡ) more than m ḡ, B' and B the sizes.
-    It is taken at fixed weights, so that its mean is 0 exactly, and to be subtracted from the order's end.
+    Σ_k g_k weighs the last minibatch's examples more: by (1 − B'/B)(g_last − ḡ) more than m ḡ, B' and B the sizes. It
+    is taken at fixed weights, so that its mean over the partitions is 0 exactly, and to be subtracted from the order's
+    end.
 
     Args:
         problem: of the order.

@@ -1,6 +1,4 @@
-"""The same optimizer with smaller steps.
-
-r steps of it take the time of one. Its memory is kept or shrinks.
+"""The same optimizer with smaller steps, r in the time of one, its memory kept or shrinking.
 
 **Memory kept**: it remembers for as long a time, r times as many steps. For a refinement r, per step:
 
@@ -19,8 +17,8 @@ what is left is the optimizer in continuous time, without steps and without mini
 share 1 − β^{1/r} of its step, vanishes with the steps.
 
 **Memory shrinking**: η → η/r and nothing else. β, ρ, the moments and the step count stay, so that the optimizer
-remembers as many steps as before, which take r times less time. With r → ∞ steps, minibatches and memory are gone: at
-each moment m and v are those of an optimizer that has stood there for ever, and what is left is the flow
+remembers as many steps as before, which take r times less time. With r → ∞ steps, minibatches and memory are gone. m
+and v then have their stationary values at the current weights, and what is left is the flow
 
     ω̇ = −E[m φ(v)],  φ(v) = 1/(√v + ε)  (u + F of docs/theory.md, section 7, as far as F is small),
 
@@ -38,9 +36,9 @@ MEMORIES = ("kept", "shrinking")
 
 
 def refine(optimizer: Optimizer, refinement: int, memory: str = "kept") -> None:
-    """Make r steps of the optimizer take the time of one.
+    """Make r steps of the optimizer take the time of one, in place.
 
-    This happens in place; r = 1 leaves it as it is to the last bit.
+    r = 1 leaves the optimizer as it is to the last bit.
 
     Args:
         optimizer: whose steps.
@@ -67,9 +65,9 @@ def refine(optimizer: Optimizer, refinement: int, memory: str = "kept") -> None:
 
 
 def can_shrink(optimizer: Optimizer) -> bool:
-    """Say whether there is a memory that shrinks with the steps.
+    """Say whether the optimizer has a memory that shrinks with the steps.
 
-    Plain SGD has none; one that never fades does not shrink.
+    Plain SGD has none, and one that never fades does not shrink.
     """
     rule, groups = rule_of(type(optimizer)), optimizer.param_groups
     return any(rule.remembers(group) for group in groups) and all(rule.fades(group) for group in groups)

@@ -26,7 +26,7 @@ from ireg.system.parallel import LinesOfProgress, Workers, workers
 
 
 def options(start: Start, given: argparse.Namespace) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return the options that the numbers depend on."""
     return {
         "orders": given.orders,
         "refinements": sorted(given.refinements),
@@ -38,9 +38,7 @@ def options(start: Start, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[str, Any]:
-    """Measure a run's drift.
-
-    Standard error says what it costs, and how far it is.
+    """Measure a run's drift, and report its cost and progress on standard error.
 
     Args:
         start: where.
@@ -64,8 +62,8 @@ def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[s
         file=sys.stderr,
     )
     with workers(start.problem, processes, LinesOfProgress(whole)) as team:
-        found = follow_all(team, [1], orders)
-        plain = samples(team, found)
+        followed = follow_all(team, [1], orders)
+        plain = samples(team, followed)
         effects = {
             memory: small_steps(plain | samples(team, follow_all(team, refinements, orders, memory)))
             for memory, refinements in references.items()
@@ -74,7 +72,7 @@ def study(start: Start, options: Mapping[str, Any], *, processes: int) -> dict[s
         at_start = _predicted(start.problem)
         curved = _curvature(team)
         if options["flow_lr"] is None:
-            flow = _leading_flow(team, orders, at_start, [stops[-1].weights for stops in found[1]])
+            flow = _leading_flow(team, orders, at_start, [stops[-1].weights for stops in followed[1]])
     if options["flow_lr"] is not None:
         slow = at_rate(start.problem, options["flow_lr"])
         with workers(slow, processes, LinesOfProgress(0)) as team:
@@ -108,7 +106,8 @@ def _predicted(problem: Problem) -> Predicted:
 def _curvature(team: Workers[Problem]) -> dict[str, float] | None:
     """Measure the curvature, see `ireg.drift.curvature`.
 
-    None where a flow of ∇C is not what the optimizer follows.
+    Returns:
+        Its numbers by name; None where a flow of ∇C is not what the optimizer follows.
     """
     if team.subject.optimizer.second_moment is not None or not team.subject.has_loss_of_examples:
         return None
@@ -120,7 +119,7 @@ def _curvature(team: Workers[Problem]) -> dict[str, float] | None:
 def _leading_flow(
     team: Workers[Problem], orders: int, prediction: Predicted, plain: Sequence[Tensor] | None = None
 ) -> dict[str, Any]:
-    """What was measured against the leading flow, or why nothing was."""
+    """Return what was measured against the leading flow, or why nothing was."""
     numbers, reason = prediction
     if numbers is None:
         return {"leading_flow": None, "leading_flow_left_out": reason}
@@ -129,7 +128,7 @@ def _leading_flow(
     except LeftOut as left_out:
         return {"leading_flow": None, "leading_flow_left_out": str(left_out)}
     rate = team.subject.optimizer.lr
-    found = {
+    result = {
         "lr": rate,
         "theory": path.theory,
         "steps": path.steps,
@@ -141,11 +140,11 @@ def _leading_flow(
         },
         "noise": None if path.noise is None else {"rate": 0.0, "estimates": as_json(path.noise)},
     }
-    return {"leading_flow": found, "leading_flow_left_out": None}
+    return {"leading_flow": result, "leading_flow_left_out": None}
 
 
 def _interval(estimate: Estimate, orders: int) -> list[float] | None:
-    """The coefficient's interval of 95 % over pairs of orders; None where there is none."""
+    """Return the coefficient's interval of 95 % over pairs of orders; None where there is none."""
     ends = interval(estimate, orders // 2)
     return list(ends) if all(map(math.isfinite, ends)) else None
 
@@ -153,9 +152,7 @@ def _interval(estimate: Estimate, orders: int) -> list[float] | None:
 def mean_drift(
     team: Workers[Problem], orders: int, strength: float, plain: Sequence[Tensor] | None = None
 ) -> MeanDrift:
-    """Measure the drift by the method that serves the optimizer.
-
-    It is compared with the leading flow.
+    """Measure the drift from the leading flow, by the method that serves the optimizer.
 
     Args:
         team: does the work.

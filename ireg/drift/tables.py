@@ -58,17 +58,17 @@ def _leading_flow_rows(flow: Result) -> Iterator[list[Any]]:
     for quantity, estimate in flow["estimates"].items():
         yield ["leading flow", "path", "measured", quantity, *estimate, rate]
     for part, name in (("finite step", "finite_step"), ("noise of the preconditioner", "noise")):
-        found = flow.get(name)
-        if found is None:  # F of SGD, and both in results of earlier versions
+        result_of_part = flow.get(name)
+        if result_of_part is None:  # F of SGD, and both in results of earlier versions
             continue
-        for quantity, estimate in found["estimates"].items():
-            yield [part, "path", "measured", quantity, *estimate, found["rate"]]
-        for end, value in zip(("k low", "k high"), found.get("interval") or (), strict=False):
-            yield [part, "path", "measured", end, value, None, found["rate"]]
+        for quantity, estimate in result_of_part["estimates"].items():
+            yield [part, "path", "measured", quantity, *estimate, result_of_part["rate"]]
+        for end, value in zip(("k low", "k high"), result_of_part.get("interval") or (), strict=False):
+            yield [part, "path", "measured", end, value, None, result_of_part["rate"]]
 
 
 def text(results: Sequence[Result]) -> str:
-    """The tables, and what is left out."""
+    """Write the tables, and what is left out of them."""
     first = [
         [
             "run",
@@ -130,22 +130,22 @@ def text(results: Sequence[Result]) -> str:
 
 
 def _fitted(run: str, flow: Result) -> list[str]:
-    """The second table's line of a run."""
-    found = _all_measured(flow["estimates"])
+    """Write the second table's line of a run."""
+    measured = _all_measured(flow["estimates"])
     names = ("strength", "strength predicted", "alignment", "alignment predicted")
-    fits = ", ".join(f"{label} {found[name]}" for name, label in COEFFICIENTS.items() if name in found)
-    return [run, f"{flow['lr']:g}", *(found[name] for name in names), found["k"], fits, found["residual"]]
+    fits = ", ".join(f"{label} {measured[name]}" for name, label in COEFFICIENTS.items() if name in measured)
+    return [run, f"{flow['lr']:g}", *(measured[name] for name in names), measured["k"], fits, measured["residual"]]
 
 
 def _finite_step(run: str, flow: Result) -> list[str]:
-    """The third table's line of a run; SGD, which has no F, is the control."""
+    """Write the third table's line of a run; SGD, which has no F, is the control."""
     step, noise = flow["finite_step"], flow.get("noise")
-    found = _all_measured(step["estimates"])
+    measured = _all_measured(step["estimates"])
     ends = "–" if step["interval"] is None else "{:.4g} to {:.4g}".format(*step["interval"])
     of_noise = {"strength": "–", "k": "–"} if noise is None else _all_measured(noise["estimates"])
     names = ("alignment", "alignment predicted", "residual", "strength")
-    numbers = [*(found[name] for name in names), of_noise["strength"], of_noise["k"]]
-    return [run, f"{step['rate']:g}", found["k"], ends, *numbers]
+    numbers = [*(measured[name] for name in names), of_noise["strength"], of_noise["k"]]
+    return [run, f"{step['rate']:g}", measured["k"], ends, *numbers]
 
 
 def _all_measured(estimates: Result) -> dict[str, str]:
@@ -153,7 +153,7 @@ def _all_measured(estimates: Result) -> dict[str, str]:
 
 
 def _small_steps(result: Result) -> Iterator[list[str]]:
-    """The first table's lines of a run."""
+    """Write the first table's lines of a run."""
     for memory, steps in result["small_steps"].items():
         for place in ("mean", "ends") if steps is not None else ():
             names = ("time/loss", "time/squares", "equal C/squares", "equal C moved/squares", "position/loss")
@@ -164,10 +164,7 @@ def _small_steps(result: Result) -> Iterator[list[str]]:
 
 
 def verdict(estimate: Sequence[float | None]) -> str:
-    """Say what finite steps do to Q, if that is significant.
-
-    Significant means more than two standard errors.
-    """
+    """Say what finite steps do to Q, if that is more than two standard errors."""
     value, error = _numbers(estimate)
     if abs(value) > 2 * error:
         return "lower" if value < 0 else "higher"
@@ -180,7 +177,7 @@ def _numbers(estimate: Sequence[float | None]) -> tuple[float, float]:
 
 
 def _measured(value: float, error: float) -> str:
-    """With as many digits as the standard error allows."""
+    """Write a number with as many digits as the standard error allows."""
     if not math.isfinite(value):
         return NOTHING
     if not error > 0:

@@ -1,4 +1,1 @@
-"""Runs and sweeps as folders.
-
-This room knows their names, their status, and what is shown of them.
-"""
+"""Runs and sweeps as folders: their names, their status, and what is shown of them."""

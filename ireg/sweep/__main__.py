@@ -1,7 +1,4 @@
-"""`python -m ireg.sweep status FOLDER` and `retry FOLDER`.
-
-The first shows how the runs of a sweep stand. The second does the failed ones again.
-"""
+"""`python -m ireg.sweep status FOLDER` shows a sweep's runs, `retry FOLDER` repeats the failed ones."""
 
 import argparse
 import shlex
@@ -86,18 +83,12 @@ def show(folder: Path, *, once: bool, console: Console | None = None) -> int:
 
 
 def _fitting(runs: Sequence[Seen], console: Console) -> RenderableType:
-    """Return as many rows as a terminal has room for.
-
-    More would make it flicker.
-    """
+    """Return as many rows as a terminal has room for, since more would make it flicker."""
     return render(runs, rows=max(console.height - 8, 1))
 
 
 def do_again(folder: Path, *, at_once: int, trust: Trust = NOTHING_MORE) -> int:
-    """Do the failed runs again and report on all.
-
-    Return 1 if one has failed again.
-    """
+    """Do the failed runs again, report on all, and return 1 if one has failed again."""
     failed = [run for run in look(folder) if run.state == "failed"]
     elsewhere = [run for run in failed if is_reached_by_a_link(folder, run.folder)]
     for run in elsewhere:
@@ -119,10 +110,7 @@ def do_again(folder: Path, *, at_once: int, trust: Trust = NOTHING_MORE) -> int:
 
 
 def _in_processes(folders: Sequence[Path], at_once: int, trust: Trust = NOTHING_MORE) -> list[int]:
-    """Do runs again in processes; return their exit codes.
-
-    The processes end with this one.
-    """
+    """Do runs again in processes, which end with this one; return their exit codes."""
     waiting = list(folders)
     processes: list[subprocess.Popen[bytes]] = []
     try:

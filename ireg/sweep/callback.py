@@ -1,7 +1,4 @@
-"""What happens before, during and after runs and sweeps.
-
-There are checks before, progress meanwhile, tables and figures after.
-"""
+"""What happens around runs and sweeps: checks before, progress meanwhile, tables and figures after."""
 
 import sys
 import traceback
@@ -34,9 +31,7 @@ launch.register()
 
 
 class RunsCallback(Callback):
-    """Callback that checks runs, shows progress, and sums up.
-
-    Every run of a command is checked before the first one starts.
+    """Callback that checks all runs of a command before the first one starts, shows progress, and sums up.
 
     The summary is made from the run folders, whatever happened to the runs. Hydra calls `on_run_end` and
     `on_multirun_end` only if all went well; `summary_at_the_end` around the command sums up in any case.
@@ -72,10 +67,7 @@ class RunsCallback(Callback):
             _begun_sweeps.append(sweep)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Drop the run's configuration, which lies in its folder.
-
-        Hydra keeps what each run gives to the end.
-        """
+        """Drop the run's configuration, which lies in its folder: Hydra keeps what each run gives to the end."""
         job_return.cfg = job_return.hydra_cfg = None
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -104,10 +96,7 @@ class RunsCallback(Callback):
             summary()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Give other processes a callback that does nothing.
-
-        Only the first process of a sweep shows and sums up.
-        """
+        """Give other processes a callback that does nothing: only a sweep's first process shows and sums up."""
         return {"_display": None, "_summary": None}
 
 
@@ -116,10 +105,7 @@ _begun_sweeps: list[Path] = []
 
 
 def exit_code() -> int:
-    """Return the exit code of a user's error.
-
-    In a sweep it is that of a failed run.
-    """
+    """Return the exit code of a user's error, or, in a sweep, that of a failed run."""
     return EXIT_FAILED if _begun_sweeps else EXIT_USER_ERROR
 
 
@@ -145,10 +131,7 @@ def _sum_up() -> None:
 
 @contextmanager
 def _errors_end_the_process() -> Iterator[None]:
-    """End the process with the error's text.
-
-    Hydra would only warn of it.
-    """
+    """End the process with the error's text, where Hydra would only warn of it."""
     try:
         with endings_in_one_line(explain):
             yield

@@ -1,7 +1,4 @@
-"""What is checked of runs before the first one starts.
-
-Every run of a command is checked: its values, and its folder.
-"""
+"""What is checked of all runs of a command before the first one starts: their values and folders."""
 
 import os
 import shutil
@@ -40,9 +37,7 @@ def checked_folder(config: DictConfig) -> Path:
 
 
 def checked_folders(config: DictConfig, sweep: Path) -> dict[Path, list[str]]:
-    """Compose and check all runs of a sweep; return their folders.
-
-    Beside each stands what is set for it.
+    """Compose and check all runs of a sweep; return their folders, each with what is set for it.
 
     Raises:
         UserError: as `checked_folder`, the sweep has no run, or two runs have the same folder or one elsewhere.
@@ -70,9 +65,10 @@ def checked_folders(config: DictConfig, sweep: Path) -> dict[Path, list[str]]:
 
 
 def _asked_before(sweep: Path) -> dict[str, list[str]]:
-    """Return the runs that were asked for.
+    """Return the runs that were asked for before.
 
-    None are known where the list is damaged, which is said where it is written.
+    Returns:
+        What was set for each by its folder's name; empty where the list is damaged, which is said where it is written.
     """
     with suppress(DamagedRecordError):
         return read_plan(sweep)
@@ -91,10 +87,7 @@ def _check(config: DictConfig, settings: Config, folder: Path, *, without: Colle
 
 
 def _check_slurm(config: DictConfig) -> None:
-    """Refuse Slurm's launcher where there is no Slurm.
-
-    Submitit looks for the same program.
-    """
+    """Refuse Slurm's launcher where there is no Slurm, by the program that Submitit looks for."""
     if str(config.hydra.launcher.get("_target_", "")).endswith("SlurmLauncher") and shutil.which("srun") is None:
         raise UserError(
             "hydra/launcher=slurm: no srun here, so this machine is not of a Slurm cluster; start from one that is, "
@@ -103,10 +96,7 @@ def _check_slurm(config: DictConfig) -> None:
 
 
 def _resolve(config: DictConfig, keys: Collection[str]) -> None:
-    """Resolve some of Hydra's own settings.
-
-    Later, an error in them would end a command that has begun.
-    """
+    """Resolve some of Hydra's own settings, an error in which would later end a command that has begun."""
     for key in keys:
         value = config.hydra[key]
         if OmegaConf.is_config(value):
@@ -134,10 +124,7 @@ def _known_to_resolvers(config: DictConfig) -> Iterator[None]:
 
 
 def _place(job: DictConfig, sweep: Path) -> Path:
-    """Return the folder of a run within that of the sweep.
-
-    All commands see it as one.
-    """
+    """Return the folder of a run within that of the sweep, which all commands see as one."""
     own, subdir = str(job.hydra.sweep.dir), os.path.normpath(job.hydra.sweep.subdir)
     if Path(own).absolute() != sweep:
         swept = any(override.startswith("experiment=") for override in job.hydra.overrides.task)
@@ -165,10 +152,7 @@ _REMEDIES = {
 
 
 def _why(job: DictConfig, one: Sequence[str], other: Sequence[str]) -> str:
-    """Say what two runs with one folder are set to.
-
-    It also says what to do.
-    """
+    """Say what two runs with one folder are set to, and what to do."""
     differing = [override for override in (*other, *one) if (override in one) != (override in other)]
     keys = {override.partition("=")[0] for override in differing}
     if not differing:
@@ -181,9 +165,9 @@ def _why(job: DictConfig, one: Sequence[str], other: Sequence[str]) -> str:
 
 
 def _jobs(config: DictConfig) -> list[list[str]]:
-    """Return the overrides of each run.
+    """Return the overrides of each run; none for a sweeper that chooses them during the sweep.
 
-    None for a sweeper that chooses them during the sweep, unlike Hydra's basic one.
+    Hydra's basic sweeper does not.
 
     Raises:
         UserError: there is none at all.

@@ -1,7 +1,4 @@
-"""Runs as Hydra's launchers start them.
-
-A folder that cannot be written to is its run's failure, and harms no other.
-"""
+"""Runs as Hydra's launchers start them: a folder that cannot be written to fails its own run alone."""
 
 import functools
 import inspect
@@ -28,12 +25,10 @@ _hydras_own = utils.run_job
 
 @functools.wraps(_hydras_own)
 def run_job(*arguments: Any, **keywords: Any) -> JobReturn:
-    """Do a run as Hydra does.
+    """Do a run as Hydra does, and return the error, too, if its folder, log or `.hydra` cannot be written.
 
-    Return the error, too, if its folder, log or `.hydra` cannot be written.
-
-    Hydra makes these before the part whose errors it catches, so that one of them would end the whole sweep.
-    A run that is finished needs none.
+    Hydra makes these before the part whose errors it catches, so that one of them would end the whole sweep. A run that
+    is finished needs none.
 
     Raises:
         OSError: the folder of a single run, which harms no other, cannot be written to.
@@ -59,20 +54,14 @@ def register() -> None:
 
 
 def _of_the_system(error: BaseException | None) -> OSError | None:
-    """Find the system's error under those around it.
-
-    Logging's, for example, name no file.
-    """
+    """Find the system's error under those around it, of which logging's, for example, name no file."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__
     return error
 
 
 def _without_folder(config: DictConfig, failure: Exception) -> JobReturn:
-    """Return how a run ends whose folder cannot be written to.
-
-    A finished run ends as it did before; any other fails.
-    """
+    """Return how a run ends whose folder cannot be written to: a finished one as before, any other fails."""
     overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(overrides, list)
     ended = JobReturn(overrides)

@@ -22,10 +22,10 @@ _LAST = ("seed", "epochs", "threads", "terms", "trainer", "checkpoint", "objecti
 
 
 def run_name(optimizer: str, overrides: Sequence[str]) -> str:
-    """Return the folder name of a run.
+    """Return the folder name of a run: the optimizer, then what else was set, in a fixed order.
 
-    It is the optimizer, then what else was set, in a fixed order: learning rate, batch size, the other keys by name,
-    seed, and last epochs, threads and what concerns the measuring. The order on the command line does not matter.
+    The order is learning rate, batch size, the other keys by name, seed, and last epochs, threads and what concerns the
+    measuring. The order on the command line does not matter.
 
     Numbers have one spelling (`1e-3` is 0.001), other characters than letters, digits and `._=,+-` are replaced, and
     long names are cut; whatever that loses is kept apart by a hash at the end.
@@ -62,7 +62,7 @@ def _parts(overrides: Iterable[str]) -> list[str]:
 
 
 def _rank(part: str) -> tuple[int, str]:
-    """Where a part stands in the name."""
+    """Return where a part stands in the name."""
     key = part.partition("=")[0]
     group = key.partition(".")[0]
     if key in _FIRST:
@@ -80,7 +80,7 @@ def _folder_name(parts: Sequence[str]) -> str:
 
 
 def _canonical(value: str) -> str:
-    """One spelling of a number; other text as it is."""
+    """Write a number in its one spelling, and other text as it is."""
     try:
         number = float(value)
     except ValueError:

@@ -1,7 +1,4 @@
-"""`sweep.json`: which runs a sweep was asked for.
-
-So those still to come are known, too.
-"""
+"""`sweep.json`: which runs a sweep was asked for, so that those still to come are known, too."""
 
 import json
 import os
@@ -21,9 +18,7 @@ FILE_NAME = "sweep.json"
 
 
 def read_plan(sweep: Path) -> dict[str, list[str]]:
-    """Return the runs that a sweep's folder was asked for.
-
-    It is what was set for each, by its folder's name.
+    """Return what was set for each run that a sweep's folder was asked for, by its folder's name.
 
     Raises:
         DamagedRecordError: the file is there and not valid JSON.
@@ -61,7 +56,7 @@ def _is_within(name: str) -> bool:
 
 
 def add_to_plan(sweep: Path, runs: Mapping[str, Sequence[str]]) -> None:
-    """Add runs to those that were asked for; the folder is made.
+    """Add runs to those that were asked for, and make the folder.
 
     A file that is damaged is kept under another name, and begun again.
 
@@ -99,10 +94,7 @@ def _require_own_description(sweep: Path) -> None:
 
 
 def short_names(names: Sequence[str], plan: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Name each run by what was set for it alone.
-
-    Where that is not known of all, its folder's name is used.
-    """
+    """Name each run by what was set for it alone, or by its folder where that is not known of all."""
     if len(names) < 2 or not set(names) <= set(plan):
         return {name: name for name in names}
     common = set.intersection(*(set(plan[name]) for name in names))

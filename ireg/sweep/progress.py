@@ -28,12 +28,10 @@ LINE_SECONDS = 10.0
 
 
 class ProgressDisplay:
-    """Display of the progress of runs until it is stopped.
+    """Display of the progress of runs until it is stopped: bars on a terminal, elsewhere lines.
 
-    It shows bars on a terminal, a line every some seconds elsewhere.
-
-    It reads `status.json` of each folder from a thread of its own, so it works alike for a run in this process, in
-    others, or on another machine, and never touches the training.
+    A line follows every some seconds. The display reads `status.json` of each folder from a thread of its own, so it
+    works alike for a run in this process, in others, or on another machine, and never touches the training.
 
     Args:
         folders: the run folders, which need not exist yet; or all that a sweep's folder comes to hold.
@@ -126,10 +124,7 @@ class ProgressDisplay:
         return self._names.get(folder, folder.name)
 
     def line(self) -> str:
-        """Write one line: runs ended, others with their errors, time left.
-
-        The others have their epochs, too.
-        """
+        """Write one line: runs that have ended, others with their epochs and errors, time left."""
         statuses = self._statuses()
         running = {folder: status for folder, status in statuses.items() if status["state"] == "running"}
         parts = [f"{len(statuses) - len(running)} of {len(self.folders)} runs ended"] if len(self.folders) > 1 else []
@@ -142,9 +137,9 @@ class ProgressDisplay:
         return " | ".join([time.strftime("%H:%M:%S"), *parts, self._eta(statuses)])
 
     def _statuses(self) -> dict[Path, dict[str, Any]]:
-        """Return the statuses of the runs that have one.
+        """Return the statuses of the runs that have one, in the order of the runs.
 
-        They are in the order of the runs. What an earlier command left unfinished is left out.
+        What an earlier command left unfinished is left out.
         """
         return {
             folder: status
@@ -153,17 +148,14 @@ class ProgressDisplay:
         }
 
     def _read(self) -> dict[Path, dict[str, Any]]:
-        found = {}
+        statuses = {}
         for folder in self.folders:
             with suppress(OSError, DamagedRecordError):  # it cannot be read, which its run says
-                found[folder] = read_status(folder)
-        return {folder: status for folder, status in found.items() if status is not None}
+                statuses[folder] = read_status(folder)
+        return {folder: status for folder, status in statuses.items() if status is not None}
 
     def _eta(self, statuses: Mapping[Path, Mapping[str, Any]]) -> str:
-        """Estimate the time left by the runs at work at once.
-
-        It is their number so far.
-        """
+        """Estimate the time left, with as many runs at work at once as there have been so far."""
         self._busiest = max(self._busiest, sum(status["state"] == "running" for status in statuses.values()))
         waiting = [optimizer_of(folder.name) for folder in self.folders if folder not in statuses]
         return time_left(list(statuses.values()), waiting=waiting, at_once=self._busiest)
@@ -189,9 +181,6 @@ def _times_begun(status: Mapping[str, Any]) -> int:
 
 
 def _figures(status: Mapping[str, Any]) -> str:
-    """Return training and test error of the last row.
-
-    It also says whether the run has come to an end.
-    """
+    """Return training and test error of the last row, and whether the run has come to an end."""
     ended = status["state"] if status["state"] in FINISHED else ""
     return ", ".join(filter(None, [_errors(status, " error"), ended]))

@@ -1,6 +1,6 @@
-"""What is printed and written at the end of a sweep.
+"""What is printed and written at the end of a sweep, from its folders alone.
 
-It comes from its folders alone, whatever happened to its runs.
+Whatever happened to its runs does not matter.
 """
 
 from pathlib import Path
@@ -13,9 +13,7 @@ from ireg.system.files import is_reached_by_a_link
 
 
 def report(sweep: Path) -> None:
-    """Write and print the summary of a sweep.
-
-    Why runs failed is said on standard error.
+    """Write and print the summary of a sweep, and say on standard error why runs failed.
 
     Raises:
         UserError: there are no runs, a file of a run cannot be read, or another process has been writing the summary

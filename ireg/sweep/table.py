@@ -1,7 +1,4 @@
-"""The runs of a sweep's folder as a table.
-
-It shows how far each is, what it has reached, and what went wrong.
-"""
+"""The runs of a sweep's folder as a table: how far each is, what it has reached, and what went wrong."""
 
 import sys
 from collections import Counter
@@ -40,7 +37,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Seen:
-    """A run as it is found.
+    """A run as its folder has it now.
 
     Attributes:
         name: what sets it apart from the others, or its folder's name.
@@ -66,28 +63,26 @@ class Seen:
 
 
 def look(sweep: Path) -> list[Seen]:
-    """Return all runs at or below a folder.
-
-    Those that are at work or need a hand come first.
+    """Return all runs at or below a folder, those at work or in need of a hand first.
 
     Raises:
         UserError: there are none.
     """
     if not sweep.is_dir():
         raise UserError(f"{sweep}: no such folder; name a sweep's folder, like multirun/NAME")
-    found = {folder.relative_to(sweep).as_posix(): folder for folder in run_folders(sweep)}
+    folders = {folder.relative_to(sweep).as_posix(): folder for folder in run_folders(sweep)}
     plan = _plan(sweep)
-    found |= {name: sweep / name for name in plan}
-    if not found:
+    folders |= {name: sweep / name for name in plan}
+    if not folders:
         raise UserError(f"{sweep}: no runs there (no {STATUS}); name a sweep's folder, like multirun/NAME")
-    seen = [_look_at(name, found[folder]) for folder, name in short_names(sorted(found), plan).items()]
+    seen = [_look_at(name, folders[folder]) for folder, name in short_names(sorted(folders), plan).items()]
     return sorted(seen, key=lambda run: list(COLOURS).index(run.state))
 
 
 def _plan(sweep: Path) -> dict[str, list[str]]:
-    """Return the runs that were asked for.
+    """Return the runs that were asked for; none where the list is damaged.
 
-    None are known where the list is damaged; those that have begun are there without it.
+    Those that have begun are there without it.
     """
     try:
         return read_plan(sweep)
@@ -116,10 +111,7 @@ def _read(name: str, folder: Path) -> Seen:
 
 
 def render(runs: Sequence[Seen], *, rows: int | None = None) -> RenderableType:
-    """Return a line of counts, and a table of the runs.
-
-    The line has the time left, too. With `rows`, the table has the first so many.
-    """
+    """Return a line of counts and the time left, and a table of the runs or of the first `rows` of them."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("run", overflow="fold")
     table.add_column("state")

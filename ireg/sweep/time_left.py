@@ -46,10 +46,7 @@ def _optimizer(status: Mapping[str, Any]) -> str:
 
 
 def _beside_epochs(status: Mapping[str, Any]) -> float | None:
-    """Seconds that a run took beside its epochs.
-
-    None of one that was interrupted, or has not ended.
-    """
+    """Return the seconds that a run took beside its epochs; None if it was interrupted, or has not ended."""
     if (
         status["state"] == "running"
         or not (status.get("started") and status.get("ended"))
@@ -57,11 +54,12 @@ def _beside_epochs(status: Mapping[str, Any]) -> float | None:
     ):
         return None
     took = (datetime.fromisoformat(status["ended"]) - datetime.fromisoformat(status["started"])).total_seconds()
+    # A clock that was set back meanwhile would make it negative.
     return max(0.0, took - status["epochs_done"] * (status["epoch_seconds"] or 0.0))
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as a clock shows them."""
+    """Write hours, minutes and seconds, as a clock shows them."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -128,17 +128,11 @@ class _Printable:
 
 
 class _Output(io.TextIOWrapper):
-    """A standard stream that writes every character.
-
-    It notes an error of the file below.
-    """
+    """A standard stream that writes every character, and notes an error of the file below."""
 
     @classmethod
     def over(cls, stream: TextIO | None) -> TextIO | None:
-        """Return a stream that writes to the same file.
-
-        What is no file, or no stream at all, is returned as it is.
-        """
+        """Return a stream that writes to the same file; what is no file, or None, is returned as it is."""
         if not isinstance(stream, io.TextIOWrapper):
             return stream
         stream.flush()
@@ -158,10 +152,7 @@ class _Output(io.TextIOWrapper):
 
 
 class _Discarding(io.RawIOBase):
-    """A file that is written to until that fails.
-
-    The first error is noted; what follows is discarded.
-    """
+    """A file that is written to until that fails; the first error is noted, what follows is discarded."""
 
     def __init__(self, file: io.RawIOBase) -> None:
         self._file = file
@@ -210,10 +201,7 @@ codecs.register_error(_SPELLED, _spell)
 
 
 def as_shown(text: str) -> str:
-    """Return a text as standard output shows it.
-
-    Its length is then right for a table.
-    """
+    """Return a text as standard output shows it, so that its length is right for a table."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, _SPELLED).decode(encoding, "surrogateescape")
 
@@ -247,10 +235,7 @@ def make_console(**options: Any) -> Console:
 
 @contextmanager
 def saying(what: str) -> Iterator[None]:
-    """Say on a terminal what is being done during the block.
-
-    It is on standard error. Elsewhere nothing is said.
-    """
+    """Say on standard error, if it is a terminal, what is being done during the block."""
     console = make_console(file=sys.stderr)
     if not console.is_terminal:
         yield

@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write file and page, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m study.scripts.basins", description="Write docs/data/basins.csv.")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="of ireg basins --output")
-    found = pair_means(pd.read_csv(parser.parse_args(arguments).folder / "basins.csv"))
+    means = pair_means(pd.read_csv(parser.parse_args(arguments).folder / "basins.csv"))
     with replacing(CSV) as temporary:
-        found.to_csv(temporary, index=False, float_format="%.5g")
+        means.to_csv(temporary, index=False, float_format="%.5g")
     print(published("basins", table(pd.read_csv(CSV)), "docs/explicit.md"))
     return 0
 

@@ -30,10 +30,10 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: of `ireg.load`.
     """
-    found = []
+    records = []
     for (noise, size, rate, seed), rows in table.groupby(["data.noise.kind", "batch_size", "lr", "seed"]):
         seen = rows[(rows["epoch"] >= LAST * rows["epoch"].max()) & rows[TAGS[1]].notna()]
-        found.append(
+        records.append(
             {
                 "label noise": noise,
                 "batch size": size,
@@ -44,7 +44,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
                 "train/loss": seen["train/loss"].median(),
             }
         )
-    return pd.DataFrame(found).sort_values(
+    return pd.DataFrame(records).sort_values(
         ["label noise", "batch size", "seed"], ascending=[False, False, True], ignore_index=True
     )
 

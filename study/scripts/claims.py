@@ -24,10 +24,9 @@ TAGS = ("train/error", "test/error", "fit/memorized", "ireg/sgd", "ireg/rmsprop"
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a run.
+    """Return a row a run: medians of the last epochs, the best epoch, the state at equal training error.
 
-    It has medians of the last epochs, the best epoch, and the state at equal training error: `fit …` is of the first
-    epoch in which the training error is at most SGD's final one with the same seed.
+    `fit …` is of the first epoch in which the training error is at most SGD's final one with the same seed.
 
     Args:
         table: of `ireg.load`.
@@ -36,12 +35,12 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
         seed: float(rows[rows["epoch"] > rows["epoch"].max() - LAST]["train/error"].median())
         for seed, rows in table[table["optimizer"] == "sgd"].groupby("seed")
     }
-    found = []
+    records = []
     for (optimizer, seed), rows in table.groupby(["optimizer", "seed"]):
         ordered = rows.set_index("epoch").sort_index()
         last = ordered.iloc[-LAST:]
         fitted = ordered[ordered["train/error"] <= final[seed]].iloc[0]
-        found.append(
+        records.append(
             {
                 "optimizer": optimizer,
                 "seed": seed,
@@ -55,7 +54,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
                 "fit norm/l2": fitted["norm/l2"],
             }
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(records)
 
 
 def numbers(runs: pd.DataFrame) -> str:
@@ -115,10 +114,7 @@ def _plain(values: pd.Series) -> str:
 
 
 def _range(values: pd.Series) -> str:
-    """Write the smallest and the largest value.
-
-    What differs by powers of ten has no mean that says much.
-    """
+    """Write the smallest and the largest value, since what differs by powers of ten has no useful mean."""
     if np.isnan(values).all():
         return ""
     low, high = (

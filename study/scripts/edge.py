@@ -23,20 +23,18 @@ LOSSES = {"cross_entropy": "cross-entropy", "squared_error": "squared error"}
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a run, of its epochs at the edge.
-
-    They are those between the first and the last.
+    """Return a row a run, of its epochs between the first and the last at the edge.
 
     Args:
         table: of `ireg.load`.
     """
-    found = []
+    records = []
     for (loss, optimizer, rate, seed), rows in table.groupby(["loss", "optimizer", "lr", "seed"]):
         seen = rows[rows["curvature/edge_fraction"].notna()].sort_values("epoch")
         near = seen[seen["curvature/edge_fraction"] > NEAR]["epoch"]
         there = seen[seen["epoch"].between(near.min(), near.max())]
         edge = there["curvature/edge_fraction"]
-        found.append(
+        records.append(
             {
                 "loss": loss,
                 "optimizer": optimizer,
@@ -54,7 +52,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     rank = list(COLOURS)
-    runs = pd.DataFrame(found)
+    runs = pd.DataFrame(records)
     runs["rank"] = runs["optimizer"].map(rank.index)
     return runs.sort_values(["loss", "rank", "seed"], ignore_index=True).drop(columns="rank")
 
@@ -85,10 +83,10 @@ def table(runs: pd.DataFrame) -> str:
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write file, figure and page, and print the table."""
-    runs, found = written("edge", measured, arguments)
+    runs, recorded = written("edge", measured, arguments)
     shown = runs[(runs["loss"] == "squared_error") & (runs["seed"] == 0)]
     pictured("sharpness", partial(sharpness, shown))
-    print(published("edge", table(found), "docs/curvature.md"))
+    print(published("edge", table(recorded), "docs/curvature.md"))
     return 0
 
 

@@ -1,6 +1,4 @@
-"""`python -m study.scripts.exchange FOLDER …`: exchange rates as a table.
-
-They are what `ireg drift --explicit` has measured.
+"""`python -m study.scripts.exchange FOLDER …`: exchange rates of `ireg drift --explicit` as a table.
 
 From the explicit.csv of each folder it writes docs/data/exchange.csv, and the table of docs/explicit.md; a test
 compares them.
@@ -48,10 +46,10 @@ def table(rates: pd.DataFrame) -> str:
 
 
 def _of(folder: Path) -> pd.DataFrame:
-    found = pd.read_csv(folder / "explicit.csv")
-    found.insert(1, "data", found["run"].str.extract(r"data=(\w+?)_", expand=False).fillna("mnist10k"))
-    found.insert(2, "activation", found["run"].str.extract(r"activation=(\w+?)_", expand=False).fillna("relu"))
-    return found.drop(columns="run")
+    exchanged = pd.read_csv(folder / "explicit.csv")
+    exchanged.insert(1, "data", exchanged["run"].str.extract(r"data=(\w+?)_", expand=False).fillna("mnist10k"))
+    exchanged.insert(2, "activation", exchanged["run"].str.extract(r"activation=(\w+?)_", expand=False).fillna("relu"))
+    return exchanged.drop(columns="run")
 
 
 @framed

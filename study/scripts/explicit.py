@@ -1,9 +1,8 @@
 """`python -m study.scripts.explicit multirun/explicit`: penalties where a loss is first reached.
 
-They stand in place of large rates and of small minibatches.
-
-From the runs of docs/explicit.md it writes docs/data/explicit.csv, a row a run and training loss. The tables of that
-page and of the study, and the figure, are made from that file; a test compares the tables.
+The penalties replace large rates or small minibatches. From the runs of docs/explicit.md it writes
+docs/data/explicit.csv, a row a run and training loss. The tables of that page and of the study, and the figure, are
+made from that file; a test compares the tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,15 +29,15 @@ TAGS = ("test/error", "fit/memorized")
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a run and training loss.
+    """Return a row a run and training loss, where the loss is first reached.
 
-    It is of where the loss is first reached: linear in its logarithm between the epochs around it. That is no equal
-    fit, see `ireg.analysis.places`.
+    That place is by a line in the loss's logarithm between the epochs around it. It is no equal fit, see
+    `ireg.analysis.places`.
 
     Args:
         table: of `ireg.load`.
     """
-    found = []
+    records = []
     held_out = table["data.holdout"].fillna(0) if "data.holdout" in table else HELD_OUT  # alike in all runs
     table = table.assign(**{"data.holdout": held_out})
     for run, rows in table[table["state"].isin(("done", "diverged"))].groupby("run"):
@@ -49,8 +48,8 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
             if reached is None:
                 continue
             at = {tag: float(np.interp(reached, seen.index, seen[tag])) for tag in ("epoch", *TAGS)}
-            found.append({**setting, "run": run, "loss": loss, **at})
-    return pd.DataFrame(found).drop(columns="run").sort_values([*SETTING, "seed"], kind="stable")
+            records.append({**setting, "run": run, "loss": loss, **at})
+    return pd.DataFrame(records).drop(columns="run").sort_values([*SETTING, "seed"], kind="stable")
 
 
 def table(runs: pd.DataFrame) -> str:
@@ -102,26 +101,23 @@ PAIRS: dict[str, tuple[Setting, Setting]] = {
 
 
 def differences(runs: pd.DataFrame) -> dict[tuple[str, float], PairedDifference]:
-    """Compare test errors seed by seed.
-
-    The keys are the pair's name and the training loss.
-    """
-    found = {}
+    """Compare test errors seed by seed, by the pair's name and the training loss."""
+    compared = {}
     for name, (one, other) in PAIRS.items():
         for loss in LOSSES:
             left, right = (_of(runs, setting, loss) for setting in (one, other))
             both = left.index.intersection(right.index)
-            found[name, loss] = paired_difference(left[both].tolist(), right[both].tolist())
-    return found
+            compared[name, loss] = paired_difference(left[both].tolist(), right[both].tolist())
+    return compared
 
 
 def pairs(runs: pd.DataFrame) -> str:
     """Write the table of paired differences."""
-    found = differences(runs)
+    compared = differences(runs)
     lines = []
     for name in PAIRS:
         cells = [name]
-        for difference in (found[name, loss] for loss in LOSSES):
+        for difference in (compared[name, loss] for loss in LOSSES):
             points = difference.student.text(".1f", scale=100)
             count, p = difference.count, difference.p
             cells.append(f"{points} ({count} pairs, p = {p:.1g})" if count > 1 else "–")
@@ -131,11 +127,11 @@ def pairs(runs: pd.DataFrame) -> str:
 
 def draw(runs: pd.DataFrame) -> Figure:
     """Draw the paired differences and their intervals, a colour a training loss."""
-    found = differences(runs)
+    compared = differences(runs)
     figure = Figure(figsize=(8.4, 4.2), layout="constrained")
     axis = figure.subplots()
     for number, loss in enumerate(LOSSES):
-        shown = {name: found[name, loss].student for name in PAIRS if found[name, loss].count > 1}
+        shown = {name: compared[name, loss].student for name in PAIRS if compared[name, loss].count > 1}
         axis.errorbar(
             [100 * student.mean for student in shown.values()],
             [list(PAIRS).index(name) + (number - (len(LOSSES) - 1) / 2) / 6 for name in shown],

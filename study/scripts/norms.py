@@ -26,10 +26,10 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: of `ireg.load`.
     """
-    found = []
+    records = []
     for (optimizer, rate, seed), rows in table.groupby(["optimizer", "lr", "seed"]):
         ordered = rows.sort_values("epoch")
-        found.append(
+        records.append(
             {
                 "optimizer": optimizer,
                 "lr": rate,
@@ -41,7 +41,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     rank = list(COLOURS)
-    return pd.DataFrame(found).sort_values(
+    return pd.DataFrame(records).sort_values(
         "optimizer", key=lambda names: names.map(rank.index), kind="stable", ignore_index=True
     )
 
@@ -72,9 +72,9 @@ def _cell(values: pd.Series, digits: int) -> str:
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write file, figure and page, and print the table."""
-    runs, found = written("norms", measured, arguments)
+    runs, recorded = written("norms", measured, arguments)
     pictured("growth", partial(growth, runs))
-    print(published("norms", table(found), "docs/curvature.md"))
+    print(published("norms", table(recorded), "docs/curvature.md"))
     return 0
 
 

@@ -24,7 +24,7 @@ def written(
     digits: int = 5,
     key: Sequence[str] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the folder that the command line names; write docs/data/NAME.csv.
+    """Read the folder that the command line names, and write docs/data/NAME.csv.
 
     Args:
         name: of the file, and of the script.
@@ -44,11 +44,11 @@ def written(
     runs = ireg.load(given.folder)
     path = DATA / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
-    found = measured(runs)
+    records = measured(runs)
     if key is not None and given.add:
-        found = merged(pd.read_csv(path), found, key)
+        records = merged(pd.read_csv(path), records, key)
     with replacing(path) as temporary:
-        found.to_csv(temporary, index=False, float_format=f"%.{digits}g")
+        records.to_csv(temporary, index=False, float_format=f"%.{digits}g")
     return runs, pd.read_csv(path)
 
 

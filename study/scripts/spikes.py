@@ -31,7 +31,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: of `ireg.load`; full batches, so that an epoch is a step.
     """
-    found = []
+    records = []
     for seed, rows in table.groupby("seed"):
         ordered = rows.set_index("epoch").sort_index()
         # The loss of a row is that before its step.
@@ -40,7 +40,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
         spikes = _spikes(loss)
         for start, peak in spikes:
             window = slice(start - BEFORE, start)
-            found.append(
+            records.append(
                 {
                     "seed": seed,
                     "step": start,
@@ -59,20 +59,20 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
         ]
         for step in passages:
             rise = np.nanmax(loss[step : step + BEFORE]) / loss[step]
-            found.append({"seed": seed, "step": step, "kind": "no spike", "rise": rise})
-    return pd.DataFrame(found).sort_values(["seed", "step"], ignore_index=True)
+            records.append({"seed": seed, "step": step, "kind": "no spike", "rise": rise})
+    return pd.DataFrame(records).sort_values(["seed", "step"], ignore_index=True)
 
 
 def _spikes(loss: np.ndarray) -> list[tuple[int, int]]:
-    """First and last step of each spike."""
-    found: list[tuple[int, int]] = []
+    """Return first and last step of each spike."""
+    spikes: list[tuple[int, int]] = []
     for step in range(FIRST + BEFORE, len(loss) - 1):
         if loss[step] > RISE * loss[step - BEFORE : step].min():
-            if found and step - found[-1][1] <= BEFORE:
-                found[-1] = (found[-1][0], step)
+            if spikes and step - spikes[-1][1] <= BEFORE:
+                spikes[-1] = (spikes[-1][0], step)
             else:
-                found.append((step, step))
-    return found
+                spikes.append((step, step))
+    return spikes
 
 
 def _lead(above: np.ndarray) -> float:

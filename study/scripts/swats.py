@@ -22,19 +22,17 @@ LAST = 10
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a run.
-
-    It says when it switched, to which rate, and its last errors.
+    """Return a row a run: when it switched, to which rate, and its last errors.
 
     Args:
         table: of `ireg.load`.
     """
-    found = []
+    records = []
     for _, rows in table[table["optimizer"] == "switch"].groupby("run"):
         seen = rows.sort_values("epoch")
         after = seen[seen["switch/phase"] == 2]
         first = seen.iloc[0]
-        found.append(
+        records.append(
             {
                 # Where all runs have one, `ireg.load` leaves it out: then it is the experiment's.
                 "tolerance": first.get("optimizer.tolerance", PUBLISHED),
@@ -47,7 +45,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
                 "estimate at epoch 20": seen[seen["epoch"] == 20]["switch/estimate"].iloc[0],
             }
         )
-    return pd.DataFrame(found).sort_values(KEY)
+    return pd.DataFrame(records).sort_values(KEY)
 
 
 def table(runs: pd.DataFrame) -> str:

@@ -23,15 +23,15 @@ OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a run and training loss.
+    """Return a row a run and training loss, where the loss is first reached.
 
-    It is of where the loss is first reached, which is no equal fit, see `ireg.analysis.places`. Between the two
-    measurements around it values are interpolated, both on logarithmic scales.
+    That is no equal fit, see `ireg.analysis.places`. Between the two measurements around it values are interpolated,
+    both on logarithmic scales.
 
     Args:
         table: of `ireg.load`.
     """
-    found = []
+    records = []
     for (optimizer, rate, seed), rows in table.groupby(["optimizer", "lr", "seed"]):
         seen = rows[rows[TAGS[0]].notna()].sort_values("epoch").reset_index()
         for loss in LOSSES:
@@ -39,8 +39,8 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
             if reached is None:
                 continue
             values = {tag: float(np.exp(np.interp(reached, seen.index, np.log(seen[tag])))) for tag in TAGS}
-            found.append({"optimizer": optimizer, "lr": rate, "seed": seed, "loss": loss, **values})
-    return pd.DataFrame(found)
+            records.append({"optimizer": optimizer, "lr": rate, "seed": seed, "loss": loss, **values})
+    return pd.DataFrame(records)
 
 
 def table(runs: pd.DataFrame) -> str:
