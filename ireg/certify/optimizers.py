@@ -123,7 +123,7 @@ def step(problem: Problem, optimizer: Optimizer, which: Tensor) -> None:
 
 
 def seen_of(optimizer: Optimizer) -> OptimizerState:
-    """What the optimizer holds now."""
+    """Return what the optimizer holds now."""
     return view(optimizer, {NAME: _weights(optimizer)})
 
 
