@@ -63,7 +63,7 @@ class Snapshot:
         observer: called with each minibatch's outputs when the moments are computed.
         population: the number m of the epoch's minibatches, where `batches` are a random sample of them; None where
             they are all, by rule.
-        sampling: how training draws its minibatches, see `ireg.core.drawing`. With `independent` ones C is the loss of
+        sampling: how training draws its minibatches, see `ireg.sampling_of`. With `independent` ones C is the loss of
             the population that they are drawn from, and `batches` are a window of them.
         drawn: whether the loss draws masks, of which the terms are means.
         kept: what a measurement leaves for the next one, by name: vectors to start from. It is written to.
