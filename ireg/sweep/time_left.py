@@ -54,7 +54,7 @@ def _beside_epochs(status: Mapping[str, Any]) -> float | None:
     ):
         return None
     took = (datetime.fromisoformat(status["ended"]) - datetime.fromisoformat(status["started"])).total_seconds()
-    # A clock that was set back meanwhile would make it negative.
+    # The two are of different clocks, and one that was set back would make it negative.
     return max(0.0, took - status["epochs_done"] * (status["epoch_seconds"] or 0.0))
 
 
