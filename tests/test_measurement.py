@@ -295,9 +295,7 @@ def test_refusals():
         ireg.measure(model, PAIRS, loss=lambda m, b: b[0].sum(), **known)
     with refused("mode='train': must be one of as_trained, two_draws, eval"):
         ireg.measure(model, PAIRS, criterion=mse_loss, mode="train", **known)
-    with refused(
-        r"terms: 'sdg' is unknown; choose a set \(default, theory, .*, path, study\) or a term, like ireg/sgd$"
-    ):
+    with refused(r"terms: 'sdg' is unknown; choose a set \(default, .*, study\) or a term, like ireg/sgd$"):
         ireg.measure(model, PAIRS, criterion=mse_loss, terms="sdg", **known)
     with refused("terms: none are given"):
         ireg.measure(model, PAIRS, criterion=mse_loss, terms=[], **known)

@@ -119,7 +119,7 @@ def test_a_part_of_another_size_fails_and_says_which(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--optimizer", "adan"], "--optimizer adan: no certificate for it; choose among gd, sgd, momentum, "),
+        (["--optimizer", "adan"], "--optimizer adan: no certificate for it; choose among sgd, momentum, "),
         (["--lr-range", "low", "0.1"], "--lr-range low 0.1: must be two numbers, like 0.001 0.01"),
         (["--lr-range", "0.1", "0.01"], "--lr-range 0.1 0.01: must rise, between 0.0001 and 1, like 0.001 0.01"),
         (["--lr-range", "1e-9", "0.01"], "--lr-range 1e-9 0.01: must rise, between"),
