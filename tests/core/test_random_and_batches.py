@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import torch
 
 from ireg.core.batches import IndexedBatches, copied
@@ -42,3 +44,13 @@ def test_a_copied_minibatch_is_apart():
     assert nested[0].requires_grad
     assert nested[0].tolist() == [0.0] * 3
     assert nested[1]["labels"][0].tolist() == [1.0] * 2
+
+
+def test_of_a_view_in_a_dictionary_the_view_alone_is_copied_and_no_history():
+    weight = torch.ones(2, requires_grad=True)
+    batch = copied({"view": torch.arange(1000)[:2], "deep": OrderedDict(twice=2 * weight)})
+    assert batch["view"].tolist() == [0, 1]
+    assert batch["view"].untyped_storage().nbytes() == 16
+    assert type(batch["deep"]) is OrderedDict
+    assert batch["deep"]["twice"].requires_grad
+    assert batch["deep"]["twice"].grad_fn is None
