@@ -1,6 +1,6 @@
 """The one path from a module, its minibatches, its loss and its optimizer to one number a term."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,6 +24,7 @@ from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss
 from ireg.objective import Objective
 from ireg.options import Epoch, Options, require_all, require_minibatches
 from ireg.regularizers import Regularizer
+from ireg.system.terminal import counting
 from ireg.terms.named import Chosen
 
 
@@ -41,6 +42,7 @@ def measure(
     sampling: str = EPOCH,
     regularizer: Regularizer | None = None,
     check: str = "each",
+    progress: bool = False,
     rates: Sequence[Sequence[float]] | None = None,
     initial: Params | None = None,
     population: int | None = None,
@@ -56,7 +58,7 @@ def measure(
         batches: the minibatches of an epoch, as a list: each is looked at several times.
         optimizer: of the model; wrappers of Lightning and accelerate are looked through. For a class whose
             update rule is not known, the terms of its memory and of its second moment are left out.
-        terms: what is measured. All that is asked for, from here to `check`, is described in `ireg.options.Options`.
+        terms: what is measured. All that is asked for, from here to `progress`, is described in `ireg.options.Options`.
         criterion: `(outputs, targets) -> 0-d tensor`, for pairs.
         loss: `(model, batch) -> 0-d tensor`, for any minibatch. Give this or `criterion`.
         method: how gradient moments are computed.
@@ -65,6 +67,7 @@ def measure(
         sampling: `epoch` or `independent`.
         regularizer: a penalty that is descended beside the loss.
         check: `off` does not compare the gradient of the first minibatch with the model's own.
+        progress: show on standard error which term is being computed.
         rates: of each minibatch's step, the learning rate of each parameter group; by default the optimizer's present
             ones.
         initial: the parameters before training, by name, for `norm/distance`; by default the present ones.
@@ -107,6 +110,7 @@ def measure(
         sampling=sampling,
         regularizer=regularizer,
         check=check,
+        progress=progress,
     )
     if num_batches is not None and population is not None:
         raise ValueError(
@@ -163,7 +167,9 @@ def measure_epoch(model: nn.Module, options: Options, epoch: Epoch, *, optimizer
                 optimizer=optimizer,
                 objective=None if penalized is None else Objective(measured.loss, penalized, epoch.batches),
             )
-            return evaluate(options.chosen, snapshot) | ({NOISE: noise} if noise else {})
+            with counting(len(options.chosen), shown=options.progress) as begins:
+                values = evaluate(options.chosen, snapshot, begins)
+            return values | ({NOISE: noise} if noise else {})
 
 
 def _sampled(options: Options, epoch: Epoch) -> Epoch:
@@ -233,7 +239,9 @@ def take_snapshot(
     )
 
 
-def evaluate(terms: Mapping[str, Term], snapshot: Snapshot) -> dict[str, float]:
+def evaluate(
+    terms: Mapping[str, Term], snapshot: Snapshot, begins: Callable[[str], None] = lambda tag: None
+) -> dict[str, float]:
     """Compute the terms at a snapshot, by tag.
 
     Terms that do not exist for the optimizer are left out. Of a term with several numbers, each has its name after the
@@ -242,12 +250,14 @@ def evaluate(terms: Mapping[str, Term], snapshot: Snapshot) -> dict[str, float]:
     Args:
         terms: function by tag.
         snapshot: where.
+        begins: called with each tag before its term is computed.
 
     Returns:
         The values by tag, each in the unit of its term.
     """
     values: dict[str, float] = {}
     for tag, term in terms.items():
+        begins(tag)
         value = term(snapshot)
         if value is None:
             continue

@@ -52,6 +52,7 @@ class Monitor:
         regularizer: a penalty that is descended beside the loss.
         check: `each`, `first` or `off`; an epoch is what lies between two calls of `reset`.
         max_cache: memory that the copied minibatches may take.
+        progress: show on standard error which term is being computed.
 
     Raises:
         ValueError: an argument has a value that `ireg.measure` refuses.
@@ -89,6 +90,7 @@ class Monitor:
         regularizer: Regularizer | None = None,
         check: str = "each",
         max_cache: int | str = "1GiB",
+        progress: bool = False,
     ) -> None:
         self.options = Options(
             terms=terms,
@@ -101,6 +103,7 @@ class Monitor:
             regularizer=regularizer,
             check=check,
             max_cache=max_cache,
+            progress=progress,
         )
         self._guard = Guard(check)
         self._known: list[int] = []  # identities of the parameters

@@ -56,6 +56,8 @@ class Options:
             of `each` epoch, the `first` of all, or none (`off`). Where no step is seen, the gradient of the first
             minibatch is compared with that of the model's own forward and backward pass.
         max_cache: memory that the copies of an epoch's minibatches may take, in bytes or like `"1GiB"`.
+        progress: show on standard error which term is being computed, of how many, and for how long. The first term of
+            a pass over the minibatches takes its whole time, and those that share it none.
 
     Raises:
         ValueError: `criterion` and `loss` are both given; a term, a mode, a sampling, a check or a size that is
@@ -79,6 +81,7 @@ class Options:
     regularizer: Regularizer | None = None
     check: str = "each"
     max_cache: int | str = "1GiB"
+    progress: bool = False
 
     def __post_init__(self) -> None:
         """Check each value, and that they can be combined."""

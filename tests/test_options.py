@@ -1,6 +1,7 @@
 """One set of options: every door takes each by the same name, with the same default, and one place checks them."""
 
 import inspect
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from types import SimpleNamespace
 
@@ -33,6 +34,7 @@ EXCEPTIONS = {
     ("callback", "sampling"): None,  # it reads the trainer's loader
     ("Classifier", "loss"): ABSENT,  # its minibatches are pairs
     ("Classifier", "criterion"): cross_entropy,  # a classifier has one
+    ("Classifier", "progress"): ABSENT,  # a run shows its own
     ("Classifier", "max_cache"): ABSENT,  # it remembers indices, and copies no minibatch
 }
 
@@ -59,6 +61,24 @@ def test_a_door_names_and_describes_what_it_takes(door):
     assert [name for name in inspect.signature(DOORS[door]).parameters if f"    {name}: " not in described] == []
     assert "`ireg.options.Options`" in described
     assert not {"kept", "path", "generator", "steps"} & set(inspect.signature(DOORS[door]).parameters)
+
+
+def test_progress_names_the_terms_on_standard_error_alone(capsys):
+    model = nn.Linear(2, 3)
+    known = {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "criterion": cross_entropy}
+    batches = 2 * [(torch.ones(4, 2), torch.tensor([0, 1, 2, 0]))]
+    tags = ["ireg/sgd", "norm/l2"]
+    shown = ireg.measure(model, batches, terms=tags, progress=True, **known)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "2/2" in err
+    assert shown == ireg.measure(model, batches, terms=tags, **known)
+    assert capsys.readouterr() == ("", "")
+    begun = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ireg.measurement.counting", lambda total, *, shown: nullcontext(begun.append))
+        ireg.measure(model, batches, terms=tags, progress=True, **known)
+    assert begun == tags
 
 
 def test_each_option_is_described_once():

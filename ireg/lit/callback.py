@@ -63,7 +63,7 @@ class ImplicitRegularizationMonitor(Callback):
     Rows, and the eigenvectors that a measurement starts from, are part of the trainer's checkpoints.
 
     Args:
-        terms: what is measured. All that is asked for, from here to `max_cache`, is described in
+        terms: what is measured. All that is asked for, from here to `progress`, is described in
             `ireg.options.Options`.
         criterion: `(outputs, targets) -> 0-d tensor`, for pairs.
         loss: `(module, batch) -> 0-d tensor`, for any minibatch. By default the loss is `training_step`.
@@ -75,6 +75,7 @@ class ImplicitRegularizationMonitor(Callback):
         regularizer: a penalty that is descended beside the loss.
         check: `each`, `first` or `off`.
         max_cache: memory that the copied minibatches may take.
+        progress: show on standard error which term is being computed.
         every_n_epochs: measure every n-th epoch, and the last.
         cache_device: where the copies are kept; by default where the minibatches are.
         prefix: what the tags of the implicit terms begin with; several monitors of a trainer need different ones.
@@ -101,6 +102,7 @@ class ImplicitRegularizationMonitor(Callback):
         regularizer: Regularizer | None = None,
         check: str = "each",
         max_cache: int | str = "1GiB",
+        progress: bool = False,
         every_n_epochs: int = 1,
         cache_device: torch.device | str | None = None,
         prefix: str = "ireg/",
@@ -122,6 +124,7 @@ class ImplicitRegularizationMonitor(Callback):
             regularizer=regularizer,
             check=check,
             max_cache=max_cache,
+            progress=progress,
         )
         self.every_n_epochs = every_n_epochs
         self.cache_device = cache_device

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
@@ -244,3 +244,26 @@ def saying(what: str) -> Iterator[None]:
 
     with console.status(Text(what)):
         yield
+
+
+@contextmanager
+def counting(total: int, *, shown: bool) -> Iterator[Callable[[str], None]]:
+    """Show on standard error which of several things is being done, and for how long.
+
+    Args:
+        total: how many there are.
+        shown: whether anything is shown.
+
+    Yields:
+        What is called with the name of each when it begins.
+    """
+    if not shown:
+        yield lambda name: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=make_console(stderr=True)) as progress:
+        task = progress.add_task("", total=total, completed=-1)
+        yield lambda name: progress.update(task, description=name, advance=1)
+        progress.update(task, completed=total)
