@@ -6,7 +6,7 @@ an entry trains and is measured all the same, see CONTRIBUTING.md.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 
@@ -52,8 +52,7 @@ class KnownOptimizer:
 
     def load(self) -> Any:
         """Import the optimizer's class and return it."""
-        module, _, name = self.target.rpartition(".")
-        return getattr(import_module(module), name)
+        return resolve_name(self.target)
 
 
 _PLAIN = {"2/η": 2.0}

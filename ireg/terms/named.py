@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib import import_module
+from pkgutil import resolve_name
 
 from ireg.catalogue import CATALOGUE, NAMES, SETS, Quantity, tags_of
 from ireg.core.snapshot import Term
@@ -11,8 +11,7 @@ __all__ = ["NAMES", "SETS", "TERMS", "Chosen", "chosen_terms"]
 
 
 def _function(of: Quantity) -> Term:
-    module, _, name = of.target.rpartition(".")
-    function: Term = getattr(import_module(module), name)
+    function: Term = resolve_name(of.target)
     return partial(function, **of.arguments) if of.arguments else function
 
 
