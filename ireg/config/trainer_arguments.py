@@ -83,10 +83,10 @@ def trainer_ranges(trainer: Mapping[str, Any], optimizer: Mapping[str, Any]) -> 
     number = isinstance(clip, int | float) and not isinstance(clip, bool) and 0 <= clip < math.inf
     what = "must be a finite number > 0, or 0 or null for no clipping"
     yield "trainer.gradient_clip_val", clip, clip is None or number, what
-    yield from _combinations({"trainer": trainer, "optimizer": optimizer}, clips=bool(clip))
+    yield from _combinations({"trainer": trainer, "optimizer": optimizer})
 
 
-def _combinations(groups: Mapping[str, Mapping[str, Any]], *, clips: bool) -> Iterator[Check]:
+def _combinations(groups: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:
     trainer = groups["trainer"]
     algorithm = trainer.get("gradient_clip_algorithm")
     bounded = algorithm is None or trainer.get("gradient_clip_val") is not None
@@ -95,11 +95,18 @@ def _combinations(groups: Mapping[str, Mapping[str, Any]], *, clips: bool) -> It
     precision = trainer.get("precision", PRECISIONS[0])
     half = precision == "16-mixed" and trainer.get("accelerator") == "cpu"
     yield "trainer.precision", precision, not half, "a CPU computes in bf16 only; use trainer.precision=bf16-mixed"
-    # As in Lightning's plugin for mixed precision, which finds it at the first step.
     fused = next((name for name, group in groups.items() if group.get("fused", False) is True), None)
-    refused = clips and precision.endswith("-mixed") and fused is not None and _has_fused_kernel(groups["optimizer"])
+    refused = clips_in_mixed_precision(trainer) and fused is not None and _has_fused_kernel(groups["optimizer"])
     what = f"a fused optimizer clips no gradients in {precision}; use {fused}.fused=false or trainer.precision=32-true"
     yield "trainer.gradient_clip_val", trainer.get("gradient_clip_val"), not refused, what
+
+
+def clips_in_mixed_precision(trainer: Mapping[str, Any]) -> bool:
+    """Say whether mixed precision clips gradients, which Lightning refuses with a fused optimizer.
+
+    It finds that at the first step: such an optimizer unscales its gradients itself, after they have been clipped.
+    """
+    return bool(trainer.get("gradient_clip_val")) and str(trainer.get("precision")).endswith("-mixed")
 
 
 def _has_fused_kernel(optimizer: Mapping[str, Any]) -> bool:

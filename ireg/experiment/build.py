@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ireg.config.schema import NO_REGULARIZER, Config, Logging, active_terms, term_intervals
+from ireg.config.trainer_arguments import clips_in_mixed_precision
 from ireg.core.moments.needs import union_of_needs
 from ireg.core.optimizers import view
 from ireg.known_optimizers import OPTIMIZERS
@@ -253,12 +254,10 @@ def _with_kernel(
 
 
 def _can_be_fused(model: nn.Module, trainer: Mapping[str, Any]) -> bool:
-    """Say whether torch's fused kernels and Lightning's clipping allow fusing for these weights.
-
-    The kernels refuse complex weights. Lightning's mixed precision refuses to clip gradients that they would unscale.
-    """
-    clips = bool(trainer.get("gradient_clip_val")) and str(trainer.get("precision")).endswith("-mixed")
-    return not clips and all(parameter.is_floating_point() for parameter in model.parameters())
+    """Say whether torch's fused kernels, which refuse complex weights, and Lightning's clipping allow fusing."""
+    return not clips_in_mixed_precision(trainer) and all(
+        parameter.is_floating_point() for parameter in model.parameters()
+    )
 
 
 @contextmanager
