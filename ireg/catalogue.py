@@ -644,11 +644,3 @@ def entry(tag: str) -> str:
 def quantity(tag: str) -> Quantity | None:
     """Return the entry of a tag; None for a tag that `ireg` does not write."""
     return CATALOGUE.get(entry(tag))
-
-
-def markdown() -> str:
-    """Return the table of docs/terms.md."""
-    lines = ["| tag | what | formula | unit | source | valid for |", "|---|---|---|---|---|---|"]
-    for tag, of in CATALOGUE.items():
-        lines.append(f"| `{tag}` | {of.title} | {of.formula} | {of.unit} | {of.source} | {of.validity or 'all'} |")
-    return "\n".join(lines) + "\n"

@@ -7,11 +7,12 @@ import torch
 from hydra.utils import instantiate
 
 import ireg
-from ireg.catalogue import CATALOGUE, FORMER, FORMER_NAMES, INTERVALS, NAMES, SETS, VALID_STRENGTH, markdown, nearest
+from ireg.catalogue import CATALOGUE, FORMER, FORMER_NAMES, INTERVALS, NAMES, SETS, VALID_STRENGTH, nearest
 from ireg.config.read import read
 from ireg.config.schema import ALWAYS_MEASURED, HOLDOUT, PENALTY, SWITCH, active_terms, term_intervals
 from ireg.runs.status import config_hash
 from ireg.terms.named import TERMS, chosen_terms
+from study.scripts.terms import table
 from tests.conftest import ROOT
 
 MARKS = {"check/replay", "check/noise", "check/share", "ireg/clipped"}
@@ -26,7 +27,7 @@ def test_every_tag_has_an_entry_and_every_entry_a_tag():
 def test_the_page_says_the_same():
     lines = (ROOT / "docs" / "terms.md").read_text(encoding="utf-8").splitlines(keepends=True)
     rows = [line for line in lines if line.startswith(tuple(f"| `{tag}` |" for tag in CATALOGUE))]
-    assert rows == markdown().splitlines(keepends=True)[2:]
+    assert rows == table().splitlines(keepends=True)[2:]
 
 
 def test_titles_are_of_one_meaning():
