@@ -18,10 +18,9 @@ from ireg.drift.small_steps import refine
 from ireg.experiment.build import make_classifier
 from ireg.known_optimizers import EdgeSetting, KnownOptimizer
 from tests.conftest import ROOT
-from tests.test_docs import FENCED
+from tests.test_docs import written_in_contributing
 
-SECTION = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("### An optimizer\n")[1].split("\n### ")[0]
-BLOCKS = {code.splitlines()[0].removeprefix("# "): code for _, code in FENCED.findall(SECTION)}
+BLOCKS = written_in_contributing("### An optimizer\n")
 ENTRY = "ireg/known_optimizers.py, in OPTIMIZERS"
 CASES = "ireg/certify/cases_modified_loss.py"
 

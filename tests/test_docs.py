@@ -169,9 +169,11 @@ def test_python_runs(path, code, prelude, make_run, tmp_path):
     exec(compile(code, str(path), "exec"), prelude)
 
 
-def written_in_contributing():
-    """The blocks of the page by the first line, which names the file."""
+def written_in_contributing(section=""):
+    """The blocks of the page, or of one section, by the first line, which names the file."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    if section:
+        text = text.split(section)[1].split("\n### ")[0]
     return dict(code.removeprefix("# ").split("\n", 1) for _, code in FENCED.findall(text))
 
 

@@ -14,7 +14,6 @@ GROUPS = ("optimizer", "regularizer", "model", "data", "terms", "trainer", "logg
 """Groups of `conf/` that the command line chooses from."""
 CHOICES = {"data": "mnist10k", "model": "mlp", "optimizer": "sgd", "trainer": "default"}
 """Groups of which one is chosen, and a choice of each."""
-# What every row holds, whatever the terms are.
 ALWAYS_MEASURED = (
     "train/loss",
     "train/error",
@@ -25,6 +24,7 @@ ALWAYS_MEASURED = (
     "fit/recovered",
     "time/epoch",
 )
+"""What every row holds, whatever the terms are."""
 PENALTY = "penalty/value"
 """What rows of runs with a regularizer hold beside that."""
 HOLDOUT = ("holdout/loss", "holdout/error")

@@ -58,7 +58,7 @@ def test_an_unknown_one_is_refused(capsys):
     assert "mnist100k: no such data set; choose one of cifar10, digits" in capsys.readouterr().err
 
 
-def test_fetching_unpacks_what_lies_there(tmp_path, capsys):
+def test_fetching_takes_what_lies_there_packed(tmp_path, capsys):
     source, raw = packed.PACKAGED / "MNIST" / "raw", tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for path in source.iterdir():
