@@ -254,7 +254,7 @@ def _with_kernel(
 
 
 def _can_be_fused(model: nn.Module, trainer: Mapping[str, Any]) -> bool:
-    """Say whether torch's fused kernels, which refuse complex weights, and Lightning's clipping allow fusing."""
+    """Say whether torch's fused kernels (for real weights alone) and Lightning's clipping allow fusing."""
     return not clips_in_mixed_precision(trainer) and all(
         parameter.is_floating_point() for parameter in model.parameters()
     )
