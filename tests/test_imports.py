@@ -37,6 +37,7 @@ ARROWS = {
     "engine": {"core", "measured_loss", "measurement", "options"},
     "guard": {"check", "core", "measured_loss"},
     "options": {"check", "core", "measured_loss", "regularizers", "terms"},
+    "window": {"core", "options"},
     "measurement": {"check", "core", "measured_loss", "objective", "options", "regularizers", "terms"},
     "monitor": {
         "catalogue",
@@ -48,6 +49,7 @@ ARROWS = {
         "options",
         "regularizers",
         "terms",
+        "window",
     },
     "lit": {
         "core",
@@ -63,6 +65,7 @@ ARROWS = {
         "regularizers",
         "runs",
         "terms",
+        "window",
     },
     "config": {"catalogue"},
     "runs": {"catalogue", "config"},

@@ -127,6 +127,15 @@ class Snapshot:
         """Whether `gradients` are estimates that have standard errors."""
         return self.population is not None and len(self.batches) < self.population_size
 
+    @property
+    def step_factors(self) -> tuple[float, float]:
+        """The factors of SGD's two parts for rates that change, see `OptimizerState.step_factors`.
+
+        Raises:
+            ValueError: all minibatches of the epoch are here, and there are other rates than minibatches.
+        """
+        return self.optimizer.step_factors(self.num_batches, self.sampling, of_some_steps=self.population is not None)
+
     @cached_property
     def moving(self) -> Params:
         """The parameters that the optimizer moves, by name: what is differentiated.
