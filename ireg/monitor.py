@@ -81,10 +81,10 @@ class Monitor:
         ...     monitor.reset()
         >>> monitor.rows.columns.tolist(), len(monitor.rows)
         (['step', 'ireg/sgd', 'norm/distance', 'check/replay', 'time/terms'], 2)
-        >>> monitor = Monitor(model, optimizer, criterion=nn.functional.mse_loss, terms="norm", every_n_steps=2,
-        ...                   population=3)
+        >>> known = {"criterion": nn.functional.mse_loss, "terms": ["norm/l2"], "check": "off"}
+        >>> monitor = Monitor(model, optimizer, every_n_steps=3, population=3, **known)
         >>> [monitor.update(batch) is None for batch in loader]
-        [True, False, True]
+        [True, True, False]
     """
 
     def __init__(
@@ -213,10 +213,8 @@ class Monitor:
         if self._cadence.every_n_steps is None:
             return None
         self._due = self._due or self._cadence.is_due(self.steps)
-        if self._due and len(self._window) >= least_steps(self.options, self._population):
-            self.compute()
-            self.reset()
-            return dict(self._rows[-1])
+        if self._due and (row := self.compute_rest()) is not None:
+            return row
         if self._steps_per_epoch is not None and self.steps % self._steps_per_epoch == 0:
             # The guard has seen a step of this row; that of a penalty is compared with the window's first minibatch.
             self._start_window() if self.options.regularizer is None else self.reset()
@@ -281,6 +279,21 @@ class Monitor:
         epochs = {} if self._steps_per_epoch is None else {"epoch": self.steps / self._steps_per_epoch}
         self._rows.append({"step": self.steps, **epochs, **values, "time/terms": spent})
         return values
+
+    def compute_rest(self) -> dict[str, float] | None:
+        """Measure the steps since the last row, as after the last step of a training with `every_n_steps`.
+
+        Returns:
+            The row; None if there are too few steps for one.
+
+        Raises:
+            ValueError: as `compute`.
+        """
+        if len(self._window) < least_steps(self.options, self._population):
+            return None
+        self.compute()
+        self.reset()
+        return dict(self._rows[-1])
 
     def _epoch(self) -> Epoch:
         """Return what is known of the window's minibatches and steps."""
