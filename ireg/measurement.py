@@ -42,7 +42,7 @@ def measure(
     sampling: str = EPOCH,
     regularizer: Regularizer | None = None,
     check: str = "each",
-    progress: bool = False,
+    progress: bool | None = None,
     rates: Sequence[Sequence[float]] | None = None,
     initial: Params | None = None,
     population: int | None = None,

@@ -102,7 +102,7 @@ class Monitor:
         regularizer: Regularizer | None = None,
         check: str = "each",
         max_cache: int | str = "1GiB",
-        progress: bool = False,
+        progress: bool | None = None,
         every_n_steps: int | None = None,
         max_cost: float | None = None,
         population: int | None = None,

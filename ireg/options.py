@@ -57,7 +57,8 @@ class Options:
             minibatch is compared with that of the model's own forward and backward pass.
         max_cache: memory that the copies of an epoch's minibatches may take, in bytes or like `"1GiB"`.
         progress: show on standard error which term is being computed, of how many, and for how long. The first term of
-            a pass over the minibatches takes its whole time, and those that share it none.
+            a pass over the minibatches takes its whole time, and those that share it none. By default it is shown on a
+            terminal, after two seconds.
 
     Raises:
         ValueError: `criterion` and `loss` are both given; a term, a mode, a sampling, a check or a size that is
@@ -81,7 +82,7 @@ class Options:
     regularizer: Regularizer | None = None
     check: str = "each"
     max_cache: int | str = "1GiB"
-    progress: bool = False
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         """Check each value, and that they can be combined."""

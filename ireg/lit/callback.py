@@ -115,7 +115,7 @@ class ImplicitRegularizationMonitor(Callback):
         regularizer: Regularizer | None = None,
         check: str = "each",
         max_cache: int | str = "1GiB",
-        progress: bool = False,
+        progress: bool | None = None,
         every_n_epochs: int = 1,
         every_n_steps: int | None = None,
         max_cost: float | None = None,
