@@ -237,6 +237,24 @@ def test_a_value_out_of_range_is_named(default, key, value):
     assert advice.startswith(ADVICE)
 
 
+ALLOWED = {
+    "benchmark": [True, False, None],
+    "detect_anomaly": [True, False],
+    "deterministic": [True, False, "warn", None],
+    "fused": ["auto", True, False],
+    "precision": ["32-true", "64-true", "bf16-mixed"],
+    "profiler": ["simple", "advanced", "pytorch", None],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in ALLOWED.items() for value in values])
+def test_an_argument_of_the_trainer_is_taken_as_it_is(default, key, value):
+    config = copy.deepcopy(default)
+    with open_dict(config):
+        config.trainer[key] = value
+    assert read(config).trainer[key] == value
+
+
 @pytest.mark.parametrize(
     ("key", "line"),
     [
