@@ -24,10 +24,10 @@ from ireg.guard import NOISE, Guard, Warnings
 from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss, loss_function
 from ireg.measurement import measure_epoch
 from ireg.objective import Objective
-from ireg.options import Epoch, Options, require_all, require_minibatches
+from ireg.options import Epoch, Options, require_minibatches
 from ireg.regularizers import Regularizer
 from ireg.terms.named import Chosen
-from ireg.window import Cadence, Window, least_steps
+from ireg.window import Cadence, Window, least_steps, require_windows
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -161,11 +161,10 @@ class Monitor:
                 f"population={population}: independent minibatches are drawn from no number of them; leave it out, or "
                 f"take sampling={EPOCH!r}"
             )
-        if every is not None and every % population == 0:
-            return None
-        options.require_estimates(least_steps(options, population), population)
-        require_all(options.regularizer, population)
-        return population
+        sampled = self._cadence.population(population)
+        if sampled is not None:
+            require_windows(options, sampled)
+        return sampled
 
     def update(self, batch: Batch) -> dict[str, float] | None:
         """Remember a minibatch and what its step used; to be called after `optimizer.step()`.
@@ -216,8 +215,10 @@ class Monitor:
         if self._due and (row := self.compute_rest()) is not None:
             return row
         if self._steps_per_epoch is not None and self.steps % self._steps_per_epoch == 0:
-            # The guard has seen a step of this row; that of a penalty is compared with the window's first minibatch.
-            self._start_window() if self.options.regularizer is None else self.reset()
+            if self.options.regularizer is None:
+                self._start_window()  # the guard has seen a step of this row
+            else:
+                self.reset()  # the step of a penalty is compared with the window's first minibatch
         return None
 
     def _keep(self, place: int, batch: Batch) -> None:

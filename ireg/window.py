@@ -11,7 +11,7 @@ from ireg.core.random import named_generator
 from ireg.core.reservoir import Reservoir
 from ireg.core.witness import Settings
 from ireg.core.wrappers import rate_of
-from ireg.options import Epoch, Options
+from ireg.options import Epoch, Options, require_all
 
 Item = TypeVar("Item")
 
@@ -62,15 +62,11 @@ class Window(Generic[Item]):
         """
         if population is None and self.sample.size is not None:
             population = len(self)
+        known = replace(known, batches=self.sample.items, population=population)
         if not self.settings:  # refused where it is measured
-            return replace(known, batches=self.sample.items, population=population)
-        return replace(
-            known,
-            batches=self.sample.items,
-            population=population,
-            rates=[tuple(rate_of(group) for group in step) for step in self.settings],
-            settings=self.settings[-1],
-        )
+            return known
+        rates = [tuple(rate_of(group) for group in step) for step in self.settings]
+        return replace(known, rates=rates, settings=self.settings[-1])
 
 
 def least_steps(options: Options, population: int | None = None) -> int:
@@ -83,6 +79,20 @@ def least_steps(options: Options, population: int | None = None) -> int:
     if options.drawing == EPOCH:
         return 1 if population is None else min(SMALLEST, population)
     return 2 if options.num_batches is None else SMALLEST
+
+
+def require_windows(options: Options, population: int) -> None:
+    """Check that what is asked for can be measured over windows with some of an epoch's m minibatches.
+
+    Args:
+        options: what is asked for.
+        population: m.
+
+    Raises:
+        ValueError: a term or a penalty needs all of them.
+    """
+    options.require_estimates(least_steps(options, population), population)
+    require_all(options.regularizer, population)
 
 
 @dataclass(kw_only=True)
@@ -113,6 +123,11 @@ class Cadence:
             raise ValueError(f"every_n_steps={self.every_n_steps}: must be at least 1")
         if self.max_cost is not None and not self.max_cost > 0:
             raise ValueError(f"max_cost={self.max_cost}: must be above 0, a share of the training's time like 0.05")
+
+    def population(self, steps_per_epoch: int) -> int | None:
+        """Return the number m of an epoch's minibatches; None where a window has them all."""
+        whole = self.every_n_steps is not None and self.every_n_steps % steps_per_epoch == 0
+        return None if whole else steps_per_epoch
 
     def is_due(self, step: int) -> bool:
         """Return whether a measurement is to follow a step."""

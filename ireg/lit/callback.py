@@ -33,11 +33,11 @@ from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss
 from ireg.measurement import measure_epoch
 from ireg.monitor import warn_of_measurement
 from ireg.objective import Objective
-from ireg.options import Epoch, Options, require_all, require_minibatches
+from ireg.options import Epoch, Options, require_minibatches
 from ireg.regularizers import Regularizer
 from ireg.system.errors import UserError
 from ireg.terms.named import Chosen, chosen_terms
-from ireg.window import Cadence, least_steps
+from ireg.window import Cadence, least_steps, require_windows
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -277,11 +277,9 @@ class ImplicitRegularizationMonitor(Callback):
 
     def _population(self, trainer: Trainer) -> int | None:
         """Return the number m of an epoch's optimizer steps, where a window has some of their minibatches."""
-        every = self._cadence.every_n_steps
-        if every is None or self._asked.drawing != EPOCH:
+        if not self.by_steps or self._asked.drawing != EPOCH:
             return None
-        population = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        return None if every % population == 0 else population
+        return self._cadence.population(math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
 
     def _require_windows(self, trainer: Trainer) -> None:
         """Check that the terms can be measured over windows of steps.
@@ -299,8 +297,7 @@ class ImplicitRegularizationMonitor(Callback):
         population = self._population(trainer)
         if population is not None:
             with _user_errors():
-                self._asked.require_estimates(least_steps(self._asked, population), population)
-                require_all(self._asked.regularizer, population)
+                require_windows(self._asked, population)
 
     def _keep_initial(self, pl_module: LightningModule) -> None:
         self.initial = {name: value.clone() for name, value in detached_parameters(pl_module).items()}
