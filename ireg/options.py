@@ -133,7 +133,9 @@ class Options:
         for tag, term in self.chosen.items():
             if (size is not None or drawn) and needs_exact_moments(term):
                 what, remedy = (
-                    ("masks", "take mode='as_trained'") if drawn else ("minibatches", "leave num_batches out")
+                    ("masks", "take mode='as_trained'")
+                    if drawn
+                    else ("minibatches", "leave num_batches out and measure whole epochs")
                 )
                 raise ValueError(f"{tag} has no estimate from drawn {what}; leave it out of the terms, or {remedy}")
         if size is None:
