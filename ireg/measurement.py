@@ -140,7 +140,7 @@ def measure_epoch(model: nn.Module, options: Options, epoch: Epoch, *, optimizer
         ValueError: as `measure`; a term of the path without one.
     """
     optimizer = unwrapped(optimizer)
-    measured = MeasuredLoss(model, optimizer, options.criterion, options.loss, modes=epoch.modes)
+    measured = MeasuredLoss(model, optimizer, options.criterion, options.loss, epoch.modes, options.method)
     epoch = _sampled(options, epoch)
     if epoch.path is None and (missing := [tag for tag, term in options.chosen.items() if needs_path(term)]):
         raise ValueError(

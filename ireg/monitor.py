@@ -110,9 +110,9 @@ class Monitor:
         self._seen = 0  # steps taken before the last update
         self._before: Batch | None = None  # the minibatch before, where its step was not seen
         self.optimizer = unwrapped(optimizer)
-        loss_function(model, criterion, loss)  # refused here, not after an epoch
+        loss_function(model, criterion, loss, method)  # refused here, not after an epoch
         self.model = model
-        module = bare_module(model)
+        module = bare_module(model, sharded=True)
         self.initial = {name: value.clone() for name, value in detached_parameters(module).items()}
         self.steps = 0
         self._rows: list[dict[str, float]] = []
@@ -188,7 +188,8 @@ class Monitor:
 
     @cached_property
     def _measured(self) -> MeasuredLoss:
-        return MeasuredLoss(self.model, self.optimizer, self.options.criterion, self.options.loss)
+        options = self.options
+        return MeasuredLoss(self.model, self.optimizer, options.criterion, options.loss, method=options.method)
 
     def compute(self) -> dict[str, float]:
         """Measure the terms at the present weights, over the minibatches since the last `reset`.
@@ -235,7 +236,7 @@ class Monitor:
         """Forget the minibatches and begin the next epoch; `rows` stay."""
         self._seen, self._before = self._witness.steps, None
         self._start_window()
-        known = [id(parameter) for parameter in bare_module(self.model).parameters()]
+        known = [id(parameter) for parameter in bare_module(self.model, sharded=True).parameters()]
         if known != self._known:  # a network that has grown is another function
             self.__dict__.pop("_measured", None)
         self._known = known

@@ -11,6 +11,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from ireg.core.sharded import is_sharded, require_served
+
 PURE = {
     "accelerate.optimizer.AcceleratedOptimizer",
     "lightning.fabric.wrappers._FabricOptimizer",
@@ -82,8 +84,12 @@ def rate_of(group: Any) -> float:
     return float(group["lr"]) * (float(group["d"]) if "d" in group and "d0" in group else 1.0)
 
 
-def bare_module(model: Any) -> nn.Module:
+def bare_module(model: Any, *, sharded: bool = False) -> nn.Module:
     """Return the network within the wrappers of `torch.compile` and `DistributedDataParallel`.
+
+    Args:
+        model: any module.
+        sharded: whether its weights may be those of `fully_shard`, which the model's own passes serve alone.
 
     Example:
         >>> module = nn.Linear(1, 1)
@@ -108,12 +114,12 @@ def bare_module(model: Any) -> nn.Module:
             f"{model.original_name} is a ScriptModule, whose weights cannot be replaced; give the module that it was "
             "made of"
         )
-    _require_whole(model)
+    _require_whole(model, sharded=sharded)
     return model
 
 
-def _require_whole(model: nn.Module) -> None:
-    """Check that a module's weights lie in it as they are.
+def _require_whole(model: nn.Module, *, sharded: bool) -> None:
+    """Check that a module's weights lie in it as they are, or are sharded in a known manner.
 
     Raises:
         ValueError: they are split, sharded, or not there yet.
@@ -123,20 +129,24 @@ def _require_whole(model: nn.Module) -> None:
             raise ValueError("DataParallel splits minibatches over devices; give its .module, or use one device")
         if type(layer).__name__ == "FullyShardedDataParallel":
             raise ValueError(_sharded("FullyShardedDataParallel"))
+    if sharded:
+        require_served(model)
     for name, parameter in model.named_parameters():
-        if type(parameter.data).__name__ == "DTensor" or type(parameter).__name__ == "DTensor":
+        if is_sharded(parameter) and not sharded:
             raise ValueError(_sharded(f"{name} is a DTensor: fully_shard or tensor parallelism"))
+        if hasattr(parameter, "ds_id"):
+            raise ValueError(_sharded(f"DeepSpeed's ZeRO-3, which holds {name},"))
         if is_lazy(parameter):
             raise ValueError(f"{name} of a lazy layer has no shape yet; run one forward pass first")
 
 
 def called_module(model: nn.Module) -> nn.Module:
     """Return what training calls: the compiled wrapper where there is one, else the bare module."""
-    return model if hasattr(model, "_orig_mod") else bare_module(model)
+    return model if hasattr(model, "_orig_mod") else bare_module(model, sharded=True)
 
 
 def _sharded(what: str) -> str:
     return (
-        f"{what} shards the weights, and gradients at given weights cannot be taken of shards; measure an unsharded "
-        "copy with these weights, or use DistributedDataParallel"
+        f"{what} shards the weights, and gradients at given weights cannot be taken of shards; use fully_shard with "
+        "ireg.measure or ireg.Monitor, or DistributedDataParallel"
     )
