@@ -17,6 +17,7 @@ from ireg.core.noise import noise_layers
 from ireg.core.path import recorder_for
 from ireg.core.random import named_generator
 from ireg.core.reservoir import Reservoir
+from ireg.core.several import SeveralOptimizers
 from ireg.core.types import Batch
 from ireg.core.witness import Settings, Witness, settings_of
 from ireg.core.wrappers import bare_module, called_module, rate_of, unwrapped
@@ -41,7 +42,7 @@ class Monitor:
 
     Args:
         model: any module.
-        optimizer: of the model.
+        optimizer: of the model; a list of several that step together, see `ireg.measure`.
         terms: what is measured. All that is asked for, from here on, is described in `ireg.options.Options`.
         criterion: `(outputs, targets) -> 0-d tensor`, for pairs.
         loss: `(model, batch) -> 0-d tensor`, for any minibatch. Give this or `criterion`.
@@ -78,7 +79,7 @@ class Monitor:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         *,
         terms: Chosen = "default",
         criterion: Criterion | None = None,
@@ -135,6 +136,8 @@ class Monitor:
                 gradient of the first step, computed again, is not the one that the optimizer got.
         """
         require_minibatches([batch], pairs=self.options.criterion is not None)
+        if isinstance(self.optimizer, SeveralOptimizers):
+            self.optimizer.end_step()
         taken = self._witness.steps
         if taken and taken == self._seen:
             self._before = copied(batch) if self._witness.asked else None

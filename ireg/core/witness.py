@@ -106,6 +106,7 @@ class Witness:
         self._called = module if called is None else called
         self._asked: StepRecord | None = None  # while the step that is asked for has not been taken
         self._before: Settings = ()
+        self._with_gradient: set[int] = set()
         self._streams: Streams | None = None
         self._handles: list[Any] = []
         require_hooks(optimizer)
@@ -189,18 +190,15 @@ class Witness:
 
     def _before_step(self, optimizer: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         self._before = settings_of(optimizer)
+        self._with_gradient = _with_gradient(optimizer)
         if not (arguments[1:] or keywords.get("closure")):
             self.note_gradient()
         elif self._asked is not None:  # a closure has the gradients still to compute
             self._note_weights(self._asked)
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        with_gradient = {
-            id(parameter)
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        }
+        # Of several optimizers, some may have cleared their gradients before the others step.
+        with_gradient = self._with_gradient | _with_gradient(optimizer)
         if not with_gradient and not (self._asked is not None and self._asked.arrived):
             return
         self.steps += 1
@@ -211,6 +209,13 @@ class Witness:
             self.forget()
             asked.gradient = asked.gradient or asked.arrived
             self.record = asked
+
+
+def _with_gradient(optimizer: Optimizer) -> set[int]:
+    """Return the identities of the parameters that have a gradient."""
+    return {
+        id(parameter) for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None
+    }
 
 
 def settings_of(optimizer: Optimizer) -> Settings:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
+from ireg.core.several import SeveralOptimizers
 from ireg.core.sharded import is_sharded, require_served
 
 PURE = {
@@ -26,14 +28,19 @@ PURE = {
 def unwrapped(optimizer: Any) -> Optimizer:
     """Return torch's optimizer, also where a known pure wrapper holds it as `optimizer`.
 
+    Of a list of several, which step together, it is one view of all.
+
     Raises:
-        ValueError: there is none, or its groups have no learning rate.
+        ValueError: there is none, its groups have no learning rate, or two hold the same parameter.
 
     Example:
         >>> optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
         >>> unwrapped(optimizer) is optimizer
         True
     """
+    if isinstance(optimizer, list | tuple) and optimizer:
+        parts = [unwrapped(part) for part in optimizer]
+        return parts[0] if len(parts) == 1 else SeveralOptimizers(parts)
     while any(f"{cls.__module__}.{cls.__qualname__}" in PURE for cls in type(optimizer).__mro__):
         optimizer = optimizer.optimizer
     if not isinstance(optimizer, Optimizer):
@@ -75,13 +82,15 @@ def require_hooks(optimizer: Optimizer) -> None:
 def rate_of(group: Any) -> float:
     """Return the learning rate of a parameter group's steps.
 
-    It is `lr`; for optimizers that estimate a distance d, like D-Adaptation and Prodigy, d · `lr`.
+    It is `lr`; for optimizers that estimate a distance d and keep it in the group, like D-Adaptation and Prodigy,
+    d · `lr`.
 
     Example:
         >>> rate_of({"lr": 1.0, "d": 0.25, "d0": 1e-6}), rate_of({"lr": 0.1})
         (0.25, 0.1)
     """
-    return float(group["lr"]) * (float(group["d"]) if "d" in group and "d0" in group else 1.0)
+    distance = group.get("d")
+    return float(group["lr"]) * (float(distance) if isinstance(distance, int | float | Tensor) else 1.0)
 
 
 def bare_module(model: Any, *, sharded: bool = False) -> nn.Module:
@@ -107,6 +116,11 @@ def bare_module(model: Any, *, sharded: bool = False) -> nn.Module:
             model = model._orig_mod
         else:
             break
+    if isinstance(model, AveragedModel):
+        raise ValueError(
+            "AveragedModel holds an average of weights, which no optimizer moves: P, rate and memory belong to the "
+            "trained weights; measure the trained model, or the average by ireg.gradient_moments(averaged.module, …)"
+        )
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is a {type(model).__name__}; must be a torch.nn.Module")
     if isinstance(model, torch.jit.ScriptModule):

@@ -137,7 +137,7 @@ def _rule_for(optimizer: Optimizer, groups: Sequence[Group]) -> tuple[type[Rule]
     """
     name = type(optimizer).__name__
     if type(optimizer) not in RULES:
-        return None, f"{name}: no rule is known for it"
+        return None, getattr(optimizer, "reason", f"{name}: no rule is known for it")
     keys = set().union(*groups) - OWN_IN_A_GROUP
     differ = sorted(key for key in keys if any(group.get(key) != groups[0].get(key) for group in groups))
     if differ:
