@@ -31,7 +31,7 @@ class _Part(GradientMoments):
 def of_each(
     snapshot: Snapshot, optimizer: SeveralOptimizers, epoch: Epoch, module: nn.Module, terms: Mapping[str, Term]
 ) -> dict[str, Snapshot]:
-    """Return a snapshot of each optimizer's weights, by its name, which share one pass over the minibatches.
+    """Return a snapshot of each optimizer's weights, by its name, all from one pass.
 
     Samples, drawn masks and independent minibatches of them take a pass each.
 

@@ -59,6 +59,7 @@ class MeasuredLoss:
         loss: of the model and a minibatch.
         modes: of submodules by name, in which they are measured; by default they stay as they are.
         method: how gradients are computed: `backward` takes the model's own passes, and `auto` where it needs them.
+        group: the ranks that train together; by default those of the model's wrapper.
 
     Raises:
         ValueError: see `ireg.core.wrappers.bare_module` and `loss_function`.
@@ -80,19 +81,20 @@ class MeasuredLoss:
         loss: ModelLoss | None,
         modes: Mapping[str, bool] | None = None,
         method: str = "auto",
+        group: Any = None,
     ) -> None:
         self.module = bare_module(model, sharded=True)
         self.given: Callable[..., Tensor] = criterion if loss is None else loss  # type: ignore[assignment]
         self._criterion = criterion
         self._model = model
-        self.loss = loss_function(model, criterion, loss, method)
+        self.loss = loss_function(model, criterion, loss, method, group)
         self._method = method
         self.streams = Streams(self.module, self.given)
         self.optimizer = optimizer
         self._own: ModuleLoss | StepLoss | OwnPasses = (
             self.loss.loss if isinstance(self.loss, MeanOverRanks) else self.loss
         )
-        self._group = ranks_of(model)
+        self._group = ranks_of(model) if group is None else group
         self._modes = {} if modes is None else modes
         self._stack = ExitStack()
         self._inference = False
@@ -191,7 +193,8 @@ class MeasuredLoss:
         self.is_known = True
 
     def _of_passes(self) -> OwnPasses:
-        return own_passes(self._model, self._criterion, None if self._criterion is not None else self.given)
+        loss = None if self._criterion is not None else self.given
+        return own_passes(self._model, self._criterion, loss, self._group)
 
     def _look_at_passes(self, own: OwnPasses, batch: Batch) -> None:
         """Determine whether the model's own passes write to its weights, and whether they depend on any."""
@@ -266,14 +269,14 @@ def require_one_loss(criterion: Criterion | None, loss: ModelLoss | None) -> Non
         )
 
 
-def own_passes(model: nn.Module, criterion: Criterion | None, loss: ModelLoss | None) -> OwnPasses:
+def own_passes(model: nn.Module, criterion: Criterion | None, loss: ModelLoss | None, group: Any = None) -> OwnPasses:
     """Return the loss by the model's own forward and backward passes."""
     evaluate = by_criterion(criterion) if criterion is not None else by_loss(loss)  # type: ignore[arg-type]
-    return OwnPasses(model, bare_module(model, sharded=True), evaluate, ranks_of(model))
+    return OwnPasses(model, bare_module(model, sharded=True), evaluate, ranks_of(model) if group is None else group)
 
 
 def loss_function(
-    model: nn.Module, criterion: Criterion | None, loss: ModelLoss | None, method: str = "auto"
+    model: nn.Module, criterion: Criterion | None, loss: ModelLoss | None, method: str = "auto", group: Any = None
 ) -> ModuleLoss | StepLoss | MeanOverRanks | OwnPasses:
     """Return the loss as a function of the parameters, the mean over ranks where the model is distributed.
 
@@ -283,8 +286,8 @@ def loss_function(
         ValueError: both or none of `criterion` and `loss` are given, or the model is refused.
     """
     require_one_loss(criterion, loss)
-    module, group = bare_module(model, sharded=True), ranks_of(model)
+    module, group = bare_module(model, sharded=True), ranks_of(model) if group is None else group
     if method == "backward" or any(map(is_sharded, module.parameters())):
-        return own_passes(model, criterion, loss)
+        return own_passes(model, criterion, loss, group)
     own = functional_loss(module, criterion) if criterion is not None else StepLoss(module, loss)  # type: ignore[arg-type]
     return own if group is None else MeanOverRanks(own, group)

@@ -149,7 +149,7 @@ def measure_epoch(
     several = optimizer if isinstance(optimizer, SeveralOptimizers) else None
     if several is not None and options.regularizer is not None:
         raise ValueError(f"a regularizer is measured with one optimizer, not with {' and '.join(several.names)}")
-    measured = MeasuredLoss(model, optimizer, options.criterion, options.loss, epoch.modes, options.method)
+    measured = MeasuredLoss(model, optimizer, options.criterion, options.loss, epoch.modes, options.method, epoch.group)
     epoch = _sampled(options, epoch)
     if epoch.path is None and (missing := [tag for tag, term in options.chosen.items() if needs_path(term)]):
         raise ValueError(

@@ -37,7 +37,8 @@ ARROWS = {
     "engine": {"core", "measured_loss", "measurement", "options"},
     "guard": {"check", "core", "measured_loss"},
     "options": {"check", "core", "measured_loss", "regularizers", "terms"},
-    "measurement": {"check", "core", "measured_loss", "objective", "options", "regularizers", "terms"},
+    "joint": {"core", "options"},
+    "measurement": {"check", "core", "joint", "measured_loss", "objective", "options", "regularizers", "terms"},
     "monitor": {
         "catalogue",
         "core",

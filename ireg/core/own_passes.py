@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from ireg.core.batches import copied
 from ireg.core.functional import ModuleLoss, StepLoss, copied_buffers
 from ireg.core.graph import Graph
-from ireg.core.params import same_values
-from ireg.core.sharded import held, part_of, settle, whole
+from ireg.core.params import dense, same_values
+from ireg.core.sharded import held, mesh_of, part_of, settle, whole
 from ireg.core.types import Batch, LossFn, Params
 
 Passed = tuple[Tensor, Tensor | None, Params]
@@ -41,7 +41,7 @@ class OwnPasses:
         model: what training calls.
         module: the model without wrappers.
         evaluate: `(model, batch) -> (loss, outputs or None)`.
-        group: the ranks; None for one.
+        group: the ranks; None for one. Gradients are averaged over them where the model does not do it.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -96,11 +96,15 @@ class OwnPasses:
             if value.requires_grad:
                 value.backward()
         gradients = {}
+        alone = self._group is not None and self._wrapper is None and mesh_of(self.module) is None
         for name, parameter in self.module.named_parameters():
-            if parameter.grad is not None:
+            if alone and parameter.requires_grad:
+                local = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                gradients[name] = self._over_ranks(dense(local).detach())
+            elif parameter.grad is not None:
                 gradient = whole(parameter.grad).detach()
                 gradients[name] = gradient.clone() if self._shares_gradients else gradient
-                parameter.grad = None
+            parameter.grad = None
         for leaf, had, saved in before:
             _give_back(leaf, had, saved)
         return self._over_ranks(value.detach()), outputs, gradients
