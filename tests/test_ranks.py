@@ -147,6 +147,9 @@ def sharded(rank, layers):
         if name == "with":
             found["values"] = values
             arguments = {"optimizer": optimizer, "criterion": mse_loss}
+            with torch.no_grad():  # an evaluation, which leaves whole weights in the outermost module
+                model.eval()(batches(rank)[0][0])
+            model.train()
             found["measured"] = ireg.measure(model, batches(rank), terms=["ireg/own"], **arguments)
             try:
                 ireg.measure(model, batches(rank), terms=["ireg/strength"], **arguments)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from ireg.core.several import SeveralOptimizers
-from ireg.core.sharded import is_sharded, require_served
+from ireg.core.sharded import is_sharded, require_served, settle
 
 PURE = {
     "accelerate.optimizer.AcceleratedOptimizer",
@@ -128,6 +128,8 @@ def bare_module(model: Any, *, sharded: bool = False) -> nn.Module:
             f"{model.original_name} is a ScriptModule, whose weights cannot be replaced; give the module that it was "
             "made of"
         )
+    if sharded:
+        settle(model)
     _require_whole(model, sharded=sharded)
     return model
 
