@@ -17,6 +17,7 @@ from ireg.core.moments import SMALLEST
 from ireg.core.noise import noise_layers
 from ireg.core.path import recorder_for
 from ireg.core.random import named_generator
+from ireg.core.several import SeveralOptimizers
 from ireg.core.types import Batch
 from ireg.core.witness import Settings, Witness, settings_of
 from ireg.core.wrappers import bare_module, called_module, unwrapped
@@ -43,7 +44,7 @@ class Monitor:
 
     Args:
         model: any module.
-        optimizer: of the model.
+        optimizer: of the model; a list of several that step together, see `ireg.measure`.
         terms: what is measured. All that is asked for, from here on, is described in `ireg.options.Options`.
         criterion: `(outputs, targets) -> 0-d tensor`, for pairs.
         loss: `(model, batch) -> 0-d tensor`, for any minibatch. Give this or `criterion`.
@@ -90,7 +91,7 @@ class Monitor:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         *,
         terms: Chosen = "default",
         criterion: Criterion | None = None,
@@ -129,9 +130,9 @@ class Monitor:
         self._seen = 0  # steps taken before the last update
         self._before: Batch | None = None  # the minibatch before, where its step was not seen
         self.optimizer = unwrapped(optimizer)
-        loss_function(model, criterion, loss)  # refused here, not after an epoch
+        loss_function(model, criterion, loss, method)  # refused here, not after an epoch
         self.model = model
-        module = bare_module(model)
+        module = bare_module(model, sharded=True)
         self.initial = {name: value.clone() for name, value in detached_parameters(module).items()}
         self.steps = 0
         self._rows: list[dict[str, float]] = []
@@ -184,6 +185,8 @@ class Monitor:
                 as `compute`.
         """
         require_minibatches([batch], pairs=self.options.criterion is not None)
+        if isinstance(self.optimizer, SeveralOptimizers):
+            self.optimizer.end_step()
         taken = self._witness.steps
         if taken and taken == self._seen:
             self._before = copied(batch) if self._witness.asked else None
@@ -254,7 +257,8 @@ class Monitor:
 
     @cached_property
     def _measured(self) -> MeasuredLoss:
-        return MeasuredLoss(self.model, self.optimizer, self.options.criterion, self.options.loss)
+        options = self.options
+        return MeasuredLoss(self.model, self.optimizer, options.criterion, options.loss, method=options.method)
 
     def compute(self) -> dict[str, float]:
         """Measure the terms at the present weights, over the minibatches since the last `reset`.
@@ -313,7 +317,7 @@ class Monitor:
         """Forget the minibatches and begin the next epoch; `rows` stay."""
         self._seen, self._before = self._witness.steps, None
         self._start_window()
-        known = [id(parameter) for parameter in bare_module(self.model).parameters()]
+        known = [id(parameter) for parameter in bare_module(self.model, sharded=True).parameters()]
         if known != self._known:  # a network that has grown is another function
             self.__dict__.pop("_measured", None)
         self._known = known

@@ -165,6 +165,7 @@ class Epoch:
         path: sums over the epoch's steps, for terms of the path: `path()` of an `ireg.core.path.PathRecorder` that was
             started before them.
         corrupted: which examples have a wrong label, (N,), in the order of the minibatches; None where that is unknown.
+        group: the ranks that train together, where the model is not what wraps it; None for those of its wrapper.
     """
 
     batches: Sequence[Batch]
@@ -178,6 +179,7 @@ class Epoch:
     kept: dict[str, Tensor] | None = None
     path: Path | None = None
     corrupted: Tensor | None = None
+    group: Any = None
 
 
 def require_mode(mode: str) -> None:

@@ -38,7 +38,8 @@ ARROWS = {
     "guard": {"check", "core", "measured_loss"},
     "options": {"check", "core", "measured_loss", "regularizers", "terms"},
     "window": {"core", "options"},
-    "measurement": {"check", "core", "measured_loss", "objective", "options", "regularizers", "terms"},
+    "joint": {"core", "options"},
+    "measurement": {"check", "core", "joint", "measured_loss", "objective", "options", "regularizers", "terms"},
     "monitor": {
         "catalogue",
         "core",

@@ -163,4 +163,4 @@ def test_what_cannot_work_is_refused_at_once():
     with pytest.raises(ValueError, match="there are no minibatches"):
         monitor.compute()
     with pytest.raises(ValueError, match=r"optimizer is a list; must be one of torch.optim"):
-        ireg.Monitor(model, [optimizer], criterion=mse_loss)
+        ireg.Monitor(model, [], criterion=mse_loss)

@@ -40,7 +40,7 @@ MOST_THREADS = 1024
 NO_REGULARIZER = "none"
 LOSSES = ("cross_entropy", "squared_error")
 SAMPLINGS = ("epoch", "independent")
-METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks")
+METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks", "backward")
 
 
 @dataclass

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.diagonal import exact_diagonal
+from ireg.core.differenced_hessian import DifferencedHessian, hessian_of
 from ireg.core.drawing import EPOCH, INDEPENDENT, population_size, require_sampling
 from ireg.core.frozen_gradients import FrozenGradients
 from ireg.core.hessian import MeanHessian
@@ -223,7 +224,7 @@ class Snapshot:
         return self.optimizer.preconditioner
 
     @cached_property
-    def hessian(self) -> MeanHessian:
+    def hessian(self) -> MeanHessian | DifferencedHessian:
         """The Hessian of C by what moves, as products with vectors.
 
         Raises:
@@ -231,7 +232,7 @@ class Snapshot:
         """
         if self.is_sample or self.drawn:
             raise ValueError("the Hessian needs all minibatches of the epoch, and a loss without drawn masks")
-        return MeanHessian(self.loss, self.moving, self.batches)
+        return hessian_of(self.loss, self.moving, self.batches)
 
     @cached_property
     def steepest(self) -> Eigenpair:
@@ -266,11 +267,15 @@ class Snapshot:
     def steepest_curvatures(self) -> Tensor:
         """vᵀH_kv of each minibatch along the eigenvector v of `steepest`, (m,)."""
         direction = by_name(self.steepest.vector, self.moving)
+        if isinstance(self.hessian, DifferencedHessian):
+            return self.hessian.curvatures(direction)
         return minibatch_curvatures(self.loss, self.moving, self.hessian.batches, direction)
 
     @cached_property
     def batch_sharpness(self) -> Tensor:
         """(1/m) Σ_k g_kᵀ H_k g_k / ‖g_k‖², 0-d."""
+        if isinstance(self.hessian, DifferencedHessian):
+            return self.hessian.batch_sharpness()
         return batch_sharpness(self.loss, self.moving, self.hessian.batches)
 
     @cached_property

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
@@ -22,6 +22,8 @@ from ireg.core.functional import detached_parameters
 from ireg.core.moments import SMALLEST
 from ireg.core.path import PathRecorder, recorder_for
 from ireg.core.random import named_generator
+from ireg.core.ranks import ranks_of
+from ireg.core.several import SeveralOptimizers
 from ireg.core.snapshot import Term
 from ireg.core.witness import Witness
 from ireg.core.wrappers import bare_module, unwrapped
@@ -159,6 +161,7 @@ class ImplicitRegularizationMonitor(Callback):
         self._kept: dict[str, Tensor] = {}  # what a measurement leaves for the next one
         self._recorder: PathRecorder | None = None
         self._witness: Witness | None = None
+        self._optimizer: Optimizer | None = None
         self._rows: list[dict[str, float]] = []
         self._last: dict[str, Tensor] = {}  # the last row's values, for callbacks that look at them
         self._steps = Remembered(self.options.num_batches, self.cache_device)
@@ -201,20 +204,20 @@ class ImplicitRegularizationMonitor(Callback):
         """Refuse a training that cannot be measured, and forget an earlier one if a new one begins.
 
         Raises:
-            UserError: several devices, sharded weights, manual optimization, float16 weights, or a `training_step` that
-                takes the iterator of the loader.
+            UserError: sharded weights, manual optimization of the module's own loss, float16 weights, or a
+                `training_step` that takes the iterator of the loader.
         """
         if stage != "fit":
             return
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._begin_fit()
         for wrong, text in (
-            (trainer.world_size > 1, f"devices={trainer.world_size}: the minibatches of one device are not those of a "
-             "step; use devices=1"),
-            (not isinstance(trainer.strategy, SingleDeviceStrategy), f"strategy={type(trainer.strategy).__name__}: "
-             "shards or spreads the weights; use strategy='auto' with devices=1"),
-            (not pl_module.automatic_optimization, "automatic_optimization=False: what a step is stands in the module "
-             "alone; use automatic optimization, or ireg.Monitor in the training_step"),
+            (not isinstance(trainer.strategy, SingleDeviceStrategy) and type(trainer.strategy) is not DDPStrategy,
+             f"strategy={type(trainer.strategy).__name__}: shards or spreads the weights; use strategy='ddp', or "
+             "ireg.Monitor with fully_shard"),
+            (not pl_module.automatic_optimization and self._by_step, "automatic_optimization=False: what a step is "
+             "stands in the module alone; give loss or criterion, use automatic optimization, or ireg.Monitor in the "
+             "training_step"),
             (trainer.precision == "16-true", "precision=16-true: gradients leave its range; use bf16-mixed, 16-mixed "
              "or 32-true"),
             (self._by_step and "dataloader_iter" in inspect.signature(pl_module.training_step).parameters,
@@ -232,19 +235,16 @@ class ImplicitRegularizationMonitor(Callback):
         """Keep the initial weights, and refuse optimizers that cannot be measured.
 
         Raises:
-            UserError: there are several, or one that evaluates the loss several times a step; a module that cannot be
+            UserError: there is none, or one that evaluates the loss several times a step; a module that cannot be
                 measured.
         """
-        if len(trainer.optimizers) != 1:
-            raise UserError(
-                f"ImplicitRegularizationMonitor: {len(trainer.optimizers)} optimizers: no modified loss is known for "
-                "several; use one, with parameter groups"
-            )
-        if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
+        if not trainer.optimizers:
+            raise UserError("ImplicitRegularizationMonitor: 0 optimizers: nothing moves; return one or several")
+        if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             raise UserError("ImplicitRegularizationMonitor: LBFGS evaluates the loss several times a step; use another")
         lazy = any(is_lazy(value) for value in pl_module.parameters())
         with _user_errors():
-            optimizer = unwrapped(trainer.optimizers[0])
+            self._optimizer = optimizer = unwrapped(trainer.optimizers)
             if not lazy:  # such layers get their shapes from the first minibatch
                 bare_module(pl_module)
         if not self.initial and not lazy:
@@ -392,7 +392,9 @@ class ImplicitRegularizationMonitor(Callback):
         A `training_step` that returned None has no minibatch, and a step that was left out has no window.
         """
         assert self._witness is not None
-        if not outputs:
+        if isinstance(self._optimizer, SeveralOptimizers):
+            self._optimizer.end_step()
+        if not outputs and pl_module.automatic_optimization:
             self._steps.discard_last()
         accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches and not _is_last(trainer, batch_idx)
         if accumulating and self._witness.steps == self._seen:
@@ -470,7 +472,14 @@ class ImplicitRegularizationMonitor(Callback):
         step = self._global_step + 1 - (len(steps) - 1 - position)
         twin = muted_twin(pl_module, step - 1)
         options, batches = self._as_measured(trainer, pl_module, steps)
-        measured = MeasuredLoss(twin, unwrapped(trainer.optimizers[0]), options.criterion, options.loss)
+        measured = MeasuredLoss(
+            twin,
+            self._trained,
+            options.criterion,
+            options.loss,
+            method=options.method,
+            group=ranks_of(trainer.strategy.model),
+        )
         if options.regularizer is not None:
             objective = Objective(measured.loss, options.regularizer, batches)
             measured.descended = lambda params, batch: objective.evaluate(params, batch).total
@@ -482,6 +491,11 @@ class ImplicitRegularizationMonitor(Callback):
     ) -> tuple[Options, Sequence[Any]]:
         device = None if self.cache_device is None else pl_module.device
         return as_measured(trainer, self._asked, steps, device)
+
+    @property
+    def _trained(self) -> Optimizer:
+        assert self._optimizer is not None
+        return self._optimizer
 
     # After it.
 
@@ -561,10 +575,11 @@ class ImplicitRegularizationMonitor(Callback):
             path=None if self._recorder is None else self._recorder.path(),
             stepped=self._witness.stepped,
             modes=self._guard.modes,
+            group=ranks_of(trainer.strategy.model),
         )
         epoch = replace(self._steps.window.epoch(known, self._population(trainer)), batches=batches)
         with precision_of(trainer, options):
-            return measure_epoch(twin, replace(options, check="off"), epoch, optimizer=trainer.optimizers[0])
+            return measure_epoch(twin, replace(options, check="off"), epoch, optimizer=self._trained)
 
     def _add_row(self, trainer: Trainer, values: dict[str, float]) -> None:
         """Give a row to `rows`, to the trainer's loggers and to its callbacks."""
@@ -574,7 +589,7 @@ class ImplicitRegularizationMonitor(Callback):
         self._rows.append({"epoch": epoch, "step": trainer.global_step, **values})
         self._last = {tag: torch.tensor(value) for tag, value in values.items()}
         trainer.callback_metrics.update(self._last)
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if trainer.is_global_zero else ():
             logger.log_metrics({**values, "epoch": epoch if self.by_steps else epoch - 1}, step=trainer.global_step)
 
     def _marks(self, trainer: Trainer) -> dict[str, float]:

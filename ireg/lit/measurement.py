@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ireg.core.batches import IndexedBatches
 from ireg.core.drawing import EPOCH
 from ireg.core.functional import (
+    ModuleLoss,
     batch_statistics,
     detached_parameters,
     evaluating,
@@ -23,6 +24,7 @@ from ireg.core.functional import (
 )
 from ireg.core.moments import Observer
 from ireg.core.moments.needs import needs_path
+from ireg.core.own_passes import OwnPasses
 from ireg.core.path import PathRecorder, recorder_for
 from ireg.core.random import named_generator, named_seed
 from ireg.core.reservoir import sampled
@@ -31,7 +33,7 @@ from ireg.guard import NOISE
 from ireg.lit.data import NoisyImages
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import Tried
-from ireg.measured_loss import MODES
+from ireg.measured_loss import MODES, loss_function
 from ireg.measurement import evaluate, take_snapshot
 from ireg.objective import Criterion, Objective
 from ireg.options import Epoch, Options
@@ -81,9 +83,9 @@ class RunMeasurement:
         self.intervals = dict(intervals or {})
         self.seed = seed
         self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
-        self.loss = functional_loss(model, criterion)
+        self.loss = loss_function(model, criterion, None, options.method)
         penalized = options.regularizer
-        self.objective = None if penalized is None else Objective(self.loss, penalized)
+        self.objective = None if penalized is None else Objective(functional_loss(model, criterion), penalized)
         self.kept: dict[str, Tensor] = {}
         self.held_out_wrong: dict[int, Tensor] = {}
         self.watchers: list[Callable[[int, Snapshot], None]] = []
@@ -94,7 +96,9 @@ class RunMeasurement:
     def use(self, tried: Tried) -> None:
         """Take the result of a trial, which says how the network is to be measured."""
         self.tried = tried
-        self.loss.fresh = tried.writes
+        for loss in (self.loss, None if self.objective is None else self.objective.loss):
+            if isinstance(loss, ModuleLoss | OwnPasses):
+                loss.fresh = tried.writes
 
     def start(self, data: NoisyImages, optimizer: Optimizer) -> None:
         """Take the data and the optimizer of a training that starts."""

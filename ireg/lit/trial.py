@@ -18,7 +18,7 @@ from ireg.core.random import named_generator, named_seed
 from ireg.core.snapshot import Term
 from ireg.core.types import Batch
 from ireg.lit.data import NoisyImages
-from ireg.measured_loss import MeasuredLoss
+from ireg.measured_loss import MeasuredLoss, loss_function
 from ireg.measurement import evaluate, take_snapshot
 from ireg.objective import Criterion, Objective
 from ireg.options import Epoch, Options
@@ -264,7 +264,7 @@ def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], tri
             model,
             Epoch(batches=batches, generator=named_generator("trial")),
             Options(terms=trial.terms, method=trial.options.method),  # of few examples, neither drawn nor masked
-            loss=functional_loss(model, trial.criterion),
+            loss=loss_function(model, trial.criterion, None, trial.options.method),
             optimizer=optimizer,
             objective=_objective(trial, model, batches),
         )
