@@ -114,16 +114,19 @@ def test_experiment(composed, name):
     assert (config.hydra.mode is not None) == (config.hydra.sweeper.params is not None)
 
 
-# Parameters of the networks of published runs, on images of 28 × 28 and ten classes.
-MODELS = {"cnn": 20_586, "linear": 7_850, "mlp": 400_906, "resnet": 77_562, "vit": 71_946}
+# Parameters of the networks of published runs, on images of 28 × 28 or blocks of 64 characters, and ten classes.
+MODELS = {"cnn": 20_586, "gpt": 804_106, "linear": 7_850, "mlp": 400_906, "resnet": 77_562, "vit": 71_946}
 
 
 @pytest.mark.parametrize("name", options("model"))
 def test_model(composed, name):
-    model = instantiate(read(composed(f"model={name}")).model, input_shape=(1, 28, 28), num_classes=10)
+    shape, inputs = (1, 28, 28), torch.rand(2, 1, 28, 28)
+    if name == "gpt":
+        shape, inputs = (64,), torch.zeros(2, 64, dtype=torch.long)
+    model = instantiate(read(composed(f"model={name}")).model, input_shape=shape, num_classes=10)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == MODELS.get(name, count)
-    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    assert model(inputs).shape == ((2, 64, 10) if name == "gpt" else (2, 10))
 
 
 @pytest.mark.parametrize("name", options("regularizer"))
