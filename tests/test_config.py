@@ -26,6 +26,7 @@ from ireg.config.trainer_arguments import FUSED
 from ireg.core import drawing, moments
 from ireg.data import labels
 from ireg.data.source import read_split
+from ireg.data.text import read_blocks
 from ireg.objective import CRITERIA
 from ireg.optim import Switch
 from ireg.regularizers import Regularizer
@@ -91,6 +92,16 @@ def test_data_set(composed, name):
     if data.root is None:
         source = instantiate(data.source)
         for split, count in (("train", data.num_train), ("test", data.num_test)):
+            if data.context is not None:
+                _, found = read_blocks(
+                    source,
+                    split,
+                    num_examples=(count - 1) // 64,
+                    context=64,
+                    num_classes=data.num_classes,
+                )
+                assert found.max() < data.num_classes
+                continue
             _, found = read_split(source, split, num_examples=count, num_classes=data.num_classes)
             assert found.unique().tolist() == list(range(data.num_classes))
     if "root" in data.source:
@@ -285,6 +296,19 @@ FUSED_AND_CLIPPED = {"trainer__fused": True, "trainer__precision": "bf16-mixed",
         ({"logger__tensorboard": False, "logger__histograms": True}, "logger.histograms", "logger.tensorboard=true"),
         ({"logger__further": {"project": "x"}}, "logger.further._target_=None", "WandbLogger"),
         ({"regularizer__strength": 1}, "regularizer.strength=1", "regularizer=minibatch"),
+        ({"data__context": 64}, "data.noise.kind=symmetric", "use data.noise.kind=none"),
+        (
+            {"data__context": 64, "data__noise__kind": "none", "data__standardize": True},
+            "data.standardize=True",
+            "=false",
+        ),
+        ({"data__context": 10_000, "data__noise__kind": "none"}, "data.context=10000", "in [1, 9999]"),
+        ({"data__context": 0, "data__noise__kind": "none"}, "data.context=0", "in [1, 9999]"),
+        (
+            {"data__context": 64, "data__noise__kind": "none", "objective": "fit/clean_error"},
+            "objective=fit/clean_error",
+            "choose one of train/loss",
+        ),
         ({"data__train_size": 50}, "batch_size=64", "at most 50"),
         ({"data__train_size": 64, "data__holdout": 1}, "batch_size=64", "at most 63"),
     ],

@@ -57,7 +57,7 @@ class Noise:
 class Data:
     """A data set and what is taken from it.
 
-    `num_train` and `num_test` say what the source holds.
+    `num_train` and `num_test` say what the source holds: images, or, where `context` is given, characters of a text.
     """
 
     name: str = MISSING
@@ -75,6 +75,30 @@ class Data:
     subset_seed: int = 0
     eval_batch_size: int = 2000
     noise: Noise = field(default_factory=Noise)
+    context: int | None = None
+
+    def examples(self, split: str) -> int:
+        """Count the examples of a split, `train` or `test`, that the source gives."""
+        return examples_in(self.num_train if split == "train" else self.num_test, self.context)
+
+    @property
+    def training_examples(self) -> int:
+        """The number of examples that training takes: what is left of a split after a subset and what is held out."""
+        return (self.train_size or self.examples("train")) - (self.holdout or 0)
+
+
+def examples_in(held: int, context: int | None) -> int:
+    """Count the examples of a split.
+
+    Args:
+        held: how many images it holds, or characters.
+        context: characters in a block, whose followers are one further; None for images.
+
+    Example:
+        >>> examples_in(10, None), examples_in(10, 3), examples_in(9, 3)
+        (10, 3, 2)
+    """
+    return held if context is None else (held - 1) // context
 
 
 @dataclass

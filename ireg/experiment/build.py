@@ -22,8 +22,9 @@ from ireg.known_optimizers import OPTIMIZERS
 from ireg.lit.data import NoisyImages
 from ireg.lit.loggers import Logger, TensorBoard
 from ireg.lit.module import Classifier
+from ireg.lit.text import TextBlocks
 from ireg.lit.trainer import MisconfigurationException
-from ireg.objective import CRITERIA
+from ireg.objective import CRITERIA, SEQUENCE_CRITERIA
 from ireg.regularizers import Regularizer
 from ireg.runs.metrics import Row
 from ireg.system.errors import UserError
@@ -47,10 +48,10 @@ def make_data(settings: Config) -> NoisyImages:
     """
     data, noise = settings.data, settings.data.noise
     with user_errors("data"):
-        made = NoisyImages(
+        made = (NoisyImages if data.context is None else partial(TextBlocks, context=data.context))(
             instantiate(data.source, _convert_="all"),
-            num_train=data.num_train,
-            num_test=data.num_test,
+            num_train=data.examples("train"),
+            num_test=data.examples("test"),
             num_classes=data.num_classes,
             batch_size=None if settings.optimizer.get("full_batch", False) else settings.batch_size,
             seed=settings.seed,
@@ -140,7 +141,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
             num_batches=settings.terms.get("num_batches"),
             method=settings.terms["method"],
             seed=settings.seed,
-            criterion=CRITERIA[settings.loss],
+            criterion=(CRITERIA if settings.data.context is None else SEQUENCE_CRITERIA)[settings.loss],
             regularizer=regularizer,
             sampling=settings.sampling,
         )

@@ -133,7 +133,7 @@ class RunMeasurement:
         # The fit is of eval mode. With the minibatches' statistics, as with other modes, training has other outputs.
         shared = self.tried.same_in_evaluation and not batch_statistics(self.model)
         shared &= self.options.num_batches is None and self.options.drawing == EPOCH
-        shared &= self.options.mode == "as_trained"
+        shared &= self.options.mode == "as_trained" and self.data.has_noisy_labels
         values: dict[str, float] = {}
 
         def observe(first: int, outputs: Tensor) -> None:
@@ -152,10 +152,25 @@ class RunMeasurement:
         if self._recorder is not None:
             self._recorder.stop()
         if not (terms and shared):
-            with evaluating(self.model), torch.inference_mode():
-                for inputs, _, indices in self.data.train_batches():
-                    fit.add(indices, self.model(inputs))
+            self._evaluate(fit, epoch, minibatches)
         return values, fit
+
+    def _evaluate(self, fit: TrainingFit, epoch: int, minibatches: Sequence[Tensor]) -> None:
+        """Add the training examples to the fit by a pass of their own.
+
+        Of a text, whose fit is asked for before training alone, these are the examples of the minibatches.
+        """
+        data = self.data
+        if data.has_noisy_labels:
+            batches = [(inputs, indices) for inputs, _, indices in data.train_batches()]
+        elif epoch == 0:
+            parts = torch.cat(list(minibatches)).unique().split(data.eval_batch_size)
+            batches = [(data.train_inputs[indices], indices) for indices in parts]
+        else:
+            return
+        with evaluating(self.model), torch.inference_mode():
+            for inputs, indices in batches:
+                fit.add(indices, self.model(inputs))
 
     def values(self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term]) -> dict[str, float]:
         """Compute terms at the present weights, by tag, without the fit of the examples."""
@@ -225,7 +240,8 @@ class RunMeasurement:
         with evaluating(self.model), torch.inference_mode():
             for inputs, _, indices in self.data.holdout_batches():
                 fit.add(indices, self.model(inputs))
-        self.held_out_wrong[epoch] = fit.wrong().cpu()
+        if self.data.has_noisy_labels:  # of a text it would be one number a character and row
+            self.held_out_wrong[epoch] = fit.wrong().cpu()
         return {"holdout/loss": fit.loss(), "holdout/error": fit.error()}
 
     def _batches(self, indices: Sequence[Tensor]) -> IndexedBatches:

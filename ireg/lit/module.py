@@ -177,8 +177,8 @@ class Classifier(L.LightningModule):
             loss = descended = self.criterion(logits, labels)
         else:
             descended, loss, penalty, logits = self.objective.evaluate(trained_parameters(self.model), (inputs, labels))
-        wrong = (logits.detach().argmax(1) != labels).sum()
-        self.sums.add(indices, loss.detach(), wrong=wrong, penalty=penalty)
+        wrong = (logits.detach().argmax(-1) != labels).sum()
+        self.sums.add(indices, loss.detach(), wrong=wrong, penalty=penalty, labels=labels.numel())
         return descended
 
     def optimizer_step(
@@ -214,7 +214,7 @@ class Classifier(L.LightningModule):
         logits = self(inputs)
         # A value an example, not a mean and its weight: a metric that keeps nan leaves weights out (torchmetrics 1.9).
         self.test_loss.update(self.criterion(logits, labels, reduction="none"))
-        self.test_error.update((logits.argmax(1) != labels).float())
+        self.test_error.update((logits.argmax(-1) != labels).float())
 
     # Measuring.
 
@@ -280,8 +280,9 @@ class Classifier(L.LightningModule):
         times = {"time/terms": time.perf_counter() - start} if terms else {}
         if epoch == 0:
             row = {"train/loss": fit.loss(), "train/error": fit.error(), **self.measurement.penalty(minibatches)}
+        shares = fit.shares() if self.data.has_noisy_labels else {}
         switch = {} if self._switch is None else self._switch.numbers()
-        row = row | test | self.measurement.on_held_out(epoch) | fit.shares() | switch | values | times
+        row = row | test | self.measurement.on_held_out(epoch) | shares | switch | values | times
         now = time.perf_counter()
         row["time/epoch"], self._clock = now - self._clock, now
         # Where callbacks like EarlyStopping look. `log_dict` would make a metric of each number, of which there is one.

@@ -141,7 +141,7 @@ def _try_network(model: nn.Module, batch: Batch, trial: _Trial) -> tuple[bool, f
         UserError: it fails or returns no logits.
     """
     inputs, targets = batch
-    name, images = type(model).__name__, f"{len(inputs)} images of shape {tuple(inputs.shape[1:])}"
+    name, images = type(model).__name__, f"{len(inputs)} {trial.data.example}s of shape {tuple(inputs.shape[1:])}"
     last = len(trial.data.train_inputs) % (trial.data.batch_size or 1)
     remedy = f"; the last minibatch has {last} examples: choose another batch_size" if len(inputs) == last else ""
 
@@ -166,7 +166,7 @@ def _loss(criterion: Criterion, outputs: Any, targets: Tensor, num_classes: int)
     Raises:
         ValueError: the outputs are no logits.
     """
-    expected = (len(targets), num_classes)
+    expected = (*targets.shape, num_classes)
     if not isinstance(outputs, Tensor):
         raise ValueError(f"returns a {type(outputs).__name__}; must return one tensor of logits of shape {expected}")
     if tuple(outputs.shape) != expected or not outputs.is_floating_point():

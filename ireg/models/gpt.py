@@ -15,9 +15,9 @@ class GPT(nn.Module):
     """Decoder-only transformer over blocks of characters: at each position, logits of the next one.
 
     Positions are learned. A normalization stands before the attention and before the network of each block, whose
-    hidden layer is four times as wide, with GELU. First and last layer share no weights. Attention and normalization are
-    written out: torch's fused attention has no double backward on a CPU, and the third derivative of its normalization
-    is wrong there.
+    hidden layer is four times as wide, with GELU. First and last layer share no weights. Attention and normalization
+    are written out: torch's fused attention has no double backward on a CPU, and the third derivative of its
+    normalization is wrong there.
 
     Initial weights are normal with standard deviation 0.02, divided by √(2 · blocks) where a layer's output is added to
     the hidden vectors. Biases are 0.

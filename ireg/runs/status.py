@@ -97,8 +97,12 @@ _ADDED: dict[str, Any] = {"loss": "cross_entropy", "regularizer": {"name": "none
 """Keys that earlier versions did not have, with what these did."""
 
 
-_ADDED_TO: dict[str, dict[str, Any]] = {"terms": {"num_batches": None}, "data": {"holdout": None}}
+_ADDED_TO: dict[str, dict[str, Any]] = {"terms": {"num_batches": None}, "data": {"holdout": None, "context": None}}
 """The same in groups."""
+
+
+_ABSENT_WHERE_NONE = (("data", "holdout"), ("data", "context"))
+"""Those of them that hashes leave out where they have this value."""
 
 
 def _renamed(config: Mapping[str, Any], targets: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, Any]:
@@ -156,8 +160,9 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in _ADDED.items():
         if relevant.get(key) == value:
             del relevant[key]
-    if relevant.get("data", {}).get("holdout", True) is None:
-        del relevant["data"]["holdout"]
+    for group, key in _ABSENT_WHERE_NONE:
+        if relevant.get(group, {}).get(key, True) is None:
+            del relevant[group][key]
     # The default was false: runs of then are found again. One that was interrupted resumes with its own kernel, which
     # stands in its checkpoint.
     if relevant.get("trainer", {}).get("fused") == "auto":
