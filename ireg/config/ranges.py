@@ -6,11 +6,13 @@ from typing import Any
 
 from ireg.config.schema import (
     ALWAYS_MEASURED,
+    AVERAGE,
     HOLDOUT,
     INTERVAL,
     LOSSES,
     METHODS,
     MOST_THREADS,
+    NO_AVERAGE,
     NO_REGULARIZER,
     NOISE_KINDS,
     PENALTY,
@@ -23,6 +25,7 @@ from ireg.config.schema import (
     active_terms,
     term_intervals,
 )
+from ireg.config.step_ranges import step_ranges
 from ireg.config.trainer_arguments import Check, trainer_ranges
 from ireg.system.errors import UserError
 
@@ -59,6 +62,7 @@ def _ranges(settings: Config) -> Iterator[Check]:
     what = f"must be at most {examples}, the number of training examples; use optimizer=gd for the full batch"
     yield "batch_size", settings.batch_size, fits, what
     yield from _sampling_ranges(settings, examples)
+    yield from step_ranges(settings)
     yield from _term_ranges(settings.terms)
     yield _positive("checkpoint.every", settings.checkpoint.every)
     yield from _logger_ranges(settings.logger)
@@ -71,6 +75,8 @@ def _ranges(settings: Config) -> Iterator[Check]:
     yield "objective", settings.objective, held_out, "there are no held-out examples; set data.holdout, like 2000"
     if settings.data.holdout:
         measured.extend(HOLDOUT)
+    if settings.weight_average.name != NO_AVERAGE:
+        measured.extend(AVERAGE)
     yield _choice("objective", settings.objective, measured)
     yield from _model_ranges(settings.model)
     yield from trainer_ranges(settings.trainer, settings.optimizer)

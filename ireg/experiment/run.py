@@ -139,7 +139,7 @@ def _fit(
     if settings.logger.histograms:
         from ireg.lit.histograms import Histograms
 
-        classifier.measurement.watchers.append(Histograms(folder, first=max(start.rows, default=-1) + 1))
+        classifier.measurement.watchers.append(Histograms(folder, max(start.rows, default=-1) + 1, settings.by_steps))
     status.update(device=str(trainer.strategy.root_device))
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
@@ -181,7 +181,7 @@ def _save_labels(data: "NoisyImages", path: Path) -> None:
     """
     import numpy as np
 
-    arrays = {}
+    arrays: dict[str, Tensor] = {}
     for split in ("train", "test", "holdout") if data.holdout else ("train", "test"):
         before = "" if split == "train" else f"{split}_"
         if data.has_noisy_labels:

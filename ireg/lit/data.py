@@ -43,6 +43,7 @@ class NoisyImages(L.LightningDataModule):
         eval_batch_size: examples in an evaluation batch.
         sampling: how training draws minibatches: `epoch` takes every example once an epoch, `independent` draws each
             minibatch on its own.
+        steps: minibatches of an epoch, see `ireg.data.batches.ShuffledBatches`; None for those of one pass.
 
     Attributes:
         train_inputs: float32 (N, C, H, W).
@@ -87,6 +88,7 @@ class NoisyImages(L.LightningDataModule):
         standardize: bool = False,
         eval_batch_size: int = 2000,
         sampling: str = EPOCH,
+        steps: int | None = None,
     ) -> None:
         super().__init__()
         require_sampling(sampling)
@@ -106,6 +108,7 @@ class NoisyImages(L.LightningDataModule):
         self.shift, self.scale = (mean, std) if standardize else (0.0, 1.0)
         self.eval_batch_size = eval_batch_size
         self.sampling = sampling
+        self.steps = steps
         self._loaded = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -170,6 +173,7 @@ class NoisyImages(L.LightningDataModule):
             self.train_labels.observed,
             batch_size=self.batch_size or len(self.train_inputs),
             seed=self.seed,
+            steps=self.steps,
         )
 
     def val_dataloader(self) -> Batches:

@@ -60,6 +60,7 @@ class RunMeasurement:
         held_out_wrong: by epoch, whose observed label is not predicted, (held out,).
         watchers: called after the terms, with the epoch.
         tried: what a trial has shown of the network before training.
+        rates: of each step of the epoch, the rate of each parameter group; None where they do not change.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class RunMeasurement:
         self.held_out_wrong: dict[int, Tensor] = {}
         self.watchers: list[Callable[[int, Snapshot], None]] = []
         self.tried = Tried()
+        self.rates: Sequence[Sequence[float]] | None = None
         self._recorder: PathRecorder | None = None
         self._said = False
 
@@ -206,6 +208,7 @@ class RunMeasurement:
             population=None if num_batches is None else len(minibatches),
             kept=self.kept,
             path=None if self._recorder is None else self._recorder.path(),
+            rates=self.rates,
             corrupted=self.data.train_labels.corrupted[torch.cat(list(chosen))],
         )
         return take_snapshot(
