@@ -181,7 +181,7 @@ def _save_labels(data: "NoisyImages", path: Path) -> None:
     """
     import numpy as np
 
-    arrays: dict[str, Tensor] = {}
+    arrays: dict[str, Any] = {}
     for split in ("train", "test", "holdout") if data.holdout else ("train", "test"):
         before = "" if split == "train" else f"{split}_"
         if data.has_noisy_labels:
