@@ -157,6 +157,7 @@ class Classifier(L.LightningModule):
             make_optimizer=self.make_optimizer,
             precision=self.trainer.precision_plugin,
             device=self.trainer.strategy.root_device,
+            rates_change=self.schedule is not None,
         )
         measurement.use(tried)
 

@@ -69,6 +69,7 @@ class _Trial:
     options: Options
     make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     precision: Any
+    rates_change: bool
 
 
 def try_out(
@@ -81,6 +82,7 @@ def try_out(
     make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
     precision: Any,
     device: torch.device,
+    rates_change: bool = False,
 ) -> Tried:
     """Train and measure a copy of the network on few examples.
 
@@ -96,6 +98,7 @@ def try_out(
         make_optimizer: makes an optimizer from the parameters.
         precision: the trainer's plugin.
         device: the trainer's.
+        rates_change: whether the steps of an epoch have different learning rates, for which some terms do not exist.
 
     Returns:
         How the network is to be measured.
@@ -104,7 +107,13 @@ def try_out(
         UserError: something fails, or returns other than what is expected of it.
     """
     trial = _Trial(
-        data=data, criterion=criterion, terms=terms, options=options, make_optimizer=make_optimizer, precision=precision
+        data=data,
+        criterion=criterion,
+        terms=terms,
+        options=options,
+        make_optimizer=make_optimizer,
+        precision=precision,
+        rates_change=rates_change,
     )
     batches = _batches(trial, device)
     with errors_of(f"model: {type(model).__name__} cannot be copied"):
@@ -259,10 +268,15 @@ def _objective(trial: _Trial, model: nn.Module, batches: list[Batch]) -> Objecti
 def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], trial: _Trial) -> None:
     if not trial.terms:
         return
+    rates = None
+    if trial.rates_change:
+        batches = [*batches, batches[0]]  # of two steps at least
+        given = [float(group["lr"]) for group in optimizer.param_groups]
+        rates = [[rate / (1 + step) for rate in given] for step in range(len(batches))]
     with measuring(model), errors_of("terms"):
         snapshot = take_snapshot(
             model,
-            Epoch(batches=batches, generator=named_generator("trial")),
+            Epoch(batches=batches, rates=rates, generator=named_generator("trial")),
             Options(terms=trial.terms, method=trial.options.method),  # of few examples, neither drawn nor masked
             loss=functional_loss(model, trial.criterion),
             optimizer=optimizer,

@@ -178,6 +178,13 @@ def test_decay_groups_need_a_decay(composed):
         make_classifier(settings, make_model(settings, make_data(settings)))
 
 
+@pytest.mark.parametrize("further", [SCHEDULE, ("optimizer=adamw", "+optimizer.decay_groups=true")])
+def test_terms_that_need_one_rate_are_refused_before_training(tmp_path, small_run, further):
+    with pytest.raises(UserError, match="^(terms|optimizer=adamw): the mean flow is known for one rate and"):
+        small_run(tmp_path, *STEPS, "optimizer=adamw", "terms=theory", *further)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
 @pytest.mark.parametrize("name", ["full", "momentum"])
 def test_a_penalty_of_an_epoch_needs_epochs(composed, name):
     settings = read(composed(*SMALL, *STEPS, f"regularizer={name}", "regularizer.strength=0.1"))
