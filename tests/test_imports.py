@@ -77,7 +77,18 @@ ARROWS = {
     "known_optimizers": set(),
     "commands": {"analysis", "catalogue", "config", "data", "experiment", "runs", "sweep", "tables"},
     "events": {"catalogue"},
-    "experiment": {"config", "core", "data", "known_optimizers", "lit", "objective", "regularizers", "runs", "sweep"},
+    "experiment": {
+        "config",
+        "core",
+        "data",
+        "known_optimizers",
+        "lit",
+        "objective",
+        "optim",
+        "regularizers",
+        "runs",
+        "sweep",
+    },
     # A run is taken up where it ended: made again by what made it, found by its status.
     "drift": {
         "analysis",

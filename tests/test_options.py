@@ -234,6 +234,7 @@ def run_measurement(model, **options):
         train_inputs=inputs,
         train_labels=NoisyLabels(labels, labels, nothing),
         holdout=0,
+        has_noisy_labels=True,
         train_batches=lambda: [(inputs, labels, torch.arange(len(labels)))],
     )
     terms = {"ireg/sgd": TERMS["ireg/sgd"]}

@@ -13,6 +13,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import ireg
+from tests.reference import timeless
 
 RANKS = 2
 TAGS = ["ireg/sgd", "ireg/full_batch", "ireg/own", "curvature/along_step"]
@@ -64,7 +65,7 @@ def on_rank(rank, port, folder):
         sampler = DistributedSampler(data(), RANKS, rank, shuffle=True, seed=3)
         trainer.fit(module, DataLoader(data(), 4, sampler=sampler))
         found[name] = {
-            "rows": monitors[0].rows.to_dict("records") if monitors else [],
+            "rows": timeless(monitors[0]).to_dict("records") if monitors else [],
             "used": module.used,
             "ends": [parameter.detach() for parameter in module.parameters()],
         }
