@@ -17,6 +17,7 @@ from ireg.core.moments import SMALLEST
 from ireg.core.noise import noise_layers
 from ireg.core.path import recorder_for
 from ireg.core.random import named_generator
+from ireg.core.ranks import ranks_of
 from ireg.core.several import SeveralOptimizers
 from ireg.core.types import Batch
 from ireg.core.witness import Settings, Witness, settings_of
@@ -133,6 +134,7 @@ class Monitor:
         loss_function(model, criterion, loss, method)  # refused here, not after an epoch
         self.model = model
         module = bare_module(model, sharded=True)
+        self._cadence.group = ranks_of(model)
         self.initial = {name: value.clone() for name, value in detached_parameters(module).items()}
         self.steps = 0
         self._rows: list[dict[str, float]] = []

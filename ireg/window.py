@@ -2,12 +2,13 @@
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ireg.core.batches import size_of
 from ireg.core.drawing import EPOCH
 from ireg.core.moments import SMALLEST
 from ireg.core.random import named_generator
+from ireg.core.ranks import decision_of_first
 from ireg.core.reservoir import Reservoir
 from ireg.core.witness import Settings
 from ireg.core.wrappers import rate_of
@@ -104,6 +105,7 @@ class Cadence:
         max_cost: the largest share of the training's time that measurements may take. A measurement that took d seconds
             is followed by d / max_cost seconds without one. The first is always made, since its cost is not known
             before. None makes all.
+        group: the ranks that measure together, of which the first decides; None for a process of its own.
 
     Raises:
         ValueError: a number of steps below one, or a share that is not above 0.
@@ -116,6 +118,7 @@ class Cadence:
 
     every_n_steps: int | None = None
     max_cost: float | None = None
+    group: Any = None
     _until: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -135,7 +138,7 @@ class Cadence:
 
     def is_affordable(self) -> bool:
         """Return whether the last measurement's time has been trained long enough."""
-        return time.perf_counter() >= self._until
+        return self.max_cost is None or decision_of_first(time.perf_counter() >= self._until, self.group)
 
     def note(self, seconds: float) -> None:
         """Note how long a measurement has taken."""

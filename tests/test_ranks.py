@@ -89,6 +89,7 @@ def on_rank(rank, port, folder):
     found["alone"] = alone(rank)
     found["sharded"] = {layers: sharded(rank, layers) for layers in ("one", "each")}
     found["bucketed"] = bucketed(rank)
+    found["decided"] = decided(rank, wrapped)
     found["refused"] = refused()
     with open(f"{folder}/{rank}.json", "w", encoding="utf-8") as file:
         json.dump(found, file)
@@ -110,6 +111,21 @@ def alone(rank):
     torch.distributed.barrier()
     ireg.measure(wrapped, [(torch.ones(1, 1), torch.zeros(1, 1))], optimizer=optimizer, criterion=mse_loss)  # together
     return said
+
+
+def decided(rank, model):
+    """Whether a row is due where the clock of one rank allows it, and that of the other does not."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = []
+    for refuses in range(RANKS):
+        monitor = ireg.Monitor(
+            model, optimizer, criterion=mse_loss, every_n_steps=2, population=4, max_cost=0.1, check="off"
+        )
+        if rank == refuses:
+            monitor._cadence.note(seconds=1e6)
+        rows = [monitor.update(batch) for batch in batches(rank)]
+        found.append(sum(row is not None for row in rows))
+    return found
 
 
 class Nothing:
@@ -213,6 +229,7 @@ def test_two_ranks_measure_what_one_process_does(tmp_path):
         assert "a step has the minibatches of 2 ranks; give the model as DistributedDataParallel wraps" in rank["bare"]
     assert one["alone"].startswith("1 of 2 ranks do not measure within 1 s: the minibatches of a step are those of all")
     assert one["values"] == two["values"]
+    assert one["decided"] == two["decided"] == [0, 1]  # the second row is too dear after the first
     expected, ends = of_one_process()
     assert one["ends"] == pytest.approx(ends, rel=1e-10)
     assert one["values"] == pytest.approx(expected, rel=1e-8, abs=1e-12)

@@ -75,6 +75,29 @@ _visits: Counter[str] = Counter()
 """How often this process has measured with the others of a group."""
 
 
+def decision_of_first(choice: bool, group: Any) -> bool:
+    """Return what the first rank has chosen, so that all ranks do the same.
+
+    What depends on a clock differs from rank to rank, and a rank that measures would wait for one that does not.
+
+    Args:
+        choice: this rank's.
+        group: the ranks, all of which ask; None for a process of its own.
+    """
+    if group is None:
+        return choice
+    store = distributed_c10d._get_default_store()
+    name = f"ireg/{group.group_name}/decision/{_decisions[group.group_name]}"
+    _decisions[group.group_name] += 1
+    if distributed.get_rank(group) == 0:
+        store.set(name, "yes" if choice else "no")
+    return bool(store.get(name) == b"yes")
+
+
+_decisions: Counter[str] = Counter()
+"""How often this process has asked the first of a group."""
+
+
 def ranks_of(model: Any) -> Any:
     """Return the process group of a model that several ranks train together; None for all else.
 

@@ -253,6 +253,7 @@ class ImplicitRegularizationMonitor(Callback):
         self._witness = Witness(optimizer, pl_module, self.options.loss, self.options.criterion)
         self._asked = self._with_sampling(trainer)
         self._require_windows(trainer)
+        self._cadence.group = ranks_of(trainer.strategy.model)
         self._begin_epoch(trainer)  # a training that resumes within an epoch does not start one
 
     def _with_sampling(self, trainer: Trainer) -> Options:
@@ -322,12 +323,13 @@ class ImplicitRegularizationMonitor(Callback):
         self._guard.begin(self._witness)
 
     def _measures(self, trainer: Trainer) -> bool:
-        """Return whether the window gets a row, as far as is known yet."""
-        if self.by_steps:
-            return True
-        every = self._epoch % self.every_n_epochs == 0
+        """Return whether the window is to get a row, as far as is known yet, if the row is not too dear."""
+        return self.by_steps or self._epoch % self.every_n_epochs == 0 or self._must_measure(trainer)
+
+    def _must_measure(self, trainer: Trainer) -> bool:
+        """Return whether the epoch gets a row, however dear."""
         last = self._epoch == trainer.max_epochs or self._ends(trainer)
-        return last or (every and self._cadence.is_affordable()) or (not self._rows and self._is_awaited(trainer))
+        return last or (not self._rows and self._is_awaited(trainer))
 
     def _ends(self, trainer: Trainer) -> bool:
         """Return whether training ends with this epoch."""
@@ -501,7 +503,8 @@ class ImplicitRegularizationMonitor(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the epoch, and give the row to loggers, callbacks and `rows`."""
-        if not self.by_steps and self._measures(trainer):
+        measures = not self.by_steps and self._measures(trainer)
+        if measures and (self._must_measure(trainer) or self._cadence.is_affordable()):
             self._measure(trainer, pl_module)
         trainer.callback_metrics.update(self._last)
 
