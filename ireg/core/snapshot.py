@@ -17,6 +17,7 @@ from ireg.core.margins import margins
 from ireg.core.mean_flow import MeanFlow, mean_flow
 from ireg.core.moments import (
     DrawnMoments,
+    Foreseen,
     GradientMoments,
     IndependentMoments,
     Observer,
@@ -170,7 +171,23 @@ class Snapshot:
     def _estimated(self, loss: LossFn, method: str) -> IndependentMoments | SampledGradients | DrawnMoments:
         if self.drawn:
             return self._of_population(drawn_moments(loss, self.moving, self.batches))
-        return sampled_gradients(loss, self.moving, self.batches, self.population_size, method=method)
+        return sampled_gradients(
+            loss,
+            self.moving,
+            self.batches,
+            self.population_size,
+            method=method,
+            foreseen=self._foreseen,
+            generator=self._stream("sketch"),
+        )
+
+    @property
+    def _foreseen(self) -> Foreseen:
+        """What the terms ask of a sample's gradients: the metrics of SGD and of the own optimizer."""
+        scales, second = [self.optimizer.shares], self.optimizer.second_moment
+        if Need.SQUARE in self.needs and self.preconditioner is not self.optimizer.shares:
+            scales.append(self.preconditioner)
+        return Foreseen(scales=scales, factors=() if second is None or Need.SQUARE not in self.needs else (second,))
 
     def _of_population(self, moments: Window) -> IndependentMoments | Window:
         """Return the moments as they are, or as estimates for independent minibatches."""

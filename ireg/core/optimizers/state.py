@@ -213,7 +213,7 @@ class OptimizerState:
         The result is the gradient of C + (λ/2) ‖ω‖², or, where weight decay is decoupled, of C + (λ/2) ωᵀP⁻¹ω.
 
         Args:
-            gradient: ∇C.
+            gradient: ∇C, of all parameters or of some.
             params: ω.
             scale: P; None for the identity.
         """
@@ -222,10 +222,10 @@ class OptimizerState:
             # P multiplies the result, and the step takes off ηλω: so λω is divided by P here. P and the decay both
             # include a group's share of the rate, which is put back. A share of 0 leaves nothing of either.
             params = {
-                name: value / scale[name]
+                name: params[name] / scale[name]
                 if shares is None
-                else torch.where(scale[name] > 0, value * shares[name] / scale[name], 0.0)
-                for name, value in params.items()
+                else torch.where(scale[name] > 0, params[name] * shares[name] / scale[name], 0.0)
+                for name in gradient
             }
         if self.decays is None:
             return add_scaled(gradient, params, self.weight_decay)
