@@ -6,8 +6,10 @@ from functools import cached_property
 from typing import TypeVar
 
 import torch
+import torch.distributed as distributed
 from torch import Tensor
 
+from ireg.core.batches import examples_of
 from ireg.core.diagonal import exact_diagonal
 from ireg.core.drawing import EPOCH, INDEPENDENT, population_size, require_sampling
 from ireg.core.frozen_gradients import FrozenGradients
@@ -32,6 +34,7 @@ from ireg.core.params import add_scaled, as_reals, by_name
 from ireg.core.path import Path
 from ireg.core.preconditioner_noise import PreconditionerNoise, preconditioner_noise
 from ireg.core.random import named_generator
+from ireg.core.ranks import MeanOverRanks
 from ireg.core.sharpness import (
     Estimate,
     batch_sharpness,
@@ -184,10 +187,23 @@ class Snapshot:
     @property
     def _foreseen(self) -> Foreseen:
         """What the terms ask of a sample's gradients: the metrics of SGD and of the own optimizer."""
-        scales, second = [self.optimizer.shares], self.optimizer.second_moment
-        if Need.SQUARE in self.needs and self.preconditioner is not self.optimizer.shares:
-            scales.append(self.preconditioner)
-        return Foreseen(scales=scales, factors=() if second is None or Need.SQUARE not in self.needs else (second,))
+        optimizer, needs = self.optimizer, self.needs
+        scales = [None] if Need.SQ_NORMS in needs or optimizer.shares is None else []
+        factors = []
+        if Need.SQUARE in needs:
+            wanted = (optimizer.shares, self.preconditioner)
+            scales += [scale for scale in {id(scale): scale for scale in wanted}.values() if scale is not None]
+            factors = [] if optimizer.second_moment is None else [optimizer.second_moment]
+        if Need.STEPS in needs and self.preconditioner is not None:
+            factors.append(self.preconditioner)
+        return Foreseen(scales=scales, factors=factors)
+
+    @cached_property
+    def examples(self) -> list[int] | None:
+        """How many examples each of `batches` has, those of all ranks; None where a minibatch does not say."""
+        ranks = distributed.get_world_size(self.loss.group) if isinstance(self.loss, MeanOverRanks) else 1
+        counts = examples_of(self.batches)
+        return None if counts is None else [ranks * count for count in counts]
 
     def _of_population(self, moments: Window) -> IndependentMoments | Window:
         """Return the moments as they are, or as estimates for independent minibatches."""

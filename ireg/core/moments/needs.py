@@ -24,6 +24,8 @@ class Need(Flag):
     """ḡ = (1/m) Σ g_k."""
     SQUARE = auto()
     """(1/m) Σ g_k ⊙ g_k: every g_k must be formed."""
+    STEPS = auto()
+    """Beside it, ‖P g_k‖² of a sample's minibatches, P of the optimizer."""
 
 
 NOTHING = Need(0)

@@ -76,7 +76,7 @@ def view(
     fields["lr"] = cls.rate(group, taken)
     known = cls.read(group, taken)
     held = vars(known.held(group, state, moving))
-    return OptimizerState(rule=known, decoupled=cls.decouples(group), **fields, **held)
+    return OptimizerState(rule=known, decoupled=cls.decouples(group), steps=taken, **fields, **held)
 
 
 def acting(optimizer: Optimizer) -> Optimizer:

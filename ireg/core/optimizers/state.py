@@ -1,7 +1,7 @@
 """What an optimizer holds, whatever its update rule is."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -32,6 +32,7 @@ class OptimizerState:
         shares: the rate of each parameter over `lr`, by name, in its shape; None where groups do not differ.
         decays: λ by name; None where groups do not differ.
         rates: η_1 … η_m of the epoch's steps where they differ, of the group with the largest.
+        steps: how often each parameter has been stepped, by name, where torch counts it; empty without a rule.
 
     Example:
         >>> from ireg.core.optimizers.sgd import SGDRule
@@ -52,6 +53,7 @@ class OptimizerState:
     shares: Params | None = None
     decays: Mapping[str, float] | None = None
     rates: tuple[float, ...] | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_rule(self) -> bool:
@@ -189,6 +191,35 @@ class OptimizerState:
         assert self.eps is not None
         roots = {name: reciprocal_root(value.sqrt(), self.eps) for name, value in self.corrected_second_moment.items()}
         return roots if self.shares is None else {name: root * self.shares[name] for name, root in roots.items()}
+
+    def last_step(self, names: Collection[str], scale: Params | None) -> Params | None:
+        """Return what the last step took off some parameters, r P b, without decoupled weight decay.
+
+        Args:
+            names: of the parameters.
+            scale: P.
+
+        Returns:
+            By name; None where torch's state does not hold it: without a buffer, for Nesterov's steps and NAdam's, and
+            before the first step.
+
+        Raises:
+            ValueError: the buffer never fades.
+        """
+        buffers = self.first_moment
+        if self.rule is None or buffers is None or not all(bool(buffers[name].any()) for name in names):
+            return None
+        _ = self.memory  # refuses what does not fade
+        lr = self.rates[-1] if self.rates else self.lr
+        rates = {name: self.rule.buffer_rate(lr, self.steps.get(name, 0)) for name in names}
+        buffer = self.buffer
+        by = self.shares if buffer is not None and buffer.divided else scale
+        step: Params = {}
+        for name, rate in rates.items():
+            if rate is None:
+                return None
+            step[name] = buffers[name] * rate if by is None else buffers[name] * by[name] * rate
+        return step
 
     @property
     def loss_decay(self) -> float:
