@@ -26,6 +26,8 @@ class Need(Flag):
     """(1/m) Σ g_k ⊙ g_k: every g_k must be formed."""
     STEPS = auto()
     """Beside it, ‖P g_k‖² of a sample's minibatches, P of the optimizer."""
+    BY_PARAMETER = auto()
+    """Beside ‖g_k‖² the part of each parameter, and no square lost of any; it takes the mean, too."""
 
 
 NOTHING = Need(0)
@@ -106,6 +108,11 @@ def needs_exact_moments(function: Callable[..., Any]) -> bool:
     """Say whether a term has no estimate."""
     inner = _inner(function)
     return hasattr(inner, "needs") and not inner.estimable
+
+
+def has_parts(function: Callable[..., Any]) -> bool:
+    """Say whether a term is also one of each layer: it uses the gradients by `Snapshot.gradients` alone."""
+    return bool(getattr(_inner(function), "estimable", False))
 
 
 def _inner(function: Callable[..., Any]) -> Any:

@@ -52,8 +52,9 @@ class StreamedSums(MomentSums):
         foreseen: which norms and sketches.
         sketches: how vectors are sketched, by the part of the parameters.
         norms: ‖g_j‖²_P by parameter, (k,), for each metric.
-        products: ‖f/c ⊙ g_j‖² by parameter, (k,), for each factor; c is a power of two near its largest entry, so that
-            single precision holds the squares.
+        products: ‖f/c ⊙ g_j‖² by parameter, (k,), for each factor; c is a power of two near the largest entry of f
+            for the parameter, so that single precision holds the squares.
+        powers: c by parameter, for each factor.
         sketched: of P^½ g_j, (k, n) for each part, for each metric.
     """
 
@@ -68,7 +69,9 @@ class StreamedSums(MomentSums):
         self.mean, self.square = self._zeros(), {}
         self._part = {name: number for number, (names, _) in enumerate(self.sketches) for name in names}
         self._filled = dict.fromkeys(self.params, 0)
-        self.powers = [largest_power(factor) for factor in self.foreseen.factors]
+        self.powers = [
+            {name: largest_power({name: factor[name]}) for name in self.params} for factor in self.foreseen.factors
+        ]
         one = next(iter(self.params.values()))
         kind = torch.float64 if has_float64(one.device) else torch.float32
         self.norms, self.products = (
@@ -102,7 +105,7 @@ class StreamedSums(MomentSums):
             self.norms[number][name][place] += torch.dot(weighted, weighted)
             sketch.add(self.sketched[number][self._part[name]][place], weighted, piece)
         for number, factor in enumerate(self.foreseen.factors):
-            product = values * (self._numbers(factor[name].flatten()[piece.place]) / self.powers[number])
+            product = values * (self._numbers(factor[name].flatten()[piece.place]) / self.powers[number][name])
             self.products[number][name][place] += torch.dot(product, product)
 
     def root(self, scale: Tensor, piece: Piece) -> Tensor:
@@ -110,15 +113,25 @@ class StreamedSums(MomentSums):
         return self._numbers(scale.flatten()[piece.place]).sqrt()
 
     def has_left_range(self) -> bool:
-        """Say whether norms are not finite, or all so small that squares may have been lost."""
-        if self.wide:
-            return False
-        one = next(iter(self.params.values()))
-        least = floor(sum_type(one), sum(value.numel() for value in self.params.values()))
-        if not self.norms:
+        """Say whether norms are not finite, or all so small that squares may have been lost.
+
+        So it is of each part that is foreseen, but for one on which the loss does not depend.
+        """
+        if self.wide or not self.norms:
             return False
         norms = torch.stack([_total(norms, self.params) for norms in self.norms])
-        return not bool(norms.isfinite().all() and (norms.amax(1) >= least).all())
+        if not bool(norms.isfinite().all() and (norms.amax(1) >= self._least(self.params)).all()):
+            return True
+        return any(self._has_lost(part) for part in self.foreseen.parts or ())
+
+    def _has_lost(self, part: Collection[str]) -> bool:
+        largest = torch.stack([_total(norms, part).amax() for norms in self.norms])
+        return bool((largest < self._least(part)).any()) and any(bool(self.mean[name].any()) for name in part)
+
+    def _least(self, names: Collection[str]) -> float:
+        """Return the squared norm below which squares of some parameters may have been lost."""
+        count = sum(self.params[name].numel() for name in names)
+        return floor(sum_type(next(iter(self.params.values()))), count)
 
 
 class StreamedSample(SampledGradients):
@@ -141,7 +154,14 @@ class StreamedSample(SampledGradients):
         self.names: Collection[str] = list(sums.params)
 
     def of(self, names: Collection[str]) -> "StreamedSample":
-        """Return the same of some of the parameters, which were foreseen as a part."""
+        """Return the same of some of the parameters.
+
+        Raises:
+            ValueError: they are no part, or several, of those that were foreseen: there is no sketch of them.
+        """
+        covered = [name for held, _ in self._sums[0].sketches if set(held) <= set(names) for name in held]
+        if set(covered) != set(names):
+            raise ValueError(f"{', '.join(names)} were not foreseen as a part; name them in Foreseen.parts")
         part = object.__new__(StreamedSample)
         part.__dict__.update(self.__dict__)  # with the passes, which both may add to
         part.names = names
@@ -157,16 +177,16 @@ class StreamedSample(SampledGradients):
         sums, number = self._pass_with(scale)
         own, total = self._norms(scale), wide(self._mean_square(sums, scale, None)) * self.size**2
         sketched = [sums.sketched[number][part] for part in self._parts_of(sums)]
-        along = _centered(
-            own + sum(_between(rows, rows.sum(0)) - wide(rows).square().sum(1) for rows in sketched), total
-        )
+        crossed = [_between(rows, rows.sum(0)) - wide(rows).square().sum(1) for rows in sketched]
+        along = _centered(own + torch.stack(crossed).sum(0), total)
         noisy = self._squares(total, along, own)
         if shift is None or not self._moves(sums, shift):
             return self._without_noise(noisy, noisy, self._means(own))
         moved = wide(self._mean_square(sums, scale, shift)) * self.size**2
         offset, offset_square = self._offset(sums, scale, shift)
         with_offset = (moved - total - self.size**2 * offset_square) / (2 * self.size)  # ⟨G, o⟩
-        by_offset = _centered(sum(_between(rows, row) for rows, row in zip(sketched, offset, strict=True)), with_offset)
+        along_offset = [_between(rows, row) for rows, row in zip(sketched, offset, strict=True)]
+        by_offset = _centered(torch.stack(along_offset).sum(0), with_offset)
         # ⟨g_j + o, G + ko⟩ and ‖g_j + o‖².
         shifted_along = along + self.size * by_offset + with_offset + self.size * offset_square
         squares = self._squares(moved, shifted_along, own + 2 * by_offset + offset_square)
@@ -180,7 +200,8 @@ class StreamedSample(SampledGradients):
         for sums in self._sums:
             for number, known in enumerate(sums.foreseen.factors):
                 if known is factor:
-                    return _total(sums.products[number], self.names) * sums.powers[number] ** 2
+                    products, powers = sums.products[number], sums.powers[number]
+                    return _total({name: products[name] * powers[name] ** 2 for name in self.names}, self.names)
         self._sums.append(self._stream(Foreseen(scales=(), factors=(factor,)))[0])
         return self._norms_of_products(factor)
 
