@@ -33,13 +33,14 @@ SWITCH = ("switch/phase", "switch/lr", "switch/gamma", "switch/estimate")
 """What rows of runs with an optimizer that switches hold beside that, the last two with SWATS."""
 INTERVAL = "every"
 """Key of a group of terms, beside those of its terms."""
-TERM_SETTINGS = ("every", "num_batches", "method")
+TERM_SETTINGS = ("every", "num_batches", "method", "by")
 SMALLEST_SAMPLE = 3
 MOST_THREADS = 1024
 """A system has so many for one process; where it does not give them, torch ends the process."""
 NO_REGULARIZER = "none"
 LOSSES = ("cross_entropy", "squared_error")
 SAMPLINGS = ("epoch", "independent")
+PARTS = ("layer", "group")
 METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks")
 
 

@@ -97,7 +97,7 @@ _ADDED: dict[str, Any] = {"loss": "cross_entropy", "regularizer": {"name": "none
 """Keys that earlier versions did not have, with what these did."""
 
 
-_ADDED_TO: dict[str, dict[str, Any]] = {"terms": {"num_batches": None}, "data": {"holdout": None}}
+_ADDED_TO: dict[str, dict[str, Any]] = {"terms": {"num_batches": None, "by": None}, "data": {"holdout": None}}
 """The same in groups."""
 
 
@@ -158,6 +158,8 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
             del relevant[key]
     if relevant.get("data", {}).get("holdout", True) is None:
         del relevant["data"]["holdout"]
+    if relevant.get("terms", {}).get("by", True) is None:
+        del relevant["terms"]["by"]
     # The default was false: runs of then are found again. One that was interrupted resumes with its own kernel, which
     # stands in its checkpoint.
     if relevant.get("trainer", {}).get("fused") == "auto":

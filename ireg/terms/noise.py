@@ -215,6 +215,7 @@ def update_ratio(snapshot: Snapshot) -> Tensor | None:
     return _root(_mean_square_step(snapshot)) * (optimizer.lr / float(length))
 
 
+@needs(NOTHING, estimable=True)
 def angle(snapshot: Snapshot) -> Tensor | None:
     """Compute the angle by which the last step has turned the weights, in radians.
 
