@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ireg.core.batches import examples_of
 from ireg.core.diagonal import exact_diagonal
+from ireg.core.differenced_hessian import DifferencedHessian, hessian_of
 from ireg.core.drawing import EPOCH, INDEPENDENT, population_size, require_sampling
 from ireg.core.frozen_gradients import FrozenGradients
 from ireg.core.hessian import MeanHessian
@@ -30,6 +31,7 @@ from ireg.core.moments import (
 )
 from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.optimizers import Memory, OptimizerState
+from ireg.core.own_passes import OwnPasses
 from ireg.core.params import add_scaled, as_reals, by_name
 from ireg.core.parts import Parts
 from ireg.core.path import Path
@@ -136,6 +138,15 @@ class Snapshot:
         """Whether `gradients` are estimates that have standard errors."""
         return self.population is not None and len(self.batches) < self.population_size
 
+    @property
+    def step_factors(self) -> tuple[float, float]:
+        """The factors of SGD's two parts for rates that change, see `OptimizerState.step_factors`.
+
+        Raises:
+            ValueError: all minibatches of the epoch are here, and there are other rates than minibatches.
+        """
+        return self.optimizer.step_factors(self.num_batches, self.sampling, of_some_steps=self.population is not None)
+
     @cached_property
     def moving(self) -> Params:
         """The parameters that the optimizer moves, by name: what is differentiated.
@@ -224,7 +235,9 @@ class Snapshot:
         """How many examples each of `batches` has, those of all ranks; None where a minibatch does not say."""
         if self.whole is not None:
             return self.whole.examples
-        ranks = distributed.get_world_size(self.loss.group) if isinstance(self.loss, MeanOverRanks) else 1
+        loss, ranks = self.loss, 1
+        if isinstance(loss, MeanOverRanks) or (isinstance(loss, OwnPasses) and loss.has_ranks):
+            ranks = distributed.get_world_size(loss.group)
         counts = examples_of(self.batches)
         return None if counts is None else [ranks * count for count in counts]
 
@@ -276,7 +289,7 @@ class Snapshot:
         return self.optimizer.preconditioner if self.whole is None else self.whole.preconditioner
 
     @cached_property
-    def hessian(self) -> MeanHessian:
+    def hessian(self) -> MeanHessian | DifferencedHessian:
         """The Hessian of C by what moves, as products with vectors.
 
         Raises:
@@ -284,7 +297,7 @@ class Snapshot:
         """
         if self.is_sample or self.drawn:
             raise ValueError("the Hessian needs all minibatches of the epoch, and a loss without drawn masks")
-        return MeanHessian(self.loss, self.moving, self.batches)
+        return hessian_of(self.loss, self.moving, self.batches)
 
     @cached_property
     def steepest(self) -> Eigenpair:
@@ -319,11 +332,15 @@ class Snapshot:
     def steepest_curvatures(self) -> Tensor:
         """vᵀH_kv of each minibatch along the eigenvector v of `steepest`, (m,)."""
         direction = by_name(self.steepest.vector, self.moving)
+        if isinstance(self.hessian, DifferencedHessian):
+            return self.hessian.curvatures(direction)
         return minibatch_curvatures(self.loss, self.moving, self.hessian.batches, direction)
 
     @cached_property
     def batch_sharpness(self) -> Tensor:
         """(1/m) Σ_k g_kᵀ H_k g_k / ‖g_k‖², 0-d."""
+        if isinstance(self.hessian, DifferencedHessian):
+            return self.hessian.batch_sharpness()
         return batch_sharpness(self.loss, self.moving, self.hessian.batches)
 
     @cached_property

@@ -114,7 +114,7 @@ def square(snapshot: Snapshot) -> Tensor | None:
     return None if parts is None else parts[1]
 
 
-@needs(_PLAIN, estimable=True)
+@needs(_PLAIN, estimable=True, additive=False)
 def scale(snapshot: Snapshot) -> Tensor | None:
     """Compute the gradient noise scale B_simple = tr Σ/‖∇C‖², in examples.
 
@@ -127,7 +127,7 @@ def scale(snapshot: Snapshot) -> Tensor | None:
     return None if parts is None else _ratio(*parts)
 
 
-@needs(_scaled, estimable=True)
+@needs(_scaled, estimable=True, additive=False)
 def scale_own(snapshot: Snapshot) -> Tensor | None:
     """Compute the noise scale in the metric of the run's own optimizer, tr PΣ/‖∇C‖²_P, in examples.
 
@@ -143,7 +143,7 @@ def scale_own(snapshot: Snapshot) -> Tensor | None:
     return None if parts is None else _ratio(*parts)
 
 
-@needs(_PLAIN, estimable=True)
+@needs(_PLAIN, estimable=True, additive=False)
 def signal_to_noise(snapshot: Snapshot) -> Tensor | None:
     """Compute ‖∇C‖² over the variance of a minibatch's gradient, B/B_simple.
 
@@ -158,7 +158,7 @@ def signal_to_noise(snapshot: Snapshot) -> Tensor | None:
     return _ratio(parts[1], parts[0] * (sum(1 / size for size in sizes) / len(sizes)))
 
 
-@needs(lambda optimizer: implicit.minibatch_variance.needs(optimizer), estimable=True)  # type: ignore[attr-defined]
+@needs(lambda optimizer: implicit.minibatch_variance.needs(optimizer), estimable=True, additive=False)  # type: ignore[attr-defined]
 def share(snapshot: Snapshot) -> Tensor | None:
     """Compute the share of `ireg/sgd` that minibatches add, `ireg/minibatch_variance` over `ireg/sgd`.
 
@@ -193,7 +193,7 @@ def _unknown(snapshot: Snapshot) -> bool:
     return not optimizer.has_rule or (optimizer.second_moment is not None and snapshot.preconditioner is None)
 
 
-@needs(_of_last_step, estimable=True)
+@needs(_of_last_step, estimable=True, additive=False)
 def update_ratio(snapshot: Snapshot) -> Tensor | None:
     """Compute the length of a step over that of the weights, ‖ΔW‖/‖W‖.
 
@@ -215,7 +215,7 @@ def update_ratio(snapshot: Snapshot) -> Tensor | None:
     return _root(_mean_square_step(snapshot)) * (optimizer.lr / float(length))
 
 
-@needs(NOTHING, estimable=True)
+@needs(NOTHING, estimable=True, additive=False)
 def angle(snapshot: Snapshot) -> Tensor | None:
     """Compute the angle by which the last step has turned the weights, in radians.
 
@@ -237,7 +237,7 @@ def angle(snapshot: Snapshot) -> Tensor | None:
     return torch.tensor(math.atan2(float(norm(across)), length + along), dtype=torch.float64)
 
 
-@needs(_of_steps, estimable=True)
+@needs(_of_steps, estimable=True, additive=False)
 def equilibrium(snapshot: Snapshot) -> Tensor | None:
     """Compute the norm at which weight decay balances the steps, over the present norm.
 

@@ -1,6 +1,7 @@
 """Noise scales against the gradients of single examples, and steps against the weights that they have moved."""
 
 import math
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -12,11 +13,14 @@ from torch.nn.functional import mse_loss
 import ireg
 from ireg.catalogue import CATALOGUE, SETS
 from ireg.core.batches import IndexedBatches, examples_of
+from ireg.core.functional import StepLoss
 from ireg.core.moments.needs import EVERYTHING, needs_path
 from ireg.core.optimizers import view
+from ireg.core.own_passes import OwnPasses
 from ireg.core.random import named_generator
+from ireg.core.ranks import MeanOverRanks
 from ireg.core.snapshot import Snapshot
-from ireg.lit.windows import Window
+from ireg.lit.step_loss import MicroBatches
 from ireg.measurement import evaluate
 from ireg.terms import noise
 from ireg.terms.named import TERMS
@@ -204,8 +208,24 @@ def test_examples_are_the_first_dimension_of_the_first_tensor():
     assert examples_of([(x, x[:2]), {"scale": torch.tensor(1.0), "name": "x", "inner": [x[:3]]}]) == [5, 3]
     assert examples_of([x, torch.tensor(1.0)]) is None
     assert examples_of([x, {"name": "x"}]) is None
-    assert examples_of([Window((((x, x), 0), ((x[:2], x), 1)), 2)]) == [7]
-    assert examples_of([Window((((x, x), 0), ("text", 1)), 2)]) is None
+    assert examples_of([MicroBatches((((x, x), 0), ((x[:2], x), 1)), 2)]) == [7]
+    assert examples_of([MicroBatches((((x, x), 0), ("text", 1)), 2)]) is None
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        MeanOverRanks(StepLoss(module(), lambda model, batch: model.w.sum(), fresh=False)),
+        OwnPasses(module(), module(), lambda model, batch: (model.w.sum(), None), group="two"),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_examples_of_all_ranks_are_counted(loss, monkeypatch):
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda group: 2)
+    batches = list(examples(5).split(3))
+    assert replace(seen(batches), loss=loss).examples == [6, 4]
+    alone = OwnPasses(module(), module(), lambda model, batch: (model.w.sum(), None))
+    assert replace(seen(batches), loss=alone).examples == [3, 2]
 
 
 # Steps.
@@ -324,6 +344,22 @@ def test_before_the_first_step_there_is_none(name):
     found = values_of(made, batches, STEPPED[name](made))
     assert not {"noise/update_ratio", "noise/angle"} & set(found)
     assert "noise/scale" in found
+
+
+def test_a_parameter_that_has_not_moved_hides_no_step():
+    made, batches = network()
+    made.register_parameter("still", nn.Parameter(torch.ones(2, dtype=torch.float64)))
+    optimizer = torch.optim.Adam(made.parameters(), lr=0.01)
+    for batch in batches:
+        before = flat(made)
+        optimizer.zero_grad()
+        (mse_loss(made[:3](batch[0]), batch[1]) + 0 * made.still.sum()).backward()
+        optimizer.step()
+    loss = {"loss": lambda model, batch: mse_loss(model[:3](batch[0]), batch[1]) + 0 * model.still.sum()}
+    values = ireg.measure(made, batches, optimizer=optimizer, terms=TAGS, by="layer", **loss)
+    now = flat(made)
+    assert values["noise/update_ratio"] == pytest.approx(float((now - before).norm() / now.norm()), rel=1e-9)
+    assert not {"noise/update_ratio/still", "noise/angle/still"} & set(values)
 
 
 def test_a_buffer_that_never_fades_is_refused():

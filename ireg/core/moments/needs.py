@@ -36,7 +36,9 @@ EVERYTHING = Need.SQ_NORMS | Need.MEAN | Need.SQUARE
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def needs(need: Need | Callable[[OptimizerState], Need], *, estimable: bool = False) -> Callable[[Function], Function]:
+def needs(
+    need: Need | Callable[[OptimizerState], Need], *, estimable: bool = False, additive: bool = True
+) -> Callable[[Function], Function]:
     """Mark a term with what it uses of the moments, so that no pass computes less or more.
 
     Args:
@@ -44,6 +46,7 @@ def needs(need: Need | Callable[[OptimizerState], Need], *, estimable: bool = Fa
             the term is not made for.
         estimable: whether the term can be estimated, from some of the minibatches or from draws of dropout's masks: it
             uses the gradients by `Snapshot.gradients` alone, and its result is linear in what their methods return.
+        additive: whether such a term of all weights is the sum of those of the layers; a ratio is not.
 
     Returns:
         A decorator, which returns the term itself. A term without it may use nothing of the moments.
@@ -65,6 +68,7 @@ def needs(need: Need | Callable[[OptimizerState], Need], *, estimable: bool = Fa
     def mark(function: Function) -> Function:
         function.needs = need if callable(need) else lambda view: need  # type: ignore[attr-defined]
         function.estimable = estimable  # type: ignore[attr-defined]
+        function.additive = additive  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -113,6 +117,11 @@ def needs_exact_moments(function: Callable[..., Any]) -> bool:
 def has_parts(function: Callable[..., Any]) -> bool:
     """Say whether a term is also one of each layer: it uses the gradients by `Snapshot.gradients` alone."""
     return bool(getattr(_inner(function), "estimable", False))
+
+
+def adds_up(function: Callable[..., Any]) -> bool:
+    """Say whether a term is the sum of those of the parts of the weights: it is linear in squares of gradients."""
+    return has_parts(function) and bool(getattr(_inner(function), "additive", True))
 
 
 def _inner(function: Callable[..., Any]) -> Any:

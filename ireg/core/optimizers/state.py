@@ -121,14 +121,17 @@ class OptimizerState:
         """Whether all weights have one rate and one decay, at all steps."""
         return self.shares is None and self.decays is None and self.rates is None
 
-    def step_factors(self, num_batches: int, sampling: str = EPOCH) -> tuple[float, float]:
+    def step_factors(
+        self, num_batches: int, sampling: str = EPOCH, *, of_some_steps: bool = False
+    ) -> tuple[float, float]:
         """Return the factors of SGD's two parts for rates that change within an epoch.
 
         With T = Σ η_t and S = Σ η_t² over the m steps, the mean over all orders follows
 
             C + S/(4T) ‖ḡ‖² + (T² − S)/(4(m−1)T) · (1/m) Σ_k ‖g_k − ḡ‖².
 
-        The factors are these coefficients over η/4, η = T/m; (1, 1) for equal rates.
+        The factors are these coefficients over η/4, η = T/m; (1, 1) for equal rates. Of some of the epoch's steps, T
+        and S are the sums that m steps with such rates have.
 
         With independent minibatches the mean over the draws follows C + S/(4T) ‖∇C‖², C the population's loss. The
         whole is what it was: the window's two parts are on the mean S/(4T) ‖∇C‖² + (η/4) E ‖g − ∇C‖². So the variance
@@ -136,13 +139,19 @@ class OptimizerState:
 
         Sources: docs/theory.md, sections 8 and 15.
 
+        Args:
+            num_batches: the number m of the epoch's minibatches.
+            sampling: how they are drawn.
+            of_some_steps: whether the rates may be those of some of the steps.
+
         Raises:
             ValueError: there are other rates than minibatches.
         """
         if self.rates is None:
             return 1.0, 1.0
-        total, squares = sum(self.rates), sum(rate * rate for rate in self.rates)
-        if num_batches != len(self.rates):
+        scale = num_batches / len(self.rates)
+        total, squares = scale * sum(self.rates), scale * sum(rate * rate for rate in self.rates)
+        if scale != 1 and not of_some_steps:
             raise ValueError(f"{len(self.rates)} rates for {num_batches} minibatches; each minibatch needs its step's")
         if sampling != EPOCH:
             return squares / (total * self.lr), 1.0
@@ -207,7 +216,7 @@ class OptimizerState:
             ValueError: the buffer never fades.
         """
         buffers = self.first_moment
-        if self.rule is None or buffers is None or not all(bool(buffers[name].any()) for name in names):
+        if self.rule is None or buffers is None or not any(bool(buffers[name].any()) for name in names):
             return None
         _ = self.memory  # refuses what does not fade
         lr = self.rates[-1] if self.rates else self.lr
@@ -216,6 +225,9 @@ class OptimizerState:
         by = self.shares if buffer is not None and buffer.divided else scale
         step: Params = {}
         for name, rate in rates.items():
+            if not bool(buffers[name].any()):  # it has not moved, or has no entries
+                step[name] = torch.zeros_like(buffers[name])
+                continue
             if rate is None:
                 return None
             step[name] = buffers[name] * rate if by is None else buffers[name] * by[name] * rate
