@@ -144,7 +144,7 @@ def test_the_ratios_are_those_of_their_parts():
 
 
 def test_two_standard_errors_cover_the_value():
-    """Of eight minibatches out of sixty; the errors are those of the ratio to first order."""
+    """Of twelve minibatches out of sixty; the errors are those of the ratio to first order."""
     batches = list((examples(240, seed=2) + 0.3).split(4))
     whole = measured(batches, TAGS)
     tags = [tag for tag in ("noise/trace", "noise/square", "noise/scale", "noise/share") if tag in whole]

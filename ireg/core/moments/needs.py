@@ -120,7 +120,7 @@ def has_parts(function: Callable[..., Any]) -> bool:
 
 
 def adds_up(function: Callable[..., Any]) -> bool:
-    """Say whether a term is the sum of those of the parts of the weights: it is linear in squares of gradients."""
+    """Say whether a term of all weights is the sum of those of parts of them."""
     return has_parts(function) and bool(getattr(_inner(function), "additive", True))
 
 
