@@ -215,6 +215,14 @@ def test_a_stream_counts_as_independent(tmp_path):
     assert "epoch" not in callback.rows
 
 
+def test_examples_of_all_micro_batches_are_counted(tmp_path, monkeypatch):
+    """Three sequences in each of two micro-batches of four steps, for noise scales."""
+    terms = {"mine/examples": lambda snapshot: torch.tensor(float(sum(snapshot.examples)))}
+    monkeypatch.setattr(f"{__name__}.TAGS", terms)
+    _, watched = trained(tmp_path, gpt2, steps=4)
+    assert watched.rows["mine/examples"].tolist() == [24.0]
+
+
 @pytest.mark.parametrize("arguments", [{"label_smoothing_factor": 0.1}, {"average_tokens_across_devices": False}])
 def test_other_losses_of_the_trainer_are_replayed(tmp_path, arguments):
     _, callback = trained(tmp_path, gpt2, steps=4, **arguments)
