@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ireg.core.moments import GradientMoments, NotServedError, kind
     from ireg.core.moments.needs import Need, needs
     from ireg.core.snapshot import Snapshot
+    from ireg.cost import Cost, estimate_cost
     from ireg.engine import Hessian, TopEigenvalue, gradient_moments, snapshot, top_eigenvalue
     from ireg.lit.callback import ImplicitRegularizationMonitor
     from ireg.measurement import measure
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cost",
     "GradientMoments",
     "Hessian",
     "ImplicitRegularizationMonitor",
@@ -37,6 +39,7 @@ __all__ = [
     "Snapshot",
     "TopEigenvalue",
     "derivative_errors",
+    "estimate_cost",
     "functional_loss",
     "gradient_moments",
     "kind",
@@ -49,6 +52,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "Cost": "ireg.cost",
     "GradientMoments": "ireg.core.moments",
     "Hessian": "ireg.engine",
     "ImplicitRegularizationMonitor": "ireg.lit.callback",
@@ -60,6 +64,7 @@ _PLACES = {
     "Snapshot": "ireg.core.snapshot",
     "TopEigenvalue": "ireg.engine",
     "derivative_errors": "ireg.certify.derivatives",
+    "estimate_cost": "ireg.cost",
     "functional_loss": "ireg.core.functional",
     "gradient_moments": "ireg.engine",
     "kind": "ireg.core.moments",

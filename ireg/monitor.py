@@ -246,9 +246,11 @@ class Monitor:
 
     def _compare(self, batch: Batch) -> None:
         """Let the guard compute the gradient of the minibatch's step again."""
+        start = time.perf_counter()
         self._guard.after_step(
             self._witness, self._measured, batch, mode=self.options.mode, step=self.steps, before=self._before
         )
+        self._cadence.note_gradient(time.perf_counter() - start)
 
     def _compare_with_penalty(self) -> None:
         """Compare the window's first step, once all minibatches of the penalty are known."""
@@ -278,6 +280,9 @@ class Monitor:
             ValueError: there are no minibatches, or `ireg.measure` refuses something; with a regularizer, the gradient
                 of the first step, computed again, is not the one that the optimizer got.
         """
+        minibatches = len(self._window.sample.items)
+        if (line := self._cadence.warning(minibatches)) is not None:
+            self._guard.warnings.once("cost", line)
         start = time.perf_counter()
         self._compare_with_penalty()
         options = replace(self.options, check="off")  # the guard has compared a step
@@ -285,7 +290,7 @@ class Monitor:
         values |= self._guard.marks()
         warn_of_measurement(self._guard.warnings, self.model, self._window.settings, values, mode=options.mode)
         spent = time.perf_counter() - start
-        self._cadence.note(spent)
+        self._cadence.note(spent, minibatches)
         epochs = {} if self._steps_per_epoch is None else {"epoch": self.steps / self._steps_per_epoch}
         self._rows.append({"step": self.steps, **epochs, **values, "time/terms": spent})
         return values

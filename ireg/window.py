@@ -16,6 +16,9 @@ from ireg.options import Epoch, Options, require_all
 
 Item = TypeVar("Item")
 
+LONG, LARGE_SHARE = 2.0, 0.1
+"""A warning precedes a measurement of so many seconds that takes such a share of the training's time."""
+
 
 class Window(Generic[Item]):
     """The steps since a measurement: what each of them used, and the minibatches of as many as are wanted.
@@ -120,6 +123,9 @@ class Cadence:
     max_cost: float | None = None
     group: Any = None
     _until: float = field(default=0.0, init=False)
+    _since: float = field(default_factory=time.perf_counter, init=False)
+    _per_minibatch: float = field(default=0.0, init=False)
+    _measured: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if self.every_n_steps is not None and self.every_n_steps < 1:
@@ -140,7 +146,29 @@ class Cadence:
         """Return whether the last measurement's time has been trained long enough."""
         return self.max_cost is None or decision_of_first(time.perf_counter() >= self._until, self.group)
 
-    def note(self, seconds: float) -> None:
-        """Note how long a measurement has taken."""
+    def begin(self) -> None:
+        """Note that training begins now."""
+        self._since = time.perf_counter()
+
+    def note_gradient(self, seconds: float) -> None:
+        """Note how long a minibatch's gradient has taken, the least that a measurement takes of each."""
+        if not self._measured:
+            self._per_minibatch = seconds
+
+    def note(self, seconds: float, minibatches: int) -> None:
+        """Note how long a measurement has taken, which ends now."""
+        self._since = time.perf_counter()
+        self._per_minibatch, self._measured = seconds / minibatches, True
         if self.max_cost is not None:
-            self._until = time.perf_counter() + seconds / self.max_cost
+            self._until = self._since + seconds / self.max_cost
+
+    def warning(self, minibatches: int) -> str | None:
+        """Return what to say before a measurement that takes long beside the training since the last one."""
+        seconds, trained = self._per_minibatch * minibatches, time.perf_counter() - self._since
+        if seconds < LONG or seconds < LARGE_SHARE * trained:
+            return None
+        least = "" if self._measured else "at least "
+        return (
+            f"the terms of {minibatches} minibatches take {least}{seconds:.0f} s, after {trained:.0f} s of training; "
+            "measure fewer minibatches by num_batches, less often, or at most a share of the time by max_cost=0.05"
+        )

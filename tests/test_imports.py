@@ -34,6 +34,7 @@ ARROWS = {
     "assets": {"data"},
     "check": {"core"},
     "measured_loss": {"check", "core"},
+    "cost": {"core", "measurement", "options"},
     "engine": {"core", "measured_loss", "measurement", "options"},
     "guard": {"check", "core", "measured_loss"},
     "options": {"check", "core", "measured_loss", "regularizers", "terms"},

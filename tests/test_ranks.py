@@ -122,7 +122,7 @@ def decided(rank, model):
             model, optimizer, criterion=mse_loss, every_n_steps=2, population=4, max_cost=0.1, check="off"
         )
         if rank == refuses:
-            monitor._cadence.note(seconds=1e6)
+            monitor._cadence.note(1e6, minibatches=1)
         rows = [monitor.update(batch) for batch in batches(rank)]
         found.append(sum(row is not None for row in rows))
     return found

@@ -257,6 +257,7 @@ class ImplicitRegularizationMonitor(Callback):
         self._asked = self._with_sampling(trainer)
         self._require_windows(trainer)
         self._cadence.group = ranks_of(trainer.strategy.model)
+        self._cadence.begin()
         self._begin_epoch(trainer)  # a training that resumes within an epoch does not start one
 
     def _with_sampling(self, trainer: Trainer) -> Options:
@@ -488,8 +489,10 @@ class ImplicitRegularizationMonitor(Callback):
         if options.regularizer is not None:
             objective = Objective(measured.loss, options.regularizer, batches)
             measured.descended = lambda params, batch: objective.evaluate(params, batch).total
+        start = time.perf_counter()
         with _user_errors(), precision_of(trainer, options):
             self._guard.after_step(self._witness, measured, batches[position], mode=options.mode, step=step)
+        self._cadence.note_gradient(time.perf_counter() - start)
 
     def _as_measured(
         self, trainer: Trainer, pl_module: LightningModule, steps: list[MicroBatches]
@@ -547,6 +550,9 @@ class ImplicitRegularizationMonitor(Callback):
                 f"{least} steps in each",
             )
             return
+        minibatches = len(window.sample.items)
+        if (line := self._cadence.warning(minibatches)) is not None:
+            self._guard.warnings.once("cost", line)
         start = time.perf_counter()
         values = self._values(trainer, pl_module)
         if self._recorder is not None:
@@ -560,7 +566,7 @@ class ImplicitRegularizationMonitor(Callback):
                 "are those of steps without it",
             )
         spent = time.perf_counter() - start
-        self._cadence.note(spent)
+        self._cadence.note(spent, minibatches)
         self._add_row(trainer, {**values, "time/terms": spent})
 
     def _values(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:

@@ -380,16 +380,46 @@ def clock(monkeypatch):
 def test_rows_that_cost_too_much_are_left_out(clock):
     cadence = Cadence(every_n_steps=10, max_cost=0.05)
     assert cadence.is_due(10)  # its cost is not known yet
-    cadence.note(seconds=2.0)
+    cadence.note(2.0, minibatches=1)
     clock.now += 39.0
     assert not cadence.is_due(20)
     clock.now += 1.0
     assert not cadence.is_due(25)
     assert cadence.is_due(30)
     free = Cadence(every_n_steps=10)
-    free.note(seconds=1e9)
+    free.note(1e9, minibatches=1)
     assert free.is_due(20)
     assert not Cadence().is_due(10)
+
+
+def test_a_long_measurement_is_preceded_by_a_line(clock):
+    cadence = Cadence(every_n_steps=10)
+    cadence._since = clock.now
+    clock.now += 10.0
+    assert cadence.warning(100) is None  # nothing is known of it
+    cadence.note_gradient(0.03)
+    assert cadence.warning(60) is None  # it is short
+    assert cadence.warning(100) == (
+        "the terms of 100 minibatches take at least 3 s, after 10 s of training; measure fewer minibatches by "
+        "num_batches, less often, or at most a share of the time by max_cost=0.05"
+    )
+    cadence.note(10.0, minibatches=100)
+    cadence.note_gradient(50.0)  # no longer needed
+    clock.now += 100.5
+    assert cadence.warning(100) is None  # below a tenth
+    assert cadence.warning(110).startswith("the terms of 110 minibatches take 11 s, after 100 s of training; ")
+
+
+@pytest.mark.parametrize("by_callback", [True, False])
+def test_the_line_comes_once(tmp_path, monkeypatch, by_callback):
+    monkeypatch.setattr("ireg.window.LONG", 0.0)
+    monkeypatch.setattr("ireg.window.LARGE_SHARE", 0.0)
+    with pytest.warns(UserWarning, match="the terms of 4 minibatches take") as found:
+        if by_callback:
+            fit(tmp_path, Callback(TAGS, every_n_steps=4), max_epochs=1)
+        else:
+            watched(12, every_n_steps=4, sampling="independent")
+    assert sum("minibatches take" in str(warning.message) for warning in found) == 1
 
 
 def test_the_last_row_is_never_left_out(tmp_path, clock):
