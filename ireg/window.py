@@ -151,7 +151,7 @@ class Cadence:
         self._since = time.perf_counter()
 
     def note_gradient(self, seconds: float) -> None:
-        """Note how long a minibatch's gradient has taken, the least that a measurement takes of each."""
+        """Note how long a minibatch's gradient has taken, which says something before the first measurement."""
         if not self._measured:
             self._per_minibatch = seconds
 
@@ -167,8 +167,7 @@ class Cadence:
         seconds, trained = self._per_minibatch * minibatches, time.perf_counter() - self._since
         if seconds < LONG or seconds < LARGE_SHARE * trained:
             return None
-        least = "" if self._measured else "at least "
         return (
-            f"the terms of {minibatches} minibatches take {least}{seconds:.0f} s, after {trained:.0f} s of training; "
+            f"the terms of {minibatches} minibatches take about {seconds:.0f} s, after {trained:.0f} s of training; "
             "measure fewer minibatches by num_batches, less often, or at most a share of the time by max_cost=0.05"
         )

@@ -400,14 +400,14 @@ def test_a_long_measurement_is_preceded_by_a_line(clock):
     cadence.note_gradient(0.03)
     assert cadence.warning(60) is None  # it is short
     assert cadence.warning(100) == (
-        "the terms of 100 minibatches take at least 3 s, after 10 s of training; measure fewer minibatches by "
+        "the terms of 100 minibatches take about 3 s, after 10 s of training; measure fewer minibatches by "
         "num_batches, less often, or at most a share of the time by max_cost=0.05"
     )
     cadence.note(10.0, minibatches=100)
     cadence.note_gradient(50.0)  # no longer needed
     clock.now += 100.5
     assert cadence.warning(100) is None  # below a tenth
-    assert cadence.warning(110).startswith("the terms of 110 minibatches take 11 s, after 100 s of training; ")
+    assert cadence.warning(110).startswith("the terms of 110 minibatches take about 11 s, after 100 s of training; ")
 
 
 @pytest.mark.parametrize("by_callback", [True, False])
