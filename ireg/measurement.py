@@ -11,6 +11,7 @@ from ireg.check import NOISE
 from ireg.core.complex_weights import loss_by_reals
 from ireg.core.drawing import EPOCH
 from ireg.core.functional import detached_parameters
+from ireg.core.large import is_large
 from ireg.core.moments import STANDARD_ERROR, Observer, standard_error
 from ireg.core.moments.needs import needs_path, union_of_needs
 from ireg.core.moving import moving_parameters
@@ -214,8 +215,10 @@ def take_snapshot(
     """
     moving = moving_parameters(optimizer, dict(module.named_parameters()), loss, epoch.batches, epoch.stepped)
     seen = view(optimizer, moving, epoch.rates, epoch.settings)
-    # Copies: a forward pass may write to the weights that it is given.
-    params = {name: value.clone() for name, value in detached_parameters(module).items()}
+    params = detached_parameters(module)
+    # Copies: a forward pass may write to the weights that it is given. A large model is copied where it was seen to.
+    if not is_large(params) or getattr(loss, "fresh", True):
+        params = {name: value.clone() for name, value in params.items()}
     by_reals = loss_by_reals(loss, {name: params[name] for name in seen.moving})
     if objective is not None and by_reals is not loss:
         raise ValueError("a regularizer is not measured with complex weights; leave it out, or hold two real weights")

@@ -1,7 +1,7 @@
 """What a term may look at: one moment of training."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from ireg.core.drawing import EPOCH, INDEPENDENT, population_size, require_sampl
 from ireg.core.frozen_gradients import FrozenGradients
 from ireg.core.hessian import MeanHessian
 from ireg.core.lanczos import Eigenpair
+from ireg.core.large import is_large
 from ireg.core.margins import margins
 from ireg.core.mean_flow import MeanFlow, mean_flow
 from ireg.core.moments import (
@@ -37,9 +38,11 @@ from ireg.core.sharpness import (
     gradient_noise_interaction,
     minibatch_curvatures,
     probed_trace,
+    require_settled,
     steepest,
 )
 from ireg.core.types import Batch, Descended, LossFn, Params, Shared
+from ireg.core.wide import brought
 
 Window = TypeVar("Window", GradientMoments, DrawnMoments)
 
@@ -226,9 +229,20 @@ class Snapshot:
 
     @cached_property
     def steepest(self) -> Eigenpair:
-        """The largest eigenvalue of H; `kept` has its vector for the next measurement."""
-        pair = steepest(self.hessian, self._stream("lambda_max"), before=self.kept.get("lambda_max"))
-        self.kept["lambda_max"] = pair.vector
+        """The largest eigenvalue of H; `kept` has its vector for the next measurement.
+
+        Raises:
+            ValueError: it has not settled, of a large model.
+        """
+        pair = steepest(self.hessian, self._stream("lambda_max"), before=self.kept.pop("lambda_max", None))
+        return self._kept_for_next("lambda_max", pair)
+
+    def _kept_for_next(self, name: str, pair: Eigenpair) -> Eigenpair:
+        """Keep the eigenvector for the next measurement, if it is one; of a large model in half precision."""
+        require_settled(pair, self.moving)
+        if is_large(self.moving):
+            pair = replace(pair, vector=pair.vector.bfloat16())
+        self.kept[name] = pair.vector
         return pair
 
     @cached_property
@@ -236,6 +250,9 @@ class Snapshot:
         """The largest eigenvalue of P^½ (H + λ) P^½.
 
         None without a rule, and before the first step of an optimizer that divides.
+
+        Raises:
+            ValueError: as `steepest`.
         """
         optimizer, scale = self.optimizer, self.preconditioner
         if not optimizer.has_rule or (scale is None and optimizer.second_moment is not None):
@@ -248,15 +265,15 @@ class Snapshot:
             self._stream("lambda_max_own"),
             scale=scale,
             decay=decay or 0.0,
-            before=self.kept.get("lambda_max_own"),
+            before=self.kept.pop("lambda_max_own", None),
         )
-        self.kept["lambda_max_own"] = pair.vector
-        return pair
+        return self._kept_for_next("lambda_max_own", pair)
 
     @cached_property
     def steepest_curvatures(self) -> Tensor:
         """vᵀH_kv of each minibatch along the eigenvector v of `steepest`, (m,)."""
-        direction = by_name(self.steepest.vector, self.moving)
+        one = next(iter(self.moving.values()))
+        direction = by_name(brought(self.steepest.vector, one), self.moving)
         return minibatch_curvatures(self.loss, self.moving, self.hessian.batches, direction)
 
     @cached_property
