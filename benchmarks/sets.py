@@ -78,7 +78,8 @@ def peak(optimizer: str, terms: str, *, width: int, blocks: int, length: int) ->
         lambda: values.update(ireg.measure(module, batches, optimizer=trained, terms=terms, criterion=cross_entropy))
     )
     products = values.get("curvature/lambda_max_products", float("nan"))
-    return {"weights": sum(value.numel() for value in module.parameters()), "models": tensors / size, "products": products}
+    weights = sum(value.numel() for value in module.parameters())
+    return {"weights": weights, "models": tensors / size, "products": products}
 
 
 def rows(width: int, blocks: int, length: int) -> Iterator[dict[str, str | float]]:

@@ -205,12 +205,7 @@ def _add_stack(sums: Sums, passed: StackPass, params: Params, point: Point) -> N
     if sums.along_gradients:
         _add_products(sums.along_gradients, passed, gradients, point)
     if sums.weighed:
-        for name, products in passed.products(point.velocity):
-            for gradient, product in zip(gradients[name], products, strict=True):
-                product.add_(point.velocity[name], alpha=point.decay)
-                if sums.along_velocity:
-                    sums.along_velocity[name] += product
-                sums.weighed[name].addcmul_(point.relative(name, gradient), product)
+        _add_weighed(sums, passed, gradients, point)
     elif sums.along_velocity:
         _add_products(sums.along_velocity, passed, point.velocity, point)
     for name in sums.cubes:
@@ -221,6 +216,16 @@ def _add_stack(sums: Sums, passed: StackPass, params: Params, point: Point) -> N
         for name, value in gradients.items():  # in place: they are not needed any more
             value.mul_(point.scale[name]).sub_(point.scaled_mean[name])
         _add_products(sums.along_spread, passed, gradients, point)
+
+
+def _add_weighed(sums: Sums, passed: StackPass, gradients: Params, point: Point) -> None:
+    """Add H_k u of each minibatch, and z_k ⊙ H_k u."""
+    for name, products in passed.products(point.velocity):
+        for gradient, product in zip(gradients[name], products, strict=True):
+            product.add_(point.velocity[name], alpha=point.decay)
+            if sums.along_velocity:
+                sums.along_velocity[name] += product
+            sums.weighed[name].addcmul_(point.relative(name, gradient), product)
 
 
 def _add_products(total: Params, passed: StackPass, direction: Params, point: Point) -> None:

@@ -149,12 +149,18 @@ def mean_flow(
     remembered, dividing = optimizer.memory, optimizer.divides_by
     drawing = Drawing(len(batches), independent=sampling != EPOCH)
     point = Point(params, moments, dividing, optimizer, None if shared is None else shared.gradient)
-    fluctuates = dividing is not None and len(batches) > 1
-    whole = None if is_large(params) else _shared_sums(loss, params, batches, point, shared, None)
 
-    def sums(*asked: str) -> Sums:
-        """Return sums of the one pass, or of a pass of their own: their results take less memory than all of them."""
-        return whole or _shared_sums(loss, params, batches, point, shared, asked)
+    def passed(asked: Collection[str] | None, over: Params = params) -> Sums:
+        found = hessian_sums(loss, over, batches, point, asked)
+        if shared is not None:
+            found.add_shared(point, shared.product)
+        return found
+
+    whole = None if is_large(params) else passed(None)
+
+    def sums(*asked: str, over: Params = params) -> Sums:
+        """Return sums of the one pass, or of a pass of their own: what is made of them takes less memory."""
+        return whole or passed(asked, over)
 
     lag = fluctuation = None
     if dividing is None:
@@ -166,24 +172,13 @@ def mean_flow(
         memory = _memory(point, along, sums(OF_SPREAD), remembered, drawing)
         found = sums(OF_GRADIENTS)
     squares_gradient = _in_place(found.along_gradients, lambda name, value: 2 * value)
-    if dividing is not None and fluctuates:
+    if dividing is not None and len(batches) > 1:
         fluctuation = {}
-        for names in _blocks(params):
-            powers = whole or _shared_sums(loss, names, batches, point, None, (CUBES, FOURTHS))
-            fluctuation |= _fluctuation(point, powers, dividing, drawing)
+        for block in _blocks(params):
+            fluctuation |= _fluctuation(point, sums(CUBES, FOURTHS, over=block), dividing, drawing)
     return MeanFlow(
         leading=point.velocity, memory=memory, lag=lag, fluctuation=fluctuation, squares_gradient=squares_gradient
     )
-
-
-def _shared_sums(
-    loss: LossFn, params: Params, batches: Sequence[Batch], point: Point, shared: Shared | None, asked: Collection[str] | None
-) -> Sums:
-    """Compute sums over the minibatches, what all of them share included."""
-    sums = hessian_sums(loss, params, batches, point, asked)
-    if shared is not None:
-        sums.add_shared(point, shared.product)
-    return sums
 
 
 def _blocks(params: Params) -> list[Params]:

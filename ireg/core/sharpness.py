@@ -17,8 +17,8 @@ from ireg.core.ascent import largest_by_ascent
 from ireg.core.functional import twice_differentiable
 from ireg.core.hessian import MeanHessian
 from ireg.core.hessian_sums import HessianProduct
-from ireg.core.large import computed, is_large
 from ireg.core.lanczos import Eigenpair, largest_eigenpair
+from ireg.core.large import computed, is_large
 from ireg.core.norms import inner, square
 from ireg.core.params import by_name
 from ireg.core.stack_pass import stack_passes
@@ -77,7 +77,8 @@ def steepest(
     start = _first_vector(hessian.params, generator, before)
     shift = dict.fromkeys(hessian.params, decay) if isinstance(decay, float) else decay
     if is_large(hessian.params):
-        return _by_ascent(hessian, start, scale, shift, tolerance, PATIENCE * PRODUCTS if products is None else products)
+        most = PATIENCE * PRODUCTS if products is None else products
+        return _by_ascent(hessian, start, scale, shift, tolerance, most)
     roots = None if scale is None else {name: value.sqrt() for name, value in scale.items()}
 
     def product(vector: Tensor) -> Tensor:
@@ -139,9 +140,9 @@ def require_settled(pair: Eigenpair, params: Params) -> None:
     if pair.settled or math.isnan(pair.value) or not is_large(params):
         return
     raise ValueError(
-        f"the largest eigenvalue of the Hessian has not settled after {pair.products} products: {pair.value:.4g} with a "
-        f"residual of {pair.residual:.2g}, more than the share {TOLERANCE:g}; leave out the terms that are made of it, "
-        "or take ireg.top_eigenvalue with another tolerance or max_products"
+        f"the largest eigenvalue has not settled after {pair.products} products with the Hessian: {pair.value:.4g} with "
+        f"a residual of {pair.residual:.2g}, more than the share {TOLERANCE:g}; leave out the terms that are made of "
+        "it, or take ireg.top_eigenvalue, which returns the residual, with another tolerance or max_products"
     )
 
 
