@@ -25,12 +25,12 @@ from ireg.tables import markdown
 from study.scripts.published import DATA, published
 
 CSV = DATA / "sets.csv"
-SETS = ("theory", "curvature")
+SETS = ("default", "theory", "curvature")
 OPTIMIZERS = {
     "sgd": lambda weights: torch.optim.SGD(weights, lr=1e-2),
     "adamw": lambda weights: torch.optim.AdamW(weights, lr=1e-3),
 }
-BATCHES, EXAMPLES = 4, 2
+BATCHES, EXAMPLES = 4, 1
 
 
 class Transformer(nn.Module):
@@ -105,9 +105,9 @@ def table(found: pd.DataFrame) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write file and page, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sets", description="Write docs/data/sets.csv.")
-    parser.add_argument("--width", type=int, default=384, help="of the transformer (default: %(default)s)")
-    parser.add_argument("--blocks", type=int, default=6, help="of the transformer (default: %(default)s)")
-    parser.add_argument("--length", type=int, default=64, help="tokens of an example (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=512, help="of the transformer (default: %(default)s)")
+    parser.add_argument("--blocks", type=int, default=4, help="of the transformer (default: %(default)s)")
+    parser.add_argument("--length", type=int, default=32, help="tokens of an example (default: %(default)s)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -41,7 +41,7 @@ def largest_by_ascent(
         tolerance: ends when the residual is at most this share of the largest absolute value that was seen.
         products: at most.
         scale: P, a diagonal ≥ 0, in parts that have n entries together, which are asked for once a sum; None for the
-            identity.
+            identity. Entries where it is 0 are left out: v is 0 there.
 
     Returns:
         The pair, with v of norm 1. It says whether the residual is within the tolerance. Its value is nan where a
@@ -71,7 +71,7 @@ class _Ascent:
         self.product, self.scale = product, scale
         self.y = start
         self.image, self.direction, self.along = (torch.zeros_like(start) for _ in range(3))
-        self.products = self.restarts = 0
+        self.products = 0
         self.value, self.largest = math.nan, 0.0
         if scale is not None:
             for (y,), p in self._pieces(self.y):
@@ -90,7 +90,6 @@ class _Ascent:
             if not finite or small or exhausted or self.products >= products:
                 return self._pair(residual, settled=finite and (exhausted or residual <= tolerance * self.largest))
             if self.products % STEPS == STEPS - 1 and self.products + 1 < products:
-                self.restarts += 1
                 self._begin()
                 beta = 0.0
             elif self.products > 1:
@@ -128,8 +127,8 @@ class _Ascent:
 
     def _ascent(self, y: Tensor, image: Tensor, p: Tensor | None) -> Tensor:
         """Compute a piece of r, in double precision."""
-        image = wide(image) if p is None else wide(image) * wide(p)
-        return image.sub_(wide(y), alpha=self.value) if p is not None else image - self.value * wide(y)
+        scaled = wide(image) if p is None else wide(image) * wide(p)
+        return torch.sub(scaled, wide(y), alpha=self.value)
 
     def _beta(self) -> float:
         """Compute β of the direction before; 0 where it has no curvature."""
@@ -175,7 +174,7 @@ class _Ascent:
                 y.mul_(torch.where(p > 0, p, torch.inf).rsqrt_())
         finite = math.isfinite(self.value) and math.isfinite(residual)
         value, residual = (self.value, residual) if finite else (math.nan, math.nan)
-        return Eigenpair(value, self.y, residual, self.products, restarts=self.restarts, settled=settled)
+        return Eigenpair(value, self.y, residual, self.products, settled=settled)
 
     def _pieces(self, *vectors: Tensor) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
         """Yield pieces of the vectors, and P's there."""

@@ -26,16 +26,14 @@ class Eigenpair:
         vector: v, (n,), of norm 1.
         residual: ‖Av − θv‖.
         products: with A, that were computed for it.
-        restarts: how often a method that keeps few vectors began anew from v.
-        settled: whether the residual is within the tolerance that was asked for.
+        settled: whether the residual is within the tolerance, or is rounding alone.
     """
 
     value: float
     vector: Tensor
     residual: float
     products: int
-    restarts: int = 0
-    settled: bool = True
+    settled: bool
 
 
 def largest_eigenpair(
@@ -90,7 +88,7 @@ def largest_eigenpair(
         if settled or exhausted:
             weights = brought(vectors[:, -1], basis)
             vector = weights @ basis
-            within = residual <= max(tolerance * scale, 1e-9 * scale)
+            within = residual <= max(tolerance, 1e-9) * scale
             return Eigenpair(float(values[-1]), vector / vector.norm(), residual, len(diagonal), settled=within)
         beside.append(rest)
         basis = torch.cat([basis, image[None] / rest])

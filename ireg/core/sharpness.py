@@ -6,7 +6,6 @@ minibatch k. Weight decay is not part of C; where it belongs to a quantity, the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,7 +32,7 @@ The eigenvalue's own error is of second order in that, where it has a gap to the
 PRODUCTS = 60
 """Products at most."""
 PATIENCE = 4
-"""Of a large model so many times as many: they cost no memory, and a value that has not settled is no result."""
+"""Of a large model so many times as many: each costs no memory, and some converge slower than Lanczos' would."""
 PROBES = 8
 """Random vectors of an estimate."""
 _FRESH = 0.1
@@ -127,23 +126,6 @@ def _by_ascent(
 
     diagonal = None if scale is None else computed(hessian.params, scale.__getitem__).values()
     return largest_by_ascent(product, start, tolerance=tolerance, products=products, scale=diagonal)
-
-
-def require_settled(pair: Eigenpair, params: Params) -> None:
-    """Check that an eigenvalue of a large model is within the tolerance, or nan.
-
-    Of a small one the method keeps all vectors, and nothing better is known after `PRODUCTS`.
-
-    Raises:
-        ValueError: the residual is larger.
-    """
-    if pair.settled or math.isnan(pair.value) or not is_large(params):
-        return
-    raise ValueError(
-        f"the largest eigenvalue has not settled after {pair.products} products with the Hessian: {pair.value:.4g} with "
-        f"a residual of {pair.residual:.2g}, more than the share {TOLERANCE:g}; leave out the terms that are made of "
-        "it, or take ireg.top_eigenvalue, which returns the residual, with another tolerance or max_products"
-    )
 
 
 @dataclass(frozen=True)

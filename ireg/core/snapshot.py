@@ -38,7 +38,6 @@ from ireg.core.sharpness import (
     gradient_noise_interaction,
     minibatch_curvatures,
     probed_trace,
-    require_settled,
     steepest,
 )
 from ireg.core.types import Batch, Descended, LossFn, Params, Shared
@@ -229,17 +228,12 @@ class Snapshot:
 
     @cached_property
     def steepest(self) -> Eigenpair:
-        """The largest eigenvalue of H; `kept` has its vector for the next measurement.
-
-        Raises:
-            ValueError: it has not settled, of a large model.
-        """
+        """The largest eigenvalue of H; `kept` has its vector for the next measurement."""
         pair = steepest(self.hessian, self._stream("lambda_max"), before=self.kept.pop("lambda_max", None))
         return self._kept_for_next("lambda_max", pair)
 
     def _kept_for_next(self, name: str, pair: Eigenpair) -> Eigenpair:
-        """Keep the eigenvector for the next measurement, if it is one; of a large model in half precision."""
-        require_settled(pair, self.moving)
+        """Keep the eigenvector for the next measurement, that of a large model in half precision."""
         if is_large(self.moving):
             pair = replace(pair, vector=pair.vector.bfloat16())
         self.kept[name] = pair.vector
@@ -250,9 +244,6 @@ class Snapshot:
         """The largest eigenvalue of P^½ (H + λ) P^½.
 
         None without a rule, and before the first step of an optimizer that divides.
-
-        Raises:
-            ValueError: as `steepest`.
         """
         optimizer, scale = self.optimizer, self.preconditioner
         if not optimizer.has_rule or (scale is None and optimizer.second_moment is not None):
