@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import ireg
 from benchmarks.memory import peak_tensors
-from ireg.core import ascent, large
+from ireg.core import ascent, large, sharpness
 from ireg.core.ascent import largest_by_ascent
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.hessian import MeanHessian
@@ -338,6 +338,8 @@ def test_what_is_large_is_above_sixteen_mebibytes():
 )
 def test_at_most_eight_models_are_held(terms, made, monkeypatch):
     monkeypatch.setattr(ascent, "PIECE", 2**10)
+    monkeypatch.setattr(sharpness, "PRODUCTS", 12)
+    monkeypatch.setattr(sharpness, "PATIENCE", 1)
     torch.manual_seed(0)
     layers = [layer for _ in range(6) for layer in (nn.Linear(96, 96), nn.LayerNorm(96), nn.Tanh())]
     module = nn.Sequential(*layers)
