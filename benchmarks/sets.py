@@ -1,4 +1,4 @@
-"""`python -m benchmarks.sets`: the peak memory of sets of terms on a transformer of some million weights, in models.
+"""`python -m benchmarks.sets`: the peak memory of sets of terms on a large transformer, in models.
 
 It writes docs/data/sets.csv and the table of docs/benchmarks.md. Memory is that of tensors, from torch's log of every
 allocation, above what is in use before: the model, its gradients, and the optimizer's state. One model is the memory of
@@ -19,13 +19,14 @@ from torch.nn.functional import cross_entropy
 import ireg
 from benchmarks.case import ROOT
 from benchmarks.memory import peak_tensors
+from ireg import catalogue
 from ireg.system.command import framed, run_as_process
 from ireg.system.files import replacing
 from ireg.tables import markdown
 from study.scripts.published import DATA, published
 
 CSV = DATA / "sets.csv"
-SETS = ("default", "theory", "curvature")
+SETS = tuple(name for name in ("default", "theory", "curvature", "noise") if name in catalogue.SETS)
 OPTIMIZERS = {
     "sgd": lambda weights: torch.optim.SGD(weights, lr=1e-2),
     "adamw": lambda weights: torch.optim.AdamW(weights, lr=1e-3),
@@ -82,9 +83,9 @@ def peak(optimizer: str, terms: str, *, width: int, blocks: int, length: int) ->
     return {"weights": weights, "models": tensors / size, "products": products}
 
 
-def rows(width: int, blocks: int, length: int) -> Iterator[dict[str, str | float]]:
+def rows(sets: Sequence[str], width: int, blocks: int, length: int) -> Iterator[dict[str, str | float]]:
     """Yield each set's peak with each optimizer, each from a process of its own."""
-    for terms in SETS:
+    for terms in sets:
         for optimizer in OPTIMIZERS:
             sizes = {"width": width, "blocks": blocks, "length": length}
             command = [sys.executable, "-m", "benchmarks.sets", "--one", json.dumps([optimizer, terms, sizes])]
@@ -108,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=512, help="of the transformer (default: %(default)s)")
     parser.add_argument("--blocks", type=int, default=4, help="of the transformer (default: %(default)s)")
     parser.add_argument("--length", type=int, default=32, help="tokens of an example (default: %(default)s)")
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS, help="to be measured (default: all)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -115,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         optimizer, terms, sizes = json.loads(given.one)
         print(json.dumps(peak(optimizer, terms, **sizes)))
         return 0
-    found = pd.DataFrame(rows(given.width, given.blocks, given.length))
+    found = pd.DataFrame(rows(given.sets, given.width, given.blocks, given.length))
     with replacing(CSV) as temporary:
         found.to_csv(temporary, index=False, float_format="%.4g")
     print(published("sets", table(pd.read_csv(CSV)), "docs/benchmarks.md"))

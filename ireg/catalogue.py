@@ -24,6 +24,7 @@ a decay ρ remembers once (1 − ρ) 9ⁿ > 1: after 3 steps at ρ = 0.99, after
 _SMITH = "[Smith et al. 2021](https://arxiv.org/abs/2101.12176)"
 _BARRETT = "[Barrett & Dherin 2021](https://arxiv.org/abs/2009.11162)"
 _SWITCH = "runs with optimizer=switch"
+_AVERAGE = "runs with weight_average=ema"
 _SWATS = "[Keskar & Socher 2017](https://arxiv.org/abs/1712.07628)"
 _OWN = "[theory](theory.md), section 6"
 _FLOW = "[theory](theory.md), section 7"
@@ -98,6 +99,19 @@ CATALOGUE: dict[str, Quantity] = {
     ),
     "test/loss": Quantity(title="test loss, after the epoch", unit="loss"),
     "test/error": Quantity(title="test error, after the epoch", unit="share", axis="test error"),
+    "test/loss_ema": Quantity(
+        title="test loss of the average of the weights, after the epoch",
+        formula="at ω̄ ← β ω̄ + (1 − β) ω of each step",
+        unit="loss",
+        validity=_AVERAGE,
+    ),
+    "test/error_ema": Quantity(
+        title="test error of the average of the weights, after the epoch",
+        formula="at ω̄ ← β ω̄ + (1 − β) ω of each step",
+        unit="share",
+        validity=_AVERAGE,
+        axis="test error of averaged weights",
+    ),
     "holdout/loss": Quantity(
         title="loss on held-out training examples (observed labels), after the epoch",
         unit="loss",
@@ -131,6 +145,10 @@ CATALOGUE: dict[str, Quantity] = {
         source="[explicit regularization](explicit.md)",
         validity="runs with a regularizer",
         axis="explicit penalty",
+    ),
+    "train/step": Quantity(title="steps taken", unit="1", validity="runs with max_steps"),
+    "schedule/lr": Quantity(
+        title="learning rate of the last step", unit="1", validity="runs with a schedule or a warm-up"
     ),
     "switch/phase": Quantity(title="optimizer at work: 1 before the switch, 2 after it", unit="1", validity=_SWITCH),
     "switch/lr": Quantity(title="learning rate of the optimizer at work", unit="1", validity=_SWITCH),

@@ -21,8 +21,10 @@ from ireg.core.batches import copied
 from ireg.core.clipping import Clipping, clipping_of
 from ireg.core.functional import copied_buffers, leaves_like, measuring, weights_kept
 from ireg.core.noise import noise_layers
+from ireg.core.own_passes import OwnPasses
 from ireg.core.params import dense
 from ireg.core.replay import Difference, difference, replayed_gradient
+from ireg.core.sharded import held, part_of
 from ireg.core.streams import Streams
 from ireg.core.types import Batch, LossFn, Params
 from ireg.core.witness import StepRecord, as_recorded, in_modes, modes_of
@@ -97,6 +99,7 @@ class Replay:
         streams: that the module and the loss draw from.
         wrapped: whether the gradients of other ranks are part of the loss.
         compiled: a compiled model, and the loss of a minibatch by its own passes; None where it is not compiled.
+        called: what the loss calls; by default the module.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Replay:
         *,
         wrapped: bool = False,
         compiled: tuple[nn.Module, Callable[[Batch], Tensor]] | None = None,
+        called: nn.Module | None = None,
     ) -> None:
         self.module = module
         self.loss = loss
@@ -115,6 +119,7 @@ class Replay:
         self.streams = streams
         self.wrapped = wrapped
         self.compiled = compiled
+        self.called = module if called is None else called
 
     def compare(self, record: StepRecord, batch: Batch, before: Batch | None = None) -> Finding:
         """Compare the gradient of a step with that of its minibatch.
@@ -127,8 +132,9 @@ class Replay:
         Returns:
             The difference of the two gradients, and its cause.
         """
-        held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-        names = {name for name, parameter in self.module.named_parameters() if id(parameter) in held}
+        record = record.whole()
+        moved = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        names = {name for name, parameter in self.module.named_parameters() if id(parameter) in moved}
         expected = {name: value for name, value in record.gradient.items() if name in names}
         lowest = record.autocast[1] if record.autocast is not None else None
 
@@ -138,7 +144,9 @@ class Replay:
         with self.streams.kept():
             gradient = self._gradient(record, batch)
             off = compared(gradient, expected)
-            if not off.is_small:  # activations that are computed again want the step's weights in the module, too
+            if not off.is_small and not isinstance(
+                self.loss, OwnPasses
+            ):  # activations that are computed again want the step's weights in the module, too
                 with self._weights_of(record):
                     gradient = self._gradient(record, batch)
                 off = min(off, compared(gradient, expected), key=lambda difference: difference.relative)
@@ -200,7 +208,7 @@ class Replay:
         with (
             in_modes(self.module, modes),
             measuring(self.module, dropout=True),
-            as_recorded(self.module, record if seed is None else record.without_streams(), self.streams),
+            as_recorded(self.module, record if seed is None else record.without_streams(), self.streams, self.called),
         ):
             if seed is not None:
                 self.streams.seed(seed)
@@ -212,7 +220,7 @@ class Replay:
         with weights_kept(self.module):
             with torch.no_grad():
                 for name, value in self.module.named_parameters():
-                    value.copy_(record.weights[name])
+                    held(value).copy_(part_of(record.weights[name], value))
             yield
 
     def _compiled_gradient(self, record: StepRecord, batch: Batch) -> Params:

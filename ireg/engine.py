@@ -55,8 +55,8 @@ def gradient_moments(
         loss: `(model, batch) -> 0-d tensor`, the mean loss, for minibatches of any structure. Give this or `criterion`.
         optimizer: by whose parameters the loss is differentiated; by default by all that require a gradient.
         needs: what to compute, as `Need.MEAN | Need.SQ_NORMS`; the mean square costs most.
-        method: `auto`, or `loop`, `vmap`, `hooks`, `ghost`, `layers`: they compute the same and differ in time and in
-            the models that they serve.
+        method: `auto`, or `loop`, `vmap`, `hooks`, `ghost`, `layers`, `backward`: they compute the same and differ in
+            time and in the models that they serve.
         mode: `as_trained` (layers stay in their mode, BatchNorm takes the minibatch's statistics, dropout is off) or
             `eval`.
 
@@ -86,7 +86,7 @@ def gradient_moments(
     """
     if not isinstance(needs, Need) or not needs:
         raise ValueError(f"needs={needs!r}: must be one or several of ireg.Need, as Need.MEAN | Need.SQ_NORMS")
-    opened = _Opened(model, batches, optimizer, criterion, loss, mode)
+    opened = _Opened(model, batches, optimizer, criterion, loss, mode, method)
     with opened.measuring():
         return replace(opened.snapshot(method=method), needs=needs).moments
 
@@ -137,7 +137,7 @@ def snapshot(
         ...     print(implicit.sgd(taken), taken.hessian(taken.moving))  # (η/4) 34, and (2 + 8)/2 · 1
         tensor(0.8500) {'weight': tensor([[5.]])}
     """
-    opened = _Opened(model, batches, unwrapped(optimizer), criterion, loss, mode)
+    opened = _Opened(model, batches, unwrapped(optimizer), criterion, loss, mode, method)
     with opened.measuring():
         taken = opened.snapshot(method=method, initial=initial)
         try:
@@ -378,6 +378,7 @@ class _Opened:
         criterion: of outputs and targets; this or `loss`.
         loss: of the model and a minibatch.
         mode: `as_trained` or `eval`.
+        method: how gradients are computed.
 
     Raises:
         ValueError: an argument has a value that is not allowed, or the gradient is not the model's own.
@@ -391,12 +392,13 @@ class _Opened:
         criterion: Criterion | None,
         loss: ModelLoss | None,
         mode: str,
+        method: str = "auto",
     ) -> None:
         require_mode(mode)
         if mode == "two_draws":
             raise ValueError("mode='two_draws' is of whole terms, see ireg.measure; must be as_trained or eval here")
         self.optimizer = _of_all_weights(model) if optimizer is None else unwrapped(optimizer)
-        self.measured = MeasuredLoss(model, self.optimizer, criterion, loss)
+        self.measured = MeasuredLoss(model, self.optimizer, criterion, loss, method=method)
         require_minibatches(batches, pairs=criterion is not None)
         self.mode = mode
         with self.measured as measured:
@@ -436,7 +438,7 @@ def _of_all_weights(model: nn.Module) -> Optimizer:
     Raises:
         ValueError: no parameter requires a gradient.
     """
-    module = bare_module(model)
+    module = bare_module(model, sharded=True)
     held = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not held:
         raise ValueError(f"{type(module).__name__} has no parameter that requires a gradient; unfreeze one")

@@ -25,9 +25,11 @@ from ireg.core.functional import (
     weights_kept,
 )
 from ireg.core.graph import Graph
+from ireg.core.own_passes import OwnPasses, by_criterion, by_loss
 from ireg.core.params import dense, same_values
 from ireg.core.ranks import MeanOverRanks, ranks_of, require_all_ranks
 from ireg.core.replay import difference, replayed_gradient
+from ireg.core.sharded import is_sharded, settle
 from ireg.core.streams import Streams, attributes_kept
 from ireg.core.types import Batch, LossFn, Params
 from ireg.core.witness import in_modes, set_aside
@@ -56,6 +58,8 @@ class MeasuredLoss:
         criterion: of outputs and targets; give this or `loss`.
         loss: of the model and a minibatch.
         modes: of submodules by name, in which they are measured; by default they stay as they are.
+        method: how gradients are computed: `backward` takes the model's own passes, and `auto` where it needs them.
+        group: the ranks that train together; by default those of the model's wrapper.
 
     Raises:
         ValueError: see `ireg.core.wrappers.bare_module` and `loss_function`.
@@ -76,16 +80,21 @@ class MeasuredLoss:
         criterion: Criterion | None,
         loss: ModelLoss | None,
         modes: Mapping[str, bool] | None = None,
+        method: str = "auto",
+        group: Any = None,
     ) -> None:
-        self.module = bare_module(model)
+        self.module = bare_module(model, sharded=True)
         self.given: Callable[..., Tensor] = criterion if loss is None else loss  # type: ignore[assignment]
         self._criterion = criterion
         self._model = model
-        self.loss = loss_function(model, criterion, loss)
+        self.loss = loss_function(model, criterion, loss, method, group)
+        self._method = method
         self.streams = Streams(self.module, self.given)
         self.optimizer = optimizer
-        self._own: ModuleLoss | StepLoss = self.loss.loss if isinstance(self.loss, MeanOverRanks) else self.loss
-        self._group = ranks_of(model)
+        self._own: ModuleLoss | StepLoss | OwnPasses = (
+            self.loss.loss if isinstance(self.loss, MeanOverRanks) else self.loss
+        )
+        self._group = ranks_of(model) if group is None else group
         self._modes = {} if modes is None else modes
         self._stack = ExitStack()
         self._inference = False
@@ -97,6 +106,7 @@ class MeasuredLoss:
         self._inference = torch.is_inference_mode_enabled()
         if self._group is not None:
             require_all_ranks(self._group)
+        settle(self.module)
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(self.streams.kept())
@@ -123,7 +133,7 @@ class MeasuredLoss:
 
     def mode(self, name: str) -> Callable[[nn.Module], AbstractContextManager[None]]:
         """Return how the module computes the loss, by the name of a mode."""
-        if name == "as_trained" and isinstance(self._own, StepLoss):
+        if name == "as_trained" and (isinstance(self._own, StepLoss) or self._criterion is None):
             return partial(measuring, functional=True)
         return MODES[name]
 
@@ -137,6 +147,7 @@ class MeasuredLoss:
             self.streams,
             wrapped=self._group is not None,
             compiled=(self._model, partial(self._of_model, self._model)) if hasattr(self._model, "_orig_mod") else None,
+            called=self._model if isinstance(self._own, OwnPasses) else self.module,
         )
 
     def noise(self, batch: Batch, mode: str) -> float:
@@ -153,9 +164,13 @@ class MeasuredLoss:
         to weights gets copies of them.
 
         Raises:
-            ValueError: activations are computed again where the graph does not show it, or the loss fails.
+            ValueError: activations are computed again where the graph does not show it, and another method than `auto`
+                is asked for; or the loss fails.
         """
         own = self._own
+        if isinstance(own, OwnPasses):
+            self._look_at_passes(own, batch)
+            return
         with MODES["two_draws"](self.module):
             graph, self.writes = self._evaluated(batch)
             if isinstance(own, ModuleLoss) and graph.leaves & {id(value) for value in self.module.parameters()}:
@@ -164,13 +179,31 @@ class MeasuredLoss:
                 graph, self.writes = self._evaluated(batch)
             own.fresh = self.writes
         if graph.recomputes:
-            raise ValueError(
-                f"{type(self.module).__name__} uses reentrant activation checkpointing, whose gradients do not belong "
-                "to given weights; use torch.utils.checkpoint.checkpoint(…, use_reentrant=False), or switch it off"
-            )
+            if self._method != "auto":
+                raise ValueError(
+                    f"{type(self.module).__name__} uses reentrant activation checkpointing, whose gradients do not "
+                    "belong to given weights; use method='auto' or 'backward', or "
+                    "torch.utils.checkpoint.checkpoint(…, use_reentrant=False)"
+                )
+            self._own = passes = self._of_passes()
+            self._look_at_passes(passes, batch)
+            return
         self._depends = bool(graph.leaves)
         self.loss = own if self._group is None else MeanOverRanks(own, self._group)
         self.is_known = True
+
+    def _of_passes(self) -> OwnPasses:
+        loss = None if self._criterion is not None else self.given
+        return own_passes(self._model, self._criterion, loss, self._group)
+
+    def _look_at_passes(self, own: OwnPasses, batch: Batch) -> None:
+        """Determine whether the model's own passes write to its weights, and whether they depend on any."""
+        own.fresh = True
+        before = [(value, value._version) for value in self.module.parameters()]
+        with MODES["two_draws"](self.module), own.opened({}):
+            _, _, gradients = own.passes(batch)
+            own.fresh = self.writes = any(value._version != version for value, version in before)
+        self._depends, self.loss, self.is_known = bool(gradients), own, True
 
     def _evaluated(self, batch: Batch) -> tuple[Graph, bool]:
         """Evaluate the loss with copies of the weights; return its graph, and whether the copies changed."""
@@ -190,6 +223,8 @@ class MeasuredLoss:
         Raises:
             ValueError: they differ.
         """
+        if isinstance(self._own, OwnPasses):
+            return  # it is that of these passes
         if not self._depends or not any(value.requires_grad for value in self.module.parameters()):
             return  # a loss that moves nothing is refused later, where the moving parameters are determined
         with self.streams.kept():
@@ -203,7 +238,7 @@ class MeasuredLoss:
             raise ValueError(
                 f"the gradient of the first minibatch at given weights differs by {off.relative:.2g} of its norm "
                 f"from that of the model's own backward pass, most in {off.most}: the loss reads weights in another "
-                f"way than through the model that it is given; read them there{remedy}"
+                f"way than through the model that it is given; read them there, or take method='backward'{remedy}"
             )
 
     def _own_gradient(self, batch: Batch) -> Params:
@@ -234,15 +269,25 @@ def require_one_loss(criterion: Criterion | None, loss: ModelLoss | None) -> Non
         )
 
 
+def own_passes(model: nn.Module, criterion: Criterion | None, loss: ModelLoss | None, group: Any = None) -> OwnPasses:
+    """Return the loss by the model's own forward and backward passes."""
+    evaluate = by_criterion(criterion) if criterion is not None else by_loss(loss)  # type: ignore[arg-type]
+    return OwnPasses(model, bare_module(model, sharded=True), evaluate, ranks_of(model) if group is None else group)
+
+
 def loss_function(
-    model: nn.Module, criterion: Criterion | None, loss: ModelLoss | None
-) -> ModuleLoss | StepLoss | MeanOverRanks:
+    model: nn.Module, criterion: Criterion | None, loss: ModelLoss | None, method: str = "auto", group: Any = None
+) -> ModuleLoss | StepLoss | MeanOverRanks | OwnPasses:
     """Return the loss as a function of the parameters, the mean over ranks where the model is distributed.
+
+    It is by the model's own passes where `method` is `backward`, and where weights are sharded.
 
     Raises:
         ValueError: both or none of `criterion` and `loss` are given, or the model is refused.
     """
     require_one_loss(criterion, loss)
-    module, group = bare_module(model), ranks_of(model)
+    module, group = bare_module(model, sharded=True), ranks_of(model) if group is None else group
+    if method == "backward" or any(map(is_sharded, module.parameters())):
+        return own_passes(model, criterion, loss, group)
     own = functional_loss(module, criterion) if criterion is not None else StepLoss(module, loss)  # type: ignore[arg-type]
     return own if group is None else MeanOverRanks(own, group)

@@ -13,14 +13,17 @@ from ireg.core.drawing import EPOCH
 from ireg.core.functional import detached_parameters
 from ireg.core.large import is_large
 from ireg.core.moments import STANDARD_ERROR, Observer, standard_error
-from ireg.core.moments.needs import needs_path, union_of_needs
+from ireg.core.moments.needs import Need, needs_path, union_of_needs
 from ireg.core.moving import moving_parameters
-from ireg.core.optimizers import view
+from ireg.core.optimizers import OptimizerState, view
+from ireg.core.own_passes import OwnPasses
 from ireg.core.random import named_generator
 from ireg.core.reservoir import sampled
+from ireg.core.several import SeveralOptimizers
 from ireg.core.snapshot import Snapshot, Term
 from ireg.core.types import Batch, Descended, LossFn, Params
 from ireg.core.wrappers import unwrapped
+from ireg.joint import adds_up, evaluate_jointly, of_each
 from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss
 from ireg.objective import Objective
 from ireg.options import Epoch, Options, require_all, require_minibatches
@@ -33,7 +36,7 @@ def measure(
     model: nn.Module,
     batches: Sequence[Batch],
     *,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Sequence[Optimizer],
     terms: Chosen = "default",
     criterion: Criterion | None = None,
     loss: ModelLoss | None = None,
@@ -43,7 +46,7 @@ def measure(
     sampling: str = EPOCH,
     regularizer: Regularizer | None = None,
     check: str = "each",
-    progress: bool = False,
+    progress: bool | None = None,
     rates: Sequence[Sequence[float]] | None = None,
     initial: Params | None = None,
     population: int | None = None,
@@ -58,7 +61,9 @@ def measure(
             and all of them must measure.
         batches: the minibatches of an epoch, as a list: each is looked at several times.
         optimizer: of the model; wrappers of Lightning and accelerate are looked through. For a class whose
-            update rule is not known, the terms of its memory and of its second moment are left out.
+            update rule is not known, the terms of its memory and of its second moment are left out. Several, which step
+            together, are a list: terms of gradients are sums over them, and those of each are under `<tag>/<class>`, or
+            `<tag>/<number>` where two are of one class.
         terms: what is measured. All that is asked for, from here to `progress`, is described in `ireg.options.Options`.
         criterion: `(outputs, targets) -> 0-d tensor`, for pairs.
         loss: `(model, batch) -> 0-d tensor`, for any minibatch. Give this or `criterion`.
@@ -122,7 +127,9 @@ def measure(
     return measure_epoch(model, options, epoch, optimizer=optimizer)
 
 
-def measure_epoch(model: nn.Module, options: Options, epoch: Epoch, *, optimizer: Optimizer) -> dict[str, float]:
+def measure_epoch(
+    model: nn.Module, options: Options, epoch: Epoch, *, optimizer: Optimizer | Sequence[Optimizer]
+) -> dict[str, float]:
     """Measure terms at the model's present weights, with all that was recorded of an epoch.
 
     See `measure`, whose keywords are the fields of `options` and of `epoch`.
@@ -141,7 +148,10 @@ def measure_epoch(model: nn.Module, options: Options, epoch: Epoch, *, optimizer
         ValueError: as `measure`; a term of the path without one.
     """
     optimizer = unwrapped(optimizer)
-    measured = MeasuredLoss(model, optimizer, options.criterion, options.loss, modes=epoch.modes)
+    several = optimizer if isinstance(optimizer, SeveralOptimizers) else None
+    if several is not None and options.regularizer is not None:
+        raise ValueError(f"a regularizer is measured with one optimizer, not with {' and '.join(several.names)}")
+    measured = MeasuredLoss(model, optimizer, options.criterion, options.loss, epoch.modes, options.method, epoch.group)
     epoch = _sampled(options, epoch)
     if epoch.path is None and (missing := [tag for tag, term in options.chosen.items() if needs_path(term)]):
         raise ValueError(
@@ -162,14 +172,20 @@ def measure_epoch(model: nn.Module, options: Options, epoch: Epoch, *, optimizer
             penalized = options.regularizer
             snapshot = take_snapshot(
                 measured.module,
-                epoch,
+                # The rates of several optimizers are those of each, see `of_each`.
+                epoch if several is None else replace(epoch, rates=None, settings=None),
                 options,
                 loss=measured.loss,
                 optimizer=optimizer,
                 objective=None if penalized is None else Objective(measured.loss, penalized, epoch.batches),
             )
             with counting(len(options.chosen), shown=options.progress) as begins:
-                values = evaluate(options.chosen, snapshot, begins)
+                if several is None:
+                    values = evaluate(options.chosen, snapshot, begins)
+                else:
+                    adding = {tag: term for tag, term in options.chosen.items() if adds_up(term)}
+                    parts = of_each(snapshot, several, epoch, measured.module, adding)
+                    values = evaluate_jointly(options.chosen, snapshot, parts, evaluate, begins)
             return values | ({NOISE: noise} if noise else {})
 
 
@@ -217,7 +233,8 @@ def take_snapshot(
     seen = view(optimizer, moving, epoch.rates, epoch.settings)
     params = detached_parameters(module)
     # Copies: a forward pass may write to the weights that it is given. A large model is copied where it was seen to.
-    if not is_large(params) or getattr(loss, "fresh", True):
+    # The model's own passes replace its weights, and a loss that is not known to leave them may write to them.
+    if not is_large(params) or isinstance(loss, OwnPasses) or getattr(loss, "fresh", True):
         params = {name: value.clone() for name, value in params.items()}
     by_reals = loss_by_reals(loss, {name: params[name] for name in seen.moving})
     if objective is not None and by_reals is not loss:
@@ -229,7 +246,7 @@ def take_snapshot(
         batches=epoch.batches,
         optimizer=seen,
         generator=named_generator("terms") if epoch.generator is None else epoch.generator,
-        needs=union_of_needs(options.chosen.values(), seen, options.drawing),
+        needs=_needs_of(options, seen, optimizer),
         method=options.method,
         observer=observer,
         population=epoch.population,
@@ -240,6 +257,20 @@ def take_snapshot(
         objective=objective,
         sampling=options.drawing,
     )
+
+
+def _needs_of(options: Options, seen: OptimizerState, optimizer: Optimizer) -> Need:
+    """Return what the terms use of the moments together.
+
+    Raises:
+        ValueError: a term is not made for the optimizer, or for several.
+    """
+    try:
+        return union_of_needs(options.chosen.values(), seen, options.drawing)
+    except ValueError as error:
+        if isinstance(optimizer, SeveralOptimizers):
+            raise ValueError(optimizer.reason) from error
+        raise
 
 
 def evaluate(

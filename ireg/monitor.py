@@ -1,5 +1,6 @@
 """Measure the terms in a training loop of one's own."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -9,17 +10,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.catalogue import VALID_STRENGTH
-from ireg.core.batches import copied, size_of
-from ireg.core.drawing import EPOCH
+from ireg.core.batches import copied
+from ireg.core.drawing import EPOCH, INDEPENDENT
 from ireg.core.functional import detached_parameters
 from ireg.core.moments import SMALLEST
 from ireg.core.noise import noise_layers
 from ireg.core.path import recorder_for
 from ireg.core.random import named_generator
-from ireg.core.reservoir import Reservoir
+from ireg.core.ranks import ranks_of
+from ireg.core.several import SeveralOptimizers
 from ireg.core.types import Batch
 from ireg.core.witness import Settings, Witness, settings_of
-from ireg.core.wrappers import bare_module, called_module, rate_of, unwrapped
+from ireg.core.wrappers import bare_module, called_module, unwrapped
 from ireg.guard import NOISE, Guard, Warnings
 from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss, loss_function
 from ireg.measurement import measure_epoch
@@ -27,21 +29,23 @@ from ireg.objective import Objective
 from ireg.options import Epoch, Options, require_minibatches
 from ireg.regularizers import Regularizer
 from ireg.terms.named import Chosen
+from ireg.window import Cadence, Window, least_steps, require_windows
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
 class Monitor:
-    """Remember an epoch's minibatches, and measure the terms over them.
+    """Remember the minibatches of steps, and measure the terms over them.
 
     The methods have torchmetrics' names: `update` after each step, `compute` after the epoch, `reset` before the next.
+    With `every_n_steps` the monitor computes and resets itself, and `update` returns the row when there is one.
 
     Observing does not change the training: the weights are bit-equal with and without a monitor.
 
     Args:
         model: any module.
-        optimizer: of the model.
+        optimizer: of the model; a list of several that step together, see `ireg.measure`.
         terms: what is measured. All that is asked for, from here on, is described in `ireg.options.Options`.
         criterion: `(outputs, targets) -> 0-d tensor`, for pairs.
         loss: `(model, batch) -> 0-d tensor`, for any minibatch. Give this or `criterion`.
@@ -53,9 +57,15 @@ class Monitor:
         check: `each`, `first` or `off`; an epoch is what lies between two calls of `reset`.
         max_cache: memory that the copied minibatches may take.
         progress: show on standard error which term is being computed.
+        every_n_steps: measure after each n-th step, over the minibatches of the steps since. A window does not reach
+            over the end of an epoch, unless minibatches are independent.
+        max_cost: the largest share of the training's time that measurements of `every_n_steps` may take, as 0.05. Rows
+            that would take more are left out.
+        population: the number m of the epoch's minibatches, as `len(loader)`, where a window has some of them only.
+            With `every_n_steps` it is needed, unless minibatches are independent. By default a window is an epoch.
 
     Raises:
-        ValueError: an argument has a value that `ireg.measure` refuses.
+        ValueError: an argument has a value that `ireg.measure` refuses; `every_n_steps` without `population`.
 
     Example:
         >>> import torch
@@ -72,13 +82,17 @@ class Monitor:
         ...     values = monitor.compute()
         ...     monitor.reset()
         >>> monitor.rows.columns.tolist(), len(monitor.rows)
-        (['steps', 'ireg/sgd', 'norm/distance', 'check/replay'], 2)
+        (['step', 'ireg/sgd', 'norm/distance', 'check/replay', 'time/terms'], 2)
+        >>> known = {"criterion": nn.functional.mse_loss, "terms": ["norm/l2"], "check": "off"}
+        >>> monitor = Monitor(model, optimizer, every_n_steps=3, population=3, **known)
+        >>> [monitor.update(batch) is None for batch in loader]
+        [True, True, False]
     """
 
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         *,
         terms: Chosen = "default",
         criterion: Criterion | None = None,
@@ -90,7 +104,10 @@ class Monitor:
         regularizer: Regularizer | None = None,
         check: str = "each",
         max_cache: int | str = "1GiB",
-        progress: bool = False,
+        progress: bool | None = None,
+        every_n_steps: int | None = None,
+        max_cost: float | None = None,
+        population: int | None = None,
     ) -> None:
         self.options = Options(
             terms=terms,
@@ -105,14 +122,19 @@ class Monitor:
             max_cache=max_cache,
             progress=progress,
         )
+        self._cadence = Cadence(every_n_steps=every_n_steps, max_cost=max_cost)
+        self._steps_per_epoch = population
+        self._population = self._sampled(population)
+        self._due = False
         self._guard = Guard(check)
         self._known: list[int] = []  # identities of the parameters
         self._seen = 0  # steps taken before the last update
         self._before: Batch | None = None  # the minibatch before, where its step was not seen
         self.optimizer = unwrapped(optimizer)
-        loss_function(model, criterion, loss)  # refused here, not after an epoch
+        loss_function(model, criterion, loss, method)  # refused here, not after an epoch
         self.model = model
-        module = bare_module(model)
+        module = bare_module(model, sharded=True)
+        self._cadence.group = ranks_of(model)
         self.initial = {name: value.clone() for name, value in detached_parameters(module).items()}
         self.steps = 0
         self._rows: list[dict[str, float]] = []
@@ -121,7 +143,33 @@ class Monitor:
         self._witness = Witness(self.optimizer, module, criterion, loss, called=called_module(model))
         self.reset()
 
-    def update(self, batch: Batch) -> None:
+    def _sampled(self, population: int | None) -> int | None:
+        """Return the number of the epoch's minibatches, of which a window has some; None where it is an epoch.
+
+        Raises:
+            ValueError: it is missing, has no meaning, or a term has no estimate from some of the minibatches.
+        """
+        options, every = self.options, self._cadence.every_n_steps
+        if population is None:
+            if every is not None and options.drawing == EPOCH:
+                raise ValueError(
+                    f"every_n_steps={every}: a window has some of an epoch's minibatches, and their number is not "
+                    f"known; give population=len(loader), or sampling={INDEPENDENT!r} for a stream that never repeats"
+                )
+            return None
+        if population < 1:
+            raise ValueError(f"population={population}: must be at least 1, the number of an epoch's minibatches")
+        if options.drawing != EPOCH:
+            raise ValueError(
+                f"population={population}: independent minibatches are drawn from no number of them; leave it out, or "
+                f"take sampling={EPOCH!r}"
+            )
+        sampled = self._cadence.population(population)
+        if sampled is not None:
+            require_windows(options, sampled)
+        return sampled
+
+    def update(self, batch: Batch) -> dict[str, float] | None:
         """Remember a minibatch and what its step used; to be called after `optimizer.step()`.
 
         The minibatch is copied. A minibatch whose step was not taken, as a gradient scaler leaves steps out, is not
@@ -130,32 +178,53 @@ class Monitor:
         Args:
             batch: as `criterion` or `loss` takes it.
 
+        Returns:
+            The row, if one is due after this step; else None.
+
         Raises:
             ValueError: it is no pair, and `criterion` takes pairs; the minibatches take more memory than allowed; the
-                gradient of the first step, computed again, is not the one that the optimizer got.
+                gradient of the first step, computed again, is not the one that the optimizer got; where a row is due,
+                as `compute`.
         """
         require_minibatches([batch], pairs=self.options.criterion is not None)
+        if isinstance(self.optimizer, SeveralOptimizers):
+            self.optimizer.end_step()
         taken = self._witness.steps
         if taken and taken == self._seen:
             self._before = copied(batch) if self._witness.asked else None
-            return
+            return None
         # What came before the first step that was taken trained nothing.
-        if taken and not self._seen and self._settings:
-            self.steps -= len(self._settings)
+        if taken and not self._seen and len(self._window):
+            self.steps -= len(self._window)
             self._start_window()
-        if self._settings and len(self._settings[0]) != len(self.optimizer.param_groups):
+        if len(self._window) and len(self._window.settings[0]) != len(self.optimizer.param_groups):
             self._start_window()  # a parameter group has joined: steps before it moved other weights
         self._seen = taken
-        place = self._sample.place()
+        place = self._window.sample.place()
         if place is not None:
             self._keep(place, copied(batch))
-        self._settings.append(self._witness.settings or settings_of(self.optimizer))
+        self._window.settings.append(self._witness.settings or settings_of(self.optimizer))
         self.steps += 1
         if self._witness.record is None:
             self._guard.ask_again(self._witness)
         elif self.options.regularizer is None:
             self._compare(batch)
         self._before = copied(batch) if not taken and self._witness.asked else None
+        return self._row_if_due()
+
+    def _row_if_due(self) -> dict[str, float] | None:
+        """Measure if it is time, and begin a window after it, and after each epoch."""
+        if self._cadence.every_n_steps is None:
+            return None
+        self._due = self._due or self._cadence.is_due(self.steps)
+        if self._due and (row := self.compute_rest()) is not None:
+            return row
+        if self._steps_per_epoch is not None and self.steps % self._steps_per_epoch == 0:
+            if self.options.regularizer is None:
+                self._start_window()  # the guard has seen a step of this row
+            else:
+                self.reset()  # the step of a penalty is compared with the window's first minibatch
+        return None
 
     def _keep(self, place: int, batch: Batch) -> None:
         """Put a minibatch into the sample of the window.
@@ -163,10 +232,11 @@ class Monitor:
         Raises:
             ValueError: the sample takes more memory than `max_cache` allows.
         """
-        self._size += size_of(batch) - size_of(self._sample.put(place, batch))
-        if self._size > self.options.cache:
+        self._window.put(place, batch)
+        size = self._window.bytes
+        if size > self.options.cache:
             raise ValueError(
-                f"the copies of {len(self._sample.items)} minibatches take {self._size / 2**20:.1f} MiB, more than "
+                f"the copies of {len(self._window.sample.items)} minibatches take {size / 2**20:.1f} MiB, more than "
                 f"max_cache={self.options.cache / 2**20:.1f} MiB; raise max_cache, or keep fewer of them by "
                 f"num_batches (at least {SMALLEST}), or call compute and reset more often"
             )
@@ -180,15 +250,17 @@ class Monitor:
     def _compare_with_penalty(self) -> None:
         """Compare the window's first step, once all minibatches of the penalty are known."""
         regularizer = self.options.regularizer
-        if regularizer is None or self._witness.record is None or not self._sample.items:
+        items = self._window.sample.items
+        if regularizer is None or self._witness.record is None or not items:
             return
-        objective = Objective(self._measured.loss, regularizer, self._sample.items)
+        objective = Objective(self._measured.loss, regularizer, items)
         self._measured.descended = lambda params, batch: objective.evaluate(params, batch).total
-        self._compare(self._sample.items[0])
+        self._compare(items[0])
 
     @cached_property
     def _measured(self) -> MeasuredLoss:
-        return MeasuredLoss(self.model, self.optimizer, self.options.criterion, self.options.loss)
+        options = self.options
+        return MeasuredLoss(self.model, self.optimizer, options.criterion, options.loss, method=options.method)
 
     def compute(self) -> dict[str, float]:
         """Measure the terms at the present weights, over the minibatches since the last `reset`.
@@ -203,54 +275,65 @@ class Monitor:
             ValueError: there are no minibatches, or `ireg.measure` refuses something; with a regularizer, the gradient
                 of the first step, computed again, is not the one that the optimizer got.
         """
+        start = time.perf_counter()
         self._compare_with_penalty()
         options = replace(self.options, check="off")  # the guard has compared a step
         values = measure_epoch(self.model, options, self._epoch(), optimizer=self.optimizer)
         values |= self._guard.marks()
-        warn_of_measurement(self._guard.warnings, self.model, self._settings, values, mode=options.mode)
-        self._rows.append({"steps": self.steps, **values})
+        warn_of_measurement(self._guard.warnings, self.model, self._window.settings, values, mode=options.mode)
+        spent = time.perf_counter() - start
+        self._cadence.note(spent)
+        epochs = {} if self._steps_per_epoch is None else {"epoch": self.steps / self._steps_per_epoch}
+        self._rows.append({"step": self.steps, **epochs, **values, "time/terms": spent})
         return values
+
+    def compute_rest(self) -> dict[str, float] | None:
+        """Measure the steps since the last row, as after the last step of a training with `every_n_steps`.
+
+        Returns:
+            The row; None if there are too few steps for one.
+
+        Raises:
+            ValueError: as `compute`.
+        """
+        if len(self._window) < least_steps(self.options, self._population):
+            return None
+        self.compute()
+        self.reset()
+        return dict(self._rows[-1])
 
     def _epoch(self) -> Epoch:
         """Return what is known of the window's minibatches and steps."""
         epoch = Epoch(
-            batches=self._sample.items,
+            batches=[],
             initial=self.initial,
             generator=named_generator("terms", self.steps),
-            population=None if self.options.num_batches is None else len(self._settings),
             kept=self._kept,
             path=None if self._recorder is None else self._recorder.path(),
         )
-        if not self._settings:  # refused where it is measured
-            return epoch
-        return replace(
-            epoch,
-            rates=[tuple(rate_of(group) for group in step) for step in self._settings],
-            settings=self._settings[-1],
-            stepped=self._witness.stepped or None,
-            modes=self._guard.modes,
-        )
+        if len(self._window):
+            epoch = replace(epoch, stepped=self._witness.stepped or None, modes=self._guard.modes)
+        return self._window.epoch(epoch, self._population)
 
     def reset(self) -> None:
         """Forget the minibatches and begin the next epoch; `rows` stay."""
         self._seen, self._before = self._witness.steps, None
         self._start_window()
-        known = [id(parameter) for parameter in bare_module(self.model).parameters()]
+        known = [id(parameter) for parameter in bare_module(self.model, sharded=True).parameters()]
         if known != self._known:  # a network that has grown is another function
             self.__dict__.pop("_measured", None)
         self._known = known
         self._guard.begin(self._witness)
 
     def _start_window(self) -> None:
-        self._sample: Reservoir[Batch] = Reservoir(self.options.num_batches, named_generator("minibatches", self.steps))
-        self._size = 0  # bytes of the sample
-        self._settings: list[Settings] = []
+        self._due = False
+        self._window: Window[Batch] = Window(self.options.num_batches, number=self.steps)
         if self._recorder is not None:
             self._recorder.start()
 
     @property
     def rows(self) -> "DataFrame":
-        """What was computed so far, as one row for each call of `compute`; `steps` counts the updates."""
+        """What was computed so far; `step` counts the optimizer's steps."""
         from pandas import DataFrame  # only where it is wanted: it takes half a second to import
 
         return DataFrame(self._rows)

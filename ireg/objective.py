@@ -52,6 +52,27 @@ CRITERIA: Mapping[str, Criterion] = {"cross_entropy": cross_entropy, "squared_er
 """By the value of the key `loss`."""
 
 
+def sequence_cross_entropy(
+    outputs: Tensor, labels: Tensor, *, reduction: Literal["mean", "sum", "none"] = "mean"
+) -> Tensor:
+    """Compute the cross-entropy of outputs at each position of a sequence, in nats.
+
+    Args:
+        outputs: logits f, (n, positions, C).
+        labels: y, (n, positions).
+        reduction: `mean` over all positions, their `sum`, or `none`: the values (n · positions,).
+
+    Example:
+        >>> sequence_cross_entropy(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long))  # log 4
+        tensor(1.3863)
+    """
+    return cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction=reduction)
+
+
+SEQUENCE_CRITERIA: Mapping[str, Criterion] = {**CRITERIA, "cross_entropy": sequence_cross_entropy}
+"""The same for outputs and labels of several positions an example."""
+
+
 class Evaluated(NamedTuple):
     """A minibatch's objective, to be differentiated.
 

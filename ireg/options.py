@@ -57,7 +57,8 @@ class Options:
             minibatch is compared with that of the model's own forward and backward pass.
         max_cache: memory that the copies of an epoch's minibatches may take, in bytes or like `"1GiB"`.
         progress: show on standard error which term is being computed, of how many, and for how long. The first term of
-            a pass over the minibatches takes its whole time, and those that share it none.
+            a pass over the minibatches takes its whole time, and those that share it none. By default it is shown on a
+            terminal, after two seconds.
 
     Raises:
         ValueError: `criterion` and `loss` are both given; a term, a mode, a sampling, a check or a size that is
@@ -81,7 +82,7 @@ class Options:
     regularizer: Regularizer | None = None
     check: str = "each"
     max_cache: int | str = "1GiB"
-    progress: bool = False
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         """Check each value, and that they can be combined."""
@@ -132,7 +133,9 @@ class Options:
         for tag, term in self.chosen.items():
             if (size is not None or drawn) and needs_exact_moments(term):
                 what, remedy = (
-                    ("masks", "take mode='as_trained'") if drawn else ("minibatches", "leave num_batches out")
+                    ("masks", "take mode='as_trained'")
+                    if drawn
+                    else ("minibatches", "leave num_batches out and measure whole epochs")
                 )
                 raise ValueError(f"{tag} has no estimate from drawn {what}; leave it out of the terms, or {remedy}")
         if size is None:
@@ -162,6 +165,7 @@ class Epoch:
         path: sums over the epoch's steps, for terms of the path: `path()` of an `ireg.core.path.PathRecorder` that was
             started before them.
         corrupted: which examples have a wrong label, (N,), in the order of the minibatches; None where that is unknown.
+        group: the ranks that train together, where the model is not what wraps it; None for those of its wrapper.
     """
 
     batches: Sequence[Batch]
@@ -175,6 +179,7 @@ class Epoch:
     kept: dict[str, Tensor] | None = None
     path: Path | None = None
     corrupted: Tensor | None = None
+    group: Any = None
 
 
 def require_mode(mode: str) -> None:

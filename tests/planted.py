@@ -52,7 +52,7 @@ PLANTED = (
     Planted(OWN, "memory.effective_rate / 4 * factor * (1", "snapshot.optimizer.lr / 4 * factor * (1"),
     Planted(OWN, "1 - memory.overlap(snapshot.num_batches)", "1.0"),
     Planted(OWN, "memory.effective_rate / 4 * factor * unlike", "memory.effective_rate / 4 * unlike"),
-    Planted(OWN, "optimizer.step_factors(snapshot.num_batches, snapshot.sampling) if plain", "(1.0, 1.0) if plain"),
+    Planted(OWN, "snapshot.step_factors if plain", "(1.0, 1.0) if plain"),
     Planted(OWN, "snapshot.shared.gradient, 1.0)", "snapshot.shared.gradient, 0.9)"),
     Planted(THEORY, "ratio(vector, snapshot.mean_flow.leading)", "ratio(vector, snapshot.mean_flow.leading) ** 2"),
     Planted(THEORY, "cosine(vector, gradient)", "cosine(gradient, vector) / 2"),

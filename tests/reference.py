@@ -173,3 +173,8 @@ def strength(flow: dict[str, Tensor | None], part: Tensor) -> float:
 
 def alignment(flow: dict[str, Tensor | None], part: Tensor) -> float:
     return float(part @ flow["∇Q"] / (part.norm() * flow["∇Q"].norm()))
+
+
+def timeless(monitor):
+    """Return a monitor's rows without what differs between equal trainings."""
+    return monitor.rows.drop(columns="time/terms")

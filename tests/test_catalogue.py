@@ -9,7 +9,8 @@ from hydra.utils import instantiate
 import ireg
 from ireg.catalogue import CATALOGUE, FORMER, FORMER_NAMES, INTERVALS, NAMES, SETS, VALID_STRENGTH, nearest
 from ireg.config.read import read
-from ireg.config.schema import ALWAYS_MEASURED, HOLDOUT, PENALTY, SWITCH, active_terms, term_intervals
+from ireg.config.schema import ALWAYS_MEASURED, AVERAGE, HOLDOUT, PENALTY, SWITCH, active_terms, term_intervals
+from ireg.runs.metrics import SCHEDULE, STEP
 from ireg.runs.status import config_hash
 from ireg.terms.named import TERMS, chosen_terms
 from study.scripts.terms import table
@@ -20,7 +21,8 @@ MARKS = {"check/replay", "check/noise", "check/share", "ireg/clipped"}
 
 
 def test_every_tag_has_an_entry_and_every_entry_a_tag():
-    assert set(CATALOGUE) == {*TERMS, *ALWAYS_MEASURED, *HOLDOUT, PENALTY, *SWITCH, "time/terms", *MARKS}
+    tags = {*TERMS, *ALWAYS_MEASURED, *HOLDOUT, *AVERAGE, PENALTY, *SWITCH, STEP, SCHEDULE, "time/terms", *MARKS}
+    assert set(CATALOGUE) == tags
     assert all(CATALOGUE[tag].formula for tag in TERMS)
 
 

@@ -19,6 +19,7 @@ from ireg.config.schema import (
     NO_REGULARIZER,
     NOISE_KINDS,
     SAMPLINGS,
+    SCHEDULES,
     SMALLEST_SAMPLE,
     active_terms,
 )
@@ -26,8 +27,9 @@ from ireg.config.trainer_arguments import FUSED
 from ireg.core import drawing, moments
 from ireg.data import labels
 from ireg.data.source import read_split
+from ireg.data.text import read_blocks
 from ireg.objective import CRITERIA
-from ireg.optim import Switch
+from ireg.optim import Switch, schedule
 from ireg.regularizers import Regularizer
 from ireg.system.errors import UserError
 
@@ -91,6 +93,16 @@ def test_data_set(composed, name):
     if data.root is None:
         source = instantiate(data.source)
         for split, count in (("train", data.num_train), ("test", data.num_test)):
+            if data.context is not None:
+                _, found = read_blocks(
+                    source,
+                    split,
+                    num_examples=(count - 1) // 64,
+                    context=64,
+                    num_classes=data.num_classes,
+                )
+                assert found.max() < data.num_classes
+                continue
             _, found = read_split(source, split, num_examples=count, num_classes=data.num_classes)
             assert found.unique().tolist() == list(range(data.num_classes))
     if "root" in data.source:
@@ -114,16 +126,40 @@ def test_experiment(composed, name):
     assert (config.hydra.mode is not None) == (config.hydra.sweeper.params is not None)
 
 
-# Parameters of the networks of published runs, on images of 28 × 28 and ten classes.
-MODELS = {"cnn": 20_586, "linear": 7_850, "mlp": 400_906, "resnet": 77_562, "vit": 71_946}
+# Parameters of the networks of published runs, on images of 28 × 28 or blocks of 64 characters, and ten classes.
+MODELS = {"cnn": 20_586, "gpt": 804_106, "linear": 7_850, "mlp": 400_906, "resnet": 77_562, "vit": 71_946}
 
 
 @pytest.mark.parametrize("name", options("model"))
 def test_model(composed, name):
-    model = instantiate(read(composed(f"model={name}")).model, input_shape=(1, 28, 28), num_classes=10)
+    shape, inputs = (1, 28, 28), torch.rand(2, 1, 28, 28)
+    if name == "gpt":
+        shape, inputs = (64,), torch.zeros(2, 64, dtype=torch.long)
+    model = instantiate(read(composed(f"model={name}")).model, input_shape=shape, num_classes=10)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == MODELS.get(name, count)
-    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    assert model(inputs).shape == ((2, 64, 10) if name == "gpt" else (2, 10))
+
+
+@pytest.mark.parametrize("name", options("schedule"))
+def test_schedule(composed, name):
+    settings = read(composed(f"schedule={name}", "schedule.warmup=5")).schedule
+    assert (settings.name, settings.warmup, settings.final) == (name, 5, 0.0)
+
+
+@pytest.mark.parametrize("name", options("weight_average"))
+def test_weight_average(composed, name):
+    settings = read(composed(f"weight_average={name}")).weight_average
+    assert (settings.name, settings.decay) == (name, 0.999)
+
+
+def test_steps_take_the_place_of_epochs(composed):
+    settings = read(
+        composed("max_steps=600", "terms.every_n_steps=100", "weight_average=ema", "objective=test/loss_ema")
+    )
+    assert (settings.epochs, settings.steps, settings.by_steps) == (6, 600, 100)
+    assert read(composed("epochs=2")).steps == 2 * 157
+    assert read(composed("epochs=2", "optimizer=gd")).steps == 2
 
 
 @pytest.mark.parametrize("name", options("regularizer"))
@@ -149,6 +185,7 @@ def test_lists_of_choices_are_those_of_the_core():
     assert list(LOSSES) == list(CRITERIA)
     assert SAMPLINGS == drawing.SAMPLINGS
     assert SMALLEST_SAMPLE == moments.SMALLEST
+    assert SCHEDULES == schedule.SCHEDULES
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +233,14 @@ OUT_OF_RANGE = {
     "data.noise.rate": [1.5],
     "data.noise.test_rate": [-0.1],
     "checkpoint.every": [0],
+    "max_steps": [0],
+    "schedule.name": ["steps"],
+    "schedule.warmup": [-1, 300 * 157],
+    "schedule.final": [-0.1, 0.1, 1.5],
+    "weight_average.name": ["mean"],
+    "weight_average.decay": [0.0, 0.5, 1.0],
+    "optimizer.decay_groups": ["matrices"],
+    "terms.every_n_steps": [10],
     "terms.every": [0, "often", True],
     "terms.method": ["magic"],
     "terms.num_batches": [2, True],
@@ -222,6 +267,7 @@ OUT_OF_RANGE = {
 """Values that are refused, by key."""
 ADVICE = (
     *("must be", "must hold", "choose one of", "not supported", "a run uses", "needs", "there are"),
+    *("a row every so many steps", "a constant rate", "without an average"),
     *("the learning rate is set at the top level only", "clips nothing"),
 )
 """How the line begins that says what is allowed."""
@@ -235,6 +281,24 @@ def test_a_value_out_of_range_is_named(default, key, value):
     assert name == key
     assert found in (str(value), repr(value), str(bool(value)))
     assert advice.startswith(ADVICE)
+
+
+ALLOWED = {
+    "benchmark": [True, False, None],
+    "detect_anomaly": [True, False],
+    "deterministic": [True, False, "warn", None],
+    "fused": ["auto", True, False],
+    "precision": ["32-true", "64-true", "bf16-mixed"],
+    "profiler": ["simple", "advanced", "pytorch", None],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in ALLOWED.items() for value in values])
+def test_an_argument_of_the_trainer_is_taken_as_it_is(default, key, value):
+    config = copy.deepcopy(default)
+    with open_dict(config):
+        config.trainer[key] = value
+    assert read(config).trainer[key] == value
 
 
 @pytest.mark.parametrize(
@@ -282,6 +346,39 @@ FUSED_AND_CLIPPED = {"trainer__fused": True, "trainer__precision": "bf16-mixed",
         ({"logger__tensorboard": False, "logger__histograms": True}, "logger.histograms", "logger.tensorboard=true"),
         ({"logger__further": {"project": "x"}}, "logger.further._target_=None", "WandbLogger"),
         ({"regularizer__strength": 1}, "regularizer.strength=1", "regularizer=minibatch"),
+        ({"max_steps": 10}, "terms.every_n_steps=None", "at least 1"),
+        ({"max_steps": 10, "terms__every_n_steps": 0}, "terms.every_n_steps=0", "at least 1"),
+        ({"max_steps": 10, "terms__every_n_steps": 4}, "max_steps=10", "multiple of terms.every_n_steps=4"),
+        (
+            {"max_steps": 10, "terms__every_n_steps": 1, "sampling": "independent"},
+            "terms.every_n_steps=1",
+            "at least 2",
+        ),
+        (
+            {"max_steps": 10, "terms__every_n_steps": 2, "terms__num_batches": 3},
+            "terms.every_n_steps=2",
+            "at least 3",
+        ),
+        ({"max_steps": 10, "terms__every_n_steps": 5, "schedule__warmup": 10}, "schedule.warmup=10", "[0, 9]"),
+        (
+            {"optimizer___target_": "ireg.optim.Switch", "schedule__name": "cosine"},
+            "schedule.name=cosine",
+            "optimizer=switch sets its rates itself",
+        ),
+        ({"objective": "test/error_ema"}, "objective=test/error_ema", "choose one of"),
+        ({"data__context": 64}, "data.noise.kind=symmetric", "use data.noise.kind=none"),
+        (
+            {"data__context": 64, "data__noise__kind": "none", "data__standardize": True},
+            "data.standardize=True",
+            "=false",
+        ),
+        ({"data__context": 10_000, "data__noise__kind": "none"}, "data.context=10000", "in [1, 9999]"),
+        ({"data__context": 0, "data__noise__kind": "none"}, "data.context=0", "in [1, 9999]"),
+        (
+            {"data__context": 64, "data__noise__kind": "none", "objective": "fit/clean_error"},
+            "objective=fit/clean_error",
+            "choose one of train/loss",
+        ),
         ({"data__train_size": 50}, "batch_size=64", "at most 50"),
         ({"data__train_size": 64, "data__holdout": 1}, "batch_size=64", "at most 63"),
     ],

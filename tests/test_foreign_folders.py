@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,7 +79,8 @@ def victim(tmp_path, monkeypatch):
     assert [key for key, value in surroundings().items() if before[1].get(key) != value] == []
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith("ran")]
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-    assert [child for child in children if "ran" in Path(f"/proc/{child}/cmdline").read_text()] == []
+    lines = [Path(f"/proc/{child}/cmdline").read_text() for child in children]
+    assert [line for line in lines if re.search(r"\bran\b", line)] == []  # a word: a folder may be called stranger
 
 
 PLAIN = {}

@@ -415,7 +415,7 @@ def test_outputs_that_exist_in_training_only():
     assert found == pytest.approx(expected(gradients_of(case)), rel=1e-8, abs=0)
 
 
-def test_reentrant_checkpointing_is_refused():
+def test_reentrant_checkpointing_takes_the_models_own_passes():
     class Body(nn.Module):
         def __init__(self):
             super().__init__()
@@ -426,7 +426,9 @@ def test_reentrant_checkpointing_is_refused():
 
     batch = ONE[0].clone().requires_grad_(), ONE[1]
     with refused("Body uses reentrant activation checkpointing.*use_reentrant=False"):
-        sgd_of(Body(), [batch], criterion=mse_loss)
+        sgd_of(Body(), [batch], criterion=mse_loss, method="loop")
+    for method in ("auto", "backward"):  # of (b a x)² at a = 2, b = x = 1: (4, 8), and 80 · 0.1/4
+        assert sgd_of(Body(), [batch], criterion=mse_loss, method=method) == pytest.approx(80 * LR / 4, rel=1e-12)
 
 
 def test_a_criterion_that_reads_the_weights():

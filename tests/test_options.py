@@ -1,6 +1,10 @@
 """One set of options: every door takes each by the same name, with the same default, and one place checks them."""
 
 import inspect
+import io
+import sys
+import threading
+import time
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from types import SimpleNamespace
@@ -19,6 +23,7 @@ from ireg.lit.module import Classifier
 from ireg.measurement import measure_epoch
 from ireg.options import Epoch, Options
 from ireg.regularizers import FullBatch, Minibatch
+from ireg.system.terminal import counting
 from ireg.terms.named import TERMS
 from tests import reference
 
@@ -79,6 +84,23 @@ def test_progress_names_the_terms_on_standard_error_alone(capsys):
         patch.setattr("ireg.measurement.counting", lambda total, *, shown: nullcontext(begun.append))
         ireg.measure(model, batches, terms=tags, progress=True, **known)
     assert begun == tags
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("seconds", "terminal", "seen"), [(0.3, True, True), (0.3, False, False), (0.0, True, False)])
+def test_what_takes_long_is_shown_on_a_terminal(monkeypatch, seconds, terminal, seen):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("ireg.system.terminal.PATIENCE", 0.1)
+    monkeypatch.setattr("sys.stderr", Terminal() if terminal else io.StringIO())
+    with counting(3, shown=None) as begins:
+        begins("ireg/own")
+        time.sleep(seconds)
+    assert ("ireg/own" in sys.stderr.getvalue()) is seen
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
 
 
 def test_each_option_is_described_once():
@@ -212,6 +234,7 @@ def run_measurement(model, **options):
         train_inputs=inputs,
         train_labels=NoisyLabels(labels, labels, nothing),
         holdout=0,
+        has_noisy_labels=True,
         train_batches=lambda: [(inputs, labels, torch.arange(len(labels)))],
     )
     terms = {"ireg/sgd": TERMS["ireg/sgd"]}

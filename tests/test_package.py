@@ -207,7 +207,8 @@ def test_the_wheel_is_whole(tmp_path):
         names = archive.namelist()
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"ireg/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
-    assert {"ireg/py.typed", "ireg/assets/Digits/raw/t10k-labels-idx1-ubyte.gz"} <= set(names)
+    packed = ("Digits/raw/t10k-labels-idx1-ubyte.gz", "Shakespeare/raw/plays.txt.gz")
+    assert {"ireg/py.typed", *(f"ireg/assets/{name}" for name in packed)} <= set(names)
     assert not any(name.startswith(("tests", "conf")) for name in names)
     (tmp_path / "elsewhere").mkdir()
     done = subprocess.run(

@@ -166,6 +166,22 @@ def test_a_run_with_independent_minibatches_resumes_to_the_last_bit(tmp_path, sm
     assert [start["epoch"] for start in read_status(tmp_path)["starts"]] == [0, 3]
 
 
+@pytest.mark.parametrize("sampling", ["epoch", "independent"])
+def test_a_run_by_steps_resumes_amid_a_pass_to_the_last_bit(tmp_path, small_run, unbroken, monkeypatch, sampling):
+    """With rates that change, an average of the weights, and groups; rows of 3 steps, and 7 minibatches a pass."""
+    further = (
+        *("max_steps=18", "terms.every_n_steps=3", f"sampling={sampling}", "schedule=cosine", "schedule.warmup=5"),
+        *("weight_average=ema", "optimizer=adamw", "+optimizer.decay_groups=true", "terms=[own,l2]"),
+    )
+    expected = unbroken(small_run, *further)
+    with monkeypatch.context() as patch:
+        break_at(patch, Classifier, "training_step", 12)
+        break_off(tmp_path, small_run, *ARGUMENTS, *further)
+    small_run(tmp_path, *ARGUMENTS, *further)
+    assert run_content(tmp_path) == expected
+    assert [start["epoch"] for start in read_status(tmp_path)["starts"]] == [0, 3]
+
+
 def test_a_run_resumes_where_a_value_is_spelled_otherwise(tmp_path, small_run, monkeypatch):
     with monkeypatch.context() as patch:
         break_at(patch, Classifier, "training_step", 24)

@@ -17,6 +17,7 @@ from ireg.analysis.overview import VALUES
 from ireg.runs.find import run_folders
 from ireg.runs.hyperparameters import hyperparameters
 from ireg.runs.layout import METRICS
+from ireg.runs.metrics import STEP, place_of
 from ireg.runs.readable import read_records
 from ireg.system.files import below
 
@@ -120,7 +121,7 @@ def _repeated(epochs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _means(rows: pd.DataFrame) -> Iterator[Entry]:
-    """Yield mean, smallest and largest value over the runs, by epoch."""
+    """Yield mean, smallest and largest value over the runs, by epoch or step."""
     from ireg.events import Entry, scalar
 
     tags = [column for column in rows if "/" in column and rows[column].notna().any()]
@@ -129,14 +130,16 @@ def _means(rows: pd.DataFrame) -> Iterator[Entry]:
     grouped = rows[rows["epoch"] <= last].groupby("epoch")[tags]
     means, smallest, largest = grouped.mean(), grouped.min(), grouped.max()
     seconds = means["time/epoch"].cumsum() if "time/epoch" in tags else pd.Series(0.0, index=means.index)
+    by_steps = STEP in tags and bool(means[STEP].notna().all())
     for tag in tags:
         of_tag = means[tag].dropna()
         for number, (epoch, mean) in enumerate(of_tag.items()):
             at = float(seconds[epoch])
-            yield Entry(scalar(tag, float(mean), described=number == 0), int(epoch), at)
+            step = place_of(int(epoch), {STEP: means[STEP][epoch]} if by_steps else {})
+            yield Entry(scalar(tag, float(mean), described=number == 0), step, at)
             if tag in BANDS:
                 for which, values in ((_MEAN, means), (_SMALLEST, smallest), (_LARGEST, largest)):
-                    yield Entry(scalar(_band(tag, which), float(values[tag][epoch])), int(epoch), at)
+                    yield Entry(scalar(_band(tag, which), float(values[tag][epoch])), step, at)
 
 
 def _band(tag: str, which: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from ireg.runs.metrics import STEP
+
 
 def facts(summary: pd.DataFrame, statuses: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say how many runs there are, and of what.
@@ -22,13 +24,24 @@ def facts(summary: pd.DataFrame, statuses: Sequence[Mapping[str, Any]]) -> list[
     if statuses:
         data = statuses[0]["config"].get("data", {})
         lines.append(f"data: {data.get('name', '')}, {_noise(data)}")
-    epochs = summary["epochs"]
-    lines.append(f"epochs: {epochs.min()}" + (f" to {epochs.max()}" if epochs.max() > epochs.min() else ""))
+    what, long = length(summary)
+    lines.append(f"{what}: {long.min():g}" + (f" to {long.max():g}" if long.max() > long.min() else ""))
     for column in ("batch_size", "lr", "seed"):
         if column in summary:
             values = sorted(summary[column].dropna().unique().tolist())
             lines.append(f"{column.replace('_', ' ')}: {', '.join(f'{value:g}' for value in values)}")
     return lines
+
+
+def length(summary: pd.DataFrame) -> tuple[str, pd.Series]:
+    """Return what the length of the runs is counted in, `steps` or `epochs`, and how many each has.
+
+    Args:
+        summary: of `summary.summarize`.
+    """
+    if STEP in summary and bool(summary[STEP].notna().all()):
+        return "steps", summary[STEP]
+    return "epochs", summary["epochs"]
 
 
 def _noise(data: Mapping[str, Any]) -> str:

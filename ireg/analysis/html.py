@@ -15,7 +15,7 @@ import pandas as pd
 
 from ireg.analysis.compare import Comparison, comparisons
 from ireg.analysis.export import shown_columns
-from ireg.analysis.facts import facts
+from ireg.analysis.facts import facts, length
 from ireg.analysis.looks import colour_of
 from ireg.analysis.overview import HEADINGS, Row, rows_of, value_text
 from ireg.catalogue import CATALOGUE, entry
@@ -151,8 +151,9 @@ def _figure(name: str, svg: bytes, content: Content, statuses: Sequence[Mapping[
     data = statuses[0]["config"].get("data", {}).get("name", "") if statuses else ""
     sizes = ", ".join(f"{size:g}" for size in sorted(content.summary["batch_size"].dropna().unique().tolist()))
     seeds = content.summary["seed"].nunique()
+    what, long = length(content.summary)
     caption = (
-        f"{CAPTIONS.get(name, name)} Data: {data}; batch size: {sizes}; epochs: {content.summary['epochs'].max()}; "
+        f"{CAPTIONS.get(name, name)} Data: {data}; batch size: {sizes}; {what}: {long.max():g}; "
         f"{seeds} seed{'s' if seeds > 1 else ''}."
     )
     source = base64.b64encode(svg).decode()

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ireg.analysis.load import is_measured
-from ireg.analysis.panels import always, empty_figure, finish, measured, panel, require
+from ireg.analysis.panels import along, always, empty_figure, finish, measured, panel, require
 from ireg.analysis.settings import Setting, settings_of
 from ireg.catalogue import CATALOGUE, VALID_STRENGTH
 
@@ -49,8 +49,8 @@ def mean_flow(table: pd.DataFrame) -> Figure:
         alignment.axhline(0, color="0.4", linewidth=0.8)
         alignment.set_ylim(-1.05, 1.05)
         for setting in (setting for setting in settings if not setting.faint):
-            _mark_valid(strength, setting, f"ireg/strength{part}")
-            _mark_valid(alignment, setting, f"ireg/alignment{part}")
+            _mark_valid(strength, setting, f"ireg/strength{part}", along(settings))
+            _mark_valid(alignment, setting, f"ireg/alignment{part}", along(settings))
         strength.set_xlabel("")
         strength.set_title(CATALOGUE[f"ireg/strength{part}"].axis, fontsize="medium")
     low, high = _range(table, [f"ireg/strength{part}" for part in shown])
@@ -66,13 +66,13 @@ def mean_flow(table: pd.DataFrame) -> Figure:
     return finish(figure, settings)
 
 
-def _mark_valid(axis: Axes, setting: Setting, tag: str) -> None:
+def _mark_valid(axis: Axes, setting: Setting, tag: str, place: str) -> None:
     """Put dots where the whole correction is weak enough in every seed."""
     rows = setting.rows
     if not (measured(rows, tag) and measured(rows, "ireg/strength")):
         return
-    by_epoch = rows[is_measured(rows, tag) & (rows["state"] != "diverged")].groupby("epoch")
-    mean = by_epoch[tag].mean()[by_epoch["ireg/strength"].max() <= VALID_STRENGTH]
+    by_place = rows[is_measured(rows, tag) & (rows["state"] != "diverged")].groupby(place)
+    mean = by_place[tag].mean()[by_place["ireg/strength"].max() <= VALID_STRENGTH]
     axis.plot(mean.index, mean, linestyle="none", marker="o", markersize=2.5, color=setting.colour)
 
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ireg.analysis.load import is_measured
 from ireg.analysis.settings import Setting, legend_title
+from ireg.runs.metrics import STEP
 from ireg.system.errors import UserError
 
 Scale = Literal["share", "log", "linear", "auto"]
@@ -39,9 +40,16 @@ def measured(rows: pd.DataFrame, tag: str) -> bool:
     return tag in rows and bool(rows[tag].notna().any())
 
 
+def along(settings: Sequence[Setting]) -> str:
+    """Return the column that curves run along: the steps taken where all rows have them, else the epochs."""
+    by_steps = all(STEP in setting.rows and setting.rows[STEP].notna().all() for setting in settings)
+    return STEP if by_steps else "epoch"
+
+
 def panel(axis: Axes, settings: Sequence[Setting], tag_of: Callable[[pd.DataFrame], str], scale: Scale) -> None:
     """Draw one curve a setting, of the tag that `tag_of` names for its rows."""
-    curves = [(setting, *_curves(setting.rows, tag_of(setting.rows))) for setting in settings]
+    place = along(settings)
+    curves = [(setting, *_curves(setting.rows, tag_of(setting.rows), place)) for setting in settings]
     values = np.concatenate([frame.to_numpy().ravel() for _, *frames in curves for frame in frames])
     log = bool((values > 0).any()) if scale == "log" else scale == "auto" and spans_decades(values)
     for setting, repeats, diverged in curves:
@@ -53,17 +61,17 @@ def panel(axis: Axes, settings: Sequence[Setting], tag_of: Callable[[pd.DataFram
         axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         top = max(axis.get_ylim()[1], 1.05 * np.nanmax(values, initial=0))  # panels may share their axis
         axis.set_ylim(-0.02 * top, top)
-    axis.set_xlabel("epochs")
+    axis.set_xlabel("steps" if place == STEP else "epochs")
     axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axis.margins(x=0.02)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _curves(rows: pd.DataFrame, tag: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return epochs by runs for mean and band, and the diverged runs apart; nan breaks a curve."""
+def _curves(rows: pd.DataFrame, tag: str, place: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return epochs or steps by runs for mean and band, and the diverged runs apart; nan breaks a curve."""
     measured = rows[is_measured(rows, tag)].replace([np.inf, -np.inf], np.nan)
-    wide = measured.pivot(index="epoch", columns="run", values=tag)
+    wide = measured.pivot(index=place, columns="run", values=tag)
     diverged = rows.groupby("run")["state"].first().reindex(wide.columns) == "diverged"
     return wide.loc[:, ~diverged], wide.loc[:, diverged]
 

@@ -175,7 +175,7 @@ def spread(column: str, mean: float, sd: float) -> str:
 
 
 def _is_share(column: str) -> bool:
-    return column.endswith(("/error", "_error")) or column.startswith("fit/")
+    return column.endswith(("/error", "_error", "/error_ema")) or column.startswith("fit/")
 
 
 def _cell(column: str, value: Any) -> str:

@@ -98,14 +98,18 @@ def _read(settings: dict[str, Any], split: str, *, download: bool) -> tuple[Tens
 
     from hydra.utils import instantiate
 
+    from ireg.config.schema import examples_in
     from ireg.data.source import read_split
+    from ireg.data.text import read_blocks
 
     source: Callable[..., Any] = instantiate(settings["source"], _convert_="all")
     if "download" in inspect.signature(source).parameters:
         source = partial(source, download=download)
-    return read_split(
-        source, split, num_examples=settings[f"num_{split}"], num_classes=settings["num_classes"]
-    )  # fmt: skip
+    context, classes = settings.get("context"), settings["num_classes"]
+    count = examples_in(settings[f"num_{split}"], context)
+    if context is not None:
+        return read_blocks(source, split, num_examples=count, context=context, num_classes=classes)
+    return read_split(source, split, num_examples=count, num_classes=classes)
 
 
 def _verified(settings: dict[str, Any]) -> str:
@@ -124,12 +128,14 @@ def _show(splits: dict[str, tuple[Tensor, Tensor]], num_classes: int) -> None:
     table.add_column("class")
     for split in splits:
         table.add_column(_SPLITS[split], justify="right")
-    counts = {split: labels.bincount(minlength=num_classes).tolist() for split, (_, labels) in splits.items()}
+    counts = {split: labels.flatten().bincount(minlength=num_classes).tolist() for split, (_, labels) in splits.items()}
     for number in range(num_classes):
         table.add_row(str(number), *(str(of_split[number]) for of_split in counts.values()))
     console = make_console()
     console.print(table)
-    for split, (images, _) in splits.items():
+    for split, (images, labels) in splits.items():
+        if labels.ndim > 1:
+            continue  # characters, which are classes themselves
         numbers = as_numbers(images)
         console.print(
             f"{_SPLITS[split]} inputs: from {numbers.min():.4g} to {numbers.max():.4g}, mean {numbers.mean():.4f}, "

@@ -6,11 +6,13 @@ from typing import Any
 
 from ireg.config.schema import (
     ALWAYS_MEASURED,
+    AVERAGE,
     HOLDOUT,
     INTERVAL,
     LOSSES,
     METHODS,
     MOST_THREADS,
+    NO_AVERAGE,
     NO_REGULARIZER,
     NOISE_KINDS,
     PENALTY,
@@ -23,6 +25,7 @@ from ireg.config.schema import (
     active_terms,
     term_intervals,
 )
+from ireg.config.step_ranges import step_ranges
 from ireg.config.trainer_arguments import Check, trainer_ranges
 from ireg.system.errors import UserError
 
@@ -54,21 +57,26 @@ def _ranges(settings: Config) -> Iterator[Check]:
     yield from _optimizer_ranges(settings)
     yield from _regularizer_ranges(settings)
     yield from _data_ranges(settings.data)
-    examples = (settings.data.train_size or settings.data.num_train) - (settings.data.holdout or 0)
+    examples = settings.data.training_examples
     fits = settings.batch_size <= examples or settings.optimizer.get("full_batch", False)
     what = f"must be at most {examples}, the number of training examples; use optimizer=gd for the full batch"
     yield "batch_size", settings.batch_size, fits, what
     yield from _sampling_ranges(settings, examples)
+    yield from step_ranges(settings)
     yield from _term_ranges(settings.terms)
     yield _positive("checkpoint.every", settings.checkpoint.every)
     yield from _logger_ranges(settings.logger)
-    measured = [*ALWAYS_MEASURED, *active_terms(settings.terms)]
+    # A text has no label noise, and the fit of its training examples is not looked at.
+    always = [tag for tag in ALWAYS_MEASURED if settings.data.context is None or not tag.startswith("fit/")]
+    measured = [*always, *active_terms(settings.terms)]
     if settings.regularizer.get("name") != NO_REGULARIZER:
         measured.append(PENALTY)
     held_out = settings.data.holdout is not None or settings.objective not in HOLDOUT
     yield "objective", settings.objective, held_out, "there are no held-out examples; set data.holdout, like 2000"
     if settings.data.holdout:
         measured.extend(HOLDOUT)
+    if settings.weight_average.name != NO_AVERAGE:
+        measured.extend(AVERAGE)
     yield _choice("objective", settings.objective, measured)
     yield from _model_ranges(settings.model)
     yield from trainer_ranges(settings.trainer, settings.optimizer)
@@ -155,10 +163,12 @@ def _regularizer_ranges(settings: Config) -> Iterator[Check]:
 
 
 def _data_ranges(data: Data) -> Iterator[Check]:
-    for split, size, available in (("train", data.train_size, data.num_train), ("test", data.test_size, data.num_test)):
+    yield from _text_ranges(data)
+    for split, size in (("train", data.train_size), ("test", data.test_size)):
+        available = data.examples(split)
         what = f"must be an integer in [1, {available}], the number of {split} examples of {data.name}, or null for all"
         yield f"data.{split}_size", size, size is None or 1 <= size <= available, what
-    examples = data.train_size or data.num_train
+    examples = data.train_size or data.examples("train")
     what = f"must be an integer in [1, {examples - 1}], so that training examples are left, or null for none"
     yield "data.holdout", data.holdout, data.holdout is None or 1 <= data.holdout < examples, what
     yield _positive("data.eval_batch_size", data.eval_batch_size)
@@ -171,6 +181,18 @@ def _data_ranges(data: Data) -> Iterator[Check]:
     yield _choice("data.noise.kind", data.noise.kind, NOISE_KINDS)
     for key, rate in (("data.noise.rate", data.noise.rate), ("data.noise.test_rate", data.noise.test_rate)):
         yield key, rate, 0 <= rate <= 1, "must be a share in [0, 1]; 0.3 corrupts 30 % of the labels"
+
+
+def _text_ranges(data: Data) -> Iterator[Check]:
+    if data.context is None:
+        return
+    most = min(data.num_train, data.num_test) - 1
+    what = f"must be an integer in [1, {most}], the characters of a block"
+    yield "data.context", data.context, 1 <= data.context <= most, what
+    kind, standardize = data.noise.kind, data.standardize
+    what = "the characters of a text have no label noise; use data.noise.kind=none"
+    yield "data.noise.kind", kind, kind == "none", what
+    yield "data.standardize", standardize, not standardize, "characters are no pixels; use data.standardize=false"
 
 
 def _all_finite(value: Any, above: float = -math.inf) -> bool:

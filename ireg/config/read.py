@@ -40,6 +40,8 @@ def read(config: DictConfig) -> Config:
     settings.optimizer = {key: _floats(value) for key, value in settings.optimizer.items()}
     settings.objective = present(settings.objective)
     check(settings)
+    if settings.by_steps is not None:  # an epoch of the run is then what one row is of
+        settings.epochs = settings.steps // settings.by_steps
     return settings
 
 

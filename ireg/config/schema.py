@@ -10,7 +10,18 @@ from omegaconf import MISSING
 from ireg.catalogue import FORMER_NAMES, NAMES, SETS, composed, present
 
 NOISE_KINDS = ("symmetric", "uniform", "pairflip", "none")
-GROUPS = ("optimizer", "regularizer", "model", "data", "terms", "trainer", "logger", "experiment")
+GROUPS = (
+    "optimizer",
+    "schedule",
+    "weight_average",
+    "regularizer",
+    "model",
+    "data",
+    "terms",
+    "trainer",
+    "logger",
+    "experiment",
+)
 """Groups of `conf/` that the command line chooses from."""
 CHOICES = {"data": "mnist10k", "model": "mlp", "optimizer": "sgd", "trainer": "default"}
 """Groups of which one is chosen, and a choice of each."""
@@ -31,16 +42,21 @@ HOLDOUT = ("holdout/loss", "holdout/error")
 """What rows of runs with held-out examples hold beside that."""
 SWITCH = ("switch/phase", "switch/lr", "switch/gamma", "switch/estimate")
 """What rows of runs with an optimizer that switches hold beside that, the last two with SWATS."""
+AVERAGE = ("test/loss_ema", "test/error_ema")
+"""What rows of runs with an average of the weights hold beside that."""
 INTERVAL = "every"
 """Key of a group of terms, beside those of its terms."""
-TERM_SETTINGS = ("every", "num_batches", "method")
+TERM_SETTINGS = ("every", "every_n_steps", "num_batches", "method")
 SMALLEST_SAMPLE = 3
 MOST_THREADS = 1024
 """A system has so many for one process; where it does not give them, torch ends the process."""
 NO_REGULARIZER = "none"
+NO_AVERAGE = "none"
 LOSSES = ("cross_entropy", "squared_error")
 SAMPLINGS = ("epoch", "independent")
-METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks")
+SCHEDULES = ("constant", "cosine", "linear")
+AVERAGES = (NO_AVERAGE, "ema")
+METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks", "backward")
 
 
 @dataclass
@@ -57,7 +73,7 @@ class Noise:
 class Data:
     """A data set and what is taken from it.
 
-    `num_train` and `num_test` say what the source holds.
+    `num_train` and `num_test` say what the source holds: images, or, where `context` is given, characters of a text.
     """
 
     name: str = MISSING
@@ -75,6 +91,47 @@ class Data:
     subset_seed: int = 0
     eval_batch_size: int = 2000
     noise: Noise = field(default_factory=Noise)
+    context: int | None = None
+
+    def examples(self, split: str) -> int:
+        """Count the examples of a split, `train` or `test`, that the source gives."""
+        return examples_in(self.num_train if split == "train" else self.num_test, self.context)
+
+    @property
+    def training_examples(self) -> int:
+        """The number of examples that training takes, without those that are held out."""
+        return (self.train_size or self.examples("train")) - (self.holdout or 0)
+
+
+def examples_in(held: int, context: int | None) -> int:
+    """Count the examples of a split.
+
+    Args:
+        held: how many images it holds, or characters.
+        context: characters in a block, whose followers are one further; None for images.
+
+    Example:
+        >>> examples_in(10, None), examples_in(10, 3), examples_in(9, 3)
+        (10, 3, 2)
+    """
+    return held if context is None else (held - 1) // context
+
+
+@dataclass
+class Schedule:
+    """The schedule of the learning rate, see `ireg.optim.schedule`; `final` is a share of the rate."""
+
+    name: str = "constant"
+    warmup: int = 0
+    final: float = 0.0
+
+
+@dataclass
+class WeightAverage:
+    """Which average of the weights is evaluated beside them."""
+
+    name: str = NO_AVERAGE
+    decay: float = 0.999
 
 
 @dataclass
@@ -117,6 +174,22 @@ class Config:
     loss: str = "cross_entropy"
     sampling: str = "epoch"
     regularizer: dict[str, Any] = field(default_factory=lambda: {"name": NO_REGULARIZER})
+    max_steps: int | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+    weight_average: WeightAverage = field(default_factory=WeightAverage)
+
+    @property
+    def by_steps(self) -> int | None:
+        """The number of steps from one row to the next; None where a row is an epoch."""
+        return None if self.max_steps is None else int(self.terms["every_n_steps"])
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of the whole training."""
+        if self.max_steps is not None:
+            return self.max_steps
+        full = self.optimizer.get("full_batch", False)
+        return self.epochs * (1 if full else -(-self.data.training_examples // self.batch_size))
 
 
 REQUIRED = frozenset(key.name for key in fields(Config) if key.default == MISSING)

@@ -43,14 +43,14 @@ _INSTEAD = {
     "limit_train_batches": "data.train_size=… takes a part of the training examples",
     "limit_val_batches": "data.test_size=… takes a part of the test examples",
     "max_epochs": "use epochs=…",
-    "max_steps": "use epochs=…",
+    "max_steps": "use max_steps=… terms.every_n_steps=… of the run",
     "max_time": "use epochs=…; a run that was interrupted resumes with the same command",
     "min_epochs": "use epochs=…",
     "min_steps": "use epochs=…",
     "num_nodes": "a run uses one device; use a sweep for several",
     "overfit_batches": "data.train_size=… takes a part of the training examples",
     "strategy": "a run uses one device; use a sweep for several",
-    "val_check_interval": "every epoch is evaluated; terms.every=… measures the terms less often",
+    "val_check_interval": "every row is evaluated; max_steps=… terms.every_n_steps=… has a row every so many steps",
 }
 # Classes of torch.optim with a fused kernel: they stand here because torch is not imported before the checks.
 FUSED = ("Adagrad", "Adam", "AdamW", "SGD")

@@ -24,7 +24,7 @@ from ireg.core.wide import wide
 PIECE = 2**17
 """Entries that are in double precision at once."""
 STEPS = 60
-"""Products after which the product with y is computed anew, and no direction before is used: a restart."""
+"""Products after which the product with y is computed again, and no direction before is used: a restart."""
 
 Into = Callable[[Tensor, Tensor], None]
 """Writes the product of a matrix with the first vector to the second."""

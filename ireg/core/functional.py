@@ -15,6 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from ireg.core.batches import copied
 from ireg.core.noise import without_noise
 from ireg.core.params import same_values
+from ireg.core.sharded import whole
 from ireg.core.streams import attributes_kept
 from ireg.core.types import Batch, LossFn, Params
 
@@ -240,9 +241,9 @@ def _places(module: nn.Module) -> dict[str, str]:
 def detached_parameters(module: nn.Module) -> Params:
     """Return the module's parameters by name, detached.
 
-    They share memory with the module; shared weights come once.
+    They share memory with the module, but for sharded ones, which are put together. Tied weights come once.
     """
-    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return {name: whole(parameter.detach()) for name, parameter in module.named_parameters()}
 
 
 def trained_parameters(module: nn.Module) -> Params:

@@ -15,7 +15,8 @@ class Graph:
         value: the loss.
 
     Attributes:
-        leaves: identities of the tensors that it depends on.
+        tensors: those that it depends on.
+        leaves: their identities.
         recomputes: whether a part of it is hidden, by reentrant activation checkpointing.
 
     Raises:
@@ -32,12 +33,12 @@ class Graph:
         if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
             given = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise ValueError(f"the loss of a minibatch is {given}; must be one number, the mean over its examples")
-        self.leaves: set[int] = set()
+        self.tensors: list[Tensor] = []
         self.recomputes = False
         # The loss itself, where it is a weight.
         seen: set[Any] = set()
         if value.requires_grad and value.is_leaf:
-            self.leaves.add(id(value))
+            self.tensors.append(value)
         waiting = [value.grad_fn]  # a list, no recursion: a network may be deeper than Python's stack
         while waiting:
             node = waiting.pop()
@@ -45,6 +46,7 @@ class Graph:
                 continue
             seen.add(node)
             if hasattr(node, "variable"):
-                self.leaves.add(id(node.variable))
+                self.tensors.append(node.variable)
             self.recomputes = self.recomputes or type(node).__name__ == RECOMPUTED
             waiting += [function for function, _ in node.next_functions]
+        self.leaves = {id(tensor) for tensor in self.tensors}

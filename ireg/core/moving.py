@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.core.graph import Graph
+from ireg.core.sharded import whole
 from ireg.core.types import Batch, LossFn
 
 
@@ -74,7 +75,7 @@ def moving_parameters(
 
 def _used(loss: LossFn, candidates: Mapping[str, Tensor], batches: Iterable[Batch]) -> set[str]:
     """Return the names of those that the loss of some minibatch depends on."""
-    weights = {name: value.detach().requires_grad_() for name, value in candidates.items()}
+    weights = {name: whole(value.detach()).requires_grad_() for name, value in candidates.items()}
     names = {id(weight): name for name, weight in weights.items()}
     used: set[str] = set()
     for batch in batches:

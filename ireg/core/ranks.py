@@ -14,6 +14,7 @@ from torch.distributed import distributed_c10d
 from torch.nn.parallel import DistributedDataParallel
 
 from ireg.core.functional import ModuleLoss, StepLoss
+from ireg.core.sharded import mesh_of
 from ireg.core.types import Batch, Params
 
 PATIENCE = timedelta(minutes=5)
@@ -74,13 +75,55 @@ _visits: Counter[str] = Counter()
 """How often this process has measured with the others of a group."""
 
 
+def decision_of_first(choice: bool, group: Any) -> bool:
+    """Return what the first rank has chosen, so that all ranks do the same.
+
+    What depends on a clock differs from rank to rank, and a rank that measures would wait for one that does not.
+
+    Args:
+        choice: this rank's.
+        group: the ranks, all of which ask; None for a process of its own.
+    """
+    if group is None:
+        return choice
+    store = distributed_c10d._get_default_store()
+    name = f"ireg/{group.group_name}/decision/{_decisions[group.group_name]}"
+    _decisions[group.group_name] += 1
+    if distributed.get_rank(group) == 0:
+        store.set(name, "yes" if choice else "no")
+    return bool(store.get(name) == b"yes")
+
+
+_decisions: Counter[str] = Counter()
+"""How often this process has asked the first of a group."""
+
+
 def ranks_of(model: Any) -> Any:
-    """Return the process group of a `DistributedDataParallel` with several ranks; None for all else."""
-    while not isinstance(model, DistributedDataParallel):
-        model = getattr(model, "_orig_mod", None)
-        if not isinstance(model, nn.Module):
-            return None
-    return model.process_group if distributed.get_world_size(model.process_group) > 1 else None
+    """Return the process group of a model that several ranks train together; None for all else.
+
+    Raises:
+        ValueError: weights are sharded along several dimensions of a mesh that leaves ranks out.
+    """
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, DistributedDataParallel):
+        group = model.process_group
+    elif isinstance(model, nn.Module) and (mesh := mesh_of(model)) is not None:
+        group = _group_of(mesh)
+    else:
+        return None
+    return group if distributed.get_world_size(group) > 1 else None
+
+
+def _group_of(mesh: Any) -> Any:
+    """Return the process group of all ranks of a mesh."""
+    if mesh.ndim == 1:
+        return mesh.get_group()
+    if mesh.size() != distributed.get_world_size():
+        raise ValueError(
+            f"the weights are sharded over a mesh of {mesh.size()} of {distributed.get_world_size()} ranks in "
+            f"{mesh.ndim} dimensions; shard them over all ranks, or along one dimension"
+        )
+    return distributed.group.WORLD
 
 
 class _Shared(torch.autograd.Function):

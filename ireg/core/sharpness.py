@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.ascent import largest_by_ascent
+from ireg.core.differenced_hessian import DifferencedHessian
 from ireg.core.functional import twice_differentiable
 from ireg.core.hessian import MeanHessian
 from ireg.core.hessian_sums import HessianProduct
@@ -40,7 +41,7 @@ _FRESH = 0.1
 
 
 def steepest(
-    hessian: MeanHessian,
+    hessian: MeanHessian | DifferencedHessian,
     generator: torch.Generator,
     *,
     scale: Params | None = None,
@@ -112,7 +113,7 @@ def _add_decay(image: Params, vector: Params, decay: Mapping[str, float]) -> Non
 
 
 def _by_ascent(
-    hessian: MeanHessian,
+    hessian: MeanHessian | DifferencedHessian,
     start: Tensor,
     scale: Params | None,
     decay: Mapping[str, float],
@@ -206,7 +207,7 @@ def _by_minibatch(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def gradient_noise_interaction(
-    hessian: MeanHessian, mean: Params, generator: torch.Generator, probes: int = PROBES
+    hessian: MeanHessian | DifferencedHessian, mean: Params, generator: torch.Generator, probes: int = PROBES
 ) -> Estimate:
     """Estimate (1/m) Σ_k g_kᵀ H g_k / ‖ḡ‖², with H of C.
 
@@ -230,7 +231,9 @@ def gradient_noise_interaction(
     return Estimate(product.value / whole, product.error / whole)
 
 
-def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Params | None = None) -> Estimate:
+def probed_trace(
+    hessian: MeanHessian | DifferencedHessian, generator: torch.Generator, weights: Params | None = None
+) -> Estimate:
     """Estimate Σ_i c_i² H_ii, which is the trace for c = 1, by Hutchinson's method.
 
     For independent signs v, E[(c⊙v)ᵀ H (c⊙v)] = Σ c_i² H_ii; for c = 1 its variance is 2 (‖H‖_F² − Σ H_ii²).
@@ -256,7 +259,7 @@ def probed_trace(hessian: MeanHessian, generator: torch.Generator, weights: Para
     return estimate(samples)
 
 
-def along_step(hessian: MeanHessian, step: Params, gradient: Params) -> Tensor:
+def along_step(hessian: MeanHessian | DifferencedHessian, step: Params, gradient: Params) -> Tensor:
     """Compute the curvature along a step, uᵀHu/(ḡᵀu), 0-d.
 
     Args:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ireg.core.diagonal import exact_diagonal
+from ireg.core.differenced_hessian import DifferencedHessian, hessian_of
 from ireg.core.drawing import EPOCH, INDEPENDENT, population_size, require_sampling
 from ireg.core.frozen_gradients import FrozenGradients
 from ireg.core.hessian import MeanHessian
@@ -129,6 +130,15 @@ class Snapshot:
         """Whether `gradients` are estimates that have standard errors."""
         return self.population is not None and len(self.batches) < self.population_size
 
+    @property
+    def step_factors(self) -> tuple[float, float]:
+        """The factors of SGD's two parts for rates that change, see `OptimizerState.step_factors`.
+
+        Raises:
+            ValueError: all minibatches of the epoch are here, and there are other rates than minibatches.
+        """
+        return self.optimizer.step_factors(self.num_batches, self.sampling, of_some_steps=self.population is not None)
+
     @cached_property
     def moving(self) -> Params:
         """The parameters that the optimizer moves, by name: what is differentiated.
@@ -216,7 +226,7 @@ class Snapshot:
         return self.optimizer.preconditioner
 
     @cached_property
-    def hessian(self) -> MeanHessian:
+    def hessian(self) -> MeanHessian | DifferencedHessian:
         """The Hessian of C by what moves, as products with vectors.
 
         Raises:
@@ -224,7 +234,7 @@ class Snapshot:
         """
         if self.is_sample or self.drawn:
             raise ValueError("the Hessian needs all minibatches of the epoch, and a loss without drawn masks")
-        return MeanHessian(self.loss, self.moving, self.batches)
+        return hessian_of(self.loss, self.moving, self.batches)
 
     @cached_property
     def steepest(self) -> Eigenpair:
@@ -265,11 +275,15 @@ class Snapshot:
         """vᵀH_kv of each minibatch along the eigenvector v of `steepest`, (m,)."""
         one = next(iter(self.moving.values()))
         direction = by_name(brought(self.steepest.vector, one), self.moving)
+        if isinstance(self.hessian, DifferencedHessian):
+            return self.hessian.curvatures(direction)
         return minibatch_curvatures(self.loss, self.moving, self.hessian.batches, direction)
 
     @cached_property
     def batch_sharpness(self) -> Tensor:
         """(1/m) Σ_k g_kᵀ H_k g_k / ‖g_k‖², 0-d."""
+        if isinstance(self.hessian, DifferencedHessian):
+            return self.hessian.batch_sharpness()
         return batch_sharpness(self.loss, self.moving, self.hessian.batches)
 
     @cached_property

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.core.params import dense
+from ireg.core.sharded import whole
 from ireg.core.streams import Streams
 from ireg.core.types import Params
 from ireg.core.wrappers import require_hooks
@@ -45,6 +46,14 @@ class StepRecord:
     begin: list[Any]
     forwards: list[list[Any]] = field(default_factory=list)
     autocast: tuple[str, torch.dtype] | None = None
+
+    def whole(self) -> StepRecord:
+        """Return the same step with sharded tensors put together; all ranks must ask for it."""
+        parts: dict[str, Any] = {
+            name: {key: whole(value) for key, value in getattr(self, name).items()}
+            for name in ("weights", "gradient", "arrived")
+        }
+        return replace(self, **parts)
 
     def without_streams(self) -> StepRecord:
         """Return the same step, whose passes draw whatever random numbers come next."""
@@ -97,6 +106,7 @@ class Witness:
         self._called = module if called is None else called
         self._asked: StepRecord | None = None  # while the step that is asked for has not been taken
         self._before: Settings = ()
+        self._with_gradient: set[int] = set()
         self._streams: Streams | None = None
         self._handles: list[Any] = []
         require_hooks(optimizer)
@@ -180,18 +190,15 @@ class Witness:
 
     def _before_step(self, optimizer: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         self._before = settings_of(optimizer)
+        self._with_gradient = _with_gradient(optimizer)
         if not (arguments[1:] or keywords.get("closure")):
             self.note_gradient()
         elif self._asked is not None:  # a closure has the gradients still to compute
             self._note_weights(self._asked)
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        with_gradient = {
-            id(parameter)
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        }
+        # Of several optimizers, some may have cleared their gradients before the others step.
+        with_gradient = self._with_gradient | _with_gradient(optimizer)
         if not with_gradient and not (self._asked is not None and self._asked.arrived):
             return
         self.steps += 1
@@ -202,6 +209,13 @@ class Witness:
             self.forget()
             asked.gradient = asked.gradient or asked.arrived
             self.record = asked
+
+
+def _with_gradient(optimizer: Optimizer) -> set[int]:
+    """Return the identities of the parameters that have a gradient."""
+    return {
+        id(parameter) for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None
+    }
 
 
 def settings_of(optimizer: Optimizer) -> Settings:
@@ -226,7 +240,9 @@ def _said(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def as_recorded(module: nn.Module, record: StepRecord, streams: Streams) -> Iterator[None]:
+def as_recorded(
+    module: nn.Module, record: StepRecord, streams: Streams, called: nn.Module | None = None
+) -> Iterator[None]:
     """Let a module compute what it computed in a step.
 
     Random streams, buffers and autocast are those of the step. Random streams stay where they are at the end.
@@ -235,6 +251,7 @@ def as_recorded(module: nn.Module, record: StepRecord, streams: Streams) -> Iter
         module: its buffers take the values of the step; the caller restores them, and sets the modes.
         record: of the step.
         streams: what the module's passes may draw from.
+        called: what calls the module; by default it is called itself.
     """
     forwards = iter(record.forwards)
 
@@ -243,7 +260,7 @@ def as_recorded(module: nn.Module, record: StepRecord, streams: Streams) -> Iter
         if state is not None:
             streams.restore(state)
 
-    handle = module.register_forward_pre_hook(restore)
+    handle = (module if called is None else called).register_forward_pre_hook(restore)
     try:
         with torch.no_grad():
             for name, value in module.named_buffers():

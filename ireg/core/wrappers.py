@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from ireg.core.several import SeveralOptimizers
+from ireg.core.sharded import is_sharded, require_served, settle
 
 PURE = {
     "accelerate.optimizer.AcceleratedOptimizer",
@@ -24,14 +28,19 @@ PURE = {
 def unwrapped(optimizer: Any) -> Optimizer:
     """Return torch's optimizer, also where a known pure wrapper holds it as `optimizer`.
 
+    Of a list of several, which step together, it is one view of all.
+
     Raises:
-        ValueError: there is none, or its groups have no learning rate.
+        ValueError: there is none, its groups have no learning rate, or two hold the same parameter.
 
     Example:
         >>> optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
         >>> unwrapped(optimizer) is optimizer
         True
     """
+    if isinstance(optimizer, list | tuple) and optimizer:
+        parts = [unwrapped(part) for part in optimizer]
+        return parts[0] if len(parts) == 1 else SeveralOptimizers(parts)
     while any(f"{cls.__module__}.{cls.__qualname__}" in PURE for cls in type(optimizer).__mro__):
         optimizer = optimizer.optimizer
     if not isinstance(optimizer, Optimizer):
@@ -73,17 +82,23 @@ def require_hooks(optimizer: Optimizer) -> None:
 def rate_of(group: Any) -> float:
     """Return the learning rate of a parameter group's steps.
 
-    It is `lr`; for optimizers that estimate a distance d, like D-Adaptation and Prodigy, d · `lr`.
+    It is `lr`; for optimizers that estimate a distance d and keep it in the group, like D-Adaptation and Prodigy,
+    d · `lr`.
 
     Example:
         >>> rate_of({"lr": 1.0, "d": 0.25, "d0": 1e-6}), rate_of({"lr": 0.1})
         (0.25, 0.1)
     """
-    return float(group["lr"]) * (float(group["d"]) if "d" in group and "d0" in group else 1.0)
+    distance = group.get("d")
+    return float(group["lr"]) * (float(distance) if isinstance(distance, int | float | Tensor) else 1.0)
 
 
-def bare_module(model: Any) -> nn.Module:
+def bare_module(model: Any, *, sharded: bool = False) -> nn.Module:
     """Return the network within the wrappers of `torch.compile` and `DistributedDataParallel`.
+
+    Args:
+        model: any module.
+        sharded: whether its weights may be those of `fully_shard`, which the model's own passes serve alone.
 
     Example:
         >>> module = nn.Linear(1, 1)
@@ -101,6 +116,11 @@ def bare_module(model: Any) -> nn.Module:
             model = model._orig_mod
         else:
             break
+    if isinstance(model, AveragedModel):
+        raise ValueError(
+            "AveragedModel holds an average of weights, which no optimizer moves: P, rate and memory belong to the "
+            "trained weights; measure the trained model, or the average by ireg.gradient_moments(averaged.module, …)"
+        )
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is a {type(model).__name__}; must be a torch.nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
@@ -108,12 +128,14 @@ def bare_module(model: Any) -> nn.Module:
             f"{model.original_name} is a ScriptModule, whose weights cannot be replaced; give the module that it was "
             "made of"
         )
-    _require_whole(model)
+    if sharded:
+        settle(model)
+    _require_whole(model, sharded=sharded)
     return model
 
 
-def _require_whole(model: nn.Module) -> None:
-    """Check that a module's weights lie in it as they are.
+def _require_whole(model: nn.Module, *, sharded: bool) -> None:
+    """Check that a module's weights lie in it as they are, or are sharded in a known manner.
 
     Raises:
         ValueError: they are split, sharded, or not there yet.
@@ -123,20 +145,24 @@ def _require_whole(model: nn.Module) -> None:
             raise ValueError("DataParallel splits minibatches over devices; give its .module, or use one device")
         if type(layer).__name__ == "FullyShardedDataParallel":
             raise ValueError(_sharded("FullyShardedDataParallel"))
+    if sharded:
+        require_served(model)
     for name, parameter in model.named_parameters():
-        if type(parameter.data).__name__ == "DTensor" or type(parameter).__name__ == "DTensor":
+        if is_sharded(parameter) and not sharded:
             raise ValueError(_sharded(f"{name} is a DTensor: fully_shard or tensor parallelism"))
+        if hasattr(parameter, "ds_id"):
+            raise ValueError(_sharded(f"DeepSpeed's ZeRO-3, which holds {name},"))
         if is_lazy(parameter):
             raise ValueError(f"{name} of a lazy layer has no shape yet; run one forward pass first")
 
 
 def called_module(model: nn.Module) -> nn.Module:
     """Return what training calls: the compiled wrapper where there is one, else the bare module."""
-    return model if hasattr(model, "_orig_mod") else bare_module(model)
+    return model if hasattr(model, "_orig_mod") else bare_module(model, sharded=True)
 
 
 def _sharded(what: str) -> str:
     return (
-        f"{what} shards the weights, and gradients at given weights cannot be taken of shards; measure an unsharded "
-        "copy with these weights, or use DistributedDataParallel"
+        f"{what} shards the weights, and gradients at given weights cannot be taken of shards; use fully_shard with "
+        "ireg.measure or ireg.Monitor, or DistributedDataParallel"
     )

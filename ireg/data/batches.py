@@ -38,19 +38,34 @@ class ShuffledBatches(Batches):
     The order is a function of seed and epoch alone, so a run can resume from any epoch as if it had never stopped, and
     looking at the order of an epoch moves no random stream.
 
+    With `steps` an epoch is a window of so many minibatches of the stream that passes over the examples make, one after
+    the other: epoch e has those from number e · steps on. The stream is the same whatever `steps` is.
+
     Args:
         inputs: all inputs, examples along the first dimension.
         labels: their labels.
-        batch_size: examples in a batch; the last may be smaller.
+        batch_size: examples in a batch; the last of a pass may be smaller.
         seed: of the order.
+        steps: minibatches of an epoch; None for those of one pass.
+
+    Example:
+        >>> data = torch.arange(6.0)[:, None], torch.arange(6)
+        >>> passes = ShuffledBatches(*data, batch_size=2, seed=0)
+        >>> windows = ShuffledBatches(*data, batch_size=2, seed=0, steps=2)
+        >>> bool((windows.indices(1)[1] == passes.indices(1)[0]).all())  # numbers 2 and 3 of three a pass
+        True
     """
 
     sampling = EPOCH
 
-    def __init__(self, inputs: Tensor, labels: Tensor, *, batch_size: int, seed: int) -> None:
+    def __init__(self, inputs: Tensor, labels: Tensor, *, batch_size: int, seed: int, steps: int | None = None) -> None:
         super().__init__(inputs, labels, batch_size=batch_size)
         self.seed = seed
+        self.steps = steps
         self.epoch = 0
+
+    def __len__(self) -> int:
+        return super().__len__() if self.steps is None else self.steps
 
     @property
     def sampler(self) -> "ShuffledBatches":
@@ -63,7 +78,17 @@ class ShuffledBatches(Batches):
 
     def indices(self, epoch: int) -> Sequence[Tensor]:
         """Return the examples' indices of each batch of an epoch."""
-        order = torch.randperm(len(self.labels), generator=named_generator("order of examples", self.seed, epoch))
+        if self.steps is None:
+            return self._of_pass(epoch)
+        size = super().__len__()  # of a pass
+        first, past = epoch * self.steps, (epoch + 1) * self.steps
+        passes = range(first // size, (past - 1) // size + 1)
+        stream = [batch for number in passes for batch in self._of_pass(number)]
+        return stream[first - passes.start * size : past - passes.start * size]
+
+    def _of_pass(self, number: int) -> Sequence[Tensor]:
+        """Return the examples' indices of each batch of a pass over them."""
+        order = torch.randperm(len(self.labels), generator=named_generator("order of examples", self.seed, number))
         return order.to(self.labels.device).split(self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -74,7 +99,7 @@ class ShuffledBatches(Batches):
 class IndependentBatches(ShuffledBatches):
     """Iterable over `(inputs, labels, indices)`, each minibatch drawn independently of the others.
 
-    Each is a random subset of `batch_size` examples, all such with equal chances. An epoch has as many as it takes to
+    Each is a random subset of `batch_size` examples, all such with equal chances. A pass has as many as it takes to
     look at as many examples as there are; some of them come several times, others not at all.
 
     The draw is a function of seed and epoch alone, as the order of `ShuffledBatches` is.
@@ -82,11 +107,10 @@ class IndependentBatches(ShuffledBatches):
 
     sampling = INDEPENDENT
 
-    def indices(self, epoch: int) -> Sequence[Tensor]:
-        """Return the examples' indices of each batch of an epoch."""
-        generator = named_generator("independent minibatches", self.seed, epoch)
+    def _of_pass(self, number: int) -> Sequence[Tensor]:
+        generator = named_generator("independent minibatches", self.seed, number)
         count, size = len(self.labels), min(self.batch_size, len(self.labels))
-        return [subset(count, size, generator).to(self.labels.device) for _ in range(len(self))]
+        return [subset(count, size, generator).to(self.labels.device) for _ in range(Batches.__len__(self))]
 
 
 def subset(count: int, size: int, generator: torch.Generator) -> Tensor:

@@ -65,6 +65,8 @@ SHA256: Mapping[str, str] = MappingProxyType(
         "cde1decbe58ddf5d702ae9ce67ea98eb": "f8a600b73e2c056aa42316260206e6643bd33e96bd71cfb8e32b94f76fac4f93",
         "da08d5789f963570ac9c625b0d055f9b": "80510fc9162448f4c8666335357ea127bd14ff20c9a09e20a09f3b8d96ef1ca3",
         "4ebe13fc8908fbebeac459f0aa9a6d68": "cf2c8a23974df0c99eb3f36ff34c02acb9be1c84aca7280211ef04bea1135360",
+        # The plays, unpacked.
+        "ea646106b3843ac52472a48a97de2b57": "8e88a1bc83268dadba655d126b42cb75397d7522dd96718ac46032ef0e4e4274",
     }
 )
 CHUNK = 2**20

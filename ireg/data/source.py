@@ -32,15 +32,7 @@ def read_split(source: Source, split: str, *, num_examples: int, num_classes: in
     Raises:
         UserError: the source raises an error, or returns anything else than `Source` says.
     """
-    call = f"data.source ({_name(source)}) with train={split == 'train'}"
-    if not callable(source):
-        raise UserError(f"data.source: must be a function, got {_what(source)}; beside _target_ add _partial_: true")
-    try:
-        returned: Any = source(train=split == "train")
-    except UserError:
-        raise
-    except Exception as error:  # of a function of the user's, which may raise anything
-        raise UserError(f"{call}: raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+    call, returned = called(source, split)
     for fault in _faults(returned):
         raise UserError(f"{call}: {fault}")
     images, labels = returned
@@ -53,6 +45,31 @@ def read_split(source: Source, split: str, *, num_examples: int, num_classes: in
     if low < 0 or high >= num_classes:
         raise UserError(f"{call}: labels from {low} to {high}; must be in [0, {num_classes}) for data.num_classes")
     return images, labels
+
+
+def called(source: Source, split: str) -> tuple[str, Any]:
+    """Call a source for one split.
+
+    Args:
+        source: the source.
+        split: `train` or `test`.
+
+    Returns:
+        How a message names the call, and what it returned.
+
+    Raises:
+        UserError: it is no function, or raises an error.
+    """
+    call = f"data.source ({_name(source)}) with train={split == 'train'}"
+    if not callable(source):
+        raise UserError(f"data.source: must be a function, got {_what(source)}; beside _target_ add _partial_: true")
+    try:
+        returned: Any = source(train=split == "train")
+    except UserError:
+        raise
+    except Exception as error:  # of a function of the user's, which may raise anything
+        raise UserError(f"{call}: raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+    return call, returned
 
 
 def as_numbers(images: Tensor) -> Tensor:

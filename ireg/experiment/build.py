@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ireg.config.schema import NO_REGULARIZER, Config, Logging, active_terms, term_intervals
+from ireg.config.schema import NO_AVERAGE, NO_REGULARIZER, Config, Logging, active_terms, term_intervals
 from ireg.config.trainer_arguments import clips_in_mixed_precision
 from ireg.core.moments.needs import union_of_needs
 from ireg.core.optimizers import view
@@ -22,10 +22,12 @@ from ireg.known_optimizers import OPTIMIZERS
 from ireg.lit.data import NoisyImages
 from ireg.lit.loggers import Logger, TensorBoard
 from ireg.lit.module import Classifier
+from ireg.lit.text import TextBlocks
 from ireg.lit.trainer import MisconfigurationException
-from ireg.objective import CRITERIA
+from ireg.objective import CRITERIA, SEQUENCE_CRITERIA
+from ireg.optim import Schedule, in_decay_groups
 from ireg.regularizers import Regularizer
-from ireg.runs.metrics import Row
+from ireg.runs.metrics import Row, place_of
 from ireg.system.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -47,10 +49,10 @@ def make_data(settings: Config) -> NoisyImages:
     """
     data, noise = settings.data, settings.data.noise
     with user_errors("data"):
-        made = NoisyImages(
+        made = (NoisyImages if data.context is None else partial(TextBlocks, context=data.context))(
             instantiate(data.source, _convert_="all"),
-            num_train=data.num_train,
-            num_test=data.num_test,
+            num_train=data.examples("train"),
+            num_test=data.examples("test"),
             num_classes=data.num_classes,
             batch_size=None if settings.optimizer.get("full_batch", False) else settings.batch_size,
             seed=settings.seed,
@@ -67,6 +69,7 @@ def make_data(settings: Config) -> NoisyImages:
             standardize=data.standardize,
             eval_batch_size=data.eval_batch_size,
             sampling=settings.sampling,
+            steps=settings.by_steps,
         )
         made.setup()
     return made
@@ -112,16 +115,9 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
         UserError: an optimizer or a term cannot be made from these values, or the two do not go together.
     """
     terms = {tag: _made_term(tag, entry) for tag, entry in active_terms(settings.terms).items()}
-    # `name` and `full_batch` are ours, the rest are arguments of the class. In Python `from` is no name.
-    arguments = {
-        {"from": "first", "to": "second"}.get(key, key): value
-        for key, value in settings.optimizer.items()
-        if key not in ("name", "full_batch")
-    }
+    average = settings.weight_average
+    optimizer = _made_optimizer(settings, model)
     with user_errors(f"optimizer={settings.optimizer['name']}"):
-        # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.
-        optimizer: Callable[..., Any] = instantiate(arguments, _convert_="all")
-        optimizer = _with_kernel(optimizer, model, settings.trainer, given=arguments)
         # Made and dropped: wrong arguments, or one that the terms cannot read, are found here, not during training.
         made = optimizer(model.parameters())
         if terms:
@@ -130,6 +126,11 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
             if not seen.has_rule:
                 log.warning("%s; the terms of its memory and its second moment are left out", seen.reason)
     regularizer = _made_regularizer(settings.regularizer)
+    if settings.by_steps is not None and regularizer is not None and regularizer.of_epoch:
+        raise UserError(
+            f"max_steps={settings.max_steps}: {type(regularizer).__name__} is a penalty of all minibatches of an "
+            "epoch, and a row by steps has some; use max_steps=null, or another regularizer"
+        )
     with user_errors("terms"):
         return Classifier(
             model,
@@ -140,10 +141,50 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
             num_batches=settings.terms.get("num_batches"),
             method=settings.terms["method"],
             seed=settings.seed,
-            criterion=CRITERIA[settings.loss],
+            criterion=(CRITERIA if settings.data.context is None else SEQUENCE_CRITERIA)[settings.loss],
             regularizer=regularizer,
             sampling=settings.sampling,
+            schedule=_made_schedule(settings),
+            average_decay=None if average.name == NO_AVERAGE else average.decay,
         )
+
+
+def _made_optimizer(settings: Config, model: nn.Module) -> Callable[..., Any]:
+    """Return what makes the optimizer from the parameters, with its kernel and its groups."""
+    # `name`, `full_batch` and `decay_groups` are ours, the rest are arguments of the class. In Python `from` is no
+    # name.
+    arguments = {
+        {"from": "first", "to": "second"}.get(key, key): value
+        for key, value in settings.optimizer.items()
+        if key not in ("name", "full_batch", "decay_groups")
+    }
+    name = settings.optimizer["name"]
+    with user_errors(f"optimizer={name}"):
+        # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.
+        optimizer: Callable[..., Any] = instantiate(arguments, _convert_="all")
+        optimizer = _with_kernel(optimizer, model, settings.trainer, given=arguments)
+    return _with_decay_groups(optimizer, name) if settings.optimizer.get("decay_groups", False) else optimizer
+
+
+def _made_schedule(settings: Config) -> Schedule | None:
+    """Make the factors of the steps' rates; None where each is 1."""
+    given = settings.schedule
+    if given.name == "constant" and given.warmup == 0:
+        return None
+    return Schedule(given.name, steps=settings.steps, warmup=given.warmup, final=given.final)
+
+
+def _with_decay_groups(optimizer: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Let an optimizer decay matrices alone.
+
+    Raises:
+        UserError: it has no weight decay.
+    """
+    if "weight_decay" not in inspect.signature(optimizer).parameters:
+        raise UserError(
+            f"optimizer.decay_groups=True: optimizer={name} takes no weight_decay; use one that does, like adamw"
+        )
+    return partial(in_decay_groups, optimizer)
 
 
 def make_loggers(
@@ -196,7 +237,7 @@ def _further_logger(
         raise UserError(f"logger.further: {arguments['_target_']} makes a {type(further).__name__}; name a Logger")
     further.log_hyperparams(dict(hyperparameters))
     for epoch in sorted(earlier):
-        further.log_metrics(dict(earlier[epoch]), step=epoch)
+        further.log_metrics(dict(earlier[epoch]), step=place_of(epoch, earlier[epoch]))
     return further
 
 

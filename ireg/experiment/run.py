@@ -139,7 +139,7 @@ def _fit(
     if settings.logger.histograms:
         from ireg.lit.histograms import Histograms
 
-        classifier.measurement.watchers.append(Histograms(folder, first=max(start.rows, default=-1) + 1))
+        classifier.measurement.watchers.append(Histograms(folder, max(start.rows, default=-1) + 1, settings.by_steps))
     status.update(device=str(trainer.strategy.root_device))
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
@@ -176,14 +176,18 @@ def _clear(folder: Path, status: Status) -> None:
 def _save_labels(data: "NoisyImages", path: Path) -> None:
     """Save the labels and what was corrupted of them.
 
-    Names of test labels begin with `test_`, those of held-out examples with `holdout_`.
+    Names of test labels begin with `test_`, those of held-out examples with `holdout_`. Of a text there are the indices
+    of the blocks alone.
     """
     import numpy as np
 
-    arrays = {**data.train_labels._asdict(), "indices": data.train_indices}
-    for split in ("test", "holdout") if data.holdout else ("test",):
-        arrays |= {f"{split}_{name}": values for name, values in getattr(data, f"{split}_labels")._asdict().items()}
-        arrays[f"{split}_indices"] = getattr(data, f"{split}_indices")
+    arrays: dict[str, Any] = {}
+    for split in ("train", "test", "holdout") if data.holdout else ("train", "test"):
+        before = "" if split == "train" else f"{split}_"
+        if data.has_noisy_labels:
+            labels = getattr(data, f"{split}_labels")._asdict()
+            arrays |= {f"{before}{name}": values for name, values in labels.items()}
+        arrays[f"{before}indices"] = getattr(data, f"{split}_indices")
     with replacing(path) as temporary:
         np.savez_compressed(temporary, **{name: values.numpy() for name, values in arrays.items()})
 

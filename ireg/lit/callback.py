@@ -1,9 +1,10 @@
-"""Measure the terms of any LightningModule after its training epochs."""
+"""Measure the terms of any LightningModule after its training epochs, or every n steps."""
 
 from __future__ import annotations
 
 import inspect
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,24 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from ireg.core.batches import copied, size_of
 from ireg.core.drawing import EPOCH, INDEPENDENT, sampling_of
 from ireg.core.functional import detached_parameters
 from ireg.core.moments import SMALLEST
 from ireg.core.path import PathRecorder, recorder_for
 from ireg.core.random import named_generator
-from ireg.core.reservoir import Reservoir
+from ireg.core.ranks import ranks_of
+from ireg.core.several import SeveralOptimizers
 from ireg.core.snapshot import Term
-from ireg.core.witness import Settings, Witness
-from ireg.core.wrappers import bare_module, rate_of, unwrapped
+from ireg.core.witness import Witness
+from ireg.core.wrappers import bare_module, unwrapped
 from ireg.guard import Guard
+from ireg.lit.remembered import Remembered
+from ireg.lit.step_loss import MicroBatches, as_measured, is_clipped, precision_of
 from ireg.lit.twin import muted_twin, note_passing
-from ireg.lit.windows import Window, as_measured, is_clipped, moved, precision_of
 from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss
 from ireg.measurement import measure_epoch
 from ireg.monitor import warn_of_measurement
@@ -37,6 +39,7 @@ from ireg.options import Epoch, Options, require_minibatches
 from ireg.regularizers import Regularizer
 from ireg.system.errors import UserError
 from ireg.terms.named import Chosen, chosen_terms
+from ireg.window import Cadence, least_steps, require_windows
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,15 +48,22 @@ SHARE = "check/share"
 """Tag of the share of an epoch's minibatches that a row is from, where that is less than all."""
 
 
+SAID = {
+    EPOCH: "each minibatch once an epoch",
+    INDEPENDENT: "of a stream, or with replacement",
+}
+"""How minibatches are drawn, in words."""
+
+
 class ImplicitRegularizationMonitor(Callback):
-    """Lightning callback that measures the terms after training epochs.
+    """Lightning callback that measures the terms after training epochs, or every n optimizer steps.
 
     The loss is the module's own `training_step`, as a function of the parameters, over the minibatches that were used.
     It is called on a copy of the module that shares its parameters. Training with and without the callback is
     bit-equal, and the module's own records stay as they are. A minibatch is all that one optimizer step has seen, so
     that gradient accumulation is measured as it trains.
 
-    The copy's `training_step` sees the trainer as it is at the end of the epoch. Its logging is muted. A step that
+    The copy's `training_step` sees the trainer as it is when the terms are measured. Its logging is muted. A step that
     depends on `global_step`, on `is_last_batch`, or on noise that it draws, computes another loss than in training.
     Give `loss` then, or `criterion` if a minibatch is a pair `(inputs, targets)`: the loss is then
     `criterion(module(inputs), targets)`, by the module's `forward`. It opens the faster methods, where a step has one
@@ -77,6 +87,11 @@ class ImplicitRegularizationMonitor(Callback):
         max_cache: memory that the copied minibatches may take.
         progress: show on standard error which term is being computed.
         every_n_epochs: measure every n-th epoch, and the last.
+        every_n_steps: measure after each n-th optimizer step instead, and after the last, over the minibatches of the
+            steps since. Of an epoch of m minibatches such a window is a sample, with standard errors. It does not reach
+            over the end of an epoch, unless minibatches are independent, as those of a stream are.
+        max_cost: the largest share of the training's time that measurements may take, as 0.05. Rows that would take
+            more are left out; the last is not.
         cache_device: where the copies are kept; by default where the minibatches are.
         prefix: what the tags of the implicit terms begin with; several monitors of a trainer need different ones.
 
@@ -102,14 +117,22 @@ class ImplicitRegularizationMonitor(Callback):
         regularizer: Regularizer | None = None,
         check: str = "each",
         max_cache: int | str = "1GiB",
-        progress: bool = False,
+        progress: bool | None = None,
         every_n_epochs: int = 1,
+        every_n_steps: int | None = None,
+        max_cost: float | None = None,
         cache_device: torch.device | str | None = None,
         prefix: str = "ireg/",
     ) -> None:
         super().__init__()
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs={every_n_epochs}: must be at least 1")
+        if every_n_steps is not None and every_n_epochs != 1:
+            raise ValueError(
+                f"every_n_epochs={every_n_epochs} and every_n_steps={every_n_steps}: rows are of epochs or of steps; "
+                "leave one of them out"
+            )
+        self._cadence = Cadence(every_n_steps=every_n_steps, max_cost=max_cost)
         self.options = Options(
             terms={
                 prefix + tag.removeprefix("ireg/") if tag.startswith("ireg/") else tag: term
@@ -138,9 +161,30 @@ class ImplicitRegularizationMonitor(Callback):
         self._kept: dict[str, Tensor] = {}  # what a measurement leaves for the next one
         self._recorder: PathRecorder | None = None
         self._witness: Witness | None = None
+        self._optimizer: Optimizer | None = None
         self._rows: list[dict[str, float]] = []
         self._last: dict[str, Tensor] = {}  # the last row's values, for callbacks that look at them
-        self._forget(0)
+        self._steps = Remembered(self.options.num_batches, self.cache_device)
+        self._begin_window(0)
+        self._forget_epoch(0)
+
+    def _begin_window(self, number: int) -> None:
+        """Forget the minibatches and steps since the last row."""
+        self._steps.begin(number)
+        self._clipped = 0
+        self._due = False
+
+    def _forget_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._first: int | None = None  # the epoch's first minibatch that was seen
+        self._ended = 0  # how many have been seen
+        self._seen = 0  # steps taken before the window
+        self._global_step = 0  # as the last step's passes saw it
+
+    @property
+    def by_steps(self) -> bool:
+        """Whether rows are of steps, not of epochs."""
+        return self._cadence.every_n_steps is not None
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -149,7 +193,7 @@ class ImplicitRegularizationMonitor(Callback):
 
     @property
     def rows(self) -> DataFrame:
-        """What was measured, as one row for each measured epoch; `epoch` counts the completed ones."""
+        """What was measured, as one row each; `epoch` and `step` count what was completed by then."""
         from pandas import DataFrame  # only where it is wanted: it takes half a second to import
 
         return DataFrame(self._rows)
@@ -160,20 +204,20 @@ class ImplicitRegularizationMonitor(Callback):
         """Refuse a training that cannot be measured, and forget an earlier one if a new one begins.
 
         Raises:
-            UserError: several devices, sharded weights, manual optimization, float16 weights, or a `training_step` that
-                takes the iterator of the loader.
+            UserError: sharded weights, manual optimization of the module's own loss, float16 weights, or a
+                `training_step` that takes the iterator of the loader.
         """
         if stage != "fit":
             return
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._begin_fit()
         for wrong, text in (
-            (trainer.world_size > 1, f"devices={trainer.world_size}: the minibatches of one device are not those of a "
-             "step; use devices=1"),
-            (not isinstance(trainer.strategy, SingleDeviceStrategy), f"strategy={type(trainer.strategy).__name__}: "
-             "shards or spreads the weights; use strategy='auto' with devices=1"),
-            (not pl_module.automatic_optimization, "automatic_optimization=False: what a step is stands in the module "
-             "alone; use automatic optimization, or ireg.Monitor in the training_step"),
+            (not isinstance(trainer.strategy, SingleDeviceStrategy) and type(trainer.strategy) is not DDPStrategy,
+             f"strategy={type(trainer.strategy).__name__}: shards or spreads the weights; use strategy='ddp', or "
+             "ireg.Monitor with fully_shard"),
+            (not pl_module.automatic_optimization and self._by_step, "automatic_optimization=False: what a step is "
+             "stands in the module alone; give loss or criterion, use automatic optimization, or ireg.Monitor in the "
+             "training_step"),
             (trainer.precision == "16-true", "precision=16-true: gradients leave its range; use bf16-mixed, 16-mixed "
              "or 32-true"),
             (self._by_step and "dataloader_iter" in inspect.signature(pl_module.training_step).parameters,
@@ -191,19 +235,16 @@ class ImplicitRegularizationMonitor(Callback):
         """Keep the initial weights, and refuse optimizers that cannot be measured.
 
         Raises:
-            UserError: there are several, or one that evaluates the loss several times a step; a module that cannot be
+            UserError: there is none, or one that evaluates the loss several times a step; a module that cannot be
                 measured.
         """
-        if len(trainer.optimizers) != 1:
-            raise UserError(
-                f"ImplicitRegularizationMonitor: {len(trainer.optimizers)} optimizers: no modified loss is known for "
-                "several; use one, with parameter groups"
-            )
-        if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
+        if not trainer.optimizers:
+            raise UserError("ImplicitRegularizationMonitor: 0 optimizers: nothing moves; return one or several")
+        if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             raise UserError("ImplicitRegularizationMonitor: LBFGS evaluates the loss several times a step; use another")
         lazy = any(is_lazy(value) for value in pl_module.parameters())
         with _user_errors():
-            optimizer = unwrapped(trainer.optimizers[0])
+            self._optimizer = optimizer = unwrapped(trainer.optimizers)
             if not lazy:  # such layers get their shapes from the first minibatch
                 bare_module(pl_module)
         if not self.initial and not lazy:
@@ -211,6 +252,8 @@ class ImplicitRegularizationMonitor(Callback):
         self._recorder = recorder_for(self.terms.values(), optimizer)
         self._witness = Witness(optimizer, pl_module, self.options.loss, self.options.criterion)
         self._asked = self._with_sampling(trainer)
+        self._require_windows(trainer)
+        self._cadence.group = ranks_of(trainer.strategy.model)
         self._begin_epoch(trainer)  # a training that resumes within an epoch does not start one
 
     def _with_sampling(self, trainer: Trainer) -> Options:
@@ -223,14 +266,39 @@ class ImplicitRegularizationMonitor(Callback):
             return self.options
         sampling = sampling_of(trainer.train_dataloader)
         if sampling is None:
+            endless = self.by_steps and math.isinf(trainer.num_training_batches)
+            sampling, other = (INDEPENDENT, EPOCH) if endless else (EPOCH, INDEPENDENT)
             self._guard.warnings.once(
                 "sampling",
                 f"how {type(trainer.train_dataloader).__name__} draws its minibatches is not known: the terms are "
-                f"those of sampling='{EPOCH}', each minibatch once an epoch; of a stream, or with replacement, give "
-                f"sampling='{INDEPENDENT}'",
+                f"those of sampling={sampling!r}, {SAID[sampling]}; {SAID[other]}, give sampling={other!r}",
             )
         with _user_errors():
-            return replace(self.options, sampling=sampling or EPOCH)
+            return replace(self.options, sampling=sampling)
+
+    def _population(self, trainer: Trainer) -> int | None:
+        """Return the number m of an epoch's optimizer steps, where a window has some of their minibatches."""
+        if not self.by_steps or self._asked.drawing != EPOCH:
+            return None
+        return self._cadence.population(math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+
+    def _require_windows(self, trainer: Trainer) -> None:
+        """Check that the terms can be measured over windows of steps.
+
+        Raises:
+            UserError: the epoch has no end; a term or a penalty needs all of its minibatches.
+        """
+        if not self.by_steps or self._asked.drawing != EPOCH:
+            return
+        if math.isinf(trainer.num_training_batches):
+            raise UserError(
+                f"ImplicitRegularizationMonitor: sampling={EPOCH!r}, and {type(trainer.train_dataloader).__name__} has "
+                f"no length, so that no epoch ends; use sampling={INDEPENDENT!r}"
+            )
+        population = self._population(trainer)
+        if population is not None:
+            with _user_errors():
+                require_windows(self._asked, population)
 
     def _keep_initial(self, pl_module: LightningModule) -> None:
         self.initial = {name: value.clone() for name, value in detached_parameters(pl_module).items()}
@@ -244,35 +312,24 @@ class ImplicitRegularizationMonitor(Callback):
 
     def _begin_epoch(self, trainer: Trainer) -> None:
         assert self._witness is not None
-        self._forget(trainer.current_epoch + 1)
+        continued = self.by_steps and self._asked.drawing != EPOCH and len(self._steps.window)
+        self._forget_epoch(trainer.current_epoch + 1)
+        self._seen = self._witness.steps
+        if continued:
+            return
+        self._begin_window(trainer.global_step if self.by_steps else self._epoch)
         if self._recorder is not None:
             self._recorder.start()
-        self._seen = self._witness.steps
         self._guard.begin(self._witness)
 
-    def _forget(self, epoch: int) -> None:
-        self._epoch = epoch
-        self._pending: list[tuple[Any, int]] = []
-        self._place: int | None = None  # of the window in the sample; None leaves it out
-        self._drawn = False  # whether that has been decided
-        self._sample = self._new_sample()
-        self._recorded: int | None = None  # which of the windows the witness has a record of
-        self._settings: list[Settings] = []
-        self._size = 0
-        self._full = False  # whether the minibatches have left the memory allowed
-        self._clipped = 0
-        self._first: int | None = None  # the epoch's first minibatch that was seen
-        self._ended = 0  # how many have been seen
-        self._seen = 0  # steps taken before the window
-        self._global_step = 0  # as the last step's passes saw it
-
-    def _new_sample(self) -> Reservoir[Window]:
-        return Reservoir(self.options.num_batches, named_generator("minibatches", self._epoch))
-
     def _measures(self, trainer: Trainer) -> bool:
-        """Return whether the epoch gets a row, as far as is known yet."""
-        every = self._epoch % self.every_n_epochs == 0 or self._epoch == trainer.max_epochs
-        return every or self._ends(trainer) or (not self._rows and self._is_awaited(trainer))
+        """Return whether the window is to get a row, as far as is known yet, if the row is not too dear."""
+        return self.by_steps or self._epoch % self.every_n_epochs == 0 or self._must_measure(trainer)
+
+    def _must_measure(self, trainer: Trainer) -> bool:
+        """Return whether the epoch gets a row, however dear."""
+        last = self._epoch == trainer.max_epochs or self._ends(trainer)
+        return last or (not self._rows and self._is_awaited(trainer))
 
     def _ends(self, trainer: Trainer) -> bool:
         """Return whether training ends with this epoch."""
@@ -294,19 +351,10 @@ class ImplicitRegularizationMonitor(Callback):
         assert self._witness is not None
         self._first = batch_idx if self._first is None else self._first
         self._ended = batch_idx + 1
-        if not self._pending:
+        if self._steps.is_between_steps:
             self._witness.note_begin()
-        if not self._drawn:
-            self._place, self._drawn = self._sample.place(), True
-        if self._full or (self._place is None and not self._witness.asked):
-            self._pending.append((None, batch_idx))
-            return
-        kept = copied(batch)
-        if self.cache_device is not None:
-            kept = moved(kept, self.cache_device)
-        self._size += size_of(kept)
-        self._pending.append((kept, batch_idx))
-        if self._size > self.options.cache:
+        self._steps.add(batch, batch_idx, needed=self._witness.asked)
+        if self._steps.bytes > self.options.cache:
             self._leave_memory(trainer, batch_idx)
 
     def _leave_memory(self, trainer: Trainer, batch_idx: int) -> None:
@@ -316,14 +364,18 @@ class ImplicitRegularizationMonitor(Callback):
             UserError: the epoch is to be measured.
         """
         if self._measures(trainer):
+            shorter = (
+                "more often by every_n_steps"
+                if self.by_steps
+                else ("use smaller epochs by Trainer(limit_train_batches=...), or every_n_steps")
+            )
             raise UserError(
                 f"ImplicitRegularizationMonitor: minibatches up to the {batch_idx + 1}. of the epoch take "
-                f"{self._size / 2**20:.1f} MiB, more than max_cache={self.options.cache / 2**20:.1f} MiB; raise "
+                f"{self._steps.bytes / 2**20:.1f} MiB, more than max_cache={self.options.cache / 2**20:.1f} MiB; raise "
                 "max_cache, with cache_device='cpu' if the accelerator's memory is short, or measure fewer of them by "
-                f"num_batches (at least {SMALLEST}), or use smaller epochs by Trainer(limit_train_batches=...)"
+                f"num_batches (at least {SMALLEST}), or {shorter}"
             )
-        self._full, self._size = True, 0
-        self._sample = self._new_sample()
+        self._steps.drop()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Record the gradients, and whether the clipping that follows will change them."""
@@ -342,39 +394,44 @@ class ImplicitRegularizationMonitor(Callback):
         A `training_step` that returned None has no minibatch, and a step that was left out has no window.
         """
         assert self._witness is not None
-        if not outputs and self._pending:
-            self._size -= size_of(self._pending.pop())
+        if isinstance(self._optimizer, SeveralOptimizers):
+            self._optimizer.end_step()
+        if not outputs and pl_module.automatic_optimization:
+            self._steps.discard_last()
         accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches and not _is_last(trainer, batch_idx)
         if accumulating and self._witness.steps == self._seen:
             return
-        if self._witness.steps > self._seen and self._pending:
-            self._close_window(trainer, pl_module)
-            self._drawn = False
-        elif self._pending:
-            self._size -= size_of(self._pending)
-        self._pending, self._seen = [], self._witness.steps
+        if self._witness.steps > self._seen:
+            self._close_step(trainer, pl_module)
+        self._steps.discard_step()
+        self._seen = self._witness.steps
+        if self.by_steps:
+            self._measure_if_due(trainer, pl_module)
 
-    def _close_window(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _close_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the minibatches of a step, and what it used."""
         assert self._witness is not None
         assert self._witness.settings is not None
-        settings = self._witness.settings
-        if self._settings and len(settings) != len(self._settings[0]):  # a parameter group has joined
-            self._settings, self._size = [], size_of(self._pending)
-            self._sample = self._new_sample()
-            self._place = self._sample.place()
-            if self._recorded is not None:  # of a window that is gone
-                self._witness.forget()
-                self._recorded = None
-        self._settings.append(settings)
-        window = Window(tuple(self._pending), trainer.accumulate_grad_batches)
-        self._judge(trainer, pl_module, window)
-        if self._place is None or self._full:
-            self._size -= 0 if self._full else size_of(self._pending)
-        else:
-            self._size -= size_of(self._sample.put(self._place, window))
+        recorded = self._steps.recorded
+        step = self._steps.close_step(self._witness.settings, trainer.accumulate_grad_batches)
+        if recorded is not None and self._steps.recorded is None:
+            self._witness.forget()  # of a window that is gone
+        if step is not None:
+            self._judge(trainer, pl_module, step)
 
-    def _judge(self, trainer: Trainer, pl_module: LightningModule, window: Window) -> None:
+    def _measure_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give a row if it is time, and begin a window after it."""
+        assert self._witness is not None
+        self._due = self._due or self._cadence.is_due(trainer.global_step)
+        if not self._due or len(self._steps.window) < least_steps(self._asked, self._population(trainer)):
+            return
+        self._measure(trainer, pl_module)
+        self._begin_window(trainer.global_step)
+        if self._recorder is not None:
+            self._recorder.start()
+        self._guard.begin(self._witness)
+
+    def _judge(self, trainer: Trainer, pl_module: LightningModule, step: MicroBatches) -> None:
         """Let the guard compute the step's gradient again, if it has asked for it.
 
         That of an objective with a penalty waits for all minibatches of the penalty.
@@ -384,24 +441,24 @@ class ImplicitRegularizationMonitor(Callback):
                 `criterion` takes pairs.
         """
         assert self._witness is not None
-        if self.options.criterion is not None and window.batches[0][0] is not None:
+        if self.options.criterion is not None and step.batches[0][0] is not None:
             with _user_errors():
-                require_minibatches([window.batches[0][0]], pairs=True)
+                require_minibatches([step.batches[0][0]], pairs=True)
         if self._witness.record is None:
             self._guard.ask_again(self._witness)
         elif self.options.regularizer is None:
-            self._compare(trainer, pl_module, [window], 0)
-        elif self._recorded is None:
-            self._recorded = len(self._settings) - 1
+            self._compare(trainer, pl_module, [step], 0)
+        elif self._steps.recorded is None:
+            self._steps.recorded = len(self._steps.window) - 1
 
-    def _compare(self, trainer: Trainer, pl_module: LightningModule, windows: list[Window], position: int) -> None:
+    def _compare(self, trainer: Trainer, pl_module: LightningModule, steps: list[MicroBatches], position: int) -> None:
         """Compare the step that the witness has a record of.
 
         Args:
             trainer: of the module.
             pl_module: the module.
-            windows: all that a penalty is of.
-            position: that of the step.
+            steps: all that a penalty is of.
+            position: that of the compared one.
 
         Raises:
             UserError: it is the first, and differs from what the optimizer got.
@@ -413,11 +470,18 @@ class ImplicitRegularizationMonitor(Callback):
         if "16" in str(trainer.precision) and record.autocast is None:
             half = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float16
             record.autocast = pl_module.device.type, half
-        # The last window is the step after `_global_step`; the one at `position` is as many steps earlier.
-        step = self._global_step + 1 - (len(windows) - 1 - position)
+        # The last is the step after `_global_step`; the one at `position` is as many steps earlier.
+        step = self._global_step + 1 - (len(steps) - 1 - position)
         twin = muted_twin(pl_module, step - 1)
-        options, batches = self._as_measured(trainer, pl_module, windows)
-        measured = MeasuredLoss(twin, unwrapped(trainer.optimizers[0]), options.criterion, options.loss)
+        options, batches = self._as_measured(trainer, pl_module, steps)
+        measured = MeasuredLoss(
+            twin,
+            self._trained,
+            options.criterion,
+            options.loss,
+            method=options.method,
+            group=ranks_of(trainer.strategy.model),
+        )
         if options.regularizer is not None:
             objective = Objective(measured.loss, options.regularizer, batches)
             measured.descended = lambda params, batch: objective.evaluate(params, batch).total
@@ -425,23 +489,29 @@ class ImplicitRegularizationMonitor(Callback):
             self._guard.after_step(self._witness, measured, batches[position], mode=options.mode, step=step)
 
     def _as_measured(
-        self, trainer: Trainer, pl_module: LightningModule, windows: list[Window]
+        self, trainer: Trainer, pl_module: LightningModule, steps: list[MicroBatches]
     ) -> tuple[Options, Sequence[Any]]:
         device = None if self.cache_device is None else pl_module.device
-        return as_measured(trainer, self._asked, windows, device)
+        return as_measured(trainer, self._asked, steps, device)
+
+    @property
+    def _trained(self) -> Optimizer:
+        assert self._optimizer is not None
+        return self._optimizer
 
     # After it.
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the epoch, and give the row to loggers, callbacks and `rows`."""
-        if self._measures(trainer):
+        measures = not self.by_steps and self._measures(trainer)
+        if measures and (self._must_measure(trainer) or self._cadence.is_affordable()):
             self._measure(trainer, pl_module)
         trainer.callback_metrics.update(self._last)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the last epoch if it has no row, whatever has ended the training."""
-        if self._settings and (not self._rows or self._rows[-1]["epoch"] != self._epoch):
-            if self._full:
+        """Measure the last epoch or window if it has no row, whatever has ended the training."""
+        if len(self._steps.window) and (not self._rows or self._rows[-1].get("step") != trainer.global_step):
+            if self._steps.dropped:
                 self._guard.warnings.once(
                     "memory",
                     f"the last epoch has no row: its minibatches take more than max_cache="
@@ -460,64 +530,91 @@ class ImplicitRegularizationMonitor(Callback):
             self._witness.forget()
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the epoch and add its row; an epoch without a step has none."""
-        if not self._settings or self._full or self._witness is None:
+        """Measure the window and add its row; a window without a step has none."""
+        window = self._steps.window
+        if not len(window) or self._steps.dropped or self._witness is None:
             return
-        num_batches = self.options.num_batches
-        least = 1 if self._asked.drawing == EPOCH else SMALLEST if num_batches is not None else 2
-        if len(self._settings) < least:
+        least = least_steps(self._asked, self._population(trainer))
+        if len(window) < least:
+            kind = "" if self._asked.drawing == EPOCH else "independent "
+            what = f"the window before step {trainer.global_step}" if self.by_steps else f"epoch {self._epoch}"
             self._guard.warnings.once(
                 "draws",
-                f"epoch {self._epoch} has no row: of {len(self._settings)} independent minibatches nothing can be "
-                f"estimated; train with at least {least} steps an epoch",
+                f"{what} has no row: of {len(window)} {kind}minibatches nothing can be estimated; train with at least "
+                f"{least} steps in each",
             )
             return
-        if self._recorded is not None and self._witness.record is not None:
-            self._compare(trainer, pl_module, self._sample.items, self._recorded)
-        options, batches = self._as_measured(trainer, pl_module, self._sample.items)
-        twin = muted_twin(pl_module)
-        if options.criterion is not None:
-            note_passing(twin, batches[0][0])
-        epoch = Epoch(
-            batches=batches,
-            initial={name: value.to(pl_module.device) for name, value in self.initial.items()},
-            generator=named_generator("terms", self._epoch),
-            population=None if num_batches is None else len(self._settings),
-            kept=self._kept,
-            path=None if self._recorder is None else self._recorder.path(),
-            rates=[tuple(rate_of(group) for group in step) for step in self._settings],
-            settings=self._settings[-1],
-            stepped=self._witness.stepped,
-            modes=self._guard.modes,
-        )
-        with precision_of(trainer, options):
-            values = measure_epoch(twin, replace(options, check="off"), epoch, optimizer=trainer.optimizers[0])
+        start = time.perf_counter()
+        values = self._values(trainer, pl_module)
         if self._recorder is not None:
             self._recorder.stop()
         values |= self._marks(trainer)
-        warn_of_measurement(self._guard.warnings, pl_module, self._settings, values, mode=options.mode)
+        warn_of_measurement(self._guard.warnings, pl_module, window.settings, values, mode=self.options.mode)
         if self._clipped:
             self._guard.warnings.once(
                 "clipping",
-                f"gradient clipping acted in {self._clipped} of {len(self._settings)} steps of the epoch; the terms "
+                f"gradient clipping acted in {self._clipped} of {len(window)} steps of the epoch; the terms "
                 "are those of steps without it",
             )
-        self._rows.append({"epoch": self._epoch, **values})
+        spent = time.perf_counter() - start
+        self._cadence.note(spent)
+        self._add_row(trainer, {**values, "time/terms": spent})
+
+    def _values(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Measure the window's terms at the present weights."""
+        assert self._witness is not None
+        items = self._steps.window.sample.items
+        if self._steps.recorded is not None and self._witness.record is not None:
+            self._compare(trainer, pl_module, items, self._steps.recorded)
+        options, batches = self._as_measured(trainer, pl_module, items)
+        twin = muted_twin(pl_module)
+        if options.criterion is not None:
+            note_passing(twin, batches[0][0])
+        known = Epoch(
+            batches=[],
+            initial={name: value.to(pl_module.device) for name, value in self.initial.items()},
+            generator=named_generator("terms", trainer.global_step if self.by_steps else self._epoch),
+            kept=self._kept,
+            path=None if self._recorder is None else self._recorder.path(),
+            stepped=self._witness.stepped,
+            modes=self._guard.modes,
+            group=ranks_of(trainer.strategy.model),
+        )
+        epoch = replace(self._steps.window.epoch(known, self._population(trainer)), batches=batches)
+        with precision_of(trainer, options):
+            return measure_epoch(twin, replace(options, check="off"), epoch, optimizer=self._trained)
+
+    def _add_row(self, trainer: Trainer, values: dict[str, float]) -> None:
+        """Give a row to `rows`, to the trainer's loggers and to its callbacks."""
+        epoch: float = self._epoch
+        if self.by_steps:
+            epoch -= 1 - min(1.0, self._ended / trainer.num_training_batches)
+        self._rows.append({"epoch": epoch, "step": trainer.global_step, **values})
         self._last = {tag: torch.tensor(value) for tag, value in values.items()}
         trainer.callback_metrics.update(self._last)
-        for logger in trainer.loggers:
-            logger.log_metrics({**values, "epoch": self._epoch - 1}, step=trainer.global_step)
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            logger.log_metrics({**values, "epoch": epoch if self.by_steps else epoch - 1}, step=trainer.global_step)
 
     def _marks(self, trainer: Trainer) -> dict[str, float]:
         """Return the marks of the row, by tag: what stands in it beside its terms."""
         marks = self._guard.marks()
-        total = trainer.num_training_batches
-        seen = self._ended - (self._first or 0)
-        if math.isfinite(total) and seen < total:
-            marks[SHARE] = seen / total
+        share = self._share(trainer)
+        if share < 1:
+            marks[SHARE] = share
         if trainer.gradient_clip_val is not None:
-            marks[f"{self.prefix}clipped"] = self._clipped / len(self._settings)
+            marks[f"{self.prefix}clipped"] = self._clipped / len(self._steps.window)
         return marks
+
+    def _share(self, trainer: Trainer) -> float:
+        """Return the share of a row's steps that were seen: 1, or less after training has resumed."""
+        total = trainer.num_training_batches
+        if not self.by_steps:
+            return (self._ended - (self._first or 0)) / total if math.isfinite(total) else 1.0
+        assert self._cadence.every_n_steps is not None
+        due = (trainer.global_step - 1) % self._cadence.every_n_steps + 1
+        if self._asked.drawing == EPOCH:
+            due = min(due, math.ceil(self._ended / trainer.accumulate_grad_batches))
+        return len(self._steps.window) / due
 
     # Checkpoints.
 

@@ -43,6 +43,7 @@ class NoisyImages(L.LightningDataModule):
         eval_batch_size: examples in an evaluation batch.
         sampling: how training draws minibatches: `epoch` takes every example once an epoch, `independent` draws each
             minibatch on its own.
+        steps: minibatches of an epoch, see `ireg.data.batches.ShuffledBatches`; None for those of one pass.
 
     Attributes:
         train_inputs: float32 (N, C, H, W).
@@ -58,6 +59,12 @@ class NoisyImages(L.LightningDataModule):
     Raises:
         ValueError: an unknown sampling.
     """
+
+    example = "image"
+    """What messages call an example."""
+
+    has_noisy_labels = True
+    """Whether labels may be wrong, so that a row says what became of the training examples."""
 
     def __init__(
         self,
@@ -81,6 +88,7 @@ class NoisyImages(L.LightningDataModule):
         standardize: bool = False,
         eval_batch_size: int = 2000,
         sampling: str = EPOCH,
+        steps: int | None = None,
     ) -> None:
         super().__init__()
         require_sampling(sampling)
@@ -100,6 +108,7 @@ class NoisyImages(L.LightningDataModule):
         self.shift, self.scale = (mean, std) if standardize else (0.0, 1.0)
         self.eval_batch_size = eval_batch_size
         self.sampling = sampling
+        self.steps = steps
         self._loaded = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -111,8 +120,7 @@ class NoisyImages(L.LightningDataModule):
         if self._loaded:
             return
         examples = self._split("train")
-        order = torch.randperm(len(examples[0]), generator=named_generator("holdout", self.subset_seed))
-        held_out = torch.zeros_like(order, dtype=torch.bool).index_fill(0, order[: self.holdout], True)
+        held_out = self._held_out(len(examples[0]))
         self.holdout_inputs, self.holdout_labels, self.holdout_indices = _those(held_out, *examples)
         rest = _those(~held_out, *examples) if self.holdout else examples
         self.train_inputs, self.train_labels, self.train_indices = rest
@@ -120,14 +128,24 @@ class NoisyImages(L.LightningDataModule):
         require_one_shape(self.train_inputs, self.test_inputs)
         self._loaded = True
 
+    def _held_out(self, count: int) -> Tensor:
+        """Say of so many training examples which are held out, (N,): `holdout` of them, at random."""
+        order = torch.randperm(count, generator=named_generator("holdout", self.subset_seed))
+        return torch.zeros_like(order, dtype=torch.bool).index_fill(0, order[: self.holdout], True)
+
+    def _chosen(self, split: str, count: int) -> Tensor:
+        """Return which of so many examples of a split are taken: all, or a random subset."""
+        size = self.sizes[split]
+        if size is None:
+            return torch.arange(count)
+        subset = torch.randperm(count, generator=named_generator(f"{split} subset", self.subset_seed))
+        return subset[:size].sort().values
+
     def _split(self, split: str) -> tuple[Tensor, NoisyLabels, Tensor]:
         images, clean = read_split(
             self.source, split, num_examples=self.num_examples[split], num_classes=self.num_classes
         )
-        indices = torch.arange(len(images))
-        if self.sizes[split] is not None:
-            subset = torch.randperm(len(images), generator=named_generator(f"{split} subset", self.subset_seed))
-            indices = subset[: self.sizes[split]].sort().values
+        indices = self._chosen(split, len(images))
         labels = corrupt(
             clean[indices],
             rate=self.noise_rates[split],
@@ -155,6 +173,7 @@ class NoisyImages(L.LightningDataModule):
             self.train_labels.observed,
             batch_size=self.batch_size or len(self.train_inputs),
             seed=self.seed,
+            steps=self.steps,
         )
 
     def val_dataloader(self) -> Batches:

@@ -10,8 +10,10 @@ from ireg.objective import Criterion
 class TrainingFit:
     """Predictions for the training examples at fixed weights, compared with their labels.
 
+    An example may have several labels, as the characters after those of a block; shares and means are over all of them.
+
     Args:
-        labels: observed, clean and corrupted, each (N,).
+        labels: observed, clean and corrupted, each (N, …).
         criterion: the loss.
     """
 
@@ -26,9 +28,9 @@ class TrainingFit:
 
         Args:
             indices: of the examples, (n,).
-            logits: of the examples, (n, C).
+            logits: of the examples, (n, …, C).
         """
-        self._predicted[indices] = logits.argmax(1)
+        self._predicted[indices] = logits.argmax(-1)
         self._loss_sum += self._criterion(logits, self.labels.observed[indices], reduction="sum")
 
     def loss(self) -> float:
@@ -36,7 +38,7 @@ class TrainingFit:
         return float(self._loss_sum) / int(self._seen.sum())
 
     def wrong(self) -> Tensor:
-        """Return for each example, (N,), whether it was seen and its observed label is not predicted."""
+        """Return for each label, (N, …), whether its example was seen and it is not predicted."""
         return self._seen & (self._predicted != self.labels.observed)
 
     def error(self) -> float:

@@ -21,13 +21,16 @@ class Histograms:
     Args:
         folder: the run's.
         first: the first epoch that will come; what an earlier start wrote from there on is dropped.
+        steps: of an epoch, where rows are by steps; None counts epochs.
     """
 
-    def __init__(self, folder: Path, first: int) -> None:
-        self._writer = SummaryWriter(str(folder / FOLDER), purge_step=first)
+    def __init__(self, folder: Path, first: int, steps: int | None = None) -> None:
+        self._steps = 1 if steps is None else steps
+        self._writer = SummaryWriter(str(folder / FOLDER), purge_step=first * self._steps)
 
     def __call__(self, epoch: int, snapshot: Snapshot) -> None:
         """Write the distributions of a snapshot."""
+        epoch *= self._steps
         for name, values in snapshot.params.items():
             self._add(f"weights/{name}", values, epoch)
         if Need.SQ_NORMS in snapshot.needs and not snapshot.is_sample:

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from ireg.events import CHARTS, charts, scalar, session_end, session_start
-from ireg.runs.metrics import Row, Table, is_finite
+from ireg.runs.metrics import Row, Table, is_finite, place_of
 from ireg.runs.ownership import event_files
 from ireg.system.files import flush
 
@@ -64,7 +64,9 @@ class MetricsFile(Logger):
 
 
 class TensorBoard(TensorBoardLogger):
-    """TensorBoard's event files in the run folder: scalars by epoch, hyperparameters, overlaid charts.
+    """TensorBoard's event files in the run folder: scalars, hyperparameters, overlaid charts.
+
+    Scalars are by epoch, or by step where the rows are by steps.
 
     Each scalar has a description: its formula, unit and source, see `ireg.catalogue`. TensorBoard finds the columns of
     its HPARAMS tab: what was set for the runs, where it differs between them, and all tags that they measured.
@@ -104,16 +106,16 @@ class TensorBoard(TensorBoardLogger):
     def _write_earlier(self, rows: Mapping[int, Row]) -> None:
         """Write earlier rows as if the run had never stopped, with the wall times of training."""
         first, *others = sorted(rows)
-        self.log_metrics(rows[first], first)
+        self.log_metrics(rows[first], place_of(first, rows[first]))
         at = time.time() - sum(rows[epoch].get("time/epoch", 0.0) for epoch in others)
         for epoch in others:
             at += rows[epoch].get("time/epoch", 0.0)
             for tag, value in rows[epoch].items():
-                self._add_scalar(tag, value, epoch, at)
+                self._add_scalar(tag, value, place_of(epoch, rows[epoch]), at)
         self.save()
 
     def log_metrics(self, metrics: Row, step: int | None = None) -> None:
-        """Add the row of epoch `step`."""
+        """Add the row of epoch `step`, or of the step of that number in rows by steps."""
         if self._unregistered is not None:
             self._add(session_start(self._unregistered))
             if self._with_charts:

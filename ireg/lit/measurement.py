@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ireg.core.batches import IndexedBatches
 from ireg.core.drawing import EPOCH
 from ireg.core.functional import (
+    ModuleLoss,
     batch_statistics,
     detached_parameters,
     evaluating,
@@ -23,6 +24,7 @@ from ireg.core.functional import (
 )
 from ireg.core.moments import Observer
 from ireg.core.moments.needs import needs_path
+from ireg.core.own_passes import OwnPasses
 from ireg.core.path import PathRecorder, recorder_for
 from ireg.core.random import named_generator, named_seed
 from ireg.core.reservoir import sampled
@@ -31,7 +33,7 @@ from ireg.guard import NOISE
 from ireg.lit.data import NoisyImages
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import Tried
-from ireg.measured_loss import MODES
+from ireg.measured_loss import MODES, loss_function
 from ireg.measurement import evaluate, take_snapshot
 from ireg.objective import Criterion, Objective
 from ireg.options import Epoch, Options
@@ -60,6 +62,7 @@ class RunMeasurement:
         held_out_wrong: by epoch, whose observed label is not predicted, (held out,).
         watchers: called after the terms, with the epoch.
         tried: what a trial has shown of the network before training.
+        rates: of each step of the epoch, the rate of each parameter group; None where they do not change.
     """
 
     def __init__(
@@ -81,20 +84,23 @@ class RunMeasurement:
         self.intervals = dict(intervals or {})
         self.seed = seed
         self.initial = {name: value.clone() for name, value in detached_parameters(model).items()}
-        self.loss = functional_loss(model, criterion)
+        self.loss = loss_function(model, criterion, None, options.method)
         penalized = options.regularizer
-        self.objective = None if penalized is None else Objective(self.loss, penalized)
+        self.objective = None if penalized is None else Objective(functional_loss(model, criterion), penalized)
         self.kept: dict[str, Tensor] = {}
         self.held_out_wrong: dict[int, Tensor] = {}
         self.watchers: list[Callable[[int, Snapshot], None]] = []
         self.tried = Tried()
+        self.rates: Sequence[Sequence[float]] | None = None
         self._recorder: PathRecorder | None = None
         self._said = False
 
     def use(self, tried: Tried) -> None:
         """Take the result of a trial, which says how the network is to be measured."""
         self.tried = tried
-        self.loss.fresh = tried.writes
+        for loss in (self.loss, None if self.objective is None else self.objective.loss):
+            if isinstance(loss, ModuleLoss | OwnPasses):
+                loss.fresh = tried.writes
 
     def start(self, data: NoisyImages, optimizer: Optimizer) -> None:
         """Take the data and the optimizer of a training that starts."""
@@ -133,7 +139,7 @@ class RunMeasurement:
         # The fit is of eval mode. With the minibatches' statistics, as with other modes, training has other outputs.
         shared = self.tried.same_in_evaluation and not batch_statistics(self.model)
         shared &= self.options.num_batches is None and self.options.drawing == EPOCH
-        shared &= self.options.mode == "as_trained"
+        shared &= self.options.mode == "as_trained" and self.data.has_noisy_labels
         values: dict[str, float] = {}
 
         def observe(first: int, outputs: Tensor) -> None:
@@ -152,10 +158,25 @@ class RunMeasurement:
         if self._recorder is not None:
             self._recorder.stop()
         if not (terms and shared):
-            with evaluating(self.model), torch.inference_mode():
-                for inputs, _, indices in self.data.train_batches():
-                    fit.add(indices, self.model(inputs))
+            self._evaluate(fit, epoch, minibatches)
         return values, fit
+
+    def _evaluate(self, fit: TrainingFit, epoch: int, minibatches: Sequence[Tensor]) -> None:
+        """Add the training examples to the fit by a pass of their own.
+
+        Of a text, whose fit is asked for before training alone, these are the examples of the minibatches.
+        """
+        data = self.data
+        if data.has_noisy_labels:
+            batches = [(inputs, indices) for inputs, _, indices in data.train_batches()]
+        elif epoch == 0:
+            parts = torch.cat(list(minibatches)).unique().split(data.eval_batch_size)
+            batches = [(data.train_inputs[indices], indices) for indices in parts]
+        else:
+            return
+        with evaluating(self.model), torch.inference_mode():
+            for inputs, indices in batches:
+                fit.add(indices, self.model(inputs))
 
     def values(self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term]) -> dict[str, float]:
         """Compute terms at the present weights, by tag, without the fit of the examples."""
@@ -191,6 +212,7 @@ class RunMeasurement:
             population=None if num_batches is None else len(minibatches),
             kept=self.kept,
             path=None if self._recorder is None else self._recorder.path(),
+            rates=self.rates,
             corrupted=self.data.train_labels.corrupted[torch.cat(list(chosen))],
         )
         return take_snapshot(
@@ -225,7 +247,8 @@ class RunMeasurement:
         with evaluating(self.model), torch.inference_mode():
             for inputs, _, indices in self.data.holdout_batches():
                 fit.add(indices, self.model(inputs))
-        self.held_out_wrong[epoch] = fit.wrong().cpu()
+        if self.data.has_noisy_labels:  # of a text it would be one number a character and row
+            self.held_out_wrong[epoch] = fit.wrong().cpu()
         return {"holdout/loss": fit.loss(), "holdout/error": fit.error()}
 
     def _batches(self, indices: Sequence[Tensor]) -> IndexedBatches:

@@ -2,19 +2,23 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from ireg.core.drawing import EPOCH
 from ireg.core.functional import trained_parameters
 from ireg.core.snapshot import Term
 from ireg.data.batches import ShuffledBatches
+from ireg.lit.average import AverageOfWeights
 from ireg.lit.data import NoisyImages
+from ireg.lit.loggers import MetricsFile
 from ireg.lit.measurement import RunMeasurement
 from ireg.lit.sums import EpochSums
 from ireg.lit.trial import errors_of, step_or_overflow, try_out
@@ -23,7 +27,7 @@ from ireg.optim import Switch
 from ireg.options import Options
 from ireg.regularizers import Regularizer
 from ireg.runs.checkpoints import HELD_OUT_WRONG
-from ireg.runs.metrics import is_finite
+from ireg.runs.metrics import SCHEDULE, STEP, is_finite, place_of
 from ireg.terms.named import TERMS, Chosen, chosen_terms
 
 
@@ -58,6 +62,10 @@ class Classifier(L.LightningModule):
         terms_every: measure the terms each so many epochs, before training and after the last epoch.
         intervals: the same for groups of terms, by what stands before the slash of their tags.
         seed: of the random numbers that terms may draw.
+        schedule: the factor of each step's learning rate, by its number from 0 on; None leaves rates as they are. The
+            terms take each step's own rate.
+        average_decay: β of an average of the weights that is evaluated, see `ireg.lit.average.AverageOfWeights`; None
+            for no average. The terms are of the weights themselves.
 
     Raises:
         ValueError: the terms cannot be estimated from so few minibatches, or not at all from some of them, or a penalty
@@ -80,6 +88,8 @@ class Classifier(L.LightningModule):
         terms_every: int = 1,
         intervals: Mapping[str, int] | None = None,
         seed: int = 0,
+        schedule: Callable[[int], float] | None = None,
+        average_decay: float | None = None,
     ) -> None:
         super().__init__()
         chosen: dict[str, Term] = chosen_terms(terms) if terms else {}
@@ -105,6 +115,9 @@ class Classifier(L.LightningModule):
         # A loss that is not finite must be seen, not left out of the mean.
         self.test_loss = MeanMetric(nan_strategy="disable")
         self.test_error = MeanMetric(nan_strategy="disable")
+        self.schedule = schedule
+        self.average = None if average_decay is None else AverageOfWeights(model, average_decay, criterion)
+        self._rates: list[tuple[float, ...]] = []  # of each step of the epoch and each parameter group
         self._clock = time.perf_counter()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -115,9 +128,13 @@ class Classifier(L.LightningModule):
         else:
             super().__setattr__(name, value)
 
-    def configure_optimizers(self) -> Optimizer:
-        """Make the optimizer of all parameters of the model."""
-        return self.make_optimizer(self.model.parameters())
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer of all parameters of the model, and what sets its rates after each step."""
+        optimizer = self.make_optimizer(self.model.parameters())
+        if self.schedule is None:
+            return optimizer
+        scheduler = LambdaLR(optimizer, self.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute the logits (N, C) of inputs."""
@@ -140,6 +157,7 @@ class Classifier(L.LightningModule):
             make_optimizer=self.make_optimizer,
             precision=self.trainer.precision_plugin,
             device=self.trainer.strategy.root_device,
+            rates_change=self.schedule is not None,
         )
         measurement.use(tried)
 
@@ -161,6 +179,7 @@ class Classifier(L.LightningModule):
         """Begin new sums, and give a penalty the epoch's minibatches."""
         self.measurement.begin_epoch(self._terms_of(self.current_epoch + 1))
         self.sums = EpochSums(self.device)
+        self._rates = []
         if self.objective is not None:
             self.measurement.objective_over(self._planned())
 
@@ -177,8 +196,8 @@ class Classifier(L.LightningModule):
             loss = descended = self.criterion(logits, labels)
         else:
             descended, loss, penalty, logits = self.objective.evaluate(trained_parameters(self.model), (inputs, labels))
-        wrong = (logits.detach().argmax(1) != labels).sum()
-        self.sums.add(indices, loss.detach(), wrong=wrong, penalty=penalty)
+        wrong = (logits.detach().argmax(-1) != labels).sum()
+        self.sums.add(indices, loss.detach(), wrong=wrong, penalty=penalty, labels=labels.numel())
         return descended
 
     def optimizer_step(
@@ -188,11 +207,12 @@ class Classifier(L.LightningModule):
 
         One that is too large for the weights' type makes them nan, so that the run ends as diverged.
         """
-        if self._switch is None:
+        if self.schedule is not None:
+            self._rates.append(tuple(float(group["lr"]) for group in optimizer.param_groups))
+        with nullcontext() if self._switch is None else errors_of("optimizer=switch"):
             step_or_overflow(optimizer, optimizer_closure)
-            return
-        with errors_of("optimizer=switch"):
-            step_or_overflow(optimizer, optimizer_closure)
+        if self.average is not None:
+            self.average.step(self.model)
 
     def optimizer_zero_grad(self, epoch: int, batch_index: int, optimizer: Optimizer) -> None:
         """Drop the gradients, as `optimizer.zero_grad()` does, without its profiling."""
@@ -207,6 +227,8 @@ class Classifier(L.LightningModule):
         """Reset the means over the test examples."""
         self.test_loss.reset()
         self.test_error.reset()
+        if self.average is not None:
+            self.average.reset()
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
         """Add one batch of test examples."""
@@ -214,7 +236,9 @@ class Classifier(L.LightningModule):
         logits = self(inputs)
         # A value an example, not a mean and its weight: a metric that keeps nan leaves weights out (torchmetrics 1.9).
         self.test_loss.update(self.criterion(logits, labels, reduction="none"))
-        self.test_error.update((logits.argmax(1) != labels).float())
+        self.test_error.update((logits.argmax(-1) != labels).float())
+        if self.average is not None:
+            self.average.add(inputs, labels)
 
     # Measuring.
 
@@ -254,6 +278,7 @@ class Classifier(L.LightningModule):
         if self.current_epoch > 0:
             self._clock = time.perf_counter()
         else:
+            self._rates = self._planned_rates()
             self._record(0, {}, self._planned())
 
     def on_train_epoch_end(self) -> None:
@@ -269,25 +294,43 @@ class Classifier(L.LightningModule):
 
     def _record(self, epoch: int, row: dict[str, float], minibatches: Sequence[Tensor]) -> None:
         """Add evaluation, terms and times to the row, and give it to the loggers."""
+        means = {"test/loss": self.test_loss, "test/error": self.test_error}
+        means |= {} if self.average is None else self.average.means()
         # Divided in double precision: a share of 10,000 examples is then the number one expects.
-        test = {
-            tag: float(mean.mean_value) / float(mean.weight)
-            for tag, mean in (("test/loss", self.test_loss), ("test/error", self.test_error))
-        }
+        test = {tag: float(mean.mean_value) / float(mean.weight) for tag, mean in means.items()}
+        if self.schedule is not None:
+            self.measurement.rates = self._rates
         terms = self._terms_of(epoch)
         start = time.perf_counter()
         values, fit = self.measurement.measure(epoch, minibatches, terms)
         times = {"time/terms": time.perf_counter() - start} if terms else {}
         if epoch == 0:
             row = {"train/loss": fit.loss(), "train/error": fit.error(), **self.measurement.penalty(minibatches)}
+        shares = fit.shares() if self.data.has_noisy_labels else {}
         switch = {} if self._switch is None else self._switch.numbers()
-        row = row | test | self.measurement.on_held_out(epoch) | fit.shares() | switch | values | times
+        row = self._places(epoch) | row | test | self.measurement.on_held_out(epoch) | shares | switch | values | times
         now = time.perf_counter()
         row["time/epoch"], self._clock = now - self._clock, now
         # Where callbacks like EarlyStopping look. `log_dict` would make a metric of each number, of which there is one.
         self.trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in row.items()})
         for logger in self.trainer.loggers:
-            logger.log_metrics(row, step=epoch)
+            logger.log_metrics(row, step=epoch if isinstance(logger, MetricsFile) else place_of(epoch, row))
+
+    def _places(self, epoch: int) -> dict[str, float]:
+        """Return the number of steps in rows by steps, and the rate of the last one under a schedule."""
+        steps = self.data.steps
+        by_steps = {} if steps is None else {STEP: float(epoch * steps)}
+        # Before training it is that of the step to come.
+        rates = {} if self.schedule is None else {SCHEDULE: self._rates[-1 if epoch else 0][0]}
+        return by_steps | rates
+
+    def _planned_rates(self) -> list[tuple[float, ...]]:
+        """Return the rates of the steps of the first epoch."""
+        if self.schedule is None:
+            return []
+        groups = self._optimizer.param_groups
+        steps = range(len(self._planned()))
+        return [tuple(float(group["initial_lr"]) * self.schedule(step) for group in groups) for step in steps]
 
     @property
     def _switch(self) -> Switch | None:

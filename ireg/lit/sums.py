@@ -31,8 +31,17 @@ class EpochSums:
         self._wrong = torch.zeros((), device=device, dtype=torch.long)
         self._penalty = torch.zeros((), device=device)
         self._penalized = False
+        self._labels = 0
 
-    def add(self, indices: Tensor, loss: Tensor, *, wrong: Tensor, penalty: Tensor | None = None) -> None:
+    def add(
+        self,
+        indices: Tensor,
+        loss: Tensor,
+        *,
+        wrong: Tensor,
+        penalty: Tensor | None = None,
+        labels: int | None = None,
+    ) -> None:
         """Add a minibatch.
 
         Args:
@@ -40,6 +49,7 @@ class EpochSums:
             loss: Ĉ_k, 0-d.
             wrong: how many of its labels are not predicted, 0-d.
             penalty: R_k, 0-d; None where nothing but the loss is descended.
+            labels: how many it has; None for one an example.
         """
         self._loss.add_(loss)
         self._wrong.add_(wrong)
@@ -47,12 +57,12 @@ class EpochSums:
             self._penalty.add_(penalty)
             self._penalized = True
         self.minibatches.append(indices)
+        self._labels += len(indices) if labels is None else labels
 
     def row(self) -> dict[str, float]:
-        """Return the means of loss and penalty over the minibatches, and of the error over the examples."""
+        """Return the means of loss and penalty over the minibatches, and of the error over the labels."""
         count = len(self.minibatches)
-        examples = sum(len(indices) for indices in self.minibatches)
-        row = {"train/loss": float(self._loss) / count, "train/error": int(self._wrong) / examples}
+        row = {"train/loss": float(self._loss) / count, "train/error": int(self._wrong) / self._labels}
         if self._penalized:
             row["penalty/value"] = float(self._penalty) / count
         return row

@@ -18,7 +18,7 @@ from ireg.core.random import named_generator, named_seed
 from ireg.core.snapshot import Term
 from ireg.core.types import Batch
 from ireg.lit.data import NoisyImages
-from ireg.measured_loss import MeasuredLoss
+from ireg.measured_loss import MeasuredLoss, loss_function
 from ireg.measurement import evaluate, take_snapshot
 from ireg.objective import Criterion, Objective
 from ireg.options import Epoch, Options
@@ -69,6 +69,7 @@ class _Trial:
     options: Options
     make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     precision: Any
+    rates_change: bool
 
 
 def try_out(
@@ -81,6 +82,7 @@ def try_out(
     make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
     precision: Any,
     device: torch.device,
+    rates_change: bool = False,
 ) -> Tried:
     """Train and measure a copy of the network on few examples.
 
@@ -96,6 +98,7 @@ def try_out(
         make_optimizer: makes an optimizer from the parameters.
         precision: the trainer's plugin.
         device: the trainer's.
+        rates_change: whether the steps of an epoch have different learning rates, for which some terms do not exist.
 
     Returns:
         How the network is to be measured.
@@ -104,7 +107,13 @@ def try_out(
         UserError: something fails, or returns other than what is expected of it.
     """
     trial = _Trial(
-        data=data, criterion=criterion, terms=terms, options=options, make_optimizer=make_optimizer, precision=precision
+        data=data,
+        criterion=criterion,
+        terms=terms,
+        options=options,
+        make_optimizer=make_optimizer,
+        precision=precision,
+        rates_change=rates_change,
     )
     batches = _batches(trial, device)
     with errors_of(f"model: {type(model).__name__} cannot be copied"):
@@ -141,7 +150,7 @@ def _try_network(model: nn.Module, batch: Batch, trial: _Trial) -> tuple[bool, f
         UserError: it fails or returns no logits.
     """
     inputs, targets = batch
-    name, images = type(model).__name__, f"{len(inputs)} images of shape {tuple(inputs.shape[1:])}"
+    name, images = type(model).__name__, f"{len(inputs)} {trial.data.example}s of shape {tuple(inputs.shape[1:])}"
     last = len(trial.data.train_inputs) % (trial.data.batch_size or 1)
     remedy = f"; the last minibatch has {last} examples: choose another batch_size" if len(inputs) == last else ""
 
@@ -166,7 +175,7 @@ def _loss(criterion: Criterion, outputs: Any, targets: Tensor, num_classes: int)
     Raises:
         ValueError: the outputs are no logits.
     """
-    expected = (len(targets), num_classes)
+    expected = (*targets.shape, num_classes)
     if not isinstance(outputs, Tensor):
         raise ValueError(f"returns a {type(outputs).__name__}; must return one tensor of logits of shape {expected}")
     if tuple(outputs.shape) != expected or not outputs.is_floating_point():
@@ -259,12 +268,17 @@ def _objective(trial: _Trial, model: nn.Module, batches: list[Batch]) -> Objecti
 def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], trial: _Trial) -> None:
     if not trial.terms:
         return
+    rates = None
+    if trial.rates_change:
+        batches = [*batches, batches[0]]  # of two steps at least
+        given = [float(group["lr"]) for group in optimizer.param_groups]
+        rates = [[rate / (1 + step) for rate in given] for step in range(len(batches))]
     with measuring(model), errors_of("terms"):
         snapshot = take_snapshot(
             model,
-            Epoch(batches=batches, generator=named_generator("trial")),
+            Epoch(batches=batches, rates=rates, generator=named_generator("trial")),
             Options(terms=trial.terms, method=trial.options.method),  # of few examples, neither drawn nor masked
-            loss=functional_loss(model, trial.criterion),
+            loss=loss_function(model, trial.criterion, None, trial.options.method),
             optimizer=optimizer,
             objective=_objective(trial, model, batches),
         )

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from ireg.models.layers import LayerNorm, Shift, require_images
+from ireg.models.transformer import Block, require_heads
 
 
 class ViT(nn.Module):
@@ -44,12 +45,11 @@ class ViT(nn.Module):
         channels, height, columns = input_shape
         if patch < 1 or height % patch or columns % patch:
             raise ValueError(f"patch={patch}: must divide the {height} × {columns} pixels of an image")
-        if heads < 1 or width % heads:
-            raise ValueError(f"heads={heads}: must divide width={width}")
+        require_heads(heads, width)
         self.patch = patch
         self.embed = nn.Linear(channels * patch * patch, width)
         self.places = Shift(height // patch * (columns // patch), width, scale=0.02)
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(Block(width, heads, expansion=2) for _ in range(blocks)))
         self.norm, self.last = LayerNorm(width), nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,22 +59,3 @@ class ViT(nn.Module):
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # N, patches, C · side²
         logits: Tensor = self.last(self.norm(self.blocks(self.places(self.embed(patches)))).mean(1))
         return logits
-
-
-class Block(nn.Module):
-    """Attention and a network of one hidden layer, each after a normalization and added to its inputs."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before, self.between = LayerNorm(width), LayerNorm(width)
-        self.mix, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.network = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map (N, patches, width) to the same."""
-        parts = self.mix(self.before(hidden)).unflatten(2, (3, self.heads, -1))  # N, patches, 3, heads, width/heads
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
-        hidden = hidden + self.out((weights @ value).transpose(1, 2).flatten(2))
-        return hidden + self.network(self.between(hidden))

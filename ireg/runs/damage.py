@@ -111,7 +111,18 @@ def _are_starts(value: object) -> bool:
     )
 
 
-_GROUPS = ("data", "data.noise", "data.source", "optimizer", "model", "terms", "trainer", "regularizer")
+_GROUPS = (
+    "data",
+    "data.noise",
+    "data.source",
+    "optimizer",
+    "model",
+    "terms",
+    "trainer",
+    "regularizer",
+    "schedule",
+    "weight_average",
+)
 
 _FIELDS: dict[str, Callable[[object], bool]] = {
     "state": lambda value: value in STATES,

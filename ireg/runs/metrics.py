@@ -20,6 +20,18 @@ TIME = f"{TIMES}epoch"
 """The tag of an epoch's seconds, which every row has."""
 
 
+STEP = "train/step"
+"""The tag of the steps taken, in rows by steps."""
+
+SCHEDULE = "schedule/lr"
+"""The tag of the rate of the last step, where rates change by a schedule."""
+
+
+def place_of(epoch: int, row: Row) -> int:
+    """Return where a row stands on an axis: the steps taken, or, in rows by epochs, the epoch."""
+    return int(row.get(STEP, epoch))
+
+
 def is_finite(row: Mapping[str, float]) -> bool:
     """Say whether the losses of an epoch's row are finite: training stops where one is not.
 

@@ -93,12 +93,26 @@ _TARGETS = {"ireg.datasets.idx": "ireg.data.idx.idx", **_TERMS}
 """What earlier versions called the targets of their configurations."""
 
 
-_ADDED: dict[str, Any] = {"loss": "cross_entropy", "regularizer": {"name": "none"}, "sampling": "epoch"}
+_ADDED: dict[str, Any] = {
+    "loss": "cross_entropy",
+    "regularizer": {"name": "none"},
+    "sampling": "epoch",
+    "max_steps": None,
+    "schedule": {"name": "constant", "warmup": 0, "final": 0.0},
+    "weight_average": {"name": "none", "decay": 0.999},
+}
 """Keys that earlier versions did not have, with what these did."""
 
 
-_ADDED_TO: dict[str, dict[str, Any]] = {"terms": {"num_batches": None}, "data": {"holdout": None}}
+_ADDED_TO: dict[str, dict[str, Any]] = {
+    "terms": {"num_batches": None, "every_n_steps": None},
+    "data": {"holdout": None, "context": None},
+}
 """The same in groups."""
+
+
+_ABSENT_WHERE_NONE = (("data", "holdout"), ("data", "context"), ("terms", "every_n_steps"))
+"""Those of them that hashes leave out where they have this value."""
 
 
 def _renamed(config: Mapping[str, Any], targets: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, Any]:
@@ -154,10 +168,11 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
         node.pop(key, None)
     # Without what was added, so that the hashes of earlier versions are found again.
     for key, value in _ADDED.items():
-        if relevant.get(key) == value:
+        if relevant.get(key, ...) == value:
             del relevant[key]
-    if relevant.get("data", {}).get("holdout", True) is None:
-        del relevant["data"]["holdout"]
+    for group, key in _ABSENT_WHERE_NONE:
+        if relevant.get(group, {}).get(key, True) is None:
+            del relevant[group][key]
     # The default was false: runs of then are found again. One that was interrupted resumes with its own kernel, which
     # stands in its checkpoint.
     if relevant.get("trainer", {}).get("fused") == "auto":

@@ -19,8 +19,14 @@ from ireg.system.errors import UserError
 
 TARGET = "_target_"
 
-_SOURCES = ("ireg.data.cifar.cifar10", "ireg.data.idx.idx", "ireg.data.packed.packed", "ireg.data.separable.separable")
-_MODELS = tuple(f"ireg.models.{name}" for name in ("CNN", "MLP", "ResNet", "ViT"))
+_SOURCES = (
+    "ireg.data.cifar.cifar10",
+    "ireg.data.idx.idx",
+    "ireg.data.packed.packed",
+    "ireg.data.separable.separable",
+    "ireg.data.text.text",
+)
+_MODELS = tuple(f"ireg.models.{name}" for name in ("CNN", "GPT", "MLP", "ResNet", "ViT"))
 _OPTIMIZERS = (
     "ireg.optim.Switch",
     *(

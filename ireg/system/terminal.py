@@ -11,6 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from threading import Timer
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:  # rich takes a while to import
@@ -246,24 +247,41 @@ def saying(what: str) -> Iterator[None]:
         yield
 
 
+PATIENCE = 2.0
+"""Seconds after which work is shown on a terminal."""
+
+
 @contextmanager
-def counting(total: int, *, shown: bool) -> Iterator[Callable[[str], None]]:
+def counting(total: int, *, shown: bool | None) -> Iterator[Callable[[str], None]]:
     """Show on standard error which of several things is being done, and for how long.
 
     Args:
         total: how many there are.
-        shown: whether anything is shown.
+        shown: whether anything is shown; None shows it on a terminal, once the work has taken `PATIENCE` seconds.
 
     Yields:
         What is called with the name of each when it begins.
     """
-    if not shown:
+    if not (sys.stderr.isatty() if shown is None else shown):
         yield lambda name: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=make_console(stderr=True)) as progress:
-        task = progress.add_task("", total=total, completed=-1)
+    progress = Progress(*columns, console=make_console(stderr=True))
+    task = progress.add_task("", total=total, completed=-1)
+    waiting = Timer(PATIENCE, progress.start)
+    waiting.daemon = True
+    if shown:
+        progress.start()
+    else:
+        waiting.start()
+    try:
         yield lambda name: progress.update(task, description=name, advance=1)
         progress.update(task, completed=total)
+    finally:
+        waiting.cancel()
+        if waiting.ident is not None:
+            waiting.join()  # or the display may begin after this
+        if progress.live.is_started:
+            progress.stop()

@@ -56,7 +56,7 @@ def full_batch(snapshot: Snapshot) -> Tensor:
 
     Source: Barrett & Dherin 2021, arXiv:2009.11162, equation (1) with λ = η/4.
     """
-    factor, _ = snapshot.optimizer.step_factors(snapshot.num_batches, snapshot.sampling)
+    factor, _ = snapshot.step_factors
     return _quarter_rate(snapshot) * factor * snapshot.gradients.square_of_mean(snapshot.optimizer.shares)
 
 
@@ -69,7 +69,7 @@ def minibatch_variance(snapshot: Snapshot) -> Tensor:
 
     Source: Smith et al. 2021, arXiv:2101.12176.
     """
-    _, factor = snapshot.optimizer.step_factors(snapshot.num_batches, snapshot.sampling)
+    _, factor = snapshot.step_factors
     gradients, shares = snapshot.gradients, snapshot.optimizer.shares
     return _quarter_rate(snapshot) * factor * (gradients.mean_square(shares) - gradients.square_of_mean(shares))
 

@@ -59,7 +59,7 @@ def _step_factors(snapshot: Snapshot) -> tuple[float, float]:
     """
     optimizer = snapshot.optimizer
     plain = optimizer.kind == "sgd" and optimizer.buffer is None
-    return optimizer.step_factors(snapshot.num_batches, snapshot.sampling) if plain else (1.0, 1.0)
+    return snapshot.step_factors if plain else (1.0, 1.0)
 
 
 @needs(_moments, estimable=True)

@@ -67,7 +67,7 @@ def test_margins_by_kind_of_label_and_probes():
     [
         (implicit, "_quarter_rate", lambda snapshot: snapshot.optimizer.lr / 3, "sgd, rates that change",
          {"ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance"}),
-        (OptimizerState, "step_factors", lambda self, *arguments: (1.0, 1.0), "sgd, rates that change",
+        (OptimizerState, "step_factors", lambda self, *arguments, **named: (1.0, 1.0), "sgd, rates that change",
          {"ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance", "ireg/own", "ireg/own_full_batch",
           "ireg/own_variance"}),
         (mean_flow, "_shared", lambda rho, beta, drawing: (1 - rho) / 2, "adamw, decay",
@@ -110,8 +110,8 @@ def test_an_epoch_in_every_order():
 def test_a_wrong_part_of_an_epoch_is_seen(monkeypatch):
     right = OptimizerState.step_factors
 
-    def wrong(*arguments):
-        of_mean, of_variance = right(*arguments)
+    def wrong(*arguments, **named):
+        of_mean, of_variance = right(*arguments, **named)
         return of_mean, 1.1 * of_variance
 
     monkeypatch.setattr(OptimizerState, "step_factors", wrong)

@@ -11,7 +11,7 @@ from ireg.commands import train
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
-GROUPED = ("optimizer.", "regularizer.", "model.", "terms.", "logger.further")
+GROUPED = ("optimizer.", "schedule.", "weight_average.", "regularizer.", "model.", "terms.", "logger.further")
 """Keys of which a group's choice decides."""
 
 

@@ -312,6 +312,20 @@ def test_a_large_model_that_writes_to_its_weights_is_copied(everything_is_large)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
+def test_the_models_own_passes_find_the_same_eigenvalue(monkeypatch):
+    module, batches = convolutional()
+    before = copy.deepcopy(module.state_dict())
+    arguments = {"optimizer": torch.optim.SGD(module.parameters(), lr=0.1), "criterion": cross_entropy}
+
+    def value():
+        return ireg.measure(module, batches, method="backward", terms=["curvature/lambda_max"], **arguments)
+
+    small = value()
+    monkeypatch.setattr(large, "LARGE", 0)
+    assert value() == pytest.approx(small, rel=1e-3, abs=0)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
 def test_a_tensor_is_computed_when_it_is_asked_for(everything_is_large):
     asked = []
 

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 def test_the_packages_own_files_are_listed_as_they_are():
     paths = [path for path in PACKAGED.glob("*/raw/*") if path.is_file()]
     contents = [gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in paths]
-    assert len(contents) == 12
+    assert len(contents) == 13
     for content in contents:
         assert digests.SHA256[hashlib.md5(content).hexdigest()] == hashlib.sha256(content).hexdigest()
 
@@ -32,7 +32,7 @@ def test_every_file_that_is_read_or_downloaded_is_listed():
         named += (yaml.safe_load(path.read_text(encoding="utf-8"))["source"].get("md5") or {}).values()
     assert set(named) == set(digests.SHA256)
     assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in digests.SHA256.values())
-    assert len(set(digests.SHA256.values())) == len(digests.SHA256) == 37
+    assert len(set(digests.SHA256.values())) == len(digests.SHA256) == 38
 
 
 def test_both_digests_are_of_the_whole_file(monkeypatch):

@@ -59,6 +59,7 @@ class Writing(nn.Linear):
 def tried(model, terms=("ireg/sgd",), **options):
     labels = torch.tensor([0, 1, 1, 0, 1])
     data = SimpleNamespace(
+        example="image",
         train_inputs=torch.randn(5, 3, generator=torch.Generator().manual_seed(0)),
         train_labels=NoisyLabels(labels, labels, labels > 1),
         batch_size=2,

@@ -157,3 +157,9 @@ def test_a_run_that_has_lost_its_status_is_known_by_its_checkpoint(tmp_path, sma
         path.unlink()
     with pytest.raises(UserError, match="has no status of a run, and holds files that a run would replace"):
         finished(tmp_path, asdict(read(composed(*ARGUMENTS))))
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_looked_at(tmp_path):
+    folder = tmp_path / "caf\udce9"
+    with pytest.raises(UserError, match="the name is not UTF-8, .* hydra.run.dir=…"):
+        finished(folder, {})

@@ -15,15 +15,22 @@ from ireg.runs.status import Status, config_hash, read_status
 from ireg.system.errors import UserError
 from ireg.system.termination import Terminated
 
+ADDED = {
+    "loss": "cross_entropy",
+    "regularizer": {"name": "none"},
+    "sampling": "epoch",
+    "max_steps": None,
+    "schedule": {"name": "constant", "warmup": 0, "final": 0.0},
+    "weight_average": {"name": "none", "decay": 0.999},
+}
+"""Keys that there were not at first, with what a run without them did."""
 CONFIG = {
     "name": "a",
     "lr": 0.1,
     "epochs": 3,
     "threads": 1,
-    "data": {"root": "here", "source": {"root": "here"}, "holdout": None},
-    "loss": "cross_entropy",
-    "regularizer": {"name": "none"},
-    "sampling": "epoch",
+    "data": {"root": "here", "source": {"root": "here"}, "holdout": None, "context": None},
+    **ADDED,
 }
 
 
@@ -50,7 +57,21 @@ def test_the_hash_knows_what_changes_the_result():
     assert config_hash(CONFIG | {"trainer": {}}) != config_hash(CONFIG | {"trainer": {"precision": "64-true"}})
     assert config_hash(CONFIG) != config_hash(CONFIG | {"lr": 0.2})
     assert config_hash(CONFIG) == config_hash(dict(reversed(CONFIG.items())))
-    assert CONFIG["data"] == {"root": "here", "source": {"root": "here"}, "holdout": None}
+    assert CONFIG["data"] == {"root": "here", "source": {"root": "here"}, "holdout": None, "context": None}
+
+
+def test_what_was_added_is_in_no_hash_of_a_run_without_it():
+    plain = CONFIG | {"terms": {"every": 1}}
+    assert config_hash(plain) == config_hash(CONFIG | {"terms": {"every": 1, "every_n_steps": None}})
+    assert config_hash({key: value for key, value in CONFIG.items() if key not in ADDED}) == config_hash(CONFIG)
+    for key, other in (
+        ("max_steps", 3),
+        ("schedule", {"name": "constant", "warmup": 5, "final": 0.0}),
+        ("weight_average", {"name": "ema", "decay": 0.999}),
+        ("data", CONFIG["data"] | {"context": 64}),
+        ("terms", {"every": 1, "every_n_steps": 3}),
+    ):
+        assert config_hash(plain | {key: other}) != config_hash(plain)
 
 
 def test_a_status_follows_a_run(tmp_path):
@@ -211,8 +232,8 @@ def test_git_is_told_or_null(tmp_path, monkeypatch):
 def test_targets_of_earlier_versions_are_those_of_today(tmp_path):
     config = {"data": {"source": {"_target_": "ireg.datasets.idx"}}, "epochs": 1, "threads": 1}
     (tmp_path / "status.json").write_text(json.dumps({"state": "done", "config": config, "config_hash": "1"}))
-    present = config | {"data": {"source": {"_target_": "ireg.data.idx.idx"}, "holdout": None}, "loss": "cross_entropy"}
-    present |= {"regularizer": {"name": "none"}, "sampling": "epoch"}
+    source = {"_target_": "ireg.data.idx.idx"}
+    present = config | {"data": {"source": source, "holdout": None, "context": None}} | ADDED
     assert read_status(tmp_path)["config"] == present
     assert finished(tmp_path, present)["state"] == "done"
     assert Status(tmp_path, present).fields["config_hash"] == "1"

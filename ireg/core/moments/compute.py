@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ireg.core.complex_weights import LossByReals
 from ireg.core.functional import ModuleLoss, changes_gradients
-from ireg.core.moments import hooks, linear, loop, vmap  # noqa: F401 — they register their methods
+from ireg.core.moments import backward, hooks, linear, loop, vmap  # noqa: F401 — they register their methods
 from ireg.core.moments.kinds import NotServedError
 from ireg.core.moments.methods import METHODS
 from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.moments.sample import SMALLEST, KeptGradients, SampledGradients
 from ireg.core.moments.sums import GradientMoments, MomentSums, Observer
+from ireg.core.own_passes import OwnPasses
 from ireg.core.types import Batch, LossFn, Params
 
 log = logging.getLogger(__name__)
@@ -49,9 +50,12 @@ def gradient_moments(
       `ireg.core.moments.linear`; `ghost` forms no g_k unless their squares are needed.
     - `hooks`: for modules whose parameters are in layers of known kinds, several minibatches in one pass, see
       `ireg.core.moments.hooks`;
-    - `auto`: `ghost` or `layers`, whichever is less work, where the model allows them and there are several
-      minibatches; else `hooks`, on a CPU where minibatches are small; else `vmap` on an accelerator, else `loop`. Where
-      hooks turn out not to serve a module, `loop`. A loss of a module and any batch takes `loop`.
+    - `backward`: one minibatch after the other, by the own forward and backward passes of the module; also for an
+      `ireg.core.own_passes.OwnPasses`, whose weights may be sharded, and of which other methods know nothing.
+    - `auto`: `backward` for such a loss. Else `ghost` or `layers`, whichever is less work, where the model allows them
+      and there are several minibatches; else `hooks`, on a CPU where minibatches are small; else `vmap` on an
+      accelerator, else `loop`. Where hooks turn out not to serve a module, `loop`. A loss of a module and any batch
+      takes `loop`.
 
     Args:
         loss: pure function `(params, batch) -> 0-d mean loss`; `ghost`, `layers`, `hooks` and `observer` want one made
@@ -133,6 +137,8 @@ def _fill(sums: MomentSums, loss: LossFn, batches: Sequence[Batch], method: str,
     chosen = choose_method(loss, sums.params, batches, sums.needs) if method == "auto" else method
     if chosen not in METHODS:
         raise ValueError(f"method={method!r}: unknown; choose one of auto, {', '.join(METHODS)}")
+    if isinstance(loss, OwnPasses) and chosen not in ("backward", "loop"):
+        raise ValueError(f"method={method!r}: not for a model's own passes; choose auto, backward or loop")
     if isinstance(loss, LossByReals) and chosen not in _OF_ANY_WEIGHTS:
         raise ValueError(f"method={method!r}: not for complex weights; choose auto, {' or '.join(_OF_ANY_WEIGHTS)}")
     try:
@@ -160,6 +166,8 @@ def choose_method(loss: LossFn, params: Params, batches: Sequence[Batch], needs:
     Returns:
         A name in `METHODS`.
     """
+    if isinstance(loss, OwnPasses):
+        return "backward"
     if isinstance(loss, LossByReals) or (not isinstance(loss, ModuleLoss) and hasattr(loss, "module")):
         return "loop"  # of complex weights, of a step, or of several ranks
     if len(batches) == 1 or (isinstance(loss, ModuleLoss) and changes_gradients(loss.module)):

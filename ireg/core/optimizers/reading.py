@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from ireg.core.optimizers.rule import RULES, Group, Rule, steps_of
 from ireg.core.optimizers.state import OptimizerState
 from ireg.core.params import as_reals, sum_type
+from ireg.core.sharded import whole
 from ireg.core.wrappers import rate_of, require_rates
 
 OWN_IN_A_GROUP = {"params", "lr", "initial_lr", "weight_decay", "foreach", "fused", "capturable", "differentiable"}
@@ -60,7 +61,7 @@ def view(
         if len(set(by_group.values())) == 1
         else {
             name: torch.full_like(
-                real := as_reals(moving[name].detach()), by_group[group] / largest, dtype=sum_type(real)
+                real := as_reals(whole(moving[name].detach())), by_group[group] / largest, dtype=sum_type(real)
             )
             for name, group in groups.items()
         },
@@ -70,12 +71,15 @@ def view(
     if cls is None:
         return OptimizerState(rule=None, reason=reason, **fields)
     # A copy of the look-up: `optimizer.state` is a defaultdict, and reading it would add entries.
-    state = {name: optimizer.state.get(parameter, {}) for name, parameter in moving.items()}
+    state = {
+        name: {key: whole(value) for key, value in optimizer.state.get(parameter, {}).items()}
+        for name, parameter in moving.items()
+    }
     group = {**said[min(groups.values())], "lr": largest, "weight_decay": decay}
     taken = steps_of(state)
     fields["lr"] = cls.rate(group, taken)
     known = cls.read(group, taken)
-    held = vars(known.held(group, state, moving))
+    held = vars(known.held(group, state, {name: whole(parameter.detach()) for name, parameter in moving.items()}))
     return OptimizerState(rule=known, decoupled=cls.decouples(group), **fields, **held)
 
 
@@ -133,7 +137,7 @@ def _rule_for(optimizer: Optimizer, groups: Sequence[Group]) -> tuple[type[Rule]
     """
     name = type(optimizer).__name__
     if type(optimizer) not in RULES:
-        return None, f"{name}: no rule is known for it"
+        return None, getattr(optimizer, "reason", f"{name}: no rule is known for it")
     keys = set().union(*groups) - OWN_IN_A_GROUP
     differ = sorted(key for key in keys if any(group.get(key) != groups[0].get(key) for group in groups))
     if differ:

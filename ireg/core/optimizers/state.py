@@ -121,14 +121,17 @@ class OptimizerState:
         """Whether all weights have one rate and one decay, at all steps."""
         return self.shares is None and self.decays is None and self.rates is None
 
-    def step_factors(self, num_batches: int, sampling: str = EPOCH) -> tuple[float, float]:
+    def step_factors(
+        self, num_batches: int, sampling: str = EPOCH, *, of_some_steps: bool = False
+    ) -> tuple[float, float]:
         """Return the factors of SGD's two parts for rates that change within an epoch.
 
         With T = Σ η_t and S = Σ η_t² over the m steps, the mean over all orders follows
 
             C + S/(4T) ‖ḡ‖² + (T² − S)/(4(m−1)T) · (1/m) Σ_k ‖g_k − ḡ‖².
 
-        The factors are these coefficients over η/4, η = T/m; (1, 1) for equal rates.
+        The factors are these coefficients over η/4, η = T/m; (1, 1) for equal rates. Of some of the epoch's steps, T
+        and S are the sums that m steps with such rates have.
 
         With independent minibatches the mean over the draws follows C + S/(4T) ‖∇C‖², C the population's loss. The
         whole is what it was: the window's two parts are on the mean S/(4T) ‖∇C‖² + (η/4) E ‖g − ∇C‖². So the variance
@@ -136,13 +139,19 @@ class OptimizerState:
 
         Sources: docs/theory.md, sections 8 and 15.
 
+        Args:
+            num_batches: the number m of the epoch's minibatches.
+            sampling: how they are drawn.
+            of_some_steps: whether the rates may be those of some of the steps.
+
         Raises:
             ValueError: there are other rates than minibatches.
         """
         if self.rates is None:
             return 1.0, 1.0
-        total, squares = sum(self.rates), sum(rate * rate for rate in self.rates)
-        if num_batches != len(self.rates):
+        scale = num_batches / len(self.rates)
+        total, squares = scale * sum(self.rates), scale * sum(rate * rate for rate in self.rates)
+        if scale != 1 and not of_some_steps:
             raise ValueError(f"{len(self.rates)} rates for {num_batches} minibatches; each minibatch needs its step's")
         if sampling != EPOCH:
             return squares / (total * self.lr), 1.0

@@ -227,7 +227,7 @@ def test_gradients_are_taken_even_where_autograd_is_off():
     ("arguments", "match"),
     [
         ({"batches": []}, "at least one minibatch, got none"),
-        ({"method": "magic"}, "method='magic': unknown; choose one of auto, hooks, ghost, layers, loop, vmap"),
+        ({"method": "magic"}, "method='magic': unknown; choose one of auto, backward, hooks, ghost, layers, loop, "),
         ({"chunk_size": 0}, "chunk_size=0: must be at least 1"),
     ],
 )

@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from ireg.core.moments.memory import kept_for_backward
+from ireg.core.moments.memory import Kept, kept_for_backward
 
 
 @pytest.mark.parametrize("function", [torch.softmax, lambda values, _: values.relu(), lambda values, _: values.rsqrt()])
@@ -27,3 +27,8 @@ def test_measuring_a_forward_pass_leaves_nothing_behind(function):
     assert [reference() for reference in seen] == [None]
     # The examples, 15 numbers, the exponential and the output, 20 each, of four bytes.
     assert kept == (3, 4 * (15 + 20 + 20))
+
+
+def test_the_mean_of_no_tensors_is_zero():
+    assert Kept(0, 0).mean == 0
+    assert Kept(3, 12).mean == 4

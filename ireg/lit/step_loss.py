@@ -21,7 +21,7 @@ from ireg.options import Options
 from ireg.system.errors import UserError
 
 
-class Window(NamedTuple):
+class MicroBatches(NamedTuple):
     """The micro-batches of one optimizer step, each with its index.
 
     The loss of the step is the sum of theirs over `divisor`.
@@ -32,48 +32,48 @@ class Window(NamedTuple):
 
 
 class Pairs(Sequence[Any]):
-    """The minibatches of windows that have one each.
+    """The minibatches of steps that have one each.
 
     Args:
-        windows: the windows.
+        steps: the steps.
         device: where the minibatches are brought as they are asked for; None leaves them where they are.
     """
 
-    def __init__(self, windows: Sequence[Window], device: torch.device | None) -> None:
-        self.windows = windows
+    def __init__(self, steps: Sequence[MicroBatches], device: torch.device | None) -> None:
+        self.steps = steps
         self.device = device
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.steps)
 
     def __getitem__(self, position: int | slice) -> Any:
         if isinstance(position, slice):
-            return Pairs(self.windows[position], self.device)
-        pair = self.windows[position].batches[0][0]
+            return Pairs(self.steps[position], self.device)
+        pair = self.steps[position].batches[0][0]
         return pair if self.device is None else moved(pair, self.device)
 
 
 def as_measured(
-    trainer: Trainer, options: Options, windows: Sequence[Window], device: torch.device | None
+    trainer: Trainer, options: Options, steps: Sequence[MicroBatches], device: torch.device | None
 ) -> tuple[Options, Sequence[Any]]:
-    """Return the options with the loss by which windows are measured, and the minibatches that it takes.
+    """Return the options with the loss by which steps are measured, and the minibatches that it takes.
 
-    With a criterion, windows of one minibatch each are pairs, and the faster methods serve them. Several micro-batches,
-    and a mixed precision, take the loss of a whole window.
+    With a criterion, steps of one minibatch each are pairs, and the faster methods serve them. Several micro-batches,
+    and a mixed precision, take the loss of a whole step.
 
     Args:
         trainer: its precision is used.
         options: what is asked for.
-        windows: the windows.
+        steps: the steps.
         device: the module's, where minibatches are kept elsewhere.
     """
     plain = type(trainer.precision_plugin) in (Precision, DoublePrecision)
-    single = all(window.divisor == len(window.batches) == 1 for window in windows)
+    single = all(step.divisor == len(step.batches) == 1 for step in steps)
     if options.criterion is not None and plain and single:
-        return options, Pairs(windows, device)
+        return options, Pairs(steps, device)
     loss = options.loss if options.criterion is None else partial(_by_criterion, options.criterion)
-    of_window = window_loss(trainer, loss, cached_elsewhere=device is not None)
-    return replace(options, criterion=None, loss=of_window), windows
+    of_step = loss_of_step(trainer, loss, cached_elsewhere=device is not None)
+    return replace(options, criterion=None, loss=of_step), steps
 
 
 def precision_of(trainer: Trainer, options: Options) -> AbstractContextManager[Any]:
@@ -86,10 +86,10 @@ def _by_criterion(criterion: Criterion, module: Any, batch: Any) -> Tensor:
     return criterion(module(inputs), targets)
 
 
-def window_loss(trainer: Trainer, given: ModelLoss | None, *, cached_elsewhere: bool) -> ModelLoss:
+def loss_of_step(trainer: Trainer, given: ModelLoss | None, *, cached_elsewhere: bool) -> ModelLoss:
     """Return the loss of all micro-batches of one optimizer step.
 
-    Lightning divides by the size of a full window, also in the last one, which may have fewer.
+    Lightning divides by `accumulate_grad_batches`, also in a last step that has fewer micro-batches.
 
     Args:
         trainer: its precision is used.
@@ -98,13 +98,13 @@ def window_loss(trainer: Trainer, given: ModelLoss | None, *, cached_elsewhere: 
     """
     context = trainer.precision_plugin.train_step_context
 
-    def loss(module: Any, window: Window) -> Tensor:
+    def loss(module: Any, step: MicroBatches) -> Tensor:
         with context():
             values = []
-            for batch, number in window.batches:
+            for batch, number in step.batches:
                 batch = moved(batch, module.device) if cached_elsewhere else batch
                 values.append(training_step(module, batch, number) if given is None else given(module, batch))
-            return torch.stack(values).sum() / window.divisor
+            return torch.stack(values).sum() / step.divisor
 
     return loss
 

@@ -1,0 +1,138 @@
+"""Terms of several optimizers that step together: each one's, and their sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ireg.core.moments.needs import Need, needs_exact_moments, union_of_needs
+from ireg.core.moments.sums import GradientMoments
+from ireg.core.optimizers import view
+from ireg.core.several import SeveralOptimizers
+from ireg.core.snapshot import Snapshot, Term
+from ireg.options import Epoch
+
+Evaluate = Callable[[Mapping[str, Term], Snapshot], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part(GradientMoments):
+    """Moments of a part of the weights, without the norms of single minibatches."""
+
+    @property
+    def sq_norm_mean(self) -> Tensor:
+        """(1/m) Σ ‖g_k‖², 0-d."""
+        return torch.stack([value.sum() for value in self.wide_square.values()]).sum()
+
+
+def of_each(
+    snapshot: Snapshot, optimizer: SeveralOptimizers, epoch: Epoch, module: nn.Module, terms: Mapping[str, Term]
+) -> dict[str, Snapshot]:
+    """Return a snapshot of each optimizer's weights, by its name, all from one pass.
+
+    Samples, drawn masks and independent minibatches of them take a pass each.
+
+    Args:
+        snapshot: of all weights.
+        optimizer: all of them.
+        epoch: what was trained on.
+        module: whose parameters they are.
+        terms: that are measured of each.
+    """
+    named = dict(module.named_parameters())
+    taken: dict[str, Snapshot] = {}
+    for name, part, place in zip(optimizer.names, optimizer.parts, optimizer.places(), strict=True):
+        own = {id(value) for group in part.param_groups for value in group["params"]}
+        moving = {key: named[key] for key in snapshot.optimizer.moving if id(named[key]) in own}
+        if not moving:
+            continue
+        rates = None if epoch.rates is None else [step[place] for step in epoch.rates]
+        settings = None if epoch.settings is None else epoch.settings[place]
+        seen = view(part, moving, rates, settings)
+        needs = union_of_needs(terms.values(), seen, snapshot.sampling)
+        taken[name] = replace(snapshot, optimizer=seen, needs=needs)
+    if snapshot.drawn or snapshot.has_errors:
+        return taken
+    needs = Need(0)
+    for part_taken in taken.values():
+        needs |= part_taken.needs
+    if needs:
+        needs = needs | Need.SQUARE if Need.SQ_NORMS in needs else needs
+        moments = replace(snapshot, needs=snapshot.needs | needs).moments
+        snapshot.__dict__["moments"] = moments
+        for part_taken in taken.values():
+            part_taken.__dict__["moments"] = _part_of(moments, part_taken.moving)
+    return taken
+
+
+def _part_of(moments: GradientMoments, moving: Mapping[str, Tensor]) -> _Part:
+    """Return the moments of some of the weights."""
+
+    def some(values: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+        return None if values is None else {name: values[name] for name in moving}
+
+    return _Part(
+        needs=moments.needs,
+        method=moments.method,
+        losses=moments.losses,
+        _sq_norms=None,
+        _mean=some(moments._mean),
+        _square=some(moments._square),
+        _wide_square=some(moments._wide_square),
+    )
+
+
+def summed(term: Term, parts: Mapping[str, Snapshot]) -> Term | None:
+    """Return the sum of a term over the optimizers as a term; None where one has none.
+
+    Args:
+        term: quadratic in the gradient, so that blocks add up.
+        parts: a snapshot of each optimizer's weights.
+    """
+    values = [term(part) for part in parts.values()]
+    if any(not isinstance(value, Tensor) for value in values):
+        return None
+
+    def total(snapshot: Snapshot) -> Tensor:
+        return torch.stack([value for value in values if isinstance(value, Tensor)]).sum(0)
+
+    total.needs, total.estimable = lambda seen: Need.MEAN, True  # type: ignore[attr-defined]
+    return total
+
+
+def adds_up(term: Term) -> bool:
+    """Say whether a term is the sum of those of the optimizers: it is linear in squares of gradients."""
+    return hasattr(getattr(term, "func", term), "needs") and not needs_exact_moments(term)
+
+
+def evaluate_jointly(
+    terms: Mapping[str, Term],
+    snapshot: Snapshot,
+    parts: Mapping[str, Snapshot],
+    evaluate: Evaluate,
+    begins: Callable[[str], None],
+) -> dict[str, float]:
+    """Compute terms of all optimizers together, and of each under `<tag>/<name>`.
+
+    Args:
+        terms: function by tag.
+        snapshot: of all weights: for terms that are no sums.
+        parts: of each optimizer's weights.
+        evaluate: computes terms at a snapshot.
+        begins: called with each tag before its term is computed.
+    """
+    values: dict[str, float] = {}
+    for tag, term in terms.items():
+        begins(tag)
+        if not adds_up(term):
+            values |= evaluate({tag: term}, snapshot)
+            continue
+        total = summed(term, parts)
+        if total is not None:
+            values |= evaluate({tag: total}, snapshot)
+        for name, part in parts.items():
+            values |= evaluate({f"{tag}/{name}": term}, part)
+    return values
