@@ -122,9 +122,10 @@ test-minima: ## The same with the oldest dependencies allowed, in .venv-minima (
 test-planted: install ## Plant errors in the constants, one at a time: the certificates must reject each (10 minutes)
 	IREG_PLANTED=1 $(RUN) -m pytest tests/certify/test_planted.py
 
-bench: install ## Measure epochs, terms and curvature; writes tables on four pages of docs (about 40 minutes)
+bench: install ## Measure epochs, terms and curvature; writes tables on four pages of docs (about 50 minutes)
 	$(RUN) -m benchmarks.methods
 	$(RUN) -m benchmarks.costs
+	$(RUN) -m benchmarks.sets
 	$(RUN) -m benchmarks.penalties
 	$(RUN) -m benchmarks.guard
 	$(RUN) -m benchmarks.epoch

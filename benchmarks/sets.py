@@ -1,6 +1,6 @@
 """`python -m benchmarks.sets`: the peak memory of sets of terms on a large transformer, in models.
 
-It writes docs/data/sets.csv and the table of docs/benchmarks.md. Memory is that of tensors, from torch's log of every
+It writes docs/data/sets.csv and the table of docs/curvature.md. Memory is that of tensors, from torch's log of every
 allocation, above what is in use before: the model, its gradients, and the optimizer's state. One model is the memory of
 all weights. No set is measured before another one in a process.
 """
@@ -94,7 +94,7 @@ def rows(sets: Sequence[str], width: int, blocks: int, length: int) -> Iterator[
 
 
 def table(found: pd.DataFrame) -> str:
-    """Write the table of docs/benchmarks.md."""
+    """Write the table of docs/curvature.md."""
     lines = [
         [f"`terms={row['set']}`", row["optimizer"], f"{row['weights'] / 1e6:.1f} million", f"{row['models']:.1f}"]
         for row in found.to_dict("records")
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = pd.DataFrame(rows(given.sets, given.width, given.blocks, given.length))
     with replacing(CSV) as temporary:
         found.to_csv(temporary, index=False, float_format="%.4g")
-    print(published("sets", table(pd.read_csv(CSV)), "docs/benchmarks.md"))
+    print(published("sets", table(pd.read_csv(CSV)), "docs/curvature.md"))
     return 0
 
 

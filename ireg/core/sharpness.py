@@ -33,7 +33,7 @@ The eigenvalue's own error is of second order in that, where it has a gap to the
 PRODUCTS = 60
 """Products at most."""
 PATIENCE = 4
-"""Of a large model so many times as many: each costs no memory, and some converge slower than Lanczos' would."""
+"""Of a large model so many times as many: each costs no memory, and conjugate gradients may take more."""
 PROBES = 8
 """Random vectors of an estimate."""
 _FRESH = 0.1
