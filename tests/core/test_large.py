@@ -16,8 +16,11 @@ from ireg.core.ascent import largest_by_ascent
 from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.hessian import MeanHessian
 from ireg.core.large import computed, is_large
+from ireg.core.own_passes import passes_of
 from ireg.core.random import named_generator
 from ireg.core.sharpness import PATIENCE, PRODUCTS, steepest
+from ireg.measurement import take_snapshot
+from ireg.options import Epoch, Options
 from ireg.terms import curvature
 from tests import reference
 from tests.cases import EXACT, problems
@@ -289,27 +292,25 @@ def test_half_an_eigenvector_is_kept(everything_is_large):
     assert float(curvature.noise_edge(seen(module, batches, torch.optim.SGD(module.parameters(), lr=0.1)))) > 0
 
 
-class Doubling(nn.Module):
-    """Writes to a weight in its forward pass."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(3, 2).double()
-
-    def forward(self, inputs):
-        with torch.no_grad():
-            self.layer.bias.mul_(2.0)
-        return self.layer(inputs)
-
-
-def test_a_large_model_that_writes_to_its_weights_is_copied(everything_is_large):
-    module, (_, batches) = Doubling(), smooth_problem()
-    before = copy.deepcopy(module.state_dict())
-    values = ireg.measure(
-        module, batches, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), criterion=cross_entropy
+@pytest.mark.parametrize(
+    ("limit", "writes", "passes", "copies"),
+    [(0, False, False, False), (0, True, False, True), (0, False, True, True), (2**24, False, False, True)],
+)
+def test_only_a_large_model_whose_weights_nothing_writes_to_is_not_copied(limit, writes, passes, copies, monkeypatch):
+    monkeypatch.setattr(large, "LARGE", limit)
+    module, batches = smooth_problem()
+    loss = functional_loss(module, cross_entropy)
+    loss.fresh = writes
+    options = Options(terms=["ireg/sgd"], criterion=cross_entropy)
+    snapshot = take_snapshot(
+        module,
+        Epoch(batches=batches),
+        options,
+        loss=passes_of(loss) if passes else loss,
+        optimizer=torch.optim.SGD(module.parameters(), lr=0.1),
     )
-    assert values
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    for name, value in module.named_parameters():
+        assert (snapshot.params[name].data_ptr() != value.data_ptr()) == copies
 
 
 def test_the_models_own_passes_find_the_same_eigenvalue(monkeypatch):
