@@ -73,8 +73,8 @@ class _Ascent:
         self.image, self.direction, self.along = (torch.zeros_like(start) for _ in range(3))
         self.products = 0
         self.value, self.largest = math.nan, 0.0
-        if scale is not None:
-            for (y,), p in self._pieces(self.y):
+        for (y,), p in self._pieces(self.y):
+            if p is not None:
                 y.mul_(p.sqrt())
 
     def run(self, tolerance: float, products: int) -> Eigenpair:
@@ -169,8 +169,8 @@ class _Ascent:
 
     def _pair(self, residual: float, *, settled: bool) -> Eigenpair:
         """Return what is known; v is y over P^½."""
-        if self.scale is not None:
-            for (y,), p in self._pieces(self.y):
+        for (y,), p in self._pieces(self.y):
+            if p is not None:
                 y.mul_(torch.where(p > 0, p, torch.inf).rsqrt_())
         finite = math.isfinite(self.value) and math.isfinite(residual)
         value, residual = (self.value, residual) if finite else (math.nan, math.nan)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ def hessian_product(
     return total
 
 
-def edges_of_gradients(value: Tensor, leaves: Params) -> dict[str, GradientEdge | Tensor]:
+def edges_of_gradients(value: Tensor, leaves: Params) -> dict[str, GradientEdge]:
     """Return where a loss's gradients are in its graph, by name, without those that are constant.
 
     To differentiate them once more takes the graph alone: their numbers, as much memory as the weights, are not kept.
@@ -99,7 +100,7 @@ def edges_of_gradients(value: Tensor, leaves: Params) -> dict[str, GradientEdge 
     return edges_of(leaves, gradients)
 
 
-def edges_of(leaves: Params, gradients: Sequence[Tensor]) -> dict[str, GradientEdge | Tensor]:
+def edges_of(leaves: Params, gradients: Sequence[Tensor]) -> dict[str, GradientEdge]:
     """Return where gradients are in their graph, by name, without those that are constant.
 
     Args:
@@ -107,7 +108,8 @@ def edges_of(leaves: Params, gradients: Sequence[Tensor]) -> dict[str, GradientE
         gradients: by them, in their order.
     """
     return {
-        name: gradient if gradient.is_leaf else get_gradient_edge(gradient)
+        # `grad` takes leaves beside edges, though its types do not say so.
+        name: cast(GradientEdge, gradient) if gradient.is_leaf else get_gradient_edge(gradient)
         for name, gradient in zip(leaves, gradients, strict=True)
         if gradient.requires_grad
     }

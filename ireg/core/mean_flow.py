@@ -162,7 +162,8 @@ def mean_flow(
         """Return sums of the one pass, or of a pass of their own: what is made of them takes less memory."""
         return whole or passed(asked, over)
 
-    lag = fluctuation = None
+    lag: Params | None = None
+    fluctuation: Params | None = None
     if dividing is None:
         found = sums(OF_VELOCITY, OF_GRADIENTS)
         memory = _memory(point, found, found, remembered, drawing)
