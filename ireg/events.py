@@ -30,7 +30,7 @@ from tensorboard.plugins.scalar.metadata import create_summary_metadata as scala
 from tensorboard.plugins.text.metadata import create_summary_metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from ireg.catalogue import quantity
+from ireg.catalogue import CATALOGUE, quantity
 from ireg.system.files import write_bytes
 
 FIRST = ("test/error", "train/error", "fit/clean_error", "fit/memorized", "fit/recovered")
@@ -75,10 +75,11 @@ def scalar(tag: str, value: float, *, described: bool = True) -> Summary:
 
 def description(tag: str) -> str:
     """Describe in Markdown what a tag means; empty for tags of others."""
-    meaning = quantity(tag) or quantity(tag.removesuffix("_se"))
+    value = tag if tag in CATALOGUE else tag.removesuffix("_se")  # `ireg/sgd_se`, or `ireg/sgd/0_se` of a layer
+    meaning = quantity(value)
     if meaning is None:
         return ""
-    error = "standard error of: " if quantity(tag) is None else ""
+    error = "standard error of: " if value != tag else ""
     parts = [f"{error}{meaning.title}", meaning.formula and f"`{meaning.formula}`", f"unit: {meaning.unit}"]
     source = meaning.source.replace("[theory](theory.md)", "docs/theory.md")  # TensorBoard has no such page
     parts += [source and f"source: {source}", f"valid for: {meaning.validity or 'all'}"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ireg.core.moments.needs import Need, needs_exact_moments, union_of_needs
+from ireg.core.moments.needs import Need, adds_up, has_parts, union_of_needs
 from ireg.core.moments.sums import GradientMoments
 from ireg.core.optimizers import view
 from ireg.core.several import SeveralOptimizers
@@ -103,11 +103,6 @@ def summed(term: Term, parts: Mapping[str, Snapshot]) -> Term | None:
     return total
 
 
-def adds_up(term: Term) -> bool:
-    """Say whether a term is the sum of those of the optimizers: it is linear in squares of gradients."""
-    return hasattr(getattr(term, "func", term), "needs") and not needs_exact_moments(term)
-
-
 def evaluate_jointly(
     terms: Mapping[str, Term],
     snapshot: Snapshot,
@@ -127,10 +122,10 @@ def evaluate_jointly(
     values: dict[str, float] = {}
     for tag, term in terms.items():
         begins(tag)
-        if not adds_up(term):
+        if not has_parts(term):
             values |= evaluate({tag: term}, snapshot)
             continue
-        total = summed(term, parts)
+        total = summed(term, parts) if adds_up(term) else term
         if total is not None:
             values |= evaluate({tag: total}, snapshot)
         for name, part in parts.items():

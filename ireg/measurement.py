@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.check import NOISE
@@ -13,17 +13,18 @@ from ireg.core.drawing import EPOCH
 from ireg.core.functional import detached_parameters
 from ireg.core.large import is_large
 from ireg.core.moments import STANDARD_ERROR, Observer, standard_error
-from ireg.core.moments.needs import Need, needs_path, union_of_needs
+from ireg.core.moments.needs import Need, has_parts, needs_path, union_of_needs
 from ireg.core.moving import moving_parameters
-from ireg.core.optimizers import OptimizerState, view
+from ireg.core.optimizers import OptimizerState, acting, view
 from ireg.core.own_passes import OwnPasses
+from ireg.core.parts import parts_of, tag_of_part
 from ireg.core.random import named_generator
 from ireg.core.reservoir import sampled
 from ireg.core.several import SeveralOptimizers
 from ireg.core.snapshot import Snapshot, Term
 from ireg.core.types import Batch, Descended, LossFn, Params
 from ireg.core.wrappers import unwrapped
-from ireg.joint import adds_up, evaluate_jointly, of_each
+from ireg.joint import evaluate_jointly, of_each
 from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss
 from ireg.objective import Objective
 from ireg.options import Epoch, Options, require_all, require_minibatches
@@ -44,6 +45,7 @@ def measure(
     num_batches: int | None = None,
     mode: str = "as_trained",
     sampling: str = EPOCH,
+    by: str | None = None,
     regularizer: Regularizer | None = None,
     check: str = "each",
     progress: bool | None = None,
@@ -71,6 +73,7 @@ def measure(
         num_batches: estimate the terms from so many of `batches`, drawn by a fixed seed.
         mode: `as_trained`, `two_draws` or `eval`.
         sampling: `epoch` or `independent`.
+        by: `layer` or `group`.
         regularizer: a penalty that is descended beside the loss.
         check: `off` does not compare the gradient of the first minibatch with the model's own.
         progress: show on standard error which term is being computed.
@@ -114,6 +117,7 @@ def measure(
         num_batches=num_batches,
         mode=mode,
         sampling=sampling,
+        by=by,
         regularizer=regularizer,
         check=check,
         progress=progress,
@@ -151,6 +155,11 @@ def measure_epoch(
     several = optimizer if isinstance(optimizer, SeveralOptimizers) else None
     if several is not None and options.regularizer is not None:
         raise ValueError(f"a regularizer is measured with one optimizer, not with {' and '.join(several.names)}")
+    if several is not None and options.by is not None:
+        raise ValueError(
+            f"by={options.by!r} is measured with one optimizer, not with {' and '.join(several.names)}: terms of each "
+            "are given in any case; leave by out"
+        )
     measured = MeasuredLoss(model, optimizer, options.criterion, options.loss, epoch.modes, options.method, epoch.group)
     epoch = _sampled(options, epoch)
     if epoch.path is None and (missing := [tag for tag, term in options.chosen.items() if needs_path(term)]):
@@ -183,8 +192,8 @@ def measure_epoch(
                 if several is None:
                     values = evaluate(options.chosen, snapshot, begins)
                 else:
-                    adding = {tag: term for tag, term in options.chosen.items() if adds_up(term)}
-                    parts = of_each(snapshot, several, epoch, measured.module, adding)
+                    divided = {tag: term for tag, term in options.chosen.items() if has_parts(term)}
+                    parts = of_each(snapshot, several, epoch, measured.module, divided)
                     values = evaluate_jointly(options.chosen, snapshot, parts, evaluate, begins)
             return values | ({NOISE: noise} if noise else {})
 
@@ -237,6 +246,10 @@ def take_snapshot(
     if not is_large(params) or isinstance(loss, OwnPasses) or getattr(loss, "fresh", True):
         params = {name: value.clone() for name, value in params.items()}
     by_reals = loss_by_reals(loss, {name: params[name] for name in seen.moving})
+    parts = parts_of(options.by, seen.moving, acting(optimizer), dict(module.named_parameters()))
+    needed = _needs_of(options, seen, optimizer)
+    if parts is not None and needed:
+        needed |= Need.BY_PARAMETER | Need.MEAN
     if objective is not None and by_reals is not loss:
         raise ValueError("a regularizer is not measured with complex weights; leave it out, or hold two real weights")
     return Snapshot(
@@ -246,7 +259,7 @@ def take_snapshot(
         batches=epoch.batches,
         optimizer=seen,
         generator=named_generator("terms") if epoch.generator is None else epoch.generator,
-        needs=_needs_of(options, seen, optimizer),
+        needs=needed,
         method=options.method,
         observer=observer,
         population=epoch.population,
@@ -256,6 +269,7 @@ def take_snapshot(
         corrupted=epoch.corrupted,
         objective=objective,
         sampling=options.drawing,
+        parts=parts,
     )
 
 
@@ -279,7 +293,8 @@ def evaluate(
     """Compute the terms at a snapshot, by tag.
 
     Terms that do not exist for the optimizer are left out. Of a term with several numbers, each has its name after the
-    tag. From a sample of the minibatches, each term of gradients has its standard error under `<tag>_se`.
+    tag. From a sample of the minibatches, each term of gradients has its standard error under `<tag>_se`. Where the
+    snapshot has parts, terms that have parts are also computed of each, under `<tag>/<part>`.
 
     Args:
         terms: function by tag.
@@ -292,16 +307,27 @@ def evaluate(
     values: dict[str, float] = {}
     for tag, term in terms.items():
         begins(tag)
-        value = term(snapshot)
-        if value is None:
-            continue
-        if isinstance(value, Mapping):
-            values |= {f"{tag}/{name}": float(part) for name, part in value.items()}
-            continue
-        estimated = snapshot.population is not None and bool(union_of_needs([term], snapshot.optimizer))
-        # The error first: it refuses what is no estimate.
-        error = standard_error(value, snapshot.population_size) if estimated and snapshot.has_errors else 0.0
-        values[tag] = float(value[0] if estimated and snapshot.has_errors else value)
-        if estimated:
-            values[f"{tag}{STANDARD_ERROR}"] = error
+        values |= _values(tag, term, snapshot)
     return values
+
+
+def _values(tag: str, term: Term, snapshot: Snapshot) -> dict[str, float]:
+    """Compute a term, by tag; its standard error and its parts, too, where these are asked for."""
+    value = term(snapshot)
+    values = {} if value is None else _numbers(tag, term, value, snapshot)
+    if has_parts(term):
+        for name, part in snapshot.by_part.items():
+            values |= _values(tag_of_part(tag, name), term, part)
+    return values
+
+
+def _numbers(tag: str, term: Term, value: Tensor | Mapping[str, Tensor], snapshot: Snapshot) -> dict[str, float]:
+    """Return what a term has returned as numbers by tag, with the standard error of an estimate."""
+    if isinstance(value, Mapping):
+        return {f"{tag}/{name}": float(part) for name, part in value.items()}
+    if snapshot.population is None or not union_of_needs([term], snapshot.optimizer):
+        return {tag: float(value)}
+    if not snapshot.has_errors:
+        return {tag: float(value), f"{tag}{STANDARD_ERROR}": 0.0}
+    error = standard_error(value, snapshot.population_size)  # first: it refuses what is no estimate
+    return {tag: float(value[0]), f"{tag}{STANDARD_ERROR}": error}

@@ -53,6 +53,7 @@ class Monitor:
         num_batches: estimate the terms from so many minibatches.
         mode: `as_trained`, `two_draws` or `eval`.
         sampling: `epoch` or `independent`.
+        by: `layer` or `group`.
         regularizer: a penalty that is descended beside the loss.
         check: `each`, `first` or `off`; an epoch is what lies between two calls of `reset`.
         max_cache: memory that the copied minibatches may take.
@@ -101,6 +102,7 @@ class Monitor:
         num_batches: int | None = None,
         mode: str = "as_trained",
         sampling: str = EPOCH,
+        by: str | None = None,
         regularizer: Regularizer | None = None,
         check: str = "each",
         max_cache: int | str = "1GiB",
@@ -117,6 +119,7 @@ class Monitor:
             num_batches=num_batches,
             mode=mode,
             sampling=sampling,
+            by=by,
             regularizer=regularizer,
             check=check,
             max_cache=max_cache,

@@ -14,6 +14,7 @@ from ireg.check import require_check
 from ireg.core.drawing import EPOCH, require_sampling
 from ireg.core.moments import SMALLEST
 from ireg.core.moments.needs import needs_exact_moments
+from ireg.core.parts import require_parts
 from ireg.core.path import Path
 from ireg.core.snapshot import Term
 from ireg.core.types import Batch, Params
@@ -50,6 +51,9 @@ class Options:
             population, and the minibatches are a window of two draws or more. `ireg/own_variance` does not exist, and
             ‖∇C‖² is freed of the window's noise, see docs/theory.md, section 15. `ireg.sampling_of` says what a loader
             does. None leaves it open until the loader is known, as the callback does.
+        by: measure each term of gradients also by `layer`, the module that holds the parameters, or by the optimizer's
+            parameter `group`: under `<tag>/<layer>` beside the global value, with a standard error where that has one.
+            Terms of the Hessian, of the mean flow, of the path and of the norm have no parts, and are left out there.
         regularizer: an explicit penalty that the steps descend beside the loss. `ireg/own` and the mean flow are then
             of both, and all else of the loss alone.
         check: which steps are computed again, to compare their gradients with those that the optimizer got: the first
@@ -79,6 +83,7 @@ class Options:
     num_batches: int | None = None
     mode: str = "as_trained"
     sampling: str | None = EPOCH
+    by: str | None = None
     regularizer: Regularizer | None = None
     check: str = "each"
     max_cache: int | str = "1GiB"
@@ -90,6 +95,7 @@ class Options:
         require_mode(self.mode)
         if self.sampling is not None:
             require_sampling(self.sampling)
+        require_parts(self.by)
         if self.criterion is not None and self.loss is not None:
             require_one_loss(self.criterion, self.loss)
         self.require_estimates(self.num_batches)

@@ -60,6 +60,7 @@ HASHES = {
     "fluctuation": "969117d6876eac4c",
     "curvature": "1c880049779b4526",
     "margin": "0e6ce68853a32ee3",
+    "noise": "4878089e33d8bde1",
     "path": "0943f93e2fbf025c",
     "study": "6e239dce6a3dcd6a",
 }

@@ -244,6 +244,7 @@ OUT_OF_RANGE = {
     "terms.every": [0, "often", True],
     "terms.method": ["magic"],
     "terms.num_batches": [2, True],
+    "terms.by": ["module", True],
     "terms.ireg": [1],
     "terms.ireg.sgd": [3],
     "model.hidden": [256, [0], [True]],

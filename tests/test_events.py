@@ -46,6 +46,13 @@ def test_scalars_are_single_precision_and_described_once(tmp_path):
     assert scalar("ireg/sgd", 1.0, described=False).value[0].metadata.summary_description == ""
 
 
+def test_a_layers_term_and_its_standard_error_are_described_as_those_of_the_whole():
+    for tag in ("ireg/sgd", "ireg/sgd_se"):
+        assert description(tag.replace("sgd", "sgd/blocks.0")) == description(tag) != ""
+    assert description("ireg/sgd/0_se").startswith("standard error of: ")
+    assert description("curvature/trace_se") != description("curvature/trace")
+
+
 def test_columns_list_few_values_and_bound_many():
     many = [float(number) for number in range(21)]
     summary = experiment(

@@ -117,6 +117,7 @@ def test_each_option_is_described_once():
         ({"terms": []}, "terms: none are given"),
         ({"mode": "train"}, "mode='train': must be one of as_trained, two_draws, eval"),
         ({"sampling": "iid"}, "sampling='iid': must be one of epoch, independent"),
+        ({"by": "module"}, "by='module': must be one of layer, group, or None for the whole network alone"),
         ({"check": "often"}, "check='often': must be one of each, first, off"),
         ({"num_batches": 2}, "num_batches=2: must be at least 3"),
         ({"num_batches": 8, "mode": "two_draws"}, "mode='two_draws' takes all minibatches"),
@@ -261,6 +262,23 @@ def test_a_runs_measurement_needs_no_trainer():
     ]
     assert measurement.on_held_out(1) == {}
     assert measurement.penalty(minibatches) == {}
+
+
+@pytest.mark.parametrize("by", ["layer", "group"])
+def test_every_door_measures_by_part(by):
+    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)).double()
+    run, minibatches, batches = run_measurement(model, by=by)
+    values, _ = run.measure(1, minibatches, run.terms)
+    assert {*values} == {"ireg/sgd", "ireg/sgd/0"} | ({"ireg/sgd/1"} if by == "layer" else set())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    given = {"criterion": cross_entropy, "terms": ["ireg/sgd"], "by": by}
+    assert ireg.measure(model, batches, optimizer=optimizer, **given) == pytest.approx(values, rel=1e-12)
+    monitor = ireg.Monitor(model, optimizer, check="off", **given)
+    for batch in batches:
+        monitor.update(batch)
+    assert {tag: monitor.compute()[tag] for tag in values} == pytest.approx(values, rel=1e-12)
+    assert ireg.ImplicitRegularizationMonitor(**given).options.by == by
+    assert Classifier(model, torch.optim.Adam, by=by).measurement.options.by == by
 
 
 def test_the_modes_of_a_run_are_those_of_measure():

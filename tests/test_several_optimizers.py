@@ -7,6 +7,7 @@ from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel
 
 import ireg
+from ireg.catalogue import SETS
 from ireg.core.several import SeveralOptimizers
 from ireg.core.wrappers import rate_of, unwrapped
 from ireg.regularizers import FullBatch
@@ -84,6 +85,37 @@ def test_each_is_what_it_is_alone_and_sums_are_those_of_a_joint_step():
     joint = ireg.measure(model, batches(), optimizer=whole, criterion=mse_loss, terms=["curvature/lambda_max"])
     assert values["curvature/lambda_max"] == pytest.approx(joint["curvature/lambda_max"], rel=1e-6)
     assert not {"norm/l2/SGD", "curvature/lambda_max/SGD"} & values.keys()
+
+
+@pytest.mark.parametrize("arguments", [{}, {"population": 9}, {"sampling": "independent"}], ids=str)
+def test_ratios_are_of_all_weights_and_of_each_optimizers_and_no_sums(arguments):
+    model = network()
+    optimizers = two(model)
+    train(model, optimizers)
+    tags = [tag for tag in SETS["noise"] if tag.startswith("noise/")]
+    given = {"criterion": mse_loss, "terms": tags, **arguments}
+    values = ireg.measure(model, batches(), optimizer=optimizers, **given)
+    for name, optimizer in zip(("SGD", "AdamW"), optimizers, strict=True):
+        alone = ireg.measure(model, batches(), optimizer=optimizer, **given)
+        of_each = {tag.replace(f"/{name}", ""): value for tag, value in values.items() if f"/{name}" in tag}
+        assert of_each == pytest.approx(alone, rel=1e-9, abs=0)
+        assert {"noise/trace", "noise/angle"} <= {*of_each}
+    whole = ireg.measure(model, batches(), optimizer=torch.optim.SGD(model.parameters(), lr=0.1), **given)
+    for tag in {"noise/scale", "noise/signal_to_noise", "noise/trace", "noise/square"} & {*whole}:
+        assert values[tag] == pytest.approx(whole[tag], rel=1e-9, abs=0), tag
+    assert values["noise/trace"] == pytest.approx(values["noise/trace/SGD"] + values["noise/trace/AdamW"], rel=1e-9)
+    assert not {"noise/scale_own", "noise/update_ratio", "noise/angle", "noise/equilibrium"} & {
+        *values
+    }  # no joint rule
+
+
+@pytest.mark.parametrize("by", ["layer", "group"])
+def test_parts_are_of_one_optimizer(by):
+    model = network()
+    given = {"criterion": mse_loss, "terms": SUMS}
+    with pytest.raises(ValueError, match=rf"^by='{by}' is measured with one optimizer, not with SGD and AdamW: .*out$"):
+        ireg.measure(model, batches(), optimizer=two(model), by=by, **given)
+    assert "ireg/sgd/AdamW" in ireg.measure(model, batches(), optimizer=two(model), **given)  # the advice
 
 
 def test_one_pass_serves_all():

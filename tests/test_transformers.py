@@ -2,9 +2,12 @@
 
 import copy
 import math
+import os
+import socket
 
 import pytest
 import torch
+import torch.multiprocessing as multiprocessing
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, IterableDataset, RandomSampler
 
@@ -13,6 +16,7 @@ pytest.importorskip("accelerate")
 
 from ireg.integrations.transformers import sampling_of_loader, watch  # noqa: E402
 from tests import reference  # noqa: E402
+from tests.reference import timeless  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TAGS = ["ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance", "ireg/own", "norm/l2"]
@@ -100,7 +104,7 @@ def trained(tmp_path, make, *, data=None, watched=True, steps=8, kind=Keeping, o
         args=transformers.TrainingArguments(output_dir=str(tmp_path), **given),
         train_dataset=Texts() if data is None else data,
     )
-    callback = watch(trainer, TAGS, every_n_steps=4, **(options or {"num_batches": None})) if watched else None
+    callback = watch(trainer, TAGS, **{"every_n_steps": 4, "num_batches": None, **(options or {})}) if watched else None
     if hasattr(trainer, "states"):
         trainer.add_callback(Snapshots(trainer))
     trainer.train()
@@ -211,6 +215,14 @@ def test_a_stream_counts_as_independent(tmp_path):
     assert "epoch" not in callback.rows
 
 
+def test_examples_of_all_micro_batches_are_counted(tmp_path, monkeypatch):
+    """Three sequences in each of two micro-batches of four steps, for noise scales."""
+    terms = {"mine/examples": lambda snapshot: torch.tensor(float(sum(snapshot.examples)))}
+    monkeypatch.setattr(f"{__name__}.TAGS", terms)
+    _, watched = trained(tmp_path, gpt2, steps=4)
+    assert watched.rows["mine/examples"].tolist() == [24.0]
+
+
 @pytest.mark.parametrize("arguments", [{"label_smoothing_factor": 0.1}, {"average_tokens_across_devices": False}])
 def test_other_losses_of_the_trainer_are_replayed(tmp_path, arguments):
     _, callback = trained(tmp_path, gpt2, steps=4, **arguments)
@@ -273,3 +285,50 @@ def test_loaders_that_draw_otherwise(tmp_path):
     assert sampling_of_loader(loader(RandomSampler(Texts(), replacement=True))) == "independent"
     with pytest.warns(UserWarning, match="how DataLoader draws its minibatches is not known"):
         assert sampling_of_loader(loader(Shuffled(Texts()))) == "epoch"
+
+
+def in_double(make=gpt2):
+    return make().double()
+
+
+def on_rank(rank, port, folder):
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank)
+    )
+    torch.set_num_threads(1)
+    found = {}
+    for name, watched in (("with", True), ("without", False)):
+        trainer, callback = trained(
+            f"{folder}/{rank}", in_double, kind=transformers.Trainer, watched=watched, steps=7, ddp_backend="gloo",
+            options={"every_n_steps": 3, "num_batches": None},
+        )  # fmt: skip
+        found[name] = trainer.model.state_dict()
+        if callback is not None:
+            found["rows"] = timeless(callback).to_dict("records")
+            found["log"] = trainer.state.log_history
+    torch.save(found, f"{folder}/{rank}.pt")
+
+
+def test_two_processes_measure_what_one_does(tmp_path):
+    """Two with two micro-batches a step have the steps of one process with four."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(on_rank, (port, str(tmp_path)), 2)
+    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    trainer, callback = trained(
+        tmp_path / "alone", in_double, kind=transformers.Trainer, steps=7, gradient_accumulation_steps=4,
+        options={"every_n_steps": 3, "num_batches": None},
+    )  # fmt: skip
+    expected = timeless(callback).to_dict("records")
+    assert [row["step"] for row in expected] == [3, 7]  # the second epoch begins with step 5
+    assert one["rows"] == two["rows"]
+    for row, other in zip(one["rows"], expected, strict=True):
+        assert row["check/replay"] < 1e-10
+        tags = [tag for tag in other if tag != "check/replay"]
+        assert {tag: row[tag] for tag in tags} == pytest.approx({tag: other[tag] for tag in tags}, rel=1e-6)
+    for found in (one, two):
+        assert all(torch.equal(value, found["without"][name]) for name, value in found["with"].items())
+    for name, value in trainer.model.state_dict().items():
+        torch.testing.assert_close(one["with"][name], value, rtol=1e-8, atol=1e-12)
+    assert [entry["ireg/own"] for entry in one["log"] if "ireg/own" in entry]

@@ -40,6 +40,7 @@ KEYS: dict[str, str] = {
     "terms.every_n_steps": "with max_steps, the steps from one row to the next; terms.every counts such rows",
     "terms.num_batches": "estimate the terms from so many of the epoch's minibatches; null: from all",
     "terms.method": "how minibatch gradients are computed: auto, loop, vmap, ghost, layers, hooks, backward",
+    "terms.by": "measure terms of gradients also by layer or by parameter group; null: of the whole network alone",
     "trainer.accelerator": "cpu, gpu, or auto",
     "trainer.devices": "devices of a run: one",
     "trainer.precision": "32-true, 64-true, 16-mixed or bf16-mixed",

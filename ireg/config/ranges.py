@@ -15,6 +15,7 @@ from ireg.config.schema import (
     NO_AVERAGE,
     NO_REGULARIZER,
     NOISE_KINDS,
+    PARTS,
     PENALTY,
     SAMPLINGS,
     SMALLEST_SAMPLE,
@@ -109,6 +110,8 @@ def _term_ranges(terms: dict[str, Any]) -> Iterator[Check]:
         f"must be an integer of at least {SMALLEST_SAMPLE}, or null for all minibatches",
     )
     yield _choice("terms.method", terms.get("method"), METHODS)
+    parts = terms.get("by")
+    yield "terms.by", parts, parts is None or parts in PARTS, f"must be one of {', '.join(PARTS)}, or null"
     for group, entries in terms.items():
         what = "must hold terms by their names; null is none of them"
         yield f"terms.{group}", entries, group in TERM_SETTINGS or isinstance(entries, dict | None), what

@@ -46,7 +46,7 @@ AVERAGE = ("test/loss_ema", "test/error_ema")
 """What rows of runs with an average of the weights hold beside that."""
 INTERVAL = "every"
 """Key of a group of terms, beside those of its terms."""
-TERM_SETTINGS = ("every", "every_n_steps", "num_batches", "method")
+TERM_SETTINGS = ("every", "every_n_steps", "num_batches", "method", "by")
 SMALLEST_SAMPLE = 3
 MOST_THREADS = 1024
 """A system has so many for one process; where it does not give them, torch ends the process."""
@@ -54,6 +54,7 @@ NO_REGULARIZER = "none"
 NO_AVERAGE = "none"
 LOSSES = ("cross_entropy", "squared_error")
 SAMPLINGS = ("epoch", "independent")
+PARTS = ("layer", "group")
 SCHEDULES = ("constant", "cosine", "linear")
 AVERAGES = (NO_AVERAGE, "ema")
 METHODS = ("auto", "loop", "vmap", "ghost", "layers", "hooks", "backward")

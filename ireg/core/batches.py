@@ -126,6 +126,41 @@ def size_of(value: Any) -> int:
     return 0
 
 
+def examples_of(batches: Sequence[Batch]) -> list[int] | None:
+    """Return how many examples each minibatch has.
+
+    It is the first dimension of its first tensor, of a language model's (sequences, tokens) the sequences. A minibatch
+    of a class of one's own says it by an attribute `examples`.
+
+    Returns:
+        One number for each minibatch; None where one has no tensor with a dimension.
+
+    Example:
+        >>> examples_of([{"weight": torch.tensor(1.0), "x": torch.zeros(4, 2)}, {"x": torch.zeros(3, 2)}])
+        [4, 3]
+    """
+    if isinstance(batches, IndexedBatches):  # without gathering them
+        return [len(index) for index in batches.indices]
+    found = [_examples_in(batch) for batch in batches]
+    known = [count for count in found if count is not None]
+    return known if len(known) == len(found) else None
+
+
+def _examples_in(value: Any) -> int | None:
+    if isinstance(value, Tensor):
+        return len(value) if value.ndim else None
+    if hasattr(value, "examples"):
+        return None if value.examples is None else int(value.examples)
+    parts: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        parts = value.values()
+    elif is_dataclass(value):
+        parts = (getattr(value, field.name) for field in fields(value))
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        parts = value
+    return next((count for part in parts if (count := _examples_in(part)) is not None), None)
+
+
 def split_batch(batch: Batch, size: int) -> list[Pair]:
     """Split a pair of inputs and targets into parts of neighbouring examples.
 

@@ -62,7 +62,7 @@ class OwnPasses:
         self.module = module
         self.fresh = False
         self._evaluate = evaluate
-        self._group = group
+        self.group = group
         self._open = False
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
@@ -96,7 +96,7 @@ class OwnPasses:
             if value.requires_grad:
                 value.backward()
         gradients = {}
-        alone = self._group is not None and self._wrapper is None and mesh_of(self.module) is None
+        alone = self.group is not None and self._wrapper is None and mesh_of(self.module) is None
         for name, parameter in self.module.named_parameters():
             if alone and parameter.requires_grad:
                 local = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -153,6 +153,11 @@ class OwnPasses:
                     own.copy_(before)
 
     @property
+    def has_ranks(self) -> bool:
+        """Whether a step's minibatch is that of several ranks."""
+        return self.group is not None
+
+    @property
     def _wrapper(self) -> DistributedDataParallel | None:
         model = getattr(self.model, "_orig_mod", self.model)
         return model if isinstance(model, DistributedDataParallel) else None
@@ -163,11 +168,11 @@ class OwnPasses:
         return self._wrapper is not None and self._wrapper.gradient_as_bucket_view
 
     def _over_ranks(self, value: Tensor) -> Tensor:
-        if self._group is None:
+        if self.group is None:
             return value
         total = value.clone()
-        distributed.all_reduce(total, group=self._group)
-        return total / distributed.get_world_size(self._group)
+        distributed.all_reduce(total, group=self.group)
+        return total / distributed.get_world_size(self.group)
 
 
 Evaluate = Callable[[Any, Batch], tuple[Tensor, Tensor | None]]

@@ -6,8 +6,10 @@ from functools import cached_property
 from typing import TypeVar
 
 import torch
+import torch.distributed as distributed
 from torch import Tensor
 
+from ireg.core.batches import examples_of
 from ireg.core.diagonal import exact_diagonal
 from ireg.core.differenced_hessian import DifferencedHessian, hessian_of
 from ireg.core.drawing import EPOCH, INDEPENDENT, population_size, require_sampling
@@ -19,6 +21,7 @@ from ireg.core.margins import margins
 from ireg.core.mean_flow import MeanFlow, mean_flow
 from ireg.core.moments import (
     DrawnMoments,
+    Foreseen,
     GradientMoments,
     IndependentMoments,
     Observer,
@@ -29,10 +32,13 @@ from ireg.core.moments import (
 )
 from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.optimizers import Memory, OptimizerState
+from ireg.core.own_passes import OwnPasses
 from ireg.core.params import add_scaled, as_reals, by_name
+from ireg.core.parts import Parts
 from ireg.core.path import Path
 from ireg.core.preconditioner_noise import PreconditionerNoise, preconditioner_noise
 from ireg.core.random import named_generator
+from ireg.core.ranks import MeanOverRanks
 from ireg.core.sharpness import (
     Estimate,
     batch_sharpness,
@@ -73,6 +79,8 @@ class Snapshot:
         path: sums over the epoch's steps; None where they were not recorded, as before training.
         corrupted: which examples have a wrong label, (N,), in the order of the minibatches; None where that is unknown.
         objective: what is descended, where that is the loss and an explicit penalty; None for the bare loss.
+        parts: layers or groups, of which terms of gradients are measured, too, see `by_part`.
+        whole: the snapshot of all parameters, where this is a part of it.
 
     Example:
         >>> import ireg
@@ -101,6 +109,8 @@ class Snapshot:
     path: Path | None = None
     corrupted: Tensor | None = None
     objective: Descended | None = None
+    parts: Parts | None = None
+    whole: "Snapshot | None" = None
 
     def __post_init__(self) -> None:
         require_sampling(self.sampling)
@@ -155,6 +165,8 @@ class Snapshot:
             ValueError: the minibatches are a sample, or masks are drawn: what is computed of the moments is biased.
         """
         self._require_exact()
+        if self.whole is not None:
+            return self.whole.moments.of(self.optimizer.moving)
         return gradient_moments(
             self.loss, self.moving, self.batches, needs=self.needs, method=self.method, observer=self.observer
         )
@@ -175,14 +187,61 @@ class Snapshot:
         sample of these, from drawn masks, or from independent minibatches, they return estimates without bias, see
         `SampledGradients`, `DrawnMoments` and `IndependentMoments`.
         """
+        if self.whole is not None:
+            return self.whole.gradients.of(self.optimizer.moving)
         if self.drawn or self.has_errors:
             return self._estimated(self.loss, self.method)
         return self._of_population(self.moments)
 
     def _estimated(self, loss: LossFn, method: str) -> IndependentMoments | SampledGradients | DrawnMoments:
         if self.drawn:
-            return self._of_population(drawn_moments(loss, self.moving, self.batches))
-        return sampled_gradients(loss, self.moving, self.batches, self.population_size, method=method)
+            by_parameter = Need.BY_PARAMETER in self.needs
+            return self._of_population(drawn_moments(loss, self.moving, self.batches, by_parameter=by_parameter))
+        return sampled_gradients(
+            loss,
+            self.moving,
+            self.batches,
+            self.population_size,
+            method=method,
+            foreseen=self._foreseen,
+            generator=self._stream("sketch"),
+        )
+
+    @property
+    def _foreseen(self) -> Foreseen:
+        """What the terms ask of a sample's gradients: the metrics of SGD and of the own optimizer."""
+        optimizer, needs = self.optimizer, self.needs
+        scales: list[Params | None] = [None] if Need.SQ_NORMS in needs or optimizer.shares is None else []
+        factors = []
+        if Need.SQUARE in needs:
+            wanted = (optimizer.shares, self.preconditioner)
+            scales += [scale for scale in {id(scale): scale for scale in wanted}.values() if scale is not None]
+            factors = [] if optimizer.second_moment is None else [optimizer.second_moment]
+        if Need.STEPS in needs and self.preconditioner is not None:
+            factors.append(self.preconditioner)
+        return Foreseen(scales=scales, factors=factors, parts=None if self.parts is None else list(self.parts.values()))
+
+    @cached_property
+    def by_part(self) -> dict[str, "Snapshot"]:
+        """The same of each part of the parameters that move, by the part's name; empty without `parts`.
+
+        Gradients are those by the part's parameters, of the passes that serve all parts together.
+        """
+        return {
+            part: replace(self, optimizer=replace(self.optimizer, moving=names), parts=None, whole=self)
+            for part, names in (self.parts or {}).items()
+        }
+
+    @cached_property
+    def examples(self) -> list[int] | None:
+        """How many examples each of `batches` has, those of all ranks; None where a minibatch does not say."""
+        if self.whole is not None:
+            return self.whole.examples
+        loss, ranks = self.loss, 1
+        if isinstance(loss, MeanOverRanks) or (isinstance(loss, OwnPasses) and loss.has_ranks):
+            ranks = distributed.get_world_size(loss.group)
+        counts = examples_of(self.batches)
+        return None if counts is None else [ranks * count for count in counts]
 
     def _of_population(self, moments: Window) -> IndependentMoments | Window:
         """Return the moments as they are, or as estimates for independent minibatches."""
@@ -198,6 +257,8 @@ class Snapshot:
         if self.objective is None or not self.objective.of_minibatches:
             return self.moments
         self._require_exact()
+        if self.whole is not None:
+            return self.whole.descended_moments.of(self.optimizer.moving)
         # One by one: what is differentiated holds gradients itself.
         return gradient_moments(self.objective, self.moving, self.batches, needs=self.needs, method="loop")
 
@@ -206,6 +267,8 @@ class Snapshot:
         """The same sums as `gradients`, of the objective without what all minibatches share."""
         if self.objective is None or not self.objective.of_minibatches:
             return self.gradients
+        if self.whole is not None:
+            return self.whole.descended.of(self.optimizer.moving)
         if self.drawn or self.has_errors:
             return self._estimated(self.objective, "loop")
         return self._of_population(self.descended_moments)
@@ -213,6 +276,8 @@ class Snapshot:
     @cached_property
     def shared(self) -> Shared | None:
         """What the minibatches' objectives share; None if there is nothing."""
+        if self.whole is not None:
+            return self.whole.shared
         return None if self.objective is None else self.objective.shared(self.moving)
 
     @cached_property
@@ -223,7 +288,7 @@ class Snapshot:
     @cached_property
     def preconditioner(self) -> Params | None:
         """P of the optimizer's last step, by name; None for the identity, and before the first step."""
-        return self.optimizer.preconditioner
+        return self.optimizer.preconditioner if self.whole is None else self.whole.preconditioner
 
     @cached_property
     def hessian(self) -> MeanHessian | DifferencedHessian:

@@ -191,7 +191,8 @@ class Witness:
     def _before_step(self, optimizer: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         self._before = settings_of(optimizer)
         self._with_gradient = _with_gradient(optimizer)
-        if not (arguments[1:] or keywords.get("closure")):
+        closure = arguments[1] if len(arguments) > 1 else keywords.get("closure")  # accelerate gives None by position
+        if closure is None:
             self.note_gradient()
         elif self._asked is not None:  # a closure has the gradients still to compute
             self._note_weights(self._asked)

@@ -140,6 +140,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
             intervals=term_intervals(settings.terms),
             num_batches=settings.terms.get("num_batches"),
             method=settings.terms["method"],
+            by=settings.terms.get("by"),
             seed=settings.seed,
             criterion=(CRITERIA if settings.data.context is None else SEQUENCE_CRITERIA)[settings.loss],
             regularizer=regularizer,

@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler, IterableDataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from ireg.core.batches import examples_of
 from ireg.core.drawing import EPOCH, INDEPENDENT, sampling_of
 from ireg.monitor import Monitor
 from ireg.terms.named import Chosen
@@ -32,6 +33,18 @@ class MicroBatch(NamedTuple):
     inputs: dict[str, Any]
     items: Any
     divisor: int
+
+
+class Step(NamedTuple):
+    """The micro-batches of one optimizer step."""
+
+    micro_batches: tuple[MicroBatch, ...]
+
+    @property
+    def examples(self) -> int | None:
+        """How many examples, as sequences, the step took; None where a micro-batch does not say."""
+        counts = examples_of([inputs for inputs, _, _ in self.micro_batches])
+        return None if counts is None else sum(counts)
 
 
 def watch(
@@ -143,11 +156,11 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         loss: Tensor = self._own_step(model, inputs, num_items_in_batch)
         return loss
 
-    def _loss(self, model: Any, step: tuple[MicroBatch, ...]) -> Tensor:
+    def _loss(self, model: Any, step: Step) -> Tensor:
         """Compute the loss of a step as `Trainer.training_step` does, without its backward pass."""
         trainer = self.trainer
         total: Tensor | float = 0.0
-        for inputs, items, divisor in step:
+        for inputs, items, divisor in step.micro_batches:
             # compute_loss may take the labels out of its inputs.
             inputs = trainer._prepare_inputs(dict(inputs))
             with trainer.compute_loss_context_manager():
@@ -167,7 +180,7 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         """Look at the step that has been taken, before a scheduler changes the rate."""
         assert self.monitor is not None
-        step, self._step = tuple(self._step), []
+        step, self._step = Step(tuple(self._step)), []
         self._row = self.monitor.update(step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:

@@ -82,6 +82,7 @@ class ImplicitRegularizationMonitor(Callback):
         mode: `as_trained`, `two_draws` or `eval`.
         sampling: `epoch` or `independent`. By default it is read off the loader by `ireg.sampling_of`, and a warning is
             given where that does not know.
+        by: `layer` or `group`.
         regularizer: a penalty that is descended beside the loss.
         check: `each`, `first` or `off`.
         max_cache: memory that the copied minibatches may take.
@@ -114,6 +115,7 @@ class ImplicitRegularizationMonitor(Callback):
         num_batches: int | None = None,
         mode: str = "as_trained",
         sampling: str | None = None,
+        by: str | None = None,
         regularizer: Regularizer | None = None,
         check: str = "each",
         max_cache: int | str = "1GiB",
@@ -144,6 +146,7 @@ class ImplicitRegularizationMonitor(Callback):
             num_batches=num_batches,
             mode=mode,
             sampling=sampling,
+            by=by,
             regularizer=regularizer,
             check=check,
             max_cache=max_cache,

@@ -55,6 +55,7 @@ class Classifier(L.LightningModule):
         num_batches: estimate the terms from so many minibatches.
         mode: `as_trained`, `two_draws` or `eval`.
         sampling: `epoch` or `independent`; that of the trainer's datamodule.
+        by: `layer` or `group`.
         regularizer: a penalty that is descended beside the loss. All losses of the row are bare, and `penalty/value` is
             the penalty's mean over the epoch as it ran.
         check: `off` does not compare gradients before training. Later nothing is compared: what trains is what is
@@ -83,6 +84,7 @@ class Classifier(L.LightningModule):
         num_batches: int | None = None,
         mode: str = "as_trained",
         sampling: str = EPOCH,
+        by: str | None = None,
         regularizer: Regularizer | None = None,
         check: str = "each",
         terms_every: int = 1,
@@ -100,6 +102,7 @@ class Classifier(L.LightningModule):
             num_batches=num_batches,
             mode=mode,
             sampling=sampling,
+            by=by,
             regularizer=regularizer,
             check=check,
         )

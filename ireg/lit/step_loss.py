@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.precision import DoublePrecision, Precision
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ireg.core.batches import examples_of
 from ireg.measured_loss import Criterion, ModelLoss
 from ireg.options import Options
 from ireg.system.errors import UserError
@@ -29,6 +30,12 @@ class MicroBatches(NamedTuple):
 
     batches: tuple[tuple[Any, int], ...]
     divisor: int
+
+    @property
+    def examples(self) -> int | None:
+        """How many examples the step took; None where a micro-batch does not say."""
+        counts = examples_of([batch for batch, _ in self.batches])
+        return None if counts is None else sum(counts)
 
 
 class Pairs(Sequence[Any]):

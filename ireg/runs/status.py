@@ -105,13 +105,13 @@ _ADDED: dict[str, Any] = {
 
 
 _ADDED_TO: dict[str, dict[str, Any]] = {
-    "terms": {"num_batches": None, "every_n_steps": None},
+    "terms": {"num_batches": None, "every_n_steps": None, "by": None},
     "data": {"holdout": None, "context": None},
 }
 """The same in groups."""
 
 
-_ABSENT_WHERE_NONE = (("data", "holdout"), ("data", "context"), ("terms", "every_n_steps"))
+_ABSENT_WHERE_NONE = (("data", "holdout"), ("data", "context"), ("terms", "every_n_steps"), ("terms", "by"))
 """Those of them that hashes leave out where they have this value."""
 
 

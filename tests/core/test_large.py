@@ -241,7 +241,12 @@ def test_every_kind_of_model_has_the_same_mean_flow(problem, monkeypatch):
             assert_close(flat(getattr(several, part)), flat(expected), **EXACT)
 
 
-SETS = {"theory": {"rel": 1e-9, "abs": 0}, "default": {"rel": 1e-9, "abs": 0}, "curvature": {"rel": 1e-3, "abs": 0}}
+SETS = {
+    "noise": {"rel": 1e-9, "abs": 0},
+    "theory": {"rel": 1e-9, "abs": 0},
+    "default": {"rel": 1e-9, "abs": 0},
+    "curvature": {"rel": 1e-3, "abs": 0},
+}
 MADE = {
     "momentum": (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}),
     "adamw": (torch.optim.AdamW, {"weight_decay": 0.3}),
@@ -251,7 +256,7 @@ MADE = {
 
 @pytest.mark.parametrize(
     ("terms", "sampling"),
-    [("theory", "epoch"), ("theory", "independent"), ("default", "epoch"), ("curvature", "epoch")],
+    [("theory", "epoch"), ("theory", "independent"), ("default", "epoch"), ("noise", "epoch"), ("curvature", "epoch")],
 )
 @pytest.mark.parametrize("name", MADE)
 def test_the_terms_are_the_same(name, terms, sampling, monkeypatch):

@@ -90,6 +90,20 @@ def test_steps_that_a_scaler_leaves_out_are_none():
     assert monitor.compute()["ireg/sgd"] == expected["ireg/sgd"]
 
 
+def test_a_closure_that_is_none_is_none():
+    """As accelerate's optimizer gives it by position: the gradients are there before the step."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    witness = Witness(optimizer, model)
+    witness.ask()
+    inputs, targets = batches(1)[0]
+    mse_loss(model(inputs), targets).backward()
+    for parameter in model.parameters():
+        parameter.grad *= 2  # after the backward pass, as the ranks' mean is taken
+    optimizer.step(None)
+    assert all(torch.equal(witness.record.gradient[name], value.grad) for name, value in model.named_parameters())
+
+
 def test_parameters_without_a_gradient_at_the_step_do_not_move():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

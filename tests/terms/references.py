@@ -128,6 +128,15 @@ class Case:
             float((places[-1] - places[0]) @ (places[-1] - places[0])),
         )
 
+    def spread(self, scale: Tensor | float = 1.0) -> float:
+        """The variance of one example's gradient: six of 24 in a minibatch."""
+        return 6 * 23 / 18 * float((scale * (self.g - self.mean) ** 2).sum(1).mean())
+
+    def balanced(self) -> float:
+        """The norm at which steps of η_e g_k and a decay by 1 − η_e λ balance, η_e = 2η."""
+        grown = (2 * LR) ** 2 * float(self.g.square().sum(1).mean())
+        return float((grown / (1 - (1 - 2 * LR * 0.2) ** 2)) ** 0.5)
+
     def probes(self, stream: str, matrix: Tensor) -> tuple[float, float]:
         """Mean and standard error of xᵀAx over the signs x that are drawn."""
         generator = named_generator(stream, named_generator("terms").initial_seed())
@@ -146,6 +155,10 @@ class Case:
     def weighted(self) -> Tensor:
         """½ ω_i H_ij ω_j."""
         return self.point[:, None] * self.h * self.point / 2
+
+
+def _angle(one: Tensor, other: Tensor) -> float:
+    return float(torch.acos(one @ other / (one.norm() * other.norm())))
 
 
 def _of(part: int) -> Callable[[Case, list[Tensor]], float]:
@@ -200,6 +213,15 @@ REFERENCES: dict[str, tuple[str, Callable[..., float]]] = {
         "forgetful",
         lambda case: float(case.exact() @ case.squares / (case.exact().norm() * case.squares.norm())),
     ),
+    "noise/trace": ("rmsprop", lambda case: case.spread()),
+    "noise/square": ("rmsprop", lambda case: float(case.mean.square().sum())),
+    "noise/scale": ("rmsprop", lambda case: case.spread() / float(case.mean.square().sum())),
+    "noise/scale_own": ("rmsprop", lambda case: case.spread(case.p) / float((case.p * case.mean.square()).sum())),
+    "noise/signal_to_noise": ("rmsprop", lambda case: 6 * float(case.mean.square().sum()) / case.spread()),
+    "noise/share": ("rmsprop", lambda case: float((case.g - case.mean).square().sum() / case.g.square().sum())),
+    "noise/update_ratio": ("rmsprop", lambda case: float((case.point - case.places[-2]).norm() / case.point.norm())),
+    "noise/angle": ("rmsprop", lambda case: _angle(case.places[-2], case.point)),
+    "noise/equilibrium": ("sgd", lambda case: case.balanced() / float(case.point.norm())),
     "norm/l2": ("rmsprop", lambda case: float(np.linalg.norm(case.places[-1].numpy()))),
     "norm/distance": ("rmsprop", lambda case: float(np.linalg.norm((case.places[-1] - case.places[0]).numpy()))),
     "norm/layers": ("rmsprop", lambda case: float(np.linalg.norm(case.module[2].weight.detach().numpy()))),
@@ -253,5 +275,6 @@ TOLERANCES = {
     "curvature/lambda_max": 5e-3,
     "curvature/preconditioned_sharpness": 5e-3,
     "curvature/edge_fraction": 5e-3,
+    "noise/angle": 1e-7,
 }
 """Relative, of eigenvalues: of second order in Lanczos' residual of 1 %. Others agree to 10⁻⁹."""

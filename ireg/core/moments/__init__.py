@@ -6,6 +6,7 @@ from ireg.core.moments.independent import IndependentMoments
 from ireg.core.moments.kinds import NotServedError, kind
 from ireg.core.moments.methods import METHODS
 from ireg.core.moments.sample import SMALLEST, STANDARD_ERROR, SampledGradients, standard_error
+from ireg.core.moments.streamed import Foreseen
 from ireg.core.moments.sums import GradientMoments, Observer
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "SMALLEST",
     "STANDARD_ERROR",
     "DrawnMoments",
+    "Foreseen",
     "GradientMoments",
     "IndependentMoments",
     "NotServedError",

@@ -4,18 +4,22 @@ import logging
 from collections.abc import Sequence
 from functools import cache
 
-import torch  # noqa: F401 — of the example
+import torch
 from torch import Tensor
 
 from ireg.core.complex_weights import LossByReals
 from ireg.core.functional import ModuleLoss, changes_gradients
 from ireg.core.moments import backward, hooks, linear, loop, vmap  # noqa: F401 — they register their methods
+from ireg.core.moments.kept import KEPT_MEMORY, KeptGradients, KeptSample
 from ireg.core.moments.kinds import NotServedError
+from ireg.core.moments.memory import bytes_of
 from ireg.core.moments.methods import METHODS
 from ireg.core.moments.needs import EVERYTHING, Need
-from ireg.core.moments.sample import SMALLEST, KeptGradients, SampledGradients
+from ireg.core.moments.sample import SMALLEST, SampledGradients
+from ireg.core.moments.streamed import Foreseen, StreamedSample, StreamedSums, sketches_of
 from ireg.core.moments.sums import GradientMoments, MomentSums, Observer
 from ireg.core.own_passes import OwnPasses
+from ireg.core.random import named_generator
 from ireg.core.types import Batch, LossFn, Params
 
 log = logging.getLogger(__name__)
@@ -92,11 +96,20 @@ def gradient_moments(
 
 
 def sampled_gradients(
-    loss: LossFn, params: Params, batches: Sequence[Batch], population: float, *, method: str = "auto"
+    loss: LossFn,
+    params: Params,
+    batches: Sequence[Batch],
+    population: float,
+    *,
+    method: str = "auto",
+    foreseen: Foreseen | None = None,
+    generator: torch.Generator | None = None,
 ) -> SampledGradients:
     """Compute the gradients of minibatches that are a sample of an epoch's.
 
-    All of them are kept: the memory is that of k networks.
+    Where all k gradients take no more than `KEPT_MEMORY`, they are kept. Else they are summed up as they come: memory
+    is then that of one network, and of one sketch a minibatch. Values stay exact, and standard errors are those of the
+    sketches, see `ireg.core.moments.streamed`.
 
     Args:
         loss: as for `gradient_moments`.
@@ -104,6 +117,8 @@ def sampled_gradients(
         batches: k minibatches, drawn at random and without replacement.
         population: the number m of the epoch's minibatches, more than k; infinite for independent draws.
         method: as for `gradient_moments`.
+        foreseen: the metrics that will be asked for; any other takes another pass where gradients are not kept.
+        generator: of the sketch's random signs, on the CPU; by default one with a fixed seed.
 
     Returns:
         The gradients, whose methods return estimates (1 + k,): of the whole sample, and without each minibatch.
@@ -123,9 +138,30 @@ def sampled_gradients(
         raise ValueError(
             f"a sample of {len(batches)} of {population} minibatches: must be at least {SMALLEST}, and fewer than all"
         )
-    kept = KeptGradients(params=params, needs=Need.SQUARE, size=len(batches))  # squares: so that each is formed
-    method = _fill(kept, loss, batches, method, None)
-    return SampledGradients(kept.rows, population, method)
+    if len(batches) * bytes_of(params) <= KEPT_MEMORY:
+        kept = KeptGradients(params=params, needs=Need.SQUARE, size=len(batches))  # squares: so that each is formed
+        method = _fill(kept, loss, batches, method, None)
+        return KeptSample(kept.rows, population, method)
+    foreseen = foreseen or Foreseen()
+    generator = named_generator("sketch") if generator is None else generator
+    sketches = sketches_of(params, len(batches), foreseen.parts, generator)
+
+    def stream(asked: Foreseen) -> tuple[StreamedSums, str]:
+        for in_double in (False, True):
+            sums = StreamedSums(
+                params=params,
+                needs=Need.MEAN | Need.SQUARE,
+                wide=in_double,
+                size=len(batches),
+                foreseen=asked,
+                sketches=sketches,
+            )
+            chosen = _fill(sums, loss, batches, method, None)
+            if not sums.has_left_range():
+                break
+        return sums, chosen
+
+    return StreamedSample(stream, foreseen, population)
 
 
 def _fill(sums: MomentSums, loss: LossFn, batches: Sequence[Batch], method: str, chunk_size: int | None) -> str:

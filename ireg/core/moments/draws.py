@@ -7,7 +7,7 @@ value may be negative.
 Source: docs/theory.md, section 10.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ireg.core.functional import gradient
 from ireg.core.moments.needs import Need
-from ireg.core.moments.sums import MomentSums
+from ireg.core.moments.sums import MomentSums, among
 from ireg.core.norms import inner, is_ordinary, norm, widened
 from ireg.core.params import dense, inner_product, sum_type, summable
 from ireg.core.types import Batch, LossFn, Params
@@ -39,17 +39,25 @@ class DrawnMoments:
     products: Params
     method: str = "loop"
 
+    def of(self, names: Collection[str]) -> "DrawnMoments":
+        """Return the same of some of the parameters."""
+        one, other = ({name: mean[name] for name in names} for mean in self.means)
+        return DrawnMoments(
+            means=(one, other), products={name: self.products[name] for name in names}, method=self.method
+        )
+
     def mean_square(self, scale: Params | None) -> Tensor:
         """Estimate (1/m) Σ ‖E g_k‖²_P, 0-d; None is the identity."""
         if scale is None:
             return torch.stack([value.sum() for value in self.products.values()]).sum()
+        scale = among(scale, self.products)
         if all(self.products[name].dtype == sum_type(value) for name, value in scale.items()):
             return inner_product(scale, self.products)
         return inner_product(widened(scale), widened(self.products))
 
     def mean_square_of_product(self, factor: Params) -> Tensor:
         """Estimate (1/m) Σ ‖f ⊙ E g_k‖², 0-d, in double precision."""
-        squares = {name: wide(value).square() for name, value in factor.items()}
+        squares = {name: wide(value).square() for name, value in among(factor, self.products).items()}
         return inner_product(squares, {name: wide(value) for name, value in self.products.items()})
 
     def square_of_mean(self, scale: Params | None, shift: Callable[[Params], Params] | None = None) -> Tensor:
@@ -63,7 +71,9 @@ class DrawnMoments:
         return inner(one if scale is None else {name: value * scale[name] for name, value in one.items()}, other)
 
 
-def drawn_moments(loss: LossFn, params: Params, batches: Sequence[Batch]) -> DrawnMoments:
+def drawn_moments(
+    loss: LossFn, params: Params, batches: Sequence[Batch], *, by_parameter: bool = False
+) -> DrawnMoments:
     """Compute each minibatch's gradient twice, each time with masks of its own.
 
     The loss draws the masks. Where products leave the range of the weights' type, they are drawn once more, and summed
@@ -73,6 +83,7 @@ def drawn_moments(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Dra
         loss: pure function of parameters and minibatch but for what it draws from torch's global random stream.
         params: where the gradients are taken.
         batches: the minibatches.
+        by_parameter: whether the range must hold the products of each parameter, not only of all together.
 
     Returns:
         The moments; each value may be negative, except where both draws are the same.
@@ -84,12 +95,13 @@ def drawn_moments(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Dra
         >>> moments.mean_square(None), moments.square_of_mean(None)  # (4 + 16)/2 and 3²
         (tensor(10.), tensor(9.))
     """
-    moments, left_range = _drawn(loss, params, batches, in_double=False)
-    return _drawn(loss, params, batches, in_double=True)[0] if left_range else moments
+    moments = _drawn(loss, params, batches, in_double=False)
+    apart = [moments.of([name]) for name in params] if by_parameter else []
+    left_range = any(_have_left_range(part) for part in [moments, *apart])
+    return _drawn(loss, params, batches, in_double=True) if left_range else moments
 
 
-def _drawn(loss: LossFn, params: Params, batches: Sequence[Batch], *, in_double: bool) -> tuple[DrawnMoments, bool]:
-    """Return the moments, and whether products have left the range of their type."""
+def _drawn(loss: LossFn, params: Params, batches: Sequence[Batch], *, in_double: bool) -> DrawnMoments:
     numbers = _widened if in_double else summable
     sums = [MomentSums(params=params, needs=Need.MEAN) for _ in range(2)]
     products = {name: torch.zeros_like(numbers(value)) for name, value in params.items()}
@@ -100,10 +112,9 @@ def _drawn(loss: LossFn, params: Params, batches: Sequence[Batch], *, in_double:
             sums[1].add_gradient(name, other[name])
             products[name].addcmul_(numbers(one[name]), numbers(other[name]))
     means = [{name: value / len(batches) for name, value in total.mean.items()} for total in sums]
-    moments = DrawnMoments(
+    return DrawnMoments(
         means=(means[0], means[1]), products={name: value / len(batches) for name, value in products.items()}
     )
-    return moments, _have_left_range(moments)
 
 
 def _have_left_range(moments: DrawnMoments) -> bool:

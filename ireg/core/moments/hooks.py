@@ -31,6 +31,8 @@ TENSOR = 2**19
 """Bytes of a tensor between two layers, on the mean, that are fastest on a CPU: more leaves its caches."""
 AT_LEAST = 8
 """Minibatches in one pass from which on hooks are faster than the loop on a CPU; measured, see docs/networks.md."""
+GRADIENT_MEMORY = 2**28
+"""Bytes of minibatch gradients that are formed at once on a CPU, at most."""
 MEMORY_ON_ACCELERATOR = 2**31
 """Bytes of a pass on an accelerator, which is busy only with many examples."""
 
@@ -124,7 +126,7 @@ def minibatches_at_once(loss: LossFn, params: Params, batch: Batch) -> int:
     """
     kept = kept_for_backward(loss, params, batch)
     if next(iter(params.values())).device.type == "cpu":
-        return int(TENSOR / max(1.0, kept.mean))
+        return min(int(TENSOR / max(1.0, kept.mean)), GRADIENT_MEMORY // max(1, bytes_of(params)))
     return MEMORY_ON_ACCELERATOR // max(1, kept.size + bytes_of(params))
 
 

@@ -9,7 +9,7 @@ both without bias, for equal chances and any norm. It is the limit m → ∞ of 
 sums of the window only: s² = k/(k − 1) · ((1/k) Σ ‖g_j‖²_P − ‖ḡ‖²_P). The estimate of ‖∇C‖² may be negative.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -36,6 +36,10 @@ class IndependentMoments:
     def method(self) -> str:
         """The name of the method that computed the gradients."""
         return self.window.method
+
+    def of(self, names: Collection[str]) -> "IndependentMoments":
+        """Return the same of some of the parameters."""
+        return IndependentMoments(window=self.window.of(names), size=self.size)
 
     def mean_square(self, scale: Params | None) -> Tensor:
         """Estimate E ‖g‖²_P, 0-d; None is the identity."""

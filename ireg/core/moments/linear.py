@@ -194,8 +194,8 @@ def _add_weight(
         # ‖Σ_i δ_i a_iᵀ‖² = Σ_ij (a_i·a_j) (δ_i·δ_j): the sum over both indices of two Gram matrices' product by entry.
         between_inputs = torch.bmm(inputs, inputs.mT)  # (c, examples, examples)
         between_sensitivities = torch.bmm(sensitivities, sensitivities.mT)
-        sums.note_lost(_floor(between_inputs) + _floor(between_sensitivities))
-        norms = between_inputs.mul_(between_sensitivities).flatten(1).sum(1)
+        sums.note_lost(_floor(between_inputs) + _floor(between_sensitivities), name)
+        norms = sums.note_part(name, between_inputs.mul_(between_sensitivities).flatten(1).sum(1))
     if Need.MEAN in sums.needs:
         sums.mean[name].addmm_(sensitivities.flatten(0, 1).mT, inputs.flatten(0, 1))
     return norms

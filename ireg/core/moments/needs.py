@@ -24,6 +24,10 @@ class Need(Flag):
     """ḡ = (1/m) Σ g_k."""
     SQUARE = auto()
     """(1/m) Σ g_k ⊙ g_k: every g_k must be formed."""
+    STEPS = auto()
+    """Beside it, ‖P g_k‖² of a sample's minibatches, P of the optimizer."""
+    BY_PARAMETER = auto()
+    """Beside ‖g_k‖² the part of each parameter, and no square lost of any; it takes the mean, too."""
 
 
 NOTHING = Need(0)
@@ -32,7 +36,9 @@ EVERYTHING = Need.SQ_NORMS | Need.MEAN | Need.SQUARE
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def needs(need: Need | Callable[[OptimizerState], Need], *, estimable: bool = False) -> Callable[[Function], Function]:
+def needs(
+    need: Need | Callable[[OptimizerState], Need], *, estimable: bool = False, additive: bool = True
+) -> Callable[[Function], Function]:
     """Mark a term with what it uses of the moments, so that no pass computes less or more.
 
     Args:
@@ -40,6 +46,7 @@ def needs(need: Need | Callable[[OptimizerState], Need], *, estimable: bool = Fa
             the term is not made for.
         estimable: whether the term can be estimated, from some of the minibatches or from draws of dropout's masks: it
             uses the gradients by `Snapshot.gradients` alone, and its result is linear in what their methods return.
+        additive: whether such a term of all weights is the sum of those of the layers; a ratio is not.
 
     Returns:
         A decorator, which returns the term itself. A term without it may use nothing of the moments.
@@ -61,6 +68,7 @@ def needs(need: Need | Callable[[OptimizerState], Need], *, estimable: bool = Fa
     def mark(function: Function) -> Function:
         function.needs = need if callable(need) else lambda view: need  # type: ignore[attr-defined]
         function.estimable = estimable  # type: ignore[attr-defined]
+        function.additive = additive  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -104,6 +112,16 @@ def needs_exact_moments(function: Callable[..., Any]) -> bool:
     """Say whether a term has no estimate."""
     inner = _inner(function)
     return hasattr(inner, "needs") and not inner.estimable
+
+
+def has_parts(function: Callable[..., Any]) -> bool:
+    """Say whether a term is also one of each layer: it uses the gradients by `Snapshot.gradients` alone."""
+    return bool(getattr(_inner(function), "estimable", False))
+
+
+def adds_up(function: Callable[..., Any]) -> bool:
+    """Say whether a term of all weights is the sum of those of parts of them."""
+    return has_parts(function) and bool(getattr(_inner(function), "additive", True))
 
 
 def _inner(function: Callable[..., Any]) -> Any:

@@ -1,6 +1,6 @@
 """Moments of the minibatch gradients, and the sums they are made of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -49,6 +49,28 @@ class GradientMoments:
     _mean: Params | None
     _square: Params | None
     _wide_square: Params | None = None
+    _sq_norms_by: Params | None = None
+
+    def of(self, names: Collection[str]) -> "GradientMoments":
+        """Return the moments of the gradients by some of the parameters.
+
+        Of ‖g_k‖² they have what was computed with `Need.BY_PARAMETER`.
+        """
+
+        def some(params: Params | None) -> Params | None:
+            return None if params is None else {name: params[name] for name in names}
+
+        by = some(self._sq_norms_by)
+        return GradientMoments(
+            needs=self.needs,
+            method=self.method,
+            losses=self.losses,
+            _sq_norms=None if by is None else torch.stack(list(by.values())).sum(0),
+            _mean=some(self._mean),
+            _square=some(self._square),
+            _wide_square=some(self._wide_square),
+            _sq_norms_by=by,
+        )
 
     @property
     def num_batches(self) -> int:
@@ -85,7 +107,10 @@ class GradientMoments:
 
         It needs `sq_norms` where P is the identity (None), and `square` else.
         """
-        return self.sq_norm_mean if scale is None else weighted_sum(scale, self.wide_square)
+        if scale is None:
+            return self.sq_norm_mean
+        squares = self.wide_square
+        return weighted_sum(among(scale, squares), squares)
 
     def mean_square_of_product(self, factor: Params) -> Tensor:
         """Compute (1/m) Σ ‖f ⊙ g_k‖², 0-d; it needs `square`.
@@ -93,6 +118,7 @@ class GradientMoments:
         It is the squared norm of f ⊙ √((1/m) Σ g_k ⊙ g_k), which single precision's range does not bound.
         """
         squares = self.wide_square
+        factor = among(factor, squares)
         if squares is self._square:
             return wide_squared_norm({name: value * squares[name].sqrt() for name, value in factor.items()})
         return square({name: wide(value) * squares[name].sqrt() for name, value in factor.items()})
@@ -107,7 +133,7 @@ class GradientMoments:
         mean = self.mean if shift is None else shift(self.mean)
         if scale is None:
             return square(mean)
-        return weighted_square(scale, mean)
+        return weighted_square(among(scale, mean), mean)
 
 
 Value = TypeVar("Value")
@@ -145,6 +171,8 @@ class MomentSums:
     num_batches: int = 0
     _floors: list[Tensor] = field(default_factory=list)
     _lost: Tensor | None = None
+    _by_parameter: dict[str, list[Tensor]] = field(default_factory=dict)
+    _lost_by: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.mean = self._zeros() if Need.MEAN in self.needs else {}
@@ -172,13 +200,16 @@ class MomentSums:
             self._floors.append(torch.zeros_like(sq_norms) if self._lost is None else self._lost)
         self._lost = None
 
-    def note_lost(self, floor: Tensor) -> None:
+    def note_lost(self, floor: Tensor, name: str) -> None:
         """Note what rounding may have taken from ‖g_k‖² of the next c minibatches.
 
         Args:
             floor: (c,), the value below which that shows, beside the one for gradients that are added.
+            name: of the parameter whose part of ‖g_k‖² it is.
         """
         self._lost = floor if self._lost is None else self._lost + floor
+        if Need.BY_PARAMETER in self.needs:
+            self._lost_by[name] = floor.sum() + self._lost_by.get(name, 0.0)
 
     def has_left_range(self) -> bool:
         """Say whether a sum is not finite, or so small that squares may have been lost.
@@ -197,9 +228,31 @@ class MomentSums:
         if self.sq_norms:
             norms, lost = torch.cat(self.sq_norms), torch.cat(self._floors)
             left += [~norms.sum().isfinite(), (norms < lost + floor(norms.dtype, count)).any()]
+        left += self._lost_parts()
         if not left or not bool(torch.stack(left).any()):
             return False
         return not any(bool(dense(value).isnan().any()) for value in self.params.values())
+
+    def _lost_parts(self) -> list[Tensor]:
+        """Say of each parameter whether its squares may have been lost.
+
+        A parameter whose mean gradient is 0 in all entries has lost nothing: the loss does not depend on it.
+
+        Returns:
+            0-d tensors; none where `Need.BY_PARAMETER` is not asked for.
+        """
+        if Need.BY_PARAMETER not in self.needs:
+            return []
+        lost = []
+        for name, mean in self.mean.items():
+            least = floor(mean.dtype, mean.numel())
+            moves = mean.any()
+            if self.square:
+                lost.append(moves & (self.square[name].sum() < least))
+            if name in self._by_parameter:
+                norms = torch.cat(self._by_parameter[name])
+                lost.append(moves & (norms.sum() < least * len(norms) + self._lost_by.get(name, 0.0)))
+        return lost
 
     def add_gradient(self, name: str, gradient: Tensor) -> Tensor | None:
         """Add one parameter's gradient, and return its part of ‖g_k‖².
@@ -217,7 +270,7 @@ class MomentSums:
         if Need.SQ_NORMS not in self.needs:
             return None
         flat = gradient.flatten()
-        return torch.dot(flat, flat)
+        return self.note_part(name, torch.dot(flat, flat))
 
     def add_gradients(self, name: str, gradients: Tensor) -> Tensor | None:
         """Add one parameter's gradients of c minibatches, and return their part of ‖g_k‖².
@@ -235,7 +288,15 @@ class MomentSums:
         squares = gradients.square() if self.needs & (Need.SQUARE | Need.SQ_NORMS) else None
         if squares is not None and Need.SQUARE in self.needs:
             self.square[name].add_(squares.sum(0))
-        return flat(squares).sum(1) if squares is not None and Need.SQ_NORMS in self.needs else None
+        if squares is None or Need.SQ_NORMS not in self.needs:
+            return None
+        return self.note_part(name, flat(squares).sum(1))
+
+    def note_part(self, name: str, part: Tensor) -> Tensor:
+        """Note one parameter's part of the next ‖g_k‖², 0-d or (c,), where it is needed; return it."""
+        if Need.BY_PARAMETER in self.needs:
+            self._by_parameter.setdefault(name, []).append(part.reshape(-1))
+        return part
 
     def moments(self, method: str) -> GradientMoments:
         """Divide the sums by the number of minibatches, in place, and return them as moments."""
@@ -252,6 +313,7 @@ class MomentSums:
             _mean=mean if Need.MEAN in self.needs else None,
             _square=square if Need.SQUARE in self.needs else None,
             _wide_square=self.square if self.wide and Need.SQUARE in self.needs else None,
+            _sq_norms_by={name: torch.cat(parts) for name, parts in self._by_parameter.items()} or None,
         )
 
     def _numbers(self, value: Tensor) -> Tensor:
@@ -264,6 +326,11 @@ class MomentSums:
     def _narrowed(self, name: str, total: Tensor) -> Tensor:
         """Return a sum in the type and on the device of a parameter's sums."""
         return brought(total, summable(self.params[name])) if self.wide else total
+
+
+def among(scale: Params, vector: Params) -> Params:
+    """Return what a diagonal has for the names of a vector, which may be some of its own."""
+    return scale if len(scale) == len(vector) else {name: scale[name] for name in vector}
 
 
 def _total(sums: Params) -> Tensor:

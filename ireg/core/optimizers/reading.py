@@ -80,7 +80,7 @@ def view(
     fields["lr"] = cls.rate(group, taken)
     known = cls.read(group, taken)
     held = vars(known.held(group, state, {name: whole(parameter.detach()) for name, parameter in moving.items()}))
-    return OptimizerState(rule=known, decoupled=cls.decouples(group), **fields, **held)
+    return OptimizerState(rule=known, decoupled=cls.decouples(group), steps=taken, **fields, **held)
 
 
 def acting(optimizer: Optimizer) -> Optimizer:

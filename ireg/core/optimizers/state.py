@@ -1,7 +1,7 @@
 """What an optimizer holds, whatever its update rule is."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class OptimizerState:
         shares: the rate of each parameter over `lr`, by name, in its shape; None where groups do not differ.
         decays: λ by name; None where groups do not differ.
         rates: η_1 … η_m of the epoch's steps where they differ, of the group with the largest.
+        steps: how often each parameter has been stepped, by name, where torch counts it; empty without a rule.
 
     Example:
         >>> from ireg.core.optimizers.sgd import SGDRule
@@ -54,6 +55,7 @@ class OptimizerState:
     shares: Params | None = None
     decays: Mapping[str, float] | None = None
     rates: tuple[float, ...] | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_rule(self) -> bool:
@@ -206,6 +208,38 @@ class OptimizerState:
 
         return computed(squares, scale)
 
+    def last_step(self, names: Collection[str], scale: Params | None) -> Params | None:
+        """Return what the last step took off some parameters, r P b, without decoupled weight decay.
+
+        Args:
+            names: of the parameters.
+            scale: P.
+
+        Returns:
+            By name; None where torch's state does not hold it: without a buffer, for Nesterov's steps and NAdam's, and
+            before the first step.
+
+        Raises:
+            ValueError: the buffer never fades.
+        """
+        buffers = self.first_moment
+        if self.rule is None or buffers is None or not any(bool(buffers[name].any()) for name in names):
+            return None
+        _ = self.memory  # refuses what does not fade
+        lr = self.rates[-1] if self.rates else self.lr
+        rates = {name: self.rule.buffer_rate(lr, self.steps.get(name, 0)) for name in names}
+        buffer = self.buffer
+        by = self.shares if buffer is not None and buffer.divided else scale
+        step: Params = {}
+        for name, rate in rates.items():
+            if not bool(buffers[name].any()):  # it has not moved, or has no entries
+                step[name] = torch.zeros_like(buffers[name])
+                continue
+            if rate is None:
+                return None
+            step[name] = buffers[name] * rate if by is None else buffers[name] * by[name] * rate
+        return step
+
     @property
     def loss_decay(self) -> float:
         """λ where weight decay is part of the loss, C + (λ/2) ‖ω‖², and 0 elsewhere."""
@@ -229,7 +263,7 @@ class OptimizerState:
         The result is the gradient of C + (λ/2) ‖ω‖², or, where weight decay is decoupled, of C + (λ/2) ωᵀP⁻¹ω.
 
         Args:
-            gradient: ∇C.
+            gradient: ∇C, of all parameters or of some.
             params: ω.
             scale: P; None for the identity.
         """
@@ -238,10 +272,10 @@ class OptimizerState:
             # P multiplies the result, and the step takes off ηλω: so λω is divided by P here. P and the decay both
             # include a group's share of the rate, which is put back. A share of 0 leaves nothing of either.
             params = {
-                name: value / scale[name]
+                name: params[name] / scale[name]
                 if shares is None
-                else torch.where(scale[name] > 0, value * shares[name] / scale[name], 0.0)
-                for name, value in params.items()
+                else torch.where(scale[name] > 0, params[name] * shares[name] / scale[name], 0.0)
+                for name in gradient
             }
         if self.decays is None:
             return add_scaled(gradient, params, self.weight_decay)

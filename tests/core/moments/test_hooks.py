@@ -288,3 +288,13 @@ def test_half_precision_is_summed_in_single():
     expected = gradient_moments(loss, params, batches, method="loop")
     assert_close(actual.sq_norms, expected.sq_norms, rtol=0.05, atol=0)
     assert hooks.SAME[torch.float32] == 1e-3
+
+
+def test_gradients_formed_at_once_are_bounded(monkeypatch):
+    """Small examples of a large network: without the bound the memory would be that of many networks."""
+    module = nn.Linear(2, 100)
+    loss, params = functional_loss(module, cross_entropy), detached_parameters(module)
+    batch = (torch.zeros(2, 2), torch.zeros(2, dtype=torch.long))
+    assert hooks.minibatches_at_once(loss, params, batch) > 100
+    monkeypatch.setattr(hooks, "GRADIENT_MEMORY", 7 * 2 * 300)
+    assert hooks.minibatches_at_once(loss, params, batch) == 3

@@ -9,7 +9,7 @@ from torch import nn
 
 from ireg.core import norms
 from ireg.core.functional import detached_parameters, functional_loss
-from ireg.core.moments import gradient_moments, sampled_gradients
+from ireg.core.moments import compute, gradient_moments, sampled_gradients
 from ireg.core.moments.draws import drawn_moments
 from ireg.core.moments.needs import EVERYTHING, Need
 from ireg.core.moments.sums import MomentSums
@@ -178,8 +178,10 @@ def test_weights_that_are_nan_take_no_second_pass():
     assert not sums.has_left_range()
 
 
+@pytest.mark.parametrize("memory", [0, 2**20], ids=["streamed", "kept"])
 @pytest.mark.parametrize("loss", [1e-30, 1e-20, 1.0, 1e20, 1e30])
-def test_estimates_from_a_sample(loss):
+def test_estimates_from_a_sample(loss, memory, monkeypatch):
+    monkeypatch.setattr(compute, "KEPT_MEMORY", memory)
     module, batches, criterion = problem(loss=loss)
     params = detached_parameters(module)
     gradients = expected_of(module, batches, criterion)

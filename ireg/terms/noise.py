@@ -1,0 +1,283 @@
+"""Noise scales of the minibatches, and what each step does to the weights.
+
+With Σ the covariance of the gradient of one example, over the N examples of an epoch, and B examples in a minibatch:
+
+    tr Σ = B Var (N − 1)/(N − B),    Var = (1/m) Σ_k ‖g_k − ḡ‖²,    B_simple = tr Σ/‖∇C‖²,
+
+an identity on the mean over all partitions into minibatches. B_simple is the number of examples at which noise equals
+signal. For minibatches of different sizes B_k, each with the weight 1/m, and a = (1/m) Σ_k N/B_k:
+
+    tr Σ = Var (N − 1) m/(a (m − 1)),    ‖∇C‖² = ‖ḡ‖² − Var (a − m)/(a (m − 1)).
+
+Independent minibatches: tr Σ = s²/((1/m) Σ_k 1/B_k), and ‖∇C‖² is estimated without the noise of the draw. From k of m
+minibatches both are estimated without bias. A ratio of two such estimates is not without bias; it is left out where the
+estimate in its denominator is not positive. Its standard error is that of the ratio to first order.
+
+An example is what the first dimension of a minibatch's first tensor counts, of a language model's (sequences, tokens) a
+sequence. All is of the bare loss and at fixed weights. Noise of dropout's masks counts for nothing.
+
+Sources: McCandlish et al. 2018, arXiv:1812.06162, for the scale; Kosson et al. 2023, arXiv:2305.17212, for the
+equilibrium; docs/theory.md, section 17.
+"""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ireg.core.moments.needs import NOTHING, Need, needs
+from ireg.core.norms import norm
+from ireg.core.optimizers import OptimizerState
+from ireg.core.snapshot import Snapshot
+from ireg.core.types import Params
+from ireg.core.wide import wide
+from ireg.terms import implicit
+
+_PLAIN = Need.SQ_NORMS | Need.MEAN
+
+
+def _constants(snapshot: Snapshot) -> tuple[float, float] | None:
+    """Return c and d of tr Σ = c Var and ‖∇C‖² = ‖ḡ‖² − d Var.
+
+    None where nothing varies, or no size is known.
+    """
+    sizes, count = snapshot.examples, snapshot.num_batches
+    if sizes is None or count < 2 or 0 in sizes:
+        return None
+    inverse = sum(1 / size for size in sizes) / len(sizes)
+    if snapshot.independent:
+        return 1 / inverse, 0.0
+    examples = sum(sizes) / len(sizes) * count
+    parts = examples * inverse
+    return (examples - 1) * count / (parts * (count - 1)), (parts - count) / (parts * (count - 1))
+
+
+def _parts(snapshot: Snapshot, scale: Params | None) -> tuple[Tensor, Tensor] | None:
+    """Return tr PΣ of one example and ‖∇C‖²_P; None where they do not exist."""
+    constants = _constants(snapshot)
+    if constants is None:
+        return None
+    of_trace, of_square = constants
+    square = snapshot.gradients.square_of_mean(scale)
+    variance = snapshot.gradients.mean_square(scale) - square
+    return of_trace * variance, square - of_square * variance if of_square else square
+
+
+def _ratio(upper: Tensor, lower: Tensor) -> Tensor | None:
+    """Divide two estimates; None where the lower one is not positive.
+
+    Jackknife values are those of the ratio's first order in both, whose denominator is never 0.
+    """
+    whole, below = (value if value.ndim == 0 else value[0] for value in (upper, lower))
+    if float(below) <= 0:
+        return None
+    quotient = whole / below
+    return quotient if upper.ndim == 0 else quotient + ((upper - whole) - quotient * (lower - below)) / below
+
+
+def _root(squares: Tensor) -> Tensor:
+    """Take the root of an estimate; jackknife values are those of its first order."""
+    if squares.ndim == 0:
+        return squares.sqrt()
+    root = squares[0].sqrt()
+    return root + (squares - squares[0]) / (2 * root) if float(root) else squares * 0
+
+
+def _scaled(optimizer: OptimizerState) -> Need:
+    if optimizer.second_moment is None:
+        return _PLAIN if optimizer.shares is None else Need.SQUARE | Need.MEAN
+    return NOTHING if optimizer.corrected_second_moment is None else Need.SQUARE | Need.MEAN
+
+
+@needs(_PLAIN, estimable=True)
+def trace(snapshot: Snapshot) -> Tensor | None:
+    """Compute tr Σ, the variance of the gradient of one example.
+
+    Means over rows have no bias, and so has their ratio to those of `square` little.
+
+    Returns:
+        0-d; None for a single minibatch, or where a minibatch does not say how many examples it has.
+    """
+    parts = _parts(snapshot, None)
+    return None if parts is None else parts[0]
+
+
+@needs(_PLAIN, estimable=True)
+def square(snapshot: Snapshot) -> Tensor | None:
+    """Compute ‖∇C‖², freed of the minibatches' noise; as an estimate it may be negative.
+
+    Returns:
+        0-d; None as for `trace`.
+    """
+    parts = _parts(snapshot, None)
+    return None if parts is None else parts[1]
+
+
+@needs(_PLAIN, estimable=True, additive=False)
+def scale(snapshot: Snapshot) -> Tensor | None:
+    """Compute the gradient noise scale B_simple = tr Σ/‖∇C‖², in examples.
+
+    Returns:
+        0-d; None as for `trace`, and where the estimate of ‖∇C‖² is not positive.
+
+    Source: McCandlish et al. 2018, arXiv:1812.06162, equation 2.9.
+    """
+    parts = _parts(snapshot, None)
+    return None if parts is None else _ratio(*parts)
+
+
+@needs(_scaled, estimable=True, additive=False)
+def scale_own(snapshot: Snapshot) -> Tensor | None:
+    """Compute the noise scale in the metric of the run's own optimizer, tr PΣ/‖∇C‖²_P, in examples.
+
+    For SGD it is `scale`; there is none of optimizers of the sign or of the spectral norm.
+
+    Returns:
+        0-d; None as for `scale`, without a rule, and before the first step of an optimizer that divides.
+    """
+    optimizer, own = snapshot.optimizer, snapshot.preconditioner
+    if not optimizer.has_rule or (own is None and optimizer.second_moment is not None):
+        return None
+    parts = _parts(snapshot, own)
+    return None if parts is None else _ratio(*parts)
+
+
+@needs(_PLAIN, estimable=True, additive=False)
+def signal_to_noise(snapshot: Snapshot) -> Tensor | None:
+    """Compute ‖∇C‖² over the variance of a minibatch's gradient, B/B_simple.
+
+    The variance is tr Σ (1/m) Σ_k 1/B_k, that of independent examples.
+
+    Returns:
+        0-d; None as for `trace`, and where minibatches do not vary.
+    """
+    parts, sizes = _parts(snapshot, None), snapshot.examples
+    if parts is None or sizes is None:
+        return None
+    return _ratio(parts[1], parts[0] * (sum(1 / size for size in sizes) / len(sizes)))
+
+
+@needs(lambda optimizer: implicit.minibatch_variance.needs(optimizer), estimable=True, additive=False)  # type: ignore[attr-defined]
+def share(snapshot: Snapshot) -> Tensor | None:
+    """Compute the share of `ireg/sgd` that minibatches add, `ireg/minibatch_variance` over `ireg/sgd`.
+
+    Returns:
+        0-d; None without a gradient.
+    """
+    return _ratio(implicit.minibatch_variance(snapshot), implicit.sgd(snapshot))
+
+
+def _of_steps(optimizer: OptimizerState) -> Need:
+    """Return what the mean square of the steps needs, where torch's state holds no step."""
+    if optimizer.second_moment is not None and optimizer.corrected_second_moment is None:
+        return NOTHING
+    if optimizer.second_moment is None and optimizer.shares is None:
+        return Need.SQ_NORMS
+    return Need.SQUARE | Need.STEPS
+
+
+def _of_last_step(optimizer: OptimizerState) -> Need:
+    return NOTHING if not optimizer.has_rule or optimizer.first_moment is not None else _of_steps(optimizer)
+
+
+def _mean_square_step(snapshot: Snapshot) -> Tensor:
+    """Return (1/m) Σ_k ‖P g_k‖²."""
+    own, gradients = snapshot.preconditioner, snapshot.descended
+    return gradients.mean_square(None) if own is None else gradients.mean_square_of_product(own)
+
+
+def _unknown(snapshot: Snapshot) -> bool:
+    """Say whether the optimizer's steps are not known."""
+    optimizer = snapshot.optimizer
+    return not optimizer.has_rule or (optimizer.second_moment is not None and snapshot.preconditioner is None)
+
+
+@needs(_of_last_step, estimable=True, additive=False)
+def update_ratio(snapshot: Snapshot) -> Tensor | None:
+    """Compute the length of a step over that of the weights, ‖ΔW‖/‖W‖.
+
+    The step is the last one, as torch's state holds it, without decoupled weight decay. For optimizers without a buffer
+    it is the root mean square of the minibatches' steps from here, η √((1/m) Σ_k ‖P g_k‖²), without any decay.
+
+    Returns:
+        0-d; None without a rule, for Nesterov's steps and NAdam's, before the first step, and where all weights are 0.
+    """
+    length = norm(snapshot.moving)
+    if _unknown(snapshot) or not float(length):
+        return None
+    optimizer = snapshot.optimizer
+    if optimizer.first_moment is not None:
+        step = optimizer.last_step(snapshot.moving, snapshot.preconditioner)
+        return None if step is None else wide(norm(step)) / wide(length)
+    if snapshot.shared is not None:  # as much a part of each step
+        return None
+    return _root(_mean_square_step(snapshot)) * (optimizer.lr / float(length))
+
+
+@needs(NOTHING, estimable=True, additive=False)
+def angle(snapshot: Snapshot) -> Tensor | None:
+    """Compute the angle by which the last step has turned the weights, in radians.
+
+    It is that between W and W + ΔW, with ΔW what the last step took off. Decoupled weight decay changes no direction.
+
+    Returns:
+        0-d; None where torch's state does not hold the step: without a rule or a buffer, for Nesterov's steps and
+        NAdam's, before the first step; and where all weights are 0.
+    """
+    if _unknown(snapshot):
+        return None
+    step, weights = snapshot.optimizer.last_step(snapshot.moving, snapshot.preconditioner), snapshot.moving
+    length = float(norm(weights))
+    if step is None or not length:
+        return None
+    along = sum(float(wide(value).flatten() @ wide(weights[name]).flatten()) for name, value in step.items()) / length
+    # Of what is across: a difference of squares would lose the digits of a step along the weights.
+    across = {name: wide(value) - wide(weights[name]) * (along / length) for name, value in step.items()}
+    return torch.tensor(math.atan2(float(norm(across)), length + along), dtype=torch.float64)
+
+
+@needs(_of_steps, estimable=True, additive=False)
+def equilibrium(snapshot: Snapshot) -> Tensor | None:
+    """Compute the norm at which weight decay balances the steps, over the present norm.
+
+    Steps that are independent, and whose mean is across the weights, make ‖W‖² grow by η_e² ‖P g_k‖² each.
+    Decay multiplies W by 1 − w each. They balance at
+
+        ‖W‖² = η_e² (1/m) Σ_k ‖P g_k‖²/(1 − (1 − w)²).
+
+    So it is for scale-invariant layers, or where noise dominates; a memory must be short beside the epoch. w = ηλ with
+    decoupled weight decay, and η_e λ with L2 decay of optimizers that do not divide.
+
+    Returns:
+        0-d; None without weight decay, where parameters differ in w, for L2 decay of optimizers that divide, without a
+        rule, before the first step, with an explicit penalty that minibatches share, and where all weights are 0.
+
+    Source: Kosson et al. 2023, arXiv:2305.17212; docs/theory.md, section 17.
+    """
+    decay = None if _unknown(snapshot) or snapshot.shared is not None else _decay(snapshot)
+    length = norm(snapshot.moving)
+    if decay is None or not float(length):
+        return None
+    balanced = snapshot.memory.effective_rate / math.sqrt(decay * (2 - decay))
+    return _root(_mean_square_step(snapshot)) * (balanced / float(length))
+
+
+def _decay(snapshot: Snapshot) -> float | None:
+    """Return w, by which a step shrinks the weights.
+
+    None where it is 0, not below 1, or not the same for all.
+    """
+    optimizer = snapshot.optimizer
+    if optimizer.loss_decay and optimizer.second_moment is not None:
+        return None
+    rate = optimizer.lr if optimizer.decoupled else snapshot.memory.effective_rate
+    decay = partial(_rate_of_decay, optimizer, rate)
+    found = {decay(name) for name in snapshot.moving}
+    return found.pop() if len(found) == 1 and 0 < max(found) < 1 else None
+
+
+def _rate_of_decay(optimizer: OptimizerState, rate: float, name: str) -> float:
+    strength = optimizer.weight_decay if optimizer.decays is None else optimizer.decays[name]
+    share = 1.0 if optimizer.shares is None else float(optimizer.shares[name].flatten()[0])
+    return rate * share * strength
