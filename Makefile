@@ -125,6 +125,7 @@ test-planted: install ## Plant errors in the constants, one at a time: the certi
 bench: install ## Measure epochs, terms and curvature; writes tables on four pages of docs (about 50 minutes)
 	$(RUN) -m benchmarks.methods
 	$(RUN) -m benchmarks.costs
+	$(RUN) -m benchmarks.sets
 	$(RUN) -m benchmarks.penalties
 	$(RUN) -m benchmarks.guard
 	$(RUN) -m benchmarks.steps

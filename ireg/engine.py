@@ -220,7 +220,9 @@ class Hessian:
         with self._opened.measuring():
             return self._mean({name: direction[name].detach().clone() for name in self.params})
 
-    def _top(self, generator: torch.Generator, start: Params | None, tolerance: float, products: int) -> Eigenpair:
+    def _top(
+        self, generator: torch.Generator, start: Params | None, tolerance: float, products: int | None
+    ) -> Eigenpair:
         before = None if start is None else torch.cat([start[name].detach().flatten() for name in self.params])
         with self._opened.measuring():
             return steepest(self._mean, generator, before=before, tolerance=tolerance, products=products)
@@ -237,17 +239,21 @@ class TopEigenvalue:
         eigenvector: v, by parameter name, of norm 1 over all parameters; the start where `eigenvalue` is nan.
         residual: ‖Hv − θv‖, in the unit of θ; nan where that is.
         products: products with H that were computed.
+        settled: whether the residual is within the tolerance, or is rounding alone.
 
     Example:
-        >>> top = TopEigenvalue(eigenvalue=2.0, eigenvector={"w": torch.ones(1)}, residual=1e-3, products=10)
-        >>> top.residual <= 0.01 * top.eigenvalue  # settled
-        True
+        >>> top = TopEigenvalue(
+        ...     eigenvalue=2.0, eigenvector={"w": torch.ones(1)}, residual=0.1, products=60, settled=False
+        ... )
+        >>> top.eigenvalue, top.residual
+        (2.0, 0.1)
     """
 
     eigenvalue: float
     eigenvector: Params
     residual: float
     products: int
+    settled: bool
 
 
 def top_eigenvalue(
@@ -259,14 +265,15 @@ def top_eigenvalue(
     optimizer: Optimizer | None = None,
     mode: str = "as_trained",
     tolerance: float = TOLERANCE,
-    max_products: int = PRODUCTS,
+    max_products: int | None = None,
     start: Params | None = None,
     generator: torch.Generator | None = None,
 ) -> TopEigenvalue:
     """Find the largest eigenvalue of the Hessian of C, the sharpness, by Lanczos' method.
 
     λ_max = max vᵀHv over ‖v‖ = 1, with H as of `ireg.Hessian`. All Lanczos vectors are kept, and made orthogonal: the
-    memory is that of `max_products` networks at most.
+    memory is that of `max_products` networks at most. Above 16 MiB of weights conjugate gradients find it, which keep
+    four vectors and may take more products.
 
     Args:
         model: any module; it stays in its present mode.
@@ -277,13 +284,13 @@ def top_eigenvalue(
         mode: `as_trained` or `eval`, as for `ireg.gradient_moments`.
         tolerance: the residual at which it ends, as a share of the eigenvalue that is largest in absolute value. Where
             a gap follows, the error of the result is of second order in that.
-        max_products: products with H at most.
+        max_products: products with H at most; by default 60, and 240 above 16 MiB of weights.
         start: the eigenvector of an earlier result, which saves products.
         generator: of the random first vector, on the CPU; by default one with a fixed seed.
 
     Returns:
         The eigenvalue, its eigenvector by name, the residual, and the number of products. Where that number is
-        `max_products`, the residual may be above the tolerance.
+        `max_products`, the residual may be above the tolerance, and `settled` says so.
 
     Raises:
         ValueError: as `ireg.Hessian`; a tolerance that is negative or not below 1; fewer than one product; a start with
@@ -300,7 +307,7 @@ def top_eigenvalue(
     """
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance={tolerance}: must be a share from 0 to below 1; 0.01 is usual")
-    if max_products < 1:
+    if max_products is not None and max_products < 1:
         raise ValueError(f"max_products={max_products}: must be at least 1; {PRODUCTS} are usual")
     hessian = Hessian(model, batches, criterion=criterion, loss=loss, optimizer=optimizer, mode=mode)
     if start is not None:
@@ -312,6 +319,7 @@ def top_eigenvalue(
         eigenvector=by_name(pair.vector, hessian.params),
         residual=pair.residual,
         products=pair.products,
+        settled=pair.settled,
     )
 
 

@@ -11,10 +11,12 @@ from ireg.check import NOISE
 from ireg.core.complex_weights import loss_by_reals
 from ireg.core.drawing import EPOCH
 from ireg.core.functional import detached_parameters
+from ireg.core.large import is_large
 from ireg.core.moments import STANDARD_ERROR, Observer, standard_error
 from ireg.core.moments.needs import Need, has_parts, needs_path, union_of_needs
 from ireg.core.moving import moving_parameters
 from ireg.core.optimizers import OptimizerState, acting, view
+from ireg.core.own_passes import OwnPasses
 from ireg.core.parts import parts_of, tag_of_part
 from ireg.core.random import named_generator
 from ireg.core.reservoir import sampled
@@ -238,8 +240,11 @@ def take_snapshot(
     """
     moving = moving_parameters(optimizer, dict(module.named_parameters()), loss, epoch.batches, epoch.stepped)
     seen = view(optimizer, moving, epoch.rates, epoch.settings)
-    # Copies: a forward pass may write to the weights that it is given.
-    params = {name: value.clone() for name, value in detached_parameters(module).items()}
+    params = detached_parameters(module)
+    # Copies: a forward pass may write to the weights that it is given. A large model is copied where it was seen to.
+    # The model's own passes replace its weights, and a loss that is not known to leave them may write to them.
+    if not is_large(params) or isinstance(loss, OwnPasses) or getattr(loss, "fresh", True):
+        params = {name: value.clone() for name, value in params.items()}
     by_reals = loss_by_reals(loss, {name: params[name] for name in seen.moving})
     parts = parts_of(options.by, seen.moving, acting(optimizer), dict(module.named_parameters()))
     needed = _needs_of(options, seen, optimizer)

@@ -80,11 +80,12 @@ class DifferencedHessian:
         unit = max(torch.finfo(value.dtype).eps for value in self.params.values())
         return (unit / 2) ** (1 / 3) * (1 + largest)
 
-    def __call__(self, direction: Params) -> Params:
+    def __call__(self, direction: Params, total: Params | None = None) -> Params:
         """Compute H v, by name.
 
         Args:
             direction: v, by name.
+            total: zeros by name, to which the product is added; by default new ones.
         """
         self.products += 1
         product = self._differences(direction, self.step)
@@ -98,7 +99,11 @@ class DifferencedHessian:
                     UserWarning,
                     stacklevel=2,
                 )
-        return product
+        if total is None:
+            return product
+        for name, value in product.items():
+            total[name] += value
+        return total
 
     def along(self, direction: Params) -> Tensor:
         """Compute vᵀ H v, 0-d.

@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ireg.core.batches import stacks
 from ireg.core.functional import ModuleLoss, couples_examples, twice_differentiable
+from ireg.core.large import is_large
 from ireg.core.norms import is_ordinary, largest_power, widened
 from ireg.core.params import inner_product
 from ireg.core.stack_pass import StackPass, stack_of
@@ -28,16 +31,24 @@ EXAMPLES_AT_ONCE = 512
 """Examples in one pass: measured on a CPU, where more are not faster."""
 
 
-def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float, Batch]], direction: Params) -> Params:
+def hessian_product(
+    loss: LossFn,
+    params: Params,
+    batches: Iterable[tuple[float, Batch]],
+    direction: Params,
+    total: Params | None = None,
+) -> Params:
     """Compute a weighted sum of Hessian products, Σ_k w_k ∇²Ĉ_k v.
 
-    A parameter that the loss does not use, or that enters linearly, has products 0.
+    A parameter that the loss does not use, or that enters linearly, has products 0. Beside the sum, the memory is that
+    of one minibatch's activations and of one gradient.
 
     Args:
         loss: pure function `(params, batch) -> 0-d mean loss`.
         params: where; neither they nor any `.grad` are changed.
         batches: the weight w_k of each minibatch, and the minibatch.
         direction: v, by name.
+        total: zeros by name, to which the sum is added; by default new ones.
 
     Returns:
         The sum by name, in the shapes and types of the parameters.
@@ -52,16 +63,56 @@ def hessian_product(loss: LossFn, params: Params, batches: Iterable[tuple[float,
         {'w': tensor([3., 6.])}
     """
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-    total = {name: torch.zeros_like(value) for name, value in params.items()}
+    total = _zeros(params) if total is None else total
     for weight, batch in batches:
         with torch.enable_grad(), twice_differentiable():
-            along = _derivative_along(loss, leaves, batch, direction)
-            if not along.requires_grad:  # every gradient is constant
+            gradients = edges_of_gradients(loss(leaves, batch), leaves)
+            if not gradients:  # every gradient is constant
                 continue
-            products = torch.autograd.grad(along, list(leaves.values()), allow_unused=True, materialize_grads=True)
+            products = torch.autograd.grad(
+                list(gradients.values()),
+                list(leaves.values()),
+                [direction[name] for name in gradients],
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            del gradients
         for name, product in zip(leaves, products, strict=True):
             total[name] += weight * product
+        del products
     return total
+
+
+def edges_of_gradients(value: Tensor, leaves: Params) -> dict[str, GradientEdge]:
+    """Return where a loss's gradients are in its graph, by name, without those that are constant.
+
+    To differentiate them once more takes the graph alone: their numbers, as much memory as the weights, are not kept.
+
+    Args:
+        value: the loss, 0-d.
+        leaves: the weights, by name.
+    """
+    if not value.requires_grad:  # nothing enters it
+        return {}
+    gradients = torch.autograd.grad(
+        value, list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return edges_of(leaves, gradients)
+
+
+def edges_of(leaves: Params, gradients: Sequence[Tensor]) -> dict[str, GradientEdge]:
+    """Return where gradients are in their graph, by name, without those that are constant.
+
+    Args:
+        leaves: the weights, by name.
+        gradients: by them, in their order.
+    """
+    return {
+        # `grad` takes leaves beside edges, though its types do not say so.
+        name: cast(GradientEdge, gradient) if gradient.is_leaf else get_gradient_edge(gradient)
+        for name, gradient in zip(leaves, gradients, strict=True)
+        if gradient.requires_grad
+    }
 
 
 def third_derivative(loss: LossFn, params: Params, batches: Sequence[Batch], first: Params, second: Params) -> Params:
@@ -147,16 +198,18 @@ class MeanHessian:
         if isinstance(loss, ModuleLoss) and isinstance(batches[0], tuple) and not couples_examples(loss.module):
             self._separable = self._leaves is not None or _has_loss_of_examples(loss, params, batches)
 
-    def __call__(self, direction: Params) -> Params:
+    def __call__(self, direction: Params, total: Params | None = None) -> Params:
         """Compute H v, by name.
 
         Args:
             direction: v, by name.
+            total: zeros by name, to which the product is added; by default new ones.
         """
         self.products += 1
+        total = _zeros(self.params) if total is None else total
         if self._leaves is not None:
-            return self._by_layers(direction)
-        return hessian_product(self.loss, self.params, self._merged(), direction)
+            return self._by_layers(direction, total)
+        return hessian_product(self.loss, self.params, self._merged(), direction, total)
 
     def along(self, direction: Params) -> Tensor:
         """Compute vᵀ H v, 0-d.
@@ -181,7 +234,7 @@ class MeanHessian:
             weights: c, (m,).
         """
         leaves = {name: value.detach().requires_grad_() for name, value in self.params.items()}
-        total = {name: torch.zeros_like(value) for name, value in self.params.items()}
+        total = _zeros(self.params)
         taken = 0
         for losses in self._losses(leaves):
             chosen = brought(weights[taken : taken + len(losses)], losses)
@@ -216,16 +269,19 @@ class MeanHessian:
             yield len(targets) / count, (inputs.flatten(0, 1), targets.flatten(0, 1))
 
     def _stacks(self) -> Iterator[Pair]:
-        return stacks(self.batches, max(1, EXAMPLES_AT_ONCE // len(self.batches[0][1])))
+        return stacks(self.batches, 1 if is_large(self.params) else max(1, EXAMPLES_AT_ONCE // len(self.batches[0][1])))
 
-    def _by_layers(self, direction: Params) -> Params:
+    def _by_layers(self, direction: Params, total: Params) -> Params:
         assert isinstance(self.loss, ModuleLoss)
         assert self._leaves is not None
-        total = {name: torch.zeros_like(value) for name, value in self.params.items()}
         for pair in self._stacks():
             passed = StackPass(self.loss, self._leaves, self.params, pair)
             passed.add_products(direction, total, 1 / len(self.batches))
         return total
+
+
+def _zeros(params: Params) -> Params:
+    return {name: torch.zeros_like(value) for name, value in params.items()}
 
 
 def _has_loss_of_examples(loss: ModuleLoss, params: Params, batches: Sequence[Batch]) -> bool:

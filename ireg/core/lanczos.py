@@ -10,7 +10,7 @@ from torch import Tensor
 from ireg.core.norms import norm_of
 from ireg.core.wide import brought
 
-_LEAST = 10
+LEAST = 10
 """Products before a small residual ends it: a start near an eigenvector has one, whichever eigenvalue it is of."""
 
 
@@ -26,12 +26,14 @@ class Eigenpair:
         vector: v, (n,), of norm 1.
         residual: ‖Av − θv‖.
         products: with A, that were computed for it.
+        settled: whether the residual is within the tolerance, or is rounding alone.
     """
 
     value: float
     vector: Tensor
     residual: float
     products: int
+    settled: bool
 
 
 def largest_eigenpair(
@@ -73,7 +75,7 @@ def largest_eigenpair(
         image = product(basis[-1])
         diagonal.append(float(basis[-1] @ image))
         if not math.isfinite(diagonal[-1]) or not math.isfinite(float(norm_of(image))):
-            return Eigenpair(math.nan, basis[0], math.nan, len(diagonal))
+            return Eigenpair(math.nan, basis[0], math.nan, len(diagonal), settled=False)
         for _ in range(2):
             image = image - basis.mT @ (basis @ image)
         rest = float(norm_of(image))
@@ -81,12 +83,13 @@ def largest_eigenpair(
         scale = float(values.abs().max())
         # Av − θv lies outside of the basis: its length is that of the rest, times the last entry of v in the basis.
         residual = rest * abs(float(vectors[-1, -1]))
-        settled = residual <= tolerance * scale and len(diagonal) >= _LEAST
+        settled = residual <= tolerance * scale and len(diagonal) >= LEAST
         exhausted = rest <= 1e-9 * max(scale, 1e-300) or len(diagonal) == min(products, len(start))
         if settled or exhausted:
             weights = brought(vectors[:, -1], basis)
             vector = weights @ basis
-            return Eigenpair(float(values[-1]), vector / vector.norm(), residual, len(diagonal))
+            within = residual <= max(tolerance, 1e-9) * scale
+            return Eigenpair(float(values[-1]), vector / vector.norm(), residual, len(diagonal), settled=within)
         beside.append(rest)
         basis = torch.cat([basis, image[None] / rest])
 

@@ -29,14 +29,26 @@ Derived and certified here (docs/theory.md, section 7); for full batches it is C
 arXiv:2309.00079, with ε outside of the root. It holds while M + V + F is small against u.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from ireg.core.drawing import EPOCH, require_several
-from ireg.core.hessian_sums import Point, Sums, hessian_sums
+from ireg.core.hessian_sums import (
+    CUBES,
+    FOURTHS,
+    OF_GRADIENTS,
+    OF_SPREAD,
+    OF_VELOCITY,
+    WEIGHED,
+    Point,
+    Sums,
+    hessian_sums,
+)
+from ireg.core.large import computed, is_large
 from ireg.core.moments import GradientMoments
 from ireg.core.moments.needs import Need
 from ireg.core.optimizers import Memory, OptimizerState, SecondMoment, overlap
@@ -63,9 +75,9 @@ class MeanFlow:
 
     @cached_property
     def correction(self) -> Params:
-        """X = M + V + F."""
+        """X = M + V + F; of a large model added up whenever it is asked for."""
         parts = [part for part in (self.memory, self.lag, self.fluctuation) if part is not None]
-        return {name: torch.stack([part[name] for part in parts]).sum(0) for name in self.memory}
+        return computed(self.memory, lambda name: torch.stack([part[name] for part in parts]).sum(0))
 
 
 def require_uniform(optimizer: OptimizerState) -> None:
@@ -137,16 +149,57 @@ def mean_flow(
     remembered, dividing = optimizer.memory, optimizer.divides_by
     drawing = Drawing(len(batches), independent=sampling != EPOCH)
     point = Point(params, moments, dividing, optimizer, None if shared is None else shared.gradient)
-    sums = hessian_sums(loss, params, batches, point)
-    if shared is not None:
-        sums.add_shared(point, shared.product)
+
+    def passed(asked: Collection[str] | None, over: Params = params) -> Sums:
+        found = hessian_sums(loss, over, batches, point, asked)
+        if shared is not None:
+            found.add_shared(point, shared.product)
+        return found
+
+    whole = None if is_large(params) else passed(None)
+
+    def sums(*asked: str, over: Params = params) -> Sums:
+        """Return sums of the one pass, or of a pass of their own: what is made of them takes less memory."""
+        return whole or passed(asked, over)
+
+    lag: Params | None = None
+    fluctuation: Params | None = None
+    if dividing is None:
+        found = sums(OF_VELOCITY, OF_GRADIENTS)
+        memory = _memory(point, found, found, remembered, drawing)
+    else:
+        along = sums(OF_VELOCITY, WEIGHED)
+        lag = _lag(point, along, dividing, remembered)
+        memory = _memory(point, along, sums(OF_SPREAD), remembered, drawing)
+        found = sums(OF_GRADIENTS)
+    squares_gradient = _in_place(found.along_gradients, lambda name, value: 2 * value)
+    if dividing is not None and len(batches) > 1:
+        fluctuation = {}
+        for block in _blocks(params):
+            fluctuation |= _fluctuation(point, sums(CUBES, FOURTHS, over=block), dividing, drawing)
     return MeanFlow(
-        leading=point.velocity,
-        memory=_memory(point, sums, remembered, drawing),
-        lag=None if dividing is None else _lag(point, sums, dividing, remembered),
-        fluctuation=_fluctuation(point, sums, dividing, drawing) if dividing and len(batches) > 1 else None,
-        squares_gradient={name: 2 * value for name, value in sums.along_gradients.items()},
+        leading=point.velocity, memory=memory, lag=lag, fluctuation=fluctuation, squares_gradient=squares_gradient
     )
+
+
+def _blocks(params: Params) -> list[Params]:
+    """Split the parameters of a large model into two parts of about the same size; others stay one."""
+    if not is_large(params):
+        return [params]
+    half, taken = sum(value.numel() for value in params.values()) / 2, 0
+    first: Params = {}
+    for name, value in params.items():
+        if taken + value.numel() / 2 > half:
+            break
+        first[name] = value
+        taken += value.numel()
+    rest = {name: value for name, value in params.items() if name not in first}
+    return [block for block in (first, rest) if block]
+
+
+def _in_place(values: Params, change: Callable[[str, Tensor], Tensor]) -> Params:
+    """Change tensors one after the other, so that no two copies of all are held; `values` is emptied."""
+    return {name: change(name, values.pop(name)) for name in list(values)}
 
 
 class Drawing:
@@ -185,14 +238,17 @@ class Drawing:
         return self.num_batches / (self.num_batches - 1) if self.independent else 1.0
 
 
-def _memory(point: Point, sums: Sums, remembered: Memory, drawing: Drawing) -> Params:
-    """Compute M."""
+def _memory(point: Point, sums: Sums, spread: Sums, remembered: Memory, drawing: Drawing) -> Params:
+    """Compute M from the sums along u, and those of the spread or, where P = 1, along the gradients."""
     of_spread = drawing.spread(remembered)
-    result = {}
-    for name, along in sums.along_velocity.items():
-        product = point.scaled(name, (1 + 2 * remembered.lag) * along + of_spread * sums.along_spread[name])
-        result[name] = remembered.effective_rate / 2 * (product + point.decoupled_decay * point.velocity[name])
-    return result
+
+    def value(name: str, along: Tensor) -> Tensor:
+        # Where P = 1 the spread is the difference by algebra, and a product less.
+        apart = spread.along_gradients[name] - along if point.scale is None else spread.along_spread.pop(name)
+        product = point.scaled(name, (1 + 2 * remembered.lag) * along + of_spread * apart)
+        return remembered.effective_rate / 2 * (product + point.decoupled_decay * point.velocity[name])
+
+    return _in_place(sums.along_velocity, value)
 
 
 def _lag(point: Point, sums: Sums, dividing: SecondMoment, remembered: Memory) -> Params:
@@ -201,11 +257,13 @@ def _lag(point: Point, sums: Sums, dividing: SecondMoment, remembered: Memory) -
     With x = √s̄/(√s̄ + ε), φ' s̄ = −½ φ x.
     """
     rate = remembered.effective_rate * (dividing.decay / (1 - dividing.decay) + 0.5 + dividing.lag_after)
-    result = {}
-    for name, share in _shares(point).items():
-        weighed = point.relative(name, point.mean[name]) * sums.weighed[name]
-        result[name] = -rate * share * point.scaled(name, weighed)
-    return result
+
+    def value(name: str, weighed: Tensor) -> Tensor:
+        share = _share(point, name)
+        weighed = point.relative(name, point.mean[name]) * weighed
+        return -rate * share * point.scaled(name, weighed)
+
+    return _in_place(sums.weighed, value)
 
 
 def _fluctuation(point: Point, sums: Sums, dividing: SecondMoment, drawing: Drawing) -> Params:
@@ -220,13 +278,15 @@ def _fluctuation(point: Point, sums: Sums, dividing: SecondMoment, drawing: Draw
         of_covariance += bare * _shared(rho, 0.0, drawing)
     of_variance = (1 - rho) / (2 * (1 + rho)) * (1 - drawing.overlap(rho))
     of_covariance, of_variance = drawing.of_population * of_covariance, drawing.of_population * of_variance
-    result = {}
-    for name, share in _shares(point).items():
-        mean = point.relative(name, point.mean[name])
-        covariance = -share / 2 * (sums.cubes[name] - mean)
-        variance = (share / 4 + share.square() / 2) * mean * (sums.fourths[name] - 1)
-        result[name] = point.scaled(name, point.root[name] * (of_covariance * covariance + of_variance * variance))
-    return result
+    roots = point.root
+
+    def value(name: str, cubes: Tensor) -> Tensor:
+        share, mean = _share(point, name), point.relative(name, point.mean[name])
+        covariance = -share / 2 * (cubes - mean)
+        variance = (share / 4 + share.square() / 2) * mean * (sums.fourths.pop(name) - 1)
+        return point.scaled(name, roots[name] * (of_covariance * covariance + of_variance * variance))
+
+    return _in_place(sums.cubes, value)
 
 
 def _shared(rho: float, beta: float, drawing: Drawing) -> float:
@@ -239,7 +299,7 @@ def _shared(rho: float, beta: float, drawing: Drawing) -> float:
     return (1 - rho) * (1 - beta) / (1 - beta * rho) * (1 - (tau_rho + tau_beta) / 2)
 
 
-def _shares(point: Point) -> Params:
-    """Compute the shares x = √s̄/(√s̄ + ε) = √s̄ P, by name."""
+def _share(point: Point, name: str) -> Tensor:
+    """Compute one parameter's shares x = √s̄/(√s̄ + ε) = √s̄ P."""
     assert point.root is not None
-    return {name: point.scaled(name, root) for name, root in point.root.items()}
+    return point.scaled(name, point.root[name])

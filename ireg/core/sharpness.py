@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ireg.core.ascent import largest_by_ascent
 from ireg.core.differenced_hessian import DifferencedHessian
 from ireg.core.functional import twice_differentiable
 from ireg.core.hessian import MeanHessian
 from ireg.core.hessian_sums import HessianProduct
 from ireg.core.lanczos import Eigenpair, largest_eigenpair
+from ireg.core.large import computed, is_large
 from ireg.core.norms import inner, square
 from ireg.core.params import by_name
 from ireg.core.stack_pass import stack_passes
@@ -30,6 +32,8 @@ The eigenvalue's own error is of second order in that, where it has a gap to the
 """
 PRODUCTS = 60
 """Products at most."""
+PATIENCE = 4
+"""Of a large model so many times as many: each costs no memory, and conjugate gradients may take more."""
 PROBES = 8
 """Random vectors of an estimate."""
 _FRESH = 0.1
@@ -44,9 +48,12 @@ def steepest(
     decay: float | Mapping[str, float] = 0.0,
     before: Tensor | None = None,
     tolerance: float = TOLERANCE,
-    products: int = PRODUCTS,
+    products: int | None = None,
 ) -> Eigenpair:
     """Find the largest algebraic eigenvalue of P^½ (H + λ) P^½.
+
+    Lanczos' method finds it, which keeps each vector. Of a large model, see `ireg.core.large`, it is found by conjugate
+    gradients, which keep four.
 
     Args:
         hessian: H.
@@ -55,7 +62,7 @@ def steepest(
         decay: λ of L2 weight decay, one number or one a parameter.
         before: the eigenvector of an earlier measurement, to start from.
         tolerance: residual at which it ends, as a share of the eigenvalue.
-        products: at most.
+        products: at most; by default `PRODUCTS`, and `PATIENCE` times as many of a large model.
 
     Returns:
         The eigenpair; its value is nan where H is not finite, as at the weights of a run that has diverged.
@@ -67,6 +74,11 @@ def steepest(
         >>> round(steepest(hessian, torch.Generator().manual_seed(0)).value, 4)
         3.0
     """
+    start = _first_vector(hessian.params, generator, before)
+    shift = dict.fromkeys(hessian.params, decay) if isinstance(decay, float) else decay
+    if is_large(hessian.params):
+        most = PATIENCE * PRODUCTS if products is None else products
+        return _by_ascent(hessian, start, scale, shift, tolerance, most)
     roots = None if scale is None else {name: value.sqrt() for name, value in scale.items()}
 
     def product(vector: Tensor) -> Tensor:
@@ -74,22 +86,47 @@ def steepest(
         if roots is not None:
             parts = {name: roots[name] * value for name, value in parts.items()}
         image = hessian(parts)
-        for name, value in parts.items():
-            factor = decay if isinstance(decay, float) else decay[name]
-            if factor:
-                image[name] = torch.add(image[name], value, alpha=factor)
+        _add_decay(image, parts, shift)
         if roots is not None:
             image = {name: roots[name] * value for name, value in image.items()}
         return torch.cat([image[name].flatten() for name in hessian.params])
 
-    one = next(iter(hessian.params.values()))
-    size = sum(value.numel() for value in hessian.params.values())
-    start = torch.randn(size, generator=generator, dtype=torch.float32)
+    return largest_eigenpair(product, start, tolerance=tolerance, products=PRODUCTS if products is None else products)
+
+
+def _first_vector(params: Params, generator: torch.Generator, before: Tensor | None) -> Tensor:
+    """Draw a vector (p,) to start from, near an eigenvector from before."""
+    one = next(iter(params.values()))
+    start = torch.randn(sum(value.numel() for value in params.values()), generator=generator, dtype=torch.float32)
     start = brought(start, one)
     start /= start.norm()
     if before is not None and before.shape == start.shape:
-        start = brought(before, start) + _FRESH * start
-    return largest_eigenpair(product, start, tolerance=tolerance, products=products)
+        start.mul_(_FRESH).add_(brought(before, start))
+    return start
+
+
+def _add_decay(image: Params, vector: Params, decay: Mapping[str, float]) -> None:
+    """Add λ v to H v, in place."""
+    for name, value in vector.items():
+        if decay[name]:
+            image[name].add_(value, alpha=decay[name])
+
+
+def _by_ascent(
+    hessian: MeanHessian | DifferencedHessian,
+    start: Tensor,
+    scale: Params | None,
+    decay: Mapping[str, float],
+    tolerance: float,
+    products: int,
+) -> Eigenpair:
+    def product(vector: Tensor, image: Tensor) -> None:
+        parts, total = (by_name(either, hessian.params) for either in (vector, image.zero_()))
+        hessian(parts, total)
+        _add_decay(total, parts, decay)
+
+    diagonal = None if scale is None else computed(hessian.params, scale.__getitem__).values()
+    return largest_by_ascent(product, start, tolerance=tolerance, products=products, scale=diagonal)
 
 
 @dataclass(frozen=True)
@@ -215,8 +252,9 @@ def probed_trace(
     for _ in range(PROBES):
         probe = {}
         for name, value in hessian.params.items():
-            signs = (2 * torch.randint(2, value.shape, generator=generator) - 1).to(value)
-            probe[name] = signs if weights is None else weights[name] * signs
+            # The same numbers as of integers, which would take twice the memory of the weights.
+            drawn = torch.randint(2, value.shape, generator=generator, dtype=torch.int8).mul_(2).sub_(1)
+            probe[name] = drawn.to(value) if weights is None else drawn.to(value).mul_(weights[name])
         samples.append(hessian.along(probe))
     return estimate(samples)
 

@@ -16,6 +16,7 @@ from ireg.core.drawing import EPOCH, INDEPENDENT, population_size, require_sampl
 from ireg.core.frozen_gradients import FrozenGradients
 from ireg.core.hessian import MeanHessian
 from ireg.core.lanczos import Eigenpair
+from ireg.core.large import is_large
 from ireg.core.margins import margins
 from ireg.core.mean_flow import MeanFlow, mean_flow
 from ireg.core.moments import (
@@ -47,6 +48,7 @@ from ireg.core.sharpness import (
     steepest,
 )
 from ireg.core.types import Batch, Descended, LossFn, Params, Shared
+from ireg.core.wide import brought
 
 Window = TypeVar("Window", GradientMoments, DrawnMoments)
 
@@ -302,8 +304,14 @@ class Snapshot:
     @cached_property
     def steepest(self) -> Eigenpair:
         """The largest eigenvalue of H; `kept` has its vector for the next measurement."""
-        pair = steepest(self.hessian, self._stream("lambda_max"), before=self.kept.get("lambda_max"))
-        self.kept["lambda_max"] = pair.vector
+        pair = steepest(self.hessian, self._stream("lambda_max"), before=self.kept.pop("lambda_max", None))
+        return self._kept_for_next("lambda_max", pair)
+
+    def _kept_for_next(self, name: str, pair: Eigenpair) -> Eigenpair:
+        """Keep the eigenvector for the next measurement, that of a large model in half precision."""
+        if is_large(self.moving):
+            pair = replace(pair, vector=pair.vector.bfloat16())
+        self.kept[name] = pair.vector
         return pair
 
     @cached_property
@@ -323,15 +331,15 @@ class Snapshot:
             self._stream("lambda_max_own"),
             scale=scale,
             decay=decay or 0.0,
-            before=self.kept.get("lambda_max_own"),
+            before=self.kept.pop("lambda_max_own", None),
         )
-        self.kept["lambda_max_own"] = pair.vector
-        return pair
+        return self._kept_for_next("lambda_max_own", pair)
 
     @cached_property
     def steepest_curvatures(self) -> Tensor:
         """vᵀH_kv of each minibatch along the eigenvector v of `steepest`, (m,)."""
-        direction = by_name(self.steepest.vector, self.moving)
+        one = next(iter(self.moving.values()))
+        direction = by_name(brought(self.steepest.vector, one), self.moving)
         if isinstance(self.hessian, DifferencedHessian):
             return self.hessian.curvatures(direction)
         return minibatch_curvatures(self.loss, self.moving, self.hessian.batches, direction)

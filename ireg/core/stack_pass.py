@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ireg.core.batches import stacks
 from ireg.core.functional import ModuleLoss, detached_parameters
+from ireg.core.large import is_large
 from ireg.core.moments.linear import leaves_of
 from ireg.core.types import Batch, LossFn, Pair, Params
 
@@ -59,7 +60,7 @@ def stack_passes(loss: LossFn, params: Params, batches: Sequence[Batch]) -> Iter
         return None
     assert isinstance(loss, ModuleLoss)
     size = max(value.numel() for value in params.values())
-    pairs = stacks(batches, max(1, min(MINIBATCHES_AT_ONCE, MEMORY // size)))
+    pairs = stacks(batches, 1 if is_large(params) else max(1, min(MINIBATCHES_AT_ONCE, MEMORY // size)))
     return (StackPass(loss, leaves, params, pair) for pair in pairs)
 
 

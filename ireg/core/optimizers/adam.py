@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW
 
+from ireg.core.large import computed
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, reciprocal_root
 from ireg.core.optimizers.momentum import fading, refine_count
 from ireg.core.optimizers.rule import LONG_AGO, Group, Held, Rule, State, register, slot, steps_of
@@ -57,7 +58,7 @@ class AdamRule(Rule):
         largest = slot(state, moving, "max_exp_avg_sq") if self.amsgrad else second
         corrected = None
         if all(steps.values()):
-            corrected = {name: value / (1 - self.betas[1] ** steps[name]) for name, value in largest.items()}
+            corrected = computed(largest, lambda name: largest[name] / (1 - self.betas[1] ** steps[name]))
         return Held(
             eps=float(group["eps"]),
             first_moment=slot(state, moving, "exp_avg"),

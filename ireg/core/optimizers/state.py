@@ -4,8 +4,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from ireg.core.drawing import EPOCH
+from ireg.core.large import computed
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, reciprocal_root
 from ireg.core.optimizers.rule import Rule
 from ireg.core.params import add_scaled
@@ -197,9 +199,14 @@ class OptimizerState:
         """
         if self.corrected_second_moment is None:
             return None if self.second_moment is not None else self.shares
-        assert self.eps is not None
-        roots = {name: reciprocal_root(value.sqrt(), self.eps) for name, value in self.corrected_second_moment.items()}
-        return roots if self.shares is None else {name: root * self.shares[name] for name, root in roots.items()}
+        squares, eps, shares = self.corrected_second_moment, self.eps, self.shares
+        assert eps is not None
+
+        def scale(name: str) -> Tensor:
+            root = reciprocal_root(squares[name].sqrt(), eps)
+            return root if shares is None else root * shares[name]
+
+        return computed(squares, scale)
 
     def last_step(self, names: Collection[str], scale: Params | None) -> Params | None:
         """Return what the last step took off some parameters, r P b, without decoupled weight decay.
