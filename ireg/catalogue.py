@@ -624,20 +624,20 @@ CATALOGUE: dict[str, Quantity] = {
         title="difference of a step's gradient, computed again, from the one that the optimizer got",
         formula="‖g − g'‖/‖g'‖",
         unit="1",
-        source="[your model](your_model.md)",
+        source="[your training](your_training.md#the-trainings-own-gradient-is-the-judge)",
         validity="`ireg.Monitor` and the Lightning callback, without check='off'",
     ),
     "check/noise": Quantity(
         title="difference of the measured loss between two seeds",
         formula="|Ĉ_k − Ĉ_k'|/max(|Ĉ_k|, |Ĉ_k'|)",
         unit="1",
-        source="[your model](your_model.md)",
+        source="[your training](your_training.md#mode-and-random-numbers)",
         validity="losses that draw numbers which are not known as noise",
     ),
     "check/share": Quantity(
         title="share of the epoch's minibatches that the row has seen",
         unit="1",
-        source="[your model](your_model.md)",
+        source="[your training](your_training.md#by-steps)",
         validity="the Lightning callback, where it is below 1",
     ),
     "ireg/clipped": Quantity(

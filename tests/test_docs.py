@@ -161,6 +161,11 @@ def prelude(tmp_path, monkeypatch):
 def test_python_runs(path, code, prelude, make_run, tmp_path):
     if path.name == "CONTRIBUTING.md":
         pytest.skip("see test_what_contributing_adds_works")
+    if path.name == "in_lightning.md" and "trainer.fit" in code:
+        pytest.skip("see tests/study/test_study_trainings.py")
+    for extra in ("transformers", "accelerate"):
+        if "from transformers import" in code:
+            pytest.importorskip(extra)
     tags = {"test/error": [0.9, 0.1], "train/loss": [2.0, 0.5], "time/epoch": [1.0, 1.0]}
     for optimizer in ("sgd", "adam"):
         sweep = make_run(optimizer, tags, {"optimizer.name": optimizer})

@@ -223,6 +223,18 @@ def test_examples_of_all_micro_batches_are_counted(tmp_path, monkeypatch):
     assert watched.rows["mine/examples"].tolist() == [24.0]
 
 
+def test_the_trainers_own_entries_stay(tmp_path):
+    """Rows at steps 4 and 8 leave those that are due there, with the loss since the entry before."""
+    plain, _ = trained(tmp_path, gpt2, watched=False)
+    watched, _ = trained(tmp_path, gpt2)
+    own = [
+        [(entry["step"], entry["loss"]) for entry in one.state.log_history if "loss" in entry]
+        for one in (plain, watched)
+    ]
+    assert [step for step, _ in own[0]] == [2, 4, 6, 8]
+    assert own[0] == own[1]
+
+
 @pytest.mark.parametrize("arguments", [{"label_smoothing_factor": 0.1}, {"average_tokens_across_devices": False}])
 def test_other_losses_of_the_trainer_are_replayed(tmp_path, arguments):
     _, callback = trained(tmp_path, gpt2, steps=4, **arguments)

@@ -189,7 +189,9 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if self._row is None and (state.global_step >= state.max_steps or control.should_training_stop):
             self._row = self.monitor.compute_rest()
         if self._row is not None:
+            due = control.should_log  # which any entry clears, and the trainer's own loss would be left out
             self.trainer.log({tag: value for tag, value in self._row.items() if tag not in ("step", "epoch")})
+            control.should_log = self.trainer.control.should_log = due
             self._row = None
 
     def on_train_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
