@@ -130,6 +130,7 @@ class Monitor:
         self._population = self._sampled(population)
         self._due = False
         self._guard = Guard(check)
+        self.warnings = self._guard.warnings
         self._known: list[int] = []  # identities of the parameters
         self._seen = 0  # steps taken before the last update
         self._before: Batch | None = None  # the minibatch before, where its step was not seen
@@ -295,6 +296,10 @@ class Monitor:
         self._rows.append({"step": self.steps, **epochs, **values, "time/terms": spent})
         return values
 
+    def mark(self, tag: str, value: float) -> None:
+        """Add a value of one's own to the last row."""
+        self._rows[-1][tag] = value
+
     def compute_rest(self) -> dict[str, float] | None:
         """Measure the steps since the last row, as after the last step of a training with `every_n_steps`.
 
@@ -345,6 +350,15 @@ class Monitor:
         from pandas import DataFrame  # only where it is wanted: it takes half a second to import
 
         return DataFrame(self._rows)
+
+
+def warn_of_clipping(warnings: Warnings, clipped: int, steps: int) -> None:
+    """Warn once that clipping has changed the gradients of a row's steps."""
+    if clipped:
+        warnings.once(
+            "clipping",
+            f"gradient clipping acted in {clipped} of {steps} steps; the terms are those of steps without it",
+        )
 
 
 def warn_of_measurement(

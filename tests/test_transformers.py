@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import socket
+import warnings
 
 import pytest
 import torch
@@ -266,6 +267,20 @@ def test_means_of_micro_batches_are_divided_by_their_number(tmp_path):
     model = weighted.states[3][0]
     one, other = (step_gradients(model, batches) for batches in (weighted.used[:2], weighted.used[:1]))
     assert reference.squared_norm(one) != pytest.approx(reference.squared_norm(other), rel=1e-3)
+
+
+@pytest.mark.parametrize(("bound", "share"), [(0.0, None), (1e6, 0.0), (0.1, 1.0)])
+def test_the_share_of_clipped_steps(tmp_path, bound, share):
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        trainer, callback = trained(tmp_path, gpt2, max_grad_norm=bound)
+    said = [str(warning.message) for warning in given if "clipping" in str(warning.message)]
+    assert said == ["gradient clipping acted in 4 of 4 steps; the terms are those of steps without it"] * bool(share)
+    logged = [entry.get("ireg/clipped") for entry in trainer.state.log_history if "ireg/own" in entry]
+    assert logged == [share, share]
+    assert ("ireg/clipped" in callback.rows) == (share is not None)
+    assert share is None or callback.rows["ireg/clipped"].tolist() == [share, share]
+    assert "clip_grad_norm_" not in vars(trainer.accelerator) or trainer.accelerator.clip_grad_norm_ != callback._clip
 
 
 def test_a_step_of_ones_own_is_refused_at_once(tmp_path):

@@ -13,11 +13,15 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ireg.core.batches import examples_of
 from ireg.core.drawing import EPOCH, INDEPENDENT, sampling_of
-from ireg.monitor import Monitor
+from ireg.monitor import Monitor, warn_of_clipping
 from ireg.terms.named import Chosen
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+CLIPPED = "ireg/clipped"
+"""Tag of the share of a row's steps whose gradients were clipped."""
 
 
 class MicroBatch(NamedTuple):
@@ -146,15 +150,26 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self.monitor.steps = state.global_step
         self.monitor.reset()
         self._step = []
+        self._taken = self._clipped = 0
         if vars(trainer).get("training_step") != self._training_step:  # as it is after an interrupted training
             self._own_step = trainer.training_step
             trainer.training_step = self._training_step
+        self._accelerator = trainer.accelerator
+        if vars(self._accelerator).get("clip_grad_norm_") != self._clip:
+            self._own_clip = self._accelerator.clip_grad_norm_
+            self._accelerator.clip_grad_norm_ = self._clip
 
     def _training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         divisor = self.trainer.current_gradient_accumulation_steps
         self._step.append(MicroBatch(dict(inputs), num_items_in_batch, divisor))
         loss: Tensor = self._own_step(model, inputs, num_items_in_batch)
         return loss
+
+    def _clip(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Any:
+        """Clip as accelerate does, and count the steps whose gradients are above the bound."""
+        norm = self._own_clip(parameters, max_norm, norm_type)
+        self._clipped += bool(norm is not None and norm > max_norm)
+        return norm
 
     def _loss(self, model: Any, step: Step) -> Tensor:
         """Compute the loss of a step as `Trainer.training_step` does, without its backward pass."""
@@ -181,6 +196,7 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Look at the step that has been taken, before a scheduler changes the rate."""
         assert self.monitor is not None
         step, self._step = Step(tuple(self._step)), []
+        self._taken += 1
         self._row = self.monitor.update(step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
@@ -189,15 +205,26 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if self._row is None and (state.global_step >= state.max_steps or control.should_training_stop):
             self._row = self.monitor.compute_rest()
         if self._row is not None:
+            self._note_clipping(self._row, self.monitor, args.max_grad_norm)
             due = control.should_log  # which any entry clears, and the trainer's own loss would be left out
             self.trainer.log({tag: value for tag, value in self._row.items() if tag not in ("step", "epoch")})
             control.should_log = self.trainer.control.should_log = due
             self._row = None
 
+    def _note_clipping(self, row: dict[str, float], monitor: Monitor, bound: float | None) -> None:
+        """Add the share of the steps since the last row whose gradients were clipped."""
+        if bound:
+            row[CLIPPED] = self._clipped / self._taken
+            monitor.mark(CLIPPED, row[CLIPPED])
+            warn_of_clipping(monitor.warnings, self._clipped, self._taken)
+        self._taken = self._clipped = 0
+
     def on_train_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         """Leave the trainer as it was."""
         if vars(self.trainer).get("training_step") == self._training_step:
             self.trainer.training_step = self._own_step
+        if vars(self._accelerator).get("clip_grad_norm_") == self._clip:
+            self._accelerator.clip_grad_norm_ = self._own_clip
 
 
 def sampling_of_loader(loader: Any) -> str:

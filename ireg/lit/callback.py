@@ -33,7 +33,7 @@ from ireg.lit.step_loss import MicroBatches, as_measured, is_clipped, precision_
 from ireg.lit.twin import muted_twin, note_passing
 from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss
 from ireg.measurement import measure_epoch
-from ireg.monitor import warn_of_measurement
+from ireg.monitor import warn_of_clipping, warn_of_measurement
 from ireg.objective import Objective
 from ireg.options import Epoch, Options, require_minibatches
 from ireg.regularizers import Regularizer
@@ -559,12 +559,7 @@ class ImplicitRegularizationMonitor(Callback):
             self._recorder.stop()
         values |= self._marks(trainer)
         warn_of_measurement(self._guard.warnings, pl_module, window.settings, values, mode=self.options.mode)
-        if self._clipped:
-            self._guard.warnings.once(
-                "clipping",
-                f"gradient clipping acted in {self._clipped} of {len(window)} steps of the epoch; the terms "
-                "are those of steps without it",
-            )
+        warn_of_clipping(self._guard.warnings, self._clipped, len(window))
         spent = time.perf_counter() - start
         self._cadence.note(spent, minibatches)
         self._add_row(trainer, {**values, "time/terms": spent})
