@@ -12,7 +12,7 @@ SPREAD := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 PIP = --disable-pip-version-check $$(test -t 1 || echo --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help install constraints audit paper demo tensorboard verify study test test-all test-minima test-planted bench docs lint clean
+.PHONY: help install constraints audit paper demo tensorboard verify study test test-all test-minima test-planted bench gpu docs lint clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -130,6 +130,9 @@ bench: install ## Measure epochs, terms and curvature; writes tables on four pag
 	$(RUN) -m benchmarks.guard
 	$(RUN) -m benchmarks.steps
 	$(RUN) -m benchmarks.epoch
+
+gpu: install ## On a CUDA device: tests against the CPU, then time and memory of terms (8 minutes; NOT TESTED without one)
+	$(RUN) -m benchmarks.gpu
 
 $(VENV)/site: $(VENV)/installed
 	$(VENV)/bin/pip install $(PIP) --editable '.[docs]'

@@ -10,7 +10,7 @@ from pathlib import Path
 import lightning
 import torch
 
-from benchmarks import figure, tables
+from benchmarks import figure, gpu_page, tables
 from benchmarks.case import HIDDEN_LAYERS, Case
 from benchmarks.growth import Point
 from benchmarks.memory import Memory
@@ -54,7 +54,8 @@ def write(findings: Findings, path: Path) -> list[Path]:
         for content in drawn(path.stem, partial(figure.draw, findings.growth, findings.peaks), ".png").values():
             write_bytes(picture, content)
             written.append(picture)
-    write_text(path, _text(findings, f"figures/{path.stem}.png"))
+    text = _text(findings, f"figures/{path.stem}.png")
+    write_text(path, gpu_page.put(text, gpu_page.section_of(path)))
     return [*written, path]
 
 
