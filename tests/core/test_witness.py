@@ -267,6 +267,22 @@ def test_a_record_has_all_of_the_step():
     assert witness.record is None
 
 
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_a_record_of_gradients_that_have_a_graph_holds_none():
+    module = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    witness = Witness(optimizer, module)
+    witness.ask()
+    module(torch.ones(2, 1)).square().mean().backward(create_graph=True)
+    assert module.weight.grad.requires_grad
+    optimizer.step()
+    record = witness.record
+    for held in (record.weights, record.gradient, record.arrived):
+        assert held.keys() == {"weight", "bias"}
+        assert not any(value.requires_grad for value in held.values())
+    optimizer.zero_grad()  # else the graph would be a cycle
+
+
 def test_settings_are_numbers():
     module = toy()
     optimizer = torch.optim.Adam(module.parameters(), lr=torch.tensor(0.5), capturable=False, foreach=False)
