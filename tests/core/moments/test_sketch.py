@@ -1,0 +1,60 @@
+"""Which weights a bucket of a sketch adds up, and how long a sketch is."""
+
+import pytest
+import torch
+
+from ireg.core.moments import sketch
+from ireg.core.moments.sketch import BUCKETS, LEAST, LEAST_OF_PARTS, Piece, Sketch, buckets_for
+
+SHAPES = {"a": (2, 3), "b": (7, 5), "c": (), "d": (0,)}
+"""42 weights; `b` begins in the middle of the buckets."""
+
+
+def made(buckets, shapes=SHAPES):
+    params = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    return Sketch(params, torch.Generator().manual_seed(0), buckets)
+
+
+@pytest.mark.parametrize("at_once", [1, 8, 1000])
+def test_each_bucket_has_the_signed_sum_of_its_weights(at_once, monkeypatch):
+    monkeypatch.setattr(sketch, "AT_ONCE", at_once)
+    one, total = made(4), sum(torch.Size(shape).numel() for shape in SHAPES.values())
+    vector = torch.arange(1, total + 1, dtype=torch.float64) ** 2
+    into, expected, place = one.empty(torch.float64), [0.0] * 4, 0
+    for name, shape in SHAPES.items():
+        count = torch.Size(shape).numel()
+        own = vector[place : place + count]
+        for piece in one.pieces(name):
+            one.add(into, one.signed(name, piece, own[piece.place]), piece)
+        assert set(one._signs[name].tolist()) <= {-1, 1}
+        for value, sign in zip(own.tolist(), one._signs[name].tolist(), strict=True):
+            expected[place % 4] += sign * value
+            place += 1
+    assert into.tolist() == expected
+
+
+@pytest.mark.parametrize(("at_once", "rows"), [(1, [1] * 8), (8, [2] * 4), (13, [3, 3, 2]), (1000, [8])])
+def test_so_many_weights_are_added_up_at_once(at_once, rows, monkeypatch):
+    monkeypatch.setattr(sketch, "AT_ONCE", at_once)
+    (first, *middle, last) = made(4).pieces("b")
+    assert (first, last) == (Piece(slice(0, 2), 2, 0), Piece(slice(34, 35), 0, 0))
+    assert [piece.rows for piece in middle] == rows
+    assert {piece.first for piece in middle} == {0}
+
+
+def test_a_vector_that_is_no_longer_than_a_sketch_is_kept_whole():
+    assert made(100).empty(torch.float32).shape == (42,)
+    assert made(41).empty(torch.float64, 3).shape == (3, 41)
+    for count in (0, 1):
+        assert made(100, {"a": (count,)}).empty(torch.float32).shape == (1,)
+        assert len(list(made(100, {"a": (count,)}).pieces("a"))) == count
+
+
+def test_sketches_take_an_eighth_of_a_network():
+    largest, next_to_it = BUCKETS[:2]
+    for vectors, parts in ((1, 1), (6, 1), (6, 5)):
+        weights = 8 * largest * vectors * parts
+        assert buckets_for(weights, vectors, parts) == largest
+        assert buckets_for(weights - 1, vectors, parts) == next_to_it
+    assert {LEAST, LEAST_OF_PARTS} <= {*BUCKETS}
+    assert [buckets_for(1, 1, parts) for parts in (1, 2)] == [LEAST, LEAST_OF_PARTS]
