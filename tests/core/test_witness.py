@@ -134,6 +134,7 @@ def test_a_group_that_joins_begins_the_window_again():
         step(model, optimizer, monitor, batch)
     expected = ireg.measure(model, data[2:], optimizer=optimizer, criterion=mse_loss, terms=["ireg/sgd"])
     assert monitor.compute()["ireg/sgd"] == expected["ireg/sgd"]
+    assert monitor.rows["step"].tolist() == [monitor.steps] == [4]  # steps of other weights count
 
 
 # Wrappers.
