@@ -238,7 +238,7 @@ class Replay:
             gradients = torch.autograd.grad(
                 loss(copied(batch)), list(moved.values()), allow_unused=True, materialize_grads=True
             )
-        return {name: dense(value).detach() for name, value in zip(moved, gradients, strict=True)}
+        return {name: dense(value) for name, value in zip(moved, gradients, strict=True)}
 
     def _cause(
         self,

@@ -426,12 +426,14 @@ def test_null_switches_a_term_or_a_group_off(composed):
         read(composed("terms=[sgd,l2]", "terms.ireg.sgd=null", "objective=ireg/sgd"))
 
 
-@pytest.mark.parametrize("value", ["[0,0.999]", "[0,0]", "[true,0.5]", f"[{2**53 + 1},0.5]", "[null,1]", "[[0],1]"])
+@pytest.mark.parametrize(
+    "value", ["[0,0.999]", "[0,0]", "[true,0.5]", f"[{2**53},-{2**53}]", f"[{2**53 + 1},0.5]", "[null,1]", "[[0],1]"]
+)
 def test_numbers_of_a_list_of_an_optimizer_are_floats(composed, value):
     """Integers that no float equals stay, and so do lists of other things."""
     given = yaml.safe_load(value)
     numbers = all(type(one) in (int, float) for one in given)
-    expected = [float(one) if numbers and one <= 2**53 else one for one in given]
+    expected = [float(one) if numbers and float(one) == one else one for one in given]
     found = read(composed(f"+optimizer.x={value}")).optimizer["x"]
     assert [(type(one), one) for one in found] == [(type(one), one) for one in expected]
 

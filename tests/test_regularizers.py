@@ -88,6 +88,7 @@ def evaluated(objective, module, batch):
     module.zero_grad()
     found = objective.evaluate(dict(module.named_parameters()), batch)
     found.total.backward()
+    assert (found.loss.requires_grad, found.penalty.requires_grad) == (False, False)
     return found, flat([torch.zeros_like(p) if p.grad is None else p.grad for p in module.parameters()])
 
 

@@ -77,7 +77,7 @@ def _pairs(before: Params, after: Params) -> list[tuple[Tensor, Tensor]]:
 
 
 def _flat(value: Tensor) -> Tensor:
-    return as_reals(dense(value).detach()).cpu().double().flatten()
+    return as_reals(dense(value)).cpu().double().flatten()
 
 
 def _is_chosen(bound: float) -> bool:

@@ -139,4 +139,4 @@ def same_values(value: Tensor, other: Tensor) -> bool:
 
 
 def _bits(value: Tensor) -> Tensor:
-    return dense(value).detach().reshape(-1).view(torch.uint8)
+    return dense(value).reshape(-1).view(torch.uint8)

@@ -147,7 +147,7 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, group: Any) -> Tensor:
-        total = value.detach().clone()
+        total = value.clone()
         distributed.all_reduce(total, group=group)
         return total / distributed.get_world_size(group)
 

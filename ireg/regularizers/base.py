@@ -85,7 +85,7 @@ class Regularizer:
         Returns:
             The sum with a graph, and the penalty without.
         """
-        return Penalized(value, torch.zeros_like(value.detach()))
+        return Penalized(value, torch.zeros_like(value))
 
     def shared(self, loss: LossFn, batches: Sequence[Batch]) -> list[SharedPart]:
         """Return the parts that are functions of the weights alone.

@@ -117,7 +117,7 @@ class Micro(Regularizer):
             squares = [square_of_gradient(loss.of(params, part), params) for part in parts]
             penalty = share / 4 * torch.stack(squares).sum()
             return Penalized(value + penalty, penalty.detach())
-        gradient, penalty = gradient_of(value, params), torch.zeros_like(value.detach())
+        gradient, penalty = gradient_of(value, params), torch.zeros_like(value)
         for part in parts:
             _, norm, change = along_gradient(loss, params, loss.of(params, part), self.step, part)
             gradient = add_in_place(gradient, change, share / 2 * float(norm) / (2 * self.step))

@@ -30,7 +30,7 @@ def _add(value: Any, update: Callable[[Any], None]) -> None:
 
     if isinstance(value, torch.Tensor):
         update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
-        strided = value.detach().cpu().to_dense().resolve_conj().resolve_neg().contiguous()
+        strided = value.cpu().to_dense().resolve_conj().resolve_neg().contiguous()
         # Its CRC, as a zip file has: a cryptographic hash of the weights would take six times as long.
         update(f"{zlib.crc32(strided.reshape(-1).view(torch.uint8).numpy().data)};".encode())
     elif isinstance(value, Mapping):

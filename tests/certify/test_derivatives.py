@@ -47,6 +47,14 @@ def test_ours_are_right():
     assert max(max(found) for found in errors.values()) < CLOSE
 
 
+def test_a_derivative_with_a_graph_that_the_step_has_no_part_in_is_zero():
+    leaf = torch.tensor([2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    params = {"w": torch.ones(2, dtype=torch.float64)}
+    for loss in (lambda w: leaf * w, lambda w: leaf * w * w):  # without a second, and a third one
+        assert max(derivative_errors(lambda params, _, loss=loss: loss(params["w"]).sum(), params, None)) < CLOSE
+    assert derivative_errors(lambda params, _: torch.tensor(1.0, dtype=torch.float64), params, None) == (0, 0, 0)
+
+
 def test_single_precision_is_refused():
     with pytest.raises(ValueError, match="w is torch.float32; must be float64: differences need its digits"):
         derivative_errors(lambda params, batch: params["w"].sum(), {"w": torch.ones(1)}, None)

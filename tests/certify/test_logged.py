@@ -1,5 +1,7 @@
 """Logged values against the formulas, and that a wrong one is seen."""
 
+import re
+
 import pytest
 import torch
 from rich.console import Console
@@ -96,6 +98,11 @@ def test_the_table_says_what_is_wrong_and_what_is_missing(capsys):
     assert f"compared with nothing: {right[0].tag}" in capsys.readouterr().out
     assert not show_logged([*right, Comparison(tag="ireg/sgd", where="adam", error=0.1)], Console(width=160))
     assert "ireg/sgd: 1 of 2 values are wrong, most by 1.0e-01: adam" in capsys.readouterr().out
+    loose = Comparison(tag="ireg/sgd", where="adamw", error=0.3, close=0.2)  # the larger error, but allowed more
+    assert not show_logged([*right, Comparison(tag="ireg/sgd", where="adam", error=0.1), loose], Console(width=160))
+    printed = capsys.readouterr().out
+    assert "ireg/sgd: 2 of 3 values are wrong, most by 1.0e-01: adam\n" in printed
+    assert re.search(rf"^ *ireg/sgd +3 +1e-01 +{CLOSE:g} ", printed, re.MULTILINE)
 
 
 def test_an_epoch_in_every_order():

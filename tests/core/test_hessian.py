@@ -127,6 +127,12 @@ def test_gradients_of_weighted_losses(separable):
     hessian._separable = separable
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     assert_close(flat(hessian.gradient(weights)), weights @ gradients, **EXACT)
+    module.register_parameter("idle", nn.Parameter(torch.ones(2, dtype=torch.float64)))
+    hessian = MeanHessian(functional_loss(module, cross_entropy), detached_parameters(module), batches)
+    hessian._separable = separable
+    found = hessian.gradient(weights)
+    assert found.pop("idle").tolist() == [0.0, 0.0]
+    assert_close(flat(found), weights @ gradients, **EXACT)
 
 
 @pytest.mark.parametrize(("decay", "scaled"), [(0.0, False), (0.3, False), (0.3, True)])

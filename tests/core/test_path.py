@@ -147,6 +147,16 @@ def test_single_precision_loses_little():
         assert part.radial == pytest.approx(radial, abs=1e-4 * (abs(radial) + diffusive))
 
 
+def test_squares_are_widened_only_where_a_cpus_single_precision_does_not_hold_them():
+    assert path._square(torch.ones(3)).dtype == torch.float32
+    for size in (1e-30, 1e30):
+        square = path._square(torch.full((3,), size))
+        assert square.dtype == torch.float64
+        assert float(square) == pytest.approx(3 * size**2, rel=1e-6, abs=0)
+    elsewhere = path._square(torch.ones(3, device="meta"))  # which has no numbers to look at
+    assert (elsewhere.dtype, elsewhere.device.type) == (torch.float32, "meta")
+
+
 def test_half_precision_is_summed_in_single():
     module = network(torch.bfloat16)
     optimizer = torch.optim.SGD(module.parameters(), lr=LR)

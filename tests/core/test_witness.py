@@ -134,6 +134,7 @@ def test_a_group_that_joins_begins_the_window_again():
         step(model, optimizer, monitor, batch)
     expected = ireg.measure(model, data[2:], optimizer=optimizer, criterion=mse_loss, terms=["ireg/sgd"])
     assert monitor.compute()["ireg/sgd"] == expected["ireg/sgd"]
+    assert monitor.rows["step"].tolist() == [monitor.steps] == [4]  # steps of other weights count
 
 
 # Wrappers.
@@ -265,6 +266,22 @@ def test_a_record_has_all_of_the_step():
     assert len(record.forwards) == 1
     witness.forget()
     assert witness.record is None
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_a_record_of_gradients_that_have_a_graph_holds_none():
+    module = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    witness = Witness(optimizer, module)
+    witness.ask()
+    module(torch.ones(2, 1)).square().mean().backward(create_graph=True)
+    assert module.weight.grad.requires_grad
+    optimizer.step()
+    record = witness.record
+    for held in (record.weights, record.gradient, record.arrived):
+        assert held.keys() == {"weight", "bias"}
+        assert not any(value.requires_grad for value in held.values())
+    optimizer.zero_grad()  # else the graph would be a cycle
 
 
 def test_settings_are_numbers():

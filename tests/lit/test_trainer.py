@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from lightning.pytorch.profilers import SimpleProfiler
 
@@ -13,6 +15,13 @@ def test_steps_are_profiled_only_if_asked(tmp_path, arguments, kind):
     assert type(trainer.profiler) is kind
     with trainer.profiler.profile("outer"), trainer.profiler.profile("inner"):
         pass
+
+
+def test_nothing_is_printed_or_kept_that_nobody_asked_for(tmp_path):
+    checkpoint = LastCheckpoint(tmp_path, run="a")
+    trainer = make_trainer({}, epochs=3, loggers=[], checkpoint=checkpoint)
+    assert trainer.callbacks == [checkpoint]  # no bar, no summary, and no other checkpoints
+    assert (trainer.loggers, trainer.max_epochs, trainer.num_sanity_val_steps) == ([], 3, math.inf)
 
 
 def test_a_precision_that_the_device_does_not_have_is_refused(tmp_path):

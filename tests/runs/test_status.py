@@ -220,6 +220,33 @@ def test_the_version_is_the_sources_own(tmp_path, monkeypatch):
     assert Status(tmp_path, CONFIG).fields["versions"]["ireg"] == ireg.__version__
 
 
+def test_the_commit_is_that_of_the_checkout_that_the_package_is_the_top_of(tmp_path, monkeypatch):
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    place = tmp_path / "ireg" / "runs" / "software.py"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    monkeypatch.setattr(software, "__file__", str(place))
+    assert software.git() is None  # no checkout
+
+    def call(*arguments):
+        given = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", "-C", tmp_path, *given, *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    call("init", "-q")
+    call("add", "ireg")
+    call("commit", "-q", "-m", "Add the package")
+    (tmp_path / "untracked").touch()
+    expected = {"commit": call("rev-parse", "HEAD"), "dirty": False}
+    assert software.git() == expected
+    place.write_text("changed", encoding="utf-8")
+    assert software.git() == expected | {"dirty": True}
+    (tmp_path / "within" / "ireg" / "runs").mkdir(parents=True)
+    monkeypatch.setattr(software, "__file__", str(tmp_path / "within" / "ireg" / "runs" / "software.py"))
+    assert software.git() is None  # another project's
+
+
 def test_git_is_told_or_null(tmp_path, monkeypatch):
     monkeypatch.delenv("GIT_DIR", raising=False)
     git = Status(tmp_path, CONFIG).fields["git"]

@@ -10,7 +10,7 @@ from ireg.experiment.run import main as run
 from ireg.sweep import callback
 from ireg.sweep.__main__ import main as sweep
 from ireg.system.command import endings_in_one_line, framed
-from ireg.system.errors import UserError
+from ireg.system.errors import UserError, in_one_line
 from ireg.verify import main as verify
 
 
@@ -83,6 +83,8 @@ def test_other_errors_are_raised():
         framed(main)()
     with pytest.raises(OSError, match="no file of the user's"), endings_in_one_line():
         raise OSError("no file of the user's")
+    with pytest.raises(OSError, match="no file of the user's"):
+        in_one_line(OSError("no file of the user's"))
 
 
 @pytest.mark.parametrize("main", [analysis, drift, run, sweep, verify])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ireg.system import termination
-from ireg.system.termination import Terminated, ends_with_its_parent, sigterm_raises
+from ireg.system.termination import Terminated, ends_with_its_parent, sigint_noted, sigterm_raises
 from tests.conftest import ROOT, command, is_alive
 from tests.content import differences, run_content
 
@@ -117,14 +117,18 @@ def test_a_handler_that_is_there_stays():
 
 def test_outside_the_main_thread_nothing_is_done():
     def inside():
-        with sigterm_raises():
-            seen.append(signal.getsignal(signal.SIGTERM))
+        with sigterm_raises(), sigint_noted() as noted:
+            seen.extend(signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT))
+            seen.append(noted)
 
-    seen = []
-    thread = threading.Thread(target=inside)
-    thread.start()
-    thread.join()
-    assert seen == [signal.SIG_DFL]
+    seen, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread = threading.Thread(target=inside)
+        thread.start()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIG_DFL, signal.default_int_handler, []]
 
 
 def test_a_process_that_is_no_worker_may_outlive_its_parent():

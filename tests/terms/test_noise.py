@@ -14,7 +14,7 @@ import ireg
 from ireg.catalogue import CATALOGUE, SETS
 from ireg.core.batches import IndexedBatches, examples_of
 from ireg.core.functional import StepLoss
-from ireg.core.moments.needs import EVERYTHING, needs_path
+from ireg.core.moments.needs import EVERYTHING, NOTHING, Need, needs_path
 from ireg.core.optimizers import view
 from ireg.core.own_passes import OwnPasses
 from ireg.core.random import named_generator
@@ -163,6 +163,44 @@ def test_two_standard_errors_cover_the_value():
         assert 0.8 < np.sqrt(np.mean(np.square(claimed[tag]))) / np.std(off[tag]) < 1.6, tag
 
 
+@pytest.mark.parametrize("function", [noise._ratio, noise._root], ids=lambda function: function.__name__)
+def test_jackknife_values_of_ratios_and_roots_are_those_of_their_first_order(function):
+    """They are the differential at the whole sample, here by central differences."""
+    exact = {noise._ratio: lambda upper, lower: upper / lower, noise._root: lambda one: math.sqrt(one)}[function]
+    given = [[3.0, 2.0, 4.5, 3.1], [1.5, 2.5, -1.0, 1.4]][: 2 if function is noise._ratio else 1]
+    found = function(*(torch.tensor(values, dtype=torch.float64) for values in given))
+    whole = [values[0] for values in given]
+    assert float(found[0]) == pytest.approx(exact(*whole), rel=1e-15)
+    for number in range(1, 4):
+        ends = [
+            exact(*(one + step * (values[number] - one) for one, values in zip(whole, given, strict=True)))
+            for step in (1e-5, -1e-5)
+        ]
+        assert float(found[number]) == pytest.approx(exact(*whole) + (ends[0] - ends[1]) / 2e-5, rel=1e-8, abs=1e-8)
+    alone = function(*(torch.tensor(one, dtype=torch.float64) for one in whole))
+    assert (alone.ndim, float(alone)) == (0, pytest.approx(exact(*whole), rel=1e-15))
+
+
+def test_ratios_and_roots_of_nothing():
+    for lower in (0.0, -0.5):
+        assert noise._ratio(torch.tensor([1.0, 2.0]), torch.tensor([lower, 1.0])) is None
+        assert noise._ratio(torch.tensor(1.0), torch.tensor(lower)) is None
+    assert noise._ratio(torch.tensor([1.0, 2.0]), torch.tensor([0.5, -1.0])).tolist() == [2.0, 10.0]
+    assert noise._root(torch.tensor([0.0, 4.0, 0.0])).tolist() == [0.0, 0.0, 0.0]  # no order of it is known
+    assert float(noise._root(torch.tensor(0.0))) == 0.0
+
+
+def test_a_minibatch_without_examples_has_no_noise_scale():
+    def loss(params, batch):
+        return (batch["rows"] @ params["w"]).mean()
+
+    for first, tags in ((0, set()), (3, {"noise/trace", "noise/square"})):
+        batches = [{"first": torch.zeros(size), "rows": examples(3, size)} for size in (first, 2)]
+        taken = replace(seen([rows["rows"] for rows in batches]), loss=loss, batches=batches)
+        assert taken.examples == [first, 2]
+        assert {tag for tag in ("noise/trace", "noise/square") if TERMS[tag](taken) is not None} == tags
+
+
 def test_where_they_do_not_exist():
     rows = examples(6)
     assert set(measured([rows], TAGS)) == {"noise/share", "noise/update_ratio", "noise/angle"}  # one minibatch
@@ -196,6 +234,26 @@ def test_minibatches_that_do_not_say_how_many_examples_they_have():
         loss=lambda model, batch: (model.w * batch["x"]).sum(),
     )  # fmt: skip
     assert set(values) == {"noise/share", "noise/update_ratio"}
+
+
+def test_what_they_need():
+    """Squares by weight only where a scale is not the same for all weights, and nothing where there is no value."""
+    plain, squares, steps = Need.SQ_NORMS | Need.MEAN, Need.SQUARE | Need.MEAN, Need.SQUARE | Need.STEPS
+    sgd, adam, rmsprop = torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop
+    expected = {
+        "sgd": (lambda made: sgd(made.parameters(), lr=0.1), True, (plain, Need.SQ_NORMS, Need.SQ_NORMS)),
+        "momentum": (lambda made: sgd(made.parameters(), lr=0.1, momentum=0.5), True, (plain, NOTHING, Need.SQ_NORMS)),
+        "groups": (lambda made: sgd(groups(made), lr=0.1), True, (squares, steps, steps)),
+        "adam": (lambda made: adam(made.parameters()), True, (squares, NOTHING, steps)),
+        "rmsprop": (lambda made: rmsprop(made.parameters()), True, (squares, steps, steps)),
+        "rmsprop at the start": (lambda made: rmsprop(made.parameters()), False, (NOTHING, NOTHING, NOTHING)),
+        "no rule": (lambda made: torch.optim.Rprop(made.parameters()), True, (plain, NOTHING, Need.SQ_NORMS)),
+    }
+    for name, (make, is_stepped, needed) in expected.items():
+        made, _, optimizer, _ = trained(make) if is_stepped else (network()[0], None, None, None)
+        optimizer = make(made) if optimizer is None else optimizer
+        state = view(optimizer, dict(made.named_parameters()))
+        assert (noise._scaled(state), noise._of_last_step(state), noise._of_steps(state)) == needed, name
 
 
 # Sizes.
@@ -447,7 +505,8 @@ def test_decay_that_has_no_one_equilibrium():
     assert not found(lambda made: adamw(grouped(made, lr=0.02), lr=0.01, weight_decay=0.1))
     assert not found(lambda made: torch.optim.Adam(made.parameters(), lr=0.01, weight_decay=0.1))
     assert not found(lambda made: sgd(made.parameters(), lr=0.1))
-    assert not found(lambda made: sgd(made.parameters(), lr=0.1, weight_decay=20.0))
+    for decay, exists in ((9.9, True), (10.0, False), (15.0, False), (20.0, False)):  # ηλ below 1, and not
+        assert found(lambda made, decay=decay: sgd(made.parameters(), lr=0.1, weight_decay=decay)) == exists
 
 
 def test_the_set_takes_no_second_pass_and_no_path():

@@ -223,7 +223,7 @@ def slot(state: State, names: Mapping[str, Tensor], key: str) -> Params:
     """
     slots = {name: state[name].get(key) for name in names}
     return {
-        name: as_reals(torch.zeros_like(names[name].detach(), dtype=sum_type(names[name])))
+        name: as_reals(torch.zeros_like(names[name], dtype=sum_type(names[name])))
         if slot is None
         else as_reals(summable(slot.detach()))
         for name, slot in slots.items()

@@ -12,6 +12,7 @@ from ireg.core.functional import detached_parameters, functional_loss
 from ireg.core.moments import compute, gradient_moments, sampled_gradients
 from ireg.core.moments.draws import drawn_moments
 from ireg.core.moments.needs import EVERYTHING, Need
+from ireg.core.moments.streamed import Foreseen, StreamedSums, sketches_of
 from ireg.core.moments.sums import MomentSums
 from tests import reference
 
@@ -176,6 +177,42 @@ def test_weights_that_are_nan_take_no_second_pass():
     sums = MomentSums(params={"w": torch.tensor([math.nan])}, needs=Need.SQ_NORMS)
     sums.add_minibatches(torch.zeros(1), None, torch.tensor([math.nan]))
     assert not sums.has_left_range()
+
+
+LEAST = 3 * torch.finfo(torch.float32).tiny
+"""The least sum of three squares that has lost no digits."""
+
+
+@pytest.mark.parametrize(
+    ("of_b", "of_a", "parts", "lost"),
+    [
+        ([[1.0, 1.0]], None, None, False),
+        ([[0.0, 1.0]], None, None, False),  # one minibatch without a gradient
+        ([[0.0, LEAST]], None, None, False),
+        ([[0.0, LEAST / 2]], None, None, True),
+        ([[0.0, 0.0]], None, None, True),
+        ([[1.0, 1.0], [LEAST / 2, 0.0]], None, None, True),  # in one metric of two
+        ([[1.0, math.inf]], None, None, True),
+        ([[math.nan, 1.0]], None, None, True),
+        ([], None, None, False),
+        ([[1.0, 1.0]], [[0.0, LEAST / 6]], [["a"], ["b"]], True),
+        ([[1.0, 1.0]], [[0.0, LEAST / 6]], None, False),  # which is no part of its own
+        ([[1.0, 1.0]], [[0.0, LEAST / 3]], [["a"], ["b"]], False),
+        ([[1.0, 1.0]], [[0.0, 0.0]], [["a"], ["b"]], False),  # the loss does not depend on it
+    ],
+)
+def test_streamed_sums_say_where_squares_may_have_been_lost(of_b, of_a, parts, lost):
+    params = {"a": torch.zeros(1), "b": torch.zeros(2)}
+    asked = Foreseen(scales=[None] * len(of_b), parts=parts)
+    for wide in (False, True):
+        sketches = sketches_of(params, 2, parts, torch.Generator().manual_seed(0))
+        sums = StreamedSums(params=params, needs=Need.MEAN, wide=wide, size=2, foreseen=asked, sketches=sketches)
+        for number, values in enumerate(of_b):
+            sums.norms[number]["b"] += torch.tensor(values, dtype=torch.float64)
+            if of_a is not None:
+                sums.norms[number]["a"] += torch.tensor(of_a[number], dtype=torch.float64)
+                sums.mean["a"] += float(any(of_a[number]))
+        assert sums.has_left_range() == (lost and not wide)
 
 
 @pytest.mark.parametrize("memory", [0, 2**20], ids=["streamed", "kept"])

@@ -1,13 +1,10 @@
 """Gradients of a sample that are summed up as they come: values exact, standard errors by sketches."""
 
-import math
-from itertools import pairwise
-
 import pytest
 import torch
 
 from ireg.core.moments import Foreseen, compute, sampled_gradients, sketch, standard_error
-from ireg.core.moments.sketch import BUCKETS, LEAST, Sketch, buckets_for
+from ireg.core.moments.sketch import LEAST
 from tests.terms.test_sampling import BATCHES, OPTIMIZERS, POPULATION, measured, stepped
 
 LONG = {"a": (300, 400), "b": (37,), "c": (200, 450)}
@@ -173,53 +170,3 @@ def test_some_of_the_parameters(monkeypatch):
         assert other.mean_square(scale).tolist() == pytest.approx(one.mean_square(scale).tolist(), rel=1e-12)
         errors = [standard_error(sample.square_of_mean(scale, shift), 50) for sample in (one, other)]
         assert errors[1] == pytest.approx(errors[0], rel=0.1)
-
-
-def sketched(vector, seed, buckets):
-    params = {name: torch.zeros_like(value) for name, value in vector.items()}
-    made = Sketch(params, torch.Generator().manual_seed(seed), buckets)
-    into = made.empty(torch.float64)
-    for name, value in vector.items():
-        for piece in made.pieces(name):
-            made.add(into, made.signed(name, piece, value.flatten()[piece.place]), piece)
-    return into
-
-
-@pytest.mark.parametrize("buckets", [7, 101])
-def test_a_sketch_keeps_inner_products_on_the_mean(buckets):
-    stream = torch.Generator().manual_seed(5)
-    shapes = {"a": (13, 7), "b": (), "c": (5, 101)}
-    one, other = (
-        {name: torch.randn(shape, generator=stream, dtype=torch.float64) for name, shape in shapes.items()}
-        for _ in range(2)
-    )
-    exact = sum(float((one[name] * other[name]).sum()) for name in shapes)
-    sizes = [math.sqrt(sum(float(value.square().sum()) for value in vector.values())) for vector in (one, other)]
-    found = [float(sketched(one, seed, buckets) @ sketched(other, seed, buckets)) for seed in range(400)]
-    spread = torch.tensor(found).std().item()
-    assert sum(found) / 400 == pytest.approx(exact, abs=4 * spread / math.sqrt(400))
-    assert spread == pytest.approx(sizes[0] * sizes[1] / math.sqrt(buckets), rel=0.15)
-
-
-def test_every_weight_is_in_one_bucket():
-    params = {"a": torch.zeros(13, 7), "b": torch.zeros(2), "c": torch.zeros(5000)}
-    made = Sketch(params, torch.Generator().manual_seed(0), 101)
-    seen = 0
-    for name, value in params.items():
-        pieces = list(made.pieces(name))
-        assert pieces[0].place.start == 0
-        assert pieces[-1].place.stop == value.numel()
-        assert all(one.place.stop == other.place.start for one, other in pairwise(pieces))
-        for piece in pieces:
-            assert piece.first == seen % 101
-            length = piece.place.stop - piece.place.start
-            assert length == piece.rows * 101 if piece.rows else piece.first + length <= 101
-            seen += length
-
-
-def test_the_length_of_a_sketch():
-    assert [n for n in BUCKETS if all(n % divisor for divisor in range(2, math.isqrt(n) + 1))] == [*BUCKETS]
-    assert buckets_for(10**6, 32, 1) == 16381  # the smallest for one vector
-    assert buckets_for(10**8, 32, 1) == 262139
-    assert buckets_for(10**6, 32, 20) == 1021
-    assert buckets_for(10**9, 32, 200) == 16381
