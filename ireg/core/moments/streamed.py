@@ -90,22 +90,31 @@ class StreamedSums(MomentSums):
     def add_gradients(self, name: str, gradients: Tensor) -> None:
         """Add one parameter's gradients of c minibatches, (c, *shape)."""
         _, sketch = self.sketches[self._part[name]]
+        # Of a large model they are computed whenever they are asked for.
+        scales = [None if scale is None else scale[name] for scale in self.foreseen.scales]
+        factors = [factor[name] for factor in self.foreseen.factors]
         for gradient in gradients:
             place, row = self._filled[name], self._numbers(gradient).flatten()
             self._filled[name] += 1
             self.mean[name] += row.view_as(self.mean[name])
             for piece in sketch.pieces(name):
-                self._add(name, place, sketch, piece, row[piece.place])
+                signed = sketch.signed(name, piece, row[piece.place])
+                self._add_weighted(name, place, sketch, piece, signed, scales)
+                self._add_products(name, place, piece, row[piece.place], factors)
 
-    def _add(self, name: str, place: int, sketch: Sketch, piece: Piece, values: Tensor) -> None:
-        """Add a piece of one parameter's gradient of the minibatch at a place."""
-        signed = sketch.signed(name, piece, values)
-        for number, scale in enumerate(self.foreseen.scales):
-            weighted = signed if scale is None else signed * self.root(scale[name], piece)
+    def _add_weighted(
+        self, name: str, place: int, sketch: Sketch, piece: Piece, signed: Tensor, scales: Sequence[Tensor | None]
+    ) -> None:
+        """Add norms and sketches of a piece of one parameter's gradient of the minibatch at a place."""
+        for number, scale in enumerate(scales):
+            weighted = signed if scale is None else signed * self.root(scale, piece)
             self.norms[number][name][place] += torch.dot(weighted, weighted)
             sketch.add(self.sketched[number][self._part[name]][place], weighted, piece)
-        for number, factor in enumerate(self.foreseen.factors):
-            product = values * (self._numbers(factor[name].flatten()[piece.place]) / self.powers[number][name])
+
+    def _add_products(self, name: str, place: int, piece: Piece, values: Tensor, factors: Sequence[Tensor]) -> None:
+        """Add norms of products of the piece with factors."""
+        for number, factor in enumerate(factors):
+            product = values * (self._numbers(factor.flatten()[piece.place]) / self.powers[number][name])
             self.products[number][name][place] += torch.dot(product, product)
 
     def root(self, scale: Tensor, piece: Piece) -> Tensor:
@@ -241,9 +250,10 @@ class StreamedSample(SampledGradients):
             for name in names:
                 offset = shift({name: torch.zeros_like(sums.mean[name])})
                 norm.append(_norm(offset, scale))
+                metric = None if scale is None else scale[name]
                 for piece in sketch.pieces(name):
                     signed = sketch.signed(name, piece, offset[name].flatten()[piece.place])
-                    sketch.add(into, signed if scale is None else signed * sums.root(scale[name], piece), piece)
+                    sketch.add(into, signed if metric is None else signed * sums.root(metric, piece), piece)
             sketches.append(into)
         return sketches, torch.stack([wide(part) for part in norm]).sum()
 
