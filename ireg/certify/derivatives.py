@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 from ireg.core.functional import functional_loss, twice_differentiable
 from ireg.core.random import named_generator
 from ireg.core.types import Batch, LossFn, Params
-from ireg.models import CNN, MLP, ResNet, ViT
+from ireg.models import CNN, GPT, MLP, ResNet, ViT
+from ireg.objective import sequence_cross_entropy
 
 STEP = 1e-5
 """Of the central differences, along a direction with numbers of size 1: rounding and curvature leave about 1e-8."""
@@ -26,6 +27,7 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "cnn, no normalization": lambda: CNN(input_shape=(1, 14, 14), num_classes=3, groups=0, activation="softplus"),
     "resnet": lambda: ResNet(input_shape=(1, 14, 14), num_classes=3, channels=[4, 8], groups=2, activation="gelu"),
     "vit": lambda: ViT(input_shape=(1, 14, 14), num_classes=3, width=8, heads=2),
+    "gpt": lambda: GPT(input_shape=(6,), num_classes=5, width=8, blocks=2, heads=2),
 }
 """Small ones of each architecture, with smooth functions: at a kink differences are not derivatives."""
 
@@ -85,19 +87,24 @@ def derivative_errors(loss: LossFn, params: Params, batch: Batch) -> tuple[float
 
 
 def of_networks(networks: Mapping[str, Callable[[], nn.Module]] = NETWORKS) -> dict[str, tuple[float, float, float]]:
-    """Compute the errors of each network at its own initial weights, on one minibatch for all.
+    """Compute the errors of each network at its own initial weights, on images or on text.
 
     Returns:
         By name, the errors of the first, second and third derivative, see `derivative_errors`.
     """
     generator = named_generator("derivatives of networks")
     images = torch.randn(4, 1, 14, 14, generator=generator, dtype=torch.float64)
-    batch = images, torch.tensor([0, 1, 2, 1])
+    labelled = images, torch.tensor([0, 1, 2, 1])
+    text = torch.randint(0, 5, (4, 7), generator=named_generator("derivatives of language models"))
     errors = {}
     with torch.random.fork_rng(devices=[]):
         for name, make in networks.items():
             torch.manual_seed(0)
             network = make().double()
             params = {key: value.detach() for key, value in network.named_parameters()}
-            errors[name] = derivative_errors(functional_loss(network, cross_entropy), params, batch)
+            if isinstance(network, GPT):
+                loss, batch = functional_loss(network, sequence_cross_entropy), (text[:, :-1], text[:, 1:])
+            else:
+                loss, batch = functional_loss(network, cross_entropy), labelled
+            errors[name] = derivative_errors(loss, params, batch)
     return errors
