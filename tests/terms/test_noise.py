@@ -186,6 +186,7 @@ def test_ratios_and_roots_of_nothing():
         assert noise._ratio(torch.tensor([1.0, 2.0]), torch.tensor([lower, 1.0])) is None
         assert noise._ratio(torch.tensor(1.0), torch.tensor(lower)) is None
     assert noise._ratio(torch.tensor([1.0, 2.0]), torch.tensor([0.5, -1.0])).tolist() == [2.0, 10.0]
+    assert float(noise._ratio(torch.tensor(math.inf), torch.tensor(2.0))) == math.inf
     assert noise._root(torch.tensor([0.0, 4.0, 0.0])).tolist() == [0.0, 0.0, 0.0]  # no order of it is known
     assert float(noise._root(torch.tensor(0.0))) == 0.0
 

@@ -138,9 +138,9 @@ def test_nadam_is_refined():
 
 def test_adagrad_is_refined():
     group, states = {"lr": LR, "eps": EPS, "lr_decay": 0.3}, [{"sum": number(8.0), "step": torch.tensor(3.0)}]
-    rule_of(torch.optim.Adagrad).refine(group, states, 4)
-    assert (group["lr"], group["eps"], group["lr_decay"]) == (LR / 2, 2 * EPS, 0.3 / 4)
-    assert (float(states[0]["sum"]), float(states[0]["step"])) == (32.0, 12.0)
+    rule_of(torch.optim.Adagrad).refine(group, states, 9)  # whose root is not its half
+    assert (group["lr"], group["eps"], group["lr_decay"]) == (LR / 3, 3 * EPS, 0.3 / 9)
+    assert (float(states[0]["sum"]), float(states[0]["step"])) == (72.0, 27.0)
 
 
 def test_rmsprop_is_refined():
