@@ -72,6 +72,30 @@ def both(monkeypatch, gradients, foreseen, seed):
     return kept, sampled_gradients(linear, params, gradients, 50, method="loop", foreseen=foreseen, generator=generator)
 
 
+@pytest.mark.parametrize("with_scale", [False, True])
+def test_each_jackknife_value_of_short_gradients_is_the_same(monkeypatch, with_scale):
+    """Standard errors do not show what all of them have in common."""
+    stream = torch.Generator().manual_seed(4)
+    *gradients, place = [
+        {name: torch.randn(size, generator=stream, dtype=torch.float64) for name, size in (("a", 3), ("b", 2))}
+        for _ in range(6)
+    ]
+    scale = {name: value.abs() + 0.1 for name, value in place.items()} if with_scale else None
+
+    def shift(gradient):
+        return {name: value + 0.5 * place[name] for name, value in gradient.items()}
+
+    kept, found = both(monkeypatch, gradients, Foreseen(scales=(scale,), factors=(place,)), 0)
+    for pair in (
+        [sample.square_of_mean(scale, shift) for sample in (kept, found)],
+        [sample.square_of_mean(scale) for sample in (kept, found)],
+        [sample.mean_square(scale) for sample in (kept, found)],
+        [sample.mean_square_of_product(place) for sample in (kept, found)],
+    ):
+        assert len(pair[0]) == 6
+        assert pair[1].tolist() == pytest.approx(pair[0].tolist(), rel=1e-12, abs=0)
+
+
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("with_scale", [False, True])
 def test_long_gradients_have_exact_values_and_near_errors(monkeypatch, with_scale, shifted, passes):
