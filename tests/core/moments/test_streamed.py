@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ireg.core.moments import Foreseen, compute, sampled_gradients, sketch, standard_error
+from ireg.core.moments import streamed as streamed_module
 from ireg.core.moments.sketch import LEAST
 from tests.terms.test_sampling import BATCHES, OPTIMIZERS, POPULATION, measured, stepped
 
@@ -125,6 +126,11 @@ def test_long_gradients_have_exact_values_and_near_errors(monkeypatch, with_scal
     assert ratios == pytest.approx([1.0] * 5, rel=0.03)
     assert sum(ratios) / 5 == pytest.approx(1, rel=0.01)
     assert max(ratios) - min(ratios) > 1e-6  # a sketch, and not the gradients
+
+
+def test_estimates_whose_sum_is_known_are_moved_to_it():
+    moved = streamed_module._centered(torch.tensor([1.0, 2.0, 6.0]), torch.tensor(12.0))
+    assert moved.tolist() == [2.0, 3.0, 7.0]
 
 
 def test_fewer_numbers_in_a_sketch_are_worse(monkeypatch):
