@@ -403,6 +403,10 @@ def test_before_the_first_step_there_is_none(name):
     found = values_of(made, batches, STEPPED[name](made))
     assert not {"noise/update_ratio", "noise/angle"} & set(found)
     assert "noise/scale" in found
+    divides = name not in ("momentum", "groups")
+    assert ("noise/scale_own" in found) != divides
+    if name == "momentum":
+        assert found["noise/scale_own"] == found["noise/scale"]  # in the metric of the identity
 
 
 def test_a_parameter_that_has_not_moved_hides_no_step():
@@ -502,6 +506,11 @@ def test_decay_that_has_no_one_equilibrium():
     assert found(lambda made: adamw(made.parameters(), lr=0.01, weight_decay=0.1))
     assert found(lambda made: sgd(made.parameters(), lr=0.1, weight_decay=0.1, momentum=0.5))
     assert found(lambda made: adamw(grouped(made, lr=0.02, weight_decay=0.05), lr=0.01, weight_decay=0.1))
+    single = nn.Linear(3, 1).double()  # a bias of one number
+    rates = [{"params": [single.weight], "lr": 0.02, "weight_decay": 0.05}, {"params": [single.bias]}]
+    state = view(adamw(rates, lr=0.01, weight_decay=0.1), dict(single.named_parameters()))
+    decays = [noise._rate_of_decay(state, state.lr, name) for name in ("weight", "bias")]
+    assert decays == pytest.approx([0.001, 0.001], rel=1e-12)
     assert not found(lambda made: adamw(grouped(made, weight_decay=0.0), lr=0.01, weight_decay=0.1))
     assert not found(lambda made: adamw(grouped(made, lr=0.02), lr=0.01, weight_decay=0.1))
     assert not found(lambda made: torch.optim.Adam(made.parameters(), lr=0.01, weight_decay=0.1))

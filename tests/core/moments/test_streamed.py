@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ireg.core.moments import Foreseen, compute, sampled_gradients, sketch, standard_error
+from ireg.core.moments import streamed as streamed_module
 from ireg.core.moments.sketch import LEAST
 from tests.terms.test_sampling import BATCHES, OPTIMIZERS, POPULATION, measured, stepped
 
@@ -72,6 +73,30 @@ def both(monkeypatch, gradients, foreseen, seed):
     return kept, sampled_gradients(linear, params, gradients, 50, method="loop", foreseen=foreseen, generator=generator)
 
 
+@pytest.mark.parametrize("with_scale", [False, True])
+def test_each_jackknife_value_of_short_gradients_is_the_same(monkeypatch, with_scale):
+    """Standard errors do not show what all of them have in common."""
+    stream = torch.Generator().manual_seed(4)
+    *gradients, place = [
+        {name: torch.randn(size, generator=stream, dtype=torch.float64) for name, size in (("a", 3), ("b", 2))}
+        for _ in range(6)
+    ]
+    scale = {name: value.abs() + 0.1 for name, value in place.items()} if with_scale else None
+
+    def shift(gradient):
+        return {name: value + 0.5 * place[name] for name, value in gradient.items()}
+
+    kept, found = both(monkeypatch, gradients, Foreseen(scales=(scale,), factors=(place,)), 0)
+    for pair in (
+        [sample.square_of_mean(scale, shift) for sample in (kept, found)],
+        [sample.square_of_mean(scale) for sample in (kept, found)],
+        [sample.mean_square(scale) for sample in (kept, found)],
+        [sample.mean_square_of_product(place) for sample in (kept, found)],
+    ):
+        assert len(pair[0]) == 6
+        assert pair[1].tolist() == pytest.approx(pair[0].tolist(), rel=1e-12, abs=0)
+
+
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("with_scale", [False, True])
 def test_long_gradients_have_exact_values_and_near_errors(monkeypatch, with_scale, shifted, passes):
@@ -101,6 +126,11 @@ def test_long_gradients_have_exact_values_and_near_errors(monkeypatch, with_scal
     assert ratios == pytest.approx([1.0] * 5, rel=0.03)
     assert sum(ratios) / 5 == pytest.approx(1, rel=0.01)
     assert max(ratios) - min(ratios) > 1e-6  # a sketch, and not the gradients
+
+
+def test_estimates_whose_sum_is_known_are_moved_to_it():
+    moved = streamed_module._centered(torch.tensor([1.0, 2.0, 6.0]), torch.tensor(12.0))
+    assert moved.tolist() == [2.0, 3.0, 7.0]
 
 
 def test_fewer_numbers_in_a_sketch_are_worse(monkeypatch):
