@@ -112,8 +112,8 @@ def table(found: pd.DataFrame) -> str:
         ]
         for _, row in found.iterrows()
     ]
-    head = ["weights", "step", "row", "replay", "noting a step", "every 100 steps", "every 500 steps", "noise, every 100"]
-    return markdown(head, lines)
+    times = ["step", "row", "replay", "noting a step"]
+    return markdown(["weights", *times, "every 100 steps", "every 500 steps", "noise, every 100"], lines)
 
 
 @framed

@@ -414,11 +414,15 @@ def test_a_long_measurement_is_preceded_by_a_line(clock):
 def test_the_line_comes_once(tmp_path, monkeypatch, by_callback):
     monkeypatch.setattr("ireg.window.LONG", 0.0)
     monkeypatch.setattr("ireg.window.LARGE_SHARE", 0.0)
-    with pytest.warns(UserWarning, match="the terms of 4 minibatches take") as found:
+
+    def train():
         if by_callback:
             fit(tmp_path, Callback(TAGS, every_n_steps=4), max_epochs=1)
         else:
             watched(12, every_n_steps=4, sampling="independent")
+
+    with pytest.warns(UserWarning, match="the terms of 4 minibatches take") as found:
+        train()
     assert sum("minibatches take" in str(warning.message) for warning in found) == 1
 
 
