@@ -46,7 +46,7 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def measured(name: str) -> Row:
-    """Train a network for some windows, and return the seconds of a step, a row, a replay and of noting a step."""
+    """Train a network for some windows, and return the seconds of each part of a step and of a row."""
     torch.manual_seed(0)
     model = GPT(input_shape=(CONTEXT,), **NETWORKS[name])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)

@@ -134,7 +134,14 @@ USERS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((RO
 DEEP = re.compile(r"\bireg\.(core|lit|certify|engine|measurement|measured_loss|monitor|objective|check|guard)\b[.\w]*")
 ABOUT_THE_CODE = {"docs/certificates.md": {"ireg.core.optimizers", "ireg.core.mean_flow"}}
 """Where a page says which code has the constants, and sends nobody there."""
-ROOMS = {"ireg", "ireg.analysis", "ireg.regularizers", "ireg.statistics", "ireg.terms"}
+ROOMS = {
+    "ireg",
+    "ireg.analysis",
+    "ireg.integrations.transformers",
+    "ireg.regularizers",
+    "ireg.statistics",
+    "ireg.terms",
+}
 
 
 @pytest.mark.parametrize("path", USERS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -113,9 +113,9 @@ def test_a_measurement_is_followed_by_its_time_over_the_share(clock):
 @pytest.mark.parametrize(
     ("each", "trained", "line"),
     [
-        (0.5, 10.0, "take at least 2 s, after 10 s of training"),
+        (0.5, 10.0, "take about 2 s, after 10 s of training"),
         (0.49, 10.0, None),  # it is short
-        (0.8, 32.0, "take at least 3 s, after 32 s of training"),
+        (0.8, 32.0, "take about 3 s, after 32 s of training"),
         (0.8, 33.0, None),  # it is little beside the training
     ],
 )

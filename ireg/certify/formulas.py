@@ -39,6 +39,55 @@ def equations(point: Point) -> Values:
     }
 
 
+def noise_scales(point: Point) -> Values:
+    """Compute tr Σ and ‖∇C‖² of minibatches of different sizes, each with one weight, and their ratios.
+
+    With a = (1/m) Σ N/B_k they are Var (N − 1) m/(a (m − 1)) and ‖ḡ‖² − Var (a − m)/(a (m − 1)).
+    """
+    sizes = torch.tensor([len(labels) for _, labels in point.trained.batches], dtype=torch.float64)
+    variance, m = float(_variance(point.gradients).sum()), point.count
+    whole, square = float(sizes.sum()), float(point.gradients.mean(0).square().sum())
+    a = float((whole / sizes).mean())
+    trace = variance * (whole - 1) * m / (a * (m - 1)) if m > 1 else None
+    signal = None if trace is None else square - variance * (a - m) / (a * (m - 1))
+    exists = trace is not None and signal is not None and signal > 0
+    implied = equations(point)
+    own: Values = {"noise/scale_own": None}
+    if point.memory is not None and point.scale is not None and m > 1:
+        of_own = float(point.scale @ _variance(point.gradients))
+        signal_own = float(point.scale @ point.gradients.mean(0).square()) - of_own * (a - m) / (a * (m - 1))
+        own = {"noise/scale_own": of_own * (whole - 1) * m / (a * (m - 1)) / signal_own if signal_own > 0 else None}
+    return own | {
+        "noise/trace": trace,
+        "noise/square": signal,
+        "noise/scale": trace / signal if exists else None,  # type: ignore[operator]
+        "noise/signal_to_noise": signal * whole / (trace * a) if exists else None,  # type: ignore[operator]
+        "noise/share": implied["ireg/minibatch_variance"] / implied["ireg/sgd"],  # type: ignore[operator]
+    }
+
+
+def steps_and_weights(point: Point) -> Values:
+    """Compute length and angle of a step of SGD beside the weights, and where weight decay balances its steps.
+
+    With a buffer, and without Nesterov's step, ΔW is what the last step took off. Without one, and with L2 decay λ, the
+    norm settles at η √((1/m) Σ ‖g_k‖²)/√(w(2 − w)), w = ηλ.
+    """
+    optimizer, group, weights = point.trained.optimizer, point.group, point.weights
+    if type(optimizer) is not SGD or group["nesterov"] or point.training.penalty is not None:
+        return {}
+    values: Values = {}
+    if group["momentum"] and point.trained.weights:
+        before = point.last_weights
+        values["noise/update_ratio"] = float((before - weights).norm() / weights.norm())
+        values["noise/angle"] = 2 * math.asin(float((before / before.norm() - weights / weights.norm()).norm()) / 2)
+    of_all = len({*point.l2.tolist()}) == 1 and bool((point.shares == 1).all()) and not point.changing
+    if of_all and not group["momentum"] and float(point.l2[0]) > 0:
+        w = point.rate * float(point.l2[0])
+        settled = point.rate * math.sqrt(float(point.gradients.square().sum(1).mean()) / (w * (2 - w)))
+        values["noise/equilibrium"] = settled / float(weights.norm())
+    return values
+
+
 def _variance(gradients: Tensor) -> Tensor:
     return (gradients - gradients.mean(0)).square().mean(0)
 
@@ -228,5 +277,17 @@ def path(point: Point) -> Values:
     return values
 
 
-FORMULAS: tuple[Callable[[Point], Values], ...] = (equations, own, flow, noise, edges, sharpness, norms, margins, path)
+FORMULAS: tuple[Callable[[Point], Values], ...] = (
+    equations,
+    noise_scales,
+    steps_and_weights,
+    own,
+    flow,
+    noise,
+    edges,
+    sharpness,
+    norms,
+    margins,
+    path,
+)
 """Those that a point suffices for."""

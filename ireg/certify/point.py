@@ -61,6 +61,11 @@ class Point:
         """ω, (p,)."""
         return self._joined(dict(self.trained.module.named_parameters()))
 
+    @property
+    def last_weights(self) -> Tensor:
+        """ω before the last step, (p,)."""
+        return self._joined(self.trained.weights[-1])
+
     @cached_property
     def losses(self) -> list[Function]:
         """Ĉ_k of each minibatch, as functions of ω."""

@@ -70,7 +70,7 @@ def test_margins_by_kind_of_label_and_probes():
         (implicit, "_quarter_rate", lambda snapshot: snapshot.optimizer.lr / 3, "sgd, rates that change",
          {"ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance"}),
         (OptimizerState, "step_factors", lambda self, *arguments, **named: (1.0, 1.0), "sgd, rates that change",
-         {"ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance", "ireg/own", "ireg/own_full_batch",
+         {"noise/share", "ireg/sgd", "ireg/full_batch", "ireg/minibatch_variance", "ireg/own", "ireg/own_full_batch",
           "ireg/own_variance"}),
         (mean_flow, "_shared", lambda rho, beta, drawing: (1 - rho) / 2, "adamw, decay",
          {"ireg/strength", "ireg/alignment", "ireg/strength_fluctuation", "ireg/alignment_fluctuation"}),
