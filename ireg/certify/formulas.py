@@ -67,7 +67,7 @@ def noise_scales(point: Point) -> Values:
 
 
 def steps_and_weights(point: Point) -> Values:
-    """Compute length and angle of a step of SGD beside the weights, and where weight decay balances its steps.
+    """Compute length and angle of a step of SGD, and the norm at which weight decay balances its steps.
 
     With a buffer, and without Nesterov's step, ΔW is what the last step took off. Without one, and with L2 decay λ, the
     norm settles at η √((1/m) Σ ‖g_k‖²)/√(w(2 − w)), w = ηλ.
