@@ -36,6 +36,7 @@ def test_what_has_no_time_is_left_out_and_said(name):
     assert {"overhead", "terms by loop"} <= found.left_out.keys()
 
 
+@pytest.mark.slow
 def test_a_method_that_serves_no_such_network_is_left_out_with_its_reason():
     training, clock = Training(SMALL["cnn"], CPU), gpu_times.Clock(CPU, 60)
     found = gpu_times.measured(replace(SMALL["cnn"], seconds=0), CPU)

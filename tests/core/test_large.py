@@ -359,7 +359,7 @@ def test_what_is_large_is_above_sixteen_mebibytes():
     [
         ("theory", torch.optim.SGD),
         ("theory", torch.optim.AdamW),
-        (["curvature/preconditioned_sharpness"], torch.optim.AdamW),
+        pytest.param(["curvature/preconditioned_sharpness"], torch.optim.AdamW, marks=pytest.mark.slow),
     ],
 )
 def test_at_most_eight_models_are_held(terms, made, monkeypatch):
