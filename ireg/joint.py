@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ireg.core.moments.needs import Need, adds_up, has_parts, union_of_needs
-from ireg.core.moments.sums import GradientMoments
 from ireg.core.optimizers import view
 from ireg.core.several import SeveralOptimizers
 from ireg.core.snapshot import Snapshot, Term
 from ireg.options import Epoch
 
 Evaluate = Callable[[Mapping[str, Term], Snapshot], dict[str, float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Part(GradientMoments):
-    """Moments of a part of the weights, without the norms of single minibatches."""
-
-    @property
-    def sq_norm_mean(self) -> Tensor:
-        """(1/m) Σ ‖g_k‖², 0-d."""
-        return torch.stack([value.sum() for value in self.wide_square.values()]).sum()
 
 
 def of_each(
@@ -60,29 +49,13 @@ def of_each(
     for part_taken in taken.values():
         needs |= part_taken.needs
     if needs:
-        needs = needs | Need.SQUARE if Need.SQ_NORMS in needs else needs
+        if Need.SQ_NORMS in needs:
+            needs |= Need.BY_PARAMETER | Need.MEAN
         moments = replace(snapshot, needs=snapshot.needs | needs).moments
         snapshot.__dict__["moments"] = moments
         for part_taken in taken.values():
-            part_taken.__dict__["moments"] = _part_of(moments, part_taken.moving)
+            part_taken.__dict__["moments"] = moments.of(part_taken.moving)
     return taken
-
-
-def _part_of(moments: GradientMoments, moving: Mapping[str, Tensor]) -> _Part:
-    """Return the moments of some of the weights."""
-
-    def some(values: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
-        return None if values is None else {name: values[name] for name in moving}
-
-    return _Part(
-        needs=moments.needs,
-        method=moments.method,
-        losses=moments.losses,
-        _sq_norms=None,
-        _mean=some(moments._mean),
-        _square=some(moments._square),
-        _wide_square=some(moments._wide_square),
-    )
 
 
 def summed(term: Term, parts: Mapping[str, Snapshot]) -> Term | None:
