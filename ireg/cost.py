@@ -38,7 +38,7 @@ def estimate_cost(
     """Estimate how long `ireg.measure` takes with these arguments.
 
     It measures over 3 minibatches twice, of which the first makes ready what later ones find, and over 6. Time is
-    linear in the number of minibatches. Eigenvalues may take more products at other weights, up to 60 each.
+    linear in the number of minibatches. Eigenvalues may take more products at other weights.
 
     Args:
         model: as `ireg.measure` takes it, and so is all else.

@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,6 +20,7 @@ from ireg.core.batches import copied
 from ireg.core.functional import ModuleLoss, StepLoss, copied_buffers
 from ireg.core.graph import Graph
 from ireg.core.params import dense, same_values
+from ireg.core.ranks import mean_over
 from ireg.core.sharded import held, mesh_of, part_of, settle, whole
 from ireg.core.types import Batch, LossFn, Params
 
@@ -168,11 +168,7 @@ class OwnPasses:
         return self._wrapper is not None and self._wrapper.gradient_as_bucket_view
 
     def _over_ranks(self, value: Tensor) -> Tensor:
-        if self.group is None:
-            return value
-        total = value.clone()
-        distributed.all_reduce(total, group=self.group)
-        return total / distributed.get_world_size(self.group)
+        return value if self.group is None else mean_over(value, self.group)
 
 
 Evaluate = Callable[[Any, Batch], tuple[Tensor, Tensor | None]]

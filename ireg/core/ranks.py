@@ -75,6 +75,13 @@ _visits: Counter[str] = Counter()
 """How often this process has measured with the others of a group."""
 
 
+def mean_over(value: Tensor, group: Any) -> Tensor:
+    """Return the mean of a tensor over the ranks of a group; it has no graph."""
+    total = value.clone()
+    distributed.all_reduce(total, group=group)
+    return total / distributed.get_world_size(group)
+
+
 def decision_of_first(choice: bool, group: Any) -> bool:
     """Return what the first rank has chosen, so that all ranks do the same.
 
@@ -147,9 +154,7 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, group: Any) -> Tensor:
-        total = value.clone()
-        distributed.all_reduce(total, group=group)
-        return total / distributed.get_world_size(group)
+        return mean_over(value, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
