@@ -428,6 +428,7 @@ class _Opened:
             Options(terms="norm/l2", method=method),  # one that needs no pass; what is needed is set below
             loss=self.measured.loss,
             optimizer=self.optimizer,
+            used=self.measured.used,
         )
         return replace(taken, needs=EVERYTHING)
 

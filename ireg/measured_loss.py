@@ -57,7 +57,6 @@ class MeasuredLoss:
         optimizer: of the module, without wrapper.
         criterion: of outputs and targets; give this or `loss`.
         loss: of the model and a minibatch.
-        modes: of submodules by name, in which they are measured; by default they stay as they are.
         method: how gradients are computed: `backward` takes the model's own passes, and `auto` where it needs them.
         group: the ranks that train together; by default those of the model's wrapper.
 
@@ -71,6 +70,7 @@ class MeasuredLoss:
         streams: all that the module and the loss draw from.
         is_known: whether `look` has determined what kind of function it is.
         writes: whether a forward pass changes the weights that it is given.
+        used: names of parameters that the loss of the minibatch that was looked at depends on.
     """
 
     def __init__(
@@ -79,7 +79,6 @@ class MeasuredLoss:
         optimizer: Optimizer,
         criterion: Criterion | None,
         loss: ModelLoss | None,
-        modes: Mapping[str, bool] | None = None,
         method: str = "auto",
         group: Any = None,
     ) -> None:
@@ -95,11 +94,11 @@ class MeasuredLoss:
             self.loss.loss if isinstance(self.loss, MeanOverRanks) else self.loss
         )
         self._group = ranks_of(model) if group is None else group
-        self._modes = {} if modes is None else modes
+        self._modes: Mapping[str, bool] = {}
         self._stack = ExitStack()
         self._inference = False
         self.descended: LossFn | None = None
-        self._depends = True
+        self.used: frozenset[str] = frozenset()
         self.is_known = self.writes = False
 
     def __enter__(self) -> MeasuredLoss:
@@ -172,11 +171,11 @@ class MeasuredLoss:
             self._look_at_passes(own, batch)
             return
         with MODES["two_draws"](self.module):
-            graph, self.writes = self._evaluated(batch)
+            graph = self._evaluated(batch)
             if isinstance(own, ModuleLoss) and graph.leaves & {id(value) for value in self.module.parameters()}:
                 criterion = own.criterion
                 own = self._own = StepLoss(self.module, lambda model, pair: criterion(model(pair[0]), pair[1]))
-                graph, self.writes = self._evaluated(batch)
+                graph = self._evaluated(batch)
             own.fresh = self.writes
         if graph.recomputes:
             if self._method != "auto":
@@ -188,7 +187,6 @@ class MeasuredLoss:
             self._own = passes = self._of_passes()
             self._look_at_passes(passes, batch)
             return
-        self._depends = bool(graph.leaves)
         self.loss = own if self._group is None else MeanOverRanks(own, self._group)
         self.is_known = True
 
@@ -203,15 +201,17 @@ class MeasuredLoss:
         with MODES["two_draws"](self.module), own.opened({}):
             _, _, gradients = own.passes(batch)
             own.fresh = self.writes = any(value._version != version for value, version in before)
-        self._depends, self.loss, self.is_known = bool(gradients), own, True
+        self.used, self.loss, self.is_known = frozenset(gradients), own, True
 
-    def _evaluated(self, batch: Batch) -> tuple[Graph, bool]:
-        """Evaluate the loss with copies of the weights; return its graph, and whether the copies changed."""
+    def _evaluated(self, batch: Batch) -> Graph:
+        """Evaluate the loss with copies of the weights, note which it uses and whether it writes; return its graph."""
         weights = leaves_like(self.module)
         with torch.enable_grad():
             graph = Graph(self._own(weights, batch))
         own = detached_parameters(self.module)
-        return graph, any(not same_values(value, own[name]) for name, value in weights.items())
+        self.used = frozenset(name for name, value in weights.items() if id(value) in graph.leaves)
+        self.writes = any(not same_values(value, own[name]) for name, value in weights.items())
+        return graph
 
     def require_own_gradient(self, batch: Batch, remedy: str = "") -> None:
         """Check that the gradient at given weights is that of the model's own passes.
@@ -225,7 +225,7 @@ class MeasuredLoss:
         """
         if isinstance(self._own, OwnPasses):
             return  # it is that of these passes
-        if not self._depends or not any(value.requires_grad for value in self.module.parameters()):
+        if not self.used or not any(value.requires_grad for value in self.module.parameters()):
             return  # a loss that moves nothing is refused later, where the moving parameters are determined
         with self.streams.kept():
             state = self.streams.state()

@@ -1,6 +1,6 @@
 """The one path from a module, its minibatches, its loss and its optimizer to one number a term."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -132,7 +132,12 @@ def measure(
 
 
 def measure_epoch(
-    model: nn.Module, options: Options, epoch: Epoch, *, optimizer: Optimizer | Sequence[Optimizer]
+    model: nn.Module,
+    options: Options,
+    epoch: Epoch,
+    *,
+    optimizer: Optimizer | Sequence[Optimizer],
+    measured: MeasuredLoss | None = None,
 ) -> dict[str, float]:
     """Measure terms at the model's present weights, with all that was recorded of an epoch.
 
@@ -144,6 +149,7 @@ def measure_epoch(
             yet.
         epoch: what was trained on.
         optimizer: of the model.
+        measured: the model's loss by these options, where it is known from an earlier measurement.
 
     Returns:
         The values by tag.
@@ -160,17 +166,19 @@ def measure_epoch(
             f"by={options.by!r} is measured with one optimizer, not with {' and '.join(several.names)}: terms of each "
             "are given in any case; leave by out"
         )
-    measured = MeasuredLoss(model, optimizer, options.criterion, options.loss, epoch.modes, options.method, epoch.group)
+    if measured is None:
+        measured = MeasuredLoss(model, optimizer, options.criterion, options.loss, options.method, epoch.group)
     epoch = _sampled(options, epoch)
     if epoch.path is None and (missing := [tag for tag, term in options.chosen.items() if needs_path(term)]):
         raise ValueError(
             f"{missing[0]} is a sum over the steps of the epoch, which are over; use ireg.Monitor, made before them"
         )
     generator = named_generator("terms") if epoch.generator is None else epoch.generator
-    with measured:
+    with measured.in_modes({} if epoch.modes is None else epoch.modes):
         epoch = replace(epoch, batches=measured.outside_inference(epoch.batches), generator=generator)
         first = epoch.batches[0]
-        measured.look(first)
+        if not measured.is_known:
+            measured.look(first)
         noise = 0.0
         if options.check != "off":
             measured.require_own_gradient(first, ", or measure nevertheless with check='off'")
@@ -187,6 +195,7 @@ def measure_epoch(
                 loss=measured.loss,
                 optimizer=optimizer,
                 objective=None if penalized is None else Objective(measured.loss, penalized, epoch.batches),
+                used=measured.used,
             )
             with counting(len(options.chosen), shown=options.progress) as begins:
                 if several is None:
@@ -223,6 +232,7 @@ def take_snapshot(
     optimizer: Optimizer,
     observer: Observer | None = None,
     objective: Descended | None = None,
+    used: Collection[str] = (),
 ) -> Snapshot:
     """Take a snapshot of training, as far as the terms need it.
 
@@ -234,11 +244,12 @@ def take_snapshot(
         optimizer: of the module.
         observer: called with each minibatch's outputs when the moments are computed.
         objective: what is descended, an explicit penalty included; by default the loss.
+        used: names of parameters that the loss is known to depend on.
 
     Raises:
         ValueError: an optimizer that cannot be read, that moves nothing, or that a term is not made for.
     """
-    moving = moving_parameters(optimizer, dict(module.named_parameters()), loss, epoch.batches, epoch.stepped)
+    moving = moving_parameters(optimizer, dict(module.named_parameters()), loss, epoch.batches, epoch.stepped, used)
     seen = view(optimizer, moving, epoch.rates, epoch.settings)
     params = detached_parameters(module)
     # Copies: a forward pass may write to the weights that it is given. A large model is copied where it was seen to.

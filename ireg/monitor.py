@@ -287,7 +287,9 @@ class Monitor:
         start = time.perf_counter()
         self._compare_with_penalty()
         options = replace(self.options, check="off")  # the guard has compared a step
-        values = measure_epoch(self.model, options, self._epoch(), optimizer=self.optimizer)
+        # What the guard compares at each row is known to be the same function as at the row before.
+        known = self._measured if self.options.check == "each" else None
+        values = measure_epoch(self.model, options, self._epoch(), optimizer=self.optimizer, measured=known)
         values |= self._guard.marks()
         warn_of_measurement(self._guard.warnings, self.model, self._window.settings, values, mode=options.mode)
         spent = time.perf_counter() - start

@@ -504,9 +504,9 @@ class Attention(nn.Module):
 def test_all_is_restored_at_the_end_of_the_block_and_no_later():
     model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
     with torch.inference_mode():
-        measured = MeasuredLoss(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy, None, {"1": False})
+        measured = MeasuredLoss(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy, None)
         before = torch.get_rng_state()
-        with measured:
+        with measured.in_modes({"1": False}):
             assert not torch.is_inference_mode_enabled()
             assert not model[1].training
             torch.rand(3)

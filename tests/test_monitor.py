@@ -142,6 +142,51 @@ def test_a_sample_of_the_minibatches_is_kept():
     assert some.rows["ireg/sgd"].nunique() == 2  # each epoch has a draw of its own
 
 
+class Gated(nn.Module):
+    """A second head that the loss depends on only while it is open."""
+
+    passes = 0  # of the class: what a pass changes in a module is given back
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.open = network(), nn.Linear(5, 3).double(), False
+
+    def forward(self, inputs):
+        Gated.passes += 1
+        return self.body(inputs) + (self.head(inputs) if self.open else 0)
+
+
+@pytest.mark.parametrize("check", ["each", "first", "off"])
+def test_a_row_takes_one_pass_a_minibatch_and_one_more(check):
+    """The further one is the guard's, or where none compares, one that shows what kind of function the loss is."""
+    model = Gated()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = ireg.Monitor(
+        model, optimizer, criterion=cross_entropy, terms=["ireg/sgd"], check=check, method="loop", num_batches=3,
+        sampling="independent",
+    )  # fmt: skip
+    counts = []
+    for _ in range(2):
+        before = Gated.passes
+        train(model, optimizer, monitor, epochs=1)
+        counts.append(Gated.passes - before - 3)
+    assert counts[1] == 3 + 1
+
+
+def test_what_the_loss_depends_on_is_seen_anew_in_each_row():
+    model = Gated()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = ireg.Monitor(model, optimizer, criterion=cross_entropy, terms=["ireg/sgd"])
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    batches = [(INPUTS[index], TARGETS[index]) for index in order.split(8)]
+    for is_open in (False, True, False):
+        model.open = is_open
+        optimizer.zero_grad()
+        (row,) = train(model, optimizer, monitor, epochs=1)
+        gradients = reference.minibatch_gradients(model, cross_entropy, batches)
+        assert row["ireg/sgd"] == pytest.approx(reference.sgd(gradients, 0.1), rel=1e-8)
+
+
 def test_what_cannot_work_is_refused_at_once():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -17,6 +17,7 @@ def moving_parameters(
     loss: LossFn,
     batches: Iterable[Batch],
     stepped: Collection[int] | None = None,
+    used: Collection[str] = (),
 ) -> dict[str, nn.Parameter]:
     """Find the parameters that a step of the optimizer changes, by name.
 
@@ -35,6 +36,7 @@ def moving_parameters(
         loss: pure function `(params, batch) -> 0-d mean loss`.
         batches: the minibatches; they are looked at one by one until every candidate has been used.
         stepped: identities of the parameters that had a gradient in a step; None where no step has been seen.
+        used: names of parameters that the loss is known to depend on, so that no minibatch needs to be looked at.
 
     Returns:
         The parameters by name, at least one, in the order of `named`.
@@ -64,7 +66,8 @@ def moving_parameters(
     candidates = {name: value for name, value in named.items() if id(value) in held and value.requires_grad}
     if stepped is not None:
         candidates = {name: value for name, value in candidates.items() if id(value) in stepped}
-    used = _used(loss, candidates, batches)
+    used = {name for name in candidates if name in used}
+    used |= _used(loss, {name: value for name, value in candidates.items() if name not in used}, batches)
     if not used:
         raise ValueError(
             f"{type(optimizer).__name__} moves no parameter: of {len(named)} it holds {len(held)}, "

@@ -214,14 +214,12 @@ def choose_method(loss: LossFn, params: Params, batches: Sequence[Batch], needs:
     if isinstance(loss, ModuleLoss) and linear.serves(loss.module, inputs.ndim):
         pays = Need.SQUARE not in needs and linear.products_pay(loss.module, len(targets), needs)
         return "ghost" if pays else "layers"
-    on_cpu = inputs.device.type == "cpu"
     try:
         hooks.layers_of(loss, params)
     except NotServedError as error:
         _say_once(str(error))
-        return "loop" if on_cpu else "vmap"
-    pays = not on_cpu or hooks.minibatches_at_once(loss, params, batches[0]) >= hooks.AT_LEAST
-    return "hooks" if pays else "loop"
+        return "loop" if inputs.device.type == "cpu" else "vmap"
+    return "hooks" if hooks.pays(loss, params, batches[0]) else "loop"
 
 
 @cache

@@ -14,6 +14,7 @@ Source: Rochette, Manoel & Tramel 2019, arXiv:1912.06015, for the gradients of e
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from ireg.core.batches import stacks
 from ireg.core.functional import ModuleLoss, couples_examples, gradient
 from ireg.core.moments.kinds import NotServedError, kind_of
-from ireg.core.moments.memory import bytes_of, kept_for_backward
+from ireg.core.moments.memory import Kept, bytes_of, kept_for_backward
 from ireg.core.moments.methods import method
 from ireg.core.moments.sums import MomentSums, add_up
 from ireg.core.norms import norm, norm_of
@@ -35,6 +36,9 @@ GRADIENT_MEMORY = 2**28
 """Bytes of minibatch gradients that are formed at once on a CPU, at most."""
 MEMORY_ON_ACCELERATOR = 2**31
 """Bytes of a pass on an accelerator, which is busy only with many examples."""
+
+_KEPT: WeakKeyDictionary[LossFn, dict[torch.Size, Kept]] = WeakKeyDictionary()
+"""What a backward pass needs in memory, by the shape of the inputs, of losses that were seen."""
 
 SAME = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 3e-2}
 """By how much of its norm the check's gradient may be off."""
@@ -116,6 +120,25 @@ def add_by_hooks(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None,
         sums.add_minibatches(losses, outputs, add_up(norms))
 
 
+def pays(loss: LossFn, params: Params, batch: Batch) -> bool:
+    """Say whether hooks are faster than the loop: always on an accelerator, on a CPU where minibatches are small.
+
+    Args:
+        loss: of a minibatch.
+        params: their device decides by what.
+        batch: one minibatch, which stands for all.
+    """
+    if next(iter(params.values())).device.type != "cpu":
+        return True
+    # The first needs no forward pass.
+    return _by_gradients(params) >= AT_LEAST and minibatches_at_once(loss, params, batch) >= AT_LEAST
+
+
+def _by_gradients(params: Params) -> int:
+    """Return how many minibatches' gradients are formed at once on a CPU, at most."""
+    return GRADIENT_MEMORY // max(1, bytes_of(params))
+
+
 def minibatches_at_once(loss: LossFn, params: Params, batch: Batch) -> int:
     """Return how many minibatches are fastest in one pass; 0 where one is already too large.
 
@@ -124,9 +147,13 @@ def minibatches_at_once(loss: LossFn, params: Params, batch: Batch) -> int:
         params: their device decides by what.
         batch: one minibatch, which stands for all.
     """
-    kept = kept_for_backward(loss, params, batch)
+    of_loss = _KEPT.setdefault(loss, {})
+    shape = batch[0].shape
+    if shape not in of_loss:
+        of_loss[shape] = kept_for_backward(loss, params, batch)
+    kept = of_loss[shape]
     if next(iter(params.values())).device.type == "cpu":
-        return min(int(TENSOR / max(1.0, kept.mean)), GRADIENT_MEMORY // max(1, bytes_of(params)))
+        return min(int(TENSOR / max(1.0, kept.mean)), _by_gradients(params))
     return MEMORY_ON_ACCELERATOR // max(1, kept.size + bytes_of(params))
 
 

@@ -298,3 +298,20 @@ def test_gradients_formed_at_once_are_bounded(monkeypatch):
     assert hooks.minibatches_at_once(loss, params, batch) > 100
     monkeypatch.setattr(hooks, "GRADIENT_MEMORY", 7 * 2 * 300)
     assert hooks.minibatches_at_once(loss, params, batch) == 3
+
+
+def test_a_network_too_large_for_hooks_is_known_without_a_pass(monkeypatch):
+    module = nn.Linear(2, 100)
+    loss, params = functional_loss(module, cross_entropy), detached_parameters(module)
+    calls = []
+    module.register_forward_hook(lambda *passed: calls.append(passed))
+    batches = [(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long))]
+    assert hooks.pays(loss, params, batches[0])
+    assert hooks.pays(loss, params, batches[0])  # what a pass keeps is measured once for a loss and a shape
+    assert len(calls) == 1
+    small = (torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))
+    assert hooks.pays(loss, params, small)
+    assert len(calls) == 2
+    monkeypatch.setattr(hooks, "GRADIENT_MEMORY", (hooks.AT_LEAST - 1) * 4 * 300)
+    assert not hooks.pays(loss, params, (torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)))
+    assert len(calls) == 2
