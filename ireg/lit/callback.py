@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
@@ -24,6 +24,7 @@ from ireg.core.path import PathRecorder, recorder_for
 from ireg.core.random import named_generator
 from ireg.core.ranks import ranks_of
 from ireg.core.several import SeveralOptimizers
+from ireg.core.sharded import sharding_modules
 from ireg.core.snapshot import Term
 from ireg.core.witness import Witness
 from ireg.core.wrappers import bare_module, unwrapped
@@ -207,17 +208,18 @@ class ImplicitRegularizationMonitor(Callback):
         """Refuse a training that cannot be measured, and forget an earlier one if a new one begins.
 
         Raises:
-            UserError: sharded weights, manual optimization of the module's own loss, float16 weights, or a
-                `training_step` that takes the iterator of the loader.
+            UserError: weights that are spread in an unknown way, manual optimization of the module's own loss, float16
+                weights, or a `training_step` that takes the iterator of the loader.
         """
         if stage != "fit":
             return
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._begin_fit()
         for wrong, text in (
-            (not isinstance(trainer.strategy, SingleDeviceStrategy) and type(trainer.strategy) is not DDPStrategy,
-             f"strategy={type(trainer.strategy).__name__}: shards or spreads the weights; use strategy='ddp', or "
-             "ireg.Monitor with fully_shard"),
+            (type(trainer.strategy) not in (DDPStrategy, ModelParallelStrategy)
+             and not isinstance(trainer.strategy, SingleDeviceStrategy),
+             f"strategy={type(trainer.strategy).__name__}: spreads the weights in a way that cannot be measured; use "
+             "strategy='ddp', or ModelParallelStrategy with fully_shard in configure_model"),
             (not pl_module.automatic_optimization and self._by_step, "automatic_optimization=False: what a step is "
              "stands in the module alone; give loss or criterion, use automatic optimization, or ireg.Monitor in the "
              "training_step"),
@@ -239,17 +241,22 @@ class ImplicitRegularizationMonitor(Callback):
 
         Raises:
             UserError: there is none, or one that evaluates the loss several times a step; a module that cannot be
-                measured.
+                measured, or that is sharded itself.
         """
         if not trainer.optimizers:
             raise UserError("ImplicitRegularizationMonitor: 0 optimizers: nothing moves; return one or several")
+        if pl_module in sharding_modules(pl_module):
+            raise UserError(
+                "ImplicitRegularizationMonitor: fully_shard(self) shards the LightningModule itself, of which a copy "
+                "is measured; shard the network within it, as by fully_shard(self.network)"
+            )
         if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             raise UserError("ImplicitRegularizationMonitor: LBFGS evaluates the loss several times a step; use another")
         lazy = any(is_lazy(value) for value in pl_module.parameters())
         with _user_errors():
             self._optimizer = optimizer = unwrapped(trainer.optimizers)
             if not lazy:  # such layers get their shapes from the first minibatch
-                bare_module(pl_module)
+                bare_module(pl_module, sharded=True)
         if not self.initial and not lazy:
             self._keep_initial(pl_module)
         self._recorder = recorder_for(self.terms.values(), optimizer)

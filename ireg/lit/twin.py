@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ireg.core.batches import copied
 from ireg.core.functional import measuring
 from ireg.core.moments.linear import PASSES_TO
+from ireg.core.sharded import sharding_modules
 from ireg.core.streams import Streams
 from ireg.system.errors import UserError
 
@@ -33,6 +34,8 @@ def muted_twin(module: LightningModule, global_step: int | None = None) -> Light
         UserError: the module cannot be copied.
     """
     memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
+    # Sharded modules cannot be copied; their own passes leave them as they were.
+    memo |= {id(part): part for part in sharding_modules(module)}
     for shared in (module.__dict__.get("_trainer"), module.__dict__.get("_fabric")):
         memo[id(shared)] = shared
     for kept in _non_leaves(module.__dict__, set()):

@@ -8,11 +8,15 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import ireg
+from ireg.core.sharded import whole
+from ireg.system.errors import UserError
 from tests.reference import timeless
 
 RANKS = 2
@@ -39,6 +43,38 @@ class Module(lightning.LightningModule):
     def configure_optimizers(self):
         return torch.optim.AdamW(self.net.parameters(), lr=0.01)
 
+    @staticmethod
+    def strategy():
+        return "ddp"
+
+
+class Sharded(Module):
+    """The same, with weights that are spread over the ranks."""
+
+    def configure_model(self):
+        for part in (self.net[0], self.net[2], self.net):
+            fully_shard(part, mesh=self.device_mesh["data_parallel"])
+
+    @staticmethod
+    def strategy():
+        return ModelParallelStrategy(data_parallel_size=RANKS, tensor_parallel_size=1)
+
+
+class ShardedItself(Sharded):
+    def configure_model(self):
+        fully_shard(self, mesh=self.device_mesh["data_parallel"])
+
+
+def refused(folder, rank):
+    """Return what is said of a LightningModule that is sharded itself."""
+    module = ShardedItself()
+    trainer = trainer_in(
+        folder, ireg.ImplicitRegularizationMonitor(TAGS), devices=RANKS, strategy=module.strategy()
+    )  # fmt: skip
+    with pytest.raises(UserError) as error:
+        trainer.fit(module, DataLoader(data(), 4, sampler=DistributedSampler(data(), RANKS, rank)))
+    return str(error.value)
+
 
 def data():
     generator = torch.Generator().manual_seed(1)
@@ -58,17 +94,19 @@ def on_rank(rank, port, folder):
     )
     torch.set_num_threads(1)
     found = {}
-    for name in ("auto", "backward", "without"):
-        module = Module()
-        monitors = [] if name == "without" else [ireg.ImplicitRegularizationMonitor(TAGS, method=name)]
-        trainer = trainer_in(f"{folder}/{name}", *monitors, devices=RANKS, strategy="ddp")
+    for name in ("auto", "backward", "without", "sharded", "sharded without"):
+        module = Sharded() if "sharded" in name else Module()
+        method = "backward" if name == "backward" else "auto"
+        monitors = [] if "without" in name else [ireg.ImplicitRegularizationMonitor(TAGS, method=method)]
+        trainer = trainer_in(f"{folder}/{name}", *monitors, devices=RANKS, strategy=module.strategy())
         sampler = DistributedSampler(data(), RANKS, rank, shuffle=True, seed=3)
         trainer.fit(module, DataLoader(data(), 4, sampler=sampler))
         found[name] = {
             "rows": timeless(monitors[0]).to_dict("records") if monitors else [],
             "used": module.used,
-            "ends": [parameter.detach() for parameter in module.parameters()],
+            "ends": [whole(parameter.detach()) for parameter in module.parameters()],
         }
+    found["refused"] = refused(folder, rank)
     torch.save(found, f"{folder}/{rank}.pt")
 
 
@@ -94,14 +132,15 @@ def test_two_devices_measure_what_one_process_does(tmp_path):
         monitor.update(batch)
     expected = monitor.compute()
     for rank in (one, two):
-        for name in ("auto", "backward"):
+        for name, without in {"auto": "without", "backward": "without", "sharded": "sharded without"}.items():
             (row,) = rank[name]["rows"]
             assert {tag: row[tag] for tag in TAGS} == pytest.approx({tag: expected[tag] for tag in TAGS}, rel=1e-6)
             assert row["ireg/own"] == pytest.approx(expected["ireg/own"], rel=1e-12)
             assert row["check/replay"] <= 1e-10
-            ends = zip(rank[name]["ends"], rank["without"]["ends"], strict=True)
+            ends = zip(rank[name]["ends"], rank[without]["ends"], strict=True)
             assert all(torch.equal(value, other) for value, other in ends)
-        assert one["auto"]["rows"] == rank["auto"]["rows"]
+            assert one[name]["rows"] == rank[name]["rows"]
+        assert "shard the network within it" in rank["refused"]
     logged = (tmp_path / "auto/lightning_logs/version_0/metrics.csv").read_text(encoding="utf-8")
     assert len([line for line in logged.splitlines() if str(expected["ireg/own"])[:8] in line]) == 1
 
