@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, RandomSampler
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
+import ireg  # noqa: E402
 from ireg.integrations.transformers import sampling_of_loader, watch  # noqa: E402
 from tests import reference  # noqa: E402
 from tests.reference import timeless  # noqa: E402
@@ -359,3 +360,40 @@ def test_two_processes_measure_what_one_does(tmp_path):
     for name, value in trainer.model.state_dict().items():
         torch.testing.assert_close(one["with"][name], value, rtol=1e-8, atol=1e-12)
     assert [entry["ireg/own"] for entry in one["log"] if "ireg/own" in entry]
+
+
+def test_a_loop_of_accelerate(tmp_path):
+    """`Monitor` takes what `accelerator.prepare` returns; the examples of a step are those of all its micro-batches."""
+    import accelerate
+
+    torch.manual_seed(0)
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model = gpt2().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    loader = torch.utils.data.DataLoader(Texts(), 4, shuffle=True, generator=torch.Generator().manual_seed(3))
+    prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+
+    def loss(module, micro_batches):
+        return torch.stack([module(**batch).loss for batch in micro_batches]).mean()
+
+    monitor = ireg.Monitor(prepared, optimizer, loss=loss, terms=TAGS)
+    held, seen = [], []
+    for batch in loader:
+        held.append(batch)
+        with accelerator.accumulate(prepared):
+            accelerator.backward(prepared(**batch).loss)
+            optimizer.step()
+            optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            monitor.update(held)
+            seen.append(held)
+            held = []
+    row = monitor.compute()
+    gradients = []
+    for micro_batches in seen:
+        model.zero_grad()
+        loss(model, micro_batches).backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    assert len(seen) == 6
+    assert row["check/replay"] <= 1e-12
+    assert row["ireg/sgd"] == pytest.approx(reference.sgd(gradients, 0.05), rel=1e-8)
