@@ -20,7 +20,7 @@ LEVELS = tuple(map(loss_place, (1.5, 1.2, 1.0, 0.7, 0.4)))
 """Training losses at which tuning runs are compared: those that many of them reach."""
 
 QUANTITIES: tuple[tuple[str, str, str], ...] = (
-    ("test error, points", "test/error", "holdout"),
+    *(("test error, points", "test/error", place) for place in ("holdout", "end")),
     *(("test error, points", "test/error", place) for place in (*LEVELS, *AT_NOISE)),
     ("epochs, ratio", "at", SPEED_AT),
     ("‖ω‖, ratio", "norm/l2", SPEED_AT),
