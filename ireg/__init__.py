@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ireg.core.snapshot import Snapshot
     from ireg.cost import Cost, estimate_cost
     from ireg.engine import Hessian, TopEigenvalue, gradient_moments, snapshot, top_eigenvalue
+    from ireg.flow import ModifiedFlow, modified_flow
     from ireg.lit.callback import ImplicitRegularizationMonitor
     from ireg.measurement import measure
     from ireg.monitor import Monitor
@@ -31,6 +32,7 @@ __all__ = [
     "GradientMoments",
     "Hessian",
     "ImplicitRegularizationMonitor",
+    "ModifiedFlow",
     "Monitor",
     "Need",
     "NotServedError",
@@ -45,6 +47,7 @@ __all__ = [
     "kind",
     "load",
     "measure",
+    "modified_flow",
     "needs",
     "sampling_of",
     "snapshot",
@@ -56,6 +59,7 @@ _PLACES = {
     "GradientMoments": "ireg.core.moments",
     "Hessian": "ireg.engine",
     "ImplicitRegularizationMonitor": "ireg.lit.callback",
+    "ModifiedFlow": "ireg.flow",
     "Monitor": "ireg.monitor",
     "Need": "ireg.core.moments.needs",
     "NotServedError": "ireg.core.moments",
@@ -70,6 +74,7 @@ _PLACES = {
     "kind": "ireg.core.moments",
     "load": "ireg.analysis.load",
     "measure": "ireg.measurement",
+    "modified_flow": "ireg.flow",
     "needs": "ireg.core.moments.needs",
     "sampling_of": "ireg.core.drawing",
     "snapshot": "ireg.engine",

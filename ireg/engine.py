@@ -397,7 +397,7 @@ class _Opened:
         require_mode(mode)
         if mode == "two_draws":
             raise ValueError("mode='two_draws' is of whole terms, see ireg.measure; must be as_trained or eval here")
-        self.optimizer = _of_all_weights(model) if optimizer is None else unwrapped(optimizer)
+        self.optimizer = of_all_weights(model) if optimizer is None else unwrapped(optimizer)
         self.measured = MeasuredLoss(model, self.optimizer, criterion, loss, method=method)
         require_minibatches(batches, pairs=criterion is not None)
         self.mode = mode
@@ -433,7 +433,7 @@ class _Opened:
         return replace(taken, needs=EVERYTHING)
 
 
-def _of_all_weights(model: nn.Module) -> Optimizer:
+def of_all_weights(model: nn.Module) -> Optimizer:
     """Return an optimizer of all parameters that require a gradient, which takes no step.
 
     Raises:

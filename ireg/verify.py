@@ -28,7 +28,14 @@ def parser() -> argparse.ArgumentParser:
         "ireg.measure, against its formula computed densely. Also the edges of stability, identities of curvature "
         "and of the norm's growth, explicit penalties, and the networks' derivatives.",
     )
-    made.add_argument("--optimizer", metavar="NAME", nargs="+", help="certify these only, and no networks")
+    made.add_argument(
+        "--optimizer",
+        metavar="NAME",
+        nargs="+",
+        help="certify these only, and no networks; or any class by its import path, like torch.optim.Adam, against the "
+        "flow of its own steps",
+    )
+    made.add_argument("--set", metavar="NAME=VALUE", nargs="+", help="arguments of such classes, like betas=[0.6,0.8]")
     made.add_argument(
         "--only",
         metavar="PART",

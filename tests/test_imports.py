@@ -36,6 +36,7 @@ ARROWS = {
     "measured_loss": {"check", "core"},
     "cost": {"core", "measurement", "options"},
     "engine": {"core", "measured_loss", "measurement", "options"},
+    "flow": {"core", "engine", "measured_loss"},
     "guard": {"check", "core", "measured_loss"},
     "options": {"check", "core", "measured_loss", "regularizers", "terms"},
     "window": {"core", "options"},

@@ -29,6 +29,7 @@ from ireg.certify.identities import all_identities
 from ireg.certify.identity import Identity
 from ireg.certify.logged import all_logged
 from ireg.certify.logged_tables import as_text, show_epochs, show_logged, verdict
+from ireg.certify.own_step import certify_paths
 from ireg.system.errors import UserError
 from ireg.system.files import is_writable, write_bytes
 from ireg.system.parallel import workers
@@ -60,6 +61,10 @@ def certify(options: argparse.Namespace) -> int:
     Raises:
         UserError: an option has a value that is not allowed.
     """
+    if any("." in name for name in options.optimizer or ()):
+        return _certify_paths(options)
+    if options.set is not None:
+        raise UserError("--set: is for classes by their import path; add --optimizer, like torch.optim.Adam")
     wanted = _wanted(options.only, options.optimizer)
     chosen = _chosen(options.optimizer) if CERTIFICATES_ONLY in wanted else []
     rates = None if options.lr_range is None else _rates(options.lr_range)
@@ -77,6 +82,22 @@ def certify(options: argparse.Namespace) -> int:
         for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
             write_bytes(plot, content)
     return 0 if right and all(outcome.passes for outcome in outcomes.values()) else 1
+
+
+def _certify_paths(options: argparse.Namespace) -> int:
+    """Certify classes by their import path; return the exit code.
+
+    Raises:
+        UserError: an option does not apply to them.
+    """
+    for name in ("only", "lr_range", "plot", "jobs"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')}: is not for classes by their import path; leave it out")
+    for name in options.optimizer:
+        if "." not in name:
+            raise UserError(f"--optimizer {name}: is no import path; give names of certificates, or paths alone")
+    console = make_console(**({} if sys.stdout.isatty() else {"width": WIDTH}))
+    return 0 if certify_paths(options.optimizer, options.set or (), console) else 1
 
 
 def _wanted(only: Sequence[str] | None, optimizers: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,0 +1,288 @@
+"""The order of accuracy of anybody's optimizer against its own modified flow, from its steps alone.
+
+The optimizer is started on the line that it would have left behind, see `ireg.core.ramp`, and follows a smooth loss for
+a fixed time at three rates. Its end is compared with those of flows: the plain one, the modified one, and modified
+flows that are wrong in one place. The modified flow's error is of second order, that of all others of first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ireg.certify.certificate import REJECTED_BELOW, fit
+from ireg.core.norms import norm
+from ireg.core.ramp import Line, Make, NoFlowError, Response, lowest_precision, respond, settled_step, step_after
+from ireg.core.types import Batch, Params
+
+SHAPES = {"first": (3, 2), "second": (2, 3)}
+"""Of the weights: two matrices, since some optimizers take nothing else."""
+SEED = 8878
+"""Of 20,000 one at which no gradient and no singular value is small, nor changes its sign on the way."""
+STRENGTH = 0.005
+"""‖ηc‖/‖Δ‖ at the largest of the rates."""
+TRAVEL = 0.07
+"""How far the weights go, as a share of their norm."""
+HALVINGS = 3
+"""Rates, each half the one before."""
+STAGES = 2
+"""Steps of the classical Runge–Kutta method, whose error is far below that of the flows."""
+LOWEST, HIGHEST = 1.7, 2.5
+"""A slope of the modified flow from here to there is that of order 2: with memory, parts of third order show."""
+FADED = 1e-3
+"""By how much the response of half the memory's steps may differ; at three quarters of them it differs by far less."""
+PART = 0.75
+MOST = 2**13
+"""Steps in which a memory has to fade here: one of 600 steps does."""
+FIRST_RATE = 1e-3
+SEEN = 0.03
+"""Where half a step's bend is less than this share of the correction, flows that lack it are hardly other ones."""
+PLAIN, MODIFIED = "no correction", "modified"
+LATE: Mapping[str, float] = {"on time": 0.0, "a step late": 1.0}
+HALF = "half the correction"
+
+
+@dataclass(frozen=True)
+class Network:
+    """The loss ½ mean ‖V tanh(W x) − y‖² of a network of two layers, over some fixed examples.
+
+    Attributes:
+        inputs: x, (examples, 3).
+        targets: y, (examples, 2).
+        start: the weights at time 0, by name.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    start: Params
+
+    def loss(self, weights: Params, batch: Batch) -> Tensor:
+        """Compute C of some examples, 0-d."""
+        inputs, targets = batch
+        residuals = torch.tanh(inputs @ weights["first"].T) @ weights["second"].T - targets
+        return residuals.square().sum() / 2 / len(inputs)
+
+    def gradient(self, weights: Params) -> Params:
+        """Compute ∇C, by name."""
+        hidden = torch.tanh(self.inputs @ weights["first"].T)
+        outer = (hidden @ weights["second"].T - self.targets) / len(self.inputs)
+        inner = (outer @ weights["second"]) * (1 - hidden.square())
+        return {"first": inner.T @ self.inputs, "second": outer.T @ hidden}
+
+    def product(self, weights: Params, direction: Params) -> Params:
+        """Compute Hv, by name: the derivative of the gradient along v."""
+        hidden, second = torch.tanh(self.inputs @ weights["first"].T), weights["second"]
+        slope = 1 - hidden.square()
+        outer = (hidden @ second.T - self.targets) / len(self.inputs)
+        along_hidden = slope * (self.inputs @ direction["first"].T)
+        along_outer = (along_hidden @ second.T + hidden @ direction["second"].T) / len(self.inputs)
+        along_inner = (along_outer @ second + outer @ direction["second"]) * slope
+        along_inner -= 2 * (outer @ second) * hidden * along_hidden
+        return {
+            "first": along_inner.T @ self.inputs,
+            "second": along_outer.T @ hidden + outer.T @ along_hidden,
+        }
+
+
+def network() -> Network:
+    """Draw the smooth loss that optimizers are certified on."""
+    generator = torch.Generator().manual_seed(SEED)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    start = {name: 0.7 * normal(*shape) for name, shape in SHAPES.items()}
+    return Network(inputs=normal(12, 2), targets=2 * normal(12, 2), start=start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """The order of accuracy of an optimizer's modified flow.
+
+    Attributes:
+        name: of the optimizer.
+        slopes: of each flow's error against the rate, by its name, without those of wrong flows that hardly differ from
+            the right one; empty where there is no flow.
+        rates: the learning rates.
+        memory: after so many steps the memory has faded; None where it does not.
+        reason: why there is no order, where that is known.
+        shares: of ‖ηc‖ at the largest rate, the norms of what memory, half a step's bend and the weights contribute.
+    """
+
+    name: str
+    slopes: Mapping[str, float] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
+    memory: int | None = None
+    reason: str = ""
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the modified flow is of order 2, and each that is wrong in one place is not."""
+        return not self.reason and LOWEST <= self.slopes[MODIFIED] <= HIGHEST and not self.accepted
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """Wrong flows that pass for the right one."""
+        wrong = (name for name in self.slopes if name != MODIFIED)
+        return tuple(name for name in wrong if not self.slopes[name] < REJECTED_BELOW)
+
+
+MakeAt = Callable[[float], Make]
+"""From a learning rate to what makes an optimizer of parameters."""
+
+
+def accuracy(make: MakeAt, name: str, most: int = MOST) -> Accuracy:
+    """Measure the order of accuracy of an optimizer's modified flow.
+
+    Args:
+        make: from a learning rate to what makes an optimizer of parameters.
+        name: of the optimizer.
+        most: steps in which its memory has to fade.
+
+    Example:
+        >>> found = accuracy(lambda rate: lambda parameters: torch.optim.SGD(parameters, lr=rate), "SGD")
+        >>> found.holds, {flow: round(slope) for flow, slope in found.slopes.items()}
+        (True, {'no correction': 1, 'modified': 2, 'on time': 1, 'a step late': 1, 'half the correction': 1})
+    """
+    problem = network()
+    try:
+        found = _accuracy(problem, make, name, most)
+    except NoFlowError as error:
+        found = Accuracy(name=name, reason=str(error))
+    precision = None if found.holds or " alone: " in found.reason else _precision(problem, make)
+    if precision is None:
+        return found
+    return replace(found, reason=f"a step computes in {precision}, which rounds off the differences that are measured")
+
+
+def _precision(problem: Network, make: MakeAt) -> torch.dtype | None:
+    return lowest_precision(make(FIRST_RATE), problem.start, problem.gradient(problem.start))
+
+
+def _accuracy(problem: Network, make: MakeAt, name: str, most: int) -> Accuracy:
+    start, gradient = problem.start, problem.gradient(problem.start)
+
+    def response_at(rate: float) -> Response:
+        return respond(make(rate), start, gradient, partial(problem.product, start), tolerance=FADED, most=most)
+
+    rate = FIRST_RATE
+    for _ in range(2):  # the strength is not quite proportional to the rate
+        response = response_at(rate)
+        if not response.strength:
+            return Accuracy(
+                name=name,
+                memory=response.steps,
+                reason="a step does not respond to small changes of the gradient, as a sign does not",
+            )
+        rate *= min(1e3, max(1e-3, STRENGTH / response.strength))
+    first = response_at(rate)
+    _, constant = settled_step(make(rate), start, gradient, tolerance=FADED**2, most=most)
+    steps = max(4, math.ceil(TRAVEL * float(norm(start)) / float(norm(first.leading))))
+    rates = tuple(rate / 2**number for number in range(HALVINGS))
+    errors: dict[str, list[float]] = {}
+    for number, lower in enumerate(rates):
+        at = _Settled(problem, make(lower), constant, math.ceil(PART * first.steps))
+        end = _end(at, steps * 2**number)
+        for flow, point in _flows(at, steps * 2**number).items():
+            errors.setdefault(flow, []).append(_distance(end, point))
+    size = float(norm(first.correction))
+    bend = float(norm(first.slope)) / 2
+    if bend < SEEN * size:
+        errors = {flow: values for flow, values in errors.items() if flow not in LATE}
+    return Accuracy(
+        name=name,
+        rates=rates,
+        slopes={flow: fit(rates, values, [0.0] * len(rates)).slope for flow, values in errors.items()},
+        memory=first.steps,
+        shares={
+            "memory": float(norm(first.late(0.0))) / size,
+            "bend": bend / size,
+            "weights": _of_weights(problem, make(rate), first) / size,
+        },
+    )
+
+
+def _of_weights(problem: Network, make: Make, whole: Response) -> float:
+    """Return the norm of what the weights contribute to the correction, as by decay or trust ratios."""
+    still = {name: torch.zeros_like(value) for name, value in problem.start.items()}
+    line = Line(make, problem.start, problem.gradient(problem.start), whole.leading, still)
+    return float(norm(line.correction(whole.steps)))
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """An optimizer at one rate, with the numbers of steps after which it is settled.
+
+    Attributes:
+        problem: the loss.
+        make: makes it.
+        constant: steps at constant weights and gradient.
+        memory: steps along a line.
+    """
+
+    problem: Network
+    make: Make
+    constant: int
+    memory: int
+
+    def leading(self, point: Params) -> Params:
+        """Return Δ at a point."""
+        return step_after(self.make, point, self.problem.gradient(point), self.constant)
+
+    def line(self, point: Params) -> Line:
+        """Return the line that ends at a point."""
+        leading = self.leading(point)
+        return Line(self.make, point, self.problem.gradient(point), leading, self.problem.product(point, leading))
+
+
+def _end(at: _Settled, steps: int) -> Params:
+    """Let an optimizer that comes along its line take steps."""
+    driven, _, _ = at.line(at.problem.start).driven(at.memory, late=1)
+    driven.put(at.problem.start)
+    for _ in range(steps):
+        driven.step(at.problem.gradient(driven.weights))
+    return driven.weights
+
+
+def _flows(at: _Settled, steps: int) -> dict[str, Params]:
+    """Integrate the flows, in units of a step, and return their ends by name.
+
+    The plain and the modified one by the classical Runge–Kutta method. What is wrong in one place differs from the
+    modified one in first order, and its end is that one's with the difference along it added up, to that order.
+    """
+    plain = modified = at.problem.start
+    apart = {name: _moved(modified, modified, -1.0) for name in (*LATE, HALF)}
+    length = steps / STAGES
+    for _ in range(STAGES):
+        ends = {PLAIN: plain, MODIFIED: modified}
+        velocities: dict[str, Params] = {}
+        for weight, part in ((1, 0.0), (2, 0.5), (2, 0.5), (1, 1.0)):
+            points = {
+                name: _moved(point, velocities[name], -part * length) if velocities else point
+                for name, point in ((PLAIN, plain), (MODIFIED, modified))
+            }
+            line = at.line(points[MODIFIED])
+            response = line.response(at.memory, with_nonlinearity=False)
+            velocities = {PLAIN: at.leading(points[PLAIN]), MODIFIED: _moved(line.along, response.correction, 1.0)}
+            ends = {name: _moved(end, velocities[name], -weight * length / 6) for name, end in ends.items()}
+            wrong = {name: response.late(lag) for name, lag in LATE.items()}
+            wrong[HALF] = {name: value / 2 for name, value in response.correction.items()}
+            for name, value in wrong.items():
+                off = _moved(value, response.correction, -1.0)
+                apart[name] = _moved(apart[name], off, -weight * length / 6)
+        plain, modified = ends[PLAIN], ends[MODIFIED]
+    return {PLAIN: plain, MODIFIED: modified} | {name: _moved(modified, off, 1.0) for name, off in apart.items()}
+
+
+def _moved(point: Params, direction: Params, factor: float) -> Params:
+    return {name: value + factor * direction[name] for name, value in point.items()}
+
+
+def _distance(one: Params, other: Params) -> float:
+    return float(norm(_moved(one, other, -1.0)))
