@@ -78,7 +78,7 @@ def modified_flow(
         ValueError: as `ireg.gradient_moments`; a memory that does not fade; a step that is not smooth; an optimizer
             that draws random numbers, that takes no step with gradients alone, or that does not hold all parameters.
 
-    Source: derived and certified here (docs/theory.md, section 17).
+    Source: derived and certified here (docs/theory.md, section 18).
 
     Example:
         >>> import torch

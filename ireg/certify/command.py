@@ -30,6 +30,7 @@ from ireg.certify.identity import Identity
 from ireg.certify.logged import all_logged
 from ireg.certify.logged_tables import as_text, show_epochs, show_logged, verdict
 from ireg.certify.own_step import certify_paths
+from ireg.certify.steepest import all_norms
 from ireg.system.errors import UserError
 from ireg.system.files import is_writable, write_bytes
 from ireg.system.parallel import workers
@@ -327,6 +328,9 @@ SECTIONS: Mapping[str, Callable[[Console], bool]] = {
     "penalties": lambda console: show_exchanges(all_exchanges(), console),
     "drawings": lambda console: show_exchanges(
         all_drawings(), console, title="how minibatches are drawn", what="drawings"
+    ),
+    "norms": lambda console: show_exchanges(
+        all_norms(), console, title="steepest descent in a norm, with memory", what="norms"
     ),
     "networks": lambda console: show_derivatives(of_networks(), console),
 }

@@ -13,7 +13,7 @@ step's difference between a small line forwards and backwards is read off. All i
 
 It holds where a step is a smooth function of a memory that fades. `python -m ireg.verify --optimizer` certifies it.
 
-Derived and certified here (docs/theory.md, section 17).
+Derived and certified here (docs/theory.md, section 18).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Driven:
             parameter.grad = gradients[name]
         try:
             self.optimizer.step()
-        except (TypeError, RuntimeError, ValueError, AttributeError, KeyError) as error:
+        except Exception as error:  # whatever a class of somebody's raises
             name = type(self.optimizer).__name__
             raise NoFlowError(f"{name} takes no step with gradients alone: {str(error).splitlines()[0]}") from error
 
