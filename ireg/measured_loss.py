@@ -204,7 +204,7 @@ class MeasuredLoss:
         self.used, self.loss, self.is_known = frozenset(gradients), own, True
 
     def _evaluated(self, batch: Batch) -> Graph:
-        """Evaluate the loss with copies of the weights, note which it uses and whether it writes; return its graph."""
+        """Return the loss's graph with copies of the weights; note which it uses, and whether it writes."""
         weights = leaves_like(self.module)
         with torch.enable_grad():
             graph = Graph(self._own(weights, batch))

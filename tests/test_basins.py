@@ -154,7 +154,8 @@ def test_the_command_writes_what_it_prints(run, small_run, capsys):
     small_run(run / "other", "terms=[]", "epochs=1", "lr=0.1", "seed=1")
     chosen = [*FAST, "--optimizers", "sgd", "momentum", "--output", str(run / "out")]
     assert main([str(run / "run"), str(run / "other"), *chosen]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert f"{run / 'run'}: 4 forks to the loss " in err
     assert "barriers between forks, mean of 2 checkpoints" in out
     assert "above the floor: " in out
     assert f"wrote {run / 'out' / 'basins.json'}" in out

@@ -46,8 +46,8 @@ class Setting:
     colour: tuple[float, float, float]
     dash: Any
     rows: pd.DataFrame
-    width: float = 1.2
-    faint: bool = False
+    width: float
+    faint: bool
 
 
 def settings_of(table: pd.DataFrame) -> list[Setting]:

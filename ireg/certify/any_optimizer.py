@@ -23,7 +23,7 @@ from ireg.core.types import Batch, Params
 SHAPES = {"first": (3, 2), "second": (2, 3)}
 """Of the weights: two matrices, since some optimizers take nothing else."""
 SEED = 8878
-"""Of 20,000 one at which no gradient and no singular value is small, nor changes its sign on the way."""
+"""Of 20,000 one at which no gradient and no singular value is small, nor changes its sign along the path."""
 STRENGTH = 0.004
 """‖ηc‖/‖Δ‖ at the largest of the rates."""
 TRAVEL = 0.07
@@ -42,7 +42,7 @@ STAGES: tuple[tuple[float, ...], ...] = (
 )
 """Butcher's method of sixth order (1964): one step of it mostly leaves far less than the flows' errors."""
 LOWEST, HIGHEST = 1.7, 2.5
-"""A slope of the modified flow from here to there is that of order 2: with memory, parts of third order show."""
+"""A slope of the modified flow from here to there means second order: with memory, parts of third order show."""
 FADED = 1e-3
 """By how much the response of half the memory's steps may differ; at three quarters of them it differs by far less."""
 PART = 0.75
@@ -134,7 +134,7 @@ class Accuracy:
 
     @property
     def holds(self) -> bool:
-        """Whether the modified flow is of order 2, and each that is wrong in one place is not."""
+        """Whether the modified flow has an error of second order, and each that is wrong in one place is not."""
         return not self.reason and LOWEST <= self.slopes[MODIFIED] <= HIGHEST and not self.accepted
 
     @property

@@ -88,7 +88,7 @@ def maker(path: str, settings: Mapping[str, Any]) -> MakeAt:
 
 
 def certify_paths(paths: Sequence[str], given: Sequence[str], console: Console) -> bool:
-    """Measure and print the order of accuracy of these classes; return whether all are of order 2.
+    """Measure and print the order of accuracy of these classes; return whether all have order 2.
 
     Raises:
         UserError: a path or an argument of the class has a value that is not allowed.
@@ -101,7 +101,7 @@ def certify_paths(paths: Sequence[str], given: Sequence[str], console: Console) 
 
 
 def show_accuracy(found: Sequence[Accuracy], console: Console) -> None:
-    """Print the slopes, and a line for each optimizer that is not of order 2."""
+    """Print the slopes, and a line for each optimizer without order 2."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="modified flow from own steps", title_justify="left")
     table.add_column("optimizer", overflow="fold")
     columns = ("memory", *(flow.replace(" ", "\n", 1) for flow in (PLAIN, MODIFIED, *LATE, HALF)), "verdict")

@@ -1,4 +1,4 @@
-"""The response of any optimizer to a straight line of weights and gradients: its modified flow, from its steps alone.
+"""Any optimizer's modified flow: its response to a straight line of weights and gradients.
 
 One step takes off the weights what past gradients and weights make of it, with a memory that fades. Let Δ be what a
 step takes off where weights ω and gradient g have been the same for long: η times the leading velocity F. To first
@@ -76,7 +76,7 @@ class Response:
 
 
 class Driven:
-    """An optimizer that is fed with weights and gradients, and whose weights are overwritten before each step.
+    """An optimizer that is fed with gradients, and whose weights are overwritten before each step.
 
     Args:
         make: makes it.
@@ -139,7 +139,7 @@ class Driven:
 def settled_step(
     make: Make, weights: Params, gradient: Params, *, tolerance: float, most: int = MOST
 ) -> tuple[Params, int]:
-    """Find what a step takes off at constant weights and gradient, once the memory of the beginning has faded.
+    """Find what a step takes off at constant weights and gradient, once the beginning is forgotten.
 
     Args:
         make: makes the optimizer.
@@ -237,6 +237,7 @@ def respond(
             _require_smooth(make, weights, response, tolerance)
             return response
         earlier, due = found, 2 * due
+    _require_smooth(make, weights, line.response(due // 2), tolerance)
     raise NoFlowError(_no_fade(Driven(make, weights).optimizer, most))
 
 
@@ -386,7 +387,7 @@ def lowest_precision(make: Make, weights: Params, gradient: Params) -> torch.dty
 
 
 class _Seen(TorchFunctionMode):
-    """The types of the floating-point tensors of more than one number that functions return within the block."""
+    """The types of floating-point tensors that functions return within the block; single numbers aside."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -218,7 +218,7 @@ class ImplicitRegularizationMonitor(Callback):
         for wrong, text in (
             (type(trainer.strategy) not in (DDPStrategy, ModelParallelStrategy)
              and not isinstance(trainer.strategy, SingleDeviceStrategy),
-             f"strategy={type(trainer.strategy).__name__}: spreads the weights in a way that cannot be measured; use "
+             f"strategy={type(trainer.strategy).__name__}: spreads the weights as no method here can measure; use "
              "strategy='ddp', or ModelParallelStrategy with fully_shard in configure_model"),
             (not pl_module.automatic_optimization and self._by_step, "automatic_optimization=False: what a step is "
              "stands in the module alone; give loss or criterion, use automatic optimization, or ireg.Monitor in the "

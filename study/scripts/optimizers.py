@@ -1,8 +1,9 @@
-"""`python -m study.scripts.optimizers`: what torch's optimizers and those of pytorch-optimizer regularize.
+"""`python -m study.scripts.optimizers`: what some hundred optimizers regularize.
 
-Each class is certified at two settings against the flow of its own steps, as `python -m ireg.verify --optimizer` does.
-It appends to docs/data/optimizers.csv, passes over what stands there, and writes the table of docs/optimizers.md. No
-verdict is made by hand. All classes take about an hour. Needs the extra `optimizers`.
+Each class of torch and of pytorch-optimizer is certified at two settings against the flow of its own steps, as
+`python -m ireg.verify --optimizer` does. It appends to docs/data/optimizers.csv, passes over what stands there, and
+writes the table of docs/optimizers.md. No verdict is made by hand. All take some 20 minutes. It needs the extra
+`optimizers`.
 """
 
 import argparse
@@ -84,7 +85,7 @@ def settings(path: str, kind: str) -> dict[str, Any]:
 
 
 def of_rule(make: Make, path: str) -> float:
-    """Return by how much of itself an own rule's correction differs from the ramp's; nan where there is no rule."""
+    """Return by how much of itself an own rule's correction differs; nan where there is no rule."""
     module, _, name = path.rpartition(".")
     if getattr(import_module(module), name) not in RULES:
         return math.nan

@@ -3,6 +3,7 @@
 import pytest
 
 from ireg.analysis import load, mean_flow
+from ireg.catalogue import CATALOGUE
 from ireg.system.errors import UserError
 
 
@@ -30,6 +31,8 @@ def test_dots_are_where_the_whole_correction_is_weak(make_run):
     assert strength.get_yscale() == "log"
     assert alignment.get_yscale() == "linear"
     assert strength.get_ylim() == (0.05, 4.0)
+    assert strength.get_title() == CATALOGUE["ireg/strength"].axis
+    assert memory.get_title() == CATALOGUE["ireg/strength_memory"].axis
 
 
 def test_a_mean_over_seeds_is_weak_if_it_is_in_every_seed(make_run):

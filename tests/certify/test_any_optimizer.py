@@ -29,6 +29,13 @@ class Damped(torch.optim.Optimizer):
                 mean.lerp_(parameter.grad, 1 - group["beta"])
                 parameter.sub_(mean / (1 + mean.norm()) ** group["power"], alpha=group["lr"])
 
+class Half(Damped):
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(parameter.grad.half().double(), alpha=group["lr"])
+
 class Plain:
     pass
 
@@ -68,13 +75,13 @@ def test_a_class_of_ones_own_is_certified(capsys):
 
 
 def test_what_has_no_order_says_why(capsys):
-    paths = ["torch.optim.Adagrad", "torch.optim.Rprop", "torch.optim.Muon", "torch.optim.LBFGS"]
+    paths = ["torch.optim.Adagrad", "torch.optim.Rprop", "own_optimizers.Half", "torch.optim.LBFGS"]
     assert verify.main(["--optimizer", *paths]) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert out.count("NO ORDER FOUND") == 4
     assert "torch.optim.Adagrad: the memory of Adagrad has not faded after 8192 steps" in out
     assert "torch.optim.Rprop: a step does not respond to small changes of the gradient, as a sign does not" in out
-    assert "torch.optim.Muon: a step computes in torch.bfloat16, which rounds off the differences" in out
+    assert "own_optimizers.Half: a step computes in torch.float16, which rounds off the differences" in out
     assert "torch.optim.LBFGS: LBFGS takes no step with gradients alone" in out
 
 

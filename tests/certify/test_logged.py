@@ -1,6 +1,7 @@
 """Logged values against the formulas, and that a wrong one is seen."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from rich.console import Console
 
 from ireg.certify import logged, steps
 from ireg.certify.certificate import Coefficient
-from ireg.certify.epochs import EPOCHS, EpochResult, certify_epoch
+from ireg.certify.epochs import EPOCHS, EpochResult, certify_epoch, mean_over_orders
 from ireg.certify.exchange import Order
+from ireg.certify.identity import network
 from ireg.certify.logged import CLOSE, Comparison, compared, not_compared, of_corrupted, of_training
 from ireg.certify.logged_tables import show_epochs, show_logged
 from ireg.certify.point import KNOWN, point
@@ -161,3 +163,17 @@ def test_settled_weights_are_those_of_torchs_steps_without_gradient():
 def test_a_point_before_the_first_step_has_no_second_moment():
     there = point(TRAININGS["adam, before the first step"])
     assert (there.squares, there.scale, there.trained.epoch) == (None, None, [])
+
+
+def test_each_step_of_an_epoch_has_the_rate_of_its_place():
+    """Factors of 0 leave the weights where they are, and their order matters."""
+    epoch = next(iter(EPOCHS.values()))
+    ends = {
+        factors: mean_over_orders(replace(epoch, schedule=factors), 0.1)
+        for factors in ((0.0,) * 4, (1.0,) * 4, (2.0, 0.0, 2.0, 0.0))
+    }
+    still, plain, other = ends.values()
+    start = torch.cat([value.detach().flatten() for value in network(epoch.model).parameters()]).numpy()
+    assert still == pytest.approx(start, rel=1e-12)
+    assert abs(plain - start).max() > 1e-3
+    assert abs(other - plain).max() > 1e-6

@@ -230,3 +230,17 @@ def test_curvature_terms_by_both_derivatives():
     assert found.keys() == expected.keys()
     for tag in ("curvature/lambda_max", "curvature/batch_sharpness", "curvature/gni", "curvature/along_step"):
         assert found[tag] == pytest.approx(expected[tag], rel=1e-5), tag
+
+
+def test_no_backward_pass_where_no_gradient_is_asked_for(monkeypatch):
+    module = Network().double()
+    passes = own_passes(module, mse_loss, None)
+    batch, weights = batches()[0], detached_parameters(module)
+    expected = float(functional_loss(module, mse_loss)(weights, batch))
+    monkeypatch.setattr(passes, "passes", None)
+    assert float(passes(weights, batch)) == pytest.approx(expected, rel=1e-12)
+    leaves = {name: value.clone().requires_grad_() for name, value in weights.items()}
+    with torch.no_grad():
+        assert float(passes(leaves, batch)) == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(TypeError, match="not callable"):
+        passes(leaves, batch)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import ireg
-from ireg.core.witness import Witness, settings_of
+from ireg.core.witness import Witness, set_aside, settings_of
 from ireg.core.wrappers import bare_module, rate_of, unwrapped
 from tests import reference
 
@@ -289,3 +289,16 @@ def test_settings_are_numbers():
     optimizer = torch.optim.Adam(module.parameters(), lr=torch.tensor(0.5), capturable=False, foreach=False)
     (found,) = settings_of(optimizer)
     assert (found["lr"], found["betas"], "params" in found) == (0.5, (0.9, 0.999), False)
+
+
+def test_only_the_witnesss_own_hook_is_set_aside():
+    module = toy()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    calls = []
+    module.register_forward_pre_hook(lambda *arguments: calls.append(arguments))
+    witness = Witness(optimizer, module)
+    witness.ask()
+    assert len(module._forward_pre_hooks) == 2
+    set_aside(module)
+    module(X)
+    assert len(calls) == len(module._forward_pre_hooks) == 1

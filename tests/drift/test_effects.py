@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ireg.drift.effects import cost, effects, follow_all, orders_of, samples, small_steps
+from ireg.drift.orders import Stop
 from ireg.system.errors import UserError
 from tests.drift.small import SGD, alone, quadratic
 
@@ -118,3 +119,20 @@ def test_the_streams_of_refinements_are_independent():
     for refinement in (1, 2):
         for one, other in zip(few[refinement], more[refinement], strict=True):
             assert torch.equal(one[-1].weights, other[-1].weights)
+
+
+class Followed:
+    """Workers whose orders end with a given loss."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def map(self, function, tasks, work):
+        return [[Stop(time=1.0, weights=torch.zeros(1), values=(self.value, 1.0, 1.0))] for _ in tasks]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0])
+def test_values_without_a_logarithm_are_refused(value):
+    with pytest.raises(UserError, match="order 0 with steps 1 times smaller: its loss is not a finite number > 0"):
+        follow_all(Followed(value), [1], 2)
+    assert len(follow_all(Followed(0.5), [1], 2)[1]) == 2

@@ -121,7 +121,7 @@ def add_by_hooks(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None,
 
 
 def pays(loss: LossFn, params: Params, batch: Batch) -> bool:
-    """Say whether hooks are faster than the loop: always on an accelerator, on a CPU where minibatches are small.
+    """Say whether hooks are faster than the loop: on a CPU where minibatches are small, elsewhere always.
 
     Args:
         loss: of a minibatch.
