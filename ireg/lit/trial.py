@@ -153,6 +153,8 @@ def _try_network(model: nn.Module, batch: Batch, trial: _Trial) -> tuple[bool, f
     name, images = type(model).__name__, f"{len(inputs)} {trial.data.example}s of shape {tuple(inputs.shape[1:])}"
     last = len(trial.data.train_inputs) % (trial.data.batch_size or 1)
     remedy = f"; the last minibatch has {last} examples: choose another batch_size" if len(inputs) == last else ""
+    if not inputs.is_floating_point():
+        remedy += "; the inputs are numbers of tokens: choose a network that embeds them, like model=gpt"
 
     def loss(seed: int) -> float:
         torch.manual_seed(named_seed("trial", seed))

@@ -157,6 +157,13 @@ def table(found: pd.DataFrame) -> str:
     return markdown(head, lines)
 
 
+def _sorted(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Sort torch's classes before others, by name."""
+    return pd.DataFrame(
+        sorted(rows, key=lambda row: (row["optimizer"][0] != "t", row["optimizer"].lower(), row["kind"] != SHORT))
+    )
+
+
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is not in the file yet, and write the page."""
@@ -173,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             rows.append(row_of(path, kind))
             with replacing(CSV) as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4g")
+                _sorted(rows).to_csv(temporary, index=False, float_format="%.4g")
     print(published("optimizers", table(pd.read_csv(CSV)), "docs/optimizers.md"))
     return 0
 
