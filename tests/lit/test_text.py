@@ -96,7 +96,7 @@ def test_a_text_keeps_the_indices_of_its_blocks_alone(tmp_path, text_run):
     [
         (
             ("data=shakespeare", "model=mlp"),
-            "^model: MLP on a minibatch of 64 blocks of shape .64,.: .*: choose a network that embeds them, like model=gpt$",
+            "^model: MLP on a minibatch of 64 blocks of shape .64,.: .*: choose a network that embeds them, like",
         ),
         (("data=digits", "model=gpt"), r"^model: input_shape=\(1, 8, 8\): GPT takes .*; use data=shakespeare$"),
         (("data=shakespeare", "data.noise.kind=uniform"), "^data.noise.kind=uniform: the characters of a text have no"),
