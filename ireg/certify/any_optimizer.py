@@ -170,14 +170,18 @@ def accuracy(
         found = _accuracy(problem, make, name, most, factors, parts)
     except NoFlowError as error:
         found = Accuracy(name=name, reason=str(error))
-    precision = None if found.holds or " alone: " in found.reason else _precision(problem, make)
+    precision = None if found.holds else _precision(problem, make)
     if precision is None:
         return found
     return replace(found, reason=f"a step computes in {precision}, which rounds off the differences that are measured")
 
 
 def _precision(problem: Network, make: MakeAt) -> torch.dtype | None:
-    return lowest_precision(make(FIRST_RATE), problem.start, problem.gradient(problem.start))
+    """Return the precision below double that a step computes in; None where it takes none, too."""
+    try:
+        return lowest_precision(make(FIRST_RATE), problem.start, problem.gradient(problem.start))
+    except NoFlowError:
+        return None
 
 
 def _accuracy(

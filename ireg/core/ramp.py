@@ -192,7 +192,6 @@ def respond(
     *,
     tolerance: float = 1e-3,
     most: int = MOST,
-    steps: int | None = None,
 ) -> Response:
     """Compute an optimizer's response to the line that it leaves behind.
 
@@ -204,7 +203,6 @@ def respond(
         tolerance: the memory has faded once the response differs by less than this share of its norm from that of half
             as many steps. That of a memory that decays evenly is then known to the square of it.
         most: steps at most.
-        steps: how many, where it is known; `tolerance` is then that of Δ alone.
 
     Returns:
         The response.
@@ -226,8 +224,6 @@ def respond(
     """
     leading, settled = settled_step(make, weights, gradient, tolerance=tolerance, most=most)
     line = Line(make, weights, gradient, leading, product(leading))
-    if steps is not None:
-        return line.response(steps)
     _require_smooth(make, weights, line.response(FIRST), tolerance)
     due, earlier = max(FIRST, settled // 2), None
     while due <= most:

@@ -36,6 +36,10 @@ class Half(Damped):
             for parameter in group["params"]:
                 parameter.sub_(parameter.grad.half().double(), alpha=group["lr"])
 
+class First(Damped):
+    def __init__(self, params, lr):
+        super().__init__(params[:1], lr)
+
 class Plain:
     pass
 
@@ -75,10 +79,17 @@ def test_a_class_of_ones_own_is_certified(capsys):
 
 
 def test_what_has_no_order_says_why(capsys):
-    paths = ["torch.optim.Adagrad", "torch.optim.Rprop", "own_optimizers.Half", "torch.optim.LBFGS"]
+    paths = [
+        "torch.optim.Adagrad",
+        "torch.optim.Rprop",
+        "own_optimizers.Half",
+        "torch.optim.LBFGS",
+        "own_optimizers.First",
+    ]
     assert verify.main(["--optimizer", *paths]) == 1
     out = " ".join(capsys.readouterr().out.split())
-    assert out.count("NO ORDER FOUND") == 4
+    assert out.count("NO ORDER FOUND") == 5
+    assert "own_optimizers.First: First does not hold second, of 1 parameters that it was given" in out
     assert "torch.optim.Adagrad: the memory of Adagrad has not faded after 8192 steps" in out
     assert "torch.optim.Rprop: a step does not respond to small changes of the gradient, as a sign does not" in out
     assert "own_optimizers.Half: a step computes in torch.float16, which rounds off the differences" in out

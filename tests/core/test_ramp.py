@@ -147,8 +147,6 @@ def test_no_more_steps_than_are_needed():
     for beta, steps in ((0.0, 64), (0.5, 64), (0.9, 256)):
         made = respond(lambda p, beta=beta: torch.optim.SGD(p, lr=0.01, momentum=beta), START, GRADIENT, product)
         assert made.steps == steps
-    fixed = respond(lambda p: torch.optim.SGD(p, lr=0.01), START, GRADIENT, product, steps=5)
-    assert fixed.steps == 5
 
 
 def test_the_precision_of_a_step():
