@@ -2,7 +2,7 @@ from collections import OrderedDict
 
 import torch
 
-from ireg.core.batches import IndexedBatches, copied
+from ireg.core.batches import IndexedBatches, copied, size_of
 from ireg.core.random import named_generator, named_seed
 
 
@@ -54,3 +54,11 @@ def test_of_a_view_in_a_dictionary_the_view_alone_is_copied_and_no_history():
     assert type(batch["deep"]) is OrderedDict
     assert batch["deep"]["twice"].requires_grad
     assert batch["deep"]["twice"].grad_fn is None
+
+
+def test_the_bytes_of_a_minibatch():
+    tensor = torch.zeros(3, 2)
+    pair = (tensor, torch.zeros(3, dtype=torch.long))
+    assert [size_of(value) for value in (tensor, pair, [pair, tensor], {"x": pair, "name": "one"}, "text")] == [
+        24, 48, 72, 48, 0,
+    ]  # fmt: skip

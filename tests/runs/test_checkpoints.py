@@ -13,6 +13,7 @@ from ireg.lit.module import Classifier
 from ireg.runs import checkpoints
 from ireg.runs.checkpoints import DamagedCheckpointError, Resumption, find_resumption, read_checkpoint
 from ireg.runs.digest import digest
+from ireg.system import reading
 from tests.content import _plain
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -369,3 +370,11 @@ def test_equal_values_have_equal_digests(one, other):
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.bfloat16, torch.float64, torch.complex64])
 def test_tensors_of_any_type_have_a_digest(dtype):
     assert digest(torch.ones((), dtype=dtype)) != digest(torch.zeros((), dtype=dtype))
+
+
+def test_a_checkpoint_of_some_megabytes_is_not_too_large(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {"w": torch.zeros(2**19)}}, path)
+    assert path.stat().st_size > 2**21
+    assert 2**36 == reading.LARGEST_CHECKPOINT
+    assert len(reading.read_bytes(path, largest=reading.LARGEST_CHECKPOINT)) == path.stat().st_size
