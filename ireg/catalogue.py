@@ -221,7 +221,7 @@ CATALOGUE: dict[str, Quantity] = {
     ),
     "ireg/own_full_batch": Quantity(
         title="part of ireg/own that full batches have, too",
-        formula="(η_e/4) (1 + 2L) ‖ḡ‖²_P",
+        formula="(η_e/4) (1 + 2L) ‖ḡ‖²_P; Muon, Lion: η (½ + L) φ*(ḡ)",
         unit="loss",
         source=_OWN,
         validity=_OWN_VALID,

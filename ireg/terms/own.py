@@ -62,15 +62,27 @@ def _step_factors(snapshot: Snapshot) -> tuple[float, float]:
     return snapshot.step_factors if plain else (1.0, 1.0)
 
 
-@needs(_moments, estimable=True)
+def _full_batch_moments(optimizer: OptimizerState) -> Need:
+    return _moments(optimizer) if optimizer.steepest is None else Need.MEAN
+
+
+@needs(_full_batch_moments, estimable=True)
 def own_full_batch(snapshot: Snapshot) -> Tensor | None:
     """Compute the part of `own` that full batches have, too: (η_e/4) (1 + 2L) ‖ḡ‖²_P.
 
     With weight decay, ḡ includes the decay. With independent minibatches ‖∇C‖²_P stands
     for ‖ḡ‖²_P, estimated without bias; the estimate may be negative.
 
-    Source and validity: see `ireg.terms.own`.
+    Of Muon and Lion it is (½ + L) Σ η φ*(ḡ), φ* the nuclear norm of each matrix or the ℓ₁ norm, from all of an epoch's
+    minibatches: a norm has no estimate without bias from some. Weight decay and a penalty beside the loss are left out
+    of it.
+
+    Source and validity: see `ireg.terms.own`, and docs/theory.md, section 19.
     """
+    steepest = snapshot.optimizer.steepest
+    if steepest is not None:
+        sampled = snapshot.independent or snapshot.drawn or snapshot.population is not None
+        return None if sampled or snapshot.objective is not None else steepest.penalty(snapshot.moments.mean)
     if _undefined(snapshot):
         return None
     scale, memory = snapshot.preconditioner, snapshot.memory
@@ -112,5 +124,7 @@ def own(snapshot: Snapshot) -> Tensor | None:
 
     Source and validity: see `ireg.terms.own`.
     """
+    if _undefined(snapshot):
+        return None
     full_batch, variance = own_full_batch(snapshot), own_variance(snapshot)
     return full_batch if full_batch is None or variance is None else full_batch + variance

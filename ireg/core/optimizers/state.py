@@ -10,6 +10,7 @@ from ireg.core.drawing import EPOCH
 from ireg.core.large import computed
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, reciprocal_root
 from ireg.core.optimizers.rule import Rule
+from ireg.core.optimizers.steepest import Steepest
 from ireg.core.params import add_scaled
 from ireg.core.types import Params
 
@@ -35,6 +36,7 @@ class OptimizerState:
         decays: λ by name; None where groups do not differ.
         rates: η_1 … η_m of the epoch's steps where they differ, of the group with the largest.
         steps: how often each parameter has been stepped, by name, where torch counts it; empty without a rule.
+        steepest: of an optimizer without a rule, in which norm it descends steepest, where that is known.
 
     Example:
         >>> from ireg.core.optimizers.sgd import SGDRule
@@ -56,6 +58,7 @@ class OptimizerState:
     decays: Mapping[str, float] | None = None
     rates: tuple[float, ...] | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
+    steepest: Steepest | None = None
 
     @property
     def has_rule(self) -> bool:

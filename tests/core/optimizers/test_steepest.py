@@ -1,0 +1,169 @@
+"""What Muon and Lion penalize on full batches: the gradient's nuclear and ℓ₁ norm."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import mse_loss
+
+import ireg
+from ireg.certify import steepest as certified
+from ireg.core.optimizers import view
+from ireg.core.optimizers.steepest import READERS, Steepest, absolute, nuclear, steepest_of
+
+GENERATOR = torch.Generator().manual_seed(0)
+BATCHES = [tuple(torch.randn(6, size, generator=GENERATOR).double() for size in (4, 2)) for _ in range(3)]
+
+
+class Lion(torch.optim.Optimizer):
+    """A stand-in that says it is pytorch-optimizer's."""
+
+    def __init__(self, params, lr, betas=(0.9, 0.99)):
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": 0.0})
+
+
+Lion.__module__, Lion.__qualname__ = "pytorch_optimizer.optimizer.lion", "Lion"
+
+
+def network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(4, 3, bias=False), torch.nn.Tanh(), torch.nn.Linear(3, 2, bias=False)
+    ).double()
+
+
+def mean_gradient(model):
+    model.zero_grad()
+    torch.stack([mse_loss(model(inputs), targets) for inputs, targets in BATCHES]).mean().backward()
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def singular_values(matrix):
+    """By the eigenvalues of MᵀM: another path than the norm's."""
+    return torch.linalg.eigvalsh(matrix.T @ matrix).clamp(min=0).sqrt()
+
+
+def measured(model, optimizer, **keywords):
+    return ireg.measure(model, BATCHES, optimizer=optimizer, criterion=mse_loss, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("options", "factors", "lag"),
+    [
+        ({}, (1.0, 1.0), 0.95**2 / 0.05),
+        ({"nesterov": False, "momentum": 0.8}, (1.0, 1.0), 4.0),
+        ({"momentum": 0.5, "adjust_lr_fn": "match_rms_adamw"}, (0.2 * 2.0, 0.2 * math.sqrt(3)), 0.5),
+        ({"momentum": 0.5, "adjust_lr_fn": "spectral_unclamped"}, (math.sqrt(3 / 4), math.sqrt(2 / 3)), 0.5),
+    ],
+)
+def test_muon_penalizes_the_nuclear_norm(options, factors, lag):
+    model = network()
+    optimizer = torch.optim.Muon(model.parameters(), lr=0.01, weight_decay=0.0, **options)
+    gradients = mean_gradient(model)
+    sums = [factor * float(singular_values(value).sum()) for factor, value in zip(factors, gradients, strict=True)]
+    expected = 0.01 * (0.5 + lag) * sum(sums)
+    found = measured(model, optimizer)
+    assert found["ireg/own_full_batch"] == pytest.approx(expected, rel=1e-6)
+    assert not {"ireg/own", "ireg/own_variance"} & found.keys()
+
+
+def test_a_tall_matrix_has_a_larger_rate():
+    model = torch.nn.Linear(2, 8, bias=False).double()
+    optimizer = torch.optim.Muon(model.parameters(), lr=0.01)
+    assert view(optimizer, dict(model.named_parameters())).steepest.rates["weight"] == pytest.approx(0.02, rel=1e-12)
+
+
+def test_lion_penalizes_the_sum_of_absolute_gradients():
+    model = network()
+    expected = 0.01 * (0.5 + 90) * sum(float(value.abs().sum()) for value in mean_gradient(model))
+    found = measured(model, Lion(model.parameters(), lr=0.01), terms=["ireg/own_full_batch"])
+    assert found == {"ireg/own_full_batch": pytest.approx(expected, rel=1e-9)}
+
+
+def test_groups_have_rates_of_their_own_and_one_memory():
+    model = network()
+    first, second = model.parameters()
+    optimizer = Lion([{"params": [first], "lr": 0.1}, {"params": [second], "lr": 0.01}], lr=1.0)
+    one, other = (float(value.abs().sum()) for value in mean_gradient(model))
+    found = measured(model, optimizer, terms=["ireg/own_full_batch"])
+    assert found["ireg/own_full_batch"] == pytest.approx(90.5 * (0.1 * one + 0.01 * other), rel=1e-9)
+    optimizer.param_groups[1]["betas"] = (0.5, 0.5)
+    assert measured(model, optimizer, terms=["ireg/own_full_batch"]) == {}
+
+
+def test_each_layer_has_its_part():
+    model = network()
+    found = measured(model, Lion(model.parameters(), lr=0.01), terms=["ireg/own_full_batch"], by="layer")
+    whole = found.pop("ireg/own_full_batch")
+    assert len(found) == 2
+    assert sum(found.values()) == pytest.approx(whole, rel=1e-9)
+
+
+@pytest.mark.parametrize("options", [{"sampling": "independent"}, {"mode": "two_draws"}])
+def test_a_norm_has_no_estimate_from_some_draws(options):
+    model = network()
+    assert measured(model, Lion(model.parameters(), lr=0.01), terms=["ireg/own_full_batch"], **options) == {}
+
+
+def test_a_sample_has_no_estimate():
+    model, batches = network(), [*BATCHES, *BATCHES]
+    optimizer = Lion(model.parameters(), lr=0.01)
+    keywords = {"optimizer": optimizer, "criterion": mse_loss, "terms": ["ireg/own_full_batch"]}
+    assert ireg.measure(model, batches, num_batches=4, **keywords) == {}
+    assert len(ireg.measure(model, batches, **keywords)) == 1
+
+
+def test_others_are_not_known():
+    model = network()
+    named = dict(model.named_parameters())
+    groups = {name: {"lr": 0.1, "betas": (0.9, 0.99)} for name in named}
+    assert steepest_of(torch.optim.Adafactor(model.parameters()), groups, named) is None
+    assert steepest_of(Lion(model.parameters(), lr=0.1), groups, named).norm is absolute
+    assert READERS.keys() == {"torch.optim.Muon", "pytorch_optimizer.optimizer.lion.Lion"}
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda p: torch.optim.Muon(p, momentum=1.0), "muon with momentum 1: its memory must fade"),
+        (lambda p: Lion(p, lr=0.1, betas=(0.9, 1.0)), "lion with momentum 1: its memory must fade"),
+    ],
+)
+def test_a_memory_for_ever_is_refused(make, match):
+    model = network()
+    with pytest.raises(ValueError, match=match):
+        measured(model, make(model.parameters()), terms=["ireg/own_full_batch"])
+
+
+def test_an_unknown_factor_of_the_rate_is_refused():
+    model = network()
+    optimizer = torch.optim.Muon(model.parameters())
+    optimizer.param_groups[0]["adjust_lr_fn"] = "other"
+    with pytest.raises(ValueError, match="adjust_lr_fn='other': unknown; known are original"):
+        measured(model, optimizer, terms=["ireg/own_full_batch"])
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_torchs_muon_is_the_one_that_is_certified(nesterov):
+    """Its filter is that of `ireg.certify.steepest`, which has another step without Nesterov's: to bfloat16."""
+    ends = []
+    for twin in (True, False):
+        weights = torch.nn.Parameter(torch.zeros(3, 4).double())
+        if twin:
+            steps = certified.Norm(step_map=certified.newton_schulz, betas=(0.8, 0.8), nesterov=nesterov)
+            optimizer = steps.made(0.1)([weights])
+        else:
+            optimizer = torch.optim.Muon([weights], lr=0.1, weight_decay=0.0, momentum=0.8, nesterov=nesterov)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(6):
+            weights.grad = torch.randn(3, 4, generator=generator).double()
+            optimizer.step()
+        ends.append(weights.detach())
+    assert float((ends[0] - ends[1]).norm() / ends[0].norm()) < 0.02
+
+
+def test_the_l1_norm_and_the_nuclear_norm():
+    matrix = torch.tensor([[3.0, 0.0], [0.0, -4.0]])
+    assert (float(absolute(matrix)), float(nuclear(matrix))) == (7.0, pytest.approx(7.0))
+    found = Steepest(norm=nuclear, lag=1.5, rates={"w": 0.1}).penalty({"w": matrix})
+    assert float(found) == pytest.approx(1.4)
