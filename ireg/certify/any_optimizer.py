@@ -188,27 +188,24 @@ def _accuracy(
     problem: Network, make: MakeAt, name: str, most: int, factors: Mapping[str, float], parts: int
 ) -> Accuracy:
     start, gradient = problem.start, problem.gradient(problem.start)
-
-    def response_at(rate: float) -> Response:
-        return respond(make(rate), start, gradient, partial(problem.product, start), tolerance=FADED, most=most)
-
-    rate = FIRST_RATE
+    first = respond(make(FIRST_RATE), start, gradient, partial(problem.product, start), tolerance=FADED, most=most)
+    memory, rate = first.steps, FIRST_RATE
+    _, constant = settled_step(make(rate), start, gradient, tolerance=FADED, most=most)
     for _ in range(2):  # the strength is not quite proportional to the rate
-        response = response_at(rate)
-        if not response.strength:
+        if not first.strength:
             return Accuracy(
                 name=name,
-                memory=response.steps,
+                memory=memory,
                 reason="a step does not respond to small changes of the gradient, as a sign does not",
             )
-        rate *= min(1e3, max(1e-3, STRENGTH / response.strength))
-    first = response_at(rate)
-    _, constant = settled_step(make(rate), start, gradient, tolerance=FADED**2, most=most)
+        rate *= min(1e3, max(1e-3, STRENGTH / first.strength))
+        line = _Settled(problem, make(rate), constant, memory).line(start)
+        first = line.response(memory, with_nonlinearity=False)
     steps = max(4, math.ceil(TRAVEL * float(norm(start)) / float(norm(first.leading))))
     rates = tuple(rate / 2**number for number in range(HALVINGS))
     errors: dict[str, list[float]] = {}
     for number, lower in enumerate(rates):
-        at = _Settled(problem, make(lower), constant, math.ceil(PART * first.steps))
+        at = _Settled(problem, make(lower), constant, math.ceil(PART * memory))
         end = _end(at, steps * 2**number)
         for flow, point in _flows(at, steps * 2**number, factors, parts).items():
             errors.setdefault(flow, []).append(_distance(end, point))
@@ -220,7 +217,7 @@ def _accuracy(
         name=name,
         rates=rates,
         slopes={flow: fit(rates, values, [0.0] * len(rates)).slope for flow, values in errors.items()},
-        memory=first.steps,
+        memory=memory,
         shares={
             "memory": float(norm(first.late(0.0))) / size,
             "bend": bend / size,
