@@ -190,7 +190,7 @@ def _accuracy(
     start, gradient = problem.start, problem.gradient(problem.start)
     first = respond(make(FIRST_RATE), start, gradient, partial(problem.product, start), tolerance=FADED, most=most)
     memory, rate = first.steps, FIRST_RATE
-    _, constant = settled_step(make(rate), start, gradient, tolerance=FADED, most=most)
+    _, constant = settled_step(make(rate), start, gradient, tolerance=FADED**2, most=most)
     for _ in range(2):  # the strength is not quite proportional to the rate
         if not first.strength:
             return Accuracy(
