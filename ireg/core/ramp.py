@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,8 @@ FIRST = 32
 """Steps that are tried first. Each try has twice as many as the one before."""
 MOST = 2**16
 """Steps at most: a memory of 4,000 steps has faded to 1e-7 then."""
+SHORTER = 10.0
+"""By what a line is shortened at a time."""
 ROUNDING = torch.finfo(torch.float64).eps
 
 
@@ -224,7 +226,7 @@ def respond(
     """
     leading, settled = settled_step(make, weights, gradient, tolerance=tolerance, most=most)
     line = Line(make, weights, gradient, leading, product(leading))
-    _require_smooth(make, weights, line.response(FIRST), tolerance)
+    line = _short_enough(line, tolerance)
     due, earlier = max(FIRST, settled // 2), None
     while due <= most:
         found = line.correction(due)
@@ -247,6 +249,7 @@ class Line:
         gradient: g, there.
         along: Δ, what a step takes off the weights.
         uphill: HΔ.
+        length: of the line, as a share of what suits a step that is smooth on the scale of the whole gradient.
     """
 
     make: Make
@@ -254,6 +257,7 @@ class Line:
     gradient: Params
     along: Params
     uphill: Params
+    length: float = 1.0
 
     def scale(self, steps: int) -> float:
         """Return by what a line of so many steps is shortened.
@@ -263,7 +267,7 @@ class Line:
         size, moved = float(norm(self.weights)), float(norm(self.along))
         change = max(_over(float(norm(self.uphill)), float(norm(self.gradient))), _over(moved, size))
         share = (ROUNDING * max(1.0, _over(size, moved))) ** (1 / 3)
-        return share / (max(1.0, steps / 8) * change) if change else share
+        return self.length * (share / (max(1.0, steps / 8) * change) if change else share)
 
     def rounding(self, steps: int) -> float:
         """Return what rounding makes of the norm of ηc."""
@@ -349,6 +353,24 @@ def _require_same(one: Driven, other: Driven) -> None:
 
 def _copied(values: Params) -> Params:
     return {name: value.clone() for name, value in values.items()}
+
+
+def _short_enough(line: Line, tolerance: float) -> Line:
+    """Shorten a line until the response is proportional to its length, while rounding allows it.
+
+    Weights with gradients near 0 have a response of their own to a change that is small against the whole gradient.
+
+    Raises:
+        NoFlowError: at no length it is.
+    """
+    first = line.response(FIRST)
+    found = first
+    while found.nonlinearity > tolerance:
+        line = replace(line, length=line.length / SHORTER)
+        found = line.response(FIRST)
+        if line.rounding(FIRST) > tolerance * float(norm(found.correction)):
+            _require_smooth(line.make, line.weights, first, tolerance)
+    return line
 
 
 def _require_smooth(make: Make, weights: Params, response: Response, tolerance: float) -> None:

@@ -215,3 +215,18 @@ def test_where_nothing_moves_there_is_no_alignment():
         criterion=lambda outputs, targets: (outputs - targets).sum(),
     )  # fmt: skip
     assert (flow.strength, flow.alignment) == (0.0, 0.0)
+
+
+def test_a_gradient_near_zero_makes_the_line_short():
+    """Of Adam's step m/√v at ε = 0 the response is the relative change of the gradient, in any weight."""
+    weights = {"w": torch.ones(2).double()}
+    gradient = {"w": torch.tensor([1.0, 1e-5]).double()}
+    found = respond(
+        lambda p: torch.optim.Adam(p, lr=1e-3, betas=(0.5, 0.8), eps=0.0),
+        weights, gradient, lambda direction: {"w": torch.tensor([1e-3, 1e-3]).double()},
+    )  # fmt: skip
+    assert found.nonlinearity <= 1e-3
+    large, small = found.correction["w"].tolist()
+    assert small / large == pytest.approx(1e5, rel=1e-3)
+    # m is late by L₁ = 1 and v's root by half of 2 L₂ = 8 for the square: (L₁ − L₂) K/g in units of the step.
+    assert large / float(found.leading["w"][0]) == pytest.approx((1 - 4) * 1e-3, rel=1e-3)
