@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ireg.core.norms import cosine, norm
-from ireg.core.ramp import MOST, Make, Response, in_double, respond
+from ireg.core.norms import cosine, norm, widened
+from ireg.core.ramp import MOST, Make, Response, respond
 from ireg.core.types import Batch, Params
 from ireg.engine import of_all_weights, snapshot
 from ireg.measured_loss import Criterion, ModelLoss
@@ -103,10 +103,10 @@ def modified_flow(
         moving = dict(taken.moving)
 
         def product(direction: Params) -> Params:
-            return in_double(taken.hessian({name: direction[name].to(value) for name, value in moving.items()}))
+            return widened(taken.hessian({name: direction[name].to(value) for name, value in moving.items()}))
 
-        gradient = in_double(taken.moments.mean)
-        found = respond(make_optimizer, in_double(moving), gradient, product, tolerance=tolerance, most=max_steps)
+        gradient = widened(taken.moments.mean)
+        found = respond(make_optimizer, widened(moving), gradient, product, tolerance=tolerance, most=max_steps)
         squares = product(gradient)
     aligned = float(cosine(found.correction, squares)) if found.strength and norm(squares) else 0.0
     return ModifiedFlow(**vars(found), alignment=aligned)

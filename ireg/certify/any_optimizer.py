@@ -17,7 +17,18 @@ from torch import Tensor
 
 from ireg.certify.certificate import REJECTED_BELOW, fit
 from ireg.core.norms import norm
-from ireg.core.ramp import Line, Make, NoFlowError, Response, lowest_precision, respond, settled_step, step_after
+from ireg.core.params import add_scaled
+from ireg.core.ramp import (
+    Line,
+    Make,
+    NoFlowError,
+    Response,
+    distance,
+    lowest_precision,
+    respond,
+    settled_step,
+    step_after,
+)
 from ireg.core.types import Batch, Params
 
 SHAPES = {"first": (3, 2), "second": (2, 3)}
@@ -208,7 +219,7 @@ def _accuracy(
         at = _Settled(problem, make(lower), constant, math.ceil(PART * memory))
         end = _end(at, steps * 2**number)
         for flow, point in _flows(at, steps * 2**number, factors, parts).items():
-            errors.setdefault(flow, []).append(_distance(end, point))
+            errors.setdefault(flow, []).append(distance(end, point))
     size = float(norm(first.correction))
     bend = float(norm(first.slope)) / 2
     if bend < SEEN * size:
@@ -282,11 +293,11 @@ def _flows(at: _Settled, steps: int, factors: Mapping[str, float], parts: int) -
             line = at.line(modified)
             response = line.response(at.memory, with_nonlinearity=False)
             found[PLAIN].append(at.leading(plain))
-            found[MODIFIED].append(_moved(line.along, response.correction, 1.0))
+            found[MODIFIED].append(add_scaled(line.along, response.correction, 1.0))
             for name, lag in LATE.items():
-                found[name].append(_moved(line.along, response.late(lag), 1.0))
+                found[name].append(add_scaled(line.along, response.late(lag), 1.0))
             for name, factor in factors.items():
-                found[name].append(_moved(line.along, response.correction, factor))
+                found[name].append(add_scaled(line.along, response.correction, factor))
         ends = {name: _summed(point, found[name], WEIGHTS, steps / parts) for name, point in ends.items()}
     return ends
 
@@ -294,13 +305,5 @@ def _flows(at: _Settled, steps: int, factors: Mapping[str, float], parts: int) -
 def _summed(start: Params, velocities: list[Params], weights: tuple[float, ...], steps: float) -> Params:
     """Return the point to which so many steps lead, by weighted velocities."""
     for velocity, weight in zip(velocities, weights, strict=True):
-        start = _moved(start, velocity, -weight * steps)
+        start = add_scaled(start, velocity, -weight * steps)
     return start
-
-
-def _moved(point: Params, direction: Params, factor: float) -> Params:
-    return {name: value + factor * direction[name] for name, value in point.items()}
-
-
-def _distance(one: Params, other: Params) -> float:
-    return float(norm(_moved(one, other, -1.0)))

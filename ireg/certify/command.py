@@ -71,7 +71,7 @@ def certify(options: argparse.Namespace) -> int:
     rates = None if options.lr_range is None else _rates(options.lr_range)
     plot = None if options.plot is None else _plot_path(options.plot)
     jobs = _jobs(options.jobs)
-    console = make_console(**({} if sys.stdout.isatty() else {"width": WIDTH}))
+    console = _console()
     outcomes = run(chosen, rates, jobs=jobs) if chosen else {}
     if chosen:
         show(outcomes, console)
@@ -83,6 +83,11 @@ def certify(options: argparse.Namespace) -> int:
         for content in drawn(plot.stem, partial(_figure, outcomes), plot.suffix).values():
             write_bytes(plot, content)
     return 0 if right and all(outcome.passes for outcome in outcomes.values()) else 1
+
+
+def _console() -> Console:
+    """Return a console for standard output, wide where that is no terminal."""
+    return make_console(**({} if sys.stdout.isatty() else {"width": WIDTH}))
 
 
 def _certify_paths(options: argparse.Namespace) -> int:
@@ -97,7 +102,7 @@ def _certify_paths(options: argparse.Namespace) -> int:
     for name in options.optimizer:
         if "." not in name:
             raise UserError(f"--optimizer {name}: is no import path; give names of certificates, or paths alone")
-    console = make_console(**({} if sys.stdout.isatty() else {"width": WIDTH}))
+    console = _console()
     return 0 if certify_paths(options.optimizer, options.set or (), console) else 1
 
 

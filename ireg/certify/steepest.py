@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from ireg.certify.any_optimizer import MODIFIED, PLAIN, accuracy
 from ireg.certify.exchange import Order
+from ireg.core.optimizers.steepest import mean_age
 
 SMOOTHING = 0.1
 """Of the maps that are not smooth, as a gradient's size."""
@@ -139,9 +140,7 @@ class Norm:
     def lag(self) -> float:
         """The mean age L of the gradients in a step."""
         mixed, kept = self.betas
-        if not self.ahead:
-            return mixed / (1 - kept)  # the newest in m is one step old
-        return (mixed if self.nesterov else 1.0) * kept / (1 - kept)
+        return mean_age(mixed if self.nesterov or not self.ahead else 1.0, kept, ahead=self.ahead)
 
     def made(self, rate: float) -> Callable[[list[nn.Parameter]], Optimizer]:
         """Return what makes the optimizer."""

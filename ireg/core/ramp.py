@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from ireg.core.norms import norm
-from ireg.core.params import same_values
+from ireg.core.params import add_scaled, same_values
 from ireg.core.types import Params
 
 Make = Callable[[list[nn.Parameter]], Optimizer]
@@ -74,7 +74,7 @@ class Response:
 
     def late(self, lag: float) -> Params:
         """Return the response to a line that is so many steps late: the correction for ½."""
-        return {name: value + (lag - 0.5) * self.slope[name] for name, value in self.correction.items()}
+        return add_scaled(self.correction, self.slope, lag - 0.5)
 
 
 class Driven:
@@ -84,30 +84,29 @@ class Driven:
         make: makes it.
         weights: where it begins, by name.
 
+    Attributes:
+        parameters: that it holds, by name.
+
     Raises:
         NoFlowError: it does not hold all of the parameters that it was given.
     """
 
     def __init__(self, make: Make, weights: Params) -> None:
-        self.names = list(weights)
-        self._parameters = [nn.Parameter(value.clone()) for value in weights.values()]
-        self.optimizer = make(list(self._parameters))
+        self.parameters = {name: nn.Parameter(value.clone()) for name, value in weights.items()}
+        self.optimizer = make(list(self.parameters.values()))
         held = {id(value) for group in self.optimizer.param_groups for value in group["params"]}
-        for name, value in zip(self.names, self._parameters, strict=True):
+        for name, value in self.parameters.items():
             if id(value) not in held:
                 raise NoFlowError(
                     f"{type(self.optimizer).__name__} does not hold {name}, of {len(held)} parameters that it was "
                     "given; make it of all of them"
                 )
 
-    def put(self, weights: Params, along: Params | None = None, distance: float = 0.0) -> None:
-        """Overwrite the weights, by these or those at a distance along a direction."""
+    def put(self, weights: Params) -> None:
+        """Overwrite the weights."""
         with torch.no_grad():
-            for name, parameter in zip(self.names, self._parameters, strict=True):
-                if along is None:
-                    parameter.copy_(weights[name])
-                else:
-                    torch.add(weights[name], along[name], alpha=distance, out=parameter)
+            for name, parameter in self.parameters.items():
+                parameter.copy_(weights[name])
 
     def step(self, gradients: Params) -> None:
         """Take a step with these gradients, of which the optimizer may keep and write to the tensors.
@@ -115,7 +114,7 @@ class Driven:
         Raises:
             NoFlowError: the optimizer cannot take a step with gradients alone.
         """
-        for name, parameter in zip(self.names, self._parameters, strict=True):
+        for name, parameter in self.parameters.items():
             parameter.grad = gradients[name]
         try:
             self.optimizer.step()
@@ -124,18 +123,13 @@ class Driven:
             raise NoFlowError(f"{name} takes no step with gradients alone: {str(error).splitlines()[0]}") from error
 
     @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that the optimizer holds, by name."""
-        return dict(zip(self.names, self._parameters, strict=True))
-
-    @property
     def weights(self) -> Params:
         """Copies of the weights as they are now."""
-        return {name: value.detach().clone() for name, value in zip(self.names, self._parameters, strict=True)}
+        return {name: value.detach().clone() for name, value in self.parameters.items()}
 
     def off(self, weights: Params) -> Params:
         """Return by how much the weights are less than these."""
-        return {name: weights[name] - value.detach() for name, value in zip(self.names, self._parameters, strict=True)}
+        return {name: weights[name] - value.detach() for name, value in self.parameters.items()}
 
 
 def settled_step(
@@ -171,7 +165,7 @@ def settled_step(
         size = float(norm(taken))
         if not math.isfinite(size) or size == 0:
             raise NoFlowError(f"{type(driven.optimizer).__name__} takes a step of {size:g} at a constant gradient")
-        if earlier is not None and _distance(taken, earlier) <= tolerance * size:
+        if earlier is not None and distance(taken, earlier) <= tolerance * size:
             return taken, steps
         earlier, due = taken, 2 * due
     raise NoFlowError(_no_fade(driven.optimizer, most))
@@ -230,7 +224,7 @@ def respond(
     due, earlier = max(FIRST, settled // 2), None
     while due <= most:
         found = line.correction(due)
-        if earlier is not None and _distance(found, earlier) <= tolerance * float(norm(found)) + line.rounding(due):
+        if earlier is not None and distance(found, earlier) <= tolerance * float(norm(found)) + line.rounding(due):
             response = line.response(due)
             _require_smooth(make, weights, response, tolerance)
             return response
@@ -294,7 +288,7 @@ class Line:
 
     def _off(self, correction: Params, steps: int) -> float:
         """Return the norm by which a line that is half as long has another correction, beyond rounding."""
-        return max(0.0, _distance(correction, self.correction(steps, part=0.5)) - 4 * self.rounding(steps))
+        return max(0.0, distance(correction, self.correction(steps, part=0.5)) - 4 * self.rounding(steps))
 
     def _last(self, steps: int, scale: float) -> tuple[Params, Params]:
         """Return what the last two steps take off."""
@@ -315,10 +309,10 @@ class Line:
         before: Params = {}
         last: Params = {}
         for lag in range(steps - 1, -1, -1):
-            distance = scale * (lag + late)
-            driven.put(self.weights, self.along, distance)
+            gone = scale * (lag + late)
+            driven.put(add_scaled(self.weights, self.along, gone))
             start = driven.weights if lag < 2 else {}
-            driven.step({name: value.add(self.uphill[name], alpha=distance) for name, value in self.gradient.items()})
+            driven.step({name: value.add(self.uphill[name], alpha=gone) for name, value in self.gradient.items()})
             if lag < 2:
                 before, last = last, driven.off(start)
         return driven, before, last
@@ -333,8 +327,9 @@ def _over(upper: float, lower: float) -> float:
     return upper / lower if lower else 0.0
 
 
-def _distance(one: Params, other: Params) -> float:
-    return float(norm({name: value - other[name] for name, value in one.items()}))
+def distance(one: Params, other: Params) -> float:
+    """Return ‖v − w‖."""
+    return float(norm(add_scaled(one, other, -1.0)))
 
 
 def _require_same(one: Driven, other: Driven) -> None:
@@ -418,8 +413,3 @@ class _Seen(TorchFunctionMode):
             if isinstance(value, torch.Tensor) and value.numel() > 1 and value.dtype.is_floating_point:
                 self.dtypes.add(value.dtype)
         return found
-
-
-def in_double(values: Params) -> Params:
-    """Return real values in double precision, by name."""
-    return {name: value.detach().to(torch.float64) for name, value in values.items()}

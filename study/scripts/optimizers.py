@@ -19,7 +19,7 @@ import torch
 from torch.optim import Optimizer
 
 from ireg.certify.any_optimizer import HALF, LATE, MODIFIED, PLAIN, Accuracy, MakeAt, accuracy, network
-from ireg.certify.own_step import maker
+from ireg.certify.own_step import class_at, maker
 from ireg.core.mean_flow import mean_flow
 from ireg.core.moments import gradient_moments
 from ireg.core.norms import norm
@@ -69,8 +69,7 @@ def classes() -> Iterator[str]:
 
 def settings(path: str, kind: str) -> dict[str, Any]:
     """Return the arguments of a class, read off its signature."""
-    module, _, name = path.rpartition(".")
-    known = inspect.signature(getattr(import_module(module), name).__init__).parameters
+    known = inspect.signature(class_at(path).__init__).parameters
     given: dict[str, Any] = {}
     if "betas" in known:
         default: Any = known["betas"].default
@@ -86,8 +85,7 @@ def settings(path: str, kind: str) -> dict[str, Any]:
 
 def of_rule(make: Make, path: str) -> float:
     """Return by how much of itself an own rule's correction differs; nan where there is no rule."""
-    module, _, name = path.rpartition(".")
-    if getattr(import_module(module), name) not in RULES:
+    if class_at(path) not in RULES:
         return math.nan
     problem = network()
     start, gradient = problem.start, problem.gradient(problem.start)

@@ -85,14 +85,25 @@ def steepest_of(optimizer: Optimizer, groups: Mapping[str, Mapping[str, Any]], p
     return Steepest(norm=norm, lag=lag, rates=rates)
 
 
+def mean_age(mixed: float, kept: float, *, ahead: bool) -> float:
+    """Return L of c = β₁m + (1 − β₁)g, m a running mean of decay β₂.
+
+    Args:
+        mixed: β₁.
+        kept: β₂.
+        ahead: whether m holds the newest gradient already; otherwise the newest in it is one step old.
+    """
+    return mixed * (kept if ahead else 1.0) / (1 - kept)
+
+
 def _muon(group: Mapping[str, Any]) -> tuple[Norm, float]:
     beta = fading("muon", float(group["momentum"]))
-    return nuclear, (beta if group["nesterov"] else 1.0) * beta / (1 - beta)
+    return nuclear, mean_age(beta if group["nesterov"] else 1.0, beta, ahead=True)
 
 
 def _lion(group: Mapping[str, Any]) -> tuple[Norm, float]:
     mixed, kept = (float(beta) for beta in group["betas"])
-    return absolute, mixed / (1 - fading("lion", kept))
+    return absolute, mean_age(mixed, fading("lion", kept), ahead=False)
 
 
 READERS: Mapping[str, Callable[[Mapping[str, Any]], tuple[Norm, float]]] = {
