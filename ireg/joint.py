@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ireg.core.moments.needs import Need, adds_up, has_parts, union_of_needs
 from ireg.core.optimizers import view
+from ireg.core.parts import parts_of
 from ireg.core.several import SeveralOptimizers
 from ireg.core.snapshot import Snapshot, Term
 from ireg.options import Epoch
@@ -18,7 +19,12 @@ Evaluate = Callable[[Mapping[str, Term], Snapshot], dict[str, float]]
 
 
 def of_each(
-    snapshot: Snapshot, optimizer: SeveralOptimizers, epoch: Epoch, module: nn.Module, terms: Mapping[str, Term]
+    snapshot: Snapshot,
+    optimizer: SeveralOptimizers,
+    epoch: Epoch,
+    module: nn.Module,
+    terms: Mapping[str, Term],
+    by: str | None,
 ) -> dict[str, Snapshot]:
     """Return a snapshot of each optimizer's weights, by its name, all from one pass.
 
@@ -30,6 +36,7 @@ def of_each(
         epoch: what was trained on.
         module: whose parameters they are.
         terms: that are measured of each.
+        by: into which parts each one's weights are divided; None for none.
     """
     named = dict(module.named_parameters())
     taken: dict[str, Snapshot] = {}
@@ -42,7 +49,10 @@ def of_each(
         settings = None if epoch.settings is None else epoch.settings[place]
         seen = view(part, moving, rates, settings)
         needs = union_of_needs(terms.values(), seen, snapshot.sampling)
-        taken[name] = replace(snapshot, optimizer=seen, needs=needs)
+        parts = parts_of(by, moving, part, named)
+        if parts is not None and needs:
+            needs |= Need.BY_PARAMETER | Need.MEAN
+        taken[name] = replace(snapshot, optimizer=seen, needs=needs, parts=parts)
     if snapshot.drawn or snapshot.has_errors:
         return taken
     needs = Need(0)
@@ -83,7 +93,7 @@ def evaluate_jointly(
     evaluate: Evaluate,
     begins: Callable[[str], None],
 ) -> dict[str, float]:
-    """Compute terms of all optimizers together, and of each under `<tag>/<name>`.
+    """Compute terms of all optimizers together, of each under `<tag>/<name>`, and of its parts under that.
 
     Args:
         terms: function by tag.

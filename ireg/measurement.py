@@ -161,11 +161,6 @@ def measure_epoch(
     several = optimizer if isinstance(optimizer, SeveralOptimizers) else None
     if several is not None and options.regularizer is not None:
         raise ValueError(f"a regularizer is measured with one optimizer, not with {' and '.join(several.names)}")
-    if several is not None and options.by is not None:
-        raise ValueError(
-            f"by={options.by!r} is measured with one optimizer, not with {' and '.join(several.names)}: terms of each "
-            "are given in any case; leave by out"
-        )
     if measured is None:
         measured = MeasuredLoss(model, optimizer, options.criterion, options.loss, options.method, epoch.group)
     epoch = _sampled(options, epoch)
@@ -189,9 +184,9 @@ def measure_epoch(
             penalized = options.regularizer
             snapshot = take_snapshot(
                 measured.module,
-                # The rates of several optimizers are those of each, see `of_each`.
+                # The rates and the parts of several optimizers are those of each, see `of_each`.
                 epoch if several is None else replace(epoch, rates=None, settings=None),
-                options,
+                options if several is None else replace(options, by=None),
                 loss=measured.loss,
                 optimizer=optimizer,
                 objective=None if penalized is None else Objective(measured.loss, penalized, epoch.batches),
@@ -202,7 +197,7 @@ def measure_epoch(
                     values = evaluate(options.chosen, snapshot, begins)
                 else:
                     divided = {tag: term for tag, term in options.chosen.items() if has_parts(term)}
-                    parts = of_each(snapshot, several, epoch, measured.module, divided)
+                    parts = of_each(snapshot, several, epoch, measured.module, divided, options.by)
                     values = evaluate_jointly(options.chosen, snapshot, parts, evaluate, begins)
             return values | ({NOISE: noise} if noise else {})
 

@@ -109,13 +109,22 @@ def test_ratios_are_of_all_weights_and_of_each_optimizers_and_no_sums(arguments)
     }  # no joint rule
 
 
+@pytest.mark.parametrize("arguments", [{}, {"population": 9}, {"sampling": "independent"}], ids=str)
 @pytest.mark.parametrize("by", ["layer", "group"])
-def test_parts_are_of_one_optimizer(by):
+def test_parts_are_those_of_each_optimizer(by, arguments):
     model = network()
-    given = {"criterion": mse_loss, "terms": SUMS}
-    with pytest.raises(ValueError, match=rf"^by='{by}' is measured with one optimizer, not with SGD and AdamW: .*out$"):
-        ireg.measure(model, batches(), optimizer=two(model), by=by, **given)
-    assert "ireg/sgd/AdamW" in ireg.measure(model, batches(), optimizer=two(model), **given)  # the advice
+    optimizers = two(model)
+    optimizers[0] = torch.optim.SGD([{"params": [value]} for value in model[0].parameters()], lr=0.1, momentum=0.9)
+    train(model, optimizers)
+    given = {"criterion": mse_loss, "terms": [*SUMS, "noise/scale"], "by": by, **arguments}
+    values = ireg.measure(model, batches(), optimizer=optimizers, **given)
+    parts = {"layer": [["0"], ["2"]], "group": [["0", "1"], ["0"]]}[by]
+    for name, optimizer, own in zip(("SGD", "AdamW"), optimizers, parts, strict=True):
+        alone = ireg.measure(model, batches(), optimizer=optimizer, **given)
+        assert {f"ireg/sgd/{part}" for part in own} <= {*alone}
+        of_each = {tag.replace(f"/{name}", ""): value for tag, value in values.items() if f"/{name}" in tag}
+        assert of_each == pytest.approx(alone, rel=1e-9, abs=0)
+    assert "ireg/sgd/0" not in values  # of which optimizer it would not say
 
 
 def test_one_pass_serves_all():

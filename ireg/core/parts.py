@@ -1,11 +1,11 @@
 """Parts of a network, of which terms are measured: its layers, or the optimizer's parameter groups."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ireg.core.moments import STANDARD_ERROR
-from ireg.core.types import Params
 
 LAYER, GROUP = "layer", "group"
 PARTS = (LAYER, GROUP)
@@ -37,7 +37,7 @@ def tag_of_part(tag: str, part: str) -> str:
     return f"{tag}/{part}"
 
 
-def parts_of(by: str | None, moving: Iterable[str], optimizer: Optimizer, named: Params) -> Parts | None:
+def parts_of(by: str | None, moving: Iterable[str], optimizer: Optimizer, named: Mapping[str, Tensor]) -> Parts | None:
     """Divide the parameters that move into parts.
 
     A layer is the module that holds the parameter itself, or what it is computed from; its name is the module's. A
