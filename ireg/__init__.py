@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ireg.monitor import Monitor
     from ireg.objective import Objective
     from ireg.regularizers import Regularizer
+    from ireg.terms.noise import NoiseScale, noise_of_two_sizes
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "ModifiedFlow",
     "Monitor",
     "Need",
+    "NoiseScale",
     "NotServedError",
     "Objective",
     "Regularizer",
@@ -49,6 +51,7 @@ __all__ = [
     "measure",
     "modified_flow",
     "needs",
+    "noise_of_two_sizes",
     "sampling_of",
     "snapshot",
     "top_eigenvalue",
@@ -62,6 +65,7 @@ _PLACES = {
     "ModifiedFlow": "ireg.flow",
     "Monitor": "ireg.monitor",
     "Need": "ireg.core.moments.needs",
+    "NoiseScale": "ireg.terms.noise",
     "NotServedError": "ireg.core.moments",
     "Objective": "ireg.objective",
     "Regularizer": "ireg.regularizers",
@@ -76,6 +80,7 @@ _PLACES = {
     "measure": "ireg.measurement",
     "modified_flow": "ireg.flow",
     "needs": "ireg.core.moments.needs",
+    "noise_of_two_sizes": "ireg.terms.noise",
     "sampling_of": "ireg.core.drawing",
     "snapshot": "ireg.engine",
     "top_eigenvalue": "ireg.engine",

@@ -294,11 +294,14 @@ CATALOGUE: dict[str, Quantity] = {
         sets=("noise",),
     ),
     "noise/scale_own": Quantity(
-        title="noise scale in the metric of the run's own optimizer",
-        formula="tr PΣ/‖∇C‖²_P",
+        title="noise scale in the geometry of the run's own optimizer",
+        formula="tr PΣ/‖∇C‖²_P; Lion and Muon: in the dual norm",
         unit="1",
         source=_NOISE_SCALES,
-        validity=f"{_SIZES}; optimizers with a rule; adaptive ones from the first step on",
+        validity=(
+            f"{_SIZES}; optimizers with a rule, adaptive ones from the first step on; "
+            "Lion and Muon from all of an epoch's minibatches"
+        ),
         axis="own noise scale (examples)",
         target="ireg.terms.noise.scale_own",
         name="noise_scale_own",

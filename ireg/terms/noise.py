@@ -22,19 +22,75 @@ equilibrium; docs/theory.md, section 17.
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ireg.core.moments.needs import NOTHING, Need, needs
+from ireg.core.moments.sums import outer
 from ireg.core.norms import norm
 from ireg.core.optimizers import OptimizerState
+from ireg.core.optimizers.steepest import Steepest, absolute, nuclear
 from ireg.core.snapshot import Snapshot
 from ireg.core.types import Params
 from ireg.core.wide import wide
 from ireg.terms import implicit
 
 _PLAIN = Need.SQ_NORMS | Need.MEAN
+
+
+class NoiseScale(NamedTuple):
+    """What two batch sizes tell of the noise.
+
+    Attributes:
+        trace: tr Σ of one example's gradient.
+        square: ‖∇C‖²; as an estimate it may be negative.
+        scale: tr Σ/‖∇C‖², in examples; None where the estimate of ‖∇C‖² is not positive.
+
+    Example:
+        >>> noise_of_two_sizes(5.0, 2.0, small=8, large=32).scale
+        32.0
+    """
+
+    trace: float
+    square: float
+    scale: float | None
+
+
+def noise_of_two_sizes(small_square: float, large_square: float, *, small: float, large: float) -> NoiseScale:
+    """Estimate the gradient noise scale from the mean gradients of two batch sizes at one point.
+
+    With b and B independent examples, E ‖g_b‖² = ‖∇C‖² + tr Σ/b, so that
+
+        ‖∇C‖² ≈ (B ‖g_B‖² − b ‖g_b‖²)/(B − b),    tr Σ ≈ (‖g_b‖² − ‖g_B‖²)/(1/b − 1/B),
+
+    both without bias. The smaller one may be a rank's or a micro-batch's gradient, or the mean of their squared norms,
+    and the larger one the whole step's. Average both parts over steps before dividing: a single step's ratio scatters.
+
+    Args:
+        small_square: ‖g_b‖².
+        large_square: ‖g_B‖².
+        small: b.
+        large: B.
+
+    Returns:
+        Estimates of tr Σ and of ‖∇C‖², and their ratio.
+
+    Raises:
+        ValueError: not 0 < b < B.
+
+    Source: McCandlish et al. 2018, arXiv:1812.06162, appendix A.1.
+
+    Example:
+        >>> noise_of_two_sizes(5.0, 2.0, small=8, large=32)  # four ranks of 8
+        NoiseScale(trace=32.0, square=1.0, scale=32.0)
+    """
+    if not 0 < small < large:
+        raise ValueError(f"small={small}, large={large}: must be 0 < small < large, both in examples")
+    square = (large * large_square - small * small_square) / (large - small)
+    trace = (small_square - large_square) / (1 / small - 1 / large)
+    return NoiseScale(trace, square, trace / square if square > 0 else None)
 
 
 def _constants(snapshot: Snapshot) -> tuple[float, float] | None:
@@ -85,6 +141,10 @@ def _root(squares: Tensor) -> Tensor:
 
 
 def _scaled(optimizer: OptimizerState) -> Need:
+    if optimizer.steepest is not None:
+        if optimizer.steepest.norm is nuclear:
+            return Need.SQUARE | Need.MEAN | Need.OUTER
+        return Need.SQUARE | Need.MEAN if optimizer.steepest.norm is absolute else NOTHING
     if optimizer.second_moment is None:
         return _PLAIN if optimizer.shares is None else Need.SQUARE | Need.MEAN
     return NOTHING if optimizer.corrected_second_moment is None else Need.SQUARE | Need.MEAN
@@ -129,18 +189,52 @@ def scale(snapshot: Snapshot) -> Tensor | None:
 
 @needs(_scaled, estimable=True, additive=False)
 def scale_own(snapshot: Snapshot) -> Tensor | None:
-    """Compute the noise scale in the metric of the run's own optimizer, tr PΣ/‖∇C‖²_P, in examples.
+    """Compute the noise scale in the geometry of the run's own optimizer, in examples.
 
-    For SGD it is `scale`; there is none of optimizers of the sign or of the spectral norm.
+    It is tr PΣ/‖∇C‖²_P; for SGD that is `scale`. Of optimizers of the sign, as Lion, it is the square of
+    Σ η σ/(η ‖∇C‖₁), σ the standard deviation of each weight's entry of one example's gradient; of Muon that of
+    Σ η tr (E δδᵀ)^½/(Σ η ‖∇C‖_nuclear), δ one example's gradient less the mean, E δδᵀ over the shorter side of
+    each matrix. Both bound E ‖δ‖ in the dual norm from above. They take all minibatches of an epoch: norms of a
+    gradient have no estimate without bias from some.
 
     Returns:
-        0-d; None as for `scale`, without a rule, and before the first step of an optimizer that divides.
+        0-d; None as for `scale`, without a rule or a norm that is known, and before the first step of an optimizer that
+        divides.
+
+    Sources: Bernstein et al. 2018, arXiv:1802.04434, for ‖σ‖₁; Naganuma et al. 2026, arXiv:2602.03001, for dual norms.
     """
     optimizer, own = snapshot.optimizer, snapshot.preconditioner
+    if optimizer.steepest is not None:
+        return _scale_in_dual_norm(snapshot, optimizer.steepest)
     if not optimizer.has_rule or (own is None and optimizer.second_moment is not None):
         return None
     parts = _parts(snapshot, own)
     return None if parts is None else _ratio(*parts)
+
+
+def _scale_in_dual_norm(snapshot: Snapshot, steepest: Steepest) -> Tensor | None:
+    """Return (Σ η φ*(δ)/Σ η φ*(∇C))²; None where φ* is not known, or not all of an epoch is measured."""
+    constants = _constants(snapshot)
+    if constants is None or snapshot.independent or snapshot.drawn or snapshot.population is not None:
+        return None
+    moments, noise, signal = snapshot.moments, [], []
+    for name, mean in moments.mean.items():
+        mean, rate = wide(mean), steepest.rates[name]
+        if steepest.norm is absolute:
+            deviation = (wide(moments.wide_square[name]) - mean.square()).clamp(min=0).sqrt().sum()
+        elif steepest.norm is nuclear:
+            deviation = _trace_of_root(wide(moments.outer[name]) - outer(mean[None]))
+        else:
+            return None
+        noise.append(rate * deviation)
+        signal.append(rate * steepest.norm(mean))
+    ratio = _ratio(torch.stack(noise).sum(), torch.stack(signal).sum())
+    return None if ratio is None else constants[0] * ratio.square()
+
+
+def _trace_of_root(matrix: Tensor) -> Tensor:
+    """Return the trace of the root of a symmetric matrix, whose eigenvalues below 0 are rounding."""
+    return torch.linalg.eigvalsh(matrix).clamp(min=0).sqrt().sum()
 
 
 @needs(_PLAIN, estimable=True, additive=False)

@@ -535,3 +535,20 @@ def test_the_set_takes_no_second_pass_and_no_path():
     assert passes["default"] == passes["noise"] < 8
     assert {tag for tag in CATALOGUE if tag.startswith("noise/")} == {*TAGS}
     assert not any(needs_path(TERMS[tag]) for tag in TAGS)
+
+
+def test_two_batch_sizes_have_no_bias():
+    """Over all independent draws of three examples, the first of which are the smaller batch."""
+    rows = examples(3)
+    found = []
+    for draws in product(range(3), repeat=3):
+        small, large = (float(rows[list(part)].mean(0).square().sum()) for part in (draws[:2], draws))
+        found.append(ireg.noise_of_two_sizes(small, large, small=2, large=3))
+    trace, square = exact(rows)
+    assert np.mean([one.trace for one in found]) == pytest.approx(trace, rel=1e-10)
+    assert np.mean([one.square for one in found]) == pytest.approx(square, rel=1e-10)
+    assert any(one.scale is None for one in found)
+    assert all(one.scale == one.trace / one.square for one in found if one.square > 0)
+    for small, large in ((3, 3), (0, 3), (4, 3)):
+        with pytest.raises(ValueError, match=f"^small={small}, large={large}: must be 0 < small < large"):
+            ireg.noise_of_two_sizes(1.0, 1.0, small=small, large=large)

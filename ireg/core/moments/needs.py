@@ -26,6 +26,8 @@ class Need(Flag):
     """(1/m) Σ g_k ⊙ g_k: every g_k must be formed."""
     STEPS = auto()
     """Beside it, ‖P g_k‖² of a sample's minibatches, P of the optimizer."""
+    OUTER = auto()
+    """Beside it, (1/m) Σ g_k g_kᵀ of each matrix, over its shorter side."""
     BY_PARAMETER = auto()
     """Beside ‖g_k‖² the part of each parameter, and no square lost of any; it takes the mean, too."""
 

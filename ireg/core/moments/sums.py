@@ -50,6 +50,7 @@ class GradientMoments:
     _square: Params | None
     _wide_square: Params | None = None
     _sq_norms_by: Params | None = None
+    _outer: Params | None = None
 
     def of(self, names: Collection[str]) -> "GradientMoments":
         """Return the moments of the gradients by some of the parameters.
@@ -70,6 +71,7 @@ class GradientMoments:
             _square=some(self._square),
             _wide_square=some(self._wide_square),
             _sq_norms_by=by,
+            _outer=None if self._outer is None else {name: self._outer[name] for name in names if name in self._outer},
         )
 
     @property
@@ -91,6 +93,11 @@ class GradientMoments:
     def wide_square(self) -> Params:
         """The same as `square`, in double precision where squares leave the range of the weights' type."""
         return self.square if self._wide_square is None else self._wide_square
+
+    @property
+    def outer(self) -> Params:
+        """(1/m) Σ g_k g_kᵀ over the shorter side of each matrix, by the matrices' names."""
+        return _computed(self._outer, Need.OUTER)
 
     @property
     def sq_norms(self) -> Tensor:
@@ -166,6 +173,7 @@ class MomentSums:
     wide: bool = False
     mean: Params = field(init=False)
     square: Params = field(init=False)
+    outer: Params = field(init=False)
     sq_norms: list[Tensor] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
     num_batches: int = 0
@@ -177,6 +185,12 @@ class MomentSums:
     def __post_init__(self) -> None:
         self.mean = self._zeros() if Need.MEAN in self.needs else {}
         self.square = self._zeros() if Need.SQUARE in self.needs else {}
+        self.outer = {}
+        if Need.OUTER in self.needs:
+            matrices = {name: value for name, value in self.params.items() if value.ndim == 2}
+            self.outer = {
+                name: self._numbers(outer(torch.zeros_like(dense(one))[None])) for name, one in matrices.items()
+            }
 
     def add_minibatches(self, losses: Tensor, outputs: Tensor | None, sq_norms: Tensor | None) -> None:
         """Add the losses, outputs and ‖g_k‖² of c minibatches.
@@ -267,6 +281,8 @@ class MomentSums:
             self.mean[name].add_(gradient)
         if Need.SQUARE in self.needs:
             self.square[name].addcmul_(gradient, gradient)
+        if name in self.outer:
+            self.outer[name].add_(outer(gradient[None]))
         if Need.SQ_NORMS not in self.needs:
             return None
         flat = gradient.flatten()
@@ -288,6 +304,8 @@ class MomentSums:
         squares = gradients.square() if self.needs & (Need.SQUARE | Need.SQ_NORMS) else None
         if squares is not None and Need.SQUARE in self.needs:
             self.square[name].add_(squares.sum(0))
+        if name in self.outer:
+            self.outer[name].add_(outer(gradients))
         if squares is None or Need.SQ_NORMS not in self.needs:
             return None
         return self.note_part(name, flat(squares).sum(1))
@@ -300,7 +318,7 @@ class MomentSums:
 
     def moments(self, method: str) -> GradientMoments:
         """Divide the sums by the number of minibatches, in place, and return them as moments."""
-        for total in (*self.mean.values(), *self.square.values()):
+        for total in (*self.mean.values(), *self.square.values(), *self.outer.values()):
             total.div_(self.num_batches)
         mean, square = (
             {name: self._narrowed(name, value) for name, value in sums.items()} for sums in (self.mean, self.square)
@@ -314,6 +332,7 @@ class MomentSums:
             _square=square if Need.SQUARE in self.needs else None,
             _wide_square=self.square if self.wide and Need.SQUARE in self.needs else None,
             _sq_norms_by={name: torch.cat(parts) for name, parts in self._by_parameter.items()} or None,
+            _outer=self.outer if Need.OUTER in self.needs else None,
         )
 
     def _numbers(self, value: Tensor) -> Tensor:
@@ -341,6 +360,13 @@ def add_up(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Add up the parts of ‖g_k‖² by parameter; None where they are not needed."""
     present = [part for part in parts if part is not None]
     return torch.stack(present).sum(0) if present else None
+
+
+def outer(matrices: Tensor) -> Tensor:
+    """Sum g gᵀ over c matrices, or gᵀg where they are higher than wide: (r, r), r the shorter side."""
+    short = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    rows = short.transpose(0, 1).flatten(1)
+    return rows @ rows.mT
 
 
 def flat(rows: Tensor) -> Tensor:

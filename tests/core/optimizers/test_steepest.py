@@ -80,6 +80,58 @@ def test_lion_penalizes_the_sum_of_absolute_gradients():
     assert found == {"ireg/own_full_batch": pytest.approx(expected, rel=1e-9)}
 
 
+def deviations(model, batches):
+    """Of each parameter the minibatch gradients less their mean, (m, *shape), and the mean."""
+    found = []
+    for inputs, targets in batches:
+        model.zero_grad()
+        mse_loss(model(inputs), targets).backward()
+        found.append([parameter.grad.clone() for parameter in model.parameters()])
+    stacked = [torch.stack(rows) for rows in zip(*found, strict=True)]
+    return [(rows - rows.mean(0), rows.mean(0)) for rows in stacked]
+
+
+@pytest.mark.parametrize("method", ["auto", "loop", "vmap", "hooks", "layers"])
+@pytest.mark.parametrize("size", [1, 6])
+def test_noise_scales_are_in_the_dual_norm(method, size):
+    """The nuclear norm of all deviations side by side is the trace of the root of their outer products' sum."""
+    model = network()
+    batches = [(x[i : i + size], y[i : i + size]) for x, y in BATCHES for i in range(0, 6, size)]
+    count = len(batches)
+    per_example = size * (18 - 1) / (18 - size)  # the variance of one example's gradient over a minibatch's
+    assert size > 1 or per_example == 1
+    parts = deviations(model, batches)
+
+    def scale(optimizer):
+        found = ireg.measure(
+            model, batches, optimizer=optimizer, criterion=mse_loss, terms=["noise/scale_own"], method=method
+        )
+        return found["noise/scale_own"]
+
+    rates = (math.sqrt(3 / 4), math.sqrt(2 / 3))
+    above = sum(
+        rate * float(torch.linalg.matrix_norm(torch.cat(list(rows if short else rows.mT), 1), "nuc")) / count**0.5
+        for rate, (rows, mean) in zip(rates, parts, strict=True)
+        for short in [mean.shape[0] <= mean.shape[1]]
+    )
+    below = sum(rate * float(singular_values(mean).sum()) for rate, (_, mean) in zip(rates, parts, strict=True))
+    muon = torch.optim.Muon(model.parameters(), lr=0.01, adjust_lr_fn="spectral_unclamped")
+    assert scale(muon) == pytest.approx(per_example * (above / below) ** 2, rel=1e-7)
+    above = sum(float(rows.std(0, correction=0).sum()) for rows, _ in parts)
+    below = sum(float(mean.abs().sum()) for _, mean in parts)
+    wanted = pytest.approx(per_example * (above / below) ** 2, rel=1e-9)
+    assert scale(Lion(model.parameters(), lr=0.01)) == wanted
+    assert scale(torch.optim.SGD(model.parameters(), lr=0.01)) != wanted
+
+
+@pytest.mark.parametrize("options", [{"population": 9}, {"sampling": "independent"}], ids=str)
+def test_norms_of_noise_take_all_minibatches(options):
+    model = network()
+    for optimizer in (Lion(model.parameters(), lr=0.01), torch.optim.Muon(model.parameters())):
+        assert measured(model, optimizer, terms=["noise/scale_own"], **options) == {}
+        assert "noise/scale" in measured(model, optimizer, terms=["noise/scale"], **options)
+
+
 def test_groups_have_rates_of_their_own_and_one_memory():
     model = network()
     first, second = model.parameters()
