@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ireg.core.large import computed
 from ireg.core.params import as_reals, dense, inner_product, squared_norm, sum_type
 from ireg.core.types import Params
 from ireg.core.wide import in_reach, wide
@@ -122,7 +123,7 @@ def weighted_square(scale: Params, vector: Params) -> Tensor:
         scale: P, a diagonal ≥ 0, by name.
         vector: v, by name.
     """
-    plain = inner_product(scale, {name: value.square() for name, value in vector.items()})
+    plain = inner_product(scale, computed(vector, lambda name: vector[name].square()))
     if all(_has_digits(value, vector) for value in (plain, squared_norm(vector))):
         return plain
     return inner_product(widened(scale), {name: value.square() for name, value in widened(vector).items()})

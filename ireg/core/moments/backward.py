@@ -22,7 +22,7 @@ def add_by_backward(loss: LossFn, batches: Sequence[Batch], chunk_size: int | No
         for batch in batches:
             value, outputs, gradients = passes.passes(batch)
             parts = [
-                sums.add_gradient(name, gradients[name] if name in gradients else torch.zeros_like(weight))
+                sums.add_gradient(name, gradients.pop(name) if name in gradients else torch.zeros_like(weight))
                 for name, weight in sums.params.items()
             ]
             norm = add_up(parts)

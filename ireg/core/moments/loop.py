@@ -21,7 +21,9 @@ def add_by_loop(loss: LossFn, batches: Sequence[Batch], chunk_size: int | None, 
         with torch.enable_grad():
             value, outputs = with_outputs(loss, weights, batch)
         # A parameter that the loss does not use has gradient zero, not none.
-        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
-        norm = add_up([sums.add_gradient(name, gradient) for name, gradient in zip(weights, gradients, strict=True)])
+        found = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
+        gradients = dict(zip(weights, found, strict=True))
+        del found  # so that no gradient outlives its sum, beside the next minibatch's
+        norm = add_up([sums.add_gradient(name, gradients.pop(name)) for name in weights])
         outputs, norm = (None if tensor is None else tensor[None] for tensor in (outputs, norm))
         sums.add_minibatches(value[None], outputs, norm)

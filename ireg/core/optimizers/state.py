@@ -274,12 +274,15 @@ class OptimizerState:
             shares = self.shares
             # P multiplies the result, and the step takes off ηλω: so λω is divided by P here. P and the decay both
             # include a group's share of the rate, which is put back. A share of 0 leaves nothing of either.
-            params = {
-                name: params[name] / scale[name]
-                if shares is None
-                else torch.where(scale[name] > 0, params[name] * shares[name] / scale[name], 0.0)
-                for name in gradient
-            }
+            weights = params
+
+            def divided(name: str) -> Tensor:
+                value = weights[name]
+                if shares is None:
+                    return value / scale[name]
+                return torch.where(scale[name] > 0, value * shares[name] / scale[name], 0.0)
+
+            params = computed(gradient, divided)
         if self.decays is None:
             return add_scaled(gradient, params, self.weight_decay)
         decays = self.decays
