@@ -63,6 +63,8 @@ OUTCOMES: dict[str, Callable[[dict[str, Any]], tuple[pd.DataFrame, pd.DataFrame]
     "transformers": of_transformers,
 }
 """What a script leaves, by the page's library: measured rows, and losses by step."""
+COUNTED = {"in_lightning": "examples", "in_transformers": "sequences"}
+"""What the first dimension of a minibatch's first tensor counts, by page."""
 
 
 def measured(name: str, code: str) -> pd.DataFrame:
@@ -98,8 +100,13 @@ def table(rows: pd.DataFrame) -> str:
     return markdown(["step", "training loss", *(f"`{tag}`" for tag in FORMS)], lines)
 
 
-def draw(rows: pd.DataFrame) -> Figure:
-    """Draw the training loss, the two terms and the noise scale, each over optimizer steps."""
+def draw(rows: pd.DataFrame, counted: str) -> Figure:
+    """Draw the training loss, the two terms and the noise scale, each over optimizer steps.
+
+    Args:
+        rows: measured, and logged.
+        counted: what an example of a minibatch is, in the plural.
+    """
     figure = Figure(figsize=(9.6, 2.9), layout="constrained")
     loss, terms, noise = figure.subplots(1, 3, sharex=True)
     logged = rows[rows[LOSS].notna()]
@@ -110,7 +117,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     terms.set_title("terms")
     terms.legend(frameon=False)
     _with_bars(noise, rows, "noise/scale", "#009E73")
-    noise.set_title("noise scale, examples")
+    noise.set_title(f"noise scale, {counted}")
     for axis, tags in ((terms, ["ireg/sgd", "ireg/own"]), (noise, ["noise/scale"])):
         axis.set_yscale("log", nonpositive="clip")
         values = rows[tags].to_numpy()
@@ -123,8 +130,8 @@ def draw(rows: pd.DataFrame) -> Figure:
 
 
 def _with_bars(axis: Axes, rows: pd.DataFrame, tag: str, colour: str) -> None:
-    """Draw a term and its standard errors; a bar that would reach zero ends at the axis."""
-    seen = rows[rows[tag] > 0]
+    """Draw a term and its standard errors, with a gap where a row has none; a bar to zero ends at the axis."""
+    seen = rows[rows["ireg/sgd"].notna()]
     style: dict[str, Any] = {
         "fmt": "o-",
         "markersize": 3,
@@ -133,7 +140,7 @@ def _with_bars(axis: Axes, rows: pd.DataFrame, tag: str, colour: str) -> None:
         "color": colour,
         "label": tag,
     }
-    axis.errorbar(seen["step"], seen[tag], yerr=seen[f"{tag}_se"], **style)
+    axis.errorbar(seen["step"], seen[tag].where(seen[tag] > 0), yerr=seen[f"{tag}_se"], **style)
 
 
 @framed
@@ -148,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.to_csv(temporary, index=False, float_format="%.5g")
     rows = pd.read_csv(path)
     print(published(name, table(rows), f"docs/{name}.md"))
-    pictured(name, partial(draw, rows))
+    pictured(name, partial(draw, rows, COUNTED[name]))
     return 0
 
 

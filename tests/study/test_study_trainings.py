@@ -74,11 +74,15 @@ def test_the_table_has_the_first_and_the_last_row(count, steps):
 
 
 def test_the_figure_shows_what_was_measured():
-    """A noise scale that is left out has no point."""
-    figure = trainings.draw(table_of(11))
+    """A noise scale that is left out has no point, and no line goes over its row."""
+    rows = table_of(11)
+    rows.loc[4, "noise/scale"] = np.nan
+    figure = trainings.draw(pd.concat([rows, pd.DataFrame({"step": [4.5], trainings.LOSS: 1.0})]), "sequences")
     loss, terms, noise = figure.axes
-    assert loss.lines[0].get_ydata().tolist() == [1.0] * 11
+    assert loss.lines[0].get_ydata().tolist() == [1.0] * 12
     assert terms.containers[0].lines[0].get_ydata().tolist() == [1e-3] * 11
     assert terms.containers[1].lines[0].get_ydata().tolist() == [0.5] * 11
-    assert noise.containers[0].lines[0].get_xdata().tolist() == list(range(1, 11))
+    seen = np.ma.filled(noise.containers[0].lines[0].get_ydata(), np.nan)
+    np.testing.assert_array_equal(seen, rows["noise/scale"])
+    assert noise.get_title() == "noise scale, sequences"
     assert noise.get_ylim() == (10, 100)
