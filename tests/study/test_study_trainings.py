@@ -82,7 +82,7 @@ def test_the_figure_shows_what_was_measured():
     assert loss.lines[0].get_ydata().tolist() == [1.0] * 12
     assert terms.containers[0].lines[0].get_ydata().tolist() == [1e-3] * 11
     assert terms.containers[1].lines[0].get_ydata().tolist() == [0.5] * 11
-    seen = np.ma.filled(noise.containers[0].lines[0].get_ydata(), np.nan)
+    seen = np.ma.filled(np.ma.asarray(noise.containers[0].lines[0].get_ydata(), dtype=float), np.nan)
     np.testing.assert_array_equal(seen, rows["noise/scale"])
     assert noise.get_title() == "noise scale, sequences"
     assert noise.get_ylim() == (10, 100)
