@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ireg.core.large import computed
 from ireg.core.types import Params
 from ireg.core.wide import has_float64, wide
 
@@ -34,7 +35,7 @@ def wide_squared_norm(params: Params) -> Tensor:
         return torch.tensor(largest, dtype=torch.float64)
     if largest < 1 / torch.finfo(torch.float32).max:  # some devices multiply by its reciprocal
         parts = {name: wide(value) for name, value in parts.items()}
-    rest = squared_norm({name: value / largest for name, value in parts.items()})
+    rest = squared_norm(computed(parts, lambda name: parts[name] / largest))
     return torch.tensor(largest * largest * float(rest), dtype=torch.float64)
 
 
