@@ -78,7 +78,7 @@ _PARTS = {
         "F: fluctuation of the second moment",
         "F",
         "F: its fluctuation",
-        f"{_ADAPTIVE}; {_EXPANSION}",
+        f"{_ADAPTIVE}; {_EXPANSION}; Muon",
     ),
 }
 
@@ -266,11 +266,19 @@ CATALOGUE: dict[str, Quantity] = {
     },
     "ireg/strength_fluctuation_exact": Quantity(
         title="size of F at rate 0, without an expansion",
-        formula="‖E[u(g_k, v_k)] − u‖/‖u‖",
+        formula="‖E[u(g_k, v_k)] − u‖/‖u‖; Muon, Lion: ‖E T(ḡ + ξ) − T(ḡ)‖/‖T(ḡ) + λω‖",
         unit="1",
         source=_EXACT,
-        validity=f"{_ADAPTIVE}; no Adagrad, AMSGrad",
+        validity=f"{_ADAPTIVE}; no Adagrad, AMSGrad; Muon, Lion",
         target="ireg.terms.theory.strength_exact",
+        sets=("fluctuation",),
+    ),
+    "ireg/strength_fluctuation_exact_se": Quantity(
+        title="standard error of ireg/strength_fluctuation_exact, over the drawn orders",
+        unit="1",
+        source=_EXACT,
+        validity="where that is not 0",
+        target="ireg.terms.theory.strength_exact_se",
         sets=("fluctuation",),
     ),
     "ireg/alignment_fluctuation_exact": Quantity(
@@ -343,6 +351,25 @@ CATALOGUE: dict[str, Quantity] = {
         target="ireg.terms.noise.share",
         name="noise_share",
         sets=("noise",),
+    ),
+    "noise/step": Quantity(
+        title="change of the mean step by the noise of the minibatches, at rate 0",
+        formula="‖E U(g_k) − U(ḡ)‖/‖U(ḡ)‖",
+        unit="1",
+        source=_EXACT,
+        validity="optimizers whose memory fades, also without a rule; no Adagrad, AMSGrad",
+        target="ireg.terms.noise.step",
+        name="noise_step",
+        sets=("fluctuation",),
+    ),
+    "noise/step_se": Quantity(
+        title="standard error of noise/step, over the drawn orders",
+        unit="1",
+        source=_EXACT,
+        validity="where noise/step is not 0",
+        target="ireg.terms.noise.step_se",
+        name="noise_step_se",
+        sets=("fluctuation",),
     ),
     "noise/update_ratio": Quantity(
         title="length of a step over that of the weights",
@@ -671,7 +698,7 @@ FORMER_NAMES = {tag.partition("/")[2]: now for tag, now in FORMER.items()}
 SET_TITLES = {
     "default": "Singh's terms, the optimizer's own, and the norms",
     "theory": "the mean flow of the run's own optimizer (a second pass, with double backward)",
-    "fluctuation": "the noise of the preconditioner F, without the expansion of the mean flow and with it",
+    "fluctuation": "what noise makes of the mean step at rate 0: F without the expansion of the mean flow and with it",
     "curvature": "eigenvalues, the optimizer's edge, batch sharpness, traces; at every 25th epoch",
     "noise": "noise scales, steps beside weights, and the norm that weight decay settles at",
     "path": "the growth of the norm: along the weights, and by the length of the steps",
