@@ -1,4 +1,4 @@
-"""F at rate 0, from drawn orders: what the noise of minibatches makes of an optimizer's mean step.
+"""F at rate 0, from drawn orders: what the noise of minibatches makes of the mean step.
 
 The weights stand still, the optimizer is fed with the minibatches' gradients in drawn orders, and F is the mean of its
 steps less the step at the mean gradient. Three ways lead to the steps: the filters of an optimizer that divides
@@ -45,8 +45,8 @@ class Fluctuation:
 
     Attributes:
         leading: the step u that F is added to, (p,).
-        noiseless: the step where all gradients are ḡ, (p,). It is u but for optimizers that divide: their u has the mean
-            square s̄ of the gradients.
+        noiseless: the step where all gradients are ḡ, (p,). It is u but for optimizers that divide: their u has the
+            mean square s̄ of the gradients.
         mean: the estimate of F, (p,), in the unit of `leading`.
         variance: of `mean`, (p,): the squared standard error over orders.
         products: ⟨F_i, F_j⟩ of the orders' estimates, (orders, orders).
@@ -72,11 +72,6 @@ class Fluctuation:
         It is ‖F̂‖² less the sum of `variance`, and 0 where noise is all there is.
         """
         return max(float(self.mean.square().sum() - self.variance.sum()), 0.0)
-
-    @property
-    def size(self) -> Estimate:
-        """‖F‖, the root of `square`."""
-        return _root(self.products)
 
     @property
     def change(self) -> Estimate:

@@ -415,7 +415,7 @@ class Snapshot:
 
     @cached_property
     def fluctuation(self) -> Fluctuation | None:
-        """F at rate 0, by the optimizer's own filters, or by itself, over drawn orders.
+        """F at rate 0, by the optimizer's own filters, or by its own steps, over drawn orders.
 
         It takes a pass over the data and the time of some epochs of the filter. An optimizer without a rule takes steps
         itself, on gradients that are stored. None for SGD and momentum, and with a single minibatch: nothing

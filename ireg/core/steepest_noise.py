@@ -1,6 +1,6 @@
-"""F at rate 0 of an optimizer that steps along a map T of a filter of its gradients, as Muon and Lion do.
+"""F at rate 0 of steps along a map T of filtered gradients.
 
-A step takes off ηT(c), c = Σ_j a_j g_{k_{t−j}} = ḡ + ξ. At weights that stand still,
+Muon's and Lion's are such. A step takes off ηT(c), c = Σ_j a_j g_{k_{t−j}} = ḡ + ξ. At weights that stand still,
 
     F = E T(ḡ + ξ) − T(ḡ),
 

@@ -299,7 +299,7 @@ def _of_mean_step(optimizer: OptimizerState) -> Need:
 
 
 def _change(snapshot: Snapshot) -> tuple[Estimate, Tensor] | None:
-    """Return the change of the mean step and the step without noise; None where a step is linear or nothing varies."""
+    """Return the change of the mean step and the norm of the one without noise; None where none changes."""
     noise = snapshot.fluctuation
     return None if noise is None else (noise.change, norm({"step": noise.noiseless}))
 
@@ -311,8 +311,8 @@ def step(snapshot: Snapshot) -> Tensor:
     U is a step with its memory settled, at weights that stand still: E U(g_k) the mean over drawn orders of the
     minibatches, U(ḡ) the step where all gradients are their mean. Near 0 an optimizer does what it would on full
     batches. Near 1 noise is what it divides by or takes the direction of. It exists for any optimizer whose memory
-    fades: one without a rule takes steps itself. Of optimizers that divide, U(ḡ) is ḡ/(|ḡ| + ε), and not the mean
-    flow's ḡ/(√s̄ + ε), which has most of the noise already (`ireg/strength_fluctuation_exact` has the rest).
+    fades: one without a rule takes steps itself. Of optimizers that divide, U(ḡ) is ḡ/(√ḡ² + ε), and not the mean
+    flow's ḡ/(√s̄ + ε), which has most of the noise already: `ireg/strength_fluctuation_exact` has the rest.
 
     Returns:
         0-d; 0 for SGD and momentum, and with a single minibatch. It is free of the bias by noise of the orders.

@@ -21,7 +21,6 @@ Source: docs/theory.md, section 7, where it is derived and certified; for full b
 
 from torch import Tensor
 
-from ireg.core.fluctuation import Fluctuation
 from ireg.core.mean_flow import MeanFlow, moments_needed, require_uniform
 from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.norms import cosine, norm, ratio
@@ -58,7 +57,7 @@ def _part(flow: MeanFlow, part: str) -> Params | None:
 
 
 def _expanded(snapshot: Snapshot, steepest: Steepest) -> Tensor | None:
-    """Compute ‖F‖/‖u‖ of steepest descent to second order in the noise; None for a sign, and without noise."""
+    """Compute ‖F‖/‖u‖ of steepest descent to second order in noise; None for a sign or one minibatch."""
     if len(snapshot.batches) == 1:
         return None
     found = expanded_noise(snapshot.frozen_gradients, steepest, snapshot.moving, sampling=snapshot.sampling)
@@ -146,25 +145,7 @@ def strength_exact(snapshot: Snapshot) -> Tensor | None:
         ValueError: an optimizer whose second moment never settles, or parameter groups that differ.
     """
     noise = snapshot.fluctuation
-    return None if noise is None else _over(noise, noise.size.value, noise.leading)
-
-
-@needs(_noise_needed)
-def strength_exact_se(snapshot: Snapshot) -> Tensor | None:
-    """Compute the standard error of `strength_exact` over the drawn orders, to first order.
-
-    None where that is none or 0.
-
-    Raises:
-        ValueError: as `strength_exact`.
-    """
-    noise = snapshot.fluctuation
-    return None if noise is None else _over(noise, noise.size.error, noise.leading)
-
-
-def _over(noise: Fluctuation, value: float | None, step: Tensor) -> Tensor | None:
-    """Divide a number by the norm of a step."""
-    return None if value is None else noise.mean.new_tensor(value) / norm({"step": step})
+    return None if noise is None else noise.mean.new_tensor(noise.square).sqrt() / norm({"u": noise.leading})
 
 
 def _exact_alignment_needed(optimizer: OptimizerState) -> Need:

@@ -31,7 +31,7 @@ StepMap = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class GradientFilter:
-    """The filter c = β₁m + (1 − β₁)g, m ← β₂m + (1 − β₂)g, whose weights a_j of past gradients add up to 1.
+    """Filter gradients: c = β₁m + (1 − β₁)g, m ← β₂m + (1 − β₂)g, with weights a_j that add up to 1.
 
     Attributes:
         mixed: β₁.
