@@ -102,7 +102,9 @@ def _over_all_orders(of: Norm, rows: list[Params]) -> Tensor:
             if step < orders.shape[1] - len(rows):
                 continue
             # c: the mean that is kept, or it and the newest gradient mixed, before or after it has been kept
-            filtered = held if of.ahead and not of.nesterov else (1 - mixed) * taken + mixed * (held if of.ahead else before)
+            filtered = (
+                held if of.ahead and not of.nesterov else (1 - mixed) * taken + mixed * (held if of.ahead else before)
+            )
             total += step_map(filtered).mean(0)
         differences.append((total / len(rows) - of.step_map(mean)).flatten())
     return torch.cat(differences)
