@@ -1,4 +1,4 @@
-"""F at rate 0 of steepest descent: its second order in the noise, against all orders of the minibatches.
+"""F at rate 0 of steepest descent: its second order in the noise, against all orders.
 
 The weights stand still, and gradients ḡ + sδ_k of three minibatches pass through the filter and the map of a step. The
 mean over all orders of three epochs and of a fourth, whose steps count, differs from T(ḡ) by

@@ -132,7 +132,8 @@ def test_a_part_of_another_size_fails_and_says_which(capsys, monkeypatch):
         (["--jobs", "0"], "--jobs 0: must be a whole number, at least 1"),
         (
             ["--only", "edge"],
-            "--only edge: must be one of certificates, logged, edges, identities, penalties, drawings, norms, networks",
+            "--only edge: must be one of certificates, logged, edges, identities, penalties, drawings, norms, noise, "
+            "networks",
         ),
         (["--only", "edges", "--optimizer", "gd"], "--only and --optimizer: give one of them; "),
     ],
