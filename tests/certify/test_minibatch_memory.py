@@ -1,7 +1,7 @@
 """What noise adds to the memory of a step along a smooth map: the formula of docs/theory.md, section 19.
 
-Quadratic losses, the smoothed normalized step, a running mean, and the mean over all orders of three epochs. The part of
-the last one's mean step that is of first order in the rate is compared with the formula.
+Quadratic losses, the smoothed normalized step, a running mean, and the mean over all orders of three epochs. What is of
+first order in the rate in the mean step of the last one is compared with the formula.
 """
 
 from functools import partial
