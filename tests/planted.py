@@ -63,7 +63,7 @@ PLANTED = (
     Planted(FLUCTUATION, "rows.var(0) / len(rows)", "rows.var(0)"),
     Planted(FLUCTUATION, "products.diagonal()) / (orders - 1)", "products.diagonal()) / orders"),
     Planted(FLUCTUATION, "float(others.var() / orders)", "float(others.var())"),
-    Planted(NOISE, "gradients.mean.square(), dividing)", "gradients.square, dividing)"),
+    Planted(NOISE, "else gradients.mean.square()", "else gradients.square"),
     Planted(NOISE, "torch.lerp(first, gradient, bare)", "torch.lerp(first, gradient, bare / 2)"),
     Planted(NORMS, "(squares[0] / squares[1]).sqrt()", "squares[0] / squares[1]"),
     Planted(NORMS, "inner_product(left, right) / product.sqrt()", "inner_product(left, right) / squared_norm(right)"),

@@ -117,9 +117,9 @@ def preconditioner_noise(
     """
     draw, factor = drawing(gradients.num_batches, generator, orders, sampling)
     leading = velocity(gradients, dividing)
-    noiseless = _ratio(
-        gradients.mean, gradients.mean.new_zeros(()) if dividing.centered else gradients.mean.square(), dividing
-    )
+    # Where all gradients are ḡ, their mean square is ḡ⊙ḡ, and nothing is left of it in centered RMSProp.
+    square = torch.zeros_like(leading) if dividing.centered else gradients.mean.square()
+    noiseless = _ratio(gradients.mean, square, dividing)
 
     def value(state: State) -> Tensor:
         steps = follow(gradients, dividing, draw(1)[0], state)
