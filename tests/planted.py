@@ -28,6 +28,7 @@ class Planted(NamedTuple):
 
 
 IMPLICIT, OWN, THEORY = "terms/implicit.py", "terms/own.py", "terms/theory.py"
+FLUCTUATION = "core/fluctuation.py"
 CURVATURE, NORM, MARGIN, PATH = (f"terms/{name}.py" for name in ("curvature", "norm", "margin", "path"))
 FLOW, SUMS, SHARPNESS, NORMS, NOISE = (
     f"core/{name}.py" for name in ("mean_flow", "hessian_sums", "sharpness", "norms", "preconditioner_noise")
@@ -59,7 +60,10 @@ PLANTED = (
     Planted(THEORY, "noise.mean.new_tensor(noise.square).sqrt()", "noise.mean.new_tensor(noise.square)"),
     Planted(THEORY, "squares) * noisy.sqrt()", "squares)"),
     Planted(NOISE, "mean * change / (2 * root * below)", "mean * change / (root * below)"),
-    Planted(NOISE, "spread / (orders * (orders - 1))", "spread / orders**2"),
+    Planted(FLUCTUATION, "rows.var(0) / len(rows)", "rows.var(0)"),
+    Planted(FLUCTUATION, "products.diagonal()) / (orders - 1)", "products.diagonal()) / orders"),
+    Planted(FLUCTUATION, "float(others.var() / orders)", "float(others.var())"),
+    Planted(NOISE, "else gradients.mean.square()", "else gradients.square"),
     Planted(NOISE, "torch.lerp(first, gradient, bare)", "torch.lerp(first, gradient, bare / 2)"),
     Planted(NORMS, "(squares[0] / squares[1]).sqrt()", "squares[0] / squares[1]"),
     Planted(NORMS, "inner_product(left, right) / product.sqrt()", "inner_product(left, right) / squared_norm(right)"),

@@ -58,6 +58,7 @@ HASHES = {
     "default": "b2475e61077e7a96",
     "theory": "b10d2d7d48ec8206",
     "fluctuation": "969117d6876eac4c",
+    "mean_step": "72a75741714eb1a7",
     "curvature": "1c880049779b4526",
     "margin": "0e6ce68853a32ee3",
     "noise": "4878089e33d8bde1",

@@ -25,6 +25,7 @@ from ireg.certify.drawings import all_drawings
 from ireg.certify.edges import Edge, of_optimizers
 from ireg.certify.epochs import all_epochs
 from ireg.certify.exchange import Order, all_exchanges
+from ireg.certify.fluctuation import all_fluctuations
 from ireg.certify.identities import all_identities
 from ireg.certify.identity import Identity
 from ireg.certify.logged import all_logged
@@ -336,6 +337,9 @@ SECTIONS: Mapping[str, Callable[[Console], bool]] = {
     ),
     "norms": lambda console: show_exchanges(
         all_norms(), console, title="steepest descent in a norm, with memory", what="norms"
+    ),
+    "noise": lambda console: show_exchanges(
+        all_fluctuations(), console, title="noise of steepest descent at rate 0", what="fluctuations"
     ),
     "networks": lambda console: show_derivatives(of_networks(), console),
 }

@@ -17,7 +17,7 @@ def noise(point: Point) -> Values:
         return {}
     tags = ("ireg/strength_fluctuation_exact", "ireg/alignment_fluctuation_exact")
     if not point.adaptive or point.count == 1:
-        return dict.fromkeys(tags)
+        return dict.fromkeys(tags) | {"noise/step": 0.0, "noise/step_se": None}
     gradients, hessians = point.descended
     mean, square = gradients.mean(0), gradients.square().mean(0)
     rho, beta, bare = _decays(point)
@@ -41,10 +41,24 @@ def noise(point: Point) -> Values:
     force, size = orders.mean(0), float(orders.mean(0).square().sum() - (orders.var(0) / len(orders)).sum())
     squares = 2 * torch.einsum("kij,kj->i", hessians, gradients) / point.count
     decay = point.decays * point.weights if point.decoupled else 0.0
-    return {
+    noiseless = mean / (mean.abs() + point.group["eps"])
+    return _step(orders + mean / below - noiseless, noiseless + decay) | {
         tags[0]: math.sqrt(max(size, 0.0)) / float((mean / below + decay).norm()),
         tags[1]: float(force @ squares / squares.norm()) / math.sqrt(size) if size > 0 else None,
     }
+
+
+def _step(changes: Tensor, noiseless: Tensor) -> Values:
+    """Compute the change of the mean step, and its standard error, from that of each order.
+
+    The mean of products over pairs of orders has no bias. Its first-order variance is 4 times that of the mean over
+    orders of an order's product with the mean of all others.
+    """
+    count = len(changes)
+    others = torch.stack([change @ (changes.sum(0) - change) / (count - 1) for change in changes])
+    size, length = math.sqrt(max(float(others.mean()), 0.0)), float(noiseless.norm())
+    error = math.sqrt(float(others.var()) / count) / size / length if size else None
+    return {"noise/step": size / length, "noise/step_se": error}
 
 
 _PAST = 2.0**-53

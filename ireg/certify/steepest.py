@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from ireg.certify.any_optimizer import MODIFIED, PLAIN, accuracy
 from ireg.certify.exchange import Order
-from ireg.core.optimizers.steepest import mean_age
+from ireg.core.optimizers.steepest import GradientFilter
 
 SMOOTHING = 0.1
 """Of the maps that are not smooth, as a gradient's size."""
@@ -137,10 +137,15 @@ class Norm:
     parts: int = 1
 
     @property
+    def filter(self) -> GradientFilter:
+        """The weights of past gradients in a step."""
+        mixed, kept = self.betas
+        return GradientFilter(mixed=mixed if self.nesterov or not self.ahead else 1.0, kept=kept, ahead=self.ahead)
+
+    @property
     def lag(self) -> float:
         """The mean age L of the gradients in a step."""
-        mixed, kept = self.betas
-        return mean_age(mixed if self.nesterov or not self.ahead else 1.0, kept, ahead=self.ahead)
+        return self.filter.lag
 
     def made(self, rate: float) -> Callable[[list[nn.Parameter]], Optimizer]:
         """Return what makes the optimizer."""

@@ -33,48 +33,15 @@ the window, which frees it of bias to first order in the variances.
 Source: docs/theory.md, section 16.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ireg.core.drawing import EPOCH, require_sampling, require_several
+from ireg.core.drawing import EPOCH
+from ireg.core.fluctuation import ORDERS, Draw, Fluctuation, drawing, over_orders, past_weights
 from ireg.core.frozen_gradients import FrozenGradients
 from ireg.core.optimizers import SecondMoment
-
-ORDERS = 8
-"""Orders that are drawn, if no number is given."""
-NEGLIGIBLE = 2.0**-53
-"""Weight of a gradient below which it does not change the filter's state."""
-SMALLEST = 2
-"""Orders: a standard error needs two."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreconditionerNoise:
-    """F at rate 0, from drawn orders.
-
-    Attributes:
-        leading: u without decoupled weight decay, (p,).
-        mean: the estimate of F, (p,), in the unit of u.
-        variance: of `mean`, (p,): the squared standard error over orders.
-        orders: how many.
-    """
-
-    leading: Tensor
-    mean: Tensor
-    variance: Tensor
-    orders: int
-
-    @property
-    def square(self) -> float:
-        """‖F‖² without the bias by noise.
-
-        It is ‖F̂‖² less the sum of `variance`, and 0 where noise is all there is.
-        """
-        return max(float(self.mean.square().sum() - self.variance.sum()), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +85,7 @@ def preconditioner_noise(
     *,
     orders: int = ORDERS,
     sampling: str = EPOCH,
-) -> PreconditionerNoise:
+) -> Fluctuation:
     """Compute F at rate 0 from drawn orders of the minibatches, see above.
 
     The time is that of `orders` epochs of the filter and of one pass over the gradients, which are computed once more
@@ -148,23 +115,19 @@ def preconditioner_noise(
         >>> noise.leading, bool(noise.mean.abs() < 1e-15)  # equal gradients: nothing fluctuates
         (tensor([1.], dtype=torch.float64), True)
     """
-    if orders < SMALLEST:
-        raise ValueError(f"orders={orders}: must be at least {SMALLEST}; a standard error over orders needs two")
-    require_sampling(sampling)
-    size, factor = gradients.num_batches, 1.0
-    if sampling != EPOCH:
-        require_several(size)
-        factor = size / (size - 1)
-    draw = (lambda epochs: _orders(epochs, size, generator)) if sampling == EPOCH else _draws(size, generator)
-    mean, spread = torch.zeros_like(gradients.mean), torch.zeros_like(gradients.mean)
+    draw, factor = drawing(gradients.num_batches, generator, orders, sampling)
     leading = velocity(gradients, dividing)
-    for count, state in enumerate(settled_states(gradients, dividing, draw, orders), start=1):
+    # Where all gradients are ḡ, their mean square is ḡ⊙ḡ, and nothing is left of it in centered RMSProp.
+    square = torch.zeros_like(leading) if dividing.centered else gradients.mean.square()
+    noiseless = _ratio(gradients.mean, square, dividing)
+
+    def value(state: State) -> Tensor:
         steps = follow(gradients, dividing, draw(1)[0], state)
-        value = (steps.direction - leading - linear_part(gradients, dividing, steps)).mul_(factor)
-        change = value - mean  # Welford's sums, of one order after the other
-        mean += change / count
-        spread += change.mul_(value - mean)
-    return PreconditionerNoise(leading=leading, mean=mean, variance=spread / (orders * (orders - 1)), orders=orders)
+        return (steps.direction - leading - linear_part(gradients, dividing, steps)).mul_(factor)
+
+    return over_orders(
+        leading, map(value, settled_states(gradients, dividing, draw, orders)), orders, noiseless=noiseless
+    )
 
 
 def velocity(gradients: FrozenGradients, dividing: SecondMoment) -> Tensor:
@@ -176,8 +139,11 @@ def velocity(gradients: FrozenGradients, dividing: SecondMoment) -> Tensor:
         gradients: of the minibatches.
         dividing: how the optimizer divides: ε, and whether s̄ is centered.
     """
-    below = _mean_square(gradients, dividing).sqrt_().add_(dividing.eps)
-    return torch.where(gradients.mean == 0, 0.0, gradients.mean / below)
+    return _ratio(gradients.mean, _mean_square(gradients, dividing), dividing)
+
+
+def _ratio(mean: Tensor, square: Tensor, dividing: SecondMoment) -> Tensor:
+    return torch.where(mean == 0, 0.0, mean / (square.sqrt() + dividing.eps))
 
 
 def mean_state(gradients: FrozenGradients) -> State:
@@ -260,10 +226,6 @@ def linear_part(gradients: FrozenGradients, dividing: SecondMoment, steps: Steps
     return torch.where(root > 0, (steps.numerator - mean - mean * change / (2 * root * below)) / below, 0.0)
 
 
-Draw = Callable[[int], Tensor]
-"""Orders of so many epochs, (epochs, m)."""
-
-
 def settled_states(gradients: FrozenGradients, dividing: SecondMoment, draw: Draw, orders: int) -> list[State]:
     """Draw states of settled filters, one for each order.
 
@@ -274,14 +236,9 @@ def settled_states(gradients: FrozenGradients, dividing: SecondMoment, draw: Dra
         orders: how many states.
     """
     size = gradients.num_batches
-    # A filter is linear: its state after many steps is Σ_k w_k q_k, w_k the sum of the weights of k's appearances.
     seconds, firsts, centres = (gradients.mean.new_zeros(orders, len(gradients.mean)) for _ in range(3))
     rho, beta = dividing.decay, dividing.numerator_decay
-    weights = torch.zeros(2, orders, size, dtype=torch.float64)
-    for order in range(orders):
-        past = draw(math.ceil(_memory(max(rho, beta)) / size)).flatten()
-        weights[0, order], weights[1, order] = (_weights(past, decay, size) for decay in (rho, beta))
-    weights = weights.to(gradients.mean.device)
+    weights = past_weights(draw, (rho, beta), orders, size).to(gradients.mean.device)
     for number in range(size):
         gradient = gradients.of(number)
         seconds.addr_(weights[0, :, number], gradient.square())
@@ -290,26 +247,6 @@ def settled_states(gradients: FrozenGradients, dividing: SecondMoment, draw: Dra
         if dividing.centered:
             centres.addr_(weights[0, :, number], gradient)
     return [State(second=seconds[i], first=firsts[i], centre=centres[i]) for i in range(orders)]
-
-
-def _weights(past: Tensor, decay: float, size: int) -> Tensor:
-    """Return the weight of each minibatch in a filter after these steps, (m,); their sum is 1."""
-    ages = torch.arange(len(past) - 1, -1, -1, dtype=torch.float64)
-    weights = torch.zeros(size, dtype=torch.float64).index_add_(0, past, decay**ages)
-    return weights / weights.sum()
-
-
-def _memory(decay: float) -> int:
-    """Return after how many steps a gradient's weight is negligible."""
-    return 1 if decay == 0 else math.ceil(math.log(NEGLIGIBLE) / math.log(decay))
-
-
-def _orders(epochs: int, size: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(epochs, size, dtype=torch.float64, generator=generator).argsort(1)
-
-
-def _draws(size: int, generator: torch.Generator) -> Draw:
-    return lambda epochs: torch.randint(size, (epochs, size), generator=generator)
 
 
 def _mean_square(gradients: FrozenGradients, dividing: SecondMoment) -> Tensor:

@@ -13,6 +13,8 @@ from ireg.core.batches import examples_of
 from ireg.core.diagonal import exact_diagonal
 from ireg.core.differenced_hessian import DifferencedHessian, hessian_of
 from ireg.core.drawing import EPOCH, INDEPENDENT, population_size, require_sampling
+from ireg.core.driven_noise import driven_noise
+from ireg.core.fluctuation import Fluctuation
 from ireg.core.frozen_gradients import FrozenGradients
 from ireg.core.hessian import MeanHessian
 from ireg.core.lanczos import Eigenpair
@@ -36,7 +38,7 @@ from ireg.core.own_passes import OwnPasses
 from ireg.core.params import add_scaled, as_reals, by_name
 from ireg.core.parts import Parts
 from ireg.core.path import Path
-from ireg.core.preconditioner_noise import PreconditionerNoise, preconditioner_noise
+from ireg.core.preconditioner_noise import preconditioner_noise
 from ireg.core.random import named_generator
 from ireg.core.ranks import MeanOverRanks
 from ireg.core.sharpness import (
@@ -47,6 +49,7 @@ from ireg.core.sharpness import (
     probed_trace,
     steepest,
 )
+from ireg.core.steepest_noise import steepest_noise
 from ireg.core.types import Batch, Descended, LossFn, Params, Shared
 from ireg.core.wide import brought
 
@@ -390,30 +393,53 @@ class Snapshot:
         )
 
     @cached_property
-    def preconditioner_noise(self) -> PreconditionerNoise | None:
-        """F at rate 0, by the optimizer's own filter over drawn orders.
-
-        It takes a pass over the data and the time of some epochs of the filter. None for optimizers without second
-        moment, and with a single minibatch: nothing fluctuates.
+    def frozen_gradients(self) -> FrozenGradients:
+        """The gradients of what is descended, decay of the loss included, of each minibatch.
 
         Raises:
-            ValueError: a second moment that never settles, minibatches that are a sample, or masks that are drawn.
+            ValueError: minibatches that are a sample, or masks that are drawn.
         """
-        dividing = self.optimizer.filtered_by
-        if dividing is None or len(self.batches) == 1:
-            return None
         self._require_exact()
-        objective, shared, shift = self.objective, self.shared, None
-        if shared is not None or self.optimizer.loss_decay:
-            gradient = (
-                {name: torch.zeros_like(value) for name, value in self.moving.items()}
-                if shared is None
-                else shared.gradient
-            )
-            shift = add_scaled(gradient, self.moving, self.optimizer.loss_decay)
+        optimizer, objective, shared, shift = self.optimizer, self.objective, self.shared, None
+        decays = optimizer.l2_decay if optimizer.has_rule else None  # an optimizer that is driven adds its own
+        if optimizer.steepest is not None:
+            decays = dict(optimizer.steepest.l2_decays)
+        if shared is not None or decays:
+            shift = {name: torch.zeros_like(value) for name, value in self.moving.items()}
+            if shared is not None:
+                shift = add_scaled(shift, shared.gradient, 1.0)
+            for name, decay in (decays or {}).items():
+                shift[name] = torch.add(shift[name], self.moving[name], alpha=decay)
         loss = self.loss if objective is None or not objective.of_minibatches else objective
-        gradients = FrozenGradients(loss, self.moving, self.batches, shift)
-        return preconditioner_noise(gradients, dividing, self._stream("fluctuation"), sampling=self.sampling)
+        return FrozenGradients(loss, self.moving, self.batches, shift)
+
+    @cached_property
+    def fluctuation(self) -> Fluctuation | None:
+        """F at rate 0, by the optimizer's own filters, or by its own steps, over drawn orders.
+
+        It takes a pass over the data and the time of some epochs of the filter. An optimizer without a rule takes steps
+        itself, on gradients that are stored. None for SGD and momentum, and with a single minibatch: nothing
+        fluctuates.
+
+        Raises:
+            ValueError: a second moment that never settles, another memory that does not fade, minibatches that are a
+                sample, or masks that are drawn.
+        """
+        optimizer, stream = self.optimizer, self._stream("fluctuation")
+        dividing = optimizer.filtered_by if optimizer.has_rule else None
+        if (optimizer.has_rule and dividing is None) or len(self.batches) == 1:
+            return None
+        gradients = self.frozen_gradients
+        if dividing is not None:
+            found = preconditioner_noise(gradients, dividing, stream, sampling=self.sampling)
+            weights = torch.cat([brought(value, gradients.mean).flatten() for value in self.moving.values()])
+            decay = optimizer.decoupled_decay * weights
+            return replace(found, leading=found.leading + decay, noiseless=found.noiseless + decay)
+        if optimizer.steepest is not None:
+            return steepest_noise(gradients, optimizer.steepest, self.moving, stream, sampling=self.sampling)
+        if optimizer.make is not None:
+            return driven_noise(optimizer.make, gradients, self.moving, stream, sampling=self.sampling)
+        raise ValueError(optimizer.reason)
 
 
 Term = Callable[[Snapshot], Tensor | Mapping[str, Tensor] | None]

@@ -27,6 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ireg.core.fluctuation import Estimate
+from ireg.core.mean_flow import require_uniform
 from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.moments.sums import outer
 from ireg.core.norms import norm
@@ -375,3 +377,58 @@ def _rate_of_decay(optimizer: OptimizerState, rate: float, name: str) -> float:
     strength = optimizer.weight_decay if optimizer.decays is None else optimizer.decays[name]
     share = 1.0 if optimizer.shares is None else float(optimizer.shares[name].flatten()[0])
     return rate * share * strength
+
+
+def _of_mean_step(optimizer: OptimizerState) -> Need:
+    """Return what the mean step needs of the moments, which is nothing.
+
+    Raises:
+        ValueError: parameter groups of an optimizer with a rule differ, a second moment that never settles (Adagrad,
+            AMSGrad), or several optimizers.
+    """
+    if optimizer.steepest is None and optimizer.make is None:
+        require_uniform(optimizer)
+        _ = optimizer.filtered_by
+    return NOTHING
+
+
+def _change(snapshot: Snapshot) -> tuple[Estimate, Tensor] | None:
+    """Return the change of the mean step and the norm of the one without noise; None where none changes."""
+    noise = snapshot.fluctuation
+    return None if noise is None else (noise.change, norm({"step": noise.noiseless}))
+
+
+@needs(_of_mean_step)
+def step(snapshot: Snapshot) -> Tensor:
+    """Compute by what share noise changes the mean step at rate 0, ‖E U(g_k) − U(ḡ)‖/‖U(ḡ)‖.
+
+    U is a step with its memory settled, at weights that stand still: E U(g_k) the mean over drawn orders of the
+    minibatches, U(ḡ) the step where all gradients are their mean. Near 0 an optimizer does what it would on full
+    batches. Near 1 noise is what it divides by or takes the direction of. It exists for any optimizer whose memory
+    fades: one without a rule takes steps itself. Of optimizers that divide, U(ḡ) is ḡ/(√ḡ² + ε), and not the mean
+    flow's ḡ/(√s̄ + ε), which has most of the noise already: `ireg/strength_fluctuation_exact` has the rest.
+
+    Returns:
+        0-d; 0 for SGD and momentum, and with a single minibatch. It is free of the bias by noise of the orders.
+
+    Raises:
+        ValueError: a memory that does not fade, several optimizers, or parameter groups that differ.
+
+    Source: docs/theory.md, section 16.
+    """
+    found = _change(snapshot)
+    return torch.zeros((), dtype=torch.float64) if found is None else found[0].value / found[1]
+
+
+@needs(_of_mean_step)
+def step_se(snapshot: Snapshot) -> Tensor | None:
+    """Compute the standard error of `step` over the drawn orders, to first order.
+
+    Returns:
+        0-d; None where `step` is 0.
+
+    Raises:
+        ValueError: as `step`.
+    """
+    found = _change(snapshot)
+    return None if found is None or found[0].error is None else found[0].error / found[1]

@@ -25,12 +25,25 @@ from ireg.core.mean_flow import MeanFlow, moments_needed, require_uniform
 from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.norms import cosine, norm, ratio
 from ireg.core.optimizers import OptimizerState
+from ireg.core.optimizers.steepest import Steepest
 from ireg.core.params import by_name
 from ireg.core.snapshot import Snapshot
+from ireg.core.steepest_noise import expanded_noise
 from ireg.core.types import Params
 from ireg.core.wide import wide
 
 PARTS = ("whole", "memory", "lag", "fluctuation")
+
+
+def _known(part: str) -> str:
+    """Return the name of a part.
+
+    Raises:
+        ValueError: it is unknown.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part={part!r}: unknown; choose one of {', '.join(PARTS)}")
+    return part
 
 
 def _part(flow: MeanFlow, part: str) -> Params | None:
@@ -39,13 +52,24 @@ def _part(flow: MeanFlow, part: str) -> Params | None:
     Raises:
         ValueError: an unknown part.
     """
-    if part not in PARTS:
-        raise ValueError(f"part={part!r}: unknown; choose one of {', '.join(PARTS)}")
     vectors = {"whole": flow.correction, "memory": flow.memory, "lag": flow.lag, "fluctuation": flow.fluctuation}
-    return vectors[part]
+    return vectors[_known(part)]
 
 
-@needs(moments_needed)
+def _expanded(snapshot: Snapshot, steepest: Steepest) -> Tensor | None:
+    """Compute ‖F‖/‖u‖ of steepest descent to second order in noise; None for a sign or one minibatch."""
+    if len(snapshot.batches) == 1:
+        return None
+    found = expanded_noise(snapshot.frozen_gradients, steepest, snapshot.moving, sampling=snapshot.sampling)
+    return None if found is None else norm({"F": found[1]}) / norm({"u": found[0]})
+
+
+def _flow_needed(optimizer: OptimizerState) -> Need:
+    """Return what the mean flow needs of the moments; nothing where F alone is known."""
+    return NOTHING if optimizer.steepest is not None else moments_needed(optimizer)
+
+
+@needs(_flow_needed)
 def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
     """Compute the size of the correction relative to the leading velocity, ‖X‖/‖u‖.
 
@@ -54,18 +78,21 @@ def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
         part: `whole` (X), `memory` (M), `lag` (V) or `fluctuation` (F), of which it is then the size.
 
     Returns:
-        The ratio, 0-d, without unit. None for a part that the optimizer does not have (V and F of SGD).
+        The ratio, 0-d, without unit. None for a part that the optimizer does not have (V and F of SGD). Of Muon and
+        Lion F alone is known, and of a sign there is none.
 
     Source and validity: see `ireg.terms.theory`.
 
     Raises:
         ValueError: an unknown part, or an optimizer whose mean flow is not known.
     """
+    if snapshot.optimizer.steepest is not None:
+        return _expanded(snapshot, snapshot.optimizer.steepest) if _known(part) == "fluctuation" else None
     vector = _part(snapshot.mean_flow, part)
     return None if vector is None else ratio(vector, snapshot.mean_flow.leading)
 
 
-@needs(moments_needed)
+@needs(_flow_needed)
 def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
     """Compute the cosine of the correction and ∇Q, ⟨X, ∇Q⟩/(‖X‖ ‖∇Q‖).
 
@@ -76,13 +103,16 @@ def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
         part: `whole` (X), `memory` (M), `lag` (V) or `fluctuation` (F), of which it is then the cosine.
 
     Returns:
-        The cosine, 0-d, in [−1, 1]. None for a part that the optimizer does not have (V and F of SGD).
+        The cosine, 0-d, in [−1, 1]. None for a part that the optimizer does not have (V and F of SGD), and of Muon and
+        Lion.
 
     Source and validity: see `ireg.terms.theory`.
 
     Raises:
         ValueError: an unknown part, or an optimizer whose mean flow is not known.
     """
+    if snapshot.optimizer.steepest is not None:
+        return None
     vector, gradient = _part(snapshot.mean_flow, part), snapshot.mean_flow.squares_gradient
     if vector is None:
         return None
@@ -93,10 +123,11 @@ def _noise_needed(optimizer: OptimizerState) -> Need:
     """Return what the exact F needs of the moments, which is nothing.
 
     Raises:
-        ValueError: parameter groups differ, or a second moment that never settles (Adagrad, AMSGrad).
+        ValueError: parameter groups differ, a second moment that never settles (Adagrad, AMSGrad), or no rule.
     """
-    require_uniform(optimizer)
-    _ = optimizer.filtered_by
+    if optimizer.steepest is None:
+        require_uniform(optimizer)
+        _ = optimizer.filtered_by
     return NOTHING
 
 
@@ -104,26 +135,22 @@ def _noise_needed(optimizer: OptimizerState) -> Need:
 def strength_exact(snapshot: Snapshot) -> Tensor | None:
     """Compute the size of F at rate 0 over the leading velocity, ‖F‖/‖u‖, without an expansion.
 
-    ‖F‖² is free of the bias by noise of the drawn orders, and 0 where noise is all there is. None for SGD and momentum,
-    and with a single minibatch. Centered RMSProp has it, too.
+    Of Muon and Lion it is ‖E T(ḡ + ξ) − T(ḡ)‖/‖T(ḡ) + λω‖, T the map of a step, ξ the noise in its filtered gradient
+    and λ the decoupled decay. ‖F‖² is free of the bias by noise of the drawn orders, and 0 where noise is all there is.
+    None for SGD and momentum, and with a single minibatch. Centered RMSProp has it, too.
 
     Source: docs/theory.md, section 16.
 
     Raises:
         ValueError: an optimizer whose second moment never settles, or parameter groups that differ.
     """
-    noise = snapshot.preconditioner_noise
-    if noise is None:
-        return None
-    decay = snapshot.optimizer.decoupled_decay
-    leading = by_name(noise.leading, snapshot.moving)
-    leading = {name: value + decay * wide(snapshot.moving[name]).to(value) for name, value in leading.items()}
-    return noise.mean.new_tensor(noise.square).sqrt() / norm(leading)
+    noise = snapshot.fluctuation
+    return None if noise is None else noise.mean.new_tensor(noise.square).sqrt() / norm({"u": noise.leading})
 
 
 def _exact_alignment_needed(optimizer: OptimizerState) -> Need:
     _noise_needed(optimizer)
-    return moments_needed(optimizer)
+    return _flow_needed(optimizer)
 
 
 @needs(_exact_alignment_needed)
@@ -131,15 +158,15 @@ def alignment_exact(snapshot: Snapshot) -> Tensor | None:
     """Compute the cosine of F at rate 0 and ∇Q, ⟨F, ∇Q⟩/(‖F‖ ‖∇Q‖), without an expansion.
 
     ‖F‖ is that of `strength_exact`: noise of the drawn orders does not make the cosine smaller. Where it is most of F,
-    the estimate may lie beyond ±1. None where `strength_exact` is none or 0.
+    the estimate may lie beyond ±1. None where `strength_exact` is none or 0, and of Muon and Lion.
 
     Source: docs/theory.md, section 16.
 
     Raises:
         ValueError: an optimizer whose mean flow is not known.
     """
-    noise = snapshot.preconditioner_noise
-    if noise is None or not noise.square:
+    noise = snapshot.fluctuation
+    if noise is None or not noise.square or snapshot.optimizer.steepest is not None:
         return None
     squares = {name: wide(value) for name, value in snapshot.mean_flow.squares_gradient.items()}
     # `cosine` divides by the norm of the estimated mean, in which the noise of the orders is. Multiplied by this it is

@@ -24,7 +24,8 @@ class Case:
     """A network after an epoch of four minibatches.
 
     `rmsprop` has ReLU, momentum and L2 decay; `sgd` has tanh, momentum and L2 decay; `forgetful` is RMSprop whose
-    second moment is the last gradient's square, which leaves F without the noise of the orders.
+    second moment is the last gradient's square, which leaves F without the noise of the orders; of `fading` it is a
+    mean over few steps.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Case:
             ),
             "sgd": lambda weights: torch.optim.SGD(weights, lr=LR, momentum=0.5, weight_decay=0.2),
             "forgetful": lambda weights: torch.optim.RMSprop(weights, lr=LR, alpha=1e-20, eps=0.1),
+            "fading": lambda weights: torch.optim.RMSprop(weights, lr=LR, alpha=0.5, eps=0.1),
         }[self.kind](self.module.parameters())
         self.rule = reference.Rule(rate=2 * LR, lag=1.0, tail=(1.0, 0.5), rho=0.9, eps=0.1, steps=10.5, decay=0.2)
 
@@ -97,6 +99,36 @@ class Case:
     def leading(self) -> Tensor:
         """u at the settled second moment."""
         return self.mean / (self.g.square().mean(0).sqrt() + 0.1)
+
+    def noiseless(self) -> Tensor:
+        """The step where all gradients are their mean."""
+        return self.mean / (self.mean.abs() + 0.1)
+
+    def change(self) -> Tensor:
+        """The mean step less the one without noise, where the second moment is the last gradient's square."""
+        return (self.g / (self.g.abs() + 0.1)).mean(0) - self.noiseless()
+
+    def error(self) -> float:
+        """The standard error over eight drawn orders, whose second moment has a decay of a half."""
+        generator = named_generator("fluctuation", named_generator("terms").initial_seed())
+
+        def drawn(epochs: int) -> list[int]:
+            return torch.rand(epochs, 4, dtype=torch.float64, generator=generator).argsort(1).flatten().tolist()
+
+        square, changes = self.g.square().mean(0), []
+        root = square.sqrt()
+        for past in [drawn(14) for _ in range(8)]:
+            v, steps, seconds = torch.zeros_like(square), [], []
+            for k in past + drawn(1):
+                v = (v + self.g[k] ** 2) / 2
+                steps.append(self.g[k] / (v.sqrt() + 0.1))
+                seconds.append(v)
+            excess = torch.stack(seconds[-4:]).mean(0) - square
+            linear = torch.where(root > 0, self.mean * excess / (2 * root * (root + 0.1) ** 2), 0.0)
+            changes.append(torch.stack(steps[-4:]).mean(0) + linear - self.noiseless())
+        pairs = np.array([[float(one @ other) for other in changes] for one in changes])
+        others = (pairs.sum(1) - pairs.diagonal()) / 7
+        return float(others.std(ddof=1) / 8**0.5 / others.mean() ** 0.5 / self.noiseless().norm())
 
     def matrices(self) -> list[np.ndarray]:
         return [value.detach().numpy() for value in self.module.parameters() if value.ndim == 2]
@@ -213,6 +245,8 @@ REFERENCES: dict[str, tuple[str, Callable[..., float]]] = {
         "forgetful",
         lambda case: float(case.exact() @ case.squares / (case.exact().norm() * case.squares.norm())),
     ),
+    "noise/step": ("forgetful", lambda case: float(case.change().norm() / case.noiseless().norm())),
+    "noise/step_se": ("fading", lambda case: case.error()),
     "noise/trace": ("rmsprop", lambda case: case.spread()),
     "noise/square": ("rmsprop", lambda case: float(case.mean.square().sum())),
     "noise/scale": ("rmsprop", lambda case: case.spread() / float(case.mean.square().sum())),

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from ireg.core.optimizers.rule import RULES, Group, Rule, steps_of
 from ireg.core.optimizers.state import OptimizerState
 from ireg.core.optimizers.steepest import steepest_of
+from ireg.core.optimizers.twin import twins
 from ireg.core.params import as_reals, sum_type
 from ireg.core.sharded import whole
 from ireg.core.wrappers import rate_of, require_rates
@@ -72,7 +73,9 @@ def view(
     if cls is None:
         of_each = {name: {**said[number], "lr": by_group[number]} for name, number in groups.items()}
         steepest = steepest_of(optimizer, of_each, dict(moving))
-        return OptimizerState(rule=None, reason=reason, steepest=steepest, **fields)
+        # Of several optimizers, and of one that says why it has no rule, there is no other one.
+        make = None if hasattr(optimizer, "reason") else twins(optimizer, moving, said)
+        return OptimizerState(rule=None, reason=reason, steepest=steepest, make=make, **fields)
     # A copy of the look-up: `optimizer.state` is a defaultdict, and reading it would add entries.
     state = {
         name: {key: whole(value) for key, value in optimizer.state.get(parameter, {}).items()}

@@ -1,10 +1,11 @@
 """What an optimizer holds, whatever its update rule is."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ireg.core.drawing import EPOCH
 from ireg.core.large import computed
@@ -37,6 +38,7 @@ class OptimizerState:
         rates: η_1 … η_m of the epoch's steps where they differ, of the group with the largest.
         steps: how often each parameter has been stepped, by name, where torch counts it; empty without a rule.
         steepest: of an optimizer without a rule, in which norm it descends steepest, where that is known.
+        make: of an optimizer without a rule, what makes another one with its settings, see `ireg.core.optimizers.twin`.
 
     Example:
         >>> from ireg.core.optimizers.sgd import SGDRule
@@ -59,6 +61,7 @@ class OptimizerState:
     rates: tuple[float, ...] | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
     steepest: Steepest | None = None
+    make: Callable[[list[nn.Parameter]], Optimizer] | None = None
 
     @property
     def has_rule(self) -> bool:

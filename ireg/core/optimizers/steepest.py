@@ -3,17 +3,17 @@
 A step takes off η T(Σ_j a_j g_{t−j}) with Σ a_j = 1, T = ∇φ* and the mean age L = Σ j a_j. On full batches finite steps
 then penalize η (½ + L) φ*(∇C), see docs/theory.md, section 19.
 
-| optimizer | φ* | L |
-|---|---|---|
-| torch's Muon, m ← βm + (1−β)g | nuclear norm of each matrix | β/(1−β); β²/(1−β) with Nesterov's step |
-| pytorch-optimizer's Lion | ℓ₁ norm | β₁/(1−β₂) |
+| optimizer | φ* | T | L |
+|---|---|---|---|
+| torch's Muon, m ← βm + (1−β)g | nuclear norm of each matrix | Newton and Schulz | β/(1−β), with Nesterov β²/(1−β) |
+| pytorch-optimizer's Lion | ℓ₁ norm | sign | β₁/(1−β₂) |
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,31 +26,95 @@ from ireg.core.types import Params
 from ireg.core.wide import wide
 
 Norm = Callable[[Tensor], Tensor]
+StepMap = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientFilter:
+    """Filter gradients: c = β₁m + (1 − β₁)g, m ← β₂m + (1 − β₂)g, with weights a_j that add up to 1.
+
+    Attributes:
+        mixed: β₁.
+        kept: β₂.
+        ahead: whether m holds the newest gradient already; otherwise the newest in it is one step old.
+
+    Example:
+        >>> lion = GradientFilter(mixed=0.9, kept=0.99, ahead=False)
+        >>> round(lion.lag, 6), lion.first  # β₁/(1 − β₂), and a_0 and a_1
+        (90.0, (0.09999999999999998, 0.009000000000000008))
+    """
+
+    mixed: float
+    kept: float
+    ahead: bool
+
+    @property
+    def lag(self) -> float:
+        """The mean age L = Σ_j j a_j of the gradients in c, in steps."""
+        return self.mixed * (self.kept if self.ahead else 1.0) / (1 - self.kept)
+
+    @property
+    def first(self) -> tuple[float, float]:
+        """The weights a_0 and a_1; from there on each is β₂ times the one before."""
+        share = self.mixed * (1 - self.kept)
+        return 1 - self.mixed + (share if self.ahead else 0.0), share * (self.kept if self.ahead else 1.0)
+
+    def noise(self, num_batches: int, *, independent: bool = False) -> float:
+        """Return what of the minibatches' covariance is left in c.
+
+        It is κ of E ξξᵀ = κ (1/m) Σ_k δ_k δ_kᵀ, ξ = Σ_j a_j δ_{k_j}. With A_d = Σ_n a_n a_{n+d} it is A_0 less
+        2/(m(m−1)) Σ_{d=1}^{m−1} (m−d) A_d, as two different minibatches of one epoch have the covariance −1/(m−1), and
+        two d steps apart are of one epoch for the share 1 − d/m. Of a running mean it is (1−β)/(1+β) (1 − τ_β). Of
+        independent minibatches it is A_0, of the population's covariance.
+
+        Args:
+            num_batches: m.
+            independent: whether each minibatch is a draw of its own.
+
+        Example:
+            >>> round(GradientFilter(mixed=1.0, kept=0.5, ahead=True).noise(2), 6)  # (1/3) (1 − ½)
+            0.166667
+        """
+        newest, next_, beta, m = *self.first, self.kept, num_batches
+        older = next_ * next_ / (1 - beta * beta)
+        if independent:
+            return newest * newest + older
+        pairs = sum((m - distance) * beta ** (distance - 1) for distance in range(1, m))
+        return newest * newest + older - 2 / (m * max(m - 1, 1)) * pairs * (newest * next_ + beta * older)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steepest:
-    """What finite steps along T of a filter of the gradients penalize.
+    """Steps along T of a filter of the gradients, and what finite ones of them penalize.
 
     Attributes:
         norm: φ*, of one parameter's gradient.
-        lag: L.
+        step_map: T, of one parameter's gradient.
+        filter: of the gradients.
         rates: η of each parameter, by name.
+        smooth: whether T has derivatives that are not 0; a sign has none.
+        decays: by what a step multiplies each parameter in decoupled weight decay, ηλ, by name.
+        l2_decays: λ of decay that is added to the gradients, by name.
 
     Example:
-        >>> lion = Steepest(norm=absolute, lag=9.0, rates={"w": 0.1})
-        >>> lion.penalty({"w": torch.tensor([1.0, -2.0])})  # 0.1 · (½ + 9) · 3
-        tensor(2.8500, dtype=torch.float64)
+        >>> last = GradientFilter(mixed=0.0, kept=0.0, ahead=False)
+        >>> signs = Steepest(norm=absolute, step_map=torch.sign, filter=last, rates={"w": 0.1}, smooth=False)
+        >>> signs.penalty({"w": torch.tensor([1.0, -2.0])})  # 0.1 · ½ · 3
+        tensor(0.1500, dtype=torch.float64)
     """
 
     norm: Norm
-    lag: float
+    step_map: StepMap
+    filter: GradientFilter
     rates: Mapping[str, float]
+    smooth: bool
+    decays: Mapping[str, float] = field(default_factory=dict)
+    l2_decays: Mapping[str, float] = field(default_factory=dict)
 
     def penalty(self, gradient: Params) -> Tensor:
         """Compute (½ + L) Σ η φ*(∇C) over the parameters, 0-d, in double precision."""
         parts = [self.rates[name] * self.norm(wide(value)) for name, value in gradient.items()]
-        return (0.5 + self.lag) * torch.stack(parts).sum()
+        return (0.5 + self.filter.lag) * torch.stack(parts).sum()
 
 
 def absolute(gradient: Tensor) -> Tensor:
@@ -80,37 +144,79 @@ def steepest_of(optimizer: Optimizer, groups: Mapping[str, Mapping[str, Any]], p
     found = [read(group) for group in groups.values()]
     if any(one != found[0] for one in found):
         return None  # groups with memories of their own
-    norm, lag = found[0]
-    rates = {name: float(group["lr"]) * _shape_factor(group, params[name]) for name, group in groups.items()}
-    return Steepest(norm=norm, lag=lag, rates=rates)
+    decoupled = {name: _decoupled(group) for name, group in groups.items()}
+    decays = {name: float(group.get("weight_decay", 0.0)) for name, group in groups.items()}
+    return Steepest(
+        norm=found[0].norm,
+        step_map=found[0].step_map,
+        filter=found[0].filter,
+        smooth=found[0].smooth,
+        rates={name: float(group["lr"]) * _shape_factor(group, params[name]) for name, group in groups.items()},
+        decays={name: rate * decays[name] for name, rate in decoupled.items() if rate is not None},
+        l2_decays={name: decays[name] for name, rate in decoupled.items() if rate is None},
+    )
 
 
-def mean_age(mixed: float, kept: float, *, ahead: bool) -> float:
-    """Return L of c = β₁m + (1 − β₁)g, m a running mean of decay β₂.
+@dataclass(frozen=True)
+class NewtonSchulz:
+    """torch's approximation of the polar factor of a matrix, in the precision of what it is given.
 
-    Args:
-        mixed: β₁.
-        kept: β₂.
-        ahead: whether m holds the newest gradient already; otherwise the newest in it is one step old.
+    Attributes:
+        coefficients: of a step of the iteration.
+        steps: how many.
+        eps: the least norm that a matrix is divided by.
     """
-    return mixed * (kept if ahead else 1.0) / (1 - kept)
+
+    coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
+    steps: int = 5
+    eps: float = 1e-7
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        """Return the factor, in the shape of the matrix."""
+        one, three, five = self.coefficients
+        tall = gradient.shape[-2] > gradient.shape[-1]
+        found = gradient.mT if tall else gradient
+        found = found / torch.linalg.matrix_norm(found, keepdim=True).clamp(min=self.eps)
+        for _ in range(self.steps):
+            square = found @ found.mT
+            found = one * found + (three * square + five * square @ square) @ found
+        return found.mT if tall else found
 
 
-def _muon(group: Mapping[str, Any]) -> tuple[Norm, float]:
+@dataclass(frozen=True)
+class _Read:
+    """What a group says of the direction and the memory of its steps."""
+
+    norm: Norm
+    step_map: StepMap
+    filter: GradientFilter
+    smooth: bool
+
+
+def _muon(group: Mapping[str, Any]) -> _Read:
     beta = fading("muon", float(group["momentum"]))
-    return nuclear, mean_age(beta if group["nesterov"] else 1.0, beta, ahead=True)
+    step_map = NewtonSchulz(tuple(group["ns_coefficients"]), int(group["ns_steps"]), float(group["eps"]))
+    mixed = beta if group["nesterov"] else 1.0
+    return _Read(nuclear, step_map, GradientFilter(mixed=mixed, kept=beta, ahead=True), True)
 
 
-def _lion(group: Mapping[str, Any]) -> tuple[Norm, float]:
+def _lion(group: Mapping[str, Any]) -> _Read:
     mixed, kept = (float(beta) for beta in group["betas"])
-    return absolute, mean_age(mixed, fading("lion", kept), ahead=False)
+    return _Read(absolute, torch.sign, GradientFilter(mixed=mixed, kept=fading("lion", kept), ahead=False), False)
 
 
-READERS: Mapping[str, Callable[[Mapping[str, Any]], tuple[Norm, float]]] = {
+READERS: Mapping[str, Callable[[Mapping[str, Any]], _Read]] = {
     "torch.optim.Muon": _muon,
     "pytorch_optimizer.optimizer.lion.Lion": _lion,
 }
 """What is read from a parameter group, by the class's place: the library needs not be installed."""
+
+
+def _decoupled(group: Mapping[str, Any]) -> float | None:
+    """Return by what a decoupled decay λ is multiplied in a step; None where it is added to the gradients."""
+    if not group.get("weight_decouple", True):  # of pytorch-optimizer's
+        return None
+    return 1.0 if group.get("fixed_decay", False) else float(group["lr"])
 
 
 def _shape_factor(group: Mapping[str, Any], value: Tensor) -> float:

@@ -9,7 +9,15 @@ from torch.nn.functional import mse_loss
 import ireg
 from ireg.certify import steepest as certified
 from ireg.core.optimizers import view
-from ireg.core.optimizers.steepest import READERS, Steepest, absolute, nuclear, steepest_of
+from ireg.core.optimizers.steepest import (
+    READERS,
+    GradientFilter,
+    NewtonSchulz,
+    Steepest,
+    absolute,
+    nuclear,
+    steepest_of,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 BATCHES = [tuple(torch.randn(6, size, generator=GENERATOR).double() for size in (4, 2)) for _ in range(3)]
@@ -217,5 +225,8 @@ def test_torchs_muon_is_the_one_that_is_certified(nesterov):
 def test_the_l1_norm_and_the_nuclear_norm():
     matrix = torch.tensor([[3.0, 0.0], [0.0, -4.0]])
     assert (float(absolute(matrix)), float(nuclear(matrix))) == (7.0, pytest.approx(7.0))
-    found = Steepest(norm=nuclear, lag=1.5, rates={"w": 0.1}).penalty({"w": matrix})
+    running = GradientFilter(mixed=1.0, kept=0.6, ahead=True)
+    found = Steepest(norm=nuclear, step_map=NewtonSchulz(), filter=running, rates={"w": 0.1}, smooth=True).penalty(
+        {"w": matrix}
+    )
     assert float(found) == pytest.approx(1.4)
