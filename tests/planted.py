@@ -157,7 +157,10 @@ PLANTED = (
 )
 
 
-LIKELY = {FLOW: "adamw, decay", STATE: "groups", MEMORY: "nesterov", SGD: "momentum", READING: "groups"}
+LIKELY = {
+    FLOW: "adamw, decay", STATE: "groups", MEMORY: "nesterov", SCHEDULE: "momentum, rates", SGD: "momentum",
+    READING: "groups",
+}  # fmt: skip
 """What trainings see an error soonest; for other files those of their name. The others follow."""
 
 

@@ -13,8 +13,9 @@ transient of the first steps,
   Cov = (1/m) Σ g_k⊙q_k − ḡ⊙s̄, Var = (1/m) Σ q_k⊙q_k − s̄⊙s̄, q_k = g_k⊙g_k.
 
 η_e, L, τ are those of the rule (`ireg.core.optimizers`); β of F is Adam's. RMSProp's momentum filters what is divided
-already: F has β = 0, and V lags by L steps more. Weight decay belongs to the loss, and to g_k. Decoupled, it is added
-to u, and no gradient remembers it: M then has (η_e/2) (P(1 + 2L) Hu + λu).
+already: F has β = 0, and V lags by L steps more. Where rates or momenta change within the epoch, M has 2A for
+(η_e/2)(1 + 2L) and 2B for (η_e/2)(1 − τ), see `ireg.core.optimizers.schedule`. Weight decay belongs to the loss, and to
+g_k. Decoupled, it is added to u, and no gradient remembers it: M then has (η_e/2) (P(1 + 2L) Hu + λu).
 
 Independent minibatches (`ireg.core.drawing`): M has (η_e/2) P (1 + 2L) Hu alone, and F has τ = 0. H and ∇C are the
 population's, and what is given is a window of k draws:
@@ -91,8 +92,8 @@ def require_uniform(optimizer: OptimizerState) -> None:
     steady = optimizer if optimizer.eps is not None else replace(optimizer, rates=None)
     if not steady.uniform:
         raise ValueError(
-            "the mean flow is known for one rate and one weight decay, at all weights and steps of the epoch; leave "
-            "its terms out, or give all parameter groups the same"
+            "the mean flow is known for one rate and one weight decay, at all weights, and of optimizers that divide "
+            "at all steps of the epoch; leave its terms out, or give all parameter groups the same"
         )
 
 

@@ -151,7 +151,7 @@ class Snapshot:
 
     @property
     def own_coefficients(self) -> tuple[float, float]:
-        """The coefficients of the own regularizer's two parts, see `OptimizerState.own_coefficients`.
+        """The coefficients of the own regularizer's parts, see `OptimizerState.own_coefficients`.
 
         Raises:
             ValueError: as `step_factors`, or the optimizer's memory is not known.

@@ -102,7 +102,11 @@ def _rules(
     group: int,
     taken: Mapping[str, int],
 ) -> tuple[Rule, ...] | None:
-    """Return the rule of each step, read off one group; None where all steps have the same, or groups have joined."""
+    """Return the rule of each step, read off one group.
+
+    Returns:
+        None where all steps have the same, or groups have joined.
+    """
     groups = optimizer.param_groups
     if any(len(said) != len(groups) for said in settings):
         return None

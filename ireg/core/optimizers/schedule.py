@@ -54,7 +54,7 @@ def pair_coefficients(filters: Sequence[Filter], num_batches: int) -> tuple[floa
 
     Example:
         >>> steps = [Filter(bare=0.0, held=rate, gain=1.0, decay=0.5) for rate in (0.1, 0.1)]
-        >>> [round(value, 6) for value in pair_coefficients(steps, 2)]  # η_e = 0.2, L = 1, τ = 0.5: 0.05 · 3, 0.05 · 0.5
+        >>> [round(value, 6) for value in pair_coefficients(steps, 2)]  # η_e = 0.2, L = 1, τ = 0.5
         [0.15, 0.025]
     """
     first, last = filters[0], filters[-1]
@@ -87,5 +87,5 @@ def pair_coefficients(filters: Sequence[Filter], num_batches: int) -> tuple[floa
 
 
 def _share_within(decay: float, num_batches: int) -> float:
-    """Compute the share of what the buffer holds that is of the epoch itself, the mean of 1 − βᵗ over t below m."""
+    """Compute the mean of 1 − βᵗ over t below m, the epoch's own share of the buffer."""
     return 1 - sum(decay**step for step in range(num_batches)) / num_batches

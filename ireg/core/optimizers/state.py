@@ -197,7 +197,7 @@ class OptimizerState:
 
     @property
     def _step_rates(self) -> tuple[float, ...]:
-        """The rates of the steps, of which `lr` is the mean, also where Adagrad's has fallen; empty for one rate."""
+        """The rates of the steps, of mean `lr` also where Adagrad's has fallen; empty for one rate."""
         rates = self.rates or ()
         return tuple(rate * self.lr * len(rates) / sum(rates) for rate in rates)
 
