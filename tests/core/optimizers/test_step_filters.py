@@ -1,6 +1,8 @@
 """The two coefficients at rates that change: at one rate those of before, else sums over all pairs of steps."""
 
 import math
+import operator
+from itertools import accumulate
 
 import pytest
 import torch
@@ -37,21 +39,22 @@ def test_one_rate(name, count):
         assert found == pytest.approx(expected, rel=1e-12, abs=0)
 
 
-def by_pairs(rates, momenta, *, nesterov=False, past=400):
+def by_pairs(rates, momenta, *, nesterov=False, past=100):
     """(A, B) of momentum from what each step takes of each gradient, directly from the definition."""
     m = len(rates)
-    rates, momenta = [*rates, *[rates[-1]] * past], [*momenta, *[momenta[-1]] * past]
+    rates, momenta = [*rates, *[rates[-1]] * past], [*[momenta[0]] * past, *momenta, *[momenta[-1]] * past]
+    kept = list(accumulate(momenta, operator.mul))  # step s has what step s − 1 has kept, times its own momentum
 
     def weight(step, gradient):
         """What a step takes of a gradient, of which those below 0 are from before, at the first momentum."""
         if gradient > step:
             return 0.0
-        between = math.prod(momenta[max(at, 0)] for at in range(gradient + 1, step + 1))
-        return rates[step] * ((gradient == step) + momenta[step] * between if nesterov else between)
+        between = kept[past + step] / kept[past + gradient]
+        return rates[step] * ((gradient == step) + momenta[past + step] * between if nesterov else between)
 
     moved = [sum(weight(step, gradient) for step in range(gradient, m + past)) for gradient in range(m)]
     taken = [sum(weight(step, s) for s in range(t) for step in range(s, t)) for t in range(m)]
-    left = [sum(weight(step, s) for s in range(-past // 4, 0) for step in range(t, m + past // 4)) for t in range(m)]
+    left = [sum(weight(step, s) for s in range(-past, 0) for step in range(t, m + past)) for t in range(m)]
     total = sum(moved)
     first = sum(c * (within - before) for c, within, before in zip(moved, taken, left, strict=True))
     second = sum(c * within for c, within in zip(moved, taken, strict=True))
@@ -116,3 +119,30 @@ def test_momenta_are_read_off_each_step():
     assert view(optimizer, {"w": weight}, rates, said[1:] * 2).rules is None
     assert view(optimizer, {"w": weight}, rates, [said[0] * 2, said[0]]).rules is None  # a group has left
     assert view(optimizer, {"w": weight}, rates, [said[0], said[0] * 2]).rule == SGDRule(momentum=0.9)
+
+
+COSINE = [(1 + math.cos(math.pi * step / 1570)) / 2 for step in range(9 * 157, 1570)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "of_mean", "of_variance"),
+    [
+        (COSINE, -0.374, 0.260),
+        ([*[1.0] * 78, *[0.1] * 79], 1 / 1.552 - 1, 1 / 0.840 - 1),
+        (
+            [min((t + 1) / 16, (1 + math.cos(math.pi * max(t - 16, 0) / 141)) / 2) for t in range(157)],
+            1 / 1.437 - 1,
+            None,
+        ),
+    ],
+    ids=["last epoch of ten", "step to a tenth", "warm-up and cosine"],
+)
+def test_how_far_off_the_mean_rate_was(rates, of_mean, of_variance):
+    """The figures of docs/theory.md, section 8, at β = 0.9 and m = 157."""
+    rule = SGDRule(momentum=0.9)
+    mean = sum(rates) / len(rates)
+    at_mean = OptimizerState(lr=mean, moving=("w",), weight_decay=0.0, rule=rule).own_coefficients(157)
+    found = pair_coefficients([rule.step_filter(rate) for rate in rates], 157)
+    assert at_mean[0] / found[0] - 1 == pytest.approx(of_mean, abs=1e-3)
+    if of_variance is not None:
+        assert at_mean[1] / found[1] - 1 == pytest.approx(of_variance, abs=2e-3)
