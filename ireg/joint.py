@@ -46,7 +46,7 @@ def of_each(
         if not moving:
             continue
         rates = None if epoch.rates is None else [step[place] for step in epoch.rates]
-        settings = None if epoch.settings is None else epoch.settings[place]
+        settings = None if epoch.settings is None else [step[place] for step in epoch.settings]
         seen = view(part, moving, rates, settings)
         needs = union_of_needs(terms.values(), seen, snapshot.sampling)
         parts = parts_of(by, moving, part, named)

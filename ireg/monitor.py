@@ -370,8 +370,8 @@ def warn_of_measurement(
     if any(_differ(step, settings[0], "lr") for step in settings):
         warnings.once(
             "rates",
-            "the learning rate changes within the epoch: SGD's terms have the coefficients for that; the terms of "
-            "an optimizer with memory use the epoch's mean rate",
+            "the learning rate changes within the epoch: the terms have the coefficients for that; those of an "
+            "optimizer with memory are for a last rate that stays",
         )
     changing = sorted(
         {
@@ -383,7 +383,9 @@ def warn_of_measurement(
     )
     if changing:
         warnings.once(
-            "settings", f"{', '.join(changing)} changes within the epoch: the terms use the value of the last step"
+            "settings",
+            f"{', '.join(changing)} changes within the epoch: the terms use the value of the last step; ireg/own… has "
+            "the momentum of each step",
         )
     if noise_layers(model) and mode == "as_trained":
         warnings.once(

@@ -160,7 +160,7 @@ class Epoch:
         batches: the minibatches, as a list: each is looked at several times.
         rates: of each minibatch's step, the learning rate of each parameter group; by default the optimizer's present
             ones.
-        settings: what each parameter group said at the last step, as momentum; by default what it says now.
+        settings: of each minibatch's step, what each parameter group said, as momentum; by default what it says now.
         stepped: identities of the parameters that had a gradient in a step; None where no step has been seen.
         modes: whether each submodule was in training mode, by name; by default submodules stay as they are.
         initial: the parameters before training, by name, for `norm/distance`; by default the present ones.
@@ -176,7 +176,7 @@ class Epoch:
 
     batches: Sequence[Batch]
     rates: Sequence[Sequence[float]] | None = None
-    settings: Sequence[Mapping[str, Any]] | None = None
+    settings: Sequence[Sequence[Mapping[str, Any]]] | None = None
     stepped: Collection[int] | None = None
     modes: Mapping[str, bool] | None = None
     initial: Params | None = None

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "--only",
         metavar="PART",
         nargs="+",
-        help="of certificates, logged, edges, identities, penalties, drawings, norms, noise, networks",
+        help="of certificates, logged, edges, identities, penalties, drawings, schedules, norms, noise, networks",
     )
     made.add_argument(
         "--lr-range", metavar=("LOW", "HIGH"), nargs=2, help="learning rates, where nothing else is tied to them"

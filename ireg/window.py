@@ -70,7 +70,7 @@ class Window(Generic[Item]):
         if not self.settings:  # refused where it is measured
             return known
         rates = [tuple(rate_of(group) for group in step) for step in self.settings]
-        return replace(known, rates=rates, settings=self.settings[-1])
+        return replace(known, rates=rates, settings=self.settings)
 
 
 def least_steps(options: Options, population: int | None = None) -> int:

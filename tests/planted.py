@@ -33,9 +33,9 @@ CURVATURE, NORM, MARGIN, PATH = (f"terms/{name}.py" for name in ("curvature", "n
 FLOW, SUMS, SHARPNESS, NORMS, NOISE = (
     f"core/{name}.py" for name in ("mean_flow", "hessian_sums", "sharpness", "norms", "preconditioner_noise")
 )
-STATE, MEMORY, SGD, RMSPROP, ADAM, NADAM, ADAGRAD, READING = (
+STATE, MEMORY, SCHEDULE, SGD, RMSPROP, ADAM, NADAM, ADAGRAD, READING = (
     f"core/optimizers/{name}.py"
-    for name in ("state", "memory", "sgd", "rmsprop", "adam", "nadam", "adagrad", "reading")
+    for name in ("state", "memory", "schedule", "sgd", "rmsprop", "adam", "nadam", "adagrad", "reading")
 )
 
 PLANTED = (
@@ -49,11 +49,17 @@ PLANTED = (
         "_quarter_rate(snapshot) * snapshot.gradients.mean_square_of_product",
         "2 * _quarter_rate(snapshot) * snapshot.gradients.mean_square_of_product",
     ),
-    Planted(OWN, "(1 + 2 * memory.lag) * square", "(1 + memory.lag) * square"),
-    Planted(OWN, "memory.effective_rate / 4 * factor * (1", "snapshot.optimizer.lr / 4 * factor * (1"),
-    Planted(OWN, "1 - memory.overlap(snapshot.num_batches)", "1.0"),
-    Planted(OWN, "memory.effective_rate / 4 * factor * unlike", "memory.effective_rate / 4 * unlike"),
-    Planted(OWN, "snapshot.step_factors if plain", "(1.0, 1.0) if plain"),
+    Planted(OWN, "of_mean * snapshot.descended", "1.1 * of_mean * snapshot.descended"),
+    Planted(OWN, "of_variance * (gradients", "1.1 * of_variance * (gradients"),
+    Planted(STATE, "quarter * (1 + 2 * memory.lag)", "quarter * (1 + memory.lag)"),
+    Planted(STATE, "quarter = memory.effective_rate / 4", "quarter = self.lr / 4"),
+    Planted(STATE, "quarter * (1 - memory.overlap(num_batches))", "quarter"),
+    Planted(STATE, "one.step_filter(rate) for one", "one.step_filter(self.lr) for one"),
+    Planted(SCHEDULE, "(squares + 2 * remembered)", "(squares + remembered)"),
+    Planted(SCHEDULE, "- squares - 2 * within", "- squares - within"),
+    Planted(SCHEDULE, "last.held / (1 - last.decay)", "last.held"),
+    Planted(SCHEDULE, "first.gain / (1 - first.decay)", "first.gain"),
+    Planted(SCHEDULE, "/ (4 * (num_batches - 1) * total)", "/ (4 * num_batches * total)"),
     Planted(OWN, "snapshot.shared.gradient, 1.0)", "snapshot.shared.gradient, 0.9)"),
     Planted(THEORY, "ratio(vector, snapshot.mean_flow.leading)", "ratio(vector, snapshot.mean_flow.leading) ** 2"),
     Planted(THEORY, "cosine(vector, gradient)", "cosine(gradient, vector) / 2"),
@@ -82,12 +88,10 @@ PLANTED = (
     Planted(MARGIN, 'corrupted if among == "corrupted"', 'corrupted if among == "clean"'),
     Planted("catalogue.py", '"1 % quantile", 0.01)', '"1 % quantile", 0.05)'),
     Planted(PATH, "_number(growth.diffusive)", "_number(1.1 * growth.diffusive)"),
-    Planted(FLOW, "remembered.effective_rate / 2 * (product", "remembered.effective_rate * (product"),
-    Planted(FLOW, "(1 + 2 * remembered.lag) * along", "(1 + remembered.lag) * along"),
-    Planted(
-        FLOW, "return 1 - remembered.overlap(self.num_batches)", "return 1 - 1.1 * remembered.overlap(self.num_batches)"
-    ),
-    Planted(FLOW, "(product + point.decoupled_decay * point.velocity[name])", "product"),
+    Planted(FLOW, "return 2 * product", "return product"),
+    Planted(FLOW, "of_mean * along + of_spread", "along / 2 + of_spread"),
+    Planted(FLOW, "if self.independent else of_spread", "if self.independent else 1.1 * of_spread"),
+    Planted(FLOW, "+ of_decay * point.velocity[name]", ""),
     Planted(FLOW, "(1 - dividing.decay) + 0.5 + dividing", "(1 - dividing.decay) + dividing"),
     Planted(FLOW, "(dividing.decay / (1 - dividing.decay) + 0.5", "(1 / (1 - dividing.decay) + 0.5"),
     Planted(FLOW, "-rate * share * point.scaled", "-1.1 * rate * share * point.scaled"),
@@ -115,8 +119,7 @@ PLANTED = (
     Planted(SHARPNESS, "value, alpha=decay[name])", "value, alpha=2 * decay[name])"),
     Planted(SHARPNESS, ".mul_(weights[name])", ".mul_(weights[name] ** 2)"),
     Planted(SHARPNESS, "TOLERANCE = 1e-2", "TOLERANCE = 1e-1"),
-    Planted(STATE, "return squares / (total * self.lr), variance", "return 1.0, variance"),
-    Planted(STATE, "/ ((num_batches - 1) * total)", "/ (num_batches * total)"),
+    Planted(STATE, "4 / self.lr * value", "value / self.lr"),
     Planted(STATE, "(2 - self.lr * self.decoupled_decay) /", "2 /"),
     Planted(STATE, "root if shares is None else root * shares[name]", "root"),
     Planted(STATE, "params[name] * shares[name] / scale[name]", "params[name] / scale[name]"),
@@ -158,7 +161,10 @@ PLANTED = (
 )
 
 
-LIKELY = {FLOW: "adamw, decay", STATE: "groups", MEMORY: "nesterov", SGD: "momentum", READING: "groups"}
+LIKELY = {
+    FLOW: "adamw, decay", STATE: "groups", MEMORY: "nesterov", SCHEDULE: "momentum, rates", SGD: "momentum",
+    READING: "groups",
+}  # fmt: skip
 """What trainings see an error soonest; for other files those of their name. The others follow."""
 
 

@@ -31,12 +31,13 @@ def test_memory_is_that_of_the_minibatches_that_are_held():
     assert window.bytes == 20
 
 
-def test_an_epoch_has_the_windows_minibatches_rates_and_last_settings():
-    known = Epoch(batches=["other"], modes={"": True}, settings=[{"lr": 99}])
+def test_an_epoch_has_the_windows_minibatches_rates_and_settings():
+    known = Epoch(batches=["other"], modes={"": True}, settings=[({"lr": 99},)])
     found = filled(None, 3).epoch(known)
     assert (found.batches, found.population, found.modes) == ([0, 1, 2], None, {"": True})
     assert found.rates == [(1, 5.0), (2, 5.0), (3, 5.0)]
-    assert found.settings == ({"lr": 3, "momentum": 2}, {"lr": 10.0, "d": 0.5})
+    assert len(found.settings) == 3
+    assert found.settings[-1] == ({"lr": 3, "momentum": 2}, {"lr": 10.0, "d": 0.5})
     assert filled(None, 3).epoch(known, 12).population == 12
     assert [filled(2, 5).epoch(known, *given).population for given in ((), (12,))] == [5, 12]
     assert len(filled(2, 5).epoch(known).batches) == 2

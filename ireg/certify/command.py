@@ -31,6 +31,7 @@ from ireg.certify.identity import Identity
 from ireg.certify.logged import all_logged
 from ireg.certify.logged_tables import as_text, show_epochs, show_logged, verdict
 from ireg.certify.own_step import certify_paths
+from ireg.certify.schedules import all_schedules
 from ireg.certify.steepest import all_norms
 from ireg.system.errors import UserError
 from ireg.system.files import is_writable, write_bytes
@@ -57,8 +58,7 @@ def certify(options: argparse.Namespace) -> int:
         options: of `ireg.verify.parser`.
 
     Returns:
-        0 if all certificates pass, all logged values are right, all edges, identities, exchanges and drawings hold, and
-        all derivatives of the networks are right; 1 if not.
+        0 if all certificates pass, all logged values are right, and all other parts hold; 1 if not.
 
     Raises:
         UserError: an option has a value that is not allowed.
@@ -334,6 +334,9 @@ SECTIONS: Mapping[str, Callable[[Console], bool]] = {
     "penalties": lambda console: show_exchanges(all_exchanges(), console),
     "drawings": lambda console: show_exchanges(
         all_drawings(), console, title="how minibatches are drawn", what="drawings"
+    ),
+    "schedules": lambda console: show_exchanges(
+        all_schedules(), console, title="memory at rates and momenta that change", what="schedules"
     ),
     "norms": lambda console: show_exchanges(
         all_norms(), console, title="steepest descent in a norm, with memory", what="norms"

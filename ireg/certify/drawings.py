@@ -55,14 +55,14 @@ def with_replacement(momentum: float = 0.0) -> Order:
     }
     if momentum:
         variants["L = 0"] = lambda flow: replace(flow, of_mean=flow.step_time / 4)
-    errors: dict[str, list[float]] = {name: [] for name in variants}
-    rates = _halving(2**-5)
+    errors: dict[str, list[float]] = {}
+    rates = halving(2**-5)
     for rate in rates:
         begin = start(recipe, problem, rate)
         mean = _mean(recipe, problem, begin, [rate] * MINIBATCHES, sequences(independent=True))
         flow = independent_loss(problem, begin.optimizer)
-        _compare(errors, variants, flow, mean, MINIBATCHES * flow.step_time)
-    return _order(3, rates, errors)
+        compare(errors, variants, flow, mean, MINIBATCHES * flow.step_time)
+    return order_of(3, rates, errors)
 
 
 def with_replacement_and_schedule() -> Order:
@@ -70,21 +70,21 @@ def with_replacement_and_schedule() -> Order:
 
     The flow is that of C + S/(4T) ‖∇C‖², S = Σ η_t² and T = Σ η_t.
     """
-    problem, rates = quadratics_and_log_cosh(seed=3, num_batches=MINIBATCHES), _halving(2**-5)
+    problem, rates = quadratics_and_log_cosh(seed=3, num_batches=MINIBATCHES), halving(2**-5)
     recipe = Recipe(make=SGD, arguments=lambda rate: {"lr": rate})
     variants: Variants = {
         "": lambda flow: flow,
         "the mean rate": lambda flow: replace(flow, of_mean=flow.step_time / 4),
         "with the variance of an epoch": with_variance_of_epoch,
     }
-    errors: dict[str, list[float]] = {name: [] for name in variants}
+    errors: dict[str, list[float]] = {}
     for rate in rates:
         steps = [rate * factor for factor in SCHEDULE]
         mean = _mean(recipe, problem, start(recipe, problem, rate), steps, sequences(independent=True))
         weights = torch.nn.Parameter(problem.start[:, None])
         seen = view(SGD([weights], lr=rate), {NAME: weights}, [(step,) for step in steps])
-        _compare(errors, variants, independent_loss(problem, seen), mean, sum(steps))
-    return _order(3, rates, errors)
+        compare(errors, variants, independent_loss(problem, seen), mean, sum(steps))
+    return order_of(3, rates, errors)
 
 
 def out_of_an_epoch(steps: int) -> Order:
@@ -92,7 +92,7 @@ def out_of_an_epoch(steps: int) -> Order:
 
     The variance's part is (W − 1)/(m − 1) times that of the epoch.
     """
-    problem, rates = quadratics_and_log_cosh(seed=3, num_batches=MINIBATCHES), _halving(2**-5)
+    problem, rates = quadratics_and_log_cosh(seed=3, num_batches=MINIBATCHES), halving(2**-5)
     recipe = Recipe(make=SGD, arguments=lambda rate: {"lr": rate})
     share = (steps - 1) / (MINIBATCHES - 1)
     variants: dict[str, Callable[[ModifiedLoss], ModifiedLoss]] = {
@@ -101,31 +101,31 @@ def out_of_an_epoch(steps: int) -> Order:
     }
     if share < 1:
         variants["the whole variance"] = lambda flow: flow
-    errors: dict[str, list[float]] = {name: [] for name in variants}
+    errors: dict[str, list[float]] = {}
     for rate in rates:
         begin = start(recipe, problem, rate)
         mean = _mean(recipe, problem, begin, [rate] * steps, sequences(steps, independent=False))
-        _compare(errors, variants, modified_loss(problem, begin.optimizer), mean, steps * rate)
-    return _order(3, rates, errors)
+        compare(errors, variants, modified_loss(problem, begin.optimizer), mean, steps * rate)
+    return order_of(3, rates, errors)
 
 
 def momentum_over_epochs() -> Order:
     """Certify momentum over whole epochs to a fixed time, where the error is of second order."""
-    problem, rates = quadratics(seed=3, num_batches=MINIBATCHES), _halving(2**-10)
+    problem, rates = quadratics(seed=3, num_batches=MINIBATCHES), halving(2**-10)
     recipe = Recipe(make=SGD, arguments=lambda rate: {"lr": rate, "momentum": MOMENTUM})
     variants: Variants = {
         "": lambda flow: flow,
         "as drawn independently": lambda flow: replace(flow, of_variance=0.0),
         "L = 0": lambda flow: replace(flow, of_mean=flow.step_time / 4),
     }
-    errors: dict[str, list[float]] = {name: [] for name in variants}
+    errors: dict[str, list[float]] = {}
     for rate in rates:
         begin = start(recipe, problem, rate)
         flow = modified_loss(problem, begin.optimizer)
         epochs = whole_epochs(1.0, flow.step_time, MINIBATCHES) // MINIBATCHES
         mean = over_all_orders(recipe, problem, begin, rate, epochs)
-        _compare(errors, variants, flow, mean, epochs * MINIBATCHES * flow.step_time)
-    return _order(2, rates, errors)
+        compare(errors, variants, flow, mean, epochs * MINIBATCHES * flow.step_time)
+    return order_of(2, rates, errors)
 
 
 DRAWINGS: Mapping[str, Callable[[], Order]] = {
@@ -196,19 +196,21 @@ def _mean(recipe: Recipe, problem: Problem, begin: Start, rates: Sequence[float]
     return points_of(optimizer).mean(1).numpy()
 
 
-def _compare(
+def compare(
     errors: dict[str, list[float]], variants: Variants, flow: ModifiedLoss, mean: np.ndarray, time: float
 ) -> None:
     """Add the distance of each flow's end from the mean."""
     for name, variant in variants.items():
         end = integrate(variant(flow).velocity, flow.problem.start.numpy(), time, PRECISION)
-        errors[name].append(float(np.linalg.norm(end - mean)))
+        errors.setdefault(name, []).append(float(np.linalg.norm(end - mean)))
 
 
-def _halving(highest: float) -> tuple[float, ...]:
+def halving(highest: float) -> tuple[float, ...]:
+    """Return four rates from `highest` down, each half the one before."""
     return tuple(highest / 2**power for power in range(4))
 
 
-def _order(order: int, rates: Sequence[float], errors: Mapping[str, Sequence[float]]) -> Order:
+def order_of(order: int, rates: Sequence[float], errors: Mapping[str, Sequence[float]]) -> Order:
+    """Return the slopes of the errors, of which those under the empty name should have this order."""
     slopes = {name: fit(rates, values, [0.0] * len(rates)).slope for name, values in errors.items()}
     return Order(order=order, slope=slopes.pop(""), controls=slopes)

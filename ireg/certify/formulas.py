@@ -102,7 +102,8 @@ def _step_coefficients(point: Point) -> tuple[Tensor, Tensor]:
 def own(point: Point) -> Values:
     """Compute the optimizer's own regularizer.
 
-    It is (η_e/4) [(1 + 2L) ‖ḡ‖²_P + (1 − τ) Var_P], ḡ with all that is descended.
+    It is (η_e/4) [(1 + 2L) ‖ḡ‖²_P + (1 − τ) Var_P], ḡ with all that is descended, and at rates that change
+    `Filter.pair`.
     """
     memory, scale = point.memory, point.scale
     if memory is None or scale is None:
@@ -111,8 +112,8 @@ def own(point: Point) -> Values:
     mean, spread = gradients.mean(0), _variance(gradients)
     if point.decoupled:
         mean = mean + point.decays * point.shares / scale * point.weights
-    unlike = 1 - memory.overlap(point.count) if point.count > 1 else 1.0
-    of_mean, of_variance = memory.rate / 4 * (1 + 2 * memory.lag) * scale, memory.rate / 4 * unlike * scale
+    by_mean, by_variance = point.pair
+    of_mean, of_variance = by_mean * scale, by_variance * scale
     # Without memory each step has its own rate: the parts are those of equations 1 and 2, with decay.
     if isinstance(point.trained.optimizer, SGD) and not point.group["momentum"]:
         of_mean, of_variance = _step_coefficients(point)
@@ -128,7 +129,7 @@ def flow(point: Point) -> Values:
     assert memory is not None
     decoupled = float(point.decays[0]) if point.decoupled else 0.0
     divided = division(optimizer, memory)
-    vectors = textbook.mean_flow(point.weights, *point.descended, memory, divided, decoupled)
+    vectors = textbook.mean_flow(point.weights, *point.descended, memory, point.pair, divided, decoupled)
     parts = {name: vectors.get(name) for name in ("memory", "lag", "fluctuation")}
     whole = torch.stack([part for part in parts.values() if part is not None]).sum(0)
     values: Values = {}

@@ -141,6 +141,17 @@ class Point:
             return None
         return steps.remembered(optimizer, self.rate, len(self.trained.gradients))
 
+    @property
+    def pair(self) -> tuple[float, float]:
+        """The coefficients of the own regularizer's two parts, for P in units of the shares."""
+        memory = self.memory
+        assert memory is not None
+        if self.changing:
+            largest = int(self.shares.argmax())
+            return memory.pair(self.step_rates[:, largest].tolist())
+        unlike = 1 - memory.overlap(self.count) if self.count > 1 else 1.0
+        return memory.rate / 4 * (1 + 2 * memory.lag), memory.rate / 4 * unlike
+
     @cached_property
     def squares(self) -> tuple[Tensor, Tensor] | None:
         """s_t and v̂, (p,) each, from all gradients; None without a second moment or a step."""

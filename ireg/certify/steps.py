@@ -53,6 +53,29 @@ class Filter:
         """L = Σ n a_n / Σ a_n."""
         return float(self.shares @ torch.arange(len(self.weights), dtype=torch.float64))
 
+    def pair(self, rates: Sequence[float]) -> tuple[float, float]:
+        """Return the coefficients of ‖ḡ‖² and of the variance for rates that change, the last of which stays.
+
+        Gradient t moves the weights by c_t in the long run, and by what is taken of it before step s. With T = Σ c_t
+        the mean's part is (1/2T) [T²/2 − Σ_t c_t (what is taken before t of the epoch's, less what is left of earlier
+        ones)], and the variance's (1/2(m−1)T) Σ_t c_t (what is taken before t of the epoch's).
+
+        Args:
+            rates: of the m steps.
+        """
+        m, count = len(rates), len(self.weights)
+        mean = sum(rates) / m
+        factors = torch.tensor([*rates, *[rates[-1]] * count], dtype=torch.float64) / mean
+        # By step, and by gradient: `count` of them are from before the epoch.
+        ages = torch.arange(m + count)[:, None] - torch.arange(-count, m)
+        weights = torch.where((ages >= 0) & (ages < count), self.weights[ages.clamp(0, count - 1)], 0.0)
+        weights = weights * factors[:, None]
+        moved, total = weights[:, count:].sum(0), float(weights[:, count:].sum())
+        taken = torch.stack([weights[:step, count:].sum(0)[:step].sum() for step in range(m)])
+        left = torch.stack([weights[step:, :count].sum() for step in range(m)])
+        of_mean = (total**2 / 2 - float(moved @ (taken - left))) / (2 * total)
+        return of_mean, float(moved @ taken) / (2 * max(m - 1, 1) * total)
+
     @property
     def alternating(self) -> float:
         """η Σ (−1)ⁿ a_n."""

@@ -93,7 +93,13 @@ def hessians(functions: Sequence[Function], point: Tensor) -> Tensor:
 
 
 def mean_flow(
-    point: Tensor, gradients: Tensor, curvatures: Tensor, memory: Filter, divided: Division | None, decoupled: float
+    point: Tensor,
+    gradients: Tensor,
+    curvatures: Tensor,
+    memory: Filter,
+    pair: tuple[float, float],
+    divided: Division | None,
+    decoupled: float,
 ) -> dict[str, Tensor]:
     """Compute u, M, V, F and ∇Q by name: docs/theory.md, section 7.
 
@@ -102,6 +108,7 @@ def mean_flow(
         gradients: g_k, (m, p), with all that is descended.
         curvatures: H_k, (m, p, p), likewise.
         memory: of gradients.
+        pair: the coefficients of the own regularizer's two parts.
         divided: how the optimizer divides; None for P = 1.
         decoupled: decoupled weight decay.
 
@@ -115,11 +122,11 @@ def mean_flow(
     velocity = scale * mean + decoupled * point
     # (1/m) Σ H_k P (g_k − ḡ).
     pairs = torch.einsum("kij,kj->i", curvatures, scale * gradients) / m - hessian @ (scale * mean)
-    unlike = 1 - memory.overlap(m) if m > 1 else 1.0
-    products = scale * ((1 + 2 * memory.lag) * hessian @ velocity + unlike * pairs) + decoupled * velocity
+    of_mean, of_variance = pair
+    products = 2 * scale * (of_mean * hessian @ velocity + of_variance * pairs)
     result = {
         "leading": velocity,
-        "memory": memory.rate / 2 * products,
+        "memory": products + memory.rate / 2 * decoupled * velocity,
         "squares": 2 * torch.einsum("kij,kj->i", curvatures, gradients) / m,
     }
     if divided is None:

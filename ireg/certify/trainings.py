@@ -252,7 +252,7 @@ TRAININGS: Mapping[str, Training] = {
     "sgd, L2 decay, ReLU": _SGD(optimizer=_one(SGD, weight_decay=0.3), model=_relu),
     "sgd, BatchNorm": _SGD(model=_normalized),
     "sgd, a frozen parameter": _SGD(model=_frozen),
-    "sgd, rates that change": _SGD(schedule=(1.0, 0.5, 2.0, 1.5), flow=False),
+    "sgd, rates that change": _SGD(schedule=(1.0, 0.5, 2.0, 1.5)),
     "sgd, groups": _SGD(optimizer=_two(SGD), flow=False),
     "sgd, groups with rates that change, and decays": _SGD(
         optimizer=_two(SGD, decays=(0.2, 0.5)), schedule=(2.0, 1.5, 1.0, 0.5), flow=False
@@ -260,6 +260,10 @@ TRAININGS: Mapping[str, Training] = {
     "sgd, one minibatch": _SGD(sizes=(18,)),
     "momentum, dampened, L2 decay": _SGD(optimizer=_one(SGD, momentum=0.8, dampening=0.3, weight_decay=0.2)),
     "momentum, ReLU": _SGD(optimizer=_one(SGD, momentum=0.5, lr=0.2), model=_relu),
+    "momentum, rates that change": _SGD(optimizer=_one(SGD, momentum=0.8), schedule=(1.0, 0.2, 2.0, 0.5)),
+    "nesterov, L2 decay, rates that fall": _SGD(
+        optimizer=_one(SGD, momentum=0.6, nesterov=True, weight_decay=0.2), schedule=(2.0, 1.0, 0.5, 0.1)
+    ),
     "momentum, groups": _SGD(optimizer=_two(SGD, momentum=0.6), flow=False),
     "nesterov, BatchNorm": _SGD(optimizer=_one(SGD, momentum=0.8, nesterov=True), model=_normalized),
     "rmsprop, L2 decay": _SGD(optimizer=_one(RMSprop, alpha=0.9, eps=1e-2, weight_decay=0.2)),
@@ -273,6 +277,9 @@ TRAININGS: Mapping[str, Training] = {
     "adam, AMSGrad, groups": _SGD(optimizer=_two(Adam, amsgrad=True, **_ADAM), flow=False),
     "adam, before the first step": _SGD(optimizer=_one(Adam, **_ADAM), epochs=0),
     "adamw, decay": _SGD(optimizer=_one(AdamW, weight_decay=0.3, **_ADAM)),
+    "adamw, groups with rates that change": _SGD(
+        optimizer=_two(AdamW, decays=(0.2, 0.5), **_ADAM), schedule=(0.1, 0.5, 1.0, 2.0), flow=False
+    ),
     "adamw, groups with decays": _SGD(optimizer=_two(AdamW, decays=(0.2, 0.5), **_ADAM), flow=False),
     "nadam": _SGD(optimizer=_one(NAdam, momentum_decay=0.5, **_ADAM)),
     "adadelta, no rule": _SGD(optimizer=_one(Adadelta), flow=False),

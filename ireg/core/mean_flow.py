@@ -13,8 +13,9 @@ transient of the first steps,
   Cov = (1/m) Σ g_k⊙q_k − ḡ⊙s̄, Var = (1/m) Σ q_k⊙q_k − s̄⊙s̄, q_k = g_k⊙g_k.
 
 η_e, L, τ are those of the rule (`ireg.core.optimizers`); β of F is Adam's. RMSProp's momentum filters what is divided
-already: F has β = 0, and V lags by L steps more. Weight decay belongs to the loss, and to g_k. Decoupled, it is added
-to u, and no gradient remembers it: M then has (η_e/2) (P(1 + 2L) Hu + λu).
+already: F has β = 0, and V lags by L steps more. Where rates or momenta change within the epoch, M has 2A for
+(η_e/2)(1 + 2L) and 2B for (η_e/2)(1 − τ), see `ireg.core.optimizers.schedule`. Weight decay belongs to the loss, and to
+g_k. Decoupled, it is added to u, and no gradient remembers it: M then has (η_e/2) (P(1 + 2L) Hu + λu).
 
 Independent minibatches (`ireg.core.drawing`): M has (η_e/2) P (1 + 2L) Hu alone, and F has τ = 0. H and ∇C are the
 population's, and what is given is a window of k draws:
@@ -30,7 +31,7 @@ arXiv:2309.00079, with ε outside of the root. It holds while M + V + F is small
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -81,15 +82,18 @@ class MeanFlow:
 
 
 def require_uniform(optimizer: OptimizerState) -> None:
-    """Check that all weights have one rate and one decay, at all steps.
+    """Check that all weights have one rate and one decay, and of what divides also all steps.
+
+    V and F of section 7 are known at one rate only. M is known at rates that change.
 
     Raises:
         ValueError: they have not.
     """
-    if not optimizer.uniform:
+    steady = optimizer if optimizer.eps is not None else replace(optimizer, rates=None)
+    if not steady.uniform:
         raise ValueError(
-            "the mean flow is known for one rate and one weight decay, at all weights and steps of the epoch; leave "
-            "its terms out, or give all parameter groups the same"
+            "the mean flow is known for one rate and one weight decay, at all weights, and of optimizers that divide "
+            "at all steps of the epoch; leave its terms out, or give all parameter groups the same"
         )
 
 
@@ -146,7 +150,7 @@ def mean_flow(
         >>> flow.leading, flow.memory  # ḡ = 5/2, and (η/4) ∇Q = (η/2) (1/m) Σ H_k g_k = 0.05 · 17/2
         ({'w': tensor([2.5000])}, {'w': tensor([0.4250])})
     """
-    remembered, dividing = optimizer.memory, optimizer.divides_by
+    dividing = optimizer.divides_by
     drawing = Drawing(len(batches), independent=sampling != EPOCH)
     point = Point(params, moments, dividing, optimizer, None if shared is None else shared.gradient)
 
@@ -166,11 +170,11 @@ def mean_flow(
     fluctuation: Params | None = None
     if dividing is None:
         found = sums(OF_VELOCITY, OF_GRADIENTS)
-        memory = _memory(point, found, found, remembered, drawing)
+        memory = _memory(point, found, found, optimizer, drawing)
     else:
         along = sums(OF_VELOCITY, WEIGHED)
-        lag = _lag(point, along, dividing, remembered)
-        memory = _memory(point, along, sums(OF_SPREAD), remembered, drawing)
+        lag = _lag(point, along, dividing, optimizer.memory)
+        memory = _memory(point, along, sums(OF_SPREAD), optimizer, drawing)
         found = sums(OF_GRADIENTS)
     squares_gradient = _in_place(found.along_gradients, lambda name, value: 2 * value)
     if dividing is not None and len(batches) > 1:
@@ -223,14 +227,13 @@ class Drawing:
         """Compute τ_r; 0 for independent minibatches."""
         return 0.0 if self.independent else overlap(decay, self.num_batches)
 
-    def spread(self, remembered: Memory) -> float:
-        """Return the factor of the spread, beside (1 + 2L) Hu.
+    def coefficients(self, optimizer: OptimizerState) -> tuple[float, float]:
+        """Return the coefficients of Hu and of the spread, (η_e/4)(1 + 2L) and (η_e/4)(1 − τ) at one rate.
 
         The spread is (1/m) Σ H_k P g_k − HPḡ. It is what minibatches add, or what frees Hu of the window's noise.
         """
-        if self.independent:
-            return -(1 + 2 * remembered.lag) / (self.num_batches - 1)
-        return 1 - remembered.overlap(self.num_batches)
+        of_mean, of_spread = optimizer.own_coefficients(self.num_batches)
+        return of_mean, -of_mean / (self.num_batches - 1) if self.independent else of_spread
 
     @property
     def of_population(self) -> float:
@@ -238,15 +241,16 @@ class Drawing:
         return self.num_batches / (self.num_batches - 1) if self.independent else 1.0
 
 
-def _memory(point: Point, sums: Sums, spread: Sums, remembered: Memory, drawing: Drawing) -> Params:
+def _memory(point: Point, sums: Sums, spread: Sums, optimizer: OptimizerState, drawing: Drawing) -> Params:
     """Compute M from the sums along u, and those of the spread or, where P = 1, along the gradients."""
-    of_spread = drawing.spread(remembered)
+    of_mean, of_spread = drawing.coefficients(optimizer)
+    of_decay = optimizer.memory.effective_rate / 2 * point.decoupled_decay
 
     def value(name: str, along: Tensor) -> Tensor:
         # Where P = 1 the spread is the difference by algebra, and a product less.
         apart = spread.along_gradients[name] - along if point.scale is None else spread.along_spread.pop(name)
-        product = point.scaled(name, (1 + 2 * remembered.lag) * along + of_spread * apart)
-        return remembered.effective_rate / 2 * (product + point.decoupled_decay * point.velocity[name])
+        product = point.scaled(name, of_mean * along + of_spread * apart)
+        return 2 * product + of_decay * point.velocity[name]
 
     return _in_place(sums.along_velocity, value)
 

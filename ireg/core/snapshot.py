@@ -152,6 +152,15 @@ class Snapshot:
         """
         return self.optimizer.step_factors(self.num_batches, self.sampling, of_some_steps=self.population is not None)
 
+    @property
+    def own_coefficients(self) -> tuple[float, float]:
+        """The coefficients of the own regularizer's parts, see `OptimizerState.own_coefficients`.
+
+        Raises:
+            ValueError: as `step_factors`, or the optimizer's memory is not known.
+        """
+        return self.optimizer.own_coefficients(self.num_batches, of_some_steps=self.population is not None)
+
     @cached_property
     def moving(self) -> Params:
         """The parameters that the optimizer moves, by name: what is differentiated.

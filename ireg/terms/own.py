@@ -12,6 +12,9 @@ equation 1 (Smith et al. 2021, arXiv:2101.12176). For momentum on full batches t
 (Kovachki & Stuart 2021; Ghosh et al. 2023, arXiv:2302.00849). The split for minibatches is derived in docs/theory.md,
 section 6.
 
+Where rates or momenta change within the epoch, both parts have other coefficients, see
+`ireg.core.optimizers.schedule`.
+
 Adaptive optimizers: P = 1/(√v̂ + ε) frozen as the last step had it. That is the whole of it where P changes little
 within its own memory; what its changes add is in `ireg.terms.theory`. Before the first step P does not exist, nor do
 these terms. Parameter groups with rates of their own: P includes each one's share of the largest. Without a rule for
@@ -52,16 +55,6 @@ def _undefined(snapshot: Snapshot) -> bool:
     return not optimizer.has_rule or (optimizer.second_moment is not None and snapshot.preconditioner is None)
 
 
-def _step_factors(snapshot: Snapshot) -> tuple[float, float]:
-    """Return the factors of SGD's two parts for rates that change within the epoch.
-
-    With a memory these are not known: both are 1, and the mean rate stands.
-    """
-    optimizer = snapshot.optimizer
-    plain = optimizer.kind == "sgd" and optimizer.buffer is None
-    return snapshot.step_factors if plain else (1.0, 1.0)
-
-
 def _full_batch_moments(optimizer: OptimizerState) -> Need:
     return _moments(optimizer) if optimizer.steepest is None else Need.MEAN
 
@@ -85,10 +78,8 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
         return None if sampled or snapshot.objective is not None else steepest.penalty(snapshot.moments.mean)
     if _undefined(snapshot):
         return None
-    scale, memory = snapshot.preconditioner, snapshot.memory
-    factor, _ = _step_factors(snapshot)
-    square = snapshot.descended.square_of_mean(scale, partial(_with_shared, snapshot))
-    return memory.effective_rate / 4 * factor * (1 + 2 * memory.lag) * square
+    of_mean, _ = snapshot.own_coefficients
+    return of_mean * snapshot.descended.square_of_mean(snapshot.preconditioner, partial(_with_shared, snapshot))
 
 
 def _with_shared(snapshot: Snapshot, gradient: Params) -> Params:
@@ -109,11 +100,9 @@ def own_variance(snapshot: Snapshot) -> Tensor | None:
     """
     if _undefined(snapshot) or snapshot.independent:
         return None
-    scale, memory, gradients = snapshot.preconditioner, snapshot.memory, snapshot.descended
-    unlike = 1 - memory.overlap(snapshot.num_batches)
-    _, factor = _step_factors(snapshot)
-    variance = gradients.mean_square(scale) - gradients.square_of_mean(scale)
-    return memory.effective_rate / 4 * factor * unlike * variance
+    scale, gradients = snapshot.preconditioner, snapshot.descended
+    _, of_variance = snapshot.own_coefficients
+    return of_variance * (gradients.mean_square(scale) - gradients.square_of_mean(scale))
 
 
 @needs(_moments, estimable=True)

@@ -63,6 +63,7 @@ def test_the_networks_derivatives(capsys, monkeypatch):
     monkeypatch.setattr(command, "all_identities", lambda: {"growth": Identity(0.0)})
     monkeypatch.setattr(command, "all_exchanges", lambda: {"SAM": Order(order=2, slope=2.0, controls={"half": 1.0})})
     monkeypatch.setattr(command, "all_drawings", lambda: {"SGD": Order(order=3, slope=3.0, controls={"wrong": 2.0})})
+    monkeypatch.setattr(command, "all_schedules", lambda: {"SGD": Order(order=3, slope=3.1, controls={"mean": 2.1})})
     monkeypatch.setattr(command, "all_norms", lambda: {"lion": Order(order=2, slope=1.9, controls={"L": 1.0})})
     monkeypatch.setattr(command, "all_fluctuations", lambda: {"muon": Order(order=3, slope=3.0, controls={"τ": 2.0})})
     right = [Comparison(tag=tag, where="sgd", error=0.0) for tag in TERMS]
@@ -77,6 +78,7 @@ def test_the_networks_derivatives(capsys, monkeypatch):
     assert "1 of 1 identities hold" in out
     assert "1 of 1 exchanges hold" in out
     assert "1 of 1 drawings hold" in out
+    assert "1 of 1 schedules hold" in out
     assert "1 of 1 norms hold" in out
     assert "1 of 1 fluctuations hold" in out
     assert f"{len(TERMS)} of {len(TERMS)} logged values are right" in out
@@ -132,8 +134,8 @@ def test_a_part_of_another_size_fails_and_says_which(capsys, monkeypatch):
         (["--jobs", "0"], "--jobs 0: must be a whole number, at least 1"),
         (
             ["--only", "edge"],
-            "--only edge: must be one of certificates, logged, edges, identities, penalties, drawings, norms, noise, "
-            "networks",
+            "--only edge: must be one of certificates, logged, edges, identities, penalties, drawings, schedules, "
+            "norms, noise, networks",
         ),
         (["--only", "edges", "--optimizer", "gd"], "--only and --optimizer: give one of them; "),
     ],

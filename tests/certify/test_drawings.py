@@ -39,7 +39,7 @@ def test_wrong_constants_are_seen(monkeypatch):
         patch.setattr(drawings, "own_variance", lambda snapshot: torch.tensor(1.0))
         assert not drawings.with_replacement().holds
     with monkeypatch.context() as patch:
-        patch.setattr(OptimizerState, "step_factors", lambda *given, **named: (1.0, 1.0))
+        patch.setattr(OptimizerState, "own_coefficients", lambda self, *given, **named: (self.lr / 4, self.lr / 4))
         assert not drawings.with_replacement_and_schedule().holds
     right = drawings.own_full_batch
     monkeypatch.setattr(drawings, "own_full_batch", lambda snapshot: 1.1 * right(snapshot))

@@ -46,7 +46,7 @@ def test_momentum_is_that_of_the_step():
     assert monitor.compute()["ireg/own"] == pytest.approx(4.8, rel=1e-6)
 
 
-def test_settings_that_change_within_a_window_are_those_of_the_last_step_and_said():
+def test_settings_that_change_within_a_window_are_said_and_momentum_is_that_of_each_step():
     module = toy()
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-6, momentum=0.9)
     monitor = ireg.Monitor(module, optimizer, criterion=mse_loss, terms=["ireg/own"])
@@ -55,7 +55,9 @@ def test_settings_that_change_within_a_window_are_those_of_the_last_step_and_sai
         step(module, optimizer, monitor)
     with pytest.warns(UserWarning, match="momentum changes within the epoch: the terms use the value of the last step"):
         found = monitor.compute()["ireg/own"]
-    assert found == pytest.approx(1e-6 / 0.5 / 4 * 3 * 32, rel=1e-3)
+    # c = 2η both times, for 0.5 stays. The buffer holds 10 g before each step, of which 0.9 and 0.5 are left, and their
+    # rest is worth 2η: (2 · 4 + 2 · 2 · 2 · (0.9 · 10 + 0.5 · 10)) η/(4 · 4) of ‖ḡ‖² = 32.
+    assert found == pytest.approx(1e-6 * 7.5 * 32, rel=1e-3)
 
 
 def network():

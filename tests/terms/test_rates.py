@@ -9,6 +9,7 @@ from scipy.integrate import solve_ivp
 from torch import nn
 from torch.nn.functional import mse_loss
 
+import ireg
 from ireg.core.functional import functional_loss
 from ireg.core.optimizers import view
 from ireg.core.random import named_generator
@@ -186,3 +187,36 @@ def test_a_group_with_rate_zero_adds_nothing():
     decayed = seen.decayed(seen.first_moment, params, seen.preconditioner)
     assert torch.isfinite(decayed["bias"]).all()
     assert float(seen.preconditioner["bias"]) == 0.0
+
+
+def test_memory_at_rates_and_momenta_that_change_in_a_loop():
+    """Steps on one full batch: the variance is 0, and the mean's part that of c_t and of what the buffer holds."""
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(model.weight, 2.0)
+    batch = torch.ones(1, 1).double(), torch.zeros(1, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9, momentum=0.5)
+    monitor = ireg.Monitor(model, optimizer, criterion=mse_loss, terms=["ireg/own", "ireg/own_variance"])
+    for rate, momentum in ((1e-9, 0.5), (3e-9, 0.6)):
+        optimizer.param_groups[0].update(lr=rate, momentum=momentum)
+        optimizer.zero_grad()
+        mse_loss(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+        monitor.update(batch)
+    with pytest.warns(UserWarning, match="changes within the epoch") as said:
+        row = monitor.compute()
+    # K = 3/0.4 = 7.5 and 1 + 0.6 · 7.5 = 5.5, N = 2 and 2 before the steps, ‖∇w²‖² = 16.
+    squares, held = 5.5**2 + 7.5**2, 5.5 * 0.5 * 5.5 * 2 + 7.5 * 0.6 * 7.5 * 2
+    assert row["ireg/own"] == pytest.approx(1e-9 * (squares + 2 * held) / (4 * 13) * 16, rel=1e-6)
+    assert row["ireg/own_variance"] == pytest.approx(0, abs=1e-20)
+    assert "those of an optimizer with memory are for a last rate that stays" in str(said[0].message)
+    assert "ireg/own… has the momentum of each step" in str(said[1].message)
+
+
+def test_theory_at_rates_that_change_is_that_of_what_does_not_divide():
+    model = nn.Linear(2, 1).double()
+    batches = [(torch.full((1, 2), x).double(), torch.zeros(1, 1).double()) for x in (1.0, 2.0)]
+    ask = {"criterion": mse_loss, "terms": ["ireg/strength"], "rates": [(0.1,), (0.3,)]}
+    momentum = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    assert ireg.measure(model, batches, optimizer=momentum, **ask)["ireg/strength"] > 0
+    with pytest.raises(ValueError, match="the mean flow is known for one rate and one weight decay"):
+        ireg.measure(model, batches, optimizer=torch.optim.Adam(model.parameters()), **ask)

@@ -24,7 +24,7 @@ def view(
     optimizer: Optimizer,
     moving: Mapping[str, Tensor],
     rates: Sequence[Sequence[float]] | None = None,
-    settings: Sequence[Mapping[str, Any]] | None = None,
+    settings: Sequence[Sequence[Mapping[str, Any]]] | None = None,
 ) -> OptimizerState:
     """Read what an optimizer holds, its rates and its weight decays, without changing it.
 
@@ -35,7 +35,8 @@ def view(
         optimizer: any of torch's.
         moving: the parameters that it steps, by name, as `ireg.core.moving.moving_parameters` finds them.
         rates: of each step of the epoch, the rate of each group; by default the present ones.
-        settings: what each group said at the last step, as momentum and weight decay; by default what it says now.
+        settings: of each step of the epoch, what each group said, as momentum and weight decay; by default what it says
+            now. Momentum is that of each step, all else that of the last one.
 
     Raises:
         ValueError: a parameter that it does not hold, an optimizer that maximizes, rates that are no finite numbers, or
@@ -44,8 +45,10 @@ def view(
     optimizer = acting(optimizer)
     groups = _groups(optimizer, moving)
     said = optimizer.param_groups
-    if settings is not None and len(settings) == len(said):
-        said = [{**group, **then} for group, then in zip(said, settings, strict=True)]
+    if not settings or len(settings[-1]) != len(said):
+        settings = None
+    else:
+        said = _at_step(said, settings[-1])
     if any(group.get("maximize", False) for group in said):
         raise ValueError("maximize=True: the terms are those of descent; minimize the negative loss instead")
     require_rates(optimizer)
@@ -85,8 +88,33 @@ def view(
     taken = steps_of(state)
     fields["lr"] = cls.rate(group, taken)
     known = cls.read(group, taken)
+    fields["rules"] = None if settings is None else _rules(cls, optimizer, settings, min(groups.values()), taken)
     held = vars(known.held(group, state, {name: whole(parameter.detach()) for name, parameter in moving.items()}))
     return OptimizerState(rule=known, decoupled=cls.decouples(group), steps=taken, **fields, **held)
+
+
+def _at_step(groups: Sequence[Group], said: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """Return the parameter groups as they were at a step."""
+    return [{**group, **then} for group, then in zip(groups, said, strict=True)]
+
+
+def _rules(
+    cls: type[Rule],
+    optimizer: Optimizer,
+    settings: Sequence[Sequence[Mapping[str, Any]]],
+    group: int,
+    taken: Mapping[str, int],
+) -> tuple[Rule, ...] | None:
+    """Return the rule of each step, read off one group.
+
+    Returns:
+        None where all steps have the same, or groups have joined.
+    """
+    groups = optimizer.param_groups
+    if any(len(said) != len(groups) for said in settings):
+        return None
+    rules = tuple(cls.read(_at_step(groups, said)[group], taken) for said in settings)
+    return None if all(rule == rules[0] for rule in rules) else rules
 
 
 def acting(optimizer: Optimizer) -> Optimizer:

@@ -16,6 +16,7 @@ from torch.optim import RMSprop
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
 from ireg.core.optimizers.momentum import fading, refine_count, refine_momentum
 from ireg.core.optimizers.rule import LONG_AGO, Group, Held, Rule, State, register, slot, steps_of
+from ireg.core.optimizers.schedule import Filter
 from ireg.core.optimizers.second_moment import fading_mean
 
 
@@ -62,6 +63,10 @@ class RMSpropRule(Rule):
         """Return the memory of the table above, with rate η/(1 − β) and lag β/(1 − β)."""
         beta = fading(self.kind, self.momentum)
         return Memory(effective_rate=lr / (1 - beta), lag=beta / (1 - beta), decay=beta)
+
+    def step_filter(self, lr: float) -> Filter:
+        """Return the step along b, a sum of what is divided."""
+        return Filter(bare=0.0, held=lr, gain=1.0, decay=fading(self.kind, self.momentum))
 
     def buffer(self, lr: float) -> MomentumBuffer | None:
         """Return the properties of b, whose gradients are divided already; None without momentum."""

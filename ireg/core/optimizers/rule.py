@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment
+from ireg.core.optimizers.schedule import Filter
 from ireg.core.params import as_reals, sum_type, summable
 from ireg.core.types import Params
 
@@ -100,6 +101,19 @@ class Rule(ABC):
         Raises:
             ValueError: it remembers for ever (β = 1).
         """
+
+    def step_filter(self, lr: float) -> Filter:
+        """Return what a step at the rate η makes of its gradient and of the buffer.
+
+        By default the buffer is a mean, m ← rm + (1 − r)g, with which the step is η_e((1 − c)g + cm): that has the tail
+        shares c rᵈ of `memory`. A buffer that is a sum is the same thing as long as β stays.
+
+        Raises:
+            ValueError: as `memory`.
+        """
+        memory = self.memory(lr)
+        rate, share = memory.effective_rate, memory.tail_scale
+        return Filter(bare=rate * (1 - share), held=rate * share, gain=1 - memory.decay, decay=memory.decay)
 
     @abstractmethod
     def buffer(self, lr: float) -> MomentumBuffer | None:

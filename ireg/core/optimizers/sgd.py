@@ -17,6 +17,7 @@ from torch.optim import SGD
 from ireg.core.optimizers.memory import Memory, MomentumBuffer
 from ireg.core.optimizers.momentum import fading, refine_momentum
 from ireg.core.optimizers.rule import Group, Held, Rule, State, register, slot
+from ireg.core.optimizers.schedule import Filter
 
 
 @register("sgd", SGD)
@@ -57,6 +58,13 @@ class SGDRule(Rule):
         if self.nesterov:
             return Memory(effective_rate=rate, lag=beta * lag, decay=beta, tail_scale=beta)
         return Memory(effective_rate=rate, lag=lag, decay=beta)
+
+    def step_filter(self, lr: float) -> Filter:
+        """Return the step along b, a sum, and for Nesterov's along g + βb."""
+        beta = fading(self.kind, self.momentum)
+        if self.nesterov:
+            return Filter(bare=lr, held=lr * beta, gain=1.0, decay=beta)
+        return Filter(bare=0.0, held=lr, gain=1 - self.dampening, decay=beta)
 
     def buffer(self, lr: float) -> MomentumBuffer | None:
         """Return the properties of b, which a constant gradient of 1 fills with (1 − δ)/(1 − β)."""

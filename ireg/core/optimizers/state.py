@@ -11,6 +11,7 @@ from ireg.core.drawing import EPOCH
 from ireg.core.large import computed
 from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, reciprocal_root
 from ireg.core.optimizers.rule import Rule
+from ireg.core.optimizers.schedule import Filter, pair_coefficients
 from ireg.core.optimizers.steepest import Steepest
 from ireg.core.params import add_scaled
 from ireg.core.types import Params
@@ -36,6 +37,7 @@ class OptimizerState:
         shares: the rate of each parameter over `lr`, by name, in its shape; None where groups do not differ.
         decays: λ by name; None where groups do not differ.
         rates: η_1 … η_m of the epoch's steps where they differ, of the group with the largest.
+        rules: the rule at each of the epoch's steps, where momentum or another constant of it changes.
         steps: how often each parameter has been stepped, by name, where torch counts it; empty without a rule.
         steepest: of an optimizer without a rule, in which norm it descends steepest, where that is known.
         make: of an optimizer without a rule, what makes another one with its settings, see `ireg.core.optimizers.twin`.
@@ -59,6 +61,7 @@ class OptimizerState:
     shares: Params | None = None
     decays: Mapping[str, float] | None = None
     rates: tuple[float, ...] | None = None
+    rules: tuple[Rule, ...] | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
     steepest: Steepest | None = None
     make: Callable[[list[nn.Parameter]], Optimizer] | None = None
@@ -157,14 +160,59 @@ class OptimizerState:
         """
         if self.rates is None:
             return 1.0, 1.0
-        scale = num_batches / len(self.rates)
-        total, squares = scale * sum(self.rates), scale * sum(rate * rate for rate in self.rates)
-        if scale != 1 and not of_some_steps:
-            raise ValueError(f"{len(self.rates)} rates for {num_batches} minibatches; each minibatch needs its step's")
-        if sampling != EPOCH:
-            return squares / (total * self.lr), 1.0
-        variance = (total * total - squares) / ((num_batches - 1) * total) if num_batches > 1 else self.lr
-        return squares / (total * self.lr), variance / self.lr
+        steps = [Filter(bare=rate, held=0.0, gain=0.0, decay=0.0) for rate in self._step_rates]
+        self._require_steps(num_batches, of_some_steps)
+        of_mean, of_variance = (4 / self.lr * value for value in pair_coefficients(steps, num_batches))
+        return of_mean, of_variance if sampling == EPOCH else 1.0
+
+    def own_coefficients(self, num_batches: int, *, of_some_steps: bool = False) -> tuple[float, float]:
+        """Return the coefficients of the own regularizer's two parts, ‖ḡ‖²_P and the variance.
+
+        They are (η_e/4)(1 + 2L) and (η_e/4)(1 − τ), and those of `ireg.core.optimizers.schedule` where rates or momenta
+        change within the epoch. With independent minibatches there is no second part.
+
+        Args:
+            num_batches: the number m of the epoch's minibatches.
+            of_some_steps: whether rates and momenta may be those of some of the epoch's steps.
+
+        Raises:
+            ValueError: there are other rates than minibatches, a memory that never fades, or no rule.
+
+        Example:
+            >>> from ireg.core.optimizers.sgd import SGDRule
+            >>> rule, moving = SGDRule(momentum=0.5), ("weight",)
+            >>> OptimizerState(lr=0.1, moving=moving, weight_decay=0.0, rule=rule).own_coefficients(2)
+            (0.15000000000000002, 0.025)
+            >>> falling = OptimizerState(lr=0.1, moving=moving, weight_decay=0.0, rule=rule, rates=(0.15, 0.05))
+            >>> [round(value, 6) for value in falling.own_coefficients(2)]  # c: 0.2, 0.1; 3S/(4T), (T² − S − 0.01)/(4T)
+            [0.125, 0.025]
+        """
+        rule = self.known_rule()
+        if self.rates is None and self.rules is None:
+            memory = rule.memory(self.lr)
+            quarter = memory.effective_rate / 4
+            return quarter * (1 + 2 * memory.lag), quarter * (1 - memory.overlap(num_batches))
+        self._require_steps(num_batches, of_some_steps)
+        count = len(self.rates or self.rules or ())
+        rates = self._step_rates or (self.lr,) * count
+        steps = zip(self.rules or (rule,) * count, rates, strict=True)
+        return pair_coefficients([one.step_filter(rate) for one, rate in steps], num_batches)
+
+    @property
+    def _step_rates(self) -> tuple[float, ...]:
+        """The rates of the steps, of mean `lr` also where Adagrad's has fallen; empty for one rate."""
+        rates = self.rates or ()
+        return tuple(rate * self.lr * len(rates) / sum(rates) for rate in rates)
+
+    def _require_steps(self, num_batches: int, of_some_steps: bool) -> None:
+        """Check that each minibatch has its step.
+
+        Raises:
+            ValueError: there are other rates than minibatches.
+        """
+        count = len(self.rates or self.rules or ())
+        if count != num_batches and not of_some_steps:
+            raise ValueError(f"{count} rates for {num_batches} minibatches; each minibatch needs its step's")
 
     @property
     def edge(self) -> float:
