@@ -124,6 +124,46 @@ class Interval(NamedTuple):
         return mean if math.isnan(self.half) else f"{mean} ({scale * self.low:{form}} to {scale * self.high:{form}})"
 
 
+@dataclass(frozen=True)
+class OverSeeds:
+    """A setting's values over its seeds, as they are shown.
+
+    Attributes:
+        values: one for each seed.
+
+    Example:
+        >>> OverSeeds((0.11, 0.12)).text(".1f", scale=100, unit=" %"), OverSeeds((1.0, 2.0, 3.0)).text(".1f")
+        ('11.0, 12.0 %', '2.0 ± 2.5')
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean; nan without values."""
+        return mean_interval(self.values).mean
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there are three values or more: Student's interval of two is 13 times as wide as they are apart."""
+        return len(self.values) >= LEAST_FOR_INTERVAL and not math.isnan(self.mean)
+
+    def text(self, form: str = ".3g", *, scale: float = 1.0, unit: str = "") -> str:
+        """Write one value, both of two, or the mean ± half of its 95 % interval.
+
+        Args:
+            form: of each number.
+            scale: all are multiplied by it, like 100 for percent.
+            unit: behind the text, with its space.
+        """
+        if self.has_interval or len(self.values) != 2:
+            return mean_interval(self.values).text(form, scale=scale, unit=unit)
+        return ", ".join(f"{scale * value:{form}}" for value in self.values) + unit
+
+
+LEAST_FOR_INTERVAL = 3
+"""Seeds from which on an interval is shown."""
+
 NOTHING = "–"
 """What is written for a number that there is not."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from ireg.analysis.overview import VALUES, Row, value_text
+from ireg.analysis.overview import VALUES, Row, best_of, value_text
 from ireg.tables import markdown
 
 _LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "±": r"$\pm$", "{": r"\{", "}": r"\}"}
@@ -21,13 +21,13 @@ def to_markdown(rows: Sequence[Row], criterion: str) -> str:
     """Write the settings as a Markdown table, the best in bold.
 
     Example:
-        >>> from ireg.statistics import Interval
+        >>> from ireg.statistics import OverSeeds
         >>> import pandas as pd
-        >>> row = Row("sgd", "sgd", pd.DataFrame({"state": ["done"]}), {"test/error": Interval(0.1, 0.08, 0.12)})
+        >>> row = Row("sgd", "sgd", pd.DataFrame({"state": ["done"]}), {"test/error": OverSeeds((0.1, 0.12))})
         >>> print(to_markdown([row], "test/error"))
         | setting | seeds | test error |
         |---|---|---|
-        | sgd | 1 | 10.00 ± 2.00 % |
+        | sgd | 1 | 10.00, 12.00 % |
     """
     head, body = _cells(
         rows, criterion, lambda cell: f"**{cell}**" if cell else "", lambda cell: cell.replace("|", r"\|")
@@ -39,15 +39,15 @@ def to_latex(rows: Sequence[Row], criterion: str) -> str:
     r"""Write the settings as a LaTeX table for the package booktabs, the best in bold.
 
     Example:
-        >>> from ireg.statistics import Interval
+        >>> from ireg.statistics import OverSeeds
         >>> import pandas as pd
-        >>> row = Row("sgd", "sgd", pd.DataFrame({"state": ["done"]}), {"test/error": Interval(0.1, 0.08, 0.12)})
+        >>> row = Row("sgd", "sgd", pd.DataFrame({"state": ["done"]}), {"test/error": OverSeeds((0.1, 0.12))})
         >>> print(to_latex([row], "test/error"))
         \begin{tabular}{lrr}
         \toprule
         setting & seeds & test error \\
         \midrule
-        sgd & 1 & 10.00 $\pm$ 2.00 \% \\
+        sgd & 1 & 10.00, 12.00 \% \\
         \bottomrule
         \end{tabular}
     """
@@ -67,10 +67,11 @@ def _cells(
     columns = shown_columns(rows, criterion)
     head = ["setting", "seeds", *(VALUES.get(column, column) for column in columns)]
     body = []
-    for number, row in enumerate(rows):
+    best = best_of(rows, criterion)
+    for row in rows:
         cells = [row.name, row.seeds, *(value_text(column, row.values[column]) for column in columns)]
         cells = [escaped(cell) for cell in cells]
-        body.append([bold(cell) for cell in cells] if number == 0 and len(rows) > 1 else cells)
+        body.append([bold(cell) for cell in cells] if row is best else cells)
     return [escaped(name) for name in head], body
 
 

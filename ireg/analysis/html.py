@@ -14,10 +14,12 @@ from typing import Any
 import pandas as pd
 
 from ireg.analysis.compare import Comparison, comparisons
+from ireg.analysis.equal_fit import cells, equal_fit, sentences
 from ireg.analysis.export import shown_columns
 from ireg.analysis.facts import facts, length
 from ireg.analysis.looks import colour_of
-from ireg.analysis.overview import HEADINGS, Row, rows_of, value_text
+from ireg.analysis.overview import HEADINGS, Row, best_of, rows_of, value_text
+from ireg.analysis.verdict import verdict
 from ireg.catalogue import CATALOGUE, entry
 from ireg.runs.find import run_folders
 from ireg.runs.readable import read_records
@@ -67,8 +69,9 @@ def page(content: Content) -> str:
     parts = [
         f"<h1>{escape(title)}</h1>",
         _what(content, statuses),
-        _best(content, rows),
+        _best(content),
         _settings(rows, content.criterion),
+        _at_equal_fit(content),
         _comparisons(comparisons(content.summary, content.criterion), content.criterion),
         *(_figure(name, svg, content, statuses) for name, svg in content.figures.items()),
         _definitions(content.epochs),
@@ -90,12 +93,11 @@ def _what(content: Content, statuses: Sequence[Mapping[str, Any]]) -> str:
     return f"<ul class=facts>{''.join(lines)}</ul>"
 
 
-def _best(content: Content, rows: Sequence[Row]) -> str:
-    lines = []
-    if len(rows) > 1 and content.criterion in rows[0].values and math.isfinite(rows[0].values[content.criterion].mean):
-        value = value_text(content.criterion, rows[0].values[content.criterion])
-        what = HEADINGS.get(content.criterion, content.criterion)
-        lines.append(f"<p class=best>Best: <b>{escape(rows[0].name)}</b>, {escape(what)} {value}</p>")
+def _best(content: Content) -> str:
+    lines = [
+        f"<p class=best>{escape(line[:1].upper() + line[1:])}</p>"
+        for line in verdict(content.summary, content.criterion)
+    ]
     if content.warnings:
         lines.append("<ul class=warnings>" + "".join(f"<li>{escape(line)}</li>" for line in content.warnings) + "</ul>")
         lines.append(
@@ -109,7 +111,8 @@ def _settings(rows: Sequence[Row], criterion: str) -> str:
     columns = shown_columns(rows, criterion)
     head = ["setting", "seeds", *(HEADINGS.get(column, column) for column in columns)]
     body = []
-    for number, row in enumerate(rows):
+    best = best_of(rows, criterion)
+    for row in rows:
         values = [row.values[column] for column in columns]
         cells = "".join(
             f'<td class=number data-value="{interval.mean}">{value_text(column, interval)}</td>'
@@ -117,9 +120,30 @@ def _settings(rows: Sequence[Row], criterion: str) -> str:
         )
         dot = f'<span class=dot style="background:{colour_of(row.optimizer)}"></span>'
         name = f"<td class=name>{dot}{escape(row.name)}</td>"
-        first = " class=first" if number == 0 and len(rows) > 1 else ""
+        first = " class=first" if row is best else ""
         body.append(f'<tr{first}>{name}<td data-value="{row.states.get("done", 0)}">{row.seeds}</td>{cells}</tr>')
-    return _section("Settings", _table(head, body), "Mean ± half of the 95 % interval over the seeds (Student). ")
+    return _section(
+        "Settings",
+        _table(head, body),
+        "Mean ± half of the 95 % interval over the seeds (Student); of two seeds both values.",
+    )
+
+
+def _at_equal_fit(content: Content) -> str:
+    fit = equal_fit(content.epochs, content.summary)
+    if fit is None:
+        return ""
+    head, lines = cells(fit)
+    body = [
+        f"<tr><td class=name>{escape(place)}</td>{''.join(f'<td class=number>{text}</td>' for text in texts)}</tr>"
+        for place, *texts in lines
+    ]
+    text = (
+        "At a training loss: the mean over the passage of it, as far as all runs pass it. At the end: the mean over "
+        f"the last five epochs. {'. '.join(line[:1].upper() + line[1:] for line in sentences(fit))}. Differences are "
+        "seed by seed, by paired t-tests with Holm's adjustment over all pairs and places."
+    )
+    return _section("At equal training loss, and at the end", _table(head, body), text)
 
 
 def _comparisons(comparisons: Sequence[Comparison], criterion: str) -> str:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:  # pandas takes a while to import and is imported where it is 
 
 # Columns that always stand first, whether they differ between runs or not: column -> key in the configuration.
 ALWAYS = {"optimizer": "optimizer.name", "lr": "lr", "batch_size": "batch_size", "seed": "seed"}
-NOT_CONFIG = {"run", "state", "epoch", "epochs_done", "nonfinite", "error", "best_test_error", "best_epoch", "seconds"}
+NOT_CONFIG = {
+    "run", "state", "epoch", "epochs_done", "nonfinite", "error", "best_test_error", "best_epoch", "first_train_loss",
+    "seconds",
+}  # fmt: skip
 _ABSENT = object()
 
 

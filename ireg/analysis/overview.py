@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ireg.analysis.labels import label, short_names, varied_columns
-from ireg.analysis.load import one_run_a_seed, setting_columns
+from ireg.analysis.load import is_seed, one_run_a_seed, setting_columns
 from ireg.runs.layout import LOG
-from ireg.statistics import Interval, mean_interval
+from ireg.runs.metrics import STEP
+from ireg.statistics import OverSeeds
 from ireg.system.terminal import as_shown, make_console
 
 ROWS = 20
@@ -27,6 +28,12 @@ WIDTH = 100
 
 NAMED = 3
 """Runs that are named beside the reason of their failure."""
+
+FALLEN = 0.01
+"""Share of its first value by which a training loss has fallen at least where training has left its start."""
+
+LENGTHS = ("epochs", "max_steps", STEP)
+"""Columns of how long runs are."""
 
 NAMES = 0.45
 """Share of the width that names of settings take before they are folded."""
@@ -49,17 +56,30 @@ HEADINGS = VALUES | {"holdout/error": "held-out error"}
 
 @dataclass(frozen=True)
 class Row:
-    """One setting: its name, its runs counted by state, and its values over the seeds that are done."""
+    """One setting: its name, its runs counted by state, and its values over the seeds that are done.
+
+    Attributes:
+        name: of the setting.
+        optimizer: its name.
+        runs: rows of the summary.
+        values: by tag.
+        start: the mean training loss before and after training, where it has hardly fallen.
+    """
 
     name: str
     optimizer: str
     runs: pd.DataFrame
-    values: Mapping[str, Interval]
+    values: Mapping[str, OverSeeds]
+    start: tuple[float, float] | None = None
 
     @property
     def states(self) -> dict[str, int]:
         """How many runs are in each state."""
         return {str(state): int(count) for state, count in self.runs["state"].value_counts().items()}
+
+    def mean(self, tag: str) -> float:
+        """Return the mean of a tag over the seeds; nan where there is none."""
+        return self.values[tag].mean if tag in self.values else math.nan
 
     @property
     def seeds(self) -> str:
@@ -73,7 +93,8 @@ def rows_of(summary: pd.DataFrame, criterion: str) -> list[Row]:
 
     Args:
         summary: of `summary.summarize`.
-        criterion: the tag whose mean over the seeds sorts them, the smallest first; settings without it come last.
+        criterion: the tag whose mean over the seeds sorts them, the smallest first; settings that have not left their
+            start come after these, and those without the tag last.
     """
     columns, names = setting_columns(summary), short_names(varied_columns(summary))
     shown = list(dict.fromkeys([criterion, *VALUES]))
@@ -81,23 +102,54 @@ def rows_of(summary: pd.DataFrame, criterion: str) -> list[Row]:
     for key, of_setting in summary.groupby(columns, dropna=False, sort=False):
         done = one_run_a_seed(of_setting[of_setting["state"] == "done"])
         values = {
-            column: mean_interval(done[column].astype(float).tolist())
+            column: OverSeeds(tuple(done[column].astype(float).tolist()))
             for column in shown
             if column in summary and summary[column].notna().any()
         }
         chosen = dict(zip(columns, key, strict=True))
-        rows.append(Row(label(chosen, names, " "), str(chosen["optimizer"]), of_setting, values))
-    missing = Interval(math.nan, math.nan, math.nan)
+        rows.append(Row(label(chosen, names, " "), str(chosen["optimizer"]), of_setting, values, _start(done)))
 
-    def rank(row: Row) -> tuple[bool, float]:
-        mean = row.values.get(criterion, missing).mean
-        return not math.isfinite(mean), mean if math.isfinite(mean) else 0.0
+    def rank(row: Row) -> tuple[bool, bool, float]:
+        mean = row.mean(criterion)
+        return not math.isfinite(mean), row.start is not None, mean if math.isfinite(mean) else 0.0
 
     return sorted(rows, key=rank)
 
 
+def _start(done: pd.DataFrame) -> tuple[float, float] | None:
+    """Return the mean training loss before and after training where no run's has fallen by `FALLEN`."""
+    if "first_train_loss" not in done or "train/loss" not in done:
+        return None
+    losses = done[["first_train_loss", "train/loss"]].astype(float).dropna()
+    if losses.empty or bool((losses["train/loss"] < (1 - FALLEN) * losses["first_train_loss"]).any()):
+        return None
+    first, last = losses.mean()
+    return float(first), float(last)
+
+
+def best_of(rows: Sequence[Row], criterion: str) -> Row | None:
+    """Return the best of several settings; None where it has not left its start, or they are not comparable.
+
+    Args:
+        rows: of `rows_of`, by the same criterion.
+        criterion: the tag.
+    """
+    valued = [row for row in rows if math.isfinite(row.mean(criterion))]
+    if len(rows) < 2 or not valued or valued[0].start is not None or incomparable(valued):
+        return None
+    return valued[0]
+
+
+def incomparable(rows: Sequence[Row]) -> list[str]:
+    """List in which lengths and data settings differ, by short names."""
+    runs = pd.concat([row.runs for row in rows])
+    columns = [str(column) for column in runs if column in LENGTHS or str(column).startswith("data.")]
+    differing = [column for column in columns if not is_seed(column) and runs[column].nunique(dropna=False) > 1]
+    return list(short_names(differing).values())
+
+
 def print_overview(summary: pd.DataFrame, folder: Path, criterion: str, console: Console | None = None) -> None:
-    """Print the settings of a sweep, and the best.
+    """Print the settings of a sweep.
 
     A table has as many columns as fit, so that no number is broken.
     """
@@ -107,28 +159,14 @@ def print_overview(summary: pd.DataFrame, folder: Path, criterion: str, console:
     rows = rows_of(summary, criterion)
     states = ", ".join(f"{count} {state}" for state, count in summary["state"].value_counts().items())
     console.print(f"{folder}: {len(summary)} run{'s' if len(summary) > 1 else ''} ({states})", soft_wrap=True)
-    console.print(_table(rows[:ROWS], console.width))
-    if any(not math.isnan(interval.half) for row in rows for interval in row.values.values()):
+    console.print(_table(rows[:ROWS], console.width, best_of(rows, criterion)))
+    if any(values.has_interval for row in rows for values in row.values.values()):
         console.print("mean ± half of the 95 % interval over the seeds")
     if len(rows) > ROWS:
         console.print(f"and {len(rows) - ROWS} settings more: --full shows all")
-    if line := best_line(rows, criterion):
-        console.print(line)
 
 
-def best_line(rows: Sequence[Row], criterion: str) -> str:
-    """Name the best setting and its value.
-
-    Returns:
-        A line; empty where there is one setting, or the best has no value.
-    """
-    best = rows[0].values.get(criterion)
-    if best is None or not math.isfinite(best.mean) or len(rows) == 1:
-        return ""
-    return f"best: {rows[0].name}, {HEADINGS.get(criterion, criterion)} {value_text(criterion, best)}"
-
-
-def _table(rows: Sequence[Row], width: int) -> Table:
+def _table(rows: Sequence[Row], width: int, best: Row | None) -> Table:
     # A name may be folded between its parts; what is beside it may not.
     longest = max(len(name) for name in ("setting", *(row.name for row in rows)))
     parts = max(len(part) for part in ("setting", *(part for row in rows for part in row.name.split())))
@@ -147,21 +185,21 @@ def _table(rows: Sequence[Row], width: int) -> Table:
     for heading, _ in columns:
         table.add_column(heading, justify="left" if heading == "seeds" else "right", no_wrap=True)
     columns.insert(0, ("setting", [row.name for row in rows]))
-    for number, cells in enumerate(zip(*(texts for _, texts in columns), strict=True)):
-        style = "bold green" if number == 0 and len(rows) > 1 else ""
+    for row, cells in zip(rows, zip(*(texts for _, texts in columns), strict=True), strict=True):
+        style = "bold green" if row is best else ""
         table.add_row(*(Text(as_shown(cell), style) for cell in cells))
     return table
 
 
-def value_text(column: str, interval: Interval) -> str:
-    """Write a mean, and half of its 95 % interval."""
-    if math.isnan(interval.mean):
+def value_text(column: str, values: OverSeeds) -> str:
+    """Write a tag's values over the seeds; of those that are no shares the mean alone."""
+    if math.isnan(values.mean):
         return ""
     if column.endswith(("/error", "_error")) or column.startswith("fit/"):
-        return interval.text(".2f", scale=100, unit=" %")
+        return values.text(".2f", scale=100, unit=" %")
     if column == "seconds":
-        return f"{interval.mean:.0f}"
-    return f"{interval.mean:.2e}" if column.startswith("ireg/") else f"{interval.mean:.4g}"
+        return f"{values.mean:.0f}"
+    return f"{values.mean:.2e}" if column.startswith("ireg/") else f"{values.mean:.4g}"
 
 
 def print_failures(summary: pd.DataFrame, folder: Path) -> None:

@@ -170,7 +170,8 @@ def at_places(
         rows = unsorted.sort_values("epoch")
         measured = {tag: rows.loc[np.isfinite(rows[tag].astype(float)), ["epoch", tag]] for tag in chosen}
         # Row 0 takes no step. What time the terms took is no time of training.
-        spent = rows["time/epoch"].where(rows["epoch"] > 0, 0.0)
+        measured_time = rows["time/epoch"] if "time/epoch" in rows else pd.Series(math.nan, rows.index)
+        spent = measured_time.where(rows["epoch"] > 0, 0.0)
         if "time/terms" in rows:
             spent = spent - rows["time/terms"].where(rows["epoch"] > 0, 0.0).fillna(0.0)
         seconds = spent.cumsum()

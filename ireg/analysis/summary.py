@@ -29,8 +29,8 @@ def summarize(runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `run`, `state`, `epochs_done`, `epochs`, the configuration as far as settings differ in it, seeds, the
     final value of every tag, `best_test_error` (the smallest `test/error`) and `best_epoch` (the first with it),
-    `seconds` (the sum of `time/epoch`), `nonfinite` (tags whose final value is nan or ±inf), `error`. What was not
-    measured is empty.
+    `first_train_loss` (`train/loss` of the initial weights), `seconds` (the sum of `time/epoch`), `nonfinite` (tags
+    whose final value is nan or ±inf), `error`. What was not measured is empty.
     """
     seeds = [column for column in runs.columns if is_seed(column)]
     tags = [column for column in runs.columns if "/" in column and not column.startswith("time/")]
@@ -41,6 +41,9 @@ def summarize(runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         best = errors.loc[errors.groupby("run")["test/error"].idxmin()].set_index("run")
         summary["best_test_error"] = summary["run"].map(best["test/error"])
         summary["best_epoch"] = summary["run"].map(best["epoch"]).astype("Int64")
+    if "train/loss" in table:
+        first = table[table["epoch"] == 0].set_index("run")["train/loss"]
+        summary["first_train_loss"] = summary["run"].map(first)
     if "time/epoch" in table:
         summary["seconds"] = summary["run"].map(table.groupby("run")["time/epoch"].sum(min_count=1))
     return summary.assign(nonfinite=runs["nonfinite"], error=runs["error"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -108,13 +108,15 @@ def require_own_tables(folder: Path, *, with_figures: bool = False) -> None:
 
 
 @printable_output()
-def show(folder: str | Path, criterion: str | None = None, *, full: bool = False) -> None:
+def show(
+    folder: str | Path, criterion: str | None = None, *, full: bool = False, own: Collection[str] | None = None
+) -> None:
     """Print what `report` prints, and write nothing.
 
     Raises:
         UserError: as `write`.
     """
-    _show(_tables(Path(folder), criterion), Path(folder), criterion, full=full)
+    _show(_tables(Path(folder), criterion), Path(folder), criterion, full=full, own=own)
 
 
 def table(folder: str | Path, form: str, criterion: str | None = None) -> str:
@@ -140,13 +142,21 @@ def table(folder: str | Path, form: str, criterion: str | None = None) -> str:
 
 
 @printable_output()
-def report(folder: str | Path, criterion: str | None = None, *, full: bool = False) -> None:
+def report(
+    folder: str | Path, criterion: str | None = None, *, full: bool = False, own: Collection[str] | None = None
+) -> None:
     """Do what `write` does, and print the results.
 
     They are a row a setting, the best, doubts about it, where the files are, and why runs failed; with `full` all
     tables, too.
 
     In a folder that the user may not write to, the tables are printed, and a line says that nothing was written.
+
+    Args:
+        folder: a sweep's or a run's.
+        criterion: as for `write`.
+        full: print all tables.
+        own: names of runs. Of others only their number is printed; what is written is of all.
 
     Raises:
         UserError: as `write`.
@@ -162,7 +172,7 @@ def report(folder: str | Path, criterion: str | None = None, *, full: bool = Fal
             paths.extend(_write(tables, Path(folder), left_out))
     except OSError as error:
         failure = error
-    _show(tables, Path(folder), criterion, full=full, paths=paths)
+    _show(tables, Path(folder), criterion, full=full, paths=paths, own=own)
     if full:
         print(*left_out, sep="\n", end="\n" if left_out else "")
     if failure is None:
@@ -230,11 +240,12 @@ def _texts(content: Content) -> dict[str, str]:
     """Say in Markdown what TensorBoard's TEXT tab shows."""
     from ireg.analysis.export import to_markdown
     from ireg.analysis.facts import facts
-    from ireg.analysis.overview import best_line, rows_of
+    from ireg.analysis.overview import rows_of
+    from ireg.analysis.verdict import verdict
 
     rows = rows_of(content.summary, content.criterion)
     statuses = list(read_records(run_folders(content.folder)).statuses.values())
-    best = [line for line in (best_line(rows, content.criterion), *content.warnings) if line]
+    best = [*verdict(content.summary, content.criterion), *content.warnings]
     return {
         "sweep/what was run": "\n".join(f"- {fact}" for fact in facts(content.summary, statuses)),
         "sweep/settings": to_markdown(rows, content.criterion),
@@ -259,12 +270,20 @@ def _figures(epochs: pd.DataFrame, left_out: list[str]) -> Iterator[tuple[str, d
             yield name, contents
 
 
-def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, paths: Sequence[Path] = ()) -> None:
+def _show(
+    tables: _Tables,
+    folder: Path,
+    criterion: str | None,
+    *,
+    full: bool,
+    paths: Sequence[Path] = (),
+    own: Collection[str] | None = None,
+) -> None:
     from ireg.analysis.best import print_best, print_doubts
-    from ireg.analysis.overview import print_failures, print_overview
+    from ireg.analysis.overview import print_failures
     from ireg.analysis.summary import print_summary
 
-    print_overview(tables.summary, folder, tables.criterion)
+    _print_own(tables, folder, own)
     if full:
         print_summary(tables.summary)
         if tables.best is not None:
@@ -281,6 +300,24 @@ def _show(tables: _Tables, folder: Path, criterion: str | None, *, full: bool, p
         _print_browse(folder)
     print_failures(tables.summary, folder)
     _print_damaged(tables)
+
+
+def _print_own(tables: _Tables, folder: Path, own: Collection[str] | None) -> None:
+    """Print settings, the best and the comparison at equal fit, of these runs alone where some of them are there."""
+    from ireg.analysis.equal_fit import equal_fit, print_equal_fit
+    from ireg.analysis.overview import print_overview
+    from ireg.analysis.verdict import verdict
+
+    summary = tables.summary
+    if own is not None and summary["run"].isin(own).any():
+        summary = summary[summary["run"].isin(own)]
+    print_overview(summary, folder, tables.criterion)
+    for line in verdict(summary, tables.criterion):
+        print(line)
+    if (fit := equal_fit(tables.epochs, summary)) is not None:
+        print_equal_fit(fit)
+    if others := len(tables.summary) - len(summary):
+        print(f"and {others} other run{'s' if others > 1 else ''} in this folder: ireg analysis {folder} shows all")
 
 
 def _print_damaged(tables: _Tables) -> None:

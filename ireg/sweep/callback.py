@@ -59,11 +59,11 @@ class RunsCallback(Callback):
             if done:
                 print(f"{done} of {len(folders)} done already; to do one again, delete its folder", file=sys.stderr)
             if done and done == len(folders):
-                report_again(sweep)
+                report_again(sweep, plan)
                 sys.exit(0)
             # A sweeper that chooses the runs as it goes has none to name beforehand: the folder shows them.
             named = {sweep / name: short for name, short in short_names(list(plan), plan).items()}
-            self._begin(list(folders) or sweep, lambda: report(sweep), named)
+            self._begin(list(folders) or sweep, lambda: report(sweep, plan or None), named)
             _begun_sweeps.append(sweep)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:

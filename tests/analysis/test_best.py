@@ -225,9 +225,9 @@ def test_held_out_examples_choose_where_all_runs_have_them(make_run, capsys):
             folder = make_run(f"held/run-{lr}-{seed}", tags, {"lr": lr, "seed": seed})
     assert default_criterion(runs(folder)) == "holdout/error"
     show(folder)
-    assert "held-out error 30.50" in capsys.readouterr().out
+    assert "held-out error 30.00, 31.00 %" in capsys.readouterr().out
     show(folder, "test/error")
-    assert "test error 10.50" in capsys.readouterr().out
+    assert "test error 10.00, 11.00 %" in capsys.readouterr().out
     # One run without them, and all are compared by what all have.
     make_run("held/run-0.3-0", {"test/error": [0.9, 0.5]}, {"lr": 0.3, "seed": 0})
     assert default_criterion(runs(folder)) == "test/error"

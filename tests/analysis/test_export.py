@@ -18,8 +18,8 @@ def test_markdown(sweep, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "| setting | seeds | test error | best test error | ireg/own |",
         "|---|---|---|---|---|",
-        "| **sgd** | **2** | **30.00 ± 0.00 %** | **30.00 ± 0.00 %** | **2.50e-07** |",
-        "| my_adam | 2 | 31.00 ± 12.71 % | 31.00 ± 12.71 % | 3.10e-03 |",
+        "| **sgd** | **2** | **30.00, 30.00 %** | **30.00, 30.00 %** | **2.50e-07** |",
+        "| my_adam | 2 | 30.00, 32.00 % | 30.00, 32.00 % | 3.10e-03 |",
     ]
     assert not (sweep / "summary.csv").exists()
 
@@ -38,9 +38,9 @@ def test_latex(sweep):
         r"\toprule",
         r"setting & seeds & test error & best test error & ireg/own \\",
         r"\midrule",
-        r"\textbf{sgd} & \textbf{2} & \textbf{30.00 $\pm$ 0.00 \%} & \textbf{30.00 $\pm$ 0.00 \%} & "
+        r"\textbf{sgd} & \textbf{2} & \textbf{30.00, 30.00 \%} & \textbf{30.00, 30.00 \%} & "
         r"\textbf{$2.50\cdot10^{-7}$} \\",
-        r"my\_adam & 2 & 31.00 $\pm$ 12.71 \% & 31.00 $\pm$ 12.71 \% & $3.10\cdot10^{-3}$ \\",
+        r"my\_adam & 2 & 30.00, 32.00 \% & 30.00, 32.00 \% & $3.10\cdot10^{-3}$ \\",
         r"\bottomrule",
         r"\end{tabular}",
     ]

@@ -66,7 +66,7 @@ def test_it_is_whole_and_needs_nothing_from_elsewhere(sweep):
     for part in (
         "13 runs: 12 done, 1 failed",
         "data: toy, label noise: 30 % of the training labels redrawn as another class (seed 0)",
-        "Best: adam lr=0.01 , test error 22.01 ±",
+        "Best: adam lr=0.01, test error 22.01 ±",
         "adam: the best, lr=0.01, is the smallest rate tried",
         "Differences between settings",
         "the regularizer of the run's own optimizer",

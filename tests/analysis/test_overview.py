@@ -6,8 +6,10 @@ import pytest
 import scipy.stats
 
 from ireg.analysis import load, runs
+from ireg.analysis.compare import comparisons
 from ireg.analysis.overview import NAMED, ROWS, print_failures, print_overview, rows_of
 from ireg.analysis.summary import summarize
+from ireg.analysis.verdict import SHOWN, verdict
 from ireg.system.terminal import make_console
 
 
@@ -20,6 +22,10 @@ def shown(sweep, width, criterion="test/error"):
     print_overview(summary_of(sweep), sweep, criterion, console)
     console.file.close()
     return console.export_text().splitlines()
+
+
+def best(sweep, criterion="test/error"):
+    return verdict(summary_of(sweep), criterion)
 
 
 @pytest.fixture
@@ -47,23 +53,97 @@ def test_it_fits_and_no_number_is_broken(grid, width):
     assert lines[0].endswith("16 runs (16 done)")
     table = "\n".join(lines)
     for optimizer, number in (("sgd", 0), ("adam", 3)):
-        mean, half = 100 * (0.106 + 0.05 * number), 100 * scipy.stats.t.ppf(0.975, 1) * 0.005
-        assert f"{mean:.2f} ± {half:.2f} %" in table
+        first = 100 * (0.101 + 0.05 * number)
+        assert f"{first:.2f}, {first + 1:.2f} %" in table
         assert re.search(rf"^{optimizer} ", table, re.M)
     if width == 200:
         assert "1.23e-17" in table
         assert "123.5" in table
-    assert "mean ± half of the 95 % interval over the seeds" in lines
+    assert "mean ± half of the 95 % interval over the seeds" not in lines
 
 
-def test_the_best_stands_first_and_is_named(grid):
-    lines = shown(grid, 120)
+def test_three_seeds_have_an_interval(make_run):
+    for seed in range(3):
+        sweep = make_run(f"r{seed}", {"test/error": [0.9, 0.1 + 0.01 * seed]}, {"seed": seed})
+    lines = shown(sweep, 80)
+    half = 100 * scipy.stats.t.ppf(0.975, 2) * 0.01 / 3**0.5
+    assert f"11.00 ± {half:.2f} %" in lines[2]
+    assert lines[-1] == "mean ± half of the 95 % interval over the seeds"
+
+
+def test_the_best_stands_first_and_is_named(make_run):
+    for name, lr, error in (("sgd", 0.1, 0.1), ("sgd", 1.0, 0.1005), ("adam", 0.1, 0.3), ("rmsprop", 0.1, 0.4)):
+        for seed in range(3):
+            found = error + 0.001 * ((seed * (2 if lr == 1 else 1)) % 3)
+            tags = {"test/error": [0.9, found], "train/error": [0.9, found / 2]}
+            sweep = make_run(f"{name}{lr}{seed}", tags, {"optimizer.name": name, "lr": lr, "seed": seed})
+    lines = shown(sweep, 120)
     assert lines[1].split()[:3] == ["setting", "seeds", "test"]
-    assert re.match(r"sgd lr=0.001 rate=0.301 +2 ", lines[2])
-    assert re.match(r"best: sgd lr=0.001 rate=0.301, test error 10.60 ± 6.35 %$", lines[-1])
-    by_training = shown(grid, 120, "train/error")
-    assert "training error 5.30" in by_training[-1]
-    assert by_training[1].split()[2:4] == ["training", "error"]
+    assert re.match(r"sgd lr=0.1 +3 ", lines[2])
+    (line,) = best(sweep)
+    pairs = {pair.right: pair.adjusted for pair in comparisons(summary_of(sweep), "test/error")[:3]}
+    assert pairs["adam lr=0.1"] < 0.05 < pairs["sgd lr=1"]
+    assert line == (
+        f"best: sgd lr=0.1, test error 10.10 ± {100 * scipy.stats.t.ppf(0.975, 2) * 0.001 / 3**0.5:.2f} %, not told "
+        f"from sgd lr=1 (p = {pairs['sgd lr=1']:.2g})"
+    )
+    assert best(sweep, "train/error")[0].startswith("best: sgd lr=0.1, training error 5.05")
+    assert shown(sweep, 120, "train/error")[1].split()[2:4] == ["training", "error"]
+
+
+def test_many_that_are_not_told_apart_are_counted(make_run):
+    for number in range(NAMED + 3):
+        for seed in (0, 1):
+            tags = {"test/error": [0.9, 0.1 + 0.01 * ((seed + number) % 2)]}
+            sweep = make_run(f"{number}{seed}", tags, {"lr": number + 1, "seed": seed})
+    (line,) = best(sweep)
+    assert re.search(r", not told from sgd lr=\d \(p = \d.*\) and .* and 3 more$", line)
+    assert line.count("p = ") == SHOWN
+
+
+@pytest.mark.parametrize(
+    ("seeds", "second", "end"),
+    [
+        (1, 0.5, "; with one seed nothing is told apart"),
+        (3, 0.5, ", told from the other"),
+    ],
+)
+def test_what_tells_the_best(make_run, seeds, second, end):
+    for seed in range(seeds):
+        for name, error in (("sgd", 0.1), ("adam", second)):
+            tags = {"test/error": [0.9, error + 0.001 * seed]}
+            sweep = make_run(f"{name}{seed}", tags, {"optimizer.name": name, "seed": seed})
+    (line,) = best(sweep)
+    assert line.endswith(end)
+
+
+def test_what_has_not_left_its_start_is_never_best(make_run):
+    losses = {"sgd": [2.3041, 2.30219], "adam": [2.304, 2.27]}  # fallen by 0.08 % and by 1.5 %
+    for name, error in (("sgd", 0.1), ("adam", 0.5)):
+        tags = {"train/loss": losses[name], "test/error": [0.9, error]}
+        sweep = make_run(name, tags, {"optimizer.name": name})
+    assert [row.name for row in rows_of(summary_of(sweep), "test/error")] == ["adam", "sgd"]
+    note = "note: sgd has not left its start (training loss 2.304 → 2.302); take a larger lr or more epochs"
+    assert best(sweep) == ["best: adam, test error 50.00 %", note]
+
+
+def test_where_no_setting_has_left_its_start_none_is_best(make_run):
+    for name in ("sgd", "adam"):
+        sweep = make_run(name, {"train/loss": [2.3, 2.3], "test/error": [0.9, 0.5]}, {"optimizer.name": name})
+    assert [line.split()[0] for line in best(sweep)] == ["note:", "note:"]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "name"), [("epochs", (1, 2), "epochs"), ("data.name", ("a", "b"), "data"), ("lr", (1, 2), None)]
+)
+def test_there_is_no_best_across_lengths_and_data(make_run, key, values, name):
+    for number, value in enumerate(values):
+        sweep = make_run(f"r{number}", {"test/error": [0.9, 0.5 - number / 10]}, {key: value})
+    (line,) = best(sweep)
+    if name is None:
+        assert line.startswith("best: sgd lr=2, ")
+    else:
+        assert line == f"no best: settings differ in {name}; compare those that do not"
 
 
 def test_runs_that_are_not_done_are_counted_and_come_last(make_run):
@@ -78,7 +158,7 @@ def test_runs_that_are_not_done_are_counted_and_come_last(make_run):
     ]  # fmt: skip
     lines = shown(sweep, 80)
     assert lines[0].endswith("4 runs (1 done, 1 failed, 1 diverged, 1 running)")
-    assert lines[-1] == "best: sgd lr=0.1, test error 50.00 %"
+    assert best(sweep) == []  # no other setting is done
     assert not any("interval" in line for line in lines)  # one seed each
 
 
@@ -92,9 +172,10 @@ def test_many_settings_are_counted(make_run):
 
 def test_where_no_setting_has_a_value_none_is_best(make_run):
     make_run("a", {"test/error": [0.9, 0.5]}, {"lr": 0.1}, state="failed", error="no")
-    lines = shown(make_run("b", {"test/error": [0.9, "nan"]}, {"lr": 1.0}, state="diverged"), 80)
+    sweep = make_run("b", {"test/error": [0.9, "nan"]}, {"lr": 1.0}, state="diverged")
+    lines = shown(sweep, 80)
     assert len(lines) == 4  # a title, the heads, two settings
-    assert not any("best:" in line for line in lines)
+    assert best(sweep) == []
 
 
 def test_the_best_of_several_alone_stands_out(make_run):
@@ -110,10 +191,11 @@ def test_the_best_of_several_alone_stands_out(make_run):
 
 
 def test_one_run_has_no_best(make_run):
-    lines = shown(make_run("a", {"test/error": [0.9, 0.5]}), 80)
+    sweep = make_run("a", {"test/error": [0.9, 0.5]})
+    lines = shown(sweep, 80)
     assert lines[0].endswith("1 run (1 done)")
     assert lines[1].split()[0] == "setting"  # also above a shorter name
-    assert not any(line.startswith("best") for line in lines)
+    assert best(sweep) == []
 
 
 def test_a_reason_is_said_once(make_run, capsys):

@@ -1,0 +1,66 @@
+"""Which setting of a sweep is best, whether it is told from the others, and where there is no best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ireg.analysis.compare import LEVEL, Comparison, comparisons
+from ireg.analysis.overview import HEADINGS, Row, best_of, incomparable, rows_of, value_text
+
+SHOWN = 2
+"""Settings that are named beside the best, at most."""
+
+
+def verdict(summary: pd.DataFrame, criterion: str) -> list[str]:
+    """Name the best setting and what it is not told from, and settings that have not left their start.
+
+    Args:
+        summary: of `summary.summarize`.
+        criterion: the tag whose smallest mean is the best.
+
+    Returns:
+        Sentences, without a full stop; none where there is one setting, and it has left its start.
+    """
+    rows = [row for row in rows_of(summary, criterion) if math.isfinite(row.mean(criterion))]
+    return [*_best(summary, rows, criterion), *(line for row in rows if (line := not_begun(row)))]
+
+
+def not_begun(row: Row) -> str:
+    """Say that a setting has not left its start; empty where it has."""
+    if row.start is None:
+        return ""
+    first, last = row.start
+    return (
+        f"note: {row.name} has not left its start (training loss {first:.4g} → {last:.4g}); take a larger lr or more "
+        "epochs"
+    )
+
+
+def _best(summary: pd.DataFrame, rows: Sequence[Row], criterion: str) -> list[str]:
+    if len(rows) < 2:
+        return []
+    if differing := incomparable(rows):
+        return [f"no best: settings differ in {' and '.join(differing)}; compare those that do not"]
+    best = best_of(rows, criterion)
+    if best is None:
+        return []
+    what = f"{HEADINGS.get(criterion, criterion)} {value_text(criterion, best.values[criterion])}"
+    begun = {row.name for row in rows if row.start is None}
+    compared = [pair for pair in comparisons(summary, criterion) if pair.left == best.name and pair.right in begun]
+    return [f"best: {best.name}, {what}{_told(compared, len(begun) - 1)}"]
+
+
+def _told(compared: Sequence[Comparison], others: int) -> str:
+    """Say from which others the best is not told."""
+    if not others:
+        return ""
+    if not compared:
+        return "; with one seed nothing is told apart"
+    undecided = [f"{pair.right} (p = {pair.adjusted:.2g})" for pair in compared if not pair.adjusted < LEVEL]
+    if not undecided:
+        return f", told from {'the other' if others == 1 else 'all others'}"
+    rest = len(undecided) - SHOWN
+    return f", not told from {' and '.join(undecided[:SHOWN])}" + (f" and {rest} more" if rest > 0 else "")
