@@ -37,7 +37,7 @@ def explained(values: Mapping[str, float], batch_size: float | None = None) -> l
 
 
 def _batch_size(values: Mapping[str, float], batch_size: float | None) -> Iterator[str]:
-    """Compare B with B_simple: by the model of McCandlish et al. a step makes 1/(1 + B_simple/B) of the progress."""
+    """Compare B with B_simple, by the progress of a step in the model of McCandlish et al."""
     scale = values.get("noise/scale")
     if scale is None or batch_size is None or not scale > 0:
         return

@@ -32,7 +32,7 @@ class NotMeasuredError(KeyError):
 
 
 class Measurement(dict[str, float]):
-    """The values of a measurement by tag: a dictionary that prints as a table, and says why a tag is missing.
+    """The values of a measurement: a dictionary that prints as a table and says why a tag is missing.
 
     Comparing, copying, pickling and `|` are a dictionary's, and so is `repr`. `print` and a notebook show a table: each
     value with its standard error, what it is, and for what it is valid. `values[tag]` of a tag that has no value raises
@@ -165,7 +165,7 @@ class Measurement(dict[str, float]):
         return f"not among the measured terms{asked}; ask for it by terms=[{first}, {meant!r}]"
 
     def __str__(self) -> str:
-        """Write the values as a table of 80 columns; what they are valid for, and what is left out, stand below."""
+        """Write the values as a table of 80 columns; validity and what is left out stand below."""
         notes: dict[str, int] = {}
         rows = []
         for tag, value, title, validity in self._rows():
@@ -192,7 +192,7 @@ class Measurement(dict[str, float]):
         return "tag", "value ± error" if any(map(self._is_error, self)) else "value"
 
     def _left_out(self) -> dict[str, list[str]]:
-        """Return tags by the reason why they have no value; a part is left out of it where its whole has the same."""
+        """Return tags by the reason why they have no value; a part is not named beside its whole."""
         tags: dict[str, list[str]] = {}
         for tag, reason in self.reasons.items():
             if self.reasons.get(entry(tag)) != reason or entry(tag) == tag:
@@ -204,7 +204,7 @@ class Measurement(dict[str, float]):
         return tag.endswith(STANDARD_ERROR) and tag.removesuffix(STANDARD_ERROR) in self
 
     def _rows(self) -> Iterator[tuple[str, str, str, str]]:
-        """Yield tag, value with its standard error, title and validity; a part is described by its whole, if here."""
+        """Yield tag, value ± standard error, title and validity; parts are described by their whole."""
         for tag, value in self.items():
             if self._is_error(tag):
                 continue
@@ -235,7 +235,7 @@ def _folded(text: str, width: int, indent: str = "    ") -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Write columns side by side, the last one folded; a first or second cell that is too long has its own line."""
+    """Write columns side by side, the last one folded; what is too long for another has its own line."""
     cut = [[as_shown(_in_one_line(cell)) for cell in row] for row in (head, *rows)]
     widths = [
         max(len(row[number]) for row in cut if len(row[number]) <= longest or row is cut[0])

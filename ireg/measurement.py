@@ -214,7 +214,7 @@ def measure_epoch(
 
 
 def _batch_size(snapshot: Snapshot) -> float | None:
-    """Return the harmonic mean of the minibatches' examples, by which the noise of a step goes; None if unknown."""
+    """Return the harmonic mean of the minibatches' examples; None where they do not say it."""
     sizes = snapshot.examples
     return None if sizes is None or 0 in sizes else len(sizes) / sum(1 / size for size in sizes)
 
