@@ -44,7 +44,7 @@ class Measurement(dict[str, float]):
         reasons: why terms that were asked for have no value, by tag.
         terms: what was asked for: a set's name, or tags.
         by: `layer` or `group`, where terms were also measured of parts.
-        batch_size: the examples in a minibatch, their harmonic mean; None where minibatches do not say it.
+        batch_size: the examples in a minibatch, their harmonic mean; None where `noise/scale` was not measured.
 
     Attributes:
         reasons: as given.

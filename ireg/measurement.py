@@ -34,6 +34,9 @@ from ireg.regularizers import Regularizer
 from ireg.system.terminal import counting
 from ireg.terms.named import Chosen
 
+NOISE_SCALE = "noise/scale"
+"""The tag whose value is read against the number of examples: others need not know what an example is."""
+
 
 def measure(
     model: nn.Module,
@@ -209,7 +212,7 @@ def measure_epoch(
                 reasons=reasons,
                 terms=options.terms if isinstance(options.terms, str) else tuple(options.terms),
                 by=options.by,
-                batch_size=_batch_size(snapshot),
+                batch_size=_batch_size(snapshot) if NOISE_SCALE in values else None,
             )
 
 

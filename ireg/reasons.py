@@ -335,7 +335,8 @@ CONDITIONS: Mapping[Any, tuple[Condition, ...]] = {
     noise.scale: (*_VARIES, _not_positive("‖∇C‖²", noise.square)),
     noise.scale_own: (
         _dividing(_no_rule), _dividing(_not_stepped), *_VARIES, _steepest(_not_all_minibatches),
-        _steepest(_not_positive("the gradient's norm", _dual_norm)), _always("the estimate of ‖∇C‖²_P is not positive"),
+        _steepest(_not_positive("the gradient's norm", _dual_norm)),
+        _dividing(_always("the estimate of ‖∇C‖²_P is not positive")),
     ),
     noise.signal_to_noise: (*_VARIES, _not_positive("tr Σ", noise.trace)),
     noise.share: (_not_positive("ireg/sgd", implicit.sgd),),

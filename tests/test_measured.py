@@ -68,7 +68,7 @@ def test_what_is_measured_knows_what_was_asked():
     assert type(values) is Measurement
     assert (values.terms, values.by) == (("sgd", "noise_scale"), "layer")
     assert values.batch_size == pytest.approx(6 / (4 / 4 + 2 / 2), rel=1e-15)  # the harmonic mean of 4 4 2 2 4 4
-    assert small().terms == "default"
+    assert (small().terms, small().batch_size) == ("default", None)
     assert small(terms={"mine/one": lambda snapshot: torch.ones(())}).terms == ("mine/one",)
 
 
@@ -76,7 +76,7 @@ def test_rows_of_a_monitor():
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    given = {"criterion": mse_loss, "terms": ["sgd"], "every_n_steps": 3, "population": 3}
+    given = {"criterion": mse_loss, "terms": ["noise_scale"], "every_n_steps": 3, "population": 3}
     monitor = ireg.Monitor(model, optimizer, **given)
     for _ in range(3):
         batch = torch.randn(4, 3), torch.randn(4, 2)
@@ -87,11 +87,13 @@ def test_rows_of_a_monitor():
     assert type(row) is Measurement
     assert (row["step"], row["epoch"], row.batch_size) == (3, 1.0, 4.0)
     assert row == monitor.rows.iloc[-1].to_dict()
-    row["ireg/sgd"] = -1.0  # a copy
-    assert monitor.rows["ireg/sgd"].gt(0).all()
+    row["noise/scale"] = -1.0  # a copy
+    assert monitor.rows["noise/scale"].ne(-1).all()
     lines = str(row).splitlines()
     assert any(line.split() == ["step", "3", "optimizer", "steps", "so", "far"] for line in lines)
-    with pytest.raises(KeyError, match=r"^norm/l2: not among the measured terms \(terms=\['sgd'\]\); ask for it by"):
+    with pytest.raises(
+        KeyError, match=r"^norm/l2: not among the measured terms \(terms=\['noise_scale'\]\); ask for it by"
+    ):
         _ = row["norm/l2"]
 
 
@@ -271,6 +273,21 @@ def test_what_was_asked_for_is_named(terms, said):
     with pytest.raises(KeyError) as refused:
         _ = Measurement({"a": 1.0}, terms=terms)["norm/l2"]
     assert str(refused.value) == f"norm/l2: not among the measured terms{said}"
+
+
+def test_what_an_example_is_matters_to_the_noise_scale_alone():
+    """A minibatch's class may mean something else by `examples`."""
+
+    class Texts(tuple):
+        examples = ("first", "second")
+
+    model = nn.Linear(3, 2)
+    given = {
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "loss": lambda model, batch: model(batch[0]).sum(),
+    }
+    batches = [Texts((torch.ones(4, 3),)), Texts((torch.ones(2, 3),))]
+    assert ireg.measure(model, batches, terms=["sgd"], **given)["ireg/sgd"]
 
 
 def test_a_term_without_parts_and_what_is_no_text():
