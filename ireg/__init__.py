@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ireg.engine import Hessian, TopEigenvalue, gradient_moments, snapshot, top_eigenvalue
     from ireg.flow import ModifiedFlow, modified_flow
     from ireg.lit.callback import ImplicitRegularizationMonitor
+    from ireg.measured import Measurement
     from ireg.measurement import measure
     from ireg.monitor import Monitor
     from ireg.objective import Objective
@@ -33,6 +34,7 @@ __all__ = [
     "GradientMoments",
     "Hessian",
     "ImplicitRegularizationMonitor",
+    "Measurement",
     "ModifiedFlow",
     "Monitor",
     "Need",
@@ -62,6 +64,7 @@ _PLACES = {
     "GradientMoments": "ireg.core.moments",
     "Hessian": "ireg.engine",
     "ImplicitRegularizationMonitor": "ireg.lit.callback",
+    "Measurement": "ireg.measured",
     "ModifiedFlow": "ireg.flow",
     "Monitor": "ireg.monitor",
     "Need": "ireg.core.moments.needs",

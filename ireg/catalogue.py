@@ -21,6 +21,9 @@ a decay ρ remembers once (1 − ρ) 9ⁿ > 1: after 3 steps at ρ = 0.99, after
 1,000. So P follows within the oscillation's first steps, and training continues.
 """
 
+STANDARD_ERROR = "_se"
+"""Ending of the tag of an estimate's standard error, as `ireg.core.moments` has it."""
+
 _SMITH = "[Smith et al. 2021](https://arxiv.org/abs/2101.12176)"
 _BARRETT = "[Barrett & Dherin 2021](https://arxiv.org/abs/2009.11162)"
 _SWITCH = "runs with optimizer=switch"

@@ -25,12 +25,17 @@ from ireg.core.snapshot import Snapshot, Term
 from ireg.core.types import Batch, Descended, LossFn, Params
 from ireg.core.wrappers import unwrapped
 from ireg.joint import evaluate_jointly, of_each
+from ireg.measured import Measurement
 from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss
 from ireg.objective import Objective
 from ireg.options import Epoch, Options, require_all, require_minibatches
+from ireg.reasons import class_of, left_out, left_out_jointly
 from ireg.regularizers import Regularizer
 from ireg.system.terminal import counting
 from ireg.terms.named import Chosen
+
+NOISE_SCALE = "noise/scale"
+"""The tag whose value is read against the number of examples: others need not know what an example is."""
 
 
 def measure(
@@ -52,7 +57,7 @@ def measure(
     rates: Sequence[Sequence[float]] | None = None,
     initial: Params | None = None,
     population: int | None = None,
-) -> dict[str, float]:
+) -> Measurement:
     """Measure terms at the model's present weights, over these minibatches.
 
     Nothing of the training is changed: weights, gradients, buffers, modes, random streams, and the optimizer's state
@@ -84,8 +89,9 @@ def measure(
             `batches` are all.
 
     Returns:
-        The values by tag, without those that do not exist for the optimizer. `check/noise` says by how much of itself
-        the loss of the first minibatch differs between two seeds, where it does with `as_trained`.
+        The values by tag, without those that do not exist for the optimizer: a dictionary that prints as a table and
+        says why a tag is missing, see `ireg.Measurement`. `check/noise` says by how much of itself the loss of the
+        first minibatch differs between two seeds, where it does with `as_trained`.
 
     Raises:
         ValueError: a model whose weights cannot be replaced; a gradient that differs from the model's own; no
@@ -138,7 +144,7 @@ def measure_epoch(
     *,
     optimizer: Optimizer | Sequence[Optimizer],
     measured: MeasuredLoss | None = None,
-) -> dict[str, float]:
+) -> Measurement:
     """Measure terms at the model's present weights, with all that was recorded of an epoch.
 
     See `measure`, whose keywords are the fields of `options` and of `epoch`.
@@ -195,11 +201,25 @@ def measure_epoch(
             with counting(len(options.chosen), shown=options.progress) as begins:
                 if several is None:
                     values = evaluate(options.chosen, snapshot, begins)
+                    reasons = left_out(options.chosen, snapshot, values, class_of(optimizer))
                 else:
                     divided = {tag: term for tag, term in options.chosen.items() if has_parts(term)}
                     parts = of_each(snapshot, several, epoch, measured.module, divided, options.by)
                     values = evaluate_jointly(options.chosen, snapshot, parts, evaluate, begins)
-            return values | ({NOISE: noise} if noise else {})
+                    reasons = left_out_jointly(options.chosen, snapshot, parts, values, several)
+            return Measurement(
+                values | ({NOISE: noise} if noise else {}),
+                reasons=reasons,
+                terms=options.terms if isinstance(options.terms, str) else tuple(options.terms),
+                by=options.by,
+                batch_size=_batch_size(snapshot) if NOISE_SCALE in values else None,
+            )
+
+
+def _batch_size(snapshot: Snapshot) -> float | None:
+    """Return the harmonic mean of the minibatches' examples; None where they do not say it."""
+    sizes = snapshot.examples
+    return None if sizes is None or 0 in sizes else len(sizes) / sum(1 / size for size in sizes)
 
 
 def _sampled(options: Options, epoch: Epoch) -> Epoch:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from ireg.core.types import Batch
 from ireg.core.witness import Settings, Witness, settings_of
 from ireg.core.wrappers import bare_module, called_module, unwrapped
 from ireg.guard import NOISE, Guard, Warnings
+from ireg.measured import Measurement
 from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss, loss_function
 from ireg.measurement import measure_epoch
 from ireg.objective import Objective
@@ -141,7 +143,7 @@ class Monitor:
         self._cadence.group = ranks_of(model)
         self.initial = {name: value.clone() for name, value in detached_parameters(module).items()}
         self.steps = 0
-        self._rows: list[dict[str, float]] = []
+        self._rows: list[Measurement] = []
         self._kept: dict[str, Tensor] = {}
         self._recorder = recorder_for(self.options.chosen.values(), self.optimizer)
         self._witness = Witness(self.optimizer, module, criterion, loss, called=called_module(model))
@@ -173,7 +175,7 @@ class Monitor:
             require_windows(options, sampled)
         return sampled
 
-    def update(self, batch: Batch) -> dict[str, float] | None:
+    def update(self, batch: Batch) -> Measurement | None:
         """Remember a minibatch and what its step used; to be called after `optimizer.step()`.
 
         The minibatch is copied. A minibatch whose step was not taken, as a gradient scaler leaves steps out, is not
@@ -216,7 +218,7 @@ class Monitor:
         self._before = copied(batch) if not taken and self._witness.asked else None
         return self._row_if_due()
 
-    def _row_if_due(self) -> dict[str, float] | None:
+    def _row_if_due(self) -> Measurement | None:
         """Measure if it is time, and begin a window after it, and after each epoch."""
         if self._cadence.every_n_steps is None:
             return None
@@ -268,14 +270,14 @@ class Monitor:
         options = self.options
         return MeasuredLoss(self.model, self.optimizer, options.criterion, options.loss, method=options.method)
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> Measurement:
         """Measure the terms at the present weights, over the minibatches since the last `reset`.
 
         The values are also added to `rows`. `check/replay` is by how much of its norm the gradient of the window's
         first step, computed again, differs from what the optimizer got. Where it is above rounding, terms may be wrong.
 
         Returns:
-            The values by tag, without those that do not exist for the optimizer.
+            The values by tag, without those that do not exist for the optimizer, see `ireg.Measurement`.
 
         Raises:
             ValueError: there are no minibatches, or `ireg.measure` refuses something; with a regularizer, the gradient
@@ -295,14 +297,14 @@ class Monitor:
         spent = time.perf_counter() - start
         self._cadence.note(spent, minibatches)
         epochs = {} if self._steps_per_epoch is None else {"epoch": self.steps / self._steps_per_epoch}
-        self._rows.append({"step": self.steps, **epochs, **values, "time/terms": spent})
+        self._rows.append(values.with_values({"step": self.steps, **epochs, **values, "time/terms": spent}))
         return values
 
     def mark(self, tag: str, value: float) -> None:
         """Add a value of one's own to the last row."""
         self._rows[-1][tag] = value
 
-    def compute_rest(self) -> dict[str, float] | None:
+    def compute_rest(self) -> Measurement | None:
         """Measure the steps since the last row, as after the last step of a training with `every_n_steps`.
 
         Returns:
@@ -315,7 +317,7 @@ class Monitor:
             return None
         self.compute()
         self.reset()
-        return dict(self._rows[-1])
+        return copy(self._rows[-1])
 
     def _epoch(self) -> Epoch:
         """Return what is known of the window's minibatches and steps."""

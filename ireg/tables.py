@@ -1,7 +1,8 @@
-"""Tables in Markdown."""
+"""Tables in Markdown, and Markdown as plain text."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
@@ -32,3 +33,18 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], *, rule: str = 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def links_written_out(text: str) -> str:
+    """Write the links of a Markdown text out, those to pages of `docs/` as files.
+
+    Example:
+        >>> links_written_out("[theory](theory.md), section 6; [2025](https://arxiv.org/abs/2506.04805)")
+        'docs/theory.md, section 6; 2025 (https://arxiv.org/abs/2506.04805)'
+    """
+
+    def written(link: re.Match[str]) -> str:
+        name, address = link.groups()
+        return f"{name} ({address})" if address.startswith("http") else f"docs/{address}"
+
+    return re.sub(r"\[([^]]*)\]\(([^)]*)\)", written, text)

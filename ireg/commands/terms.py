@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from ireg.catalogue import CATALOGUE, FORMER_NAMES, NAMES, SET_TITLES, SETS, Qua
 from ireg.system.command import framed, run_as_process
 from ireg.system.errors import UserError
 from ireg.system.terminal import make_console
+from ireg.tables import links_written_out
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,8 +71,8 @@ def _entry(tag: str) -> Table:
         "what": of.title,
         "formula": of.formula,
         "unit": of.unit,
-        "source": _linked(of.source),
-        "valid for": _linked(of.validity) or "all",
+        "source": links_written_out(of.source),
+        "valid for": links_written_out(of.validity) or "all",
     }
     if of.target:
         name = name_of(tag)
@@ -85,16 +85,6 @@ def _entry(tag: str) -> Table:
     else:
         lines["measured"] = "without a term"
     return _columns(None, {name: text for name, text in lines.items() if text})
-
-
-def _linked(text: str) -> str:
-    """Write the links of a Markdown text out."""
-
-    def written(link: re.Match[str]) -> str:
-        name, address = link.groups()
-        return f"{name} ({address})" if address.startswith("http") else f"docs/{address}"
-
-    return re.sub(r"\[([^]]*)\]\(([^)]*)\)", written, text)
 
 
 def _columns(headings: tuple[str, str] | None, lines: Mapping[str, str]) -> Table:
