@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from ireg import *
 from ireg.options import Options
-from ireg.statistics import Interval, holm, mean_interval, paired_difference, plus_minus
+from ireg.statistics import Interval, OverSeeds, holm, mean_interval, paired_difference, plus_minus
 """
 autodoc_typehints = "description"
 suppress_warnings = ["myst.header"]

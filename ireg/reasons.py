@@ -340,6 +340,7 @@ CONDITIONS: Mapping[Any, tuple[Condition, ...]] = {
     ),
     noise.signal_to_noise: (*_VARIES, _not_positive("tr Σ", noise.trace)),
     noise.share: (_not_positive("ireg/sgd", implicit.sgd),),
+    noise.step_se: (_always("noise/step has no error: it is 0, or known exactly"),),
     noise.update_ratio: (*_OWN, _zero_weights, _no_last_step, _penalty_shared),
     noise.angle: (*_OWN, _zero_weights, _no_buffer, _no_last_step),
     noise.equilibrium: (*_OWN, _penalty_shared, _zero_weights, _decay_does_not_balance),

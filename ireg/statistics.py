@@ -145,7 +145,7 @@ class OverSeeds:
 
     @property
     def has_interval(self) -> bool:
-        """Whether there are three values or more: Student's interval of two is 13 times as wide as they are apart."""
+        """Whether there are three values or more; Student's interval of two is useless."""
         return len(self.values) >= LEAST_FOR_INTERVAL and not math.isnan(self.mean)
 
     def text(self, form: str = ".3g", *, scale: float = 1.0, unit: str = "") -> str:

@@ -122,7 +122,7 @@ PLANTED = (
     Planted(STATE, "4 / self.lr * value", "value / self.lr"),
     Planted(STATE, "(2 - self.lr * self.decoupled_decay) /", "2 /"),
     Planted(STATE, "root if shares is None else root * shares[name]", "root"),
-    Planted(STATE, "params[name] * shares[name] / scale[name]", "params[name] / scale[name]"),
+    Planted(STATE, "value * shares[name] / scale[name]", "value / scale[name]"),
     Planted(STATE, "params[name], alpha=decays[name])", "params[name], alpha=self.weight_decay)"),
     Planted(STATE, "0.0 if self.decoupled else self.weight_decay", "self.weight_decay"),
     Planted(MEMORY, "1 - 2 * self.tail_scale * self.decay", "1 - self.tail_scale * self.decay"),

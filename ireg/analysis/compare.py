@@ -19,7 +19,7 @@ ALL_PAIRS = 5
 """Settings up to which all are compared with each other; more are compared with the best alone."""
 
 LEVEL = 0.05
-"""Below this p, adjusted by Holm's method, two settings are told apart."""
+"""Below this p, adjusted by Holm's method, two settings differ significantly."""
 
 LOSSES = (2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 """Training losses at which runs are compared, as far as all pass them."""
@@ -31,7 +31,7 @@ PLACES = (EQUAL_FIT, END, LOWEST)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two settings, their means, and the first's difference from the second, its p adjusted for all comparisons."""
+    """Two settings, their means, their difference, and its p, adjusted for all comparisons."""
 
     left: str
     right: str

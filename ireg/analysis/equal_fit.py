@@ -42,7 +42,7 @@ class EqualFit:
 
 
 def equal_fit(epochs: pd.DataFrame, summary: pd.DataFrame) -> EqualFit | None:
-    """Take the test errors of settings at training losses that all pass, at the lowest test error and at the end.
+    """Take test errors at training losses that all settings pass, at their lowest and at the end.
 
     Args:
         epochs: of `load.load`.
@@ -98,19 +98,19 @@ def print_equal_fit(fit: EqualFit) -> None:
 
 
 def sentences(fit: EqualFit) -> list[str]:
-    """Say which settings are told apart where; p is adjusted by Holm's method over all pairs and places."""
+    """Say where which settings differ significantly, by Holm's method over all pairs and places."""
     if not fit.compared:
-        return ["one seed: nothing is told apart; seed=0,1,2 gives intervals and p-values"]
-    told: dict[str, list[str]] = {}
+        return ["one seed has no test: seed=0,1,2 gives intervals and p-values"]
+    found: dict[str, list[str]] = {}
     for place, pair in fit.compared:
         if pair.adjusted < LEVEL:
-            told.setdefault(place, []).append(_told(pair))
-    if not told:
+            found.setdefault(place, []).append(_difference(pair))
+    if not found:
         return [f"no difference is shown there: the smallest p is {min(pair.adjusted for _, pair in fit.compared):.2g}"]
-    return [f"at {_named(place)}: {'; '.join(texts)}" for place, texts in told.items()]
+    return [f"at {_named(place)}: {'; '.join(texts)}" for place, texts in found.items()]
 
 
-def _told(pair: Comparison) -> str:
+def _difference(pair: Comparison) -> str:
     points = 100 * pair.difference.student.mean
     lower, higher = (pair.left, pair.right) if points < 0 else (pair.right, pair.left)
     return f"{lower} {abs(points):.1f} points below {higher} (p = {pair.adjusted:.2g})"

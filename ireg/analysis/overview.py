@@ -128,7 +128,7 @@ def _start(done: pd.DataFrame) -> tuple[float, float] | None:
 
 
 def best_of(rows: Sequence[Row], criterion: str) -> Row | None:
-    """Return the best of several settings; None where it has not left its start, or they are not comparable.
+    """Return the best of several settings; None where it has not begun, or they are not comparable.
 
     Args:
         rows: of `rows_of`, by the same criterion.

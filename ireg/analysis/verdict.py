@@ -1,4 +1,4 @@
-"""Which setting of a sweep is best, whether it is told from the others, and where there is no best."""
+"""Which setting of a sweep is best, whether significantly, and where there is no best."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 2
 
 
 def verdict(summary: pd.DataFrame, criterion: str) -> list[str]:
-    """Name the best setting and what it is not told from, and settings that have not left their start.
+    """Name the best setting, what it is not significantly better than, and what has not begun.
 
     Args:
         summary: of `summary.summarize`.
@@ -50,17 +50,19 @@ def _best(summary: pd.DataFrame, rows: Sequence[Row], criterion: str) -> list[st
     what = f"{HEADINGS.get(criterion, criterion)} {value_text(criterion, best.values[criterion])}"
     begun = {row.name for row in rows if row.start is None}
     compared = [pair for pair in comparisons(summary, criterion) if pair.left == best.name and pair.right in begun]
-    return [f"best: {best.name}, {what}{_told(compared, len(begun) - 1)}"]
+    return [f"best: {best.name}, {what}{_than_others(compared, len(begun) - 1)}"]
 
 
-def _told(compared: Sequence[Comparison], others: int) -> str:
-    """Say from which others the best is not told."""
+def _than_others(compared: Sequence[Comparison], others: int) -> str:
+    """Say whether the best is significantly better than the others."""
     if not others:
         return ""
     if not compared:
-        return "; with one seed nothing is told apart"
+        return "; one seed has no test"
     undecided = [f"{pair.right} (p = {pair.adjusted:.2g})" for pair in compared if not pair.adjusted < LEVEL]
     if not undecided:
-        return f", told from {'the other' if others == 1 else 'all others'}"
+        return f", significantly better than {'the other' if others == 1 else 'all others'}"
     rest = len(undecided) - SHOWN
-    return f", not told from {' and '.join(undecided[:SHOWN])}" + (f" and {rest} more" if rest > 0 else "")
+    return f", not significantly better than {' and '.join(undecided[:SHOWN])}" + (
+        f" and {rest} more" if rest > 0 else ""
+    )

@@ -303,7 +303,7 @@ def _show(
 
 
 def _print_own(tables: _Tables, folder: Path, own: Collection[str] | None) -> None:
-    """Print settings, the best and the comparison at equal fit, of these runs alone where some of them are there."""
+    """Print settings, the best and the comparison at equal fit, of own runs alone where there are any."""
     from ireg.analysis.equal_fit import equal_fit, print_equal_fit
     from ireg.analysis.overview import print_overview
     from ireg.analysis.verdict import verdict

@@ -130,7 +130,10 @@ def draw(rows: pd.DataFrame, counted: str) -> Figure:
 
 
 def _with_bars(axis: Axes, rows: pd.DataFrame, tag: str, colour: str) -> None:
-    """Draw a term and its standard errors, with a gap where a row has none; a bar to zero ends at the axis."""
+    """Draw a term and its standard errors, with a gap where a row has none.
+
+    A bar that would reach zero ends at the axis.
+    """
     seen = rows[rows["ireg/sgd"].notna()]
     style: dict[str, Any] = {
         "fmt": "o-",

@@ -84,28 +84,28 @@ def test_the_best_stands_first_and_is_named(make_run):
     pairs = {pair.right: pair.adjusted for pair in comparisons(summary_of(sweep), "test/error")[:3]}
     assert pairs["adam lr=0.1"] < 0.05 < pairs["sgd lr=1"]
     assert line == (
-        f"best: sgd lr=0.1, test error 10.10 ± {100 * scipy.stats.t.ppf(0.975, 2) * 0.001 / 3**0.5:.2f} %, not told "
-        f"from sgd lr=1 (p = {pairs['sgd lr=1']:.2g})"
+        f"best: sgd lr=0.1, test error 10.10 ± {100 * scipy.stats.t.ppf(0.975, 2) * 0.001 / 3**0.5:.2f} %, not "
+        f"significantly better than sgd lr=1 (p = {pairs['sgd lr=1']:.2g})"
     )
     assert best(sweep, "train/error")[0].startswith("best: sgd lr=0.1, training error 5.05")
     assert shown(sweep, 120, "train/error")[1].split()[2:4] == ["training", "error"]
 
 
-def test_many_that_are_not_told_apart_are_counted(make_run):
+def test_many_that_are_not_different_are_counted(make_run):
     for number in range(NAMED + 3):
         for seed in (0, 1):
             tags = {"test/error": [0.9, 0.1 + 0.01 * ((seed + number) % 2)]}
             sweep = make_run(f"{number}{seed}", tags, {"lr": number + 1, "seed": seed})
     (line,) = best(sweep)
-    assert re.search(r", not told from sgd lr=\d \(p = \d.*\) and .* and 3 more$", line)
+    assert re.search(r", not significantly better than sgd lr=\d \(p = \d.*\) and .* and 3 more$", line)
     assert line.count("p = ") == SHOWN
 
 
 @pytest.mark.parametrize(
     ("seeds", "second", "end"),
     [
-        (1, 0.5, "; with one seed nothing is told apart"),
-        (3, 0.5, ", told from the other"),
+        (1, 0.5, "; one seed has no test"),
+        (3, 0.5, ", significantly better than the other"),
     ],
 )
 def test_what_tells_the_best(make_run, seeds, second, end):
