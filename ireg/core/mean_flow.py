@@ -88,8 +88,8 @@ def require_uniform(optimizer: OptimizerState) -> None:
     """
     if not optimizer.uniform:
         raise ValueError(
-            "the mean flow is known for one rate and one weight decay, at all weights and steps of the epoch; leave "
-            "its terms out, or give all parameter groups the same"
+            "the mean flow is known for one rate and one weight decay, at all weights and steps of the epoch; give all "
+            "parameter groups the same"
         )
 
 

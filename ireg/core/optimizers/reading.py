@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ireg.core.optimizers.again import made_again
 from ireg.core.optimizers.rule import RULES, Group, Rule, steps_of
 from ireg.core.optimizers.state import OptimizerState
 from ireg.core.optimizers.steepest import steepest_of
 from ireg.core.params import as_reals, sum_type
+from ireg.core.several import SeveralOptimizers
 from ireg.core.sharded import whole
 from ireg.core.wrappers import rate_of, require_rates
 
@@ -68,6 +70,9 @@ def view(
         },
         "decays": None if len(set(decays.values())) == 1 else decays,
         "rates": steps,
+        "make": None
+        if isinstance(optimizer, SeveralOptimizers)
+        else made_again(optimizer, said, list(groups.values()), by_group),
     }
     if cls is None:
         of_each = {name: {**said[number], "lr": by_group[number]} for name, number in groups.items()}

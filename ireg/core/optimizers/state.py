@@ -12,6 +12,7 @@ from ireg.core.optimizers.memory import Memory, MomentumBuffer, SecondMoment, re
 from ireg.core.optimizers.rule import Rule
 from ireg.core.optimizers.steepest import Steepest
 from ireg.core.params import add_scaled
+from ireg.core.ramp import Make
 from ireg.core.types import Params
 
 
@@ -37,6 +38,7 @@ class OptimizerState:
         rates: η_1 … η_m of the epoch's steps where they differ, of the group with the largest.
         steps: how often each parameter has been stepped, by name, where torch counts it; empty without a rule.
         steepest: of an optimizer without a rule, in which norm it descends steepest, where that is known.
+        make: makes another of its class, with its settings, of as many parameters; None for several together.
 
     Example:
         >>> from ireg.core.optimizers.sgd import SGDRule
@@ -59,6 +61,7 @@ class OptimizerState:
     rates: tuple[float, ...] | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
     steepest: Steepest | None = None
+    make: Make | None = field(default=None, repr=False, compare=False)
 
     @property
     def has_rule(self) -> bool:
@@ -85,8 +88,10 @@ class OptimizerState:
         """What the optimizer remembers of past gradients.
 
         Raises:
-            ValueError: it remembers for ever (β = 1), or has no rule.
+            ValueError: it remembers for ever (β = 1), or has no rule and is not known to descend steepest in a norm.
         """
+        if self.rule is None and self.steepest is not None:
+            return self.steepest.memory
         return self.known_rule().memory(self.lr)
 
     @property
@@ -174,6 +179,8 @@ class OptimizerState:
 
         w the decoupled weight decay; from there on the steps grow from one side to the other. L2 decay is part of H.
 
+        A step that is the sign, the polar factor or the direction of a gradient is no linear one near 0, and has none.
+
         Raises:
             ValueError: the memory has none, groups differ in their decoupled decay, or there is no rule.
 
@@ -188,7 +195,7 @@ class OptimizerState:
         """
         if self.decays is not None and self.decoupled:
             raise ValueError("parameter groups differ in their decoupled weight decay, and there is no common edge")
-        return (2 - self.lr * self.decoupled_decay) / self.memory.alternating_rate
+        return (2 - self.lr * self.decoupled_decay) / self.known_rule().memory(self.lr).alternating_rate
 
     @property
     def preconditioner(self) -> Params | None:
