@@ -12,6 +12,12 @@ They are measured at the point alone, from the optimizer's hyperparameters and n
 of the first steps. The expansion holds while the strength is small: from `ireg.catalogue.VALID_STRENGTH` on it says
 nothing.
 
+Where the mean flow is not known, as of Lion, of a class of somebody's, or of groups with rates of their own, the two
+numbers of the whole are those of full batches, as `ireg/strength/full_batch` and `ireg/alignment/full_batch`: in closed
+form for steepest descent in a norm, else from the optimizer's own steps (docs/theory.md, sections 18 and 19). There X
+is what finite steps add, and the cosine is with ∇‖∇C‖². What minibatches add is not in them. Where there is no such
+flow either, a line says why.
+
 F is also computed without the expansion, at rate 0 (docs/theory.md, section 16): `strength_exact` and
 `alignment_exact`. Where F's strength differs from the exact one, the expansion in v's fluctuation does not hold.
 
@@ -19,8 +25,11 @@ Source: docs/theory.md, section 7, where it is derived and certified; for full b
 2024, arXiv:2309.00079.
 """
 
+from collections.abc import Callable, Mapping
+
 from torch import Tensor
 
+from ireg.core.full_batch_flow import FullBatchFlow
 from ireg.core.mean_flow import MeanFlow, moments_needed, require_uniform
 from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.norms import cosine, norm, ratio
@@ -30,7 +39,39 @@ from ireg.core.snapshot import Snapshot
 from ireg.core.types import Params
 from ireg.core.wide import wide
 
+Value = Tensor | Mapping[str, Tensor] | None
 PARTS = ("whole", "memory", "lag", "fluctuation")
+
+
+FULL_BATCH = "full_batch"
+"""What numbers of full batches are called after their tag."""
+
+
+def _flow_needed(optimizer: OptimizerState) -> Need:
+    try:
+        return moments_needed(optimizer)
+    except ValueError:  # the flow of full batches, then
+        return Need.MEAN
+
+
+def _of_full_batches(snapshot: Snapshot, part: str, number: Callable[[FullBatchFlow], Tensor | None]) -> Value:
+    """Compute a number of the flow of full batches; there is one of the whole alone."""
+    _require_part(part)
+    flow = snapshot.full_batch_flow if part == "whole" else None
+    if flow is None:
+        return None
+    value = number(flow)
+    return None if value is None else {FULL_BATCH: value}
+
+
+def _require_part(part: str) -> None:
+    """Check that a part is one of `PARTS`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part={part!r}: unknown; choose one of {', '.join(PARTS)}")
 
 
 def _part(flow: MeanFlow, part: str) -> Params | None:
@@ -39,14 +80,19 @@ def _part(flow: MeanFlow, part: str) -> Params | None:
     Raises:
         ValueError: an unknown part.
     """
-    if part not in PARTS:
-        raise ValueError(f"part={part!r}: unknown; choose one of {', '.join(PARTS)}")
+    _require_part(part)
     vectors = {"whole": flow.correction, "memory": flow.memory, "lag": flow.lag, "fluctuation": flow.fluctuation}
     return vectors[part]
 
 
-@needs(moments_needed)
-def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
+def _full_batch_cosine(flow: FullBatchFlow) -> Tensor | None:
+    if not norm(flow.correction) or not norm(flow.squares_gradient):
+        return None
+    return cosine(flow.correction, flow.squares_gradient)
+
+
+@needs(_flow_needed)
+def strength(snapshot: Snapshot, *, part: str = "whole") -> Value:
     """Compute the size of the correction relative to the leading velocity, ‖X‖/‖u‖.
 
     Args:
@@ -54,19 +100,22 @@ def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
         part: `whole` (X), `memory` (M), `lag` (V) or `fluctuation` (F), of which it is then the size.
 
     Returns:
-        The ratio, 0-d, without unit. None for a part that the optimizer does not have (V and F of SGD).
+        The ratio, 0-d, without unit; that of full batches by its name, where no mean flow is known. None for a part
+        that the optimizer does not have (V and F of SGD).
 
     Source and validity: see `ireg.terms.theory`.
 
     Raises:
-        ValueError: an unknown part, or an optimizer whose mean flow is not known.
+        ValueError: an unknown part.
     """
+    if not snapshot.has_mean_flow:
+        return _of_full_batches(snapshot, part, lambda flow: ratio(flow.correction, flow.leading))
     vector = _part(snapshot.mean_flow, part)
     return None if vector is None else ratio(vector, snapshot.mean_flow.leading)
 
 
-@needs(moments_needed)
-def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
+@needs(_flow_needed)
+def alignment(snapshot: Snapshot, *, part: str = "whole") -> Value:
     """Compute the cosine of the correction and ∇Q, ⟨X, ∇Q⟩/(‖X‖ ‖∇Q‖).
 
     Above 0 the correction pushes Q = (1/m) Σ ‖g_k‖² down, which is implicit regularization. Below 0 it pushes Q up.
@@ -76,13 +125,16 @@ def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
         part: `whole` (X), `memory` (M), `lag` (V) or `fluctuation` (F), of which it is then the cosine.
 
     Returns:
-        The cosine, 0-d, in [−1, 1]. None for a part that the optimizer does not have (V and F of SGD).
+        The cosine, 0-d, in [−1, 1]; that of full batches by its name, where no mean flow is known. None for a part that
+        the optimizer does not have (V and F of SGD), and where nothing is added.
 
     Source and validity: see `ireg.terms.theory`.
 
     Raises:
-        ValueError: an unknown part, or an optimizer whose mean flow is not known.
+        ValueError: an unknown part.
     """
+    if not snapshot.has_mean_flow:
+        return _of_full_batches(snapshot, part, _full_batch_cosine)
     vector, gradient = _part(snapshot.mean_flow, part), snapshot.mean_flow.squares_gradient
     if vector is None:
         return None
