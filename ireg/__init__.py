@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ireg.analysis.load import load
     from ireg.certify.derivatives import derivative_errors
+    from ireg.core.clipping import Clip
     from ireg.core.drawing import sampling_of
     from ireg.core.functional import functional_loss
     from ireg.core.moments import GradientMoments, NotServedError, kind
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Clip",
     "Cost",
     "GradientMoments",
     "Hessian",
@@ -60,6 +62,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "Clip": "ireg.core.clipping",
     "Cost": "ireg.cost",
     "GradientMoments": "ireg.core.moments",
     "Hessian": "ireg.engine",

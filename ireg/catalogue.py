@@ -74,7 +74,12 @@ class Quantity:
 
 
 _PARTS = {
-    "": ("the whole correction X = M + V + F", "X", "whole: X = M + V + F", _EXPANSION),
+    "": (
+        "the whole correction X = M + V + F",
+        "X",
+        "whole: X = M + V + F",
+        f"{_EXPANSION}; where no mean flow is known, with /full_batch, of full batches",
+    ),
     "_memory": ("M: step and memory", "M", "M: step and memory", _EXPANSION),
     "_lag": ("V: lag of the second moment", "V", "V: lag of the second moment", f"{_ADAPTIVE}; {_EXPANSION}"),
     "_fluctuation": (
@@ -224,7 +229,7 @@ CATALOGUE: dict[str, Quantity] = {
     ),
     "ireg/own_full_batch": Quantity(
         title="part of ireg/own that full batches have, too",
-        formula="(η_e/4) (1 + 2L) ‖ḡ‖²_P; Muon, Lion: η (½ + L) φ*(ḡ)",
+        formula="(η_e/4) (1 + 2L) ‖ḡ‖²_P; Muon, Lion, Signum, clipped SGD: η_e (½ + L) φ*(ḡ)",
         unit="loss",
         source=_OWN,
         validity=_OWN_VALID,

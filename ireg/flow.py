@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ireg.core.clipping import Clip
 from ireg.core.norms import cosine, norm, widened
 from ireg.core.ramp import MOST, Make, Response, respond
 from ireg.core.types import Batch, Params
@@ -45,6 +46,7 @@ def modified_flow(
     criterion: Criterion | None = None,
     loss: ModelLoss | None = None,
     mode: str = "as_trained",
+    clip: Clip | None = None,
     tolerance: float = 1e-3,
     max_steps: int = MOST,
 ) -> ModifiedFlow:
@@ -65,6 +67,8 @@ def modified_flow(
         criterion: as for `ireg.gradient_moments`.
         loss: as for `ireg.gradient_moments`.
         mode: `as_trained` or `eval`, as for `ireg.gradient_moments`.
+        clip: how gradients are clipped before each step: those of the line go through it, too. Where the gradient is at
+            the very bound the step is not smooth.
         tolerance: the memory has faded once the correction differs by less than this share of its norm from that of
             half as many steps. The error of the result is then about its square.
         max_steps: in which the memory has to fade.
@@ -106,7 +110,8 @@ def modified_flow(
             return widened(taken.hessian({name: direction[name].to(value) for name, value in moving.items()}))
 
         gradient = widened(taken.moments.mean)
-        found = respond(make_optimizer, widened(moving), gradient, product, tolerance=tolerance, most=max_steps)
+        make = make_optimizer if clip is None else clip.made(make_optimizer)
+        found = respond(make, widened(moving), gradient, product, tolerance=tolerance, most=max_steps)
         squares = product(gradient)
     aligned = float(cosine(found.correction, squares)) if found.strength and norm(squares) else 0.0
     return ModifiedFlow(**vars(found), alignment=aligned)

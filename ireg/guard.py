@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 from ireg.check import NOISE, REPLAY, require_check
+from ireg.core.clipping import Clip
 from ireg.core.types import Batch
 from ireg.core.witness import Witness
 from ireg.measured_loss import MeasuredLoss
@@ -25,12 +26,14 @@ class Guard:
 
     Attributes:
         modes: of the submodules at the window's step, by name; empty where none was seen.
+        clip: how gradients are clipped, as the last step showed whose was; None where none was.
     """
 
     def __init__(self, check: str) -> None:
         require_check(check)
         self.check = check
         self.modes: dict[str, bool] = {}
+        self.clip: Clip | None = None
         self.warnings = Warnings()
         self._compared = 0
         self._replay: float | None = None
@@ -91,6 +94,8 @@ class Guard:
             self._drawn = True
             witness.ask()
             return
+        if finding.clipping is not None:
+            self.clip = finding.clipping.clip
         if first and finding.clipping is not None and finding.clipping.factor < 1:
             witness.ask()  # a factor that is none of clipping makes no bound of the next norm
         self._compared += 1

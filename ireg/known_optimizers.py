@@ -27,7 +27,7 @@ class KnownOptimizer:
     """One optimizer, by its name in conf/optimizer.
 
     Attributes:
-        target: import path of its class.
+        target: import path of its class; of pytorch-optimizer, which is an extra, that of the package.
         colour: in all figures.
         arguments: those of conf/optimizer where torch's defaults are others.
         rule: the file in `ireg/core/optimizers` with its rule; None without one.
@@ -109,6 +109,8 @@ OPTIMIZERS: Mapping[str, KnownOptimizer] = {
         target="torch.optim.Adafactor", colour="#117733", divides=True, rounded_otherwise=True
     ),
     "muon": KnownOptimizer(target="torch.optim.Muon", colour="#7B61A8"),
+    "lion": KnownOptimizer(target="pytorch_optimizer.Lion", colour="#6B7A00"),
+    "signum": KnownOptimizer(target="pytorch_optimizer.SignSGD", colour="#C51B7D"),
     "switch": KnownOptimizer(target="ireg.optim.Switch", colour="#8B6F47"),
 }  # fmt: skip
 """By name."""

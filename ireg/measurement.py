@@ -1,5 +1,6 @@
 """The one path from a module, its minibatches, its loss and its optimizer to one number a term."""
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.check import NOISE
+from ireg.core.clipping import Clip
 from ireg.core.complex_weights import loss_by_reals
 from ireg.core.drawing import EPOCH
 from ireg.core.functional import detached_parameters
@@ -57,6 +59,7 @@ def measure(
     rates: Sequence[Sequence[float]] | None = None,
     initial: Params | None = None,
     population: int | None = None,
+    clip: Clip | None = None,
 ) -> Measurement:
     """Measure terms at the model's present weights, over these minibatches.
 
@@ -87,6 +90,8 @@ def measure(
         initial: the parameters before training, by name, for `norm/distance`; by default the present ones.
         population: the number m of the epoch's minibatches, where `batches` are a random sample of them; by default
             `batches` are all.
+        clip: how gradients are clipped before each step, for `ireg/own_full_batch` and for the flow of full batches; by
+            default they are not.
 
     Returns:
         The values by tag, without those that do not exist for the optimizer: a dictionary that prints as a table and
@@ -133,7 +138,7 @@ def measure(
             f"num_batches={num_batches} draws a sample, and population={population} says that batches are one; "
             "leave one of them out"
         )
-    epoch = Epoch(batches=batches, rates=rates, initial=initial, population=population)
+    epoch = Epoch(batches=batches, rates=rates, initial=initial, population=population, clip=clip)
     return measure_epoch(model, options, epoch, optimizer=optimizer)
 
 
@@ -144,6 +149,7 @@ def measure_epoch(
     *,
     optimizer: Optimizer | Sequence[Optimizer],
     measured: MeasuredLoss | None = None,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Measurement:
     """Measure terms at the model's present weights, with all that was recorded of an epoch.
 
@@ -156,6 +162,7 @@ def measure_epoch(
         epoch: what was trained on.
         optimizer: of the model.
         measured: the model's loss by these options, where it is known from an earlier measurement.
+        warn: called with a line for what could not be measured.
 
     Returns:
         The values by tag.
@@ -207,6 +214,8 @@ def measure_epoch(
                     parts = of_each(snapshot, several, epoch, measured.module, divided, options.by)
                     values = evaluate_jointly(options.chosen, snapshot, parts, evaluate, begins)
                     reasons = left_out_jointly(options.chosen, snapshot, parts, values, several)
+            for line in snapshot.notes:
+                warn(line)
             return Measurement(
                 values | ({NOISE: noise} if noise else {}),
                 reasons=reasons,
@@ -296,6 +305,7 @@ def take_snapshot(
         objective=objective,
         sampling=options.drawing,
         parts=parts,
+        clip=epoch.clip,
     )
 
 

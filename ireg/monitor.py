@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ireg.catalogue import VALID_STRENGTH
 from ireg.core.batches import copied
+from ireg.core.clipping import Clip
 from ireg.core.drawing import EPOCH, INDEPENDENT
 from ireg.core.functional import detached_parameters
 from ireg.core.moments import SMALLEST
@@ -66,6 +67,9 @@ class Monitor:
             that would take more are left out.
         population: the number m of the epoch's minibatches, as `len(loader)`, where a window has some of them only.
             With `every_n_steps` it is needed, unless minibatches are independent. By default a window is an epoch.
+
+    Attributes:
+        clip: how gradients are clipped before each step; None where they are not, or as the compared steps show it.
 
     Raises:
         ValueError: an argument has a value that `ireg.measure` refuses; `every_n_steps` without `population`.
@@ -131,6 +135,7 @@ class Monitor:
         self._steps_per_epoch = population
         self._population = self._sampled(population)
         self._due = False
+        self.clip: Clip | None = None
         self._guard = Guard(check)
         self.warnings = self._guard.warnings
         self._known: list[int] = []  # identities of the parameters
@@ -291,7 +296,8 @@ class Monitor:
         options = replace(self.options, check="off")  # the guard has compared a step
         # What the guard compares at each row is known to be the same function as at the row before.
         known = self._measured if self.options.check == "each" else None
-        values = measure_epoch(self.model, options, self._epoch(), optimizer=self.optimizer, measured=known)
+        warn = partial(self._guard.warnings.once, "theory")
+        values = measure_epoch(self.model, options, self._epoch(), optimizer=self.optimizer, measured=known, warn=warn)
         values |= self._guard.marks()
         warn_of_measurement(self._guard.warnings, self.model, self._window.settings, values, mode=options.mode)
         spent = time.perf_counter() - start
@@ -327,6 +333,7 @@ class Monitor:
             generator=named_generator("terms", self.steps),
             kept=self._kept,
             path=None if self._recorder is None else self._recorder.path(),
+            clip=self.clip or self._guard.clip,
         )
         if len(self._window):
             epoch = replace(epoch, stepped=self._witness.stepped or None, modes=self._guard.modes)
@@ -361,7 +368,8 @@ def warn_of_clipping(warnings: Warnings, clipped: int, steps: int) -> None:
     if clipped:
         warnings.once(
             "clipping",
-            f"gradient clipping acted in {clipped} of {steps} steps; the terms are those of steps without it",
+            f"gradient clipping acted in {clipped} of {steps} steps; ireg/own_full_batch of SGD and momentum has it, "
+            "other terms are those of steps without it",
         )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ireg.check import require_check
+from ireg.core.clipping import Clip
 from ireg.core.drawing import EPOCH, require_sampling
 from ireg.core.moments import SMALLEST
 from ireg.core.moments.needs import needs_exact_moments
@@ -171,6 +172,7 @@ class Epoch:
         path: sums over the epoch's steps, for terms of the path: `path()` of an `ireg.core.path.PathRecorder` that was
             started before them.
         corrupted: which examples have a wrong label, (N,), in the order of the minibatches; None where that is unknown.
+        clip: how gradients are clipped before each step; None where they are not, or where that is not known.
         group: the ranks that train together, where the model is not what wraps it; None for those of its wrapper.
     """
 
@@ -185,6 +187,7 @@ class Epoch:
     kept: dict[str, Tensor] | None = None
     path: Path | None = None
     corrupted: Tensor | None = None
+    clip: Clip | None = None
     group: Any = None
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,8 @@ def test_the_fixed_defaults(composed):
     assert settings.model["hidden"] == [256] * 4
 
 
+LIBRARY = import_module("pytorch_optimizer") if find_spec("pytorch_optimizer") else None
+
 # What each optimizer must be, from its documentation: class, and arguments beside lr.
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"momentum": 0, "nesterov": False, "weight_decay": 0}),
@@ -62,6 +66,8 @@ OPTIMIZERS = {
     "adafactor": (torch.optim.Adafactor, {"beta2_decay": -0.8, "d": 1.0, "weight_decay": 0}),
     "switch": (Switch, {"lr": 0.125}),
     "muon": (getattr(torch.optim, "Muon", None), {"momentum": 0.95, "weight_decay": 0}),
+    "lion": (getattr(LIBRARY, "Lion", None), {"betas": [0.9, 0.99], "weight_decay": 0}),
+    "signum": (getattr(LIBRARY, "SignSGD", None), {"momentum": 0.9, "weight_decay": 0}),
 }
 
 
@@ -76,7 +82,7 @@ def test_optimizer(composed, name):
     }
     expected_class, expected = OPTIMIZERS.get(name, (torch.optim.Optimizer, {}))
     if expected_class is None:
-        pytest.skip(f"NOT TESTED: {name} needs a newer torch")
+        pytest.skip(f"NOT TESTED: {name} needs a newer torch, or pip install -e '.[optimizers]'")
     optimizer = instantiate(arguments)([torch.nn.Parameter(torch.zeros(1, 1))])
     assert type(optimizer) is expected_class or (name not in OPTIMIZERS and isinstance(optimizer, expected_class))
     group = optimizer.param_groups[0]

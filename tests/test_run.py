@@ -3,6 +3,7 @@ import json
 import logging
 import math
 from dataclasses import asdict
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -130,9 +131,10 @@ def test_a_folder_of_another_run_is_refused(tmp_path, small_run):
         (["+optimizer.speed=9"], "optimizer=sgd: .*unexpected keyword argument 'speed'"),
         (["+optimizer.momentum=fast"], "optimizer=sgd: .*not supported between instances of 'str'"),
         (["optimizer=adam", "optimizer.betas=[0.9]"], "optimizer=adam: list index out of range"),
-        (
-            ["optimizer._target_=torch.optim.Rprop", "terms=theory"],
-            "optimizer=sgd: Rprop: no rule is known for it",
+        pytest.param(
+            ["optimizer=lion"],
+            r"optimizer=lion: the library pytorch_optimizer is not installed; .*pip install -e '.\[optimizers\]'",
+            marks=pytest.mark.skipif(find_spec("pytorch_optimizer") is not None, reason="it is installed"),
         ),
         (["data.num_classes=5"], r"train=True: labels from 0 to 9; must be in \[0, 5\)"),
         (["trainer.accelerator=tpu"], "trainer: "),
@@ -214,10 +216,30 @@ def test_a_term_that_is_switched_off_is_not_measured(tmp_path, small_run):
     }
 
 
+@pytest.mark.parametrize("name", ["lion", "signum"])
+def test_optimizers_of_the_extra_train_and_are_measured(tmp_path, small_run, name):
+    require_library(name)
+    small_run(tmp_path, f"optimizer={name}", "lr=3e-4", "terms=theory")
+    row = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert "ireg/own_full_batch" in row
+    assert "ireg/strength/full_batch" in row
+
+
 def test_a_term_that_is_not_made_for_the_optimizer_is_refused_at_the_start(composed):
-    settings = read(composed("optimizer=adagrad", "terms=theory"))
-    with pytest.raises(UserError, match="optimizer=adagrad: adagrad: its mean flow is known only where .* leave out"):
+    settings = read(composed("optimizer=adagrad", "terms=fluctuation"))
+    with pytest.raises(UserError, match="optimizer=adagrad: adagrad: its mean flow is known only where"):
         make_classifier(settings, torch.nn.Linear(2, 2))
+
+
+def test_theory_gives_what_is_known_of_any_optimizer(tmp_path, small_run, caplog):
+    """Rprop has no rule, and no flow either: a line says so, and the run goes on."""
+    small_run(tmp_path, "optimizer._target_=torch.optim.Rprop", "terms=theory")
+    lines = [record.message for record in caplog.records if "nor is a flow of full batches" in record.message]
+    assert len(lines) == 1
+    assert lines[0].startswith("Rprop: no rule is known for it; nor is a flow of full batches: a step ")
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert "ireg/sgd" in header
+    assert "strength" not in header
 
 
 @pytest.mark.parametrize(("optimizer", "fused"), [("sgd", True), ("adam", True), ("adamw", True), ("rmsprop", None)])
@@ -236,12 +258,19 @@ def test_fused_optimizers_where_they_exist(composed, caplog, optimizer, fused):
     assert (notice in caplog.text) == (fused is None)
 
 
+def require_library(name):
+    if name in ("lion", "signum"):
+        pytest.importorskip("pytorch_optimizer", reason="NOT TESTED: pip install -e '.[optimizers]'")
+
+
 OPTIMIZERS = sorted(path.stem for path in (ROOT / "conf" / "optimizer").glob("*.yaml"))
 
 
 # Muon has one kernel only.
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "muon"])
 def test_kernels_for_many_tensors_give_the_bits_of_a_loop(composed, name):
+    require_library(name)
+
     def trained(*overrides):
         generator = torch.Generator().manual_seed(0)
         parameters = [

@@ -62,7 +62,9 @@ def test_the_traceback_is_there_if_asked_for(train, tmp_path):
 def test_help_names_groups_and_keys(train, tmp_path):
     result = train("--help", cwd=tmp_path)
     assert result.returncode == 0
-    assert "adafactor adagrad adam adamw gd momentum muon nadam nesterov rmsprop sgd" in " ".join(result.stdout.split())
+    assert "adafactor adagrad adam adamw gd lion momentum muon nadam nesterov rmsprop sgd signum" in " ".join(
+        result.stdout.split()
+    )
     assert "batch_size=64" in result.stdout
 
 

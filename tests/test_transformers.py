@@ -276,7 +276,12 @@ def test_the_share_of_clipped_steps(tmp_path, bound, share):
         warnings.simplefilter("always")
         trainer, callback = trained(tmp_path, gpt2, max_grad_norm=bound)
     said = [str(warning.message) for warning in given if "clipping" in str(warning.message)]
-    assert said == ["gradient clipping acted in 4 of 4 steps; the terms are those of steps without it"] * bool(share)
+    line = (
+        "gradient clipping acted in 4 of 4 steps; ireg/own_full_batch of SGD and momentum has it, other terms are "
+        "those of steps without it"
+    )
+    assert said == [line] * bool(share)
+    assert callback.monitor.clip == (ireg.Clip(bound) if bound else None)
     logged = [entry.get("ireg/clipped") for entry in trainer.state.log_history if "ireg/own" in entry]
     assert logged == [share, share]
     assert ("ireg/clipped" in callback.rows) == (share is not None)

@@ -160,7 +160,13 @@ MakeAt = Callable[[float], Make]
 
 
 def accuracy(
-    make: MakeAt, name: str, most: int = MOST, *, factors: Mapping[str, float] = FACTORS, parts: int = 1
+    make: MakeAt,
+    name: str,
+    most: int = MOST,
+    *,
+    factors: Mapping[str, float] = FACTORS,
+    parts: int = 1,
+    others: Mapping[str, MakeAt] | None = None,
 ) -> Accuracy:
     """Measure the order of accuracy of an optimizer's modified flow.
 
@@ -170,6 +176,7 @@ def accuracy(
         most: steps in which its memory has to fade.
         factors: wrong multiples of the correction, by name.
         parts: steps of the flows' integration; more for an optimizer whose velocity turns quickly.
+        others: wrong optimizers, by name, of which a flow has the correction.
 
     Example:
         >>> found = accuracy(lambda rate: lambda parameters: torch.optim.SGD(parameters, lr=rate), "SGD")
@@ -178,7 +185,7 @@ def accuracy(
     """
     problem = network()
     try:
-        found = _accuracy(problem, make, name, most, factors, parts)
+        found = _accuracy(problem, make, name, most, factors, parts, others or {})
     except NoFlowError as error:
         found = Accuracy(name=name, reason=str(error))
     precision = None if found.holds else _precision(problem, make)
@@ -196,7 +203,13 @@ def _precision(problem: Network, make: MakeAt) -> torch.dtype | None:
 
 
 def _accuracy(
-    problem: Network, make: MakeAt, name: str, most: int, factors: Mapping[str, float], parts: int
+    problem: Network,
+    make: MakeAt,
+    name: str,
+    most: int,
+    factors: Mapping[str, float],
+    parts: int,
+    others: Mapping[str, MakeAt],
 ) -> Accuracy:
     start, gradient = problem.start, problem.gradient(problem.start)
     first = respond(make(FIRST_RATE), start, gradient, partial(problem.product, start), tolerance=FADED, most=most)
@@ -218,7 +231,8 @@ def _accuracy(
     for number, lower in enumerate(rates):
         at = _Settled(problem, make(lower), constant, math.ceil(PART * memory))
         end = _end(at, steps * 2**number)
-        for flow, point in _flows(at, steps * 2**number, factors, parts).items():
+        wrong = {other: replace(at, make=made(lower)) for other, made in others.items()}
+        for flow, point in _flows(at, steps * 2**number, factors, parts, wrong).items():
             errors.setdefault(flow, []).append(distance(end, point))
     size = float(norm(first.correction))
     bend = float(norm(first.slope)) / 2
@@ -279,13 +293,15 @@ def _end(at: _Settled, steps: int) -> Params:
     return driven.weights
 
 
-def _flows(at: _Settled, steps: int, factors: Mapping[str, float], parts: int) -> dict[str, Params]:
+def _flows(
+    at: _Settled, steps: int, factors: Mapping[str, float], parts: int, others: Mapping[str, _Settled]
+) -> dict[str, Params]:
     """Integrate the flows, in units of a step, and return their ends by name.
 
     The plain and the modified one by a Runge–Kutta method. What is wrong in one place differs from the modified one in
     first order, and its end is what its velocity adds up to along that one: the same to that order.
     """
-    ends = {name: at.problem.start for name in (PLAIN, MODIFIED, *LATE, *factors)}
+    ends = {name: at.problem.start for name in (PLAIN, MODIFIED, *LATE, *factors, *others)}
     for _ in range(parts):
         found: dict[str, list[Params]] = {name: [] for name in ends}
         for stage in STAGES:
@@ -298,6 +314,9 @@ def _flows(at: _Settled, steps: int, factors: Mapping[str, float], parts: int) -
                 found[name].append(add_scaled(line.along, response.late(lag), 1.0))
             for name, factor in factors.items():
                 found[name].append(add_scaled(line.along, response.correction, factor))
+            for name, other in others.items():
+                of_other = other.line(modified).response(other.memory, with_nonlinearity=False)
+                found[name].append(add_scaled(line.along, of_other.correction, 1.0))
         ends = {name: _summed(point, found[name], WEIGHTS, steps / parts) for name, point in ends.items()}
     return ends
 

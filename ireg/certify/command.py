@@ -20,6 +20,7 @@ from rich.table import Table
 from ireg.analysis.looks import drawn
 from ireg.certify import CERTIFICATES, Certificate, Curve, Outcome
 from ireg.certify.certificate import COEFFICIENT_WITHIN
+from ireg.certify.clipped import all_clipped
 from ireg.certify.derivatives import CLOSE, of_networks
 from ireg.certify.drawings import all_drawings
 from ireg.certify.edges import Edge, of_optimizers
@@ -31,6 +32,7 @@ from ireg.certify.identity import Identity
 from ireg.certify.logged import all_logged
 from ireg.certify.logged_tables import as_text, show_epochs, show_logged, verdict
 from ireg.certify.own_step import certify_paths
+from ireg.certify.polar import at_one_point
 from ireg.certify.schedules import all_schedules
 from ireg.certify.steepest import all_norms
 from ireg.system.errors import UserError
@@ -268,6 +270,28 @@ def show_exchanges(
     return _conclude(table, exchanges, what, console)
 
 
+def show_norms(console: Console) -> bool:
+    """Print the orders of steepest descent and of clipping, and Muon's two readings.
+
+    Return whether all orders hold.
+    """
+    norms = {**all_norms(), **all_clipped()}
+    right = show_exchanges(norms, console, title="steepest descent in a norm, with memory", what="norms")
+    found = at_one_point()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Muon at one point", title_justify="left")
+    table.add_column("Newton and Schulz, over the polar factor")
+    for column in ("relative\ndifference", "norm", "alignment"):
+        table.add_column(column, justify="right")
+    for name, numbers in {
+        "velocity T(∇C)": (found.velocity, found.size, found.velocity_alignment),
+        "correction DT(∇C)[H T]": (found.correction, found.correction_size, found.correction_alignment),
+    }.items():
+        table.add_row(name, *(f"{number:.3f}" for number in numbers))
+    console.print(table)
+    console.print(f"φ*: {found.potential:.4f} by singular values, {found.of_steps:.4f} as ⟨∇C, T(∇C)⟩ of these steps")
+    return right
+
+
 def _conclude(table: Table, results: Mapping[str, Edge | Identity | Order], what: str, console: Console) -> bool:
     """Print a table and accepted controls; return whether all hold."""
     console.print(table)
@@ -338,9 +362,7 @@ SECTIONS: Mapping[str, Callable[[Console], bool]] = {
     "schedules": lambda console: show_exchanges(
         all_schedules(), console, title="memory at rates and momenta that change", what="schedules"
     ),
-    "norms": lambda console: show_exchanges(
-        all_norms(), console, title="steepest descent in a norm, with memory", what="norms"
-    ),
+    "norms": lambda console: show_norms(console),
     "noise": lambda console: show_exchanges(
         all_fluctuations(), console, title="noise of steepest descent at rate 0", what="fluctuations"
     ),

@@ -25,15 +25,12 @@ from torch.optim import Optimizer
 
 from ireg.certify.any_optimizer import MODIFIED, PLAIN, accuracy
 from ireg.certify.exchange import Order
-from ireg.core.optimizers.steepest import GradientFilter
+from ireg.core.optimizers.steepest import GradientFilter, NewtonSchulz
 
 SMOOTHING = 0.1
 """Of the maps that are not smooth, as a gradient's size."""
 BOUND = 0.05
 """The norm at which a matrix's gradient is clipped: below its own at all points."""
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Muon's coefficients of a step of Newton and Schulz."""
-ITERATIONS = 5
 AS = 2
 """The order of the modified flow's error."""
 
@@ -59,14 +56,7 @@ def polar(value: Tensor) -> Tensor:
     return value @ (vectors / (values + SMOOTHING**2).sqrt()) @ vectors.T
 
 
-def newton_schulz(value: Tensor) -> Tensor:
-    """Return Muon's approximation of the polar factor, in the precision of the value."""
-    one, three, five = NEWTON_SCHULZ
-    found = value / value.norm()
-    for _ in range(ITERATIONS):
-        square = found @ found.T
-        found = one * found + (three * square + five * square @ square) @ found
-    return found
+newton_schulz = NewtonSchulz()
 
 
 def clipped(value: Tensor) -> Tensor:

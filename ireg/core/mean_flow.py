@@ -93,7 +93,7 @@ def require_uniform(optimizer: OptimizerState) -> None:
     if not steady.uniform:
         raise ValueError(
             "the mean flow is known for one rate and one weight decay, at all weights, and of optimizers that divide "
-            "at all steps of the epoch; leave its terms out, or give all parameter groups the same"
+            "at all steps of the epoch; give all parameter groups the same"
         )
 
 

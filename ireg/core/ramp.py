@@ -48,6 +48,10 @@ class NoFlowError(ValueError):
     """An optimizer has no modified flow that its steps could show."""
 
 
+class NoFadeError(NoFlowError):
+    """An optimizer's memory has not faded within the steps that were allowed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Response:
     """What an optimizer makes of a line, by parameter name, in what one step takes off the weights.
@@ -149,7 +153,7 @@ def settled_step(
         Δ, and after how many steps.
 
     Raises:
-        NoFlowError: the memory does not fade, two optimizers take different steps, or a step is none.
+        NoFlowError: the memory does not fade (`NoFadeError`), two optimizers take different steps, or a step is none.
     """
     driven, twin = Driven(make, weights), Driven(make, weights)
     steps, earlier, due = 0, None, FIRST
@@ -168,7 +172,7 @@ def settled_step(
         if earlier is not None and distance(taken, earlier) <= tolerance * size:
             return taken, steps
         earlier, due = taken, 2 * due
-    raise NoFlowError(_no_fade(driven.optimizer, most))
+    raise NoFadeError(_no_fade(driven.optimizer, most))
 
 
 def step_after(make: Make, weights: Params, gradient: Params, steps: int) -> Params:
@@ -204,8 +208,8 @@ def respond(
         The response.
 
     Raises:
-        NoFlowError: the memory does not fade, the step is not smooth, the optimizer draws random numbers, or it takes
-            no step with gradients alone.
+        NoFlowError: the memory does not fade (`NoFadeError`), the step is not smooth, the optimizer draws random
+            numbers, or it takes no step with gradients alone.
 
     Example:
         >>> weights, gradient = {"w": torch.ones(1).double()}, {"w": torch.full((1,), 2.0).double()}  # C = ω²
@@ -230,7 +234,7 @@ def respond(
             return response
         earlier, due = found, 2 * due
     _require_smooth(make, weights, line.response(due // 2), tolerance)
-    raise NoFlowError(_no_fade(Driven(make, weights).optimizer, most))
+    raise NoFadeError(_no_fade(Driven(make, weights).optimizer, most))
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class SeveralOptimizers(Optimizer):
         """Why there is no rule."""
         return (
             f"{' and '.join(type(part).__name__ for part in self.parts)} step together, and no mean flow of a joint "
-            "step is known; leave the terms of theory out, or measure with one of the optimizers"
+            "step is known"
         )
 
     def places(self) -> list[slice]:

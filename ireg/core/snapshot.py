@@ -10,17 +10,19 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from ireg.core.batches import examples_of
+from ireg.core.clipping import Clip
 from ireg.core.diagonal import exact_diagonal
 from ireg.core.differenced_hessian import DifferencedHessian, hessian_of
 from ireg.core.drawing import EPOCH, INDEPENDENT, population_size, require_sampling
 from ireg.core.driven_noise import driven_noise
 from ireg.core.fluctuation import Fluctuation
 from ireg.core.frozen_gradients import FrozenGradients
+from ireg.core.full_batch_flow import FullBatchFlow, full_batch_flow
 from ireg.core.hessian import MeanHessian
 from ireg.core.lanczos import Eigenpair
 from ireg.core.large import is_large
 from ireg.core.margins import margins
-from ireg.core.mean_flow import MeanFlow, mean_flow
+from ireg.core.mean_flow import MeanFlow, mean_flow, moments_needed
 from ireg.core.moments import (
     DrawnMoments,
     Foreseen,
@@ -33,12 +35,14 @@ from ireg.core.moments import (
     sampled_gradients,
 )
 from ireg.core.moments.needs import EVERYTHING, Need
+from ireg.core.norms import widened
 from ireg.core.optimizers import Memory, OptimizerState
 from ireg.core.own_passes import OwnPasses
 from ireg.core.params import add_scaled, as_reals, by_name
 from ireg.core.parts import Parts
 from ireg.core.path import Path
 from ireg.core.preconditioner_noise import preconditioner_noise
+from ireg.core.ramp import NoFadeError
 from ireg.core.random import named_generator
 from ireg.core.ranks import MeanOverRanks
 from ireg.core.sharpness import (
@@ -52,6 +56,9 @@ from ireg.core.sharpness import (
 from ireg.core.steepest_noise import steepest_noise
 from ireg.core.types import Batch, Descended, LossFn, Params, Shared
 from ireg.core.wide import brought
+
+NO_FADE = "no fade"
+"""Kept for the next measurement where an optimizer's memory has not faded: it would take as many steps again."""
 
 Window = TypeVar("Window", GradientMoments, DrawnMoments)
 
@@ -84,6 +91,8 @@ class Snapshot:
         objective: what is descended, where that is the loss and an explicit penalty; None for the bare loss.
         parts: layers or groups, of which terms of gradients are measured, too, see `by_part`.
         whole: the snapshot of all parameters, where this is a part of it.
+        clip: how gradients are clipped before the optimizer's steps, where that is known.
+        notes: what terms have left out, and why, a line each. It is written to.
 
     Example:
         >>> import ireg
@@ -114,6 +123,8 @@ class Snapshot:
     objective: Descended | None = None
     parts: Parts | None = None
     whole: "Snapshot | None" = None
+    clip: Clip | None = None
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         require_sampling(self.sampling)
@@ -400,6 +411,60 @@ class Snapshot:
         return mean_flow(
             loss, self.moving, self.batches, self.optimizer, self.descended_moments, self.shared, sampling=self.sampling
         )
+
+    @property
+    def has_mean_flow(self) -> bool:
+        """Whether the optimizer's mean flow is known."""
+        return self._no_mean_flow is None
+
+    @cached_property
+    def _no_mean_flow(self) -> str | None:
+        """Why the optimizer's mean flow is not known; None where it is."""
+        if self.optimizer.rule is None:
+            return self.optimizer.reason
+        try:
+            moments_needed(self.optimizer)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    @cached_property
+    def full_batch_flow(self) -> FullBatchFlow | None:
+        """What finite steps do on full batches, where `mean_flow` is not known.
+
+        None where that is not known either, and where `mean_flow` is.
+
+        What is missing is noted in `notes`.
+        """
+        reason = self._no_mean_flow
+        if reason is None or NO_FADE in self.kept:
+            return None
+        try:
+            flow = self._full_batch_flow()
+        except ValueError as error:
+            if isinstance(error, NoFadeError):
+                self.kept[NO_FADE] = torch.ones(())
+            self.notes.append(
+                f"{reason}; nor is a flow of full batches: {error}; ireg/strength and ireg/alignment are left out"
+            )
+            return None
+        self.notes.append(f"{reason}; ireg/strength/full_batch and ireg/alignment/full_batch are of full batches alone")
+        return flow
+
+    def _full_batch_flow(self) -> FullBatchFlow:
+        """Compute the flow of full batches.
+
+        Raises:
+            ValueError: there is none, or a penalty is descended beside the loss.
+        """
+        if self.objective is not None:
+            raise ValueError("it is not computed with a regularizer")
+        moving = dict(self.moving)
+
+        def product(direction: Params) -> Params:
+            return widened(self.hessian({name: direction[name].to(value) for name, value in moving.items()}))
+
+        return full_batch_flow(self.optimizer, moving, self.moments.mean, product, self.clip)
 
     @cached_property
     def frozen_gradients(self) -> FrozenGradients:

@@ -160,6 +160,9 @@ def _made_optimizer(settings: Config, model: nn.Module) -> Callable[..., Any]:
         if key not in ("name", "full_batch", "decay_groups")
     }
     name = settings.optimizer["name"]
+    library = str(settings.optimizer["_target_"]).partition(".")[0]
+    if library in _EXTRA_OF:
+        _require_installed(f"optimizer={name}", library, _EXTRA_OF[library])
     with user_errors(f"optimizer={name}"):
         # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.
         optimizer: Callable[..., Any] = instantiate(arguments, _convert_="all")
@@ -220,6 +223,18 @@ def make_loggers(
 
 _EXTRAS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 """What a logger of Lightning's needs, an extra of ours of the same name."""
+_EXTRA_OF = {"pytorch_optimizer": "optimizers"}
+"""The extra of ours that installs a library of optimizers."""
+
+
+def _require_installed(what: str, library: str, extra: str) -> None:
+    """Check that a library of an extra is there.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if find_spec(library) is None:
+        raise UserError(f"{what}: the library {library} is not installed; .venv/bin/pip install -e '.[{extra}]'")
 
 
 def _further_logger(
@@ -227,10 +242,8 @@ def _further_logger(
 ) -> Logger:
     kind = str(arguments["_target_"]).rpartition(".")[2]
     library = _EXTRAS.get(kind)
-    if library is not None and find_spec(library) is None:
-        raise UserError(
-            f"logger={library}: the library {library} is not installed; .venv/bin/pip install -e '.[{library}]'"
-        )
+    if library is not None:
+        _require_installed(f"logger={library}", library, library)
     own = {"WandbLogger": {"name": folder.name, "save_dir": str(folder)}, "MLFlowLogger": {"run_name": folder.name}}
     with user_errors("logger.further"):
         further = instantiate({**own.get(kind, {}), **arguments}, _convert_="all")

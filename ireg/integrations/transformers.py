@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ireg.core.batches import examples_of
+from ireg.core.clipping import Clip
 from ireg.core.drawing import EPOCH, INDEPENDENT, sampling_of
 from ireg.monitor import Monitor, warn_of_clipping
 from ireg.terms.named import Chosen
@@ -147,6 +148,7 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
             population=epoch,
             **self._options,
         )
+        self.monitor.clip = Clip(args.max_grad_norm) if args.max_grad_norm else None
         self.monitor.steps = state.global_step
         self.monitor.reset()
         self._step = []

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +31,7 @@ from ireg.core.witness import Witness
 from ireg.core.wrappers import bare_module, unwrapped
 from ireg.guard import Guard
 from ireg.lit.remembered import Remembered
-from ireg.lit.step_loss import MicroBatches, as_measured, is_clipped, precision_of
+from ireg.lit.step_loss import MicroBatches, as_measured, clip_of, is_clipped, precision_of
 from ireg.lit.twin import muted_twin, note_passing
 from ireg.measured_loss import Criterion, MeasuredLoss, ModelLoss
 from ireg.measurement import measure_epoch
@@ -590,10 +591,12 @@ class ImplicitRegularizationMonitor(Callback):
             stepped=self._witness.stepped,
             modes=self._guard.modes,
             group=ranks_of(trainer.strategy.model),
+            clip=clip_of(trainer),
         )
         epoch = replace(self._steps.window.epoch(known, self._population(trainer)), batches=batches)
         with precision_of(trainer, options):
-            return measure_epoch(twin, replace(options, check="off"), epoch, optimizer=self._trained)
+            warn = partial(self._guard.warnings.once, "theory")
+            return measure_epoch(twin, replace(options, check="off"), epoch, optimizer=self._trained, warn=warn)
 
     def _add_row(self, trainer: Trainer, values: dict[str, float]) -> None:
         """Give a row to `rows`, to the trainer's loggers and to its callbacks."""

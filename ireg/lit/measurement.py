@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.core.batches import IndexedBatches
+from ireg.core.clipping import Clip
 from ireg.core.drawing import EPOCH
 from ireg.core.functional import (
     ModuleLoss,
@@ -63,6 +64,7 @@ class RunMeasurement:
         watchers: called after the terms, with the epoch.
         tried: what a trial has shown of the network before training.
         rates: of each step of the epoch, the rate of each parameter group; None where they do not change.
+        clip: how gradients are clipped before each step; None where they are not.
     """
 
     def __init__(
@@ -93,7 +95,9 @@ class RunMeasurement:
         self.tried = Tried()
         self.rates: Sequence[Sequence[float]] | None = None
         self._recorder: PathRecorder | None = None
+        self.clip: Clip | None = None
         self._said = False
+        self._noted = False
 
     def use(self, tried: Tried) -> None:
         """Take the result of a trial, which says how the network is to be measured."""
@@ -153,6 +157,9 @@ class RunMeasurement:
                     self._say_once(snapshot)
                 noise = 0.0 if self.options.draws_masks else self.tried.noise
                 values = evaluate(terms, snapshot) | ({NOISE: noise} if noise else {})
+                if snapshot.notes and not self._noted:
+                    self._noted = True
+                    log.warning("%s", snapshot.notes[0])
                 for watch in self.watchers:
                     watch(epoch, snapshot)
         if self._recorder is not None:
@@ -213,6 +220,7 @@ class RunMeasurement:
             kept=self.kept,
             path=None if self._recorder is None else self._recorder.path(),
             rates=self.rates,
+            clip=self.clip,
             corrupted=self.data.train_labels.corrupted[torch.cat(list(chosen))],
         )
         return take_snapshot(

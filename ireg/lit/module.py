@@ -20,6 +20,7 @@ from ireg.lit.average import AverageOfWeights
 from ireg.lit.data import NoisyImages
 from ireg.lit.loggers import MetricsFile
 from ireg.lit.measurement import RunMeasurement
+from ireg.lit.step_loss import clip_of
 from ireg.lit.sums import EpochSums
 from ireg.lit.trial import errors_of, step_or_overflow, try_out
 from ireg.objective import CRITERIA, Criterion
@@ -276,6 +277,7 @@ class Classifier(L.LightningModule):
     def on_train_start(self) -> None:
         """Record row 0, or continue after the rows there are."""
         self.measurement.start(self.data, self._optimizer)
+        self.measurement.clip = clip_of(self.trainer)
         if self._switch is not None:
             self._switch.measure = self._measured_for_switch
         if self.current_epoch > 0:

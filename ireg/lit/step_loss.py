@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ireg.core.batches import examples_of
+from ireg.core.clipping import NORM, VALUE, Clip
 from ireg.measured_loss import Criterion, ModelLoss
 from ireg.options import Options
 from ireg.system.errors import UserError
@@ -134,18 +135,26 @@ def training_step(module: Any, batch: Any, number: int) -> Tensor:
     return value
 
 
-def is_clipped(trainer: Trainer, optimizer: Optimizer) -> bool:
-    """Return whether Lightning's clipping, which follows, changes the gradients."""
+def clip_of(trainer: Trainer) -> Clip | None:
+    """Return how Lightning clips gradients; None where it does not."""
     bound = trainer.gradient_clip_val
     if bound is None or bound <= 0:  # Lightning clips only where the bound is above 0
+        return None
+    return Clip(float(bound), VALUE if trainer.gradient_clip_algorithm == "value" else NORM)
+
+
+def is_clipped(trainer: Trainer, optimizer: Optimizer) -> bool:
+    """Return whether Lightning's clipping, which follows, changes the gradients."""
+    clip = clip_of(trainer)
+    if clip is None:
         return False
     held = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     gradients = [gradient for gradient in held if gradient.numel()]
     if not gradients:
         return False
-    if trainer.gradient_clip_algorithm == "value":
-        return bool(max(float(gradient.abs().max()) for gradient in gradients) > bound)
-    return bool(float(nn.utils.get_total_norm(gradients)) > bound)
+    if clip.by == VALUE:
+        return bool(max(float(gradient.abs().max()) for gradient in gradients) > clip.bound)
+    return bool(float(nn.utils.get_total_norm(gradients)) > clip.bound)
 
 
 def moved(value: Any, device: torch.device | str) -> Any:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ireg.core.functional import evaluating, functional_loss, measuring, trained_parameters
 from ireg.core.random import named_generator, named_seed
-from ireg.core.snapshot import Term
+from ireg.core.snapshot import NO_FADE, Term
 from ireg.core.types import Batch
 from ireg.lit.data import NoisyImages
 from ireg.measured_loss import MeasuredLoss, loss_function
@@ -278,7 +278,8 @@ def _try_terms(model: nn.Module, optimizer: Optimizer, batches: list[Batch], tri
     with measuring(model), errors_of("terms"):
         snapshot = take_snapshot(
             model,
-            Epoch(batches=batches, rates=rates, generator=named_generator("trial")),
+            # Without the steps of the optimizer itself, which take long and stop no training.
+            Epoch(batches=batches, rates=rates, generator=named_generator("trial"), kept={NO_FADE: torch.ones(())}),
             Options(terms=trial.terms, method=trial.options.method),  # of few examples, neither drawn nor masked
             loss=loss_function(model, trial.criterion, None, trial.options.method),
             optimizer=optimizer,

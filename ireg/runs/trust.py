@@ -29,6 +29,8 @@ _SOURCES = (
 _MODELS = tuple(f"ireg.models.{name}" for name in ("CNN", "GPT", "MLP", "ResNet", "ViT"))
 _OPTIMIZERS = (
     "ireg.optim.Switch",
+    "pytorch_optimizer.Lion",
+    "pytorch_optimizer.SignSGD",
     *(
         f"torch.optim.{name}"
         for name in (

@@ -29,14 +29,20 @@ epoch. Where each is a draw of its own, the mean over the draws follows the flow
 
 C the loss of the population. ‖∇C‖²_P is estimated from a window of k minibatches without the noise of its draw, see
 docs/theory.md, section 15.
+
+Gradients that are clipped before each step are ∇φ*(g) of Huber's function φ*. Where the bound is below ∇C, finite steps
+of SGD and momentum penalize η_e (½ + L) φ*(∇C) on full batches, in place of (η_e/4) (1 + 2L) ‖∇C‖². What minibatches
+add is not known then. Adaptive optimizers' terms are those of steps without clipping. See docs/theory.md, section 19.
 """
 
 from functools import partial
 
 from torch import Tensor
 
+from ireg.core.clipping import NORM, VALUE, Clip
 from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.optimizers import OptimizerState
+from ireg.core.optimizers.steepest import Steepest, absolute
 from ireg.core.params import add_scaled
 from ireg.core.snapshot import Snapshot
 from ireg.core.types import Params
@@ -66,20 +72,57 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
     With weight decay, ḡ includes the decay. With independent minibatches ‖∇C‖²_P stands
     for ‖ḡ‖²_P, estimated without bias; the estimate may be negative.
 
-    Of Muon and Lion it is (½ + L) Σ η φ*(ḡ), φ* the nuclear norm of each matrix or the ℓ₁ norm, from all of an epoch's
-    minibatches: a norm has no estimate without bias from some. Weight decay and a penalty beside the loss are left out
-    of it.
+    With clipped gradients, of SGD and momentum without weight decay, it is η_e (½ + L) φ*(ḡ) where ḡ is beyond the
+    bound, see `ireg.Clip`, from all of an epoch's minibatches. By norm this is no sum over layers.
+
+    Of Muon, Lion and Signum it is (½ + L) Σ η φ*(ḡ), φ* the nuclear norm of each matrix or the ℓ₁ norm, from all of an
+    epoch's minibatches: a norm has no estimate without bias from some. Weight decay and a penalty beside the loss are
+    left out of it.
 
     Source and validity: see `ireg.terms.own`, and docs/theory.md, section 19.
     """
     steepest = snapshot.optimizer.steepest
     if steepest is not None:
-        sampled = snapshot.independent or snapshot.drawn or snapshot.population is not None
-        return None if sampled or snapshot.objective is not None else steepest.penalty(snapshot.moments.mean)
+        unknown = _is_estimated(snapshot) or snapshot.objective is not None or _turns(steepest, snapshot.clip)
+        return None if unknown else steepest.penalty(snapshot.moments.mean)
     if _undefined(snapshot):
         return None
     of_mean, _ = snapshot.own_coefficients
+    if (clip := _acting_clip(snapshot)) is not None:
+        if snapshot.optimizer.weight_decay or (snapshot.whole is not None and clip.by == NORM):
+            return None
+        potential = clip.potential(_of_descended(snapshot), snapshot.preconditioner)
+        return None if potential is None else 2 * of_mean * potential
     return of_mean * snapshot.descended.square_of_mean(snapshot.preconditioner, partial(_with_shared, snapshot))
+
+
+def _is_estimated(snapshot: Snapshot) -> bool:
+    """Return whether the gradient of all minibatches is not known, but estimated."""
+    return snapshot.independent or snapshot.drawn or snapshot.population is not None
+
+
+def _turns(steepest: Steepest, clip: Clip | None) -> bool:
+    """Return whether clipping makes another map of the step.
+
+    By norm a gradient is multiplied by a number, which changes neither sign nor polar factor; by value the signs stay.
+    """
+    return clip is not None and clip.by == VALUE and steepest.norm is not absolute
+
+
+def _acting_clip(snapshot: Snapshot) -> Clip | None:
+    """Return how SGD's gradients are clipped, where the bound is below that of all minibatches."""
+    clip = snapshot.clip
+    if clip is None or snapshot.optimizer.kind != "sgd" or _is_estimated(snapshot):
+        return None
+    return clip if clip.acts(_of_descended(snapshot.whole or snapshot)) else None
+
+
+def _of_descended(snapshot: Snapshot) -> Params:
+    """Return the gradient of the objective that is clipped, by name."""
+    gradient, shared = snapshot.descended_moments.mean, snapshot.shared
+    if shared is None:
+        return gradient
+    return add_scaled(gradient, {name: shared.gradient[name] for name in gradient}, 1.0)
 
 
 def _with_shared(snapshot: Snapshot, gradient: Params) -> Params:
@@ -92,13 +135,14 @@ def _with_shared(snapshot: Snapshot, gradient: Params) -> Params:
 def own_variance(snapshot: Snapshot) -> Tensor | None:
     """Compute the part of `own` that minibatches add: (η_e/4) (1 − τ) (1/m) Σ_k ‖g_k − ḡ‖²_P.
 
-    It is 0 for a single minibatch. None for independent minibatches, whose mean has no such part.
+    It is 0 for a single minibatch. None for independent minibatches, whose mean has no such part, and where ḡ is
+    clipped.
 
     Computed as the difference of (1/m) Σ ‖g_k‖²_P and ‖ḡ‖²_P, the same by algebra.
 
     Source and validity: see `ireg.terms.own`.
     """
-    if _undefined(snapshot) or snapshot.independent:
+    if _undefined(snapshot) or snapshot.independent or _acting_clip(snapshot) is not None:
         return None
     scale, gradients = snapshot.preconditioner, snapshot.descended
     _, of_variance = snapshot.own_coefficients
@@ -109,11 +153,11 @@ def own_variance(snapshot: Snapshot) -> Tensor | None:
 def own(snapshot: Snapshot) -> Tensor | None:
     """Compute the implicit regularizer of the run's optimizer, `own_full_batch` + `own_variance`.
 
-    That of SGD is `sgd`. With independent minibatches it is the first part alone.
+    That of SGD is `sgd`. With independent minibatches it is the first part alone. None where ḡ is clipped.
 
     Source and validity: see `ireg.terms.own`.
     """
-    if _undefined(snapshot):
+    if _undefined(snapshot) or _acting_clip(snapshot) is not None:
         return None
     full_batch, variance = own_full_batch(snapshot), own_variance(snapshot)
     return full_batch if full_batch is None or variance is None else full_batch + variance

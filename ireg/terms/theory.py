@@ -12,6 +12,12 @@ They are measured at the point alone, from the optimizer's hyperparameters and n
 of the first steps. The expansion holds while the strength is small: from `ireg.catalogue.VALID_STRENGTH` on it says
 nothing.
 
+Where the mean flow is not known, as of Lion, of a class of somebody's, or of groups with rates of their own, the two
+numbers of the whole are those of full batches, as `ireg/strength/full_batch` and `ireg/alignment/full_batch`: in closed
+form for steepest descent in a norm, else from the optimizer's own steps (docs/theory.md, sections 18 and 19). There X
+is what finite steps add, and the cosine is with ∇‖∇C‖². What minibatches add is not in them. Where there is no such
+flow either, a line says why.
+
 F is also computed without the expansion, at rate 0 (docs/theory.md, section 16): `strength_exact` and
 `alignment_exact`. Where F's strength differs from the exact one, the expansion in v's fluctuation does not hold.
 
@@ -19,8 +25,11 @@ Source: docs/theory.md, section 7, where it is derived and certified; for full b
 2024, arXiv:2309.00079.
 """
 
+from collections.abc import Callable, Mapping
+
 from torch import Tensor
 
+from ireg.core.full_batch_flow import FullBatchFlow
 from ireg.core.mean_flow import MeanFlow, moments_needed, require_uniform
 from ireg.core.moments.needs import NOTHING, Need, needs
 from ireg.core.norms import cosine, norm, ratio
@@ -32,6 +41,7 @@ from ireg.core.steepest_noise import expanded_noise
 from ireg.core.types import Params
 from ireg.core.wide import wide
 
+Value = Tensor | Mapping[str, Tensor] | None
 PARTS = ("whole", "memory", "lag", "fluctuation")
 
 
@@ -44,6 +54,26 @@ def _known(part: str) -> str:
     if part not in PARTS:
         raise ValueError(f"part={part!r}: unknown; choose one of {', '.join(PARTS)}")
     return part
+
+
+FULL_BATCH = "full_batch"
+"""What numbers of full batches are called after their tag."""
+
+
+def _flow_needed(optimizer: OptimizerState) -> Need:
+    try:
+        return moments_needed(optimizer)
+    except ValueError:  # the flow of full batches, then
+        return Need.MEAN
+
+
+def _of_full_batches(snapshot: Snapshot, part: str, number: Callable[[FullBatchFlow], Tensor | None]) -> Value:
+    """Compute a number of the flow of full batches; there is one of the whole alone."""
+    flow = snapshot.full_batch_flow if _known(part) == "whole" else None
+    if flow is None:
+        return None
+    value = number(flow)
+    return None if value is None else {FULL_BATCH: value}
 
 
 def _part(flow: MeanFlow, part: str) -> Params | None:
@@ -64,13 +94,14 @@ def _expanded(snapshot: Snapshot, steepest: Steepest) -> Tensor | None:
     return None if found is None else norm({"F": found[1]}) / norm({"u": found[0]})
 
 
-def _flow_needed(optimizer: OptimizerState) -> Need:
-    """Return what the mean flow needs of the moments; nothing where F alone is known."""
-    return NOTHING if optimizer.steepest is not None else moments_needed(optimizer)
+def _full_batch_cosine(flow: FullBatchFlow) -> Tensor | None:
+    if not norm(flow.correction) or not norm(flow.squares_gradient):
+        return None
+    return cosine(flow.correction, flow.squares_gradient)
 
 
 @needs(_flow_needed)
-def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
+def strength(snapshot: Snapshot, *, part: str = "whole") -> Value:
     """Compute the size of the correction relative to the leading velocity, ‖X‖/‖u‖.
 
     Args:
@@ -78,22 +109,25 @@ def strength(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
         part: `whole` (X), `memory` (M), `lag` (V) or `fluctuation` (F), of which it is then the size.
 
     Returns:
-        The ratio, 0-d, without unit. None for a part that the optimizer does not have (V and F of SGD). Of Muon and
-        Lion F alone is known, and of a sign there is none.
+        The ratio, 0-d, without unit; that of full batches by its name, where no mean flow is known. None for a part
+        that the optimizer does not have (V and F of SGD). Of Muon F is known, too, and of a sign there is none.
 
     Source and validity: see `ireg.terms.theory`.
 
     Raises:
-        ValueError: an unknown part, or an optimizer whose mean flow is not known.
+        ValueError: an unknown part.
     """
-    if snapshot.optimizer.steepest is not None:
-        return _expanded(snapshot, snapshot.optimizer.steepest) if _known(part) == "fluctuation" else None
+    if not snapshot.has_mean_flow:
+        steepest = snapshot.optimizer.steepest
+        if steepest is not None and part == "fluctuation":
+            return _expanded(snapshot, steepest)
+        return _of_full_batches(snapshot, part, lambda flow: ratio(flow.correction, flow.leading))
     vector = _part(snapshot.mean_flow, part)
     return None if vector is None else ratio(vector, snapshot.mean_flow.leading)
 
 
 @needs(_flow_needed)
-def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
+def alignment(snapshot: Snapshot, *, part: str = "whole") -> Value:
     """Compute the cosine of the correction and ∇Q, ⟨X, ∇Q⟩/(‖X‖ ‖∇Q‖).
 
     Above 0 the correction pushes Q = (1/m) Σ ‖g_k‖² down, which is implicit regularization. Below 0 it pushes Q up.
@@ -103,16 +137,16 @@ def alignment(snapshot: Snapshot, *, part: str = "whole") -> Tensor | None:
         part: `whole` (X), `memory` (M), `lag` (V) or `fluctuation` (F), of which it is then the cosine.
 
     Returns:
-        The cosine, 0-d, in [−1, 1]. None for a part that the optimizer does not have (V and F of SGD), and of Muon and
-        Lion.
+        The cosine, 0-d, in [−1, 1]; that of full batches by its name, where no mean flow is known. None for a part that
+        the optimizer does not have (V and F of SGD), and where nothing is added.
 
     Source and validity: see `ireg.terms.theory`.
 
     Raises:
-        ValueError: an unknown part, or an optimizer whose mean flow is not known.
+        ValueError: an unknown part.
     """
-    if snapshot.optimizer.steepest is not None:
-        return None
+    if not snapshot.has_mean_flow:
+        return _of_full_batches(snapshot, part, _full_batch_cosine)
     vector, gradient = _part(snapshot.mean_flow, part), snapshot.mean_flow.squares_gradient
     if vector is None:
         return None
@@ -150,7 +184,7 @@ def strength_exact(snapshot: Snapshot) -> Tensor | None:
 
 def _exact_alignment_needed(optimizer: OptimizerState) -> Need:
     _noise_needed(optimizer)
-    return _flow_needed(optimizer)
+    return NOTHING if optimizer.steepest is not None else moments_needed(optimizer)
 
 
 @needs(_exact_alignment_needed)

@@ -9,7 +9,6 @@ from ireg.certify import CERTIFICATES
 from ireg.core import mean_flow
 from ireg.core.moments.needs import needs
 from ireg.core.optimizers import Memory
-from ireg.core.snapshot import Snapshot
 from ireg.known_optimizers import WITH_RULE
 from ireg.terms.named import TERMS
 
@@ -56,11 +55,13 @@ def test_over_sampled_orders(setting):
 def test_a_wrong_memory_fails(monkeypatch):
     certificate = named("momentum, full batch, β = 0.9: C + (η_e/4)(1+2L)‖ḡ‖²_P")
 
-    def wrong(snapshot):
-        known = snapshot.optimizer.memory
+    right = SGDRule.memory
+
+    def wrong(rule, lr):
+        known = right(rule, lr)
         return Memory(effective_rate=known.effective_rate, lag=known.lag + 0.5, decay=known.decay)
 
-    monkeypatch.setattr(Snapshot, "memory", property(wrong))
+    monkeypatch.setattr(SGDRule, "memory", wrong)
     assert not certificate.run(certificate.experiment.rates[:2]).holds
 
 

@@ -65,6 +65,7 @@ def test_the_networks_derivatives(capsys, monkeypatch):
     monkeypatch.setattr(command, "all_drawings", lambda: {"SGD": Order(order=3, slope=3.0, controls={"wrong": 2.0})})
     monkeypatch.setattr(command, "all_schedules", lambda: {"SGD": Order(order=3, slope=3.1, controls={"mean": 2.1})})
     monkeypatch.setattr(command, "all_norms", lambda: {"lion": Order(order=2, slope=1.9, controls={"L": 1.0})})
+    monkeypatch.setattr(command, "all_clipped", lambda: {"clip": Order(order=2, slope=2.0, controls={})})
     monkeypatch.setattr(command, "all_fluctuations", lambda: {"muon": Order(order=3, slope=3.0, controls={"τ": 2.0})})
     right = [Comparison(tag=tag, where="sgd", error=0.0) for tag in TERMS]
     monkeypatch.setattr(command, "all_logged", lambda: right)
@@ -79,7 +80,8 @@ def test_the_networks_derivatives(capsys, monkeypatch):
     assert "1 of 1 exchanges hold" in out
     assert "1 of 1 drawings hold" in out
     assert "1 of 1 schedules hold" in out
-    assert "1 of 1 norms hold" in out
+    assert "2 of 2 norms hold" in out
+    assert "φ*: 2.1601 by singular values, 1.7936 as ⟨∇C, T(∇C)⟩ of these steps" in out
     assert "1 of 1 fluctuations hold" in out
     assert f"{len(TERMS)} of {len(TERMS)} logged values are right" in out
     assert "1 of 1 epochs hold" in out

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import ireg
+from ireg.core.clipping import Clip
 from ireg.lit.callback import ImplicitRegularizationMonitor as Monitor
 from ireg.system.errors import UserError
 from tests import reference
@@ -219,6 +220,20 @@ def test_clipping_is_counted(tmp_path, algorithm, bound):
     monitor = Monitor(TAGS)
     fit(tmp_path, Module(), monitor, gradient_clip_val=bound, gradient_clip_algorithm=algorithm)
     assert monitor.rows["ireg/clipped"].tolist() == [float(bound < 1)] * 2
+
+
+@pytest.mark.parametrize(("algorithm", "clip"), [("norm", Clip(1e-3)), ("value", Clip(1e-4, "value"))])
+def test_clipping_is_in_the_regularizer_of_full_batches(tmp_path, algorithm, clip):
+    monitor = Monitor(["ireg/own_full_batch", "ireg/own"])
+    module = Module()
+    fit(tmp_path, module, monitor, gradient_clip_val=clip.bound, gradient_clip_algorithm=algorithm)
+    gradients = gradients_of(module, last_epoch(module))
+    mean = {name: torch.stack([gradient[name] for gradient in gradients]).mean(0) for name in gradients[0]}
+    entries = torch.cat([value.flatten() for value in mean.values()]).double()
+    sizes = entries.norm() if algorithm == "norm" else entries.abs()
+    potential = torch.where(sizes <= clip.bound, sizes**2 / 2, clip.bound * (sizes - clip.bound / 2)).sum()
+    assert monitor.rows["ireg/own_full_batch"].iloc[-1] == pytest.approx(0.1 / 2 * float(potential), rel=1e-4)
+    assert "ireg/own" not in monitor.rows
 
 
 def test_every_n_epochs_and_the_last_with_another_prefix(tmp_path):

@@ -533,7 +533,8 @@ def test_the_set_takes_no_second_pass_and_no_path():
         ireg.measure(made, batches, optimizer=optimizer, criterion=criterion, terms=terms, method="loop", check="off")
         passes[terms] = len(taken)
     assert passes["default"] == passes["noise"] < 8
-    assert {tag for tag in CATALOGUE if tag.startswith("noise/")} == {*TAGS}
+    others = {*SETS["mean_step"]}  # which drawn orders cost
+    assert {tag for tag in CATALOGUE if tag.startswith("noise/")} - others == {*TAGS}
     assert not any(needs_path(TERMS[tag]) for tag in TAGS)
 
 

@@ -13,6 +13,7 @@ from ireg.core.optimizers.state import OptimizerState
 from ireg.core.optimizers.steepest import steepest_of
 from ireg.core.optimizers.twin import twins
 from ireg.core.params import as_reals, sum_type
+from ireg.core.several import SeveralOptimizers
 from ireg.core.sharded import whole
 from ireg.core.wrappers import rate_of, require_rates
 
@@ -58,6 +59,7 @@ def view(
     decays = {name: float(said[group].get("weight_decay", 0.0)) for name, group in groups.items()}
     decay = max(decays.values())
     cls, reason = _rule_for(optimizer, [said[number] for number in sorted(set(groups.values()))])
+    at_mean_rates = [{**one, "lr": by_group.get(place, one["lr"])} for place, one in enumerate(said)]
     fields: dict[str, Any] = {
         "lr": largest,
         "weight_decay": decay,
@@ -72,13 +74,12 @@ def view(
         },
         "decays": None if len(set(decays.values())) == 1 else decays,
         "rates": steps,
+        "make": None if isinstance(optimizer, SeveralOptimizers) else twins(optimizer, moving, at_mean_rates),
     }
     if cls is None:
         of_each = {name: {**said[number], "lr": by_group[number]} for name, number in groups.items()}
         steepest = steepest_of(optimizer, of_each, dict(moving))
-        # Of several optimizers, and of one that says why it has no rule, there is no other one.
-        make = None if hasattr(optimizer, "reason") else twins(optimizer, moving, said)
-        return OptimizerState(rule=None, reason=reason, steepest=steepest, make=make, **fields)
+        return OptimizerState(rule=None, reason=reason, steepest=steepest, **fields)
     # A copy of the look-up: `optimizer.state` is a defaultdict, and reading it would add entries.
     state = {
         name: {key: whole(value) for key, value in optimizer.state.get(parameter, {}).items()}

@@ -14,6 +14,6 @@ def fading_mean(kind: str, decay: float | None) -> float:
     if decay is None or not 0.0 <= decay < 1.0:
         raise ValueError(
             f"{kind}: its mean flow is known only where it divides by the root of a fading mean of squared "
-            "gradients (rmsprop, adam, adamw, nadam; not amsgrad, not centered); leave out terms=theory"
+            "gradients (rmsprop, adam, adamw, nadam; not amsgrad, not centered)"
         )
     return decay

@@ -1,11 +1,10 @@
 """What an optimizer holds, whatever its update rule is."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from ireg.core.drawing import EPOCH
 from ireg.core.large import computed
@@ -14,6 +13,7 @@ from ireg.core.optimizers.rule import Rule
 from ireg.core.optimizers.schedule import Filter, pair_coefficients
 from ireg.core.optimizers.steepest import Steepest
 from ireg.core.params import add_scaled
+from ireg.core.ramp import Make
 from ireg.core.types import Params
 
 
@@ -40,7 +40,8 @@ class OptimizerState:
         rules: the rule at each of the epoch's steps, where momentum or another constant of it changes.
         steps: how often each parameter has been stepped, by name, where torch counts it; empty without a rule.
         steepest: of an optimizer without a rule, in which norm it descends steepest, where that is known.
-        make: of an optimizer without a rule, what makes another one with its settings, see `ireg.core.optimizers.twin`.
+        make: makes another one with its settings, of as many parameters, see `ireg.core.optimizers.twin`; None for
+            several together.
 
     Example:
         >>> from ireg.core.optimizers.sgd import SGDRule
@@ -64,7 +65,7 @@ class OptimizerState:
     rules: tuple[Rule, ...] | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
     steepest: Steepest | None = None
-    make: Callable[[list[nn.Parameter]], Optimizer] | None = None
+    make: Make | None = field(default=None, repr=False, compare=False)
 
     @property
     def has_rule(self) -> bool:
@@ -91,8 +92,10 @@ class OptimizerState:
         """What the optimizer remembers of past gradients.
 
         Raises:
-            ValueError: it remembers for ever (β = 1), or has no rule.
+            ValueError: it remembers for ever (β = 1), or has no rule and is not known to descend steepest in a norm.
         """
+        if self.rule is None and self.steepest is not None:
+            return self.steepest.memory
         return self.known_rule().memory(self.lr)
 
     @property
@@ -225,6 +228,8 @@ class OptimizerState:
 
         w the decoupled weight decay; from there on the steps grow from one side to the other. L2 decay is part of H.
 
+        A step that is the sign, the polar factor or the direction of a gradient is no linear one near 0, and has none.
+
         Raises:
             ValueError: the memory has none, groups differ in their decoupled decay, or there is no rule.
 
@@ -239,7 +244,7 @@ class OptimizerState:
         """
         if self.decays is not None and self.decoupled:
             raise ValueError("parameter groups differ in their decoupled weight decay, and there is no common edge")
-        return (2 - self.lr * self.decoupled_decay) / self.memory.alternating_rate
+        return (2 - self.lr * self.decoupled_decay) / self.known_rule().memory(self.lr).alternating_rate
 
     @property
     def preconditioner(self) -> Params | None:

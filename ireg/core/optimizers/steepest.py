@@ -7,6 +7,10 @@ then penalize η (½ + L) φ*(∇C), see docs/theory.md, section 19.
 |---|---|---|---|
 | torch's Muon, m ← βm + (1−β)g | nuclear norm of each matrix | Newton and Schulz | β/(1−β), with Nesterov β²/(1−β) |
 | pytorch-optimizer's Lion | ℓ₁ norm | sign | β₁/(1−β₂) |
+| pytorch-optimizer's SignSGD, which is Signum with its momentum β | ℓ₁ norm | sign | β/(1−β) |
+
+As Σ a_j = 1, the effective rate is η itself, of Muon that of each matrix. Such a T is the same for any multiple of its
+argument and has no slope at 0: there is no curvature at which steps begin to oscillate, and no edge of stability.
 """
 
 from __future__ import annotations
@@ -18,8 +22,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import jvp
 from torch.optim import Optimizer
 
+from ireg.core.optimizers.memory import Memory
 from ireg.core.optimizers.momentum import fading
 from ireg.core.params import as_reals
 from ireg.core.types import Params
@@ -111,10 +117,43 @@ class Steepest:
     decays: Mapping[str, float] = field(default_factory=dict)
     l2_decays: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def memory(self) -> Memory:
+        """What is remembered of past gradients, with the largest of the effective rates."""
+        filtered = self.filter
+        scale = filtered.mixed if filtered.ahead or not filtered.kept else filtered.mixed / filtered.kept
+        return Memory(effective_rate=max(self.rates.values()), lag=filtered.lag, decay=filtered.kept, tail_scale=scale)
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether weight decay, if there is any, is not added to the gradients."""
+        return not any(self.l2_decays.values())
+
     def penalty(self, gradient: Params) -> Tensor:
         """Compute (½ + L) Σ η φ*(∇C) over the parameters, 0-d, in double precision."""
         parts = [self.rates[name] * self.norm(wide(value)) for name, value in gradient.items()]
         return (0.5 + self.filter.lag) * torch.stack(parts).sum()
+
+    def leading(self, weights: Params, gradient: Params) -> Params:
+        """Compute what a step takes off where weights and gradient have been the same for long, ηT(∇C) + ηwω."""
+        return {
+            name: self.rates[name] * self.step_map(value) + self.decays.get(name, 0.0) * weights[name]
+            for name, value in gradient.items()
+        }
+
+    def correction(self, gradient: Params, leading: Params, uphill: Params) -> Params:
+        """Compute what finite steps add to it, η(½ + L) DT(∇C)[HΔ] + ½ηw Δ.
+
+        Args:
+            gradient: ∇C, in double precision as all of these.
+            leading: Δ.
+            uphill: HΔ.
+        """
+        return {
+            name: (0.5 + self.filter.lag) * self.rates[name] * jvp(self.step_map, (value,), (uphill[name],))[1]
+            + self.decays.get(name, 0.0) / 2 * leading[name]
+            for name, value in gradient.items()
+        }
 
 
 def absolute(gradient: Tensor) -> Tensor:
@@ -125,6 +164,27 @@ def absolute(gradient: Tensor) -> Tensor:
 def nuclear(gradient: Tensor) -> Tensor:
     """Return the sum of a matrix's singular values."""
     return torch.linalg.matrix_norm(gradient, "nuc")
+
+
+def polar(matrix: Tensor) -> Tensor:
+    """Return the polar factor UVᵀ of a matrix UΣVᵀ, the gradient of its nuclear norm."""
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    return left @ right
+
+
+def polar_along(matrix: Tensor, direction: Tensor) -> Tensor:
+    """Return the derivative of the polar factor along a direction E.
+
+    With M = UᵀEV it is U [(M_ij − M_ji)/(σ_i + σ_j)] Vᵀ + (1 − UUᵀ) E V Σ⁻¹ Vᵀ of a matrix UΣVᵀ with at least as many
+    rows as columns. It is large where a singular value is near 0, and has no meaning where one vanishes.
+    """
+    if matrix.shape[0] < matrix.shape[1]:
+        return polar_along(matrix.T, direction.T).T
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    mixed = left.T @ direction @ right.T
+    turned = left @ ((mixed - mixed.T) / (values[:, None] + values)) @ right
+    outside = direction - left @ (left.T @ direction)
+    return turned + outside @ (right.T / values) @ right
 
 
 def steepest_of(optimizer: Optimizer, groups: Mapping[str, Mapping[str, Any]], params: Params) -> Steepest | None:
@@ -142,8 +202,8 @@ def steepest_of(optimizer: Optimizer, groups: Mapping[str, Mapping[str, Any]], p
     if read is None:
         return None
     found = [read(group) for group in groups.values()]
-    if any(one != found[0] for one in found):
-        return None  # groups with memories of their own
+    if found[0] is None or any(one != found[0] for one in found):
+        return None  # another map of the step, or groups with memories of their own
     decoupled = {name: _decoupled(group) for name, group in groups.items()}
     decays = {name: float(group.get("weight_decay", 0.0)) for name, group in groups.items()}
     return Steepest(
@@ -193,21 +253,29 @@ class _Read:
     smooth: bool
 
 
-def _muon(group: Mapping[str, Any]) -> _Read:
+def _muon(group: Mapping[str, Any]) -> _Read | None:
     beta = fading("muon", float(group["momentum"]))
     step_map = NewtonSchulz(tuple(group["ns_coefficients"]), int(group["ns_steps"]), float(group["eps"]))
     mixed = beta if group["nesterov"] else 1.0
     return _Read(nuclear, step_map, GradientFilter(mixed=mixed, kept=beta, ahead=True), True)
 
 
-def _lion(group: Mapping[str, Any]) -> _Read:
+def _lion(group: Mapping[str, Any]) -> _Read | None:
+    if any(group.get(changed) for changed in ("use_gc", "adanorm", "cautious")):
+        return None
     mixed, kept = (float(beta) for beta in group["betas"])
     return _Read(absolute, torch.sign, GradientFilter(mixed=mixed, kept=fading("lion", kept), ahead=False), False)
 
 
-READERS: Mapping[str, Callable[[Mapping[str, Any]], _Read]] = {
+def _signum(group: Mapping[str, Any]) -> _Read | None:
+    kept = fading("signum", float(group["momentum"]))
+    return _Read(absolute, torch.sign, GradientFilter(mixed=1.0, kept=kept, ahead=True), False)
+
+
+READERS: Mapping[str, Callable[[Mapping[str, Any]], _Read | None]] = {
     "torch.optim.Muon": _muon,
     "pytorch_optimizer.optimizer.lion.Lion": _lion,
+    "pytorch_optimizer.optimizer.sgd.SignSGD": _signum,
 }
 """What is read from a parameter group, by the class's place: the library needs not be installed."""
 

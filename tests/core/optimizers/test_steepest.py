@@ -1,4 +1,4 @@
-"""What Muon and Lion penalize on full batches: the gradient's nuclear and ℓ₁ norm."""
+"""What Muon, Lion and Signum penalize on full batches: the gradient's nuclear and ℓ₁ norm."""
 
 import math
 
@@ -16,8 +16,11 @@ from ireg.core.optimizers.steepest import (
     Steepest,
     absolute,
     nuclear,
+    polar,
+    polar_along,
     steepest_of,
 )
+from ireg.terms.named import TERMS
 
 GENERATOR = torch.Generator().manual_seed(0)
 BATCHES = [tuple(torch.randn(6, size, generator=GENERATOR).double() for size in (4, 2)) for _ in range(3)]
@@ -31,6 +34,26 @@ class Lion(torch.optim.Optimizer):
 
 
 Lion.__module__, Lion.__qualname__ = "pytorch_optimizer.optimizer.lion", "Lion"
+
+
+class Signum(torch.optim.Optimizer):
+    """A stand-in for pytorch-optimizer's SignSGD."""
+
+    def __init__(self, params, lr, momentum=0.9, weight_decay=0.0, weight_decouple=True):
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "weight_decouple": weight_decouple}
+        )
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                mean = self.state[parameter].setdefault("mean", torch.zeros_like(parameter))
+                mean.lerp_(parameter.grad, 1 - group["momentum"])
+                parameter.sub_(mean.sign() + group["weight_decay"] * parameter, alpha=group["lr"])
+
+
+Signum.__module__, Signum.__qualname__ = "pytorch_optimizer.optimizer.sgd", "SignSGD"
 
 
 def network():
@@ -179,7 +202,11 @@ def test_others_are_not_known():
     groups = {name: {"lr": 0.1, "betas": (0.9, 0.99)} for name in named}
     assert steepest_of(torch.optim.Adafactor(model.parameters()), groups, named) is None
     assert steepest_of(Lion(model.parameters(), lr=0.1), groups, named).norm is absolute
-    assert READERS.keys() == {"torch.optim.Muon", "pytorch_optimizer.optimizer.lion.Lion"}
+    places = {"pytorch_optimizer.optimizer.lion.Lion", "pytorch_optimizer.optimizer.sgd.SignSGD"}
+    assert READERS.keys() == {"torch.optim.Muon", *places}
+    for changed in ("use_gc", "adanorm", "cautious"):  # another map of the step
+        of_each = {name: {**group, changed: True} for name, group in groups.items()}
+        assert steepest_of(Lion(model.parameters(), lr=0.1), of_each, named) is None
 
 
 @pytest.mark.parametrize(
@@ -187,6 +214,7 @@ def test_others_are_not_known():
     [
         (lambda p: torch.optim.Muon(p, momentum=1.0), "muon with momentum 1: its memory must fade"),
         (lambda p: Lion(p, lr=0.1, betas=(0.9, 1.0)), "lion with momentum 1: its memory must fade"),
+        (lambda p: Signum(p, lr=0.1, momentum=1.0), "signum with momentum 1: its memory must fade"),
     ],
 )
 def test_a_memory_for_ever_is_refused(make, match):
@@ -230,3 +258,125 @@ def test_the_l1_norm_and_the_nuclear_norm():
         {"w": matrix}
     )
     assert float(found) == pytest.approx(1.4)
+
+
+@pytest.mark.parametrize(("momentum", "lag"), [(0.0, 0.0), (0.8, 4.0)])
+def test_signum_penalizes_the_sum_of_absolute_gradients(momentum, lag):
+    model = network()
+    expected = 0.01 * (0.5 + lag) * sum(float(value.abs().sum()) for value in mean_gradient(model))
+    optimizer = Signum(model.parameters(), lr=0.01, momentum=momentum)
+    found = measured(model, optimizer, terms=["ireg/own_full_batch"])
+    assert found == {"ireg/own_full_batch": pytest.approx(expected, rel=1e-9)}
+
+
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        (lambda p: Signum(p, lr=0.1, momentum=0.8), certified.Norm(step_map=certified.identity, betas=(0.0, 0.8))),
+        (
+            lambda p: Lion(p, lr=0.1, betas=(0.7, 0.8)),
+            certified.Norm(step_map=certified.identity, betas=(0.7, 0.8), ahead=False),
+        ),
+        (
+            lambda p: torch.optim.Muon(p, lr=0.1, momentum=0.8),
+            certified.Norm(step_map=certified.identity, betas=(0.8, 0.8), nesterov=True),
+        ),
+    ],
+)
+def test_what_is_remembered_is_what_one_gradient_among_zeros_shows(make, steps):
+    """η_e, L and the shares of gradients that are d steps old, by steps of the same filter."""
+    model = torch.nn.Linear(2, 1, bias=False).double()
+    memory = view(make(model.parameters()), dict(model.named_parameters())).memory
+    parameter = torch.nn.Parameter(torch.zeros(1).double())
+    optimizer = steps.made(1.0)([parameter])
+    taken = []
+    for step in range(400):
+        before = parameter.detach().clone()
+        parameter.grad = torch.full_like(parameter, float(step == 0))
+        optimizer.step()
+        taken.append(float(before - parameter.detach()))
+    assert sum(taken) == pytest.approx(1.0, rel=1e-12)
+    assert (memory.effective_rate, memory.lag) == pytest.approx(
+        (0.1, sum(age * share for age, share in enumerate(taken))), rel=1e-10
+    )
+    for distance in (1, 2, 5):
+        assert memory.tail_share(distance) == pytest.approx(sum(taken[distance:]), rel=1e-10)
+
+
+def test_a_step_without_a_linear_edge_has_no_number_of_it():
+    """Near 0 a sign, a polar factor and a direction are no linear maps: nothing is said of an edge of stability."""
+    tags = [tag for tag in TERMS if tag.startswith("curvature/")]
+    edges = {
+        "curvature/preconditioned_sharpness", "curvature/edge_fraction", "curvature/along_step", "curvature/noise_edge"
+    }  # fmt: skip
+    for make in (Lion, Signum, torch.optim.Muon):
+        model = network()
+        optimizer = make(model.parameters(), lr=0.01)
+        found = measured(model, optimizer, terms=tags)
+        assert "curvature/lambda_max" in found
+        assert not edges & found.keys()
+        with pytest.raises(ValueError, match="no rule is known for it"):
+            _ = view(optimizer, dict(model.named_parameters())).edge
+    sgd = measured(network_ := network(), torch.optim.SGD(network_.parameters(), lr=0.01), terms=tags)
+    assert edges <= sgd.keys()
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 3), (3, 3)])
+def test_the_polar_factor_and_its_derivative(shape):
+    generator = torch.Generator().manual_seed(1)
+    matrix, direction = (torch.randn(shape, generator=generator).double() for _ in range(2))
+    potential = matrix.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(nuclear(potential), potential)
+    torch.testing.assert_close(polar(matrix), expected, rtol=1e-10, atol=1e-12)
+    step = 1e-6
+    difference = (polar(matrix + step * direction) - polar(matrix - step * direction)) / (2 * step)
+    torch.testing.assert_close(polar_along(matrix, direction), difference, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_muons_flow_of_full_batches_is_that_of_its_own_steps_in_double_precision(decay):
+    """torch's own rounds to bfloat16; a twin of it shows its flow by no formula (docs/theory.md, section 18)."""
+    model = network()  # of wide matrices, whose rates have the factor 1
+    optimizer = torch.optim.Muon(model.parameters(), lr=0.01, momentum=0.8, weight_decay=decay)
+    with pytest.warns(UserWarning, match="Muon: no rule is known for it; .* are of full batches alone"):
+        found = measured(model, optimizer, terms="theory")
+
+    def decayed(optimizer, *_):
+        for value in optimizer.param_groups[0]["params"]:
+            value.data.mul_(1 - 0.01 * decay)
+
+    def twin(parameters):
+        made = certified.Norm(step_map=certified.newton_schulz, betas=(0.8, 0.8), nesterov=True).made(0.01)(parameters)
+        made.register_step_pre_hook(decayed)
+        return made
+
+    flow = ireg.modified_flow(twin, model, BATCHES, criterion=mse_loss)
+    assert found["ireg/strength/full_batch"] == pytest.approx(flow.strength, rel=1e-4)
+    assert found["ireg/alignment/full_batch"] == pytest.approx(flow.alignment, rel=1e-4)
+    assert not {"ireg/strength", "ireg/alignment", "ireg/strength_memory"} & found.keys()
+
+
+def test_the_flow_of_a_sign_is_what_its_decay_makes():
+    model = network()
+    with pytest.warns(UserWarning, match="Signum: no rule is known for it"):
+        found = measured(model, Signum(model.parameters(), lr=0.01), terms=["ireg/strength", "ireg/alignment"])
+    assert found == {"ireg/strength/full_batch": 0.0}
+    optimizer = Signum(model.parameters(), lr=0.01, momentum=0.5, weight_decay=0.5)
+    with pytest.warns(UserWarning, match="Signum: no rule is known for it"):
+        found = measured(model, optimizer, terms=["ireg/strength"])
+    assert found["ireg/strength/full_batch"] == pytest.approx(0.5 * 0.01 * 0.5, rel=1e-9)  # ½ηw of the step itself
+    flow = ireg.modified_flow(
+        lambda p: Signum(p, lr=0.01, momentum=0.5, weight_decay=0.5), model, BATCHES, criterion=mse_loss
+    )
+    assert found["ireg/strength/full_batch"] == pytest.approx(flow.strength, rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("Lion", {"betas": (0.7, 0.8)}), ("SignSGD", {"momentum": 0.8})])
+def test_the_librarys_own_classes_are_read(name, arguments):
+    library = pytest.importorskip("pytorch_optimizer", reason="NOT TESTED: pip install -e '.[optimizers]'")
+    model = network()
+    optimizer = getattr(library, name)(model.parameters(), lr=0.01, **arguments)
+    lag = {"Lion": 0.7 / 0.2, "SignSGD": 4.0}[name]
+    expected = 0.01 * (0.5 + lag) * sum(float(value.abs().sum()) for value in mean_gradient(model))
+    found = measured(model, optimizer, terms=["ireg/own_full_batch"])
+    assert found == {"ireg/own_full_batch": pytest.approx(expected, rel=1e-9)}
