@@ -9,6 +9,7 @@ from ireg.certify import CERTIFICATES
 from ireg.core import mean_flow
 from ireg.core.moments.needs import needs
 from ireg.core.optimizers import Memory
+from ireg.core.optimizers.sgd import SGDRule
 from ireg.known_optimizers import WITH_RULE
 from ireg.terms.named import TERMS
 
