@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from ireg.system.command import framed, run_as_process
+from ireg.system.command import Parser, framed, run_as_process
 
 
 @framed
@@ -21,8 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m ireg.verify",
+    made = Parser(
+        "verify",
         description="Certify what is logged. Each optimizer's theory: torch's own optimizers, in float64 on small "
         "smooth problems, against their modified flows, and against flows that are wrong in one place. Each value of "
         "ireg.measure, against its formula computed densely. Also the edges of stability, identities of curvature "

@@ -167,24 +167,27 @@ def test_the_tools_are_listed_and_run(capsys):
     assert capsys.readouterr().out == f"ireg {ireg.__version__}\n"
     assert main(["trian"]) == 2
     assert capsys.readouterr().err == (
-        "error: trian: no such command; choose one of train, analysis, browse, sweep, run, data, terms, basins, drift, "
-        "verify\n"
+        "error: trian: no such command, did you mean train?; choose one of train, analysis, browse, sweep, run, data, "
+        "terms, basins, drift, verify\n"
     )
     assert main(["analysis", "nowhere"]) == 2
     assert "nowhere is not a folder" in capsys.readouterr().err.replace("'", "")
 
 
-def test_help_comes_before_torch():
-    """With torch made impossible to import, every tool still answers."""
+def test_help_and_version_come_before_torch():
+    """With torch made impossible to import, every tool still answers, by the name that it was called by."""
     code = (
         "import contextlib, sys; sys.modules['torch'] = None; from ireg.__main__ import COMMANDS, main\n"
-        "for name in COMMANDS:\n    print('@@', name)\n    sys.argv = ['ireg', name, '--help']\n"
-        "    with contextlib.suppress(SystemExit): main()"
+        "for name in COMMANDS:\n    print('@@', name)\n"
+        "    for option in ('--version', '--help'):\n        sys.argv = ['ireg', name, option]\n"
+        "        with contextlib.suppress(SystemExit): main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     answers = dict(part.split("\n", 1) for part in done.stdout.split("@@ ")[1:])
-    assert all("--" in answers[name] for name in COMMANDS)
+    for name in COMMANDS:
+        beginning = "ireg train: train a network" if name == "train" else f"usage: ireg {name} [-h]"
+        assert answers[name].startswith(f"ireg {ireg.__version__}\n{beginning}")
 
 
 def test_every_package_is_named():

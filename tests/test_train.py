@@ -10,6 +10,7 @@ import time
 import pytest
 from hydra.errors import MissingConfigException
 
+import ireg
 from ireg.config.errors import explain
 from tests.conftest import call_train, command
 from tests.content import differences, run_content, scalars
@@ -64,6 +65,11 @@ def test_help_names_groups_and_keys(train, tmp_path):
     assert result.returncode == 0
     assert "adafactor adagrad adam adamw gd momentum muon nadam nesterov rmsprop sgd" in " ".join(result.stdout.split())
     assert "batch_size=64" in result.stdout
+
+
+def test_the_version_is_ours_and_not_hydras(train, tmp_path):
+    result = train("--version", cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"ireg {ireg.__version__}\n", "")
 
 
 def test_damaged_data_are_one_line(train, tmp_path):

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from ireg.drift.instrument import add_run_options
-from ireg.system.command import framed, run_as_process
+from ireg.system.command import Parser, framed, run_as_process
 from ireg.system.errors import UserError
 
 
@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ireg.basins",
+    parser = Parser(
+        "basins",
         description="From each run's checkpoint train forks: optimizers at one effective rate, each in several orders, "
         "to one training loss. Measure the barriers between them, also after matching hidden units. Writes "
         "basins.json, .csv and .png.",

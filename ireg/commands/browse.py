@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ireg.runs.layout import EVENTS
-from ireg.system.command import framed, module_as_command
+from ireg.system.command import Parser, framed, module_as_command
 from ireg.system.errors import UserError
 
 
@@ -22,8 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: there are no event files in the folder.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m ireg.browse",
+    parser = Parser(
+        "browse",
         description="Start TensorBoard on FOLDER and print the link that opens the paper's four figures in it: pinned, "
         "not smoothed, one colour an optimizer. Ctrl-C ends it.",
     )

@@ -1,7 +1,6 @@
 """From exceptions to one line on the terminal."""
 
 import dataclasses
-import difflib
 import os
 import traceback
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from ireg.config.read import no_such_key, unresolved
 from ireg.config.schema import GROUPS, Config
 from ireg.system.command import WANTS_TRACEBACK, plainly
-from ireg.system.errors import UserError
+from ireg.system.errors import UserError, did_you_mean
 
 _EXTRAS = {
     "hydra/launcher": "; for joblib, pip install -e '.[parallel]' in the clone",
@@ -93,7 +92,7 @@ def explain(error: Exception) -> str | None:
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         key = str(cause.full_key or cause.key)
-        return no_such_key(key, _nearest(key, _keys()))
+        return no_such_key(key, did_you_mean(key, _keys()))
     if str(error).startswith("Ambiguous value for argument"):
         override = str(error).splitlines()[0].split("'")[1]
         return f"{override}: several values; add -m to sweep over them (a value that is a list is written key=[a,b])"
@@ -138,12 +137,7 @@ def _missing_choice(error: Exception) -> str | None:
     if not error.options:
         return f"{group}={choice}: no such choice; python train.py --help lists them"
     known = ", ".join(error.options) + _EXTRAS.get(group, "")
-    return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; choose one of {known}"
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
-    return f", did you mean {nearest[0]}?" if nearest else ""
+    return f"{group}={choice}: no such choice{did_you_mean(choice, error.options)}; choose one of {known}"
 
 
 def _keys(kind: type = Config, prefix: str = "") -> list[str]:

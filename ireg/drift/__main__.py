@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from ireg.drift.instrument import add_run_options
-from ireg.system.command import framed, run_as_process
+from ireg.system.command import Parser, framed, run_as_process
 from ireg.system.errors import UserError
 
 SMALLEST = 6
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ireg.drift",
+    parser = Parser(
+        "drift",
         description="From a run's checkpoint take one epoch in many random orders, and compare the mean of its ends "
         "with the same optimizer with small steps, and with the leading flow. Writes drift.json, .csv and .png.",
     )

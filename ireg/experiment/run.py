@@ -3,7 +3,6 @@
 `python -m ireg.run FOLDER` does a folder's run again.
 """
 
-import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
@@ -28,7 +27,7 @@ from ireg.runs.status import Status, read_status
 from ireg.runs.trust import NOTHING_MORE, Trust, add_options, require_trusted, trust_of
 from ireg.sweep.plan import FILE_NAME as PLAN
 from ireg.sweep.progress import ProgressDisplay
-from ireg.system.command import framed
+from ireg.system.command import Parser, framed
 from ireg.system.errors import UserError
 from ireg.system.files import replacing, set_aside
 from ireg.system.termination import ends_with_its_parent, noting_that_it_resumes, sigterm_raises
@@ -273,8 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: the folder holds no run, or its configuration names what is not trusted, or as `run_in`.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m ireg.run",
+    parser = Parser(
+        "run",
         description="Do the run that FOLDER holds again: resume it if it was interrupted or has failed, or, with "
         "--into, do it from the beginning in another folder. Everything is taken from FOLDER's status.json.",
     )

@@ -1,15 +1,18 @@
 """The frame of every command: one line and an exit code for a user's error, Ctrl-C and SIGTERM."""
 
+import argparse
 import functools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
-from ireg.system.errors import UserError, in_one_line
+import ireg
+from ireg.system.errors import UserError, did_you_mean, in_one_line
 from ireg.system.terminal import as_command
 from ireg.system.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigint_noted, sigterm_raises
 
@@ -113,6 +116,49 @@ def framed(main: Main) -> Main:
             return int(ending.code or 0)
 
     return returning
+
+
+def program(name: str) -> str:
+    """Return how the tool of this name was called: by the script `ireg`, or with `python -m`."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    module = "" if spec is None else spec.name.removesuffix(".__main__")
+    return {f"ireg.{name}": f"python -m ireg.{name}", "ireg": f"python -m ireg {name}"}.get(module, f"ireg {name}")
+
+
+VERSION = f"ireg {ireg.__version__}"
+"""What `--version` prints."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser of a tool's command line, whose errors are one line each.
+
+    Args:
+        name: the tool's; by default the parser is one of a tool's subcommands.
+        options: those of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, name: str | None = None, **options: Any) -> None:
+        if name is not None:
+            options["prog"] = program(name)
+        super().__init__(**options)
+        self.add_argument("--version", action="version", version=VERSION, help=argparse.SUPPRESS)
+
+    def error(self, message: str) -> NoReturn:
+        """Report a wrong command line.
+
+        Raises:
+            UserError: always.
+        """
+        unknown = re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.DOTALL)
+        choice = re.fullmatch(r"argument (.+): invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
+        if unknown:
+            word = unknown[1].partition("=")[0]
+            message = f"{word}: no such argument{did_you_mean(word, self._option_string_actions)}"
+        elif choice:
+            known = re.findall(r"[\w-]+", choice[3])
+            message = f"{choice[1]}: {choice[2]}: no such choice{did_you_mean(choice[2], known)}; choose one of "
+            message += ", ".join(known)
+        raise UserError(f"{message.removeprefix('argument ')}; {self.prog} --help says more")
 
 
 def run_as_process(main: Main) -> None:

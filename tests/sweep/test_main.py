@@ -181,8 +181,7 @@ def test_a_folder_without_runs_is_one_line(tmp_path, monkeypatch, capsys, argume
 
 @pytest.mark.parametrize("jobs", ["0", "two", "-1"])
 def test_a_wrong_number_of_jobs_is_refused(tmp_path, capsys, jobs):
-    with pytest.raises(SystemExit):
-        command.main(["retry", str(tmp_path), "--jobs", jobs])
+    assert command.main(["retry", str(tmp_path), "--jobs", jobs]) == 2
     assert "must be an integer of at least 1" in capsys.readouterr().err
 
 
