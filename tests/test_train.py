@@ -26,6 +26,10 @@ SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batc
         (["terms=foo"], "error: terms=foo: no such choice; choose one of adaptive"),
         (["lrr=1"], "error: lrr: no such key, did you mean lr?"),
         (["optimizer=[sgd,adam]"], "error: optimizer: choose one, not a list"),
+        (
+            ["trainer.accelerator=abacus"],
+            "error: trainer.accelerator=abacus: choose one of auto, cpu, cuda, gpu, mps, tpu",
+        ),
         (["hydra/launcher=foo"], "error: hydra/launcher=foo: no such choice; choose one of basic, joblib, slurm,"),
         (["-m", "lr=interval(0,1)"], "error: BasicSweeper does not support sweep type : INTERVAL_SWEEP"),
         (["hydra.run.dir=/proc/x"], "error: /proc/x: No such file or directory; choose another place"),
@@ -229,11 +233,12 @@ def test_a_sweep_ends_with_table_and_figures(sweep):
 
 
 def test_a_failing_run_harms_no_other_and_the_sweep_says_so(train, tmp_path):
-    result = train("-m", "trainer.accelerator=cpu,abacus", "epochs=1", *SMALL, cwd=tmp_path)
+    result = train("-m", "++optimizer.momentum=0.5,-1", "epochs=1", *SMALL, cwd=tmp_path)
     assert result.returncode == 1
     states = [json.loads(path.read_text())["state"] for path in sorted(tmp_path.glob("multirun/runs/*/status.json"))]
     assert sorted(states) == ["done", "failed"]
-    assert "error: trainer" in result.stderr
+    assert result.stderr.splitlines().count("error: optimizer=sgd: Invalid momentum value: -1") == 1
+    assert "Error executing job" not in result.stderr
     assert "Traceback" not in result.stderr
     assert (tmp_path / "multirun" / "runs" / "summary.csv").exists()
     assert "failed" in result.stdout

@@ -12,13 +12,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from ireg.config.read import no_such_key, unresolved
 from ireg.config.schema import GROUPS, Config
+from ireg.config.surroundings import installing
 from ireg.system.command import WANTS_TRACEBACK, plainly
 from ireg.system.errors import UserError, did_you_mean
 
-_EXTRAS = {
-    "hydra/launcher": "; for joblib, pip install -e '.[parallel]' in the clone",
-    "hydra/sweeper": "; for optuna, pip install -e '.[tune]' in the clone",
-}
+_EXTRAS = {"hydra/sweeper": ("optuna", "tune")}
+"""By group, a choice that an extra of ours brings, and the extra."""
 
 _ADVICE = {
     "Multiple values for": "; on the command line, leave + out",
@@ -129,14 +128,17 @@ def _missing_choice(error: Exception) -> str | None:
         return None
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if (group, choice) == ("hydra/launcher", "submitit_slurm"):  # which hydra/launcher=slurm builds upon
-        return "hydra/launcher=slurm: the launcher for Slurm is not installed; pip install -e '.[slurm]' in the clone"
+        return f"hydra/launcher=slurm: the launcher for Slurm is not installed; {installing('slurm')}"
     if not group:
         return (
             f"-cn {error.missing_cfg_file}: no such file in conf; leave -cn out, and choose parts, like experiment=demo"
         )
     if not error.options:
         return f"{group}={choice}: no such choice; python train.py --help lists them"
-    known = ", ".join(error.options) + _EXTRAS.get(group, "")
+    known = ", ".join(error.options)
+    if group in _EXTRAS:
+        missing, extra = _EXTRAS[group]
+        known += f"; for {missing}, {installing(extra)}"
     return f"{group}={choice}: no such choice{did_you_mean(choice, error.options)}; choose one of {known}"
 
 

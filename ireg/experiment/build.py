@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +207,7 @@ def make_loggers(
         replaced: its event files before, see `TensorBoard`.
 
     Raises:
-        UserError: the further logger is not installed, or cannot be made from these values.
+        UserError: the further logger cannot be made from these values.
     """
     made: list[Logger] = []
     if logger.tensorboard:
@@ -218,19 +217,10 @@ def make_loggers(
     return made
 
 
-_EXTRAS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
-"""What a logger of Lightning's needs, an extra of ours of the same name."""
-
-
 def _further_logger(
     arguments: Mapping[str, Any], folder: Path, hyperparameters: Mapping[str, Any], earlier: Mapping[int, Row]
 ) -> Logger:
     kind = str(arguments["_target_"]).rpartition(".")[2]
-    library = _EXTRAS.get(kind)
-    if library is not None and find_spec(library) is None:
-        raise UserError(
-            f"logger={library}: the library {library} is not installed; .venv/bin/pip install -e '.[{library}]'"
-        )
     own = {"WandbLogger": {"name": folder.name, "save_dir": str(folder)}, "MLFlowLogger": {"run_name": folder.name}}
     with user_errors("logger.further"):
         further = instantiate({**own.get(kind, {}), **arguments}, _convert_="all")

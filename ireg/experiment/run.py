@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ireg.config.read import read
 from ireg.config.schema import Config, Logging
+from ireg.config.surroundings import require_device, require_library
 from ireg.runs.checkpoints import HELD_OUT_WRONG, find_resumption, read_checkpoint
 from ireg.runs.finished import objective, objective_if_finished
 from ireg.runs.hyperparameters import hyperparameters
@@ -85,6 +86,7 @@ def run_in(folder: Path, settings: Config) -> float:
 
 def _train(settings: Config, folder: Path, status: Status) -> str:
     """Build everything, train to the end from where the run stands, and return `done` or `diverged`."""
+    require_library(settings)  # also where another machine does the run than checked it
     # Imported here: together they take seconds, which a mistyped command should not.
     import torch
 
@@ -291,7 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with chdir(directory if directory.is_dir() else "."):
         require_trusted(options.folder, status["config"], trust_of(options))
     settings = read(OmegaConf.create(status["config"]))
-    finished(folder, asdict(settings))  # before anything is written there
+    if finished(folder, asdict(settings)) is None:  # before anything is written there
+        require_library(settings)
+        require_device(settings)
     folder.mkdir(parents=True, exist_ok=True)
     with _logging_to(folder / LOG), chdir(directory if directory.is_dir() else "."):
         display = ProgressDisplay([folder])
