@@ -73,7 +73,7 @@ ARROWS = {
     "integrations": {"core", "monitor", "terms"},
     "config": {"catalogue"},
     "runs": {"catalogue", "config"},
-    "sweep": {"config", "analysis", "runs"},
+    "sweep": {"analysis", "catalogue", "config", "runs"},
     "analysis": {"catalogue", "events", "known_optimizers", "runs", "statistics", "tables"},
     "catalogue": set(),
     "known_optimizers": set(),

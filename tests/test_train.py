@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -12,6 +13,7 @@ from hydra.errors import MissingConfigException
 
 import ireg
 from ireg.config.errors import explain
+from ireg.system.command import called
 from tests.conftest import call_train, command
 from tests.content import differences, run_content, scalars
 
@@ -97,8 +99,10 @@ def test_a_single_run_shows_its_final_values(train, tmp_path):
     result = call_train("epochs=1", "lr=1e-2", *SMALL, "hydra.run.dir=here", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "site-packages" not in result.stderr  # no library's warnings
-    assert "here: done after 1 epochs" in result.stdout
-    assert "test/error" in result.stdout
+    assert "here: done after 1 epoch\n" in result.stdout
+    assert re.search(r"test/error +. +\d+\.\d\d % ", result.stdout)
+    what_next = [f"{what}: {called(tool, 'here')}" for what, tool in (("report", "analysis"), ("browse", "browse"))]
+    assert result.stdout.splitlines()[-2:] == what_next
     assert (tmp_path / "here" / ".hydra" / "config.yaml").exists()
     assert "wrong" in (tmp_path / "here" / "train.log").read_text()
     again = train("epochs=1", "lr=1e-2", *SMALL, "hydra.run.dir=here", cwd=tmp_path)

@@ -4,7 +4,10 @@ import argparse
 import functools
 import os
 import re
+import shlex
+import shutil
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -92,6 +95,36 @@ def module_as_command(name: str) -> list[str]:
     That folder may be anybody's, and a file of it that is named like a module would be run.
     """
     return [sys.executable, "-P", "-m", name]
+
+
+def called(name: str, *arguments: str | Path) -> str:
+    """Return a line for a shell in the current folder that calls a tool of this environment.
+
+    It names the script `ireg` where PATH leads to that of this environment, else its path, and where there is none, as
+    in a clone that is not installed, this Python.
+
+    Args:
+        name: the tool's.
+        arguments: of the tool; a path below the current folder is written from there.
+    """
+    script, python = Path(sysconfig.get_path("scripts")) / "ireg", Path(sys.executable)
+    first = [_by_name(script), name] if script.is_file() else [_by_name(python), "-m", f"ireg.{name}"]
+    line = shlex.join([*first, *(_from_here(given) if isinstance(given, Path) else given for given in arguments)])
+    places = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), sysconfig.get_path("purelib"), os.getcwd()]
+    root = str(Path(__file__).parents[2])
+    return line if script.is_file() or root in places else f"PYTHONPATH={shlex.quote(root)} {line}"
+
+
+def _by_name(program: Path) -> str:
+    """Return a program's name where PATH leads to this one, else its path."""
+    found = shutil.which(program.name)
+    return program.name if found is not None and Path(found).absolute() == program else _from_here(program)
+
+
+def _from_here(path: Path) -> str:
+    """Write a path from the current folder, where it lies below that."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def environment_of_children() -> dict[str, str]:

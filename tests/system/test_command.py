@@ -13,9 +13,11 @@ from ireg.drift.__main__ import main as drift
 from ireg.experiment.run import main as run
 from ireg.sweep import callback
 from ireg.sweep.__main__ import main as sweep
-from ireg.system.command import Parser, endings_in_one_line, framed, program
+from ireg.system import command as command_module
+from ireg.system.command import Parser, called, endings_in_one_line, framed, program
 from ireg.system.errors import UserError, in_one_line
 from ireg.verify import main as verify
+from tests.conftest import ROOT
 
 
 def ending(what):
@@ -115,6 +117,50 @@ def test_a_tool_is_called_as_its_user_did(monkeypatch, module, called):
     spec = None if module is None else ModuleSpec(module, None)
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=spec))
     assert program("sweep") == called
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """An environment below the current folder, with a Python and no script, as a clone has it that is not installed."""
+    scripts = tmp_path / "my env" / "bin"
+    scripts.mkdir(parents=True)
+    (tmp_path / "multirun").mkdir()
+    (scripts / "python").touch(mode=0o755)
+    paths = {"scripts": str(scripts), "purelib": str(tmp_path / "my env" / "site")}
+    monkeypatch.setattr(command_module.sysconfig, "get_path", paths.__getitem__)
+    monkeypatch.setattr(sys, "executable", str(scripts / "python"))
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return scripts
+
+
+def test_a_tool_is_named_as_it_can_be_called_from_here(environment, tmp_path, monkeypatch):
+    folder = tmp_path / "multirun" / "a[1]"
+    root = ROOT.as_posix()
+    line = "'my env/bin/python' -m ireg.browse 'multirun/a[1]'"
+    assert called("browse", folder) == f"PYTHONPATH={root} {line}"
+    monkeypatch.setenv("PYTHONPATH", f"/elsewhere:{root}")
+    assert called("browse", folder) == line
+    (environment / "ireg").touch(mode=0o755)
+    assert called("browse", folder) == "'my env/bin/ireg' browse 'multirun/a[1]'"
+    monkeypatch.setenv("PATH", f"/usr/bin:{environment}")
+    assert called("browse", folder) == "ireg browse 'multirun/a[1]'"
+    assert called("browse", "--port", "7", tmp_path.parent) == f"ireg browse --port 7 {tmp_path.parent}"
+    monkeypatch.chdir(ROOT)
+    assert called("browse", folder) == f"ireg browse '{folder}'"
+    other = tmp_path / "other"  # another environment's script comes first
+    other.mkdir()
+    (other / "ireg").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{other}:{environment}")
+    monkeypatch.chdir(tmp_path)
+    assert called("browse", folder) == "'my env/bin/ireg' browse 'multirun/a[1]'"
+
+
+def test_python_is_named_where_there_is_no_script(environment, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # whose package is found from there
+    monkeypatch.setenv("PATH", str(environment))
+    assert called("analysis", ROOT / "multirun" / "a") == "python -m ireg.analysis multirun/a"
 
 
 @pytest.mark.parametrize(
