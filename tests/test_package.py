@@ -190,6 +190,30 @@ def test_help_and_version_come_before_torch():
         assert answers[name].startswith(f"ireg {ireg.__version__}\n{beginning}")
 
 
+WRONG = (
+    "verify --only edge",
+    "verify --optimizer adan",
+    "drift nowhere",
+    "drift nowhere --orders 3",
+    "basins nowhere",
+    "basins nowhere --optimizers adan",
+    "run nowhere",
+)
+
+
+def test_what_is_wrong_comes_before_torch():
+    """With torch made impossible to import, a wrong option or folder is one line."""
+    code = (
+        "import sys; sys.modules['torch'] = None; from ireg.__main__ import main\n"
+        f"assert [main(line.split()) for line in {WRONG}] == [2] * {len(WRONG)}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(WRONG)
+    assert all(line.startswith("error: ") for line in lines)
+
+
 def test_every_package_is_named():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("ireg/**/__init__.py")}
@@ -221,12 +245,18 @@ def test_the_wheel_is_whole(tmp_path):
     assert {"ireg/py.typed", *(f"ireg/assets/{name}" for name in packed)} <= set(names)
     assert not any(name.startswith(("tests", "conf")) for name in names)
     (tmp_path / "elsewhere").mkdir()
+    (described,) = (tmp_path / "installed").glob("*.dist-info/METADATA")
+    asked = [line for line in described.read_text(encoding="utf-8").splitlines() if line.startswith("Requires-Dist: ")]
+    assert "Requires-Dist: hydra-joblib-launcher<2,>=1.2" in asked  # experiments do their runs with it
+    small = ["optimizer=sgd", "epochs=1", "data=digits", "model.hidden=[8]", "hydra.launcher.n_jobs=1"]
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "ireg", "train", "data=digits", "optimizer=sgd", "epochs=1", "model.hidden=[8]"],
+        [sys.executable, "-P", "-m", "ireg", "train", "experiment=demo", *small],
         cwd=tmp_path / "elsewhere",
         env={"PYTHONPATH": str(tmp_path / "installed"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "test/error" in done.stdout
-    assert len(list((tmp_path / "elsewhere").glob("multirun/runs/*/metrics.csv"))) == 1
+    assert "1 run (1 done)" in done.stdout
+    sweep = tmp_path / "elsewhere" / "multirun" / "demo"
+    assert len(list(sweep.glob("*/metrics.csv"))) == 1
+    assert (sweep / "report.html").exists()

@@ -21,7 +21,7 @@ _ROCM = Path("/dev/kfd")
 
 
 def installing(extra: str) -> str:
-    """Return the command that installs one of the package's extras, in a clone or beside an installed package."""
+    """Return the command that installs one of the package's extras."""
     in_clone = (Path(ireg.__file__).parents[1] / "pyproject.toml").is_file()
     return f"pip install -e '.[{extra}]' in the clone" if in_clone else f"pip install 'ireg[{extra}]'"
 
