@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import ireg
 from ireg.__main__ import COMMANDS, main
@@ -188,6 +189,34 @@ def test_help_and_version_come_before_torch():
     for name in COMMANDS:
         beginning = "ireg train: train a network" if name == "train" else f"usage: ireg {name} [-h]"
         assert answers[name].startswith(f"ireg {ireg.__version__}\n{beginning}")
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == ireg.__version__
+    latest = re.search(r"^## ([\d.]+) \(([\d-]+)\)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert latest.groups() == (ireg.__version__, str(citation["date-released"]))
+    (software,) = re.findall(r"@software\{.*?\n\}", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert f"version = {{{ireg.__version__}}}" in software
+    assert f"year   = {{{citation['date-released'].year}}}" in software
+
+
+def test_a_hosts_checks_are_ours():
+    """The workflow runs the lines of `.ci/run`; the forms have what GitHub requires of each."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    steps = [step["run"] for step in workflow["jobs"]["tests"]["steps"] if "run" in step]
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    made = [line for line in lines if line.startswith("make ")]
+    assert len(made) == 2
+    assert [step for step in steps if step.startswith("make ")] == made
+    forms = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))]
+    assert [form["name"] for form in forms] == ["Bug", "New optimizer", "Wrong number"]
+    for form in forms:
+        assert form["description"]
+        fields = [field for field in form["body"] if field["type"] != "markdown"]
+        identities = [field["id"] for field in fields]
+        assert len(set(identities)) == len(fields) > 3
+        assert all(field["attributes"]["label"] for field in fields)
 
 
 WRONG = (
