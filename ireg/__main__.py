@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(VERSION)
         return 0
     if given[0] not in COMMANDS:
-        like = did_you_mean(given[0], COMMANDS)
+        like = did_you_mean(given[0], [*COMMANDS, "--help", "--version"], cutoff=0.6)
         raise UserError(f"{given[0]}: no such command{like}; choose one of {', '.join(COMMANDS)}")
     module = import_module(COMMANDS[given[0]][0])
     return int(module.main(given[1:]))

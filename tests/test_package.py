@@ -171,6 +171,9 @@ def test_the_tools_are_listed_and_run(capsys):
         "error: trian: no such command, did you mean train?; choose one of train, analysis, browse, sweep, run, data, "
         "terms, basins, drift, verify\n"
     )
+    for word, meant in (("analyze", "analysis"), ("--verison", "--version")):
+        assert main([word]) == 2
+        assert f"error: {word}: no such command, did you mean {meant}?; choose " in capsys.readouterr().err
     assert main(["analysis", "nowhere"]) == 2
     assert "nowhere is not a folder" in capsys.readouterr().err.replace("'", "")
 

@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from ireg.commands.help import help_text
-from ireg.config.errors import explain, hydra_errors_raised, overrides_first
+from ireg.config.errors import explain, hydra_errors_raised, overrides_first, require_options
 from ireg.sweep.callback import exit_code, summary_at_the_end
 from ireg.system.command import VERSION, endings_in_one_line, program
 
@@ -47,5 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(VERSION)
             return 0
         sys.argv[1:] = overrides_first(given)
+        require_options(sys.argv[1:])
         task()
     return 0

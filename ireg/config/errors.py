@@ -6,7 +6,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -74,6 +76,31 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
     for override in overrides:
         options.remove(override)
     return [*overrides, *options]
+
+
+def require_options(arguments: Sequence[str]) -> None:
+    """Check the options, for which Hydra's parser would print its usage in many lines.
+
+    Args:
+        arguments: as `overrides_first` returns them.
+
+    Raises:
+        UserError: there is no such option, or one has a wrong value.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        if not message.startswith("unrecognized arguments: "):
+            raise UserError(f"{message}; python train.py --hydra-help says more")
+        word = message.split()[2]
+        key = word.lstrip("-").partition("=")[0]
+        if key in GROUPS or key in _keys():
+            raise UserError(f"{word}: no such option; keys have no dashes, write {key}=…")
+        like = did_you_mean(word, parser._option_string_actions)
+        raise UserError(f"{word}: no such option{like}; python train.py --help lists the keys")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(arguments)
 
 
 def explain(error: Exception) -> str | None:

@@ -1,4 +1,4 @@
-"""What a run needs of the machine: a device, and libraries that are no dependencies."""
+"""What a run needs of the machine: a device, libraries that are no dependencies, a place for data."""
 
 import ctypes
 import os
@@ -26,12 +26,15 @@ def installing(extra: str) -> str:
     return f"pip install -e '.[{extra}]' in the clone" if in_clone else f"pip install 'ireg[{extra}]'"
 
 
-def require_library(settings: Config) -> None:
-    """Check that the library of a run's further logger is installed.
+def require_surroundings(settings: Config) -> None:
+    """Check that the library of a run's further logger is installed, and that its data can lie where they should.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not, or they cannot.
     """
+    root = settings.data.root
+    if root is not None and Path(root).exists() and not Path(root).is_dir():
+        raise UserError(f"data.root={root}: is no folder; choose another place")
     library = _LIBRARIES.get(str(settings.logger.further.get("_target_")).rpartition(".")[2])
     if library is not None and find_spec(library) is None:
         raise UserError(f"logger={library}: the library {library} is not installed; {installing(library)}")

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ireg.config.read import read
 from ireg.config.schema import Config, Logging
-from ireg.config.surroundings import require_device, require_library
+from ireg.config.surroundings import require_device, require_surroundings
 from ireg.runs.checkpoints import HELD_OUT_WRONG, find_resumption, read_checkpoint
 from ireg.runs.finished import objective, objective_if_finished
 from ireg.runs.hyperparameters import hyperparameters
@@ -86,7 +86,7 @@ def run_in(folder: Path, settings: Config) -> float:
 
 def _train(settings: Config, folder: Path, status: Status) -> str:
     """Build everything, train to the end from where the run stands, and return `done` or `diverged`."""
-    require_library(settings)  # also where another machine does the run than checked it
+    require_surroundings(settings)  # also where another machine does the run than checked it
     # Imported here: together they take seconds, which a mistyped command should not.
     import torch
 
@@ -294,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_trusted(options.folder, status["config"], trust_of(options))
     settings = read(OmegaConf.create(status["config"]))
     if finished(folder, asdict(settings)) is None:  # before anything is written there
-        require_library(settings)
+        require_surroundings(settings)
         require_device(settings)
     folder.mkdir(parents=True, exist_ok=True)
     with _logging_to(folder / LOG), chdir(directory if directory.is_dir() else "."):

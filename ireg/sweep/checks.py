@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ireg.config.read import read
 from ireg.config.schema import Config
-from ireg.config.surroundings import require_device, require_library
+from ireg.config.surroundings import require_device, require_surroundings
 from ireg.runs.damage import DamagedRecordError
 from ireg.runs.ownership import FilesOfOthersError, finished
 from ireg.sweep.plan import read_plan
@@ -87,7 +87,7 @@ def _check(config: DictConfig, settings: Config, folder: Path, *, without: Colle
     with suppress(OSError):  # a folder that cannot be read fails its own run
         if finished(folder, asdict(settings)) is not None:
             return
-    require_library(settings)
+    require_surroundings(settings)
     if _is_done_here(config):
         require_device(settings)
 

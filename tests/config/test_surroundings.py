@@ -11,16 +11,18 @@ from omegaconf import OmegaConf
 
 import ireg
 from ireg.config import surroundings
-from ireg.config.surroundings import installing, require_device, require_library
+from ireg.config.surroundings import installing, require_device, require_surroundings
 from ireg.experiment.run import main as run_again
 from ireg.sweep import checks
 from ireg.system.errors import UserError
 from tests.conftest import call_train
 
 
-def asking(accelerator=None, logger=None):
+def asking(accelerator=None, logger=None, root=None):
     further = {} if logger is None else {"_target_": f"lightning.pytorch.loggers.{logger}"}
-    return SimpleNamespace(trainer={"accelerator": accelerator}, logger=SimpleNamespace(further=further))
+    return SimpleNamespace(
+        trainer={"accelerator": accelerator}, logger=SimpleNamespace(further=further), data=SimpleNamespace(root=root)
+    )
 
 
 def machine(monkeypatch, *, platform="linux", driver=False, torch_finds=False, libraries=(), environment=None):
@@ -85,18 +87,27 @@ def test_a_device_that_may_be_here(monkeypatch, accelerator, parts):
 def test_a_logger_whose_library_is_missing(monkeypatch, logger, library):
     machine(monkeypatch)
     with pytest.raises(UserError) as refused:
-        require_library(asking(logger=logger))
+        require_surroundings(asking(logger=logger))
     assert str(refused.value) == (
         f"logger={library}: the library {library} is not installed; pip install -e '.[{library}]' in the clone"
     )
     machine(monkeypatch, libraries=[library])
-    require_library(asking(logger=logger))
+    require_surroundings(asking(logger=logger))
 
 
 @pytest.mark.parametrize("logger", [None, "CSVLogger"])
 def test_other_loggers_need_no_library(monkeypatch, logger):
     machine(monkeypatch)
-    require_library(asking(logger=logger))
+    require_surroundings(asking(logger=logger))
+
+
+def test_data_need_a_folder_or_a_place_for_one(monkeypatch, tmp_path):
+    machine(monkeypatch)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"^data.root={tmp_path}/file: is no folder; choose another place$"):
+        require_surroundings(asking(root=str(tmp_path / "file")))
+    for root in (tmp_path, tmp_path / "not yet"):
+        require_surroundings(asking(root=str(root)))
 
 
 def test_an_extra_is_installed_beside_an_installed_package(monkeypatch, tmp_path):
