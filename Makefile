@@ -41,7 +41,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	esac; \
 	if [ -n "$$misfit" ]; then \
 		echo "Without the hashes of constraints.txt: $$misfit"; \
-		$(VENV)/bin/pip install $(PIP) --editable '.[parallel,test]'; \
+		$(VENV)/bin/pip install $(PIP) --editable '.[test]'; \
 	else \
 		echo "Every file is compared with its hash in constraints.txt"; \
 		$(RUN) tests/constraints.py setuptools > $(VENV)/first.txt; \
@@ -59,7 +59,7 @@ $(TOOLS)/installed: Makefile
 
 constraints: $(TOOLS)/installed ## Write constraints.txt: the newest versions allowed, with PyPI's hashes
 	@{ echo "# The versions and hashes that make install takes; made by make constraints, and never by hand."; \
-		$(TOOLS)/bin/uv pip compile pyproject.toml --extra parallel --extra test --universal --python-version 3.11 \
+		$(TOOLS)/bin/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \
 			--generate-hashes --no-annotate --no-header --quiet; \
 	} > constraints.tmp
 	@mv constraints.tmp constraints.txt
@@ -116,7 +116,7 @@ test-all: install ## The same, and those that take long: kills, requeued jobs, l
 test-minima: ## The same with the oldest dependencies allowed, in .venv-minima (Python 3.11 or 3.12, 6 GB)
 	$(PYTHON) -m venv $(MINIMA)
 	$(PYTHON) tests/minima.py > $(MINIMA)/pins.txt
-	$(MINIMA)/bin/pip install $(PIP) --requirement $(MINIMA)/pins.txt --editable '.[parallel,test]'
+	$(MINIMA)/bin/pip install $(PIP) --requirement $(MINIMA)/pins.txt --editable '.[test]'
 	IREG_SLOW=1 $(MINIMA)/bin/python -m pytest $(SPREAD)
 
 test-planted: install ## Plant errors in the constants, one at a time: the certificates must reject each (10 minutes)

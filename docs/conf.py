@@ -38,6 +38,7 @@ _ELSEWHERE = {
     "../examples/any_model.ipynb": "notebook.ipynb",
     "../CONTRIBUTING.md": "contributing.md",
     "[README](../README.md)": "README",
+    "[README](../README.md#install)": "README",
 }
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ireg.regularizers import Regularizer
     from ireg.terms.noise import NoiseScale, noise_of_two_sizes
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Clip",

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-import ireg
-from ireg.system.command import framed, run_as_process
-from ireg.system.errors import UserError
+from ireg.system.command import VERSION, framed, run_as_process
+from ireg.system.errors import UserError, did_you_mean
 
 COMMANDS = {
     "train": ("ireg.commands.train", "train a network and measure its terms; a sweep with -m"),
@@ -37,10 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if given[0] == "--version":
-        print(f"ireg {ireg.__version__}")
+        print(VERSION)
         return 0
     if given[0] not in COMMANDS:
-        raise UserError(f"{given[0]}: no such command; choose one of {', '.join(COMMANDS)}")
+        like = did_you_mean(given[0], [*COMMANDS, "--help", "--version"], cutoff=0.6)
+        raise UserError(f"{given[0]}: no such command{like}; choose one of {', '.join(COMMANDS)}")
     module = import_module(COMMANDS[given[0]][0])
     return int(module.main(given[1:]))
 

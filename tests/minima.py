@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
-EXTRAS = ("parallel", "slurm", "test")
+EXTRAS = ("slurm", "test")
 
 
 def pins(project: dict) -> list[str]:

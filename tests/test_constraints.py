@@ -31,7 +31,7 @@ def test_the_pins_are_what_pyproject_asks_for():
     project = settings["project"]
     extras = project["optional-dependencies"]
     asked = [*settings["build-system"]["requires"], *project["dependencies"]]
-    asked += [one for extra in ("parallel", "slurm", "test") for one in extras[extra] if not one.startswith("ireg[")]
+    asked += [one for extra in ("slurm", "test") for one in extras[extra] if not one.startswith("ireg[")]
     assert len(asked) > 15
     for requirement in map(Requirement, asked):
         assert requirement.specifier.contains(OURS[requirement.name]), requirement

@@ -28,6 +28,6 @@ def test_no_minimum_is_below_a_known_fix():
 
 @pytest.mark.parametrize("requirement", ["torch", "torch<3", "torch==2.10"])
 def test_a_dependency_without_a_minimum_is_an_error(requirement):
-    extras = {name: [] for name in ("parallel", "slurm", "test")}
+    extras = {name: [] for name in ("slurm", "test")}
     with pytest.raises(ValueError, match=f"{requirement}: must have a minimum, like name>=1.2"):
         pins({"name": "ireg", "dependencies": [requirement], "optional-dependencies": extras})

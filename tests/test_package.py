@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import ireg
 from ireg.__main__ import COMMANDS, main
@@ -167,24 +168,82 @@ def test_the_tools_are_listed_and_run(capsys):
     assert capsys.readouterr().out == f"ireg {ireg.__version__}\n"
     assert main(["trian"]) == 2
     assert capsys.readouterr().err == (
-        "error: trian: no such command; choose one of train, analysis, browse, sweep, run, data, terms, basins, drift, "
-        "verify\n"
+        "error: trian: no such command, did you mean train?; choose one of train, analysis, browse, sweep, run, data, "
+        "terms, basins, drift, verify\n"
     )
+    for word, meant in (("analyze", "analysis"), ("--verison", "--version")):
+        assert main([word]) == 2
+        assert f"error: {word}: no such command, did you mean {meant}?; choose " in capsys.readouterr().err
     assert main(["analysis", "nowhere"]) == 2
     assert "nowhere is not a folder" in capsys.readouterr().err.replace("'", "")
 
 
-def test_help_comes_before_torch():
-    """With torch made impossible to import, every tool still answers."""
+def test_help_and_version_come_before_torch():
+    """With torch made impossible to import, every tool still answers, by the name that it was called by."""
     code = (
         "import contextlib, sys; sys.modules['torch'] = None; from ireg.__main__ import COMMANDS, main\n"
-        "for name in COMMANDS:\n    print('@@', name)\n    sys.argv = ['ireg', name, '--help']\n"
-        "    with contextlib.suppress(SystemExit): main()"
+        "for name in COMMANDS:\n    print('@@', name)\n"
+        "    for option in ('--version', '--help'):\n        sys.argv = ['ireg', name, option]\n"
+        "        with contextlib.suppress(SystemExit): main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     answers = dict(part.split("\n", 1) for part in done.stdout.split("@@ ")[1:])
-    assert all("--" in answers[name] for name in COMMANDS)
+    for name in COMMANDS:
+        beginning = "ireg train: train a network" if name == "train" else f"usage: ireg {name} [-h]"
+        assert answers[name].startswith(f"ireg {ireg.__version__}\n{beginning}")
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == ireg.__version__
+    latest = re.search(r"^## ([\d.]+) \(([\d-]+)\)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert latest.groups() == (ireg.__version__, str(citation["date-released"]))
+    (software,) = re.findall(r"@software\{.*?\n\}", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert f"version = {{{ireg.__version__}}}" in software
+    assert f"year   = {{{citation['date-released'].year}}}" in software
+
+
+def test_a_hosts_checks_are_ours():
+    """The workflow runs the lines of `.ci/run`; the forms have what GitHub requires of each."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    steps = [step["run"] for step in workflow["jobs"]["tests"]["steps"] if "run" in step]
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    made = [line for line in lines if line.startswith("make ")]
+    assert len(made) == 2
+    assert [step for step in steps if step.startswith("make ")] == made
+    forms = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))]
+    assert [form["name"] for form in forms] == ["Bug", "New optimizer", "Wrong number"]
+    for form in forms:
+        assert form["description"]
+        fields = [field for field in form["body"] if field["type"] != "markdown"]
+        identities = [field["id"] for field in fields]
+        assert len(set(identities)) == len(fields) > 3
+        assert all(field["attributes"]["label"] for field in fields)
+
+
+WRONG = (
+    "verify --only edge",
+    "verify --optimizer adan",
+    "drift nowhere",
+    "drift nowhere --orders 3",
+    "basins nowhere",
+    "basins nowhere --optimizers adan",
+    "run nowhere",
+)
+
+
+def test_what_is_wrong_comes_before_torch():
+    """With torch made impossible to import, a wrong option or folder is one line."""
+    code = (
+        "import sys; sys.modules['torch'] = None; from ireg.__main__ import main\n"
+        f"assert [main(line.split()) for line in {WRONG}] == [2] * {len(WRONG)}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(WRONG)
+    assert all(line.startswith("error: ") for line in lines)
 
 
 def test_every_package_is_named():
@@ -218,12 +277,18 @@ def test_the_wheel_is_whole(tmp_path):
     assert {"ireg/py.typed", *(f"ireg/assets/{name}" for name in packed)} <= set(names)
     assert not any(name.startswith(("tests", "conf")) for name in names)
     (tmp_path / "elsewhere").mkdir()
+    (described,) = (tmp_path / "installed").glob("*.dist-info/METADATA")
+    asked = [line for line in described.read_text(encoding="utf-8").splitlines() if line.startswith("Requires-Dist: ")]
+    assert "Requires-Dist: hydra-joblib-launcher<2,>=1.2" in asked  # experiments do their runs with it
+    small = ["optimizer=sgd", "epochs=1", "data=digits", "model.hidden=[8]", "hydra.launcher.n_jobs=1"]
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "ireg", "train", "data=digits", "optimizer=sgd", "epochs=1", "model.hidden=[8]"],
+        [sys.executable, "-P", "-m", "ireg", "train", "experiment=demo", *small],
         cwd=tmp_path / "elsewhere",
         env={"PYTHONPATH": str(tmp_path / "installed"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "test/error" in done.stdout
-    assert len(list((tmp_path / "elsewhere").glob("multirun/runs/*/metrics.csv"))) == 1
+    assert "1 run (1 done)" in done.stdout
+    sweep = tmp_path / "elsewhere" / "multirun" / "demo"
+    assert len(list(sweep.glob("*/metrics.csv"))) == 1
+    assert (sweep / "report.html").exists()

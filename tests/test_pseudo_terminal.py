@@ -11,6 +11,7 @@ import termios
 
 import pytest
 
+from ireg.system.command import called
 from tests.conftest import ROOT
 
 CONTROL = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\].*?(\x1b\\|\x07))")
@@ -117,4 +118,4 @@ def test_the_end_is_one_screen_and_no_number_is_broken(sweep, columns):
     best = next(line for line in lines if line.startswith("best: "))
     assert re.search(r"lr=0\.0?1, test error \d+\.\d\d, \d+\.\d\d %", best)
     assert any(line.startswith("report: ") for line in lines)
-    assert any(line.startswith("browse: tensorboard --logdir") for line in lines)
+    assert lines[-1] == "browse: " + called("browse", "multirun/grid")

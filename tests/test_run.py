@@ -143,7 +143,6 @@ def test_a_folder_of_another_run_is_refused(tmp_path, small_run):
         (["terms.ireg.sgd._target_=math.pi"], "terms.ireg.sgd: Expected a callable target"),
         (["terms.ireg.sgd._target_=torch.nn.Linear"], "terms.ireg.sgd: torch.nn.Linear is no function of a snapshot"),
         (["terms.ireg.sgd._partial_=false"], "terms.ireg.sgd: .* missing 1 required positional argument: 'snapshot'"),
-        (["trainer.accelerator=abacus"], "trainer: .*abacus"),
         (["data.num_train=9999"], "data.num_train=9999: the source holds 10000 train examples"),
     ],
 )

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -10,7 +11,9 @@ import time
 import pytest
 from hydra.errors import MissingConfigException
 
+import ireg
 from ireg.config.errors import explain
+from ireg.system.command import called
 from tests.conftest import call_train, command
 from tests.content import differences, run_content, scalars
 
@@ -25,6 +28,10 @@ SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batc
         (["terms=foo"], "error: terms=foo: no such choice; choose one of adaptive"),
         (["lrr=1"], "error: lrr: no such key, did you mean lr?"),
         (["optimizer=[sgd,adam]"], "error: optimizer: choose one, not a list"),
+        (
+            ["trainer.accelerator=abacus"],
+            "error: trainer.accelerator=abacus: choose one of auto, cpu, cuda, gpu, mps, tpu",
+        ),
         (["hydra/launcher=foo"], "error: hydra/launcher=foo: no such choice; choose one of basic, joblib, slurm,"),
         (["-m", "lr=interval(0,1)"], "error: BasicSweeper does not support sweep type : INTERVAL_SWEEP"),
         (["hydra.run.dir=/proc/x"], "error: /proc/x: No such file or directory; choose another place"),
@@ -68,6 +75,11 @@ def test_help_names_groups_and_keys(train, tmp_path):
     assert "batch_size=64" in result.stdout
 
 
+def test_the_version_is_ours_and_not_hydras(train, tmp_path):
+    result = train("--version", cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"ireg {ireg.__version__}\n", "")
+
+
 def test_damaged_data_are_one_line(train, tmp_path):
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -89,8 +101,10 @@ def test_a_single_run_shows_its_final_values(train, tmp_path):
     result = call_train("epochs=1", "lr=1e-2", *SMALL, "hydra.run.dir=here", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "site-packages" not in result.stderr  # no library's warnings
-    assert "here: done after 1 epochs" in result.stdout
-    assert "test/error" in result.stdout
+    assert "here: done after 1 epoch\n" in result.stdout
+    assert re.search(r"test/error +. +\d+\.\d\d % ", result.stdout)
+    what_next = [f"{what}: {called(tool, 'here')}" for what, tool in (("report", "analysis"), ("browse", "browse"))]
+    assert result.stdout.splitlines()[-2:] == what_next
     assert (tmp_path / "here" / ".hydra" / "config.yaml").exists()
     assert "wrong" in (tmp_path / "here" / "train.log").read_text()
     again = train("epochs=1", "lr=1e-2", *SMALL, "hydra.run.dir=here", cwd=tmp_path)
@@ -225,11 +239,12 @@ def test_a_sweep_ends_with_table_and_figures(sweep):
 
 
 def test_a_failing_run_harms_no_other_and_the_sweep_says_so(train, tmp_path):
-    result = train("-m", "trainer.accelerator=cpu,abacus", "epochs=1", *SMALL, cwd=tmp_path)
+    result = train("-m", "++optimizer.momentum=0.5,-1", "epochs=1", *SMALL, cwd=tmp_path)
     assert result.returncode == 1
     states = [json.loads(path.read_text())["state"] for path in sorted(tmp_path.glob("multirun/runs/*/status.json"))]
     assert sorted(states) == ["done", "failed"]
-    assert "error: trainer" in result.stderr
+    assert result.stderr.splitlines().count("error: optimizer=sgd: Invalid momentum value: -1") == 1
+    assert "Error executing job" not in result.stderr
     assert "Traceback" not in result.stderr
     assert (tmp_path / "multirun" / "runs" / "summary.csv").exists()
     assert "failed" in result.stdout

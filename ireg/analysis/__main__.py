@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from ireg.analysis import report, table
-from ireg.system.command import framed, run_as_process
+from ireg.system.command import Parser, framed, run_as_process
 
 
 @framed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print and write the tables and figures of a sweep."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ireg.analysis",
+    parser = Parser(
+        "analysis",
         description="Print a row a setting of the runs in FOLDER, the best first, with 95 % intervals over the "
         "seeds, and write summary.csv and figures/ (PNG and PDF) there. "
         "Runs may be unfinished: what they have measured so far is shown.",

@@ -38,11 +38,10 @@ BANDS = (*PINNED, "fit/memorized", "ireg/own")
 _OWN = re.compile(r"events\.out\.tfevents\.\d+\.ireg")
 """The names of our event files there."""
 
-_PORT = 6006
 _MEAN, _SMALLEST, _LARGEST = "mean", "smallest", "largest"
 
 
-def link(folder: Path, port: int = _PORT) -> str:
+def link(folder: Path, port: int) -> str:
     """Return the address of the paper's four figures in TensorBoard.
 
     TensorBoard is to run on the sweep's folder. The figures are pinned and not smoothed, and an optimizer has one

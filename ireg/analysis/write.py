@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shlex
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from ireg.analysis.looks import drawn
 from ireg.runs.find import run_folders
 from ireg.runs.layout import EVENTS, STATUS
 from ireg.runs.readable import read_records
+from ireg.system.command import called
 from ireg.system.errors import UserError
 from ireg.system.files import as_cell, below, replacing, require_own, write_bytes, write_text
-from ireg.system.terminal import make_console, printable_output, saying
+from ireg.system.terminal import printable_output, saying
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -327,18 +327,8 @@ def _print_damaged(tables: _Tables) -> None:
 
 
 def _print_browse(folder: Path) -> None:
-    """Say how to browse; on a terminal the long address is behind a short one."""
-    from rich.text import Text
-
-    from ireg.analysis.dashboard import link
-
-    command = f"browse: tensorboard --logdir {shlex.quote(str(folder))}, then "
-    console = make_console()
-    if not console.is_terminal:
-        print(f"{command}{link(folder)}")
-        return
-    address = link(folder)
-    console.print(Text.assemble(command, (address.partition("?")[0], f"link {address}")), soft_wrap=True)
+    """Say how to browse."""
+    print(f"browse: {called('browse', folder)}")
 
 
 def _listed(paths: Sequence[Path], folder: Path) -> str:

@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 
 from ireg.drift.instrument import add_run_options
-from ireg.system.command import framed, run_as_process
+from ireg.known_optimizers import OPTIMIZERS
+from ireg.runs.find import find_runs
+from ireg.system.command import Parser, framed, run_as_process
 from ireg.system.errors import UserError
 
 
@@ -22,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ireg.basins",
+    parser = Parser(
+        "basins",
         description="From each run's checkpoint train forks: optimizers at one effective rate, each in several orders, "
         "to one training loss. Measure the barriers between them, also after matching hidden units. Writes "
         "basins.json, .csv and .png.",
@@ -45,11 +47,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from ireg.optim.switch import FIRST
-
-    unknown = [name for name in options.optimizers if name not in FIRST]
+    first = [name for name, entry in OPTIMIZERS.items() if entry.first]
+    unknown = [name for name in options.optimizers if name not in first]
     for wrong, line in (
-        (bool(unknown), f"--optimizers {' '.join(unknown)}: must be of {', '.join(FIRST)}"),
+        (bool(unknown), f"--optimizers {' '.join(unknown)}: must be of {', '.join(first)}"),
         (len(set(options.optimizers)) != len(options.optimizers), "--optimizers: each must come once"),
         (options.orders < 2, f"--orders {options.orders}: must be at least 2, for the noise floor"),
         (not 0 < options.loss < math.inf, f"--loss {options.loss:g}: must be a finite number above 0, like 0.3"),
@@ -62,13 +63,14 @@ def _check(options: argparse.Namespace) -> None:
     ):
         if wrong:
             raise UserError(line)
+    find_runs(options.runs)
 
 
 def _measure(given: argparse.Namespace) -> None:
-    # Imported late: torch and lightning take seconds, which `--help` need not wait for.
+    _check(given)
+    # Imported late: torch and lightning take seconds, which `--help` and a wrong option need not wait for.
     from ireg.basins.study import BASINS
 
-    _check(given)
     BASINS.measure(given)
 
 

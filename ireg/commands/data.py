@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ireg.commands.train import CONF
-from ireg.system.command import framed, run_as_process
+from ireg.system.command import Parser, framed, run_as_process
 from ireg.system.errors import UserError
 from ireg.system.terminal import make_console
 
@@ -29,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: there is no such data set, or it is missing, damaged, or cannot be downloaded.
     """
-    parser = argparse.ArgumentParser(
-        prog="ireg data",
+    parser = Parser(
+        "data",
         description="Without arguments, list the data sets that data=… may name. Files are compared with their md5 "
         "and sha256 before every reading, by these commands as by runs.",
     )

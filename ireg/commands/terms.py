@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ireg.catalogue import CATALOGUE, FORMER_NAMES, NAMES, SET_TITLES, SETS, Quantity, name_of, nearest, present
-from ireg.system.command import framed, run_as_process
+from ireg.system.command import Parser, framed, run_as_process
 from ireg.system.errors import UserError
 from ireg.system.terminal import make_console
 from ireg.tables import links_written_out
@@ -23,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: there is no such tag, term or set.
     """
-    parser = argparse.ArgumentParser(
-        prog="ireg terms",
+    parser = Parser(
+        "terms",
         description="Without TAG, list the terms that terms=… may name, and the sets of them.",
     )
     parser.add_argument(

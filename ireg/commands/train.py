@@ -11,9 +11,9 @@ import hydra
 from omegaconf import DictConfig
 
 from ireg.commands.help import help_text
-from ireg.config.errors import explain, hydra_errors_raised, overrides_first
+from ireg.config.errors import explain, hydra_errors_raised, overrides_first, require_options
 from ireg.sweep.callback import exit_code, summary_at_the_end
-from ireg.system.command import endings_in_one_line
+from ireg.system.command import VERSION, endings_in_one_line, program
 
 _PACKAGE = Path(__file__).parents[1]
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
@@ -33,7 +33,7 @@ def task(config: DictConfig) -> float:
 
 def _program() -> str:
     """Return how the command was called."""
-    return "python train.py" if Path(sys.argv[0]).name == "train.py" else "ireg train"
+    return "python train.py" if Path(sys.argv[0]).name == "train.py" else program("train")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if {"-h", "--help"} & set(given):
             print(help_text(CONF, _program()))
             return 0
+        if "--version" in given:  # Hydra would name its own
+            print(VERSION)
+            return 0
         sys.argv[1:] = overrides_first(given)
+        require_options(sys.argv[1:])
         task()
     return 0

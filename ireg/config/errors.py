@@ -1,25 +1,25 @@
 """From exceptions to one line on the terminal."""
 
 import dataclasses
-import difflib
 import os
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ireg.config.read import no_such_key, unresolved
 from ireg.config.schema import GROUPS, Config
+from ireg.config.surroundings import installing
 from ireg.system.command import WANTS_TRACEBACK, plainly
-from ireg.system.errors import UserError
+from ireg.system.errors import UserError, did_you_mean
 
-_EXTRAS = {
-    "hydra/launcher": "; for joblib, pip install -e '.[parallel]' in the clone",
-    "hydra/sweeper": "; for optuna, pip install -e '.[tune]' in the clone",
-}
+_EXTRAS = {"hydra/sweeper": ("optuna", "tune")}
+"""By group, a choice that an extra of ours brings, and the extra."""
 
 _ADVICE = {
     "Multiple values for": "; on the command line, leave + out",
@@ -78,6 +78,31 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
     return [*overrides, *options]
 
 
+def require_options(arguments: Sequence[str]) -> None:
+    """Check the options, for which Hydra's parser would print its usage in many lines.
+
+    Args:
+        arguments: as `overrides_first` returns them.
+
+    Raises:
+        UserError: there is no such option, or one has a wrong value.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        if not message.startswith("unrecognized arguments: "):
+            raise UserError(f"{message}; python train.py --hydra-help says more")
+        word = message.split()[2]
+        key = word.lstrip("-").partition("=")[0]
+        if key in GROUPS or key in _keys():
+            raise UserError(f"{word}: no such option; keys have no dashes, write {key}=…")
+        like = did_you_mean(word, parser._option_string_actions)
+        raise UserError(f"{word}: no such option{like}; python train.py --help lists the keys")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(arguments)
+
+
 def explain(error: Exception) -> str | None:
     """Return the one line for a user's error; None for another."""
     if line := _missing_choice(error):
@@ -93,7 +118,7 @@ def explain(error: Exception) -> str | None:
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         key = str(cause.full_key or cause.key)
-        return no_such_key(key, _nearest(key, _keys()))
+        return no_such_key(key, did_you_mean(key, _keys()))
     if str(error).startswith("Ambiguous value for argument"):
         override = str(error).splitlines()[0].split("'")[1]
         return f"{override}: several values; add -m to sweep over them (a value that is a list is written key=[a,b])"
@@ -130,20 +155,18 @@ def _missing_choice(error: Exception) -> str | None:
         return None
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if (group, choice) == ("hydra/launcher", "submitit_slurm"):  # which hydra/launcher=slurm builds upon
-        return "hydra/launcher=slurm: the launcher for Slurm is not installed; pip install -e '.[slurm]' in the clone"
+        return f"hydra/launcher=slurm: the launcher for Slurm is not installed; {installing('slurm')}"
     if not group:
         return (
             f"-cn {error.missing_cfg_file}: no such file in conf; leave -cn out, and choose parts, like experiment=demo"
         )
     if not error.options:
         return f"{group}={choice}: no such choice; python train.py --help lists them"
-    known = ", ".join(error.options) + _EXTRAS.get(group, "")
-    return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; choose one of {known}"
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
-    return f", did you mean {nearest[0]}?" if nearest else ""
+    known = ", ".join(error.options)
+    if group in _EXTRAS:
+        missing, extra = _EXTRAS[group]
+        known += f"; for {missing}, {installing(extra)}"
+    return f"{group}={choice}: no such choice{did_you_mean(choice, error.options)}; choose one of {known}"
 
 
 def _keys(kind: type = Config, prefix: str = "") -> list[str]:

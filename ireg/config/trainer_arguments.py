@@ -24,6 +24,7 @@ TRAINER = (
     "profiler",
 )
 _CHOICES: dict[str, tuple[Any, ...]] = {
+    "accelerator": ("auto", "cpu", "cuda", "gpu", "mps", "tpu"),
     "benchmark": (True, False, None),
     "detect_anomaly": (True, False),
     "deterministic": (True, False, "warn", None),

@@ -10,7 +10,8 @@ import math
 from collections.abc import Sequence
 
 from ireg.drift.instrument import add_run_options
-from ireg.system.command import framed, run_as_process
+from ireg.runs.find import find_runs
+from ireg.system.command import Parser, framed, run_as_process
 from ireg.system.errors import UserError
 
 SMALLEST = 6
@@ -25,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ireg.drift",
+    parser = Parser(
+        "drift",
         description="From a run's checkpoint take one epoch in many random orders, and compare the mean of its ends "
         "with the same optimizer with small steps, and with the leading flow. Writes drift.json, .csv and .png.",
     )
@@ -72,21 +73,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(given: argparse.Namespace) -> None:
-    # Imported late: torch and lightning take seconds, which `--help` need not wait for.
-    from ireg.drift.explicit import EXPLICIT
-    from ireg.drift.study import DRIFT
-
     if given.shrinking is None:
         given.shrinking = given.refinements
     _check(given)
+    # Imported late: torch and lightning take seconds, which `--help` and a wrong option need not wait for.
+    from ireg.drift.explicit import EXPLICIT
+    from ireg.drift.study import DRIFT
+
     (EXPLICIT if given.explicit else DRIFT).measure(given)
 
 
 def _check(given: argparse.Namespace) -> None:
-    """Check that every option is in its range.
+    """Check that every option is in its range, and that there are runs.
 
     Raises:
-        UserError: one is out of its range.
+        UserError: one is out of its range, or there is no run.
     """
     if given.orders < SMALLEST or given.orders % 2:
         raise UserError(f"--orders {given.orders}: must be even and at least {SMALLEST}; orders come in pairs")
@@ -102,6 +103,7 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(f"--flow-lr {given.flow_lr:g}: must be a finite number above 0, like 1e-6")
     if not 0 < given.step < math.inf:
         raise UserError(f"--step {given.step:g}: must be a finite number above 0, like 0.01")
+    find_runs(given.runs)
 
 
 if __name__ == "__main__":

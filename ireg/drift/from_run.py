@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from ireg.drift.problem import Problem
 from ireg.experiment.run import rebuild
 from ireg.objective import CRITERIA
 from ireg.runs.checkpoints import DamagedCheckpointError, read_checkpoint
-from ireg.runs.find import run_folders
 from ireg.runs.layout import CHECKPOINTS, LAST, STATUS
 from ireg.runs.status import read_status
 from ireg.runs.trust import NOTHING_MORE, Trust
@@ -42,21 +40,6 @@ class Start:
     config: Config
     problem: Problem
     test: tuple[Tensor, Tensor]
-
-
-def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Return the run folders at or below paths, each once.
-
-    Files beside runs in a sweep's folder are ignored.
-
-    Raises:
-        UserError: there is no run at all.
-    """
-    folders = run_folders(*paths)
-    if not folders:
-        names = ", ".join(map(str, paths))
-        raise UserError(f"{names}: no run there (no {STATUS}); name a run's folder, like multirun/NAME/RUN")
-    return folders
 
 
 def load(folder: Path, *, seed: int, trust: Trust = NOTHING_MORE) -> Start:

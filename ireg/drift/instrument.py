@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ireg.analysis.looks import drawn
+from ireg.runs.find import find_runs
 from ireg.runs.trust import add_options, trust_of
 from ireg.system.errors import UserError, in_one_line
 from ireg.system.files import below, is_writable, require_own, write_bytes, write_table, write_text
@@ -97,8 +98,6 @@ class Instrument:
         Raises:
             UserError: a run that cannot be measured; of several runs those are passed over.
         """
-        from ireg.drift.from_run import find_runs  # torch takes seconds, which `--help` need not wait for
-
         folders = find_runs(given.runs)
         shared = given.output
         if shared is None and self.pooled and len(folders) > 1:

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +159,6 @@ def _made_optimizer(settings: Config, model: nn.Module) -> Callable[..., Any]:
         if key not in ("name", "full_batch", "decay_groups")
     }
     name = settings.optimizer["name"]
-    library = str(settings.optimizer["_target_"]).partition(".")[0]
-    if library in _EXTRA_OF:
-        _require_installed(f"optimizer={name}", library, _EXTRA_OF[library])
     with user_errors(f"optimizer={name}"):
         # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.
         optimizer: Callable[..., Any] = instantiate(arguments, _convert_="all")
@@ -211,7 +207,7 @@ def make_loggers(
         replaced: its event files before, see `TensorBoard`.
 
     Raises:
-        UserError: the further logger is not installed, or cannot be made from these values.
+        UserError: the further logger cannot be made from these values.
     """
     made: list[Logger] = []
     if logger.tensorboard:
@@ -221,29 +217,10 @@ def make_loggers(
     return made
 
 
-_EXTRAS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
-"""What a logger of Lightning's needs, an extra of ours of the same name."""
-_EXTRA_OF = {"pytorch_optimizer": "optimizers"}
-"""The extra of ours that installs a library of optimizers."""
-
-
-def _require_installed(what: str, library: str, extra: str) -> None:
-    """Check that a library of an extra is there.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    if find_spec(library) is None:
-        raise UserError(f"{what}: the library {library} is not installed; .venv/bin/pip install -e '.[{extra}]'")
-
-
 def _further_logger(
     arguments: Mapping[str, Any], folder: Path, hyperparameters: Mapping[str, Any], earlier: Mapping[int, Row]
 ) -> Logger:
     kind = str(arguments["_target_"]).rpartition(".")[2]
-    library = _EXTRAS.get(kind)
-    if library is not None:
-        _require_installed(f"logger={library}", library, library)
     own = {"WandbLogger": {"name": folder.name, "save_dir": str(folder)}, "MLFlowLogger": {"run_name": folder.name}}
     with user_errors("logger.further"):
         further = instantiate({**own.get(kind, {}), **arguments}, _convert_="all")

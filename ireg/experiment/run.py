@@ -3,7 +3,6 @@
 `python -m ireg.run FOLDER` does a folder's run again.
 """
 
-import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ireg.config.read import read
 from ireg.config.schema import Config, Logging
+from ireg.config.surroundings import require_device, require_surroundings
 from ireg.runs.checkpoints import HELD_OUT_WRONG, find_resumption, read_checkpoint
 from ireg.runs.finished import objective, objective_if_finished
 from ireg.runs.hyperparameters import hyperparameters
@@ -28,7 +28,7 @@ from ireg.runs.status import Status, read_status
 from ireg.runs.trust import NOTHING_MORE, Trust, add_options, require_trusted, trust_of
 from ireg.sweep.plan import FILE_NAME as PLAN
 from ireg.sweep.progress import ProgressDisplay
-from ireg.system.command import framed
+from ireg.system.command import Parser, framed
 from ireg.system.errors import UserError
 from ireg.system.files import replacing, set_aside
 from ireg.system.termination import ends_with_its_parent, noting_that_it_resumes, sigterm_raises
@@ -86,6 +86,7 @@ def run_in(folder: Path, settings: Config) -> float:
 
 def _train(settings: Config, folder: Path, status: Status) -> str:
     """Build everything, train to the end from where the run stands, and return `done` or `diverged`."""
+    require_surroundings(settings)  # also where another machine does the run than checked it
     # Imported here: together they take seconds, which a mistyped command should not.
     import torch
 
@@ -273,8 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: the folder holds no run, or its configuration names what is not trusted, or as `run_in`.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m ireg.run",
+    parser = Parser(
+        "run",
         description="Do the run that FOLDER holds again: resume it if it was interrupted or has failed, or, with "
         "--into, do it from the beginning in another folder. Everything is taken from FOLDER's status.json.",
     )
@@ -292,7 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with chdir(directory if directory.is_dir() else "."):
         require_trusted(options.folder, status["config"], trust_of(options))
     settings = read(OmegaConf.create(status["config"]))
-    finished(folder, asdict(settings))  # before anything is written there
+    if finished(folder, asdict(settings)) is None:  # before anything is written there
+        require_surroundings(settings)
+        require_device(settings)
     folder.mkdir(parents=True, exist_ok=True)
     with _logging_to(folder / LOG), chdir(directory if directory.is_dir() else "."):
         display = ProgressDisplay([folder])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from ireg.runs.layout import STATUS
@@ -52,6 +53,21 @@ def run_folders(*folders: Path) -> list[Path]:
         waiting.extend((number, folder, min(levels - 1, LEVELS_BELOW_LINKS)) for folder in links)
         waiting.extendleft((number, folder, levels - 1) for folder in reversed(own))
     return [place for _, place in sorted(places)]
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Return the run folders at or below paths, each once.
+
+    Files beside runs in a sweep's folder are ignored.
+
+    Raises:
+        UserError: there is no run at all.
+    """
+    folders = run_folders(*paths)
+    if not folders:
+        names = ", ".join(map(str, paths))
+        raise UserError(f"{names}: no run there (no {STATUS}); name a run's folder, like multirun/NAME/RUN")
+    return folders
 
 
 def _leads_up(link: Path) -> bool:

@@ -14,7 +14,7 @@ from ireg.runs.trust import NOTHING_MORE, Trust, add_options, as_arguments, trus
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report
 from ireg.sweep.table import Seen, look, render
-from ireg.system.command import environment_of_children, framed, module_as_command, run_as_process
+from ireg.system.command import Parser, environment_of_children, framed, module_as_command, run_as_process
 from ireg.system.files import is_reached_by_a_link
 from ireg.system.terminal import make_console
 
@@ -32,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: the folder holds no runs, or a status cannot be read.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m ireg.sweep", description="Look after the runs of a sweep's folder."
-    )
+    parser = Parser("sweep", description="Look after the runs of a sweep's folder.")
     commands = parser.add_subparsers(dest="command", required=True)
     status = commands.add_parser(
         "status",

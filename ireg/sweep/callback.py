@@ -12,16 +12,18 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
+from ireg.catalogue import quantity
 from ireg.config.errors import explain
 from ireg.config.schema import register
 from ireg.runs.damage import DamagedRecordError
+from ireg.runs.layout import EVENTS
 from ireg.runs.status import FINISHED, read_status
 from ireg.sweep import launch, names
 from ireg.sweep.checks import checked_folder, checked_folders
 from ireg.sweep.plan import add_to_plan, short_names
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.report import report, report_again
-from ireg.system.command import EXIT_FAILED, EXIT_USER_ERROR, endings_in_one_line
+from ireg.system.command import EXIT_FAILED, EXIT_USER_ERROR, called, endings_in_one_line
 from ireg.system.terminal import make_console, saying
 from ireg.system.termination import RESUMES, Terminated
 
@@ -148,14 +150,25 @@ def _is_finished(folder: Path) -> bool:
 
 
 def _print_final_values(folder: Path) -> None:
+    """Print the last row of a run, and how to see more."""
     status = read_status(folder)
     if status is None or not status["final"]:
         return
     console = make_console()
-    console.print(f"{folder}: {status['state']} after {status['epochs_done']} epochs", soft_wrap=True)
+    of = "row" if status["config"].get("max_steps") else "epoch"
+    done = f"{status['epochs_done']} {of}{'' if status['epochs_done'] == 1 else 's'}"
+    console.print(f"{folder}: {status['state']} after {done}", soft_wrap=True)
     table = Table()
     table.add_column("tag")
     table.add_column("value", justify="right")
     for tag, value in status["final"].items():
-        table.add_row(tag, "" if value is None else f"{float(value):.6g}")
+        table.add_row(tag, "" if value is None else _value(tag, float(value)))
     console.print(table)
+    print(f"report: {called('analysis', folder)}")
+    if any(folder.glob(EVENTS)):
+        print(f"browse: {called('browse', folder)}")
+
+
+def _value(tag: str, value: float) -> str:
+    of = quantity(tag)
+    return f"{100 * value:.2f} %" if of is not None and of.unit == "share" else f"{value:.6g}"

@@ -11,11 +11,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ireg.config.read import read
 from ireg.config.schema import Config
+from ireg.config.surroundings import require_device, require_surroundings
 from ireg.runs.damage import DamagedRecordError
 from ireg.runs.ownership import FilesOfOthersError, finished
 from ireg.sweep.plan import read_plan
@@ -27,7 +29,7 @@ def checked_folder(config: DictConfig) -> Path:
 
     Raises:
         UserError: a value is out of range or cannot be resolved, a list was given for a group of which one is chosen,
-            or the folder belongs to another run.
+            the folder belongs to another run, or a device or a library is not here.
     """
     with _known_to_resolvers(config):
         settings = read(config)
@@ -83,7 +85,18 @@ def _check(config: DictConfig, settings: Config, folder: Path, *, without: Colle
         config.hydra.runtime.output_dir = str(folder)  # as it is when the run begins
     _resolve(config, [str(key) for key in config.hydra if key not in (*without, "overrides")])
     with suppress(OSError):  # a folder that cannot be read fails its own run
-        finished(folder, asdict(settings))
+        if finished(folder, asdict(settings)) is not None:
+            return
+    require_surroundings(settings)
+    if _is_done_here(config):
+        require_device(settings)
+
+
+def _is_done_here(config: DictConfig) -> bool:
+    """Say whether this machine will do the runs, and not a node of a cluster."""
+    if config.hydra.mode != RunMode.MULTIRUN:
+        return True
+    return str(config.hydra.launcher.get("_target_")).rpartition(".")[2] in ("BasicLauncher", "JoblibLauncher")
 
 
 def _check_slurm(config: DictConfig) -> None:

@@ -1,4 +1,7 @@
-"""Runs as Hydra's launchers start them: a folder that cannot be written to fails its own run alone."""
+"""Runs as Hydra's launchers start them.
+
+A folder that cannot be written to fails its own run alone, and an error is printed once.
+"""
 
 import functools
 import inspect
@@ -23,6 +26,25 @@ log = logging.getLogger(__name__)
 _hydras_own = utils.run_job
 
 
+class Ended(JobReturn):
+    """How a run has ended; a user's error is raised without Hydra's line before ours."""
+
+    @property
+    def return_value(self) -> Any:
+        """What the run returned.
+
+        Raises:
+            Exception: what it raised.
+        """
+        if self.status == JobStatus.FAILED and explain(self._return_value) is not None:
+            raise self._return_value
+        return JobReturn.return_value.fget(self)  # type: ignore[attr-defined]
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value
+
+
 @functools.wraps(_hydras_own)
 def run_job(*arguments: Any, **keywords: Any) -> JobReturn:
     """Do a run as Hydra does, and return the error, too, if its folder, log or `.hydra` cannot be written.
@@ -34,7 +56,7 @@ def run_job(*arguments: Any, **keywords: Any) -> JobReturn:
         OSError: the folder of a single run, which harms no other, cannot be written to.
     """
     try:
-        return _hydras_own(*arguments, **keywords)
+        return Ended(**vars(_hydras_own(*arguments, **keywords)))
     except Exception as error:
         failure = _of_the_system(error)
         if failure is None:
@@ -64,7 +86,7 @@ def _without_folder(config: DictConfig, failure: Exception) -> JobReturn:
     """Return how a run ends whose folder cannot be written to: a finished one as before, any other fails."""
     overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(overrides, list)
-    ended = JobReturn(overrides)
+    ended = Ended(overrides)
     value = None
     try:
         value = objective_if_finished(Path(config.hydra.runtime.output_dir), read(config))

@@ -1,15 +1,21 @@
 """The frame of every command: one line and an exit code for a user's error, Ctrl-C and SIGTERM."""
 
+import argparse
 import functools
 import os
+import re
+import shlex
+import shutil
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
-from ireg.system.errors import UserError, in_one_line
+import ireg
+from ireg.system.errors import UserError, did_you_mean, in_one_line
 from ireg.system.terminal import as_command
 from ireg.system.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigint_noted, sigterm_raises
 
@@ -91,6 +97,36 @@ def module_as_command(name: str) -> list[str]:
     return [sys.executable, "-P", "-m", name]
 
 
+def called(name: str, *arguments: str | Path) -> str:
+    """Return a line for a shell in the current folder that calls a tool of this environment.
+
+    It names the script `ireg` where PATH leads to that of this environment, else its path, and where there is none, as
+    in a clone that is not installed, this Python.
+
+    Args:
+        name: the tool's.
+        arguments: of the tool; a path below the current folder is written from there.
+    """
+    script, python = Path(sysconfig.get_path("scripts")) / "ireg", Path(sys.executable)
+    first = [_by_name(script), name] if script.is_file() else [_by_name(python), "-m", f"ireg.{name}"]
+    line = shlex.join([*first, *(_from_here(given) if isinstance(given, Path) else given for given in arguments)])
+    places = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), sysconfig.get_path("purelib"), os.getcwd()]
+    root = str(Path(__file__).parents[2])
+    return line if script.is_file() or root in places else f"PYTHONPATH={shlex.quote(root)} {line}"
+
+
+def _by_name(program: Path) -> str:
+    """Return a program's name where PATH leads to this one, else its path."""
+    found = shutil.which(program.name)
+    return program.name if found is not None and Path(found).absolute() == program else _from_here(program)
+
+
+def _from_here(path: Path) -> str:
+    """Write a path from the current folder, where it lies below that."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def environment_of_children() -> dict[str, str]:
     """Return an environment in which this `ireg` is found, wherever it was imported from."""
     places = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -113,6 +149,49 @@ def framed(main: Main) -> Main:
             return int(ending.code or 0)
 
     return returning
+
+
+def program(name: str) -> str:
+    """Return how the tool of this name was called: by the script `ireg`, or with `python -m`."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    module = "" if spec is None else spec.name.removesuffix(".__main__")
+    return {f"ireg.{name}": f"python -m ireg.{name}", "ireg": f"python -m ireg {name}"}.get(module, f"ireg {name}")
+
+
+VERSION = f"ireg {ireg.__version__}"
+"""What `--version` prints."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser of a tool's command line, whose errors are one line each.
+
+    Args:
+        name: the tool's; by default the parser is one of a tool's subcommands.
+        options: those of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, name: str | None = None, **options: Any) -> None:
+        if name is not None:
+            options["prog"] = program(name)
+        super().__init__(**options)
+        self.add_argument("--version", action="version", version=VERSION, help=argparse.SUPPRESS)
+
+    def error(self, message: str) -> NoReturn:
+        """Report a wrong command line.
+
+        Raises:
+            UserError: always.
+        """
+        unknown = re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.DOTALL)
+        choice = re.fullmatch(r"argument (.+): invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
+        if unknown:
+            word = unknown[1].partition("=")[0]
+            message = f"{word}: no such argument{did_you_mean(word, self._option_string_actions)}"
+        elif choice:
+            known = re.findall(r"[\w-]+", choice[3])
+            message = f"{choice[1]}: {choice[2]}: no such choice{did_you_mean(choice[2], known)}; choose one of "
+            message += ", ".join(known)
+        raise UserError(f"{message.removeprefix('argument ')}; {self.prog} --help says more")
 
 
 def run_as_process(main: Main) -> None:

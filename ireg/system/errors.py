@@ -1,5 +1,7 @@
 """What a user can get wrong, reported in one line."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from unicodedata import category
 
 
@@ -25,3 +27,22 @@ def in_one_line(error: UserError | OSError) -> str:
     if error.filename is None:
         raise error
     return f"{error.filename}: {error.strerror}; choose another place, or repair this one"
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.75) -> str:
+    """Name what a word may stand for.
+
+    Args:
+        word: what was written.
+        known: what it may stand for.
+        cutoff: how like it must be, from 0 to 1 for the same.
+
+    Returns:
+        What follows the word in a line; empty where nothing is like it.
+
+    Example:
+        >>> did_you_mean("trian", ["train", "terms"])
+        ', did you mean train?'
+    """
+    nearest = get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f", did you mean {nearest[0]}?" if nearest else ""

@@ -95,7 +95,7 @@ def test_one_seed_has_no_means(make_run):
         read(sweep / "summary").Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     )
     assert [chart.WhichOneof("content") for chart in layout.category[0].chart] == ["multiline"] * 3
-    assert "runFilter" not in link(sweep)
+    assert "runFilter" not in link(sweep, 6006)
 
 
 def test_a_single_run_has_its_own_events_only(make_run):

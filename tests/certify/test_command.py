@@ -1,5 +1,6 @@
 """`python -m ireg.verify`."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,19 @@ from ireg.certify.exchange import Order
 from ireg.certify.identity import Identity
 from ireg.certify.logged import Comparison
 from ireg.terms.named import TERMS
+
+
+def test_options_are_checked_by_the_names_that_there_are():
+    assert verify.PARTS == (command.CERTIFICATES_ONLY, *command.SECTIONS)
+    assert list(verify.WITH_RULE) == list(dict.fromkeys(certificate.optimizer for certificate in CERTIFICATES))
+
+
+def test_a_wrong_option_does_not_wait_for_torch(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ireg.certify.command", None)
+    assert verify.main(["--only", "edge"]) == 2
+    assert capsys.readouterr().err.endswith(", networks, did you mean edges?\n")
+    with pytest.raises(ImportError):
+        verify.main(["--only", "edges"])
 
 
 @pytest.fixture(autouse=True)

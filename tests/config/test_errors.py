@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from yaml import YAMLError
 
-from ireg.config.errors import explain, overrides_first
+from ireg.config.errors import explain, overrides_first, require_options
 from ireg.config.read import read
 from ireg.config.schema import GROUPS
 from ireg.system.errors import UserError
@@ -111,3 +111,27 @@ def test_a_part_of_the_configuration_is_not_the_whole(option):
     with pytest.raises(UserError, match="^-cn experiment/demo: .*experiment=demo$"):
         overrides_first(["-m", *option])
     assert overrides_first(["-cn", "mine/config"]) == ["-cn", "mine/config"]
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--epochs=3", "--epochs=3: no such option; keys have no dashes, write epochs=…"),
+        ("--optimizer adam", "--optimizer: no such option; keys have no dashes, write optimizer=…"),
+        ("-lr 0.1", "-lr: no such option; keys have no dashes, write lr=…"),
+        ("--data.holdout 3", "--data.holdout: no such option; keys have no dashes, write data.holdout=…"),
+        ("--multrun", "--multrun: no such option, did you mean --multirun?; python train.py --help lists the keys"),
+        ("--zz", "--zz: no such option; python train.py --help lists the keys"),
+        ("--cfg jobs", "argument --cfg/-c: invalid choice: 'jobs' (choose from job, hydra, all); "),
+    ],
+)
+def test_a_wrong_option_is_one_line(capsys, option, line):
+    with pytest.raises(UserError) as refused:
+        require_options(overrides_first(["lr=1", *option.split()]))
+    assert re.sub("'(job|hydra|all)'", r"\1", str(refused.value)).startswith(line)  # quoted by some versions
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("options", ["-m", "--multirun", "--cfg job", "-c job -p data", "--info", "-sc install=bash"])
+def test_hydras_own_options_are_taken(options):
+    require_options(overrides_first(["lr=1", *options.split()]))

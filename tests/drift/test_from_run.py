@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ireg.drift.from_run import find_runs, load
+from ireg.drift.from_run import load
 from ireg.drift.orders import follow, measure
 from ireg.drift.small_steps import refine
+from ireg.runs.find import find_runs
 from ireg.system.errors import UserError
 
 

@@ -11,7 +11,6 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from ireg.config.schema import Logging
 from ireg.core.moments.needs import Need
-from ireg.experiment import build
 from ireg.experiment.build import make_loggers
 from ireg.lit.histograms import Histograms
 from ireg.lit.loggers import MetricsFile, TensorBoard
@@ -157,13 +156,11 @@ def kept():
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("lightning.pytorch.loggers.WandbLogger", "logger=wandb: the library wandb is not installed; .venv/bin/pip"),
         ("builtins.dict", "logger.further: builtins.dict makes a dict; name a Logger"),
         ("lightning.pytorch.loggers.Nonsense", "logger.further: Error loading 'lightning.pytorch.loggers.Nonsense'"),
     ],
 )
-def test_a_further_logger_that_is_none_is_refused(tmp_path, monkeypatch, target, message):
-    monkeypatch.setattr(build, "find_spec", lambda name: None)
+def test_a_further_logger_that_is_none_is_refused(tmp_path, target, message):
     settings = Logging(tensorboard=False, further={"_target_": target})
     with pytest.raises(UserError, match=re.escape(message)):
         make_loggers(settings, tmp_path, hyperparameters={}, with_charts=True, earlier={}, replaced=[])

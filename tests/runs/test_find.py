@@ -3,8 +3,7 @@
 import pytest
 
 from ireg.analysis import load
-from ireg.drift.from_run import find_runs
-from ireg.runs.find import STATUS, run_folders
+from ireg.runs.find import STATUS, find_runs, run_folders
 from ireg.sweep.progress import ProgressDisplay
 from ireg.sweep.table import look
 

