@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from ireg.commands.help import help_text
 from ireg.config.errors import explain, hydra_errors_raised, overrides_first
+from ireg.runs.origin import noting_the_command
 from ireg.sweep.callback import exit_code, summary_at_the_end
 from ireg.system.command import endings_in_one_line
 
@@ -44,5 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(help_text(CONF, _program()))
             return 0
         sys.argv[1:] = overrides_first(given)
-        task()
+        with noting_the_command([*_program().split(), *given]):
+            task()
     return 0
