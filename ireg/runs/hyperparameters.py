@@ -33,7 +33,7 @@ def hyperparameters(folder: Path, status: Mapping[str, Any]) -> dict[str, Any]:
         "data": config.get("data.name"),
         "noise": "none" if kind == "none" or rate == 0 else f"{kind} {_number_or_text(str(rate)):g}",
     }
-    pairs = [override.lstrip("+").split("=", 1) for override in _overrides(folder) if "=" in override]
+    pairs = [override.lstrip("+").split("=", 1) for override in overrides(folder) if "=" in override]
     left_out = {*chosen, *_LEFT_OUT}
     return chosen | {
         key: _number_or_text(value)
@@ -42,8 +42,12 @@ def hyperparameters(folder: Path, status: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _overrides(folder: Path) -> list[str]:
-    """Return what was set on the command line; an empty list where that cannot be read."""
+def overrides(folder: Path) -> list[str]:
+    """Return what was set for a run on the command line; an empty list where that cannot be read.
+
+    Args:
+        folder: the run's; Hydra keeps there what was set.
+    """
     path = folder / ".hydra" / "overrides.yaml"
     try:
         return list(_texts(read_text(path, largest=LARGEST_LIST)))

@@ -7,10 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.core.hydra_config import HydraConfig
-
-from ireg.config.comments import first_comment
-
 COMMAND = "IREG_COMMAND"
 """The environment variable that hands the command to the processes of its runs, whichever launcher starts them."""
 
@@ -34,6 +30,8 @@ UNKNOWN = Origin()
 
 def origin_of_this_job() -> Origin:
     """Find where the run of Hydra's present job comes from."""
+    from hydra.core.hydra_config import HydraConfig  # here, as those who only read records need it not
+
     runtime = HydraConfig.get().runtime
     chosen = runtime.choices.get("experiment")
     name = chosen if isinstance(chosen, str) and chosen != "null" else None
@@ -48,6 +46,8 @@ def origin_of(status: Mapping[str, Any]) -> Origin:
 
 def _question(experiment: str, folders: Sequence[Path]) -> str | None:
     """Read the experiment's question from the first folder that has its file, which may be gone."""
+    from ireg.config.comments import first_comment
+
     for folder in folders:
         with suppress(OSError, UnicodeDecodeError):
             return first_comment(folder / "experiment" / f"{experiment}.yaml") or None

@@ -235,6 +235,7 @@ class Status:
             "ended": None,
             "threads": config["threads"],
             "device": self.earlier.get("device"),
+            "accelerator": self.earlier.get("accelerator"),
             "host": start["host"],
             "versions": start["versions"],
             "git": start["git"],

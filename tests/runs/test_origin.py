@@ -39,7 +39,7 @@ def test_the_question_is_the_first_comment_of_the_experiment(job):
 
 def test_an_experiment_whose_file_is_gone_has_no_question(job, tmp_path):
     config = job("experiment=demo")
-    with read_write(config):
+    with read_write(config.hydra):
         for source in config.hydra.runtime.config_sources:
             source.path = str(tmp_path)
     HydraConfig.instance().set_config(config)
