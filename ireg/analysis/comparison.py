@@ -76,7 +76,7 @@ def rates(table: pd.DataFrame) -> Figure:
             axis.plot(last["lr"], last[tag], "o", markersize=3, alpha=0.6, color=setting.colour, gid=run)
             mean = last.groupby("lr")[tag].mean()
             (line,) = axis.plot(mean.index, mean, linestyle=setting.dash, label=setting.label, color=setting.colour)
-            line.set_gid(setting.label)
+            line.set_gid(f"{setting.label}, mean over seeds")
         axis.set_xscale("log")
         axis.set_xlabel("learning rate")
         axis.set_title(f"{CATALOGUE[tag].axis}, at the end", fontsize="medium")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -76,11 +76,13 @@ def inline(figure: Figure, name: str) -> bytes:
 def _panels(figure: Figure, name: str) -> Iterator[_Panel]:
     """Draw each panel alone."""
     everything = list(figure.axes)
-    below = everything[-1].get_xlabel()  # panels that share an axis may leave its name to the last one
-    for number, axis in enumerate(everything, start=1):
+    below = everything[-1].get_xlabel()  # panels that share an axis may leave its name to the last one,
+    titles = [axis.get_title() or _above(axis, everything).get_title() for axis in everything]  # and to the first
+    for number, (axis, title) in enumerate(zip(everything, titles, strict=True), start=1):
         for other in everything:
             other.set_visible(other is axis)
         axis.set_subplotspec(GridSpec(1, 1, figure=figure)[0])
+        axis.set_title(title, fontsize="medium")
         axis.set_xlabel(axis.get_xlabel() or below)
         axis.tick_params(which="both", labelleft=True, labelbottom=True)
         for scale in (axis.xaxis, axis.yaxis):
@@ -95,6 +97,12 @@ def _panels(figure: Figure, name: str) -> Iterator[_Panel]:
         _name_apart(tree, f"{name}-{number}-")
         tree.append(_points(axis, figure))
         yield _Panel(ElementTree.tostring(tree, encoding="unicode"), looks)
+
+
+def _above(axis: Axes, everything: Sequence[Axes]) -> Axes:
+    """Return the first panel of the column of a panel."""
+    columns = {other: spec.colspan.start for other in everything if (spec := other.get_subplotspec()) is not None}
+    return next((other for other in everything if columns.get(other) == columns.get(axis)), axis)
 
 
 def _plain(tree: ElementTree.Element) -> None:

@@ -74,7 +74,9 @@ def test_older_runs_leave_out_what_they_did_not_record(recorded):
 
 def test_several_runs_say_each_thing_once(recorded):
     later = START | {"at": "2025-01-02T09:00:00+00:00", "git": {"commit": "f" * 40, "dirty": True}}
-    recorded("a", RECORD | {"starts": [later | {"command": "ireg train -m lr=1"}], "ended": "2025-01-02T11:00:00+00:00"})
+    recorded(
+        "a", RECORD | {"starts": [later | {"command": "ireg train -m lr=1"}], "ended": "2025-01-02T11:00:00+00:00"}
+    )
     recorded("b", RECORD, {"data.name": "other", "data.noise.kind": "none"})
     sweep = recorded("c", RECORD | {"device": "cpu", "accelerator": None, "threads": 2}, {"seed": 1})
     found = head_of(sweep)

@@ -98,7 +98,7 @@ def test_points_say_their_values(sweep):
         "sgd, lr=0.1 (3 seeds), epoch 0: 90 %",
         "sgd, lr=0.1 (3 seeds), epoch 1: 1e-05",
         "adam, lr=0.1 (3 seeds), seed 2, training loss 1: 32.2 %",
-        "adam (3 seeds), learning rate 0.1: 31.1 %",
+        "adam, mean over seeds, learning rate 0.1: 31.1 %",
     ):
         assert title in titles, title
 

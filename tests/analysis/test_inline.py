@@ -92,6 +92,15 @@ def test_panels_are_apart_with_axes_of_their_own():
     assert {name.rpartition("-")[0].split("-")[1] for name in ids} <= {"1", "2"}
 
 
+def test_a_panel_without_a_title_has_that_of_the_one_above():
+    figure = Figure()
+    axes = figure.subplots(2, 2)
+    for axis, title in zip(axes[0], ("A", "B"), strict=True):
+        axis.set_title(title)
+    inline(figure, "a")
+    assert [axis.get_title() for axis in axes.flat] == ["A", "B", "A", "B"]
+
+
 def test_references_are_to_the_panels_own_ids():
     text = inline(figure_of(panels=2), "x").decode()
     used = set(re.findall(r'href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text))
