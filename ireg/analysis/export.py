@@ -21,7 +21,9 @@ def shown_columns(rows: Sequence[Row], criterion: str) -> list[str]:
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    r"""Write a table as CSV, with every digit of a float; a name that is not UTF-8 is written by Python's escapes.
+    r"""Write a table as CSV, with every digit of a float.
+
+    A name that is not UTF-8 is written by Python's escapes.
 
     Example:
         >>> import pandas as pd

@@ -1,4 +1,4 @@
-"""What stands at the head of a report: what was asked, of which network, by which command, when, and on what."""
+"""What stands at the head of a report: what was asked and done, by which command, when and on what."""
 
 from __future__ import annotations
 

@@ -267,7 +267,7 @@ _STYLE = textwrap.dedent("""
     tbody tr:last-child td { border-bottom: 0 } tr.first { font-weight: 600 }
     th button { all: unset; cursor: pointer; font-weight: 600 } th button:focus-visible { outline: 2px solid }
     .number { white-space: nowrap; text-align: right; font-variant-numeric: tabular-nums }
-    .name { min-width: 11rem; padding-left: 1.7rem; position: relative }
+    .name { min-width: 8rem; padding-left: 1.7rem; position: relative }
     .dot { position: absolute; left: .6rem; top: .65rem; width: .7em; height: .7em; border-radius: 50% }
     .figures, .panels { display: grid; gap: 1rem }
     .panels { grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }

@@ -106,7 +106,10 @@ def _above(axis: Axes, everything: Sequence[Axes]) -> Axes:
 
 
 def _plain(tree: ElementTree.Element) -> None:
-    """Make the document a part of a page: without names of XML, metadata, sizes and a style for all that is there."""
+    """Make the document a part of a page.
+
+    Without names of XML, metadata and sizes, and without the style sheet, which would be that of the whole page.
+    """
     for element in tree.iter():
         element.tag = element.tag.rpartition("}")[2]
         for key in [key for key in element.attrib if "}" in key]:
