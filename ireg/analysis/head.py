@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 
 from ireg.analysis.facts import facts
 from ireg.runs.hyperparameters import overrides
+from ireg.system.errors import UserError
 
 _NOT_SAID = ("_target_", "_partial_")
 _DEVICES = {"cpu": "the CPU"}
@@ -78,8 +80,9 @@ def _commands(statuses: Mapping[Path, Mapping[str, Any]]) -> list[tuple[str, str
         return [("command" if len(typed) == 1 else "commands", "\n".join(typed))]
     values: dict[str, list[str]] = {}
     for folder in statuses:
-        for key, _, value in (override.partition("=") for override in overrides(folder)):
-            values.setdefault(key, []).append(value)
+        with suppress(UserError):  # which those say who list the settings of each run
+            for key, _, value in (override.partition("=") for override in overrides(folder)):
+                values.setdefault(key, []).append(value)
     return [("set", " ".join(f"{key}={','.join(_distinct(of_key))}" for key, of_key in values.items()))]
 
 

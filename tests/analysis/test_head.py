@@ -72,6 +72,15 @@ def test_older_runs_leave_out_what_they_did_not_record(recorded):
     assert "class=question" not in (sweep / "report.html").read_text()
 
 
+def test_settings_that_cannot_be_read_are_left_out(recorded, caplog):
+    """Without a second word about them, as the tables of TensorBoard have one."""
+    sweep = recorded("a")
+    (sweep / "a" / ".hydra").mkdir()
+    (sweep / "a" / ".hydra" / "overrides.yaml").write_text("{")
+    assert "set" not in head_of(sweep)
+    assert caplog.records == []
+
+
 def test_several_runs_say_each_thing_once(recorded):
     later = START | {"at": "2025-01-02T09:00:00+00:00", "git": {"commit": "f" * 40, "dirty": True}}
     recorded(
