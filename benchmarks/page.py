@@ -17,9 +17,8 @@ from benchmarks.memory import Memory
 from benchmarks.sides import ORDINARY
 from benchmarks.times import Result
 from ireg.analysis.looks import drawn
+from ireg.runs.machine import processor
 from ireg.system.files import write_bytes, write_text
-
-CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,8 @@ def machine(peaks: Mapping[int, float]) -> str:
     versions = f"torch {torch.__version__}, lightning {lightning.__version__}, Python {platform.python_version()}"
     rates = ", ".join(f"{rate / 1e9:.0f} with {number}" for number, rate in peaks.items())
     return (
-        f"{_cpu()}, {os.cpu_count()} cores; GFLOP/s of float32 matrix products at best, by number of threads, measured "
-        f"in the same run: {rates}; {versions}"
+        f"{processor()}, {os.cpu_count()} cores; GFLOP/s of float32 matrix products at best, by number of threads, "
+        f"measured in the same run: {rates}; {versions}"
     )
 
 
@@ -99,13 +98,6 @@ def _ordinary(results: Sequence[Result]) -> str:
             counts[count].append(shape)
     parts = [f"{count} at width/batch {', '.join(shapes)}" for count, shapes in counts.items()]
     return "; ".join(parts)
-
-
-def _cpu() -> str:
-    """Return the processor's name as the system has it."""
-    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 _INTRODUCTION = """

@@ -234,7 +234,9 @@ def test_a_sweep_ends_with_table_and_figures(sweep):
         "rates",
     )
     assert figures == {f"{stem}.{suffix}" for stem in stems for suffix in ("png", "pdf")}
-    assert (folder / "report.html").read_text().count("<figure>") == len(stems)
+    page = (folder / "report.html").read_text()
+    assert page.count("</figure>") == len(stems)
+    assert "<dt>command</dt><dd><code>python train.py -m " in page
     assert f"report: {folder / 'report.html'}" in result.stdout
 
 

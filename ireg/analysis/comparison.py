@@ -15,6 +15,7 @@ from ireg.analysis.labels import label, short_names, varied_columns
 from ireg.analysis.load import one_run_a_seed, setting_columns
 from ireg.analysis.panels import empty_figure, finish, measured, require, spans_decades
 from ireg.analysis.settings import Setting, settings_of
+from ireg.analysis.summary import plain
 from ireg.catalogue import CATALOGUE
 from ireg.system.errors import UserError
 
@@ -71,9 +72,11 @@ def rates(table: pd.DataFrame) -> Figure:
         for setting, rows in groups:
             last = rows[(rows["state"] == "done") & np.isfinite(rows[tag].astype(float))]
             last = last.loc[last.groupby("run")["epoch"].idxmax()]
-            axis.plot(last["lr"], last[tag], "o", markersize=3, alpha=0.6, color=setting.colour)
+            run = f"{setting.label}, one run"
+            axis.plot(last["lr"], last[tag], "o", markersize=3, alpha=0.6, color=setting.colour, gid=run)
             mean = last.groupby("lr")[tag].mean()
-            axis.plot(mean.index, mean, linestyle=setting.dash, label=setting.label, color=setting.colour)
+            (line,) = axis.plot(mean.index, mean, linestyle=setting.dash, label=setting.label, color=setting.colour)
+            line.set_gid(f"{setting.label}, mean over seeds")
         axis.set_xscale("log")
         axis.set_xlabel("learning rate")
         axis.set_title(f"{CATALOGUE[tag].axis}, at the end", fontsize="medium")
@@ -102,13 +105,14 @@ def _over_rates(table: pd.DataFrame) -> list[tuple[Setting, pd.DataFrame]]:
 def _path(axis: Axes, setting: Setting, tag: str) -> None:
     for number, (_, rows) in enumerate(one_run_a_seed(setting.rows).groupby("run")):
         kept = rows[np.isfinite(rows[[tag, "train/loss"]].astype(float)).all(axis=1)].sort_values("epoch")
+        run = f"{setting.label}, seed {plain(rows['seed'].iloc[0])}"
         if setting.faint:
-            axis.plot(kept["train/loss"], kept[tag], color=setting.colour, linewidth=0.7, alpha=0.25)
+            axis.plot(kept["train/loss"], kept[tag], color=setting.colour, linewidth=0.7, alpha=0.25, gid=run)
             continue
         name = setting.label if number == 0 else None
         axis.plot(
             kept["train/loss"], kept[tag], color=setting.colour, linestyle=setting.dash, linewidth=0.75 * setting.width,
-            marker=".", markersize=2.5, label=name,
+            marker=".", markersize=2.5, label=name, gid=run,
         )  # fmt: skip
 
 

@@ -1,11 +1,14 @@
-"""The table of settings as Markdown and as LaTeX."""
+"""Tables for other programs: any as CSV, that of the settings as Markdown and as LaTeX."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 
+import pandas as pd
+
 from ireg.analysis.overview import VALUES, Row, best_of, value_text
+from ireg.system.files import as_cell
 from ireg.tables import markdown
 
 _LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "±": r"$\pm$", "{": r"\{", "}": r"\}"}
@@ -15,6 +18,20 @@ def shown_columns(rows: Sequence[Row], criterion: str) -> list[str]:
     """List the columns of a table without seconds, so that it is the same however long the runs took."""
     shown = [column for column in dict.fromkeys([criterion, *VALUES]) if column != "seconds"]
     return [column for column in shown if column in rows[0].values]
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    r"""Write a table as CSV, with every digit of a float.
+
+    A name that is not UTF-8 is written by Python's escapes.
+
+    Example:
+        >>> import pandas as pd
+        >>> to_csv(pd.DataFrame({"run": ["a"], "test/error": [0.1]}))
+        'run,test/error\na,0.1\n'
+    """
+    text: str = table.map(as_cell).rename(columns=as_cell).to_csv(index=False, lineterminator="\n")
+    return text.encode(errors="backslashreplace").decode()
 
 
 def to_markdown(rows: Sequence[Row], criterion: str) -> str:

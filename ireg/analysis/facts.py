@@ -21,9 +21,9 @@ def facts(summary: pd.DataFrame, statuses: Sequence[Mapping[str, Any]]) -> list[
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
     count = len(summary)
     lines = [f"{count} run{'s' if count > 1 else ''}: {states}"]
-    if statuses:
-        data = statuses[0]["config"].get("data", {})
-        lines.append(f"data: {data.get('name', '')}, {_noise(data)}")
+    sets = [status["config"].get("data", {}) for status in statuses]
+    if sets:
+        lines.append("data: " + "; ".join(dict.fromkeys(f"{_examples(data)}, {_noise(data)}" for data in sets)))
     what, long = length(summary)
     lines.append(f"{what}: {long.min():g}" + (f" to {long.max():g}" if long.max() > long.min() else ""))
     for column in ("batch_size", "lr", "seed"):
@@ -42,6 +42,17 @@ def length(summary: pd.DataFrame) -> tuple[str, pd.Series]:
     if STEP in summary and bool(summary[STEP].notna().all()):
         return "steps", summary[STEP]
     return "epochs", summary["epochs"]
+
+
+def _examples(data: Mapping[str, Any]) -> str:
+    """Name a data set, and count its examples where these are images."""
+    name = str(data.get("name", ""))
+    train, test = data.get("train_size") or data.get("num_train"), data.get("test_size") or data.get("num_test")
+    if train is None or test is None or data.get("context") is not None:
+        return name
+    held_out = data.get("holdout") or 0
+    parts = [f"{train - held_out:,} training", *([f"{held_out:,} held-out"] if held_out else []), f"{test:,} test"]
+    return f"{name} ({', '.join(parts)} examples)"
 
 
 def _noise(data: Mapping[str, Any]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import math
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,14 +15,32 @@ import pandas as pd
 
 from ireg.analysis.compare import Comparison, comparisons
 from ireg.analysis.equal_fit import cells, equal_fit, sentences
-from ireg.analysis.export import shown_columns
-from ireg.analysis.facts import facts, length
+from ireg.analysis.export import shown_columns, to_csv
+from ireg.analysis.facts import length
+from ireg.analysis.head import head, questions
 from ireg.analysis.looks import colour_of
 from ireg.analysis.overview import HEADINGS, Row, best_of, rows_of, value_text
+from ireg.analysis.style import SCRIPT, STYLE
 from ireg.analysis.verdict import verdict
 from ireg.catalogue import CATALOGUE, entry
 from ireg.runs.find import run_folders
 from ireg.runs.readable import read_records
+
+TITLES = {
+    "training_error": "Training error",
+    "test_error": "Test error",
+    "implicit_regularization": "Implicit regularization",
+    "parameter_norm": "Norm of the weights",
+    "memorization": "Wrong labels",
+    "own_regularization": "Each optimizer's own regularizer",
+    "mean_flow": "Mean flow",
+    "equal_fit": "Equal fit",
+    "rates": "Learning rates",
+    "sharpness": "Sharpness",
+    "traces": "Traces of the Hessian",
+    "growth": "Growth of the norm",
+}
+"""What the figures are called on the page."""
 
 CAPTIONS = {
     "training_error": "Figure 1 of the paper: training error on the observed labels, over the epoch as it ran.",
@@ -50,7 +68,7 @@ class Content:
         epochs: of `load.load`.
         warnings: of the choice of rates.
         criterion: the tag that sorts the settings.
-        figures: SVG by name.
+        figures: parts of a page by name, see `inline.inline`.
     """
 
     folder: Path
@@ -64,33 +82,54 @@ class Content:
 def page(content: Content) -> str:
     """Return the report as HTML, without anything from elsewhere."""
     rows = rows_of(content.summary, content.criterion)
-    statuses = list(read_records(run_folders(content.folder)).statuses.values())
-    title = content.folder.name
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        _what(content, statuses),
+    by_folder = read_records(run_folders(content.folder)).statuses
+    statuses = list(by_folder.values())
+    title = content.folder.resolve().name
+    sections = [
         _best(content),
         _settings(rows, content.criterion),
         _at_equal_fit(content),
         _comparisons(comparisons(content.summary, content.criterion), content.criterion),
-        *(_figure(name, svg, content, statuses) for name, svg in content.figures.items()),
+        _figures(content, statuses),
         _definitions(content.epochs),
-        _software(statuses),
         _failures(content.summary),
+    ]
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        *(f"<p class=question>{escape(question)}</p>" for question in questions(statuses)),
+        _head(head(content.summary, by_folder)),
+        _contents("".join(sections), _download(content.summary, title)),
+        *sections,
     ]
     return (
         "<!doctype html>\n"
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)} – ireg</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
-        f"<style>{_STYLE}</style></head>\n<body><main>\n" + "\n".join(filter(None, parts)) + "\n</main>\n"
-        f"<script>{_SCRIPT}</script></body></html>\n"
+        f"<style>{STYLE}</style></head>\n<body><main>\n" + "\n".join(filter(None, parts)) + "\n</main>\n"
+        f"<script>{SCRIPT}</script></body></html>\n"
     )
 
 
-def _what(content: Content, statuses: Sequence[Mapping[str, Any]]) -> str:
-    lines = (f"<li>{escape(fact)}</li>" for fact in facts(content.summary, statuses))
-    return f"<ul class=facts>{''.join(lines)}</ul>"
+def _head(entries: Sequence[tuple[str, str]]) -> str:
+    lines = []
+    for name, text in entries:
+        said = [f"<code>{escape(line)}</code>" for line in text.splitlines()] if name in _TYPED else [escape(text)]
+        lines.append(f"<dt>{escape(name)}</dt><dd>{'<br>'.join(said)}</dd>")
+    return f"<dl class=facts>{''.join(lines)}</dl>"
+
+
+def _contents(body: str, download: str) -> str:
+    """List the headings of the page, and what can be taken from it."""
+    entries = [f'<a href="#{place}">{heading}</a>' for place, heading in _HEADING.findall(body)]
+    return f"<nav><ul>{''.join(f'<li>{entry}</li>' for entry in [*entries, download])}</ul></nav>"
+
+
+def _download(summary: pd.DataFrame, title: str) -> str:
+    """Link the table of all runs, which the page holds itself."""
+    source = base64.b64encode(to_csv(summary).encode()).decode()
+    name = escape(f"{title}_summary.csv")
+    return f'<a download="{name}" href="data:text/csv;base64,{source}">summary.csv, a row a run</a>'
 
 
 def _best(content: Content) -> str:
@@ -171,7 +210,13 @@ def _comparisons(comparisons: Sequence[Comparison], criterion: str) -> str:
     return _section("Differences between settings", _table(head, body), text)
 
 
-def _figure(name: str, svg: bytes, content: Content, statuses: Sequence[Mapping[str, Any]]) -> str:
+def _figures(content: Content, statuses: Sequence[Mapping[str, Any]]) -> str:
+    figures = [_figure(name, part.decode(), content, statuses) for name, part in content.figures.items()]
+    text = "Point at a curve, and its values are shown."
+    return _section("Figures", f"<div class=figures>{''.join(figures)}</div>", text) if figures else ""
+
+
+def _figure(name: str, part: str, content: Content, statuses: Sequence[Mapping[str, Any]]) -> str:
     data = statuses[0]["config"].get("data", {}).get("name", "") if statuses else ""
     sizes = ", ".join(f"{size:g}" for size in sorted(content.summary["batch_size"].dropna().unique().tolist()))
     seeds = content.summary["seed"].nunique()
@@ -180,11 +225,9 @@ def _figure(name: str, svg: bytes, content: Content, statuses: Sequence[Mapping[
         f"{CAPTIONS.get(name, name)} Data: {data}; batch size: {sizes}; {what}: {long.max():g}; "
         f"{seeds} seed{'s' if seeds > 1 else ''}."
     )
-    source = base64.b64encode(svg).decode()
-    return (
-        f'<figure><img alt="{escape(CAPTIONS.get(name, name))}" src="data:image/svg+xml;base64,{source}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    panels = "several" if part.count('class="panel"') > 1 else "one"
+    title = f'<h3 id="{escape(name)}">{escape(TITLES.get(name, name))}</h3>'
+    return f"<figure class={panels}>{title}{part}<figcaption>{escape(caption)}</figcaption></figure>\n"
 
 
 def _definitions(epochs: pd.DataFrame) -> str:
@@ -198,16 +241,6 @@ def _definitions(epochs: pd.DataFrame) -> str:
     return _section("What the tags mean", _table(["tag", "what", "formula", "valid for"], body))
 
 
-def _software(statuses: Sequence[Mapping[str, Any]]) -> str:
-    used: dict[str, set[str]] = {}
-    for status in statuses:
-        for start in status.get("starts", []):
-            for name, version in start.get("versions", {}).items():
-                used.setdefault(name, set()).add(str(version))
-    lines = [f"{name} {', '.join(sorted(of_name))}" for name, of_name in sorted(used.items())]
-    return _section("Software", f"<p>{escape('; '.join(lines))}</p>") if lines else ""
-
-
 def _failures(summary: pd.DataFrame) -> str:
     failed = summary[summary["state"] == "failed"]
     lines = [
@@ -217,50 +250,17 @@ def _failures(summary: pd.DataFrame) -> str:
 
 
 def _section(title: str, body: str, text: str = "") -> str:
-    return f"<h2>{escape(title)}</h2>" + (f"<p>{escape(text)}</p>" if text else "") + body
+    place = title.lower().replace(" ", "-")
+    return f'<h2 id="{escape(place)}">{escape(title)}</h2>' + (f"<p>{escape(text)}</p>" if text else "") + body
 
 
-def _table(head: Iterable[str], body: Iterable[str]) -> str:
-    cells = "".join(f"<th><button>{escape(name)}</button></th>" for name in head)
+def _table(head: Sequence[str], body: Sequence[str]) -> str:
+    kinds = re.findall(r"<td( class=\w+)?", body[0]) if body else [""] * len(head)  # a heading stands as its numbers do
+    cells = "".join(f"<th{kind}><button>{escape(name)}</button></th>" for name, kind in zip(head, kinds, strict=True))
     return f"<div class=wide><table><thead><tr>{cells}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
 
 
-_STYLE = textwrap.dedent("""
-    :root { color-scheme: light dark; --ink: #1d1d1f; --paper: #fff; --line: #d5d5da; --soft: #f4f4f6; }
-    @media (prefers-color-scheme: dark) {
-      :root { --ink: #e8e8ea; --paper: #17181b; --line: #3a3b40; --soft: #222327; }
-    }
-    * { box-sizing: border-box }
-    body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
-    main { max-width: 62rem; margin: 0 auto; padding: 1rem }
-    h1, h2 { line-height: 1.2; overflow-wrap: anywhere } h2 { margin-top: 2.2rem; font-size: 1.2rem }
-    .facts { padding-left: 1.1rem } .best { font-size: 1.1rem } .warnings { color: #b34700 }
-    @media (prefers-color-scheme: dark) { .warnings { color: #ffb27a } }
-    .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px }
-    table { border-collapse: collapse; width: 100%; font-size: .86rem }
-    td, th { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
-    tbody tr:last-child td { border-bottom: 0 } tr.first { font-weight: 600 }
-    th button { all: unset; cursor: pointer; font-weight: 600 } th button:focus-visible { outline: 2px solid }
-    .number { white-space: nowrap; text-align: right; font-variant-numeric: tabular-nums }
-    .name { min-width: 11rem; padding-left: 1.7rem; position: relative }
-    .dot { position: absolute; left: .6rem; top: .65rem; width: .7em; height: .7em; border-radius: 50% }
-    figure { margin: 2rem 0 } figcaption { font-size: .86rem }
-    figure img { width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px }
-    /* White figures turn dark; turning the hues back keeps each optimizer's. */
-    @media screen and (prefers-color-scheme: dark) {
-      figure img, .dot { filter: invert(.9) hue-rotate(180deg) }
-    }
-    @media print { .wide { overflow: visible; border: 0 } figure, tr { break-inside: avoid } }
-""")
+_TYPED = ("command", "commands", "set")
+"""Entries of the head that are of the command line."""
 
-_SCRIPT = textwrap.dedent("""
-    for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
-      const head = button.parentNode, body = head.closest("table").tBodies[0];
-      const place = [...head.parentNode.children].indexOf(head), down = head.dataset.down !== "1";
-      const key = row => { const cell = row.cells[place], value = parseFloat(cell.dataset.value);
-                           return "value" in cell.dataset ? (isNaN(value) ? Infinity : value) : cell.textContent };
-      const rows = [...body.rows].sort((a, b) => { const x = key(a), y = key(b);
-                                                   return (x < y ? -1 : x > y ? 1 : 0) * (down ? 1 : -1) });
-      body.append(...rows); head.dataset.down = down ? "1" : "0";
-    });
-""")
+_HEADING = re.compile(r'<h[23] id="([^"]+)">(.*?)</h[23]>')

@@ -22,6 +22,9 @@ COLOURS = {name: entry.colour for name, entry in OPTIMIZERS.items()}
 
 _FURTHER_COLOURS = ("#332288", "#999933", "#44AA99", "#AA4499", "#666666")
 
+PART_OF_A_PAGE = ".html"
+"""The form of a figure that takes it apart, and comes last."""
+
 # Without dates, and with names of parts that are not random, the same figure is the same file.
 _OPTIONS: dict[str, dict[str, Any]] = {
     ".png": {"dpi": 150},
@@ -48,13 +51,13 @@ def drawn(name: str, draw: Callable[[], Figure], *suffixes: str) -> dict[str, by
     Args:
         name: what the line calls it.
         draw: makes the figure; matplotlib need not be imported before.
-        suffixes: of `.png`, `.pdf` and `.svg`.
+        suffixes: of `.png`, `.pdf` and `.svg`; last may be `.html`, a part of a page, see `inline.inline`.
 
     Raises:
         UserError: `draw` raises it.
     """
     try:
-        return _drawn(draw, *suffixes)
+        return _drawn(name, draw, *suffixes)
     except UserError:
         raise
     except Exception as error:  # of matplotlib, its fonts or what it is installed with
@@ -63,7 +66,7 @@ def drawn(name: str, draw: Callable[[], Figure], *suffixes: str) -> dict[str, by
         return {}
 
 
-def _drawn(draw: Callable[[], Figure], *suffixes: str) -> dict[str, bytes]:
+def _drawn(name: str, draw: Callable[[], Figure], *suffixes: str) -> dict[str, bytes]:
     import matplotlib
 
     # Not `rcdefaults`, which asks for the user's styles. The backend is left alone: no window is opened here.
@@ -72,6 +75,11 @@ def _drawn(draw: Callable[[], Figure], *suffixes: str) -> dict[str, bytes]:
         figure = draw()
         contents = {}
         for suffix in suffixes:
+            if suffix == PART_OF_A_PAGE:
+                from ireg.analysis.inline import inline
+
+                contents[suffix] = inline(figure, name)
+                continue
             stream = io.BytesIO()
             figure.savefig(stream, format=suffix[1:], **_OPTIONS[suffix])
             contents[suffix] = stream.getvalue()

@@ -83,6 +83,7 @@ def _draw(axis: Axes, setting: Setting, repeats: pd.DataFrame, diverged: pd.Data
     look: dict[str, Any] = {"color": setting.colour, "label": setting.label, "linewidth": setting.width}
     if setting.faint:
         look = {"color": setting.colour, "linewidth": 0.7, "alpha": 0.25}
+    look["gid"] = setting.label  # what a page says of the curve's points
     if repeats.shape[1]:
         mean = visible(repeats.mean(axis=1))
         points = [] if setting.faint else _single_epochs(mean)
@@ -98,6 +99,7 @@ def _draw(axis: Axes, setting: Setting, repeats: pd.DataFrame, diverged: pd.Data
     if repeats.shape[1] > 1 and not setting.faint:
         low, high = visible(repeats.min(axis=1)), visible(repeats.max(axis=1))
         axis.fill_between(low.index, low, high, color=setting.colour, alpha=0.2, linewidth=0)
+    look["gid"] = f"{setting.label}, diverged"
     look["linewidth"] = 0.8 if repeats.shape[1] else look["linewidth"]
     for run in diverged:
         curve = visible(diverged[run])

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ireg.analysis.load import epochs_of, find, runs_of
-from ireg.analysis.looks import drawn
+from ireg.analysis.looks import PART_OF_A_PAGE, drawn
 from ireg.runs.find import run_folders
 from ireg.runs.layout import EVENTS, STATUS
 from ireg.runs.readable import read_records
 from ireg.system.command import called
 from ireg.system.errors import UserError
-from ireg.system.files import as_cell, below, replacing, require_own, write_bytes, write_text
+from ireg.system.files import below, require_own, write_bytes, write_text
 from ireg.system.terminal import printable_output, saying
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ FIGURE_FOLDER = "figures"
 SUFFIXES = (".png", ".pdf")
 """The forms of a figure."""
 
-PICTURE = ".svg"
+PICTURE = PART_OF_A_PAGE
 """Its form in the report."""
 
 
@@ -340,7 +340,7 @@ def _listed(paths: Sequence[Path], folder: Path) -> str:
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> Path:
-    with replacing(path) as temporary:
-        # Every digit of a float, as pandas does; a name that is not UTF-8 by Python's escapes.
-        table.map(as_cell).rename(columns=as_cell).to_csv(temporary, index=False, errors="backslashreplace")
+    from ireg.analysis.export import to_csv
+
+    write_text(path, to_csv(table))
     return path

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ireg.catalogue import CATALOGUE, NAMES, SET_TITLES
+from ireg.config.comments import first_comment
 from ireg.config.schema import GROUPS
 from ireg.tables import markdown as table
 
@@ -94,8 +95,7 @@ def choices(conf: Path, group: str) -> dict[str, str]:
         return SET_TITLES | {name: CATALOGUE[tag].title for name, tag in NAMES.items()}
     result = {}
     for path in sorted((conf / group).glob("*.yaml")):
-        comments = (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
-        result[path.stem] = next(line for line in comments if not line.startswith("# @")).removeprefix("# ")
+        result[path.stem] = first_comment(path)
     return result
 
 

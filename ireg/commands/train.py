@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from ireg.commands.help import help_text
 from ireg.config.errors import explain, hydra_errors_raised, overrides_first, require_options
+from ireg.runs.origin import noting_the_command
 from ireg.sweep.callback import exit_code, summary_at_the_end
 from ireg.system.command import VERSION, endings_in_one_line, program
 
@@ -48,5 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         sys.argv[1:] = overrides_first(given)
         require_options(sys.argv[1:])
-        task()
+        with noting_the_command([*_program().split(), *given]):
+            task()
     return 0

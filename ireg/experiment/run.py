@@ -23,6 +23,7 @@ from ireg.runs.layout import CHECKPOINTS, HELD_OUT, LABELS, LOG, METRICS, PREVIO
 from ireg.runs.lock import locked
 from ireg.runs.log import RunLog
 from ireg.runs.metrics import is_finite
+from ireg.runs.origin import UNKNOWN, Origin, origin_of, origin_of_this_job
 from ireg.runs.ownership import event_files, finished
 from ireg.runs.status import Status, read_status
 from ireg.runs.trust import NOTHING_MORE, Trust, add_options, require_trusted, trust_of
@@ -35,6 +36,7 @@ from ireg.system.termination import ends_with_its_parent, noting_that_it_resumes
 
 if TYPE_CHECKING:
     import lightning as L
+    import torch
     from lightning.pytorch.loggers import Logger
     from torch import Tensor
 
@@ -51,15 +53,16 @@ def run(config: DictConfig) -> float:
     Raises:
         UserError: as `run_in`, or a value is out of its range.
     """
-    return run_in(Path(HydraConfig.get().runtime.output_dir), read(config))
+    return run_in(Path(HydraConfig.get().runtime.output_dir), read(config), origin_of_this_job())
 
 
-def run_in(folder: Path, settings: Config) -> float:
+def run_in(folder: Path, settings: Config, origin: Origin = UNKNOWN) -> float:
     """Do a run in a folder, or resume it; leave it as it is where it is done.
 
     Args:
         folder: the run's; it must exist.
         settings: the run's, which those of a run that is there must equal.
+        origin: where the run comes from, for its record.
 
     Returns:
         The final value of the settings' objective; infinity for a run that diverged.
@@ -77,7 +80,7 @@ def run_in(folder: Path, settings: Config) -> float:
             before = objective_if_finished(folder, settings)  # another process may just have ended it
             if before is not None:
                 return before
-            current = Status(folder, asdict(settings))
+            current = Status(folder, asdict(settings), origin)
             with current.recorded():
                 state = _train(settings, folder, current)
                 current.end(state)
@@ -106,7 +109,7 @@ def _train(settings: Config, folder: Path, status: Status) -> str:
         _clear(folder, status)
     else:
         _report_resumption(status, start)
-    status.begin(start.rows, wrong_labels=wrong, batch_size=data.batch_size or count)
+    status.begin(start.rows, wrong_labels=wrong, batch_size=data.batch_size or count, parameters=parameters)
     _save_labels(data, folder / LABELS)
     # The last row of a run that was killed between its end and the note of it says that nothing is left to do.
     diverged = not is_finite(start.rows.get(status.fields["epochs_done"], {}))
@@ -141,7 +144,8 @@ def _fit(
         from ireg.lit.histograms import Histograms
 
         classifier.measurement.watchers.append(Histograms(folder, max(start.rows, default=-1) + 1, settings.by_steps))
-    status.update(device=str(trainer.strategy.root_device))
+    device = trainer.strategy.root_device
+    status.update(device=str(device), accelerator=_name_of(device))
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
     except SystemExit as error:
@@ -152,6 +156,13 @@ def _fit(
         for logger in trainer.loggers:
             end(logger)
     return classifier.diverged
+
+
+def _name_of(device: "torch.device") -> str | None:
+    """Return what an accelerator is called; None for the processor, and where torch does not say."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def _report_resumption(status: Status, start: "Resumption") -> None:
@@ -302,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.quiet:
             display.start()
         try:
-            run_in(folder, settings)
+            run_in(folder, settings, origin_of(status))
         finally:
             display.stop()
     return 0

@@ -107,6 +107,8 @@ def _are_starts(value: object) -> bool:
         isinstance(start, Mapping)
         and isinstance(start.get("versions", {}), Mapping)
         and isinstance(start.get("directory", ""), str)
+        and isinstance(start.get("command"), str | None)
+        and isinstance(start.get("machine"), Mapping | None)
         for start in value
     )
 
@@ -139,6 +141,8 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
     "config_hash": _is_text,
     "versions": _is_mapping,
     "git": _is_mapping,
+    **dict.fromkeys(("experiment", "question", "device", "accelerator"), _is_text),
+    "parameters": _is_count,
     **dict.fromkeys((f"config.{group}" for group in _GROUPS), _is_mapping),
     **dict.fromkeys(("config.lr", "config.batch_size", "config.seed", "config.data.noise.rate"), _is_finite),
     "config.epochs": _is_count,

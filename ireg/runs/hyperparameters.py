@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ireg.runs.status import flat
+from ireg.system.errors import UserError
 from ireg.system.reading import LARGEST_LIST, read_text
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def hyperparameters(folder: Path, status: Mapping[str, Any]) -> dict[str, Any]:
         "data": config.get("data.name"),
         "noise": "none" if kind == "none" or rate == 0 else f"{kind} {_number_or_text(str(rate)):g}",
     }
-    pairs = [override.lstrip("+").split("=", 1) for override in _overrides(folder) if "=" in override]
+    pairs = [override.lstrip("+").split("=", 1) for override in _readable_overrides(folder) if "=" in override]
     left_out = {*chosen, *_LEFT_OUT}
     return chosen | {
         key: _number_or_text(value)
@@ -42,8 +43,18 @@ def hyperparameters(folder: Path, status: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _overrides(folder: Path) -> list[str]:
-    """Return what was set on the command line; an empty list where that cannot be read."""
+def overrides(folder: Path) -> list[str]:
+    """Read what was set for a run on the command line.
+
+    Args:
+        folder: the run's; Hydra keeps there what was set.
+
+    Returns:
+        The settings as they were typed; none where Hydra has kept nothing.
+
+    Raises:
+        UserError: the file cannot be read, or is no list of texts.
+    """
     path = folder / ".hydra" / "overrides.yaml"
     try:
         return list(_texts(read_text(path, largest=LARGEST_LIST)))
@@ -51,7 +62,15 @@ def _overrides(folder: Path) -> list[str]:
         return []
     except (OSError, ValueError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
-        log.warning("%s: cannot be read (%s); what was set is not shown for this run", path, why)
+        raise UserError(f"{path}: cannot be read ({why}); what was set is not shown for this run") from error
+
+
+def _readable_overrides(folder: Path) -> list[str]:
+    """Return what was set on the command line; an empty list, and a warning, where that cannot be read."""
+    try:
+        return overrides(folder)
+    except UserError as error:
+        log.warning("%s", error)
         return []
 
 

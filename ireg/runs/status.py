@@ -17,6 +17,8 @@ from ireg.catalogue import FORMER, present
 from ireg.runs.damage import DamagedRecordError, damage
 from ireg.runs.layout import STATUS
 from ireg.runs.lock import FolderInUseError, is_locked, locked
+from ireg.runs.machine import machine
+from ireg.runs.origin import UNKNOWN, Origin
 from ireg.runs.software import git, versions
 from ireg.system.errors import UserError
 from ireg.system.files import write_text
@@ -203,9 +205,10 @@ class Status:
     Args:
         folder: the run folder.
         config: the resolved configuration.
+        origin: where the run comes from.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], origin: Origin = UNKNOWN) -> None:
         self.path = folder / STATUS
         self.seconds = 0.0
         self.earlier = read_status(folder) or {}
@@ -214,11 +217,15 @@ class Status:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "directory": os.getcwd(),
+            "command": origin.command,
+            "machine": machine(),
             "versions": versions(),
             "git": git(),
         }
         self.fields: dict[str, Any] = {
             "state": "running",
+            "experiment": origin.experiment or self.earlier.get("experiment"),
+            "question": origin.question or self.earlier.get("question"),
             "epochs": config["epochs"],
             "epochs_done": self.earlier.get("epochs_done", 0),
             "epoch_seconds": self.earlier.get("epoch_seconds"),
@@ -228,6 +235,7 @@ class Status:
             "ended": None,
             "threads": config["threads"],
             "device": self.earlier.get("device"),
+            "accelerator": self.earlier.get("accelerator"),
             "host": start["host"],
             "versions": start["versions"],
             "git": start["git"],
