@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import chdir
 
 import pytest
 from hydra.errors import MissingConfigException
@@ -103,7 +104,8 @@ def test_a_single_run_shows_its_final_values(train, tmp_path):
     assert "site-packages" not in result.stderr  # no library's warnings
     assert "here: done after 1 epoch\n" in result.stdout
     assert re.search(r"test/error +. +\d+\.\d\d % ", result.stdout)
-    what_next = [f"{what}: {called(tool, 'here')}" for what, tool in (("report", "analysis"), ("browse", "browse"))]
+    with chdir(tmp_path):
+        what_next = [f"{what}: {called(tool, 'here')}" for what, tool in (("report", "analysis"), ("browse", "browse"))]
     assert result.stdout.splitlines()[-2:] == what_next
     assert (tmp_path / "here" / ".hydra" / "config.yaml").exists()
     assert "wrong" in (tmp_path / "here" / "train.log").read_text()

@@ -182,7 +182,7 @@ def _at_equal_fit(content: Content) -> str:
         f"the last five epochs. {'. '.join(line[:1].upper() + line[1:] for line in sentences(fit))}. Differences are "
         "seed by seed, by paired t-tests with Holm's adjustment over all pairs and places."
     )
-    return _section("At equal training loss, and at the end", _table(head, body), text)
+    return _section("At equal training loss and at the end", _table(head, body), text)
 
 
 def _comparisons(comparisons: Sequence[Comparison], criterion: str) -> str:

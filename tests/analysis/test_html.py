@@ -114,7 +114,9 @@ def test_contents_are_the_headings_in_their_order(sweep):
     text = text_of(sweep)
     listed = re.findall(r'<a href="#([^"]+)">', text)
     assert listed == re.findall(r'<h[23] id="([^"]+)">', text)
-    assert listed[:5] == ["settings", "differences-between-settings", "figures", "training_error", "test_error"]
+    equal_fit = "at-equal-training-loss-and-at-the-end"
+    assert listed[:4] == ["settings", equal_fit, "differences-between-settings", "figures"]
+    assert listed[4:6] == ["training_error", "test_error"]
     assert listed[-1] == "failures"
 
 

@@ -110,7 +110,7 @@ def test_a_server_that_does_not_start_is_one_line(sweep, serve, capfd):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_the_server_ends_with_the_command(sweep, serve, number, code):
-    serve(after=f"os.kill(os.getppid(), {int(number)}); time.sleep(60)")
+    serve(after=f"time.sleep(0.5); os.kill(os.getppid(), {int(number)}); time.sleep(60)")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored
     try:
         begun = time.monotonic()

@@ -18,10 +18,13 @@ from ireg.system.errors import UserError
 from tests.conftest import call_train
 
 
-def asking(accelerator=None, logger=None, root=None):
+def asking(accelerator=None, logger=None, root=None, optimizer="torch.optim.SGD"):
     further = {} if logger is None else {"_target_": f"lightning.pytorch.loggers.{logger}"}
     return SimpleNamespace(
-        trainer={"accelerator": accelerator}, logger=SimpleNamespace(further=further), data=SimpleNamespace(root=root)
+        trainer={"accelerator": accelerator},
+        logger=SimpleNamespace(further=further),
+        data=SimpleNamespace(root=root),
+        optimizer={"name": "mine", "_target_": optimizer},
     )
 
 
@@ -93,6 +96,16 @@ def test_a_logger_whose_library_is_missing(monkeypatch, logger, library):
     )
     machine(monkeypatch, libraries=[library])
     require_surroundings(asking(logger=logger))
+
+
+def test_an_optimizer_whose_library_is_missing(monkeypatch):
+    machine(monkeypatch, libraries=["torch"])
+    with pytest.raises(UserError) as refused:
+        require_surroundings(asking(optimizer="pytorch_optimizer.Lion"))
+    missing = "optimizer=mine: the library pytorch_optimizer is not installed"
+    assert str(refused.value) == f"{missing}; {installing('optimizers')}"
+    machine(monkeypatch, libraries=["pytorch_optimizer"])
+    require_surroundings(asking(optimizer="pytorch_optimizer.Lion"))
 
 
 @pytest.mark.parametrize("logger", [None, "CSVLogger"])

@@ -6,6 +6,7 @@ import logging
 import math
 import shutil
 import warnings
+from functools import partial
 
 import pytest
 from rich.console import Console
@@ -153,7 +154,7 @@ def printing(function):
 
 
 READERS = {"load": tables, "sweep status": shown, "progress": watched, "note_killed": noted,
-           "link": printing(link), "show": printing(analysis.show)}  # fmt: skip
+           "link": printing(partial(link, port=6006)), "show": printing(analysis.show)}  # fmt: skip
 NAMES = {"load": ("status.json", "metrics.csv"), "sweep status": ("status.json", "sweep.json"),
          "show": ("status.json", "metrics.csv")}  # fmt: skip
 """Which damage a reader is to name; it does not look at the other files, or says of others what it knows."""
