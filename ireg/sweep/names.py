@@ -2,12 +2,14 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from ireg.runs.layout import STATUS
+from ireg.system.errors import UserError
 
 MAX_LENGTH = 120
 """Characters of a name; file systems allow 255 bytes."""
@@ -88,10 +90,23 @@ def _canonical(value: str) -> str:
     return value if re.fullmatch(r"[+-]?\d+", value) else f"{number:.12g}"
 
 
+def of_optimizer(values: Mapping[str, Any], optimizer: str) -> Any:
+    """Return the value that an experiment has for an optimizer, like the rate that is tuned for it.
+
+    Raises:
+        UserError: it has none.
+    """
+    if optimizer not in values:
+        known = ", ".join(map(str, values))
+        raise UserError(f"optimizer={optimizer}: this experiment has a rate for {known} alone; give lr=…, too")
+    return values[optimizer]
+
+
 def register() -> None:
-    """Make `folder_of` known to the configuration as `${ireg_run_name:…}`."""
+    """Make `folder_of` and `of_optimizer` known to the configuration, as `${ireg_run_name:…}` and so on."""
     OmegaConf.register_new_resolver(
         "ireg_run_name",
         lambda sweep, optimizer, overrides: folder_of(Path(sweep), optimizer, list(overrides)),
         replace=True,
     )
+    OmegaConf.register_new_resolver("ireg_of_optimizer", of_optimizer, replace=True)
