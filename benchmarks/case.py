@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from ireg.sweep import callback as _registers_schema_and_resolvers  # noqa: F401
+from ireg.sweeps import callback as _registers_schema_and_resolvers  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 HIDDEN_LAYERS = 4

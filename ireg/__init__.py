@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ireg.analysis.compare import compare
     from ireg.analysis.load import load
     from ireg.certify.derivatives import derivative_errors
     from ireg.core.clipping import Clip
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ireg.monitor import Monitor
     from ireg.objective import Objective
     from ireg.regularizers import Regularizer
+    from ireg.sweeps.from_python import sweep
     from ireg.terms.noise import NoiseScale, noise_of_two_sizes
 
 __version__ = "0.2.0"
@@ -46,6 +48,7 @@ __all__ = [
     "Regularizer",
     "Snapshot",
     "TopEigenvalue",
+    "compare",
     "derivative_errors",
     "estimate_cost",
     "functional_loss",
@@ -58,6 +61,7 @@ __all__ = [
     "noise_of_two_sizes",
     "sampling_of",
     "snapshot",
+    "sweep",
     "top_eigenvalue",
 ]
 
@@ -77,6 +81,7 @@ _PLACES = {
     "Regularizer": "ireg.regularizers",
     "Snapshot": "ireg.core.snapshot",
     "TopEigenvalue": "ireg.engine",
+    "compare": "ireg.analysis.compare",
     "derivative_errors": "ireg.certify.derivatives",
     "estimate_cost": "ireg.cost",
     "functional_loss": "ireg.core.functional",
@@ -89,6 +94,7 @@ _PLACES = {
     "noise_of_two_sizes": "ireg.terms.noise",
     "sampling_of": "ireg.core.drawing",
     "snapshot": "ireg.engine",
+    "sweep": "ireg.sweeps.from_python",
     "top_eigenvalue": "ireg.engine",
 }
 

@@ -13,7 +13,7 @@ COMMANDS = {
     "train": ("ireg.commands.train", "train a network and measure its terms; a sweep with -m"),
     "analysis": ("ireg.analysis.__main__", "table, files and figures of a sweep"),
     "browse": ("ireg.commands.browse", "TensorBoard, and the link to the paper's figures in it"),
-    "sweep": ("ireg.sweep.__main__", "how a sweep's runs stand; do failed ones again"),
+    "sweep": ("ireg.sweeps.__main__", "how a sweep's runs stand; do failed ones again"),
     "run": ("ireg.experiment.run", "do the run of a folder again"),
     "data": ("ireg.commands.data", "list, show, verify and fetch the data sets"),
     "terms": ("ireg.commands.terms", "list what is measured, or show what a tag means"),

@@ -35,6 +35,7 @@ from ireg.terms.named import Chosen
 from ireg.window import Cadence, Window, least_steps, require_windows
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 
@@ -361,6 +362,21 @@ class Monitor:
         from pandas import DataFrame  # only where it is wanted: it takes half a second to import
 
         return DataFrame(self._rows)
+
+    def plot(self, tags: Sequence[str] | None = None) -> "Figure":
+        """Draw the rows over optimizer steps, a panel for each kind of term like `ireg/…` or `noise/…`.
+
+        Bars are of one standard error; a row without a value is a gap.
+
+        Args:
+            tags: which; by default all but those of time and checks.
+
+        Raises:
+            ValueError: there are no rows yet, or a tag is not among them.
+        """
+        from ireg.rows_figure import rows_figure  # only where it is wanted
+
+        return rows_figure(self.rows, tags)
 
 
 def warn_of_clipping(warnings: Warnings, clipped: int, steps: int) -> None:

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from ireg.experiment.run import run
-from ireg.sweep import callback as _registers_schema_and_resolvers  # noqa: F401
+from ireg.sweeps import callback as _registers_schema_and_resolvers  # noqa: F401
 from tests.run_folders import make_run  # noqa: F401 — a fixture
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +40,7 @@ LONGEST = (
     "tests/test_train.py",
     "tests/test_fault_injection.py",
     "tests/test_second_device.py",
-    "tests/sweep/test_main.py",
+    "tests/sweeps/test_main.py",
     "tests/system/test_termination.py",
     "tests/test_pseudo_terminal.py",
     "tests/runs/test_damage.py",

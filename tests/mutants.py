@@ -41,13 +41,13 @@ SLOW = (
 
 FURTHER = {
     "commands": ("tests/test_train.py", "tests/test_package.py", "tests/test_config.py"),
-    "config": ("tests/test_config.py", "tests/test_train.py", "tests/sweep"),
+    "config": ("tests/test_config.py", "tests/test_train.py", "tests/sweeps"),
     "experiment": ("tests/test_run.py", "tests/test_resume.py", "tests/drift/test_from_run.py"),
-    "analysis": ("tests/sweep/test_main.py", "tests/test_train.py"),
+    "analysis": ("tests/sweeps/test_main.py", "tests/test_train.py"),
     "core": ("tests/terms", "tests/test_measurement.py", "tests/drift", "tests/certify", "tests/test_regularizers.py"),
     "lit": ("tests/test_run.py", "tests/test_resume.py", "tests/test_objective.py", "tests/optim"),
-    "runs": ("tests/test_run.py", "tests/test_resume.py", "tests/analysis/test_load.py", "tests/sweep"),
-    "sweep": ("tests/test_config.py", "tests/test_run.py", "tests/test_train.py", "tests/system/test_terminal.py"),
+    "runs": ("tests/test_run.py", "tests/test_resume.py", "tests/analysis/test_load.py", "tests/sweeps"),
+    "sweeps": ("tests/test_config.py", "tests/test_run.py", "tests/test_train.py", "tests/system/test_terminal.py"),
     "terms": ("tests/test_measurement.py", "tests/core", "tests/certify", "tests/lit"),
 }
 """Where else a room's errors may be noticed; of other rooms in `USUALLY`."""

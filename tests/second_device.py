@@ -211,7 +211,7 @@ def main(output, only=""):
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
     from ireg.core import wide
-    from ireg.sweep import checks
+    from ireg.sweeps import checks
 
     checks.require_device = lambda settings: None
     # Lightning's accelerator of Apple's GPU, with this device.

@@ -78,7 +78,8 @@ def test_commands_are_right(line, tmp_path, capsys):
         assert find_spec(rest[1]) is not None
     elif program in ("python", ".venv/bin/python") and rest[0] == "-m" and rest[1].startswith("ireg."):
         checks_the_options(rest[1].removeprefix("ireg."), rest[2:])
-    elif program == "ireg":
+    elif program == "ireg" or rest[:2] == ["-m", "ireg"]:
+        rest = rest if program == "ireg" else rest[2:]
         if rest:
             assert rest[0] in COMMANDS
             if rest[0] == "train":

@@ -28,9 +28,9 @@ from ireg.drift.__main__ import main as drift
 from ireg.experiment.run import main as run
 from ireg.runs.hyperparameters import hyperparameters
 from ireg.runs.trust import PLACES, Trust, as_arguments, is_listed, leaves, require_trusted
-from ireg.sweep.__main__ import main as sweep_command
-from ireg.sweep.plan import add_to_plan, read_plan
-from ireg.sweep.report import report
+from ireg.sweeps.__main__ import main as sweep_command
+from ireg.sweeps.plan import add_to_plan, read_plan
+from ireg.sweeps.report import report
 from ireg.system.command import environment_of_children, module_as_command
 from ireg.system.errors import UserError
 from ireg.system.files import below, open_regular, replacing, write_table

@@ -35,6 +35,7 @@ ARROWS = {
     "check": {"core"},
     "measured_loss": {"check", "core"},
     "cost": {"core", "measurement", "options"},
+    "rows_figure": {"catalogue"},
     "engine": {"core", "measured_loss", "measurement", "options"},
     "flow": {"core", "engine", "measured_loss"},
     "guard": {"check", "core", "measured_loss"},
@@ -66,6 +67,7 @@ ARROWS = {
         "objective",
         "options",
         "regularizers",
+        "rows_figure",
         "terms",
         "window",
     },
@@ -81,6 +83,7 @@ ARROWS = {
         "optim",
         "options",
         "regularizers",
+        "rows_figure",
         "runs",
         "terms",
         "window",
@@ -88,11 +91,11 @@ ARROWS = {
     "integrations": {"core", "monitor", "terms"},
     "config": {"catalogue"},
     "runs": {"catalogue", "config"},
-    "sweep": {"analysis", "catalogue", "config", "runs"},
+    "sweeps": {"analysis", "catalogue", "config", "runs"},
     "analysis": {"catalogue", "events", "known_optimizers", "runs", "statistics", "tables"},
     "catalogue": set(),
     "known_optimizers": set(),
-    "commands": {"analysis", "catalogue", "config", "data", "experiment", "runs", "sweep", "tables"},
+    "commands": {"analysis", "catalogue", "config", "data", "experiment", "runs", "sweeps", "tables"},
     "events": {"catalogue"},
     "experiment": {
         "config",
@@ -104,7 +107,7 @@ ARROWS = {
         "optim",
         "regularizers",
         "runs",
-        "sweep",
+        "sweeps",
     },
     # A run is taken up where it ended: made again by what made it, found by its status.
     "drift": {
@@ -128,13 +131,13 @@ PLAIN = {"system"}
 ONLY_IN = {
     "lightning": {"lit"},
     "torchmetrics": {"lit"},
-    "pandas": {"analysis", "lit", "monitor"},
+    "pandas": {"analysis", "lit", "monitor", "rows_figure", "sweeps"},
     "transformers": {"integrations"},
-    "matplotlib": {"analysis"},
+    "matplotlib": {"analysis", "lit", "monitor", "rows_figure"},
     "tensorboard": {"events", "lit"},
     "torchvision": {"data"},
-    "hydra": {"commands", "config", "experiment", "runs", "sweep"},
-    "omegaconf": {"commands", "config", "experiment", "runs", "sweep"},
+    "hydra": {"commands", "config", "experiment", "runs", "sweeps"},
+    "omegaconf": {"commands", "config", "experiment", "runs", "sweeps"},
 }
 PURE = {"core", "terms"}
 PURE_MAY_USE = {"torch", "scipy", "ireg"} | set(sys.stdlib_module_names)

@@ -280,7 +280,8 @@ def test_the_wheel_is_whole(tmp_path):
     (described,) = (tmp_path / "installed").glob("*.dist-info/METADATA")
     asked = [line for line in described.read_text(encoding="utf-8").splitlines() if line.startswith("Requires-Dist: ")]
     assert "Requires-Dist: hydra-joblib-launcher<2,>=1.2" in asked  # experiments do their runs with it
-    small = ["optimizer=sgd", "epochs=1", "data=digits", "model.hidden=[8]", "hydra.launcher.n_jobs=1"]
+    small = ["optimizer=sgd", "seed=0", "epochs=1", "data=digits", "data.train_size=64", "data.test_size=64"]
+    small += ["model.hidden=[8]", "hydra.launcher.n_jobs=1"]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "ireg", "train", "experiment=demo", *small],
         cwd=tmp_path / "elsewhere",

@@ -22,7 +22,7 @@ WATCH = """
 import sys, time
 from pathlib import Path
 from ireg.runs.status import Status
-from ireg.sweep.progress import ProgressDisplay
+from ireg.sweeps.progress import ProgressDisplay
 
 folder = Path(sys.argv[1])
 names = {folder / f"adam_{number}": f"adam lr=0.{number} optimizer.betas=[0.9,0.99]" for number in range(16)}

@@ -20,7 +20,7 @@ from ireg.lit.data import NoisyImages
 from ireg.runs import metrics
 from ireg.runs.checkpoints import Resumption
 from ireg.runs.status import Status, read_status
-from ireg.sweep.callback import RunsCallback
+from ireg.sweeps.callback import RunsCallback
 from ireg.system.errors import UserError
 from tests.conftest import ROOT
 

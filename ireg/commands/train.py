@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from ireg.commands.help import help_text
 from ireg.config.errors import explain, hydra_errors_raised, overrides_first, require_options
 from ireg.runs.origin import noting_the_command
-from ireg.sweep.callback import exit_code, summary_at_the_end
+from ireg.sweeps.callback import exit_code, summary_at_the_end
 from ireg.system.command import VERSION, endings_in_one_line, program
 
 _PACKAGE = Path(__file__).parents[1]

@@ -33,7 +33,7 @@ _LOST = {
     "TerminatedWorkerError": "a worker process was killed, for want of memory perhaps, and joblib ended the others, "
     "too; the same command resumes all of them, with hydra.launcher.n_jobs=1 one at a time",
     "UncompletedJobError": "a run's job ended without a word: killed, or out of memory; its log is in .submitit in the "
-    "sweep's folder. Other jobs continue, see python -m ireg.sweep status; once they have ended, the same command "
+    "sweep's folder. Other jobs continue, see python -m ireg sweep status; once they have ended, the same command "
     "resumes what was lost",
 }
 

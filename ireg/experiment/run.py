@@ -27,8 +27,8 @@ from ireg.runs.origin import UNKNOWN, Origin, origin_of, origin_of_this_job
 from ireg.runs.ownership import event_files, finished
 from ireg.runs.status import Status, read_status
 from ireg.runs.trust import NOTHING_MORE, Trust, add_options, require_trusted, trust_of
-from ireg.sweep.plan import FILE_NAME as PLAN
-from ireg.sweep.progress import ProgressDisplay
+from ireg.sweeps.plan import FILE_NAME as PLAN
+from ireg.sweeps.progress import ProgressDisplay
 from ireg.system.command import Parser, framed
 from ireg.system.errors import UserError
 from ireg.system.files import replacing, set_aside

@@ -44,6 +44,7 @@ from ireg.terms.named import Chosen, chosen_terms
 from ireg.window import Cadence, least_steps, require_windows
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 SHARE = "check/share"
@@ -202,6 +203,19 @@ class ImplicitRegularizationMonitor(Callback):
         from pandas import DataFrame  # only where it is wanted: it takes half a second to import
 
         return DataFrame(self._rows)
+
+    def plot(self, tags: Sequence[str] | None = None) -> Figure:
+        """Draw the rows over optimizer steps, as `ireg.Monitor.plot`.
+
+        Args:
+            tags: which; by default all but those of time and checks.
+
+        Raises:
+            ValueError: there are no rows yet, or a tag is not among them.
+        """
+        from ireg.rows_figure import rows_figure  # only where it is wanted
+
+        return rows_figure(self.rows, tags)
 
     # Before training.
 

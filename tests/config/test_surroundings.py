@@ -13,7 +13,7 @@ import ireg
 from ireg.config import surroundings
 from ireg.config.surroundings import installing, require_device, require_surroundings
 from ireg.experiment.run import main as run_again
-from ireg.sweep import checks
+from ireg.sweeps import checks
 from ireg.system.errors import UserError
 from tests.conftest import call_train
 

@@ -18,12 +18,12 @@ from ireg.analysis.load import find
 from ireg.runs.damage import DamagedRecordError, damage
 from ireg.runs.readable import read_records
 from ireg.runs.status import note_killed, read_status
-from ireg.sweep import __main__ as sweep_command
-from ireg.sweep.callback import _is_finished
-from ireg.sweep.plan import add_to_plan, read_plan
-from ireg.sweep.progress import ProgressDisplay
-from ireg.sweep.report import report, report_again
-from ireg.sweep.table import look
+from ireg.sweeps import __main__ as sweep_command
+from ireg.sweeps.callback import _is_finished
+from ireg.sweeps.plan import add_to_plan, read_plan
+from ireg.sweeps.progress import ProgressDisplay
+from ireg.sweeps.report import report, report_again
+from ireg.sweeps.table import look
 from ireg.system.errors import UserError
 
 TAGS = {"train/error": [0.9, 0.25], "test/error": [0.9, 0.5], "time/epoch": [1, 2]}

@@ -4,8 +4,8 @@ import pytest
 
 from ireg.analysis import load
 from ireg.runs.find import STATUS, find_runs, run_folders
-from ireg.sweep.progress import ProgressDisplay
-from ireg.sweep.table import look
+from ireg.sweeps.progress import ProgressDisplay
+from ireg.sweeps.table import look
 
 TAGS = {"train/error": [0.9, 0.5]}
 

@@ -11,7 +11,7 @@ from ireg.experiment import run as run_module
 from ireg.lit.module import Classifier
 from ireg.runs.ownership import event_files, files_of_others, finished
 from ireg.runs.status import note_killed, read_status
-from ireg.sweep.plan import add_to_plan, read_plan
+from ireg.sweeps.plan import add_to_plan, read_plan
 from ireg.system.errors import UserError
 from tests.test_resume import ARGUMENTS, break_at, break_off
 
@@ -142,7 +142,7 @@ def test_a_sweep_begins_in_no_folder_of_others(tmp_path, name, text, match):
 
 def test_a_sweep_of_an_earlier_version_is_its_own(tmp_path):
     (tmp_path / "summary.csv").write_text("run,state,epochs_done\n")
-    (tmp_path / "multirun.yaml").write_text("hydra:\n  _target_: ireg.sweep.callback.RunsCallback\n")
+    (tmp_path / "multirun.yaml").write_text("hydra:\n  _target_: ireg.sweeps.callback.RunsCallback\n")
     add_to_plan(tmp_path, {"a": ["lr=1"]})
     assert read_plan(Path(tmp_path)) == {"a": ["lr=1"]}
 

@@ -11,8 +11,8 @@ import ireg
 from ireg.analysis.__main__ import main as analysis
 from ireg.drift.__main__ import main as drift
 from ireg.experiment.run import main as run
-from ireg.sweep import callback
-from ireg.sweep.__main__ import main as sweep
+from ireg.sweeps import callback
+from ireg.sweeps.__main__ import main as sweep
 from ireg.system import command as command_module
 from ireg.system.command import Parser, called, endings_in_one_line, framed, program
 from ireg.system.errors import UserError, in_one_line
@@ -106,17 +106,17 @@ def test_every_command_is_framed(main, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("module", "called"),
     [
-        ("ireg.sweep.__main__", "python -m ireg.sweep"),
-        ("ireg.sweep", "python -m ireg.sweep"),
-        ("ireg.__main__", "python -m ireg sweep"),
-        ("pytest.__main__", "ireg sweep"),
-        (None, "ireg sweep"),  # a script
+        ("ireg.basins.__main__", "python -m ireg.basins"),
+        ("ireg.basins", "python -m ireg.basins"),
+        ("ireg.__main__", "python -m ireg basins"),
+        ("pytest.__main__", "ireg basins"),
+        (None, "ireg basins"),  # a script
     ],
 )
 def test_a_tool_is_called_as_its_user_did(monkeypatch, module, called):
     spec = None if module is None else ModuleSpec(module, None)
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=spec))
-    assert program("sweep") == called
+    assert program("basins") == called
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Locks where the file system has none, and looks at them; who holds a folder is tested in tests/sweep."""
+"""Locks where the file system has none, and looks at them; who holds a folder is tested in tests/sweeps."""
 
 import errno
 import fcntl
@@ -12,10 +12,10 @@ from rich.console import Console
 from ireg.data import idx
 from ireg.runs.lock import is_locked, locked
 from ireg.runs.status import note_killed, read_status
-from ireg.sweep import __main__ as command
-from ireg.sweep.plan import add_to_plan
+from ireg.sweeps import __main__ as command
+from ireg.sweeps.plan import add_to_plan
 from ireg.system.errors import UserError
-from tests.sweep.test_main import make_run
+from tests.sweeps.test_main import make_run
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, 524], ids=str)

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from ireg.runs.status import Status
-from ireg.sweep import progress
-from ireg.sweep.progress import ProgressDisplay
+from ireg.sweeps import progress
+from ireg.sweeps.progress import ProgressDisplay
 
 
 def run(folder, epochs=10, done=0, seconds=2.0, state="running"):

@@ -20,7 +20,7 @@ from ireg.config.schema import Config
 from ireg.config.surroundings import require_device, require_surroundings
 from ireg.runs.damage import DamagedRecordError
 from ireg.runs.ownership import FilesOfOthersError, finished
-from ireg.sweep.plan import read_plan
+from ireg.sweeps.plan import read_plan
 from ireg.system.errors import UserError
 
 

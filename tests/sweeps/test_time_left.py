@@ -1,4 +1,4 @@
-from ireg.sweep.time_left import time_left
+from ireg.sweeps.time_left import time_left
 
 
 def status(optimizer, done, seconds, *, state="running", took=None, starts=1):

@@ -18,11 +18,11 @@ from ireg.config.schema import register
 from ireg.runs.damage import DamagedRecordError
 from ireg.runs.layout import EVENTS
 from ireg.runs.status import FINISHED, read_status
-from ireg.sweep import launch, names
-from ireg.sweep.checks import checked_folder, checked_folders
-from ireg.sweep.plan import add_to_plan, short_names
-from ireg.sweep.progress import ProgressDisplay
-from ireg.sweep.report import report, report_again
+from ireg.sweeps import launch, names
+from ireg.sweeps.checks import checked_folder, checked_folders
+from ireg.sweeps.plan import add_to_plan, short_names
+from ireg.sweeps.progress import ProgressDisplay
+from ireg.sweeps.report import report, report_again
 from ireg.system.command import EXIT_FAILED, EXIT_USER_ERROR, called, endings_in_one_line
 from ireg.system.terminal import make_console, saying
 from ireg.system.termination import RESUMES, Terminated
@@ -57,6 +57,7 @@ class RunsCallback(Callback):
                 folders = checked_folders(config, sweep)
             plan = {path.relative_to(sweep).as_posix(): overrides for path, overrides in folders.items()}
             add_to_plan(sweep, plan)
+            asked[sweep] = list(plan)
             done = sum(_is_finished(folder) for folder in folders)
             if done:
                 print(f"{done} of {len(folders)} done already; to do one again, delete its folder", file=sys.stderr)
@@ -101,6 +102,9 @@ class RunsCallback(Callback):
         """Give other processes a callback that does nothing: only a sweep's first process shows and sums up."""
         return {"_display": None, "_summary": None}
 
+
+asked: dict[Path, list[str]] = {}
+"""By the folder of a sweep that this process has been asked for, the names of the runs; none where they come later."""
 
 _unfinished: list[RunsCallback] = []
 _begun_sweeps: list[Path] = []

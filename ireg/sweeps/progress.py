@@ -16,8 +16,8 @@ from rich.table import Column
 from ireg.runs.damage import DamagedRecordError
 from ireg.runs.find import run_folders
 from ireg.runs.status import FINISHED, read_status
-from ireg.sweep.names import optimizer_of
-from ireg.sweep.time_left import time_left
+from ireg.sweeps.names import optimizer_of
+from ireg.sweeps.time_left import time_left
 from ireg.system.terminal import make_console
 
 ROOM_FOR_BARS = 100

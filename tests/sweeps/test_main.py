@@ -14,11 +14,11 @@ from rich.console import Console
 import ireg
 from ireg.runs.lock import is_locked, locked
 from ireg.runs.status import Status, note_killed, read_status
-from ireg.sweep import __main__ as command
-from ireg.sweep.callback import _print_final_values
-from ireg.sweep.plan import add_to_plan, read_plan
-from ireg.sweep.report import report
-from ireg.sweep.table import look, render
+from ireg.sweeps import __main__ as command
+from ireg.sweeps.callback import _print_final_values
+from ireg.sweeps.plan import add_to_plan, read_plan
+from ireg.sweeps.report import report
+from ireg.sweeps.table import look, render
 from ireg.system.errors import UserError
 from tests.conftest import ROOT, read_only
 
@@ -284,7 +284,7 @@ def test_doing_again_ends_its_processes_when_it_is_told_to_end(tmp_path, small_r
     from ireg.runs.status import config_hash
 
     path.write_text(json.dumps(status | {"state": "failed", "config_hash": config_hash(status["config"])}))
-    process = subprocess.Popen([sys.executable, "-m", "ireg.sweep", "retry", str(tmp_path)], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-m", "ireg.sweeps", "retry", str(tmp_path)], cwd=ROOT)
     while (read_status(tmp_path / "long")["state"], read_status(tmp_path / "long")["epochs_done"] > 1) != (
         "running",
         True,

@@ -18,9 +18,9 @@ from ireg.runs.layout import STATUS
 from ireg.runs.lock import is_locked
 from ireg.runs.readable import read_record
 from ireg.runs.status import KILLED
-from ireg.sweep.names import optimizer_of
-from ireg.sweep.plan import read_plan, short_names
-from ireg.sweep.time_left import duration, time_left
+from ireg.sweeps.names import optimizer_of
+from ireg.sweeps.plan import read_plan, short_names
+from ireg.sweeps.time_left import duration, time_left
 from ireg.system.errors import UserError
 
 COLOURS = {

@@ -86,7 +86,7 @@ def _require_own_description(sweep: Path) -> None:
     """Refuse another program's `multirun.yaml`, and links where Hydra and its launchers write."""
     path = below(sweep, "multirun.yaml")
     below(sweep, ".submitit")
-    if path.is_file() and not (sweep / FILE_NAME).exists() and "ireg.sweep" not in read_text(path, errors="replace"):
+    if path.is_file() and not (sweep / FILE_NAME).exists() and "ireg.sweeps" not in read_text(path, errors="replace"):
         raise UserError(
             f"{path} is of another program's sweep, and would be replaced; choose another folder with name=… or "
             "hydra.sweep.dir=…, or move it"

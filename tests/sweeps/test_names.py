@@ -1,7 +1,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from ireg.sweep.names import MAX_LENGTH, folder_of, register, run_name
+from ireg.sweeps.names import MAX_LENGTH, folder_of, of_optimizer, register, run_name
+from ireg.system.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,12 @@ def test_the_configuration_can_use_it(tmp_path):
     register()
     config = OmegaConf.create({"overrides": ["lr=1e-2"], "name": f"${{ireg_run_name:{tmp_path},sgd,${{overrides}}}}"})
     assert config.name == "sgd_lr=0.01"
+
+
+def test_an_experiment_has_values_by_optimizer():
+    rates = {"sgd": 0.32, "adam": 1e-3}
+    assert of_optimizer(rates, "adam") == 1e-3
+    with pytest.raises(
+        UserError, match=r"^optimizer=lion: this experiment has a rate for sgd, adam alone; give lr=…, too$"
+    ):
+        of_optimizer(rates, "lion")

@@ -1,4 +1,4 @@
-"""`python -m ireg.sweep status FOLDER` shows a sweep's runs, `retry FOLDER` repeats the failed ones."""
+"""`python -m ireg sweep status FOLDER` shows a sweep's runs, `retry FOLDER` repeats the failed ones."""
 
 import argparse
 import shlex
@@ -11,9 +11,9 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from ireg.runs.trust import NOTHING_MORE, Trust, add_options, as_arguments, trust_of
-from ireg.sweep.progress import ProgressDisplay
-from ireg.sweep.report import report
-from ireg.sweep.table import Seen, look, render
+from ireg.sweeps.progress import ProgressDisplay
+from ireg.sweeps.report import report
+from ireg.sweeps.table import Seen, look, render
 from ireg.system.command import Parser, environment_of_children, framed, module_as_command, run_as_process
 from ireg.system.files import is_reached_by_a_link
 from ireg.system.terminal import make_console

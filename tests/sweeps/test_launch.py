@@ -13,7 +13,7 @@ import pytest
 from hydra.core import utils
 from hydra.core.utils import JobStatus
 
-from ireg.sweep import launch
+from ireg.sweeps import launch
 from ireg.system.errors import UserError
 
 SMALL = ["data.train_size=40", "data.test_size=20", "model.hidden=[4]", "batch_size=20", "epochs=1", "terms=[]"]

@@ -1,0 +1,92 @@
+"""`ireg.sweep`: the command from Python."""
+
+import json
+import subprocess
+
+import pytest
+
+import ireg
+from ireg.sweeps import from_python
+from ireg.system.errors import UserError
+
+SMALL = ["epochs=1", "data=digits", "data.train_size=64", "data.test_size=64", "model.hidden=[8]"]
+
+
+def test_the_runs_of_this_call_come_back_and_none_is_done_again(tmp_path, capfd):
+    folder = tmp_path / "it's here"
+    first = ireg.sweep(["optimizer=sgd", "lr=1e-3,1e30", *SMALL], folder=folder)
+    assert first["lr"].tolist() == [1e-3]  # the other one has diverged
+    assert first["test/error"].between(0, 1).all()
+    assert "2 runs (1 done, 1 diverged)" in capfd.readouterr().out.replace("1 diverged, 1 done", "1 done, 1 diverged")
+    before = (folder / first["run"][0] / "metrics.csv").stat().st_mtime_ns
+    again = ireg.sweep(["optimizer=sgd,adam", "lr=1e-3", *SMALL], folder=folder, quiet=True)
+    assert capfd.readouterr().out == ""
+    assert again["optimizer"].tolist() == ["adam", "sgd"]
+    assert (folder / first["run"][0] / "metrics.csv").stat().st_mtime_ns == before
+
+
+def commanded(monkeypatch, code, lines, asked=None):
+    """A command that prints lines and ends with a code."""
+
+    class Process:
+        def __init__(self, command, **_):
+            self.stdout = [f"{line}\n" for line in lines]
+            if asked is not None:
+                note = command[command.index("ireg.sweeps.from_python") + 1]
+                with open(note, "w") as file:
+                    json.dump(asked, file)
+
+        def wait(self):
+            return code
+
+        def terminate(self):
+            raise AssertionError
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "error", "text"),
+    [
+        (2, ["checking", "error: lr=-1.0: must be > 0"], UserError, "^lr=-1.0: must be > 0$"),
+        (1, ["error: no room", ""], RuntimeError, "^the sweep has not begun: error: no room$"),
+    ],
+)
+def test_a_command_that_is_refused_says_why(monkeypatch, code, lines, error, text):
+    commanded(monkeypatch, code, lines)
+    with pytest.raises(error, match=text):
+        ireg.sweep(["lr=-1"], quiet=True)
+
+
+def test_a_sweep_of_which_nothing_has_finished_says_so(monkeypatch, make_run):
+    folder = make_run("a", None, state="failed", error="no room")
+    commanded(monkeypatch, 1, ["1 of 1 runs failed"], {"folder": str(folder), "runs": ["a"]})
+    with pytest.raises(RuntimeError, match="no run of .* has finished: 1 of 1 runs failed"):
+        ireg.sweep([], quiet=True)
+
+
+def test_a_string_is_no_list():
+    with pytest.raises(UserError, match=r"^'seed=0': must be a list of strings, as \['seed=0'\]$"):
+        ireg.sweep("seed=0")
+
+
+def test_an_interrupted_call_ends_its_command(monkeypatch):
+    ended = []
+
+    class Process:
+        def __init__(self, *_, **__):
+            self.stdout = self
+
+        def __iter__(self):
+            raise KeyboardInterrupt
+
+        def terminate(self):
+            ended.append("terminated")
+
+        def wait(self):
+            ended.append("waited for")
+
+    monkeypatch.setattr(from_python.subprocess, "Popen", Process)
+    with pytest.raises(KeyboardInterrupt):
+        ireg.sweep([], quiet=True)
+    assert ended == ["terminated", "waited for"]
