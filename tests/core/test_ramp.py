@@ -197,6 +197,7 @@ def test_nothing_of_the_training_is_changed():
         ({"tolerance": 0.0}, "tolerance=0.0: must be a share between 0 and 1; 0.001 is usual"),
         ({"tolerance": 1.0}, "tolerance=1.0"),
         ({"max_steps": 0}, "max_steps=0: must be at least 1; 65536 are usual"),
+        ({"max_steps": 1}, "has not faded after 1 steps"),
         ({"make_optimizer": lambda p: torch.optim.Adagrad(p), "max_steps": 64}, "has not faded after 64 steps"),
         ({"batches": []}, "there are no minibatches"),
     ],
