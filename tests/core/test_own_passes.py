@@ -251,6 +251,21 @@ def test_gradients_stay_where_the_wrappers_buffers_are_written_again(one_rank, v
         torch.testing.assert_close(list(gradients.values()), list(expected), rtol=1e-12, atol=0)
 
 
+def test_gradients_of_training_stay_where_they_are_the_wrappers_buffers(one_rank):
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    for inputs, targets in batches()[:2]:  # the buffers are made again after the first
+        model.zero_grad()
+        mse_loss(wrapped(inputs), targets).backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    copies = [gradient.clone() for gradient in gradients]
+    passes = own_passes(wrapped, mse_loss, None)
+    with passes.opened(detached_parameters(model)):
+        passes.passes(batches()[2])
+    assert all(value.grad is gradient for value, gradient in zip(model.parameters(), gradients, strict=True))
+    assert all(map(torch.equal, gradients, copies))
+
+
 def test_no_backward_pass_where_no_gradient_is_asked_for(monkeypatch):
     module = Network().double()
     passes = own_passes(module, mse_loss, None)

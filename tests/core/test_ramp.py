@@ -208,6 +208,25 @@ def test_what_has_no_flow_is_refused(changes, match):
         ireg.modified_flow(**given)
 
 
+class Emptying(torch.optim.SGD):
+    """One that writes to the gradients it gets."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for value in self.param_groups[0]["params"]:
+            value.grad.zero_()
+
+
+def test_an_optimizer_may_write_to_the_gradients_it_gets():
+    before = {name: value.clone() for name, value in GRADIENT.items()}
+    expected, found = (
+        respond(lambda p, kind=kind: kind(p, lr=1e-2, momentum=0.8), START, GRADIENT, product)
+        for kind in (torch.optim.SGD, Emptying)
+    )
+    assert all(torch.equal(value, before[name]) for name, value in GRADIENT.items())
+    assert off(found.correction, expected.correction) == off(found.leading, expected.leading) == 0.0
+
+
 def test_where_nothing_moves_there_is_no_alignment():
     """At a constant curvature of 0 the correction of gradient descent is 0."""
     module = torch.nn.Linear(1, 1, bias=False).double()
