@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ireg.analysis.compare import compare
     from ireg.analysis.load import load
     from ireg.certify.derivatives import derivative_errors
+    from ireg.commands.from_python import sweep
     from ireg.core.clipping import Clip
     from ireg.core.drawing import sampling_of
     from ireg.core.functional import functional_loss
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ireg.monitor import Monitor
     from ireg.objective import Objective
     from ireg.regularizers import Regularizer
-    from ireg.sweeps.from_python import sweep
     from ireg.terms.noise import NoiseScale, noise_of_two_sizes
 
 __version__ = "0.2.0"
@@ -94,7 +94,7 @@ _PLACES = {
     "noise_of_two_sizes": "ireg.terms.noise",
     "sampling_of": "ireg.core.drawing",
     "snapshot": "ireg.engine",
-    "sweep": "ireg.sweeps.from_python",
+    "sweep": "ireg.commands.from_python",
     "top_eigenvalue": "ireg.engine",
 }
 

@@ -45,6 +45,8 @@ FURTHER = {
     "experiment": ("tests/test_run.py", "tests/test_resume.py", "tests/drift/test_from_run.py"),
     "analysis": ("tests/sweeps/test_main.py", "tests/test_train.py"),
     "core": ("tests/terms", "tests/test_measurement.py", "tests/drift", "tests/certify", "tests/test_regularizers.py"),
+    "flow": ("tests/core/test_ramp.py", "tests/core/test_clipping.py"),
+    "joint": ("tests/test_several_optimizers.py",),
     "lit": ("tests/test_run.py", "tests/test_resume.py", "tests/test_objective.py", "tests/optim"),
     "runs": ("tests/test_run.py", "tests/test_resume.py", "tests/analysis/test_load.py", "tests/sweeps"),
     "sweeps": ("tests/test_config.py", "tests/test_run.py", "tests/test_train.py", "tests/system/test_terminal.py"),

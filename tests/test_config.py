@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
+from ireg.config import schema
 from ireg.config.read import read
 from ireg.config.schema import (
     GROUPS,
@@ -25,11 +26,13 @@ from ireg.config.schema import (
     SMALLEST_SAMPLE,
     active_terms,
 )
-from ireg.config.trainer_arguments import FUSED
+from ireg.config.trainer_arguments import FUSED, trainer_ranges
 from ireg.core import drawing, moments
 from ireg.data import labels
 from ireg.data.source import read_split
 from ireg.data.text import read_blocks
+from ireg.lit.data import NoisyImages
+from ireg.lit.module import Classifier
 from ireg.objective import CRITERIA
 from ireg.optim import Switch, schedule
 from ireg.regularizers import Regularizer
@@ -175,6 +178,47 @@ def test_regularizer(composed, name):
     settings = read(composed(f"regularizer={name}", *(f"regularizer.{key}=1" for key in missing))).regularizer
     assert settings.pop("name") == name
     assert name == NO_REGULARIZER or isinstance(instantiate(settings), Regularizer)
+
+
+def defaults_of(made):
+    parameters = inspect.signature(made).parameters.values()
+    return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
+
+
+OF_SCHEMA = {"schedule": schema.Schedule, "weight_average": schema.WeightAverage, "logger": schema.Logging}
+DEFAULTS = {
+    "model": {"channels", "groups", "activation", "width", "blocks", "heads", "patch", "dropout"},
+    "optimizer": {"tolerance", "relative", "average"},
+    "regularizer": {"method", "step", "momentum"},
+    "schedule": {"warmup", "final"},
+    "weight_average": {"decay"},
+    "logger": {"tensorboard", "histograms"},
+}
+"""Defaults that stand in a file of the group and in a class of this package."""
+
+
+@pytest.mark.parametrize("group", DEFAULTS)
+def test_classes_have_the_defaults_that_their_files_name(group):
+    compared = set()
+    for name in options(group) if group != "logger" else ["tensorboard"]:  # the others are for those who choose them
+        content = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
+        module, _, class_name = content.get("_target_", "").rpartition(".")
+        if module.startswith("ireg.") or group in OF_SCHEMA:
+            own = defaults_of(getattr(import_module(module), class_name) if module else OF_SCHEMA[group])
+            for key in own.keys() & content.keys() & DEFAULTS[group]:
+                assert (name, key, content[key]) == (name, key, OmegaConf.create([own[key]])[0])
+                compared.add(key)
+    assert compared == DEFAULTS[group]
+
+
+def test_classes_have_the_defaults_of_the_configuration(default):
+    found = defaults_of(NoisyImages)
+    for key in ("train_size", "test_size", "holdout", "subset_seed", "standardize", "eval_batch_size"):
+        assert (key, found[key]) == (key, default.data[key])
+    assert found["test_noise_rate"] == default.data.noise.test_rate
+    assert defaults_of(schedule.Schedule) == {"warmup": default.schedule.warmup, "final": schema.Schedule().final}
+    found = defaults_of(Classifier)
+    assert (found["terms_every"], found["seed"]) == (default.terms.every, default.seed)
 
 
 def test_no_file_is_untested():
@@ -333,6 +377,14 @@ def test_the_kernel_of_an_optimizer_is_chosen_in_one_place(composed, kernel):
     assert kernel in read(composed(f"+optimizer.{kernel}=false", "trainer.fused=false")).optimizer
     with pytest.raises(UserError, match=f"optimizer.{kernel}=False: trainer.fused=true chooses the optimizer's kernel"):
         read(composed(f"+optimizer.{kernel}=false", "trainer.fused=true"))
+
+
+@pytest.mark.parametrize("trainer", [{}, {"precision": "bf16-mixed", "gradient_clip_val": 1.0}])
+def test_arguments_that_are_not_given_are_allowed(trainer):
+    """One of Lightning's own defaults may be given too, or left out."""
+    checks = list(trainer_ranges(trainer, {"_target_": "torch.optim.SGD"}))
+    assert [check for check in checks if not check[2]] == []
+    assert "trainer.devices" in {check[0] for check in checks}
 
 
 FUSED_AND_CLIPPED = {"trainer__fused": True, "trainer__precision": "bf16-mixed", "trainer__gradient_clip_val": 1}

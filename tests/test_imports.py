@@ -131,7 +131,7 @@ PLAIN = {"system"}
 ONLY_IN = {
     "lightning": {"lit"},
     "torchmetrics": {"lit"},
-    "pandas": {"analysis", "lit", "monitor", "rows_figure", "sweeps"},
+    "pandas": {"analysis", "commands", "lit", "monitor", "rows_figure"},
     "transformers": {"integrations"},
     "matplotlib": {"analysis", "lit", "monitor", "rows_figure"},
     "tensorboard": {"events", "lit"},

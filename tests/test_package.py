@@ -1,5 +1,6 @@
 """The command `ireg`, and the package as it is installed: whole, without the checkout."""
 
+import argparse
 import ast
 import doctest
 import importlib
@@ -176,6 +177,27 @@ def test_the_tools_are_listed_and_run(capsys):
         assert f"error: {word}: no such command, did you mean {meant}?; choose " in capsys.readouterr().err
     assert main(["analysis", "nowhere"]) == 2
     assert "nowhere is not a folder" in capsys.readouterr().err.replace("'", "")
+
+
+def test_options_have_the_defaults_that_their_help_names(monkeypatch):
+    options = []
+    add = argparse._ActionsContainer.add_argument
+
+    def noting(self, *names, **settings):
+        options.append(add(self, *names, **settings))
+        return options[-1]
+
+    monkeypatch.setattr(argparse._ActionsContainer, "add_argument", noting)
+    for name in COMMANDS.keys() - {"train"}:  # which is Hydra's
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+    named = {}
+    for option in options:
+        if option.nargs != 0 and option.default not in (None, [], argparse.SUPPRESS):
+            several = option.default if isinstance(option.default, list) else [option.default]
+            named[option.dest] = " ".join(map(str, several))
+            assert f"(default: {named[option.dest]})" in option.help
+    assert {"port", "jobs", "orders", "refinements", "processes", "seed", "step", "optimizers", "loss"} <= named.keys()
 
 
 def test_help_and_version_come_before_torch():

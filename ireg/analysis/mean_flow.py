@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pandas as pd
@@ -37,8 +38,11 @@ def mean_flow(table: pd.DataFrame) -> Figure:
     Dots are where the expansion can hold.
     """
     require(table, "ireg/strength")
-    settings = settings_of(table)
     shown = [part for part in PARTS if measured(table, f"ireg/strength{part}")]
+    # What was left out has an empty panel.
+    tags = [f"ireg/alignment{part}" for part in shown]
+    table = table.assign(**{tag: math.nan for tag in tags if tag not in table})
+    settings = settings_of(table)
     figure = Figure(figsize=(3 * len(shown) + 1, 6), layout="constrained")
     grid = figure.subplots(2, len(shown), sharex=True, sharey="row", squeeze=False)
     for column, part in enumerate(shown):
@@ -69,8 +73,6 @@ def mean_flow(table: pd.DataFrame) -> Figure:
 def _mark_valid(axis: Axes, setting: Setting, tag: str, place: str) -> None:
     """Put dots where the whole correction is weak enough in every seed."""
     rows = setting.rows
-    if not (measured(rows, tag) and measured(rows, "ireg/strength")):
-        return
     by_place = rows[is_measured(rows, tag) & (rows["state"] != "diverged")].groupby(place)
     mean = by_place[tag].mean()[by_place["ireg/strength"].max() <= VALID_STRENGTH]
     axis.plot(mean.index, mean, linestyle="none", marker="o", markersize=2.5, color=setting.colour)

@@ -65,14 +65,12 @@ def defaults(conf: Path) -> dict[str, Any]:
         conf: the folder of the configuration.
     """
     from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
     from ireg.config.schema import register
     from ireg.runs.status import flat
 
     register()
-    GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
         tree = OmegaConf.to_container(compose("config"), resolve=True)
     assert isinstance(tree, dict)

@@ -71,8 +71,8 @@ def trainer_ranges(trainer: Mapping[str, Any], optimizer: Mapping[str, Any]) -> 
     """Check each argument of the trainer, then all together: Lightning refuses some combinations."""
     for key, value in trainer.items():
         yield f"trainer.{key}", value, key in TRAINER, unsupported(key)
-    for key, allowed in _CHOICES.items():
-        value = trainer.get(key, allowed[0])
+    for key, allowed in ((key, _CHOICES[key]) for key in _CHOICES if key in trainer):
+        value = trainer[key]
         # True equals 1, but is another value.
         ok = any(type(value) is type(choice) and value == choice for choice in allowed)
         named = ", ".join(json.dumps(choice).strip('"') for choice in allowed)
@@ -93,10 +93,10 @@ def _combinations(groups: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:
     bounded = algorithm is None or trainer.get("gradient_clip_val") is not None
     what = "clips nothing without a bound; add it, like ++trainer.gradient_clip_val=1"
     yield "trainer.gradient_clip_algorithm", algorithm, bounded, what
-    precision = trainer.get("precision", PRECISIONS[0])
+    precision = trainer.get("precision")
     half = precision == "16-mixed" and trainer.get("accelerator") == "cpu"
     yield "trainer.precision", precision, not half, "a CPU computes in bf16 only; use trainer.precision=bf16-mixed"
-    fused = next((name for name, group in groups.items() if group.get("fused", False) is True), None)
+    fused = next((name for name, group in groups.items() if group.get("fused") is True), None)
     refused = clips_in_mixed_precision(trainer) and fused is not None and _has_fused_kernel(groups["optimizer"])
     what = f"a fused optimizer clips no gradients in {precision}; use {fused}.fused=false or trainer.precision=32-true"
     yield "trainer.gradient_clip_val", trainer.get("gradient_clip_val"), not refused, what

@@ -194,16 +194,12 @@ def multiplied(values: Sequence[Tensor]) -> Tensor:
         tensor(1.0000, dtype=torch.float64)
     """
     factors = torch.stack(list(values))
-    plain = factors.prod()
-    if is_ordinary(plain, 1) or not bool(((factors > 0) & factors.isfinite()).all()):
-        return plain
-    # Apart, neither the products of the fractions nor the sums of the exponents leave their range.
-    fractions, exponents = zip(*(math.frexp(factor) for factor in factors.tolist()), strict=True)
-    fraction, exponent = 1.0, sum(exponents)
-    for part in fractions:
+    # Apart, neither the product of the fractions nor the sum of the exponents leaves its range.
+    fraction, exponent = 1.0, 0
+    for part, power in map(math.frexp, factors.tolist()):
         fraction, more = math.frexp(fraction * part)
-        exponent += more
-    return _number(_ldexp(fraction, exponent), plain)
+        exponent += power + more
+    return _number(_ldexp(fraction, exponent), factors)
 
 
 def widened(params: Params) -> Params:
@@ -232,7 +228,11 @@ def _power(value: float) -> float:
 
 
 def _ldexp(fraction: float, exponent: int) -> float:
-    return math.inf if exponent > 1024 else math.ldexp(fraction, exponent)
+    """Return the fraction times a power of two; infinity beyond double precision."""
+    try:
+        return math.ldexp(fraction, exponent)
+    except OverflowError:
+        return math.copysign(math.inf, fraction)
 
 
 def _has_digits(value: Tensor, params: Params) -> bool:

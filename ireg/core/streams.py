@@ -100,7 +100,7 @@ def attributes_kept(module: nn.Module, *functions: Any) -> Iterator[None]:
     inside = {id(value) for value in (*module.modules(), *module.parameters(), *module.buffers())}
     others = [held for held in _held(*functions) if isinstance(held, nn.Module) and id(held) not in inside]
     values = [
-        (value, value.detach().clone())
+        (value, value.clone())
         for other in others
         for value in (*other.parameters(), *other.buffers())
         if id(value) not in inside and not is_lazy(value)

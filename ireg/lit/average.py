@@ -24,7 +24,7 @@ class AverageOfWeights(nn.Module):
 
     def __init__(self, model: nn.Module, decay: float, criterion: Criterion) -> None:
         super().__init__()
-        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)).requires_grad_(False)
+        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self._criterion = criterion
         # A loss that is not finite must be seen, not left out of the mean.
         self.loss = MeanMetric(nan_strategy="disable")

@@ -50,6 +50,13 @@ def test_optimizers_without_a_part_have_no_curve_in_its_panel(make_run):
     assert labels == [{"sgd", "adam"}, {"adam"}, {"sgd", "adam"}, {"adam"}]
 
 
+def test_alignments_that_were_not_measured_have_empty_panels(make_run):
+    figure = mean_flow.mean_flow(load(make_run("x", {"ireg/strength": [0.1, 0.4, 0.3]})))
+    strength, alignment = figure.axes
+    assert dots(strength) == [[(0, 0.1), (2, 0.3)]]
+    assert dots(alignment) == [[]]
+
+
 def test_own_regularization_beside_what_the_paper_has(make_run):
     make_run("a", {"ireg/sgd": [2.0], "ireg/own": [2.0]})
     tags = {"ireg/sgd": [3.0, 4.0], "ireg/rmsprop": [0.0, 1e-12], "ireg/own": ["", 5.0]}

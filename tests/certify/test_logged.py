@@ -15,7 +15,7 @@ from ireg.certify.identity import network
 from ireg.certify.logged import CLOSE, Comparison, compared, not_compared, of_corrupted, of_training
 from ireg.certify.logged_tables import show_epochs, show_logged
 from ireg.certify.point import KNOWN, point
-from ireg.certify.probes import exact_probes, packed_residual
+from ireg.certify.probes import _standard_errors, exact_probes, packed_residual
 from ireg.certify.trainings import TRAININGS
 from ireg.core import mean_flow
 from ireg.core.optimizers.state import OptimizerState
@@ -64,6 +64,11 @@ def test_margins_by_kind_of_label_and_probes():
     assert all(comparison.holds for comparison in corrupted)
     assert all(comparison.holds for comparison in compared(*exact_probes(), "separable"))
     assert 1e-3 < packed_residual() <= 1e-2
+
+
+def test_standard_errors_of_a_mean_of_draws():
+    values = [1.0, 2.0, 3.0, 6.0]  # of mean 3, their variance 14/3 by one less than their number
+    assert _standard_errors(values, 2.0) == _standard_errors(values, 4.0) == pytest.approx((4 / (14 / 3)) ** 0.5)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_the_help_is_for_people(monkeypatch, capsys, columns):
     text = capsys.readouterr().out
     assert "python train.py -m optimizer=sgd,adam" in text
     assert "model.hidden=[256,256,256,256]" in text
-    assert "Singh's experiment for 10 epochs: a first look" in " ".join(text.split())
+    assert "Does Adam generalize worse than SGD?" in " ".join(text.split())
     for inner in ("_target_", "_partial_", "md5", "schema", "num_classes", "???"):
         assert inner not in text
     assert sum(len(line) > columns for line in text.splitlines()) <= 4  # commands are not folded

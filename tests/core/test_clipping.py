@@ -82,6 +82,13 @@ def test_the_bound_is_read_off_two_gradients():
     assert clipping_of(other, {"w": other["w"] * 0.5}).clip is None  # the largest entry becomes 1.5
 
 
+@pytest.mark.parametrize(("size", "known"), [(1.25, True), (1.253, False), (125.0, True), (0.00125, True)])
+def test_a_bound_that_somebody_has_chosen_has_three_digits(size, known):
+    before = {"w": torch.tensor([3.0, 4.0]).double()}  # at a norm of 1.253 the largest entry is 1.0024
+    found = clipping_of({"w": 1e3 * before["w"]}, {"w": size / 5 * before["w"]})
+    assert (found.clip == Clip(size)) if known else found is None
+
+
 @pytest.mark.parametrize("name", [name for name in clipped.CASES if not name.startswith("Adam")])
 def test_the_ramp_through_the_clip_has_the_closed_form(name):
     """ηc = η_e² (½ + L) DT(g)[H T(g)] of SGD and momentum, the derivative of T by forward differentiation."""

@@ -128,13 +128,19 @@ def test_weighted_squares(scale, weight):
         ([1e-200, 1e-200], 0.0),
         ([math.inf, 1e-200], math.inf),
         ([0.0, 1e300], 0.0),
+        ([0.0, 1e300, 1e300], 0.0),  # in any order
+        ([1e300, 1e300, 0.0], 0.0),
+        ([math.nan, 1e300, 1e300], math.nan),
+        ([0.0, math.inf, 1e300, 1e300], math.nan),
+        ([-1e300, 1e300], -math.inf),
         ([3.0, 4.0], 12.0),
         ([0.51 * 2.0**50] * 1200 + [2.0**-50 / 0.51] * 1200, 1.0),  # and of their fractions
     ],
 )
 def test_products_of_many_numbers(values, expected):
     found = norms.multiplied([torch.tensor(value, dtype=torch.float64) for value in values])
-    assert float(found) == pytest.approx(expected, rel=1e-11, abs=0)
+    assert float(found) == pytest.approx(expected, rel=1e-11, abs=0, nan_ok=True)
+    assert (found.dtype, found.shape) == (torch.float64, ())
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-30, 1.0, 1e30, 1e200])

@@ -4,8 +4,9 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn.functional import mse_loss
+from torch.nn.parallel import DistributedDataParallel
 
 import ireg
 from ireg.core.differenced_hessian import DifferencedHessian
@@ -230,6 +231,39 @@ def test_curvature_terms_by_both_derivatives():
     assert found.keys() == expected.keys()
     for tag in ("curvature/lambda_max", "curvature/batch_sharpness", "curvature/gni", "curvature/along_step"):
         assert found[tag] == pytest.approx(expected[tag], rel=1e-5), tag
+
+
+@pytest.fixture
+def one_rank():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("view", [True, False])
+def test_gradients_stay_where_the_wrappers_buffers_are_written_again(one_rank, view):
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    passes = own_passes(DistributedDataParallel(model, gradient_as_bucket_view=view), mse_loss, None)
+    with passes.opened(detached_parameters(model)):
+        found = [passes.passes(batch)[2] for batch in [*batches(), batches()[0]]]
+    for batch, gradients in zip(batches(), found, strict=False):
+        expected = torch.autograd.grad(mse_loss(model(batch[0]), batch[1]), list(model.parameters()))
+        torch.testing.assert_close(list(gradients.values()), list(expected), rtol=1e-12, atol=0)
+
+
+def test_gradients_of_training_stay_where_they_are_the_wrappers_buffers(one_rank):
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    for inputs, targets in batches()[:2]:  # the buffers are made again after the first
+        model.zero_grad()
+        mse_loss(wrapped(inputs), targets).backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    copies = [gradient.clone() for gradient in gradients]
+    passes = own_passes(wrapped, mse_loss, None)
+    with passes.opened(detached_parameters(model)):
+        passes.passes(batches()[2])
+    assert all(value.grad is gradient for value, gradient in zip(model.parameters(), gradients, strict=True))
+    assert all(map(torch.equal, gradients, copies))
 
 
 def test_no_backward_pass_where_no_gradient_is_asked_for(monkeypatch):

@@ -197,6 +197,7 @@ def test_nothing_of_the_training_is_changed():
         ({"tolerance": 0.0}, "tolerance=0.0: must be a share between 0 and 1; 0.001 is usual"),
         ({"tolerance": 1.0}, "tolerance=1.0"),
         ({"max_steps": 0}, "max_steps=0: must be at least 1; 65536 are usual"),
+        ({"max_steps": 1}, "has not faded after 1 steps"),
         ({"make_optimizer": lambda p: torch.optim.Adagrad(p), "max_steps": 64}, "has not faded after 64 steps"),
         ({"batches": []}, "there are no minibatches"),
     ],
@@ -205,6 +206,25 @@ def test_what_has_no_flow_is_refused(changes, match):
     given = {"make_optimizer": RULED["sgd"], "model": model(), "batches": BATCHES, "criterion": mse_loss} | changes
     with pytest.raises(ValueError, match=match):
         ireg.modified_flow(**given)
+
+
+class Emptying(torch.optim.SGD):
+    """One that writes to the gradients it gets."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for value in self.param_groups[0]["params"]:
+            value.grad.zero_()
+
+
+def test_an_optimizer_may_write_to_the_gradients_it_gets():
+    before = {name: value.clone() for name, value in GRADIENT.items()}
+    expected, found = (
+        respond(lambda p, kind=kind: kind(p, lr=1e-2, momentum=0.8), START, GRADIENT, product)
+        for kind in (torch.optim.SGD, Emptying)
+    )
+    assert all(torch.equal(value, before[name]) for name, value in GRADIENT.items())
+    assert off(found.correction, expected.correction) == off(found.leading, expected.leading) == 0.0
 
 
 def test_where_nothing_moves_there_is_no_alignment():

@@ -270,6 +270,16 @@ def test_a_record_has_all_of_the_step():
     assert witness.record is None
 
 
+def test_a_record_keeps_the_gradients_that_are_emptied_after_the_step():
+    module = toy()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    witness = Witness(optimizer, module)
+    witness.ask()
+    step(module, optimizer)
+    optimizer.zero_grad(set_to_none=False)
+    assert {name: float(value) for name, value in witness.record.gradient.items()} == {"weight": 4.0, "bias": 4.0}
+
+
 @pytest.mark.filterwarnings("ignore:Using backward")
 def test_a_record_of_gradients_that_have_a_graph_holds_none():
     module = nn.Linear(1, 1)

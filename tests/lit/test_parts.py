@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ireg.data.labels import NoisyLabels
+from ireg.lit.fit import TrainingFit
 from ireg.lit.sums import EpochSums
 from ireg.lit.trial import Tried, try_out
 from ireg.options import Options
@@ -26,6 +27,20 @@ def test_the_sums_of_an_epoch_make_its_row():
     for penalty in (0.25, 0.75):
         penalized.add(torch.tensor([0]), torch.tensor(1.0), wrong=torch.tensor(0), penalty=torch.tensor(penalty))
     assert penalized.row()["penalty/value"] == 0.5
+
+
+def test_examples_that_were_not_seen_count_nowhere():
+    clean = torch.tensor([0, 0, 1, 1, 0])
+    observed = torch.tensor([0, 1, 1, 0, 1])
+    fit = TrainingFit(NoisyLabels(observed, clean, observed != clean), cross_entropy)
+    logits = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
+    fit.add(torch.tensor([1]), logits[:1])
+    fit.add(torch.tensor([2, 3]), logits[1:])
+    assert fit.wrong().tolist() == [False, True, False, False, False]
+    assert fit.error() == pytest.approx(1 / 3, rel=1e-12)
+    each = [cross_entropy(row, label).item() for row, label in zip(logits, observed[1:4], strict=True)]
+    assert fit.loss() == pytest.approx(sum(each) / 3, rel=1e-6)
+    assert fit.shares() == {"fit/clean_error": 0.0, "fit/memorized": 0.5, "fit/recovered": 0.5}
 
 
 class Elsewhere(nn.Module):

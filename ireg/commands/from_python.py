@@ -54,7 +54,7 @@ def sweep(overrides: Sequence[str], *, folder: str | Path | None = None, quiet: 
     placed = [] if folder is None else [f"hydra.sweep.dir={_quoted(Path(folder).absolute())}"]
     with TemporaryDirectory() as temporary:
         note = Path(temporary, "asked.json")
-        command = [sys.executable, "-P", "-m", "ireg.sweeps.from_python", str(note), *overrides, *placed]
+        command = [sys.executable, "-P", "-m", "ireg.commands.from_python", str(note), *overrides, *placed]
         code, last = _passed_on(command, quiet=quiet)
         if code == EXIT_USER_ERROR:
             raise UserError(last.removeprefix("error: "))

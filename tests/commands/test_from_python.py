@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 import ireg
-from ireg.sweeps import from_python
+from ireg.commands import from_python
 from ireg.system.errors import UserError
 
 SMALL = ["epochs=1", "data=digits", "data.train_size=64", "data.test_size=64", "model.hidden=[8]"]
@@ -32,7 +32,7 @@ def commanded(monkeypatch, code, lines, asked=None):
         def __init__(self, command, **_):
             self.stdout = [f"{line}\n" for line in lines]
             if asked is not None:
-                note = command[command.index("ireg.sweeps.from_python") + 1]
+                note = command[command.index("ireg.commands.from_python") + 1]
                 with open(note, "w") as file:
                     json.dump(asked, file)
 
