@@ -71,7 +71,7 @@ audit: $(TOOLS)/installed ## Ask PyPI's advisories about each version in constra
 paper: install ## Run Singh's experiment (300 epochs) and draw its figures in multirun/paper
 	$(RUN) train.py experiment=paper
 
-demo: install ## The same experiment for 10 epochs, in multirun/demo
+demo: install ## Does Adam generalize worse? Three optimizers, three seeds, at equal training loss and at the end
 	$(RUN) train.py experiment=demo
 
 NAME ?= paper

@@ -197,7 +197,7 @@ def test_options_have_the_defaults_that_their_help_names(monkeypatch):
             several = option.default if isinstance(option.default, list) else [option.default]
             named[option.dest] = " ".join(map(str, several))
             assert f"(default: {named[option.dest]})" in option.help
-    assert {"port", "jobs", "orders", "refinements", "processes", "seed", "step", "optimizers", "loss"} <= named.keys()
+    assert {"jobs", "orders", "refinements", "processes", "seed", "step", "optimizers", "loss"} <= named.keys()
 
 
 def test_help_and_version_come_before_torch():
