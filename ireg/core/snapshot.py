@@ -55,7 +55,7 @@ from ireg.core.sharpness import (
 )
 from ireg.core.steepest_noise import steepest_noise
 from ireg.core.types import Batch, Descended, LossFn, Params, Shared
-from ireg.core.wide import brought
+from ireg.core.wide import brought, wide
 
 NO_FADE = "no fade"
 """Kept for the next measurement where an optimizer's memory has not faded: it would take as many steps again."""
@@ -506,7 +506,7 @@ class Snapshot:
         gradients = self.frozen_gradients
         if dividing is not None:
             found = preconditioner_noise(gradients, dividing, stream, sampling=self.sampling)
-            weights = torch.cat([brought(value, gradients.mean).flatten() for value in self.moving.values()])
+            weights = torch.cat([wide(value).flatten() for value in self.moving.values()])
             decay = optimizer.decoupled_decay * weights
             return replace(found, leading=found.leading + decay, noiseless=found.noiseless + decay)
         if optimizer.steepest is not None:
