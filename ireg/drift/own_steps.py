@@ -34,6 +34,7 @@ from ireg.certify.any_optimizer import (
     PLAIN,
     MakeAt,
     Settled,
+    Smooth,
     end_of_leading_flow,
     end_of_steps,
     ends_of_flows,
@@ -45,10 +46,10 @@ from ireg.core.frozen_gradients import FrozenGradients
 from ireg.core.functional import gradient, measuring, require_gradients_elsewhere
 from ireg.core.hessian import hessian_product
 from ireg.core.moving import moving_parameters
-from ireg.core.norms import inner, norm
+from ireg.core.norms import cosine, inner, norm
 from ireg.core.optimizers import view
 from ireg.core.params import add_scaled
-from ireg.core.ramp import Driven, NoFlowError, distance, lowest_precision, respond, settled_step
+from ireg.core.ramp import Driven, Line, NoFlowError, distance, lowest_precision, respond, settled_step
 from ireg.core.random import named_generator
 from ireg.core.types import Batch, Params
 from ireg.drift.problem import Problem, flattened, in_double
@@ -124,12 +125,14 @@ class MeanLoss:
 class FullBatch:
     """The drift on full batches at one rate.
 
-    Norms are shares of that of the leading flow's displacement; all but the first two are None where `reason` says why.
+    Norms are shares of that of the leading flow's displacement; all from `drift` on are None where `reason` says why.
 
     Attributes:
         rate: η.
         strength: ‖c‖/‖F‖ at the start.
         steps: N.
+        smoothness: the cosine of ∇C(ω − Δ) − ∇C(ω) and −HΔ, the ramp taking one for the other. Kinks, as ReLU has them,
+            make it less than 1, and the predicted drift is then not that of the loss.
         drift: ‖D‖.
         predicted: ‖d‖, of the ramp's flow.
         k: ⟨D, d⟩/‖d‖²: 1 in the limit of small rates.
@@ -141,6 +144,7 @@ class FullBatch:
     rate: float
     strength: float
     steps: int
+    smoothness: float
     drift: float | None = None
     predicted: float | None = None
     k: float | None = None
@@ -162,7 +166,8 @@ class Minibatches:
         added: ‖mean of the ends − the full-batch end‖, without the bias by noise. Where it is 0, the error is that of
             the vector: an upper bound.
         noise: N‖F‖ at order 0, the same way.
-        k: of the added part along −N F, over N²‖F‖²; None where F is within three of its errors of 0.
+        k: of the added part along −N F, over N²‖F‖², with an error that includes that of N‖F‖; None where F is within
+            three of its errors of 0.
     """
 
     rate: float
@@ -292,7 +297,8 @@ def _settled(loss: MeanLoss, make: MakeAt, rate: float, uphill: Params) -> Settl
     """
     start, made = loss.start, make(rate)
     response = respond(made, start, uphill, partial(loss.product, start), tolerance=FADED, most=MOST)
-    if not response.strength:
+    line = Line(made, start, uphill, response.leading, loss.product(start, response.leading))
+    if float(norm(response.correction)) <= line.rounding(response.steps):
         raise NoFlowError("a step does not respond to small changes of the gradient, as a sign does not: no response")
     _, constant = settled_step(made, start, uphill, tolerance=FADED**2, most=MOST)
     return Settled(loss, made, constant, math.ceil(PART * response.steps))
@@ -314,8 +320,9 @@ def _full_batches(settled: Settled, make: MakeAt, rate: float, count: int, halvi
     for number in range(halvings):
         lower, steps = rate / 2**number, count * 2**number
         at = replace(settled, make=make(lower))
-        strength = at.line(at.problem.start).response(at.memory, with_nonlinearity=False).strength
-        unmeasured = FullBatch(rate=lower, strength=strength, steps=steps)
+        line = at.line(at.problem.start)
+        strength = line.response(at.memory, with_nonlinearity=False).strength
+        unmeasured = FullBatch(rate=lower, strength=strength, steps=steps, smoothness=_smoothness(at.problem, line))
         if not strength < VALID_STRENGTH:
             reason = (
                 f"the strength is {strength:.2g} at rate {lower:g}, and from {VALID_STRENGTH:g} on the expansion does "
@@ -327,6 +334,11 @@ def _full_batches(settled: Settled, make: MakeAt, rate: float, count: int, halvi
         flow = _integrated(at, steps, end) if flow is None else flow
         found.append(_full_batch(at, unmeasured, end, flow))
     return tuple(found)
+
+
+def _smoothness(problem: Smooth, line: Line) -> float:
+    there = problem.gradient(add_scaled(line.weights, line.along, -1.0))
+    return float(cosine(add_scaled(line.gradient, there, -1.0), line.uphill))
 
 
 @dataclass(frozen=True)
@@ -362,9 +374,9 @@ def _full_batch(at: Settled, unmeasured: FullBatch, end: Params, flow: _Integrat
     if not flow.change <= ALLOWED * size:  # nan, too
         return replace(
             unmeasured,
-            reason=f"the leading flow over {unmeasured.steps} steps at rate {unmeasured.rate:g} is too stiff or too "
-            f"rough: {flow.parts} steps of its integration do not tell the drift from it; choose fewer "
-            "--full-batch-steps",
+            reason=f"the leading flow over {unmeasured.steps} steps at rate {unmeasured.rate:g} is too stiff, or too "
+            f"rough by kinks (smoothness {unmeasured.smoothness:.2g}): {flow.parts} steps of its integration do not "
+            "tell the drift from it; choose fewer --full-batch-steps",
         )
     return replace(
         unmeasured,
@@ -382,7 +394,7 @@ def _minibatches(at: Settled, loss: MeanLoss, rate: float, orders: int) -> Minib
     gradients = [loss.of_batch(start, number) for number in range(size)]
     with loss.problem.measuring():
         frozen = FrozenGradients(loss.problem.loss, start, loss.batches)
-    noise = driven_noise(at.make, frozen, start, generator, orders=max(orders // 2, 2))
+    noise = driven_noise(at.make, frozen, start, generator, orders=orders)
     whole = flattened(end_of_steps(at, size))
     past = -(-at.memory // size)
     added = []
@@ -396,7 +408,8 @@ def _minibatches(at: Settled, loss: MeanLoss, rate: float, orders: int) -> Minib
     k = None
     if at_rest.value > max(SEEN * at_rest.error, ROUNDED):
         along = [float(one @ -noise.mean) / (size * noise.square) for one in added]
-        k = _mean(along)
+        value, error = _mean(along)
+        k = Estimate(value, math.hypot(error, value * at_rest.error / at_rest.value))
     return Minibatches(rate=rate, orders=orders, steps=size, added=_share(of_ends, way), noise=at_rest, k=k)
 
 

@@ -19,7 +19,7 @@ from ireg.statistics import NOTHING
 from ireg.system.errors import UserError
 
 HEADER = ("run", "optimizer", "rate", "part", "quantity", "value", "error")
-ON_FULL_BATCHES = ("strength", "drift", "predicted", "k", "residual", "integration")
+ON_FULL_BATCHES = ("smoothness", "strength", "drift", "predicted", "k", "residual", "integration")
 ON_MINIBATCHES = ("added", "noise", "k")
 
 
@@ -107,7 +107,22 @@ def rows(result: Result) -> Iterator[list[Any]]:
 
 def text(results: Sequence[Result]) -> str:
     """Write the tables for a terminal, and what is left out of them."""
-    first = [["run", "optimizer", "memory", "rate", "steps", "‖c‖/‖F‖", "drift", "predicted", "k", "residual", "flow"]]
+    first = [
+        [
+            "run",
+            "optimizer",
+            "memory",
+            "rate",
+            "steps",
+            "smooth",
+            "‖c‖/‖F‖",
+            "drift",
+            "predicted",
+            "k",
+            "residual",
+            "flow",
+        ]
+    ]
     second = [["run", "optimizer", "rate", "orders", "steps", "added", "noise at order 0", "k"]]
     sentences = []
     for result in results:
