@@ -309,7 +309,7 @@ def end_of_steps(at: Settled, steps: int) -> Params:
 
 
 def end_of_leading_flow(at: Settled, steps: int, parts: int) -> Params:
-    """Integrate the flow without correction over so many steps; return its end. It takes a quarter of the time."""
+    """Integrate the flow without correction over so many steps; return its end."""
     point = at.problem.start
     for _ in range(parts):
         found: list[Params] = []

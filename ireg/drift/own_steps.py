@@ -93,7 +93,7 @@ class MeanLoss:
 
     @cached_property
     def parts(self) -> list[tuple[float, Batch]]:
-        """The minibatches with their weights in C; those of one size are joined where examples are independent."""
+        """The minibatches with their weights in C; those of one size are joined if they can be."""
         whole = len(self.batches) if self.problem.has_loss_of_examples else 0
         if len(self.batches.indices[-1]) < self.problem.batch_size:
             whole = min(whole, len(self.batches) - 1)
@@ -155,7 +155,7 @@ class FullBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Minibatches:
-    """What minibatches in drawn orders add at one rate, as values with standard errors over pairs of orders.
+    """What minibatches in drawn orders add at one rate, with standard errors over pairs of orders.
 
     Norms are shares of N‖Δ‖, Δ the first step of the leading flow.
 
@@ -414,7 +414,7 @@ def _minibatches(at: Settled, loss: MeanLoss, rate: float, orders: int) -> Minib
 
 
 def _end_of_order(at: Settled, loss: MeanLoss, gradients: Sequence[Params], epochs: Tensor) -> Tensor:
-    """Take the last of some epochs from the start, all before along the line, with the minibatches' gradients."""
+    """Take the last of some epochs from the start, on minibatches, and all before along the line."""
     line, start = at.line(loss.start), loss.start
     driven = Driven(at.make, start)
     *past, last = epochs.tolist()
@@ -429,7 +429,7 @@ def _end_of_order(at: Settled, loss: MeanLoss, gradients: Sequence[Params], epoc
 
 
 def _share(found: Fluctuation, whole: float) -> Estimate:
-    """Return the norm of a mean without bias as a share; of noise alone, 0 with the norm of the standard error."""
+    """Return the norm of a mean without bias as a share; of noise alone 0, and the error's norm."""
     value, error = found.change
     return Estimate(value / whole, (float(found.variance.sum()) ** 0.5 if error is None else error) / whole)
 
