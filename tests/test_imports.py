@@ -113,6 +113,7 @@ ARROWS = {
     "drift": {
         "analysis",
         "catalogue",
+        "certify",
         "config",
         "core",
         "experiment",

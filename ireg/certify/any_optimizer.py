@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -223,16 +224,16 @@ def _accuracy(
                 reason="a step does not respond to small changes of the gradient, as a sign does not",
             )
         rate *= min(1e3, max(1e-3, STRENGTH / first.strength))
-        line = _Settled(problem, make(rate), constant, memory).line(start)
+        line = Settled(problem, make(rate), constant, memory).line(start)
         first = line.response(memory, with_nonlinearity=False)
     steps = max(4, math.ceil(TRAVEL * float(norm(start)) / float(norm(first.leading))))
     rates = tuple(rate / 2**number for number in range(HALVINGS))
     errors: dict[str, list[float]] = {}
     for number, lower in enumerate(rates):
-        at = _Settled(problem, make(lower), constant, math.ceil(PART * memory))
-        end = _end(at, steps * 2**number)
+        at = Settled(problem, make(lower), constant, math.ceil(PART * memory))
+        end = end_of_steps(at, steps * 2**number)
         wrong = {other: replace(at, make=made(lower)) for other, made in others.items()}
-        for flow, point in _flows(at, steps * 2**number, factors, parts, wrong).items():
+        for flow, point in ends_of_flows(at, steps * 2**number, factors, parts, wrong).items():
             errors.setdefault(flow, []).append(distance(end, point))
     size = float(norm(first.correction))
     bend = float(norm(first.slope)) / 2
@@ -258,8 +259,22 @@ def _of_weights(problem: Network, make: Make, whole: Response) -> float:
     return float(norm(line.correction(whole.steps)))
 
 
+class Smooth(Protocol):
+    """A loss with a gradient and products with its Hessian, at any weights."""
+
+    @property
+    def start(self) -> Params:
+        """The weights at time 0, by name."""
+
+    def gradient(self, weights: Params) -> Params:
+        """Compute ∇C, by name."""
+
+    def product(self, weights: Params, direction: Params) -> Params:
+        """Compute Hv, by name."""
+
+
 @dataclass(frozen=True)
-class _Settled:
+class Settled:
     """An optimizer at one rate, with the numbers of steps after which it is settled.
 
     Attributes:
@@ -269,7 +284,7 @@ class _Settled:
         memory: steps along a line.
     """
 
-    problem: Network
+    problem: Smooth
     make: Make
     constant: int
     memory: int
@@ -284,8 +299,8 @@ class _Settled:
         return Line(self.make, point, self.problem.gradient(point), leading, self.problem.product(point, leading))
 
 
-def _end(at: _Settled, steps: int) -> Params:
-    """Let an optimizer that comes along its line take steps."""
+def end_of_steps(at: Settled, steps: int) -> Params:
+    """Let an optimizer that comes along its line take so many steps; return where they end."""
     driven, _, _ = at.line(at.problem.start).driven(at.memory, late=1)
     driven.put(at.problem.start)
     for _ in range(steps):
@@ -293,8 +308,19 @@ def _end(at: _Settled, steps: int) -> Params:
     return driven.weights
 
 
-def _flows(
-    at: _Settled, steps: int, factors: Mapping[str, float], parts: int, others: Mapping[str, _Settled]
+def end_of_leading_flow(at: Settled, steps: int, parts: int) -> Params:
+    """Integrate the flow without correction over so many steps; return its end."""
+    point = at.problem.start
+    for _ in range(parts):
+        found: list[Params] = []
+        for stage in STAGES:
+            found.append(at.leading(_summed(point, found, stage, steps / parts)))
+        point = _summed(point, found, WEIGHTS, steps / parts)
+    return point
+
+
+def ends_of_flows(
+    at: Settled, steps: int, factors: Mapping[str, float], parts: int, others: Mapping[str, Settled]
 ) -> dict[str, Params]:
     """Integrate the flows, in units of a step, and return their ends by name.
 

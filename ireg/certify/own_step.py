@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from ireg.certify.any_optimizer import HALF, LATE, MODIFIED, PLAIN, Accuracy, Ma
 from ireg.certify.logged_tables import verdict
 from ireg.core.ramp import Make
 from ireg.system.errors import UserError
+
+POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def class_at(path: str) -> type[Optimizer]:
@@ -48,24 +51,35 @@ def class_at(path: str) -> type[Optimizer]:
     return found
 
 
-def settings_of(given: Sequence[str]) -> dict[str, Any]:
+def settings_of(given: Sequence[str], *, with_rate: bool = False) -> dict[str, Any]:
     """Read arguments of an optimizer, as `betas=[0.6,0.8]`.
 
+    Args:
+        given: NAME=VALUE each.
+        with_rate: whether the rate may be among them.
+
     Raises:
-        UserError: one has no value or cannot be read, or is the rate, which is chosen here.
+        UserError: one has no value or cannot be read, or is the rate, where that is chosen here.
     """
     settings = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise UserError(f"--set {text}: must be NAME=VALUE, like betas=[0.6,0.8]")
-        if name == "lr":
+        if name == "lr" and not with_rate:
             raise UserError(f"--set {text}: the rates are chosen by what the optimizer remembers; leave lr out")
         try:
-            settings[name] = yaml.safe_load(value)
+            settings[name] = _with_powers(yaml.safe_load(value))
         except yaml.YAMLError:
             raise UserError(f"--set {text}: {value!r} cannot be read; write it like betas=[0.6,0.8]") from None
     return settings
+
+
+def _with_powers(value: Any) -> Any:
+    """Read numbers like 1e-3, which YAML takes for text, as torch's users write them."""
+    if isinstance(value, list):
+        return [_with_powers(one) for one in value]
+    return float(value) if isinstance(value, str) and POWER.fullmatch(value) else value
 
 
 def maker(path: str, settings: Mapping[str, Any]) -> MakeAt:

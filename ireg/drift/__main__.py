@@ -66,6 +66,29 @@ def _parser() -> argparse.ArgumentParser:
         metavar="H",
         help="with --explicit, length of the penalty's differences (default: 0.01)",
     )
+    parser.add_argument(
+        "--own-steps",
+        action="store_true",
+        help="measure the drift from the optimizer's own steps instead, without a rule; writes own_steps.json and .csv",
+    )
+    parser.add_argument(
+        "--optimizer",
+        metavar="CLASS",
+        help="the same of another optimizer at the run's weights, by its import path, like torch.optim.Adamax",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="with --optimizer its arguments, like betas=[0.9,0.95]; lr=1e-4 is the rate (default: the run's)",
+    )
+    parser.add_argument(
+        "--full-batch-steps",
+        type=int,
+        metavar="N",
+        help="with --own-steps, steps on full batches (default: as many as an epoch has)",
+    )
     add_run_options(
         parser, output="(default: RUN/drift); of several runs DIR/RUN, and all together in DIR", at_once="orders"
     )
@@ -77,6 +100,11 @@ def _measure(given: argparse.Namespace) -> None:
         given.shrinking = given.refinements
     _check(given)
     # Imported late: torch and lightning take seconds, which `--help` and a wrong option need not wait for.
+    if given.own_steps or given.optimizer is not None:
+        from ireg.drift.own_steps_study import OWN_STEPS
+
+        OWN_STEPS.measure(given)
+        return
     from ireg.drift.explicit import EXPLICIT
     from ireg.drift.study import DRIFT
 
@@ -103,7 +131,26 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(f"--flow-lr {given.flow_lr:g}: must be a finite number above 0, like 1e-6")
     if not 0 < given.step < math.inf:
         raise UserError(f"--step {given.step:g}: must be a finite number above 0, like 0.01")
+    _check_own_steps(given)
     find_runs(given.runs)
+
+
+def _check_own_steps(given: argparse.Namespace) -> None:
+    """Check the options of the drift from own steps.
+
+    Raises:
+        UserError: one is out of its range, or belongs to another measurement.
+    """
+    if given.own_steps or given.optimizer is not None:
+        others = {"--explicit": given.explicit, "--flow-lr": given.flow_lr is not None}
+        for option in (name for name, chosen in others.items() if chosen):
+            raise UserError(f"{option}: is no option of the drift from own steps; leave it out, and choose --set lr=…")
+        if given.full_batch_steps is not None and given.full_batch_steps < 1:
+            raise UserError(f"--full-batch-steps {given.full_batch_steps}: must be at least 1")
+        return
+    for option, chosen in (("--set", given.set), ("--full-batch-steps", given.full_batch_steps is not None)):
+        if chosen:
+            raise UserError(f"{option}: is of the drift from own steps; add --own-steps or --optimizer CLASS")
 
 
 if __name__ == "__main__":

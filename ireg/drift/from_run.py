@@ -42,13 +42,14 @@ class Start:
     test: tuple[Tensor, Tensor]
 
 
-def load(folder: Path, *, seed: int, trust: Trust = NOTHING_MORE) -> Start:
+def load(folder: Path, *, seed: int, trust: Trust = NOTHING_MORE, needs_rule: bool = True) -> Start:
     """Load a finished run as it stood after its last epoch.
 
     Args:
         folder: of the run.
         seed: of the orders.
         trust: what its configuration may name beside the package's own.
+        needs_rule: whether an optimizer without rule, or whose memory never fades, is refused.
 
     Raises:
         UserError: no run, one whose configuration names what is not trusted, one that is not finished or diverged, no
@@ -76,7 +77,8 @@ def load(folder: Path, *, seed: int, trust: Trust = NOTHING_MORE) -> Start:
             seed=seed,
             regularizer=None if classifier.objective is None else classifier.objective.regularizer,
         )
-        _ = problem.optimizer.memory  # raises where it never fades
+        if needs_rule:
+            _require_memory(folder, problem)
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder / CHECKPOINT}: {' '.join(str(error).split())}") from error
     return Start(
@@ -87,6 +89,16 @@ def load(folder: Path, *, seed: int, trust: Trust = NOTHING_MORE) -> Start:
         problem=problem,
         test=(data.test_inputs.to(problem.inputs), data.test_labels.observed),
     )
+
+
+def _require_memory(folder: Path, problem: Problem) -> None:
+    """Refuse an optimizer without rule, or whose memory never fades."""
+    try:
+        _ = problem.optimizer.memory
+    except ValueError as error:
+        raise UserError(
+            f"{folder / CHECKPOINT}: {' '.join(str(error).split())}; `ireg drift RUN --own-steps` needs no rule"
+        ) from error
 
 
 def _check_repeatable(folder: Path, settings: Config) -> None:

@@ -51,6 +51,7 @@ class Instrument:
         pooled: whether the text is of all runs together. Then several runs have files of all even without `--output`,
             and below `--output` each run has a folder, one run too.
         indent: of the JSON file.
+        needs_rule: whether runs are refused whose optimizer has no rule.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Instrument:
     known_by: Sequence[str] = ()
     pooled: bool = False
     indent: int | None = 1
+    needs_rule: bool = True
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -127,7 +129,7 @@ class Instrument:
             output = below(folder, self.folder)
         else:
             output = shared if alone and not self.pooled else shared / folder.name
-        start = load(folder, seed=given.seed, trust=trust_of(given))
+        start = load(folder, seed=given.seed, trust=trust_of(given), needs_rule=self.needs_rule)
         chosen = self.options(start, given)
         known = self._kept(output, chosen)
         if known is not None:

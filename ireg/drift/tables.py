@@ -117,14 +117,14 @@ def text(results: Sequence[Result]) -> str:
         second.append(_fitted(result["run"], flow))
         if flow.get("finite_step") is not None:
             third.append(_finite_step(result["run"], flow))
-    parts = ["Finite steps less small steps: changes of the logarithm ± standard error", _table(first)]
+    parts = ["Finite steps less small steps: changes of the logarithm ± standard error", table(first)]
     if len(second) > 1:
-        parts += ["", "Mean drift against the leading flow: all k = 1 is the theorem", _table(second)]
+        parts += ["", "Mean drift against the leading flow: all k = 1 is the theorem", table(second)]
     if len(third) > 1:
         parts += [
             "",
             "Finite step alone: the drift less F at rate 0, against M + V; k = 1 is the theorem",
-            _table(third),
+            table(third),
         ]
     return "\n".join([*parts, *sentences])
 
@@ -149,7 +149,7 @@ def _finite_step(run: str, flow: Result) -> list[str]:
 
 
 def _all_measured(estimates: Result) -> dict[str, str]:
-    return {name: _measured(*_numbers(estimate)) for name, estimate in estimates.items()}
+    return {name: measured(*_numbers(estimate)) for name, estimate in estimates.items()}
 
 
 def _small_steps(result: Result) -> Iterator[list[str]]:
@@ -157,7 +157,7 @@ def _small_steps(result: Result) -> Iterator[list[str]]:
     for memory, steps in result["small_steps"].items():
         for place in ("mean", "ends") if steps is not None else ():
             names = ("time/loss", "time/squares", "equal C/squares", "equal C moved/squares", "position/loss")
-            *changes, position = (_measured(*_numbers(steps.get(f"{place}/{name}", (None, None)))) for name in names)
+            *changes, position = (measured(*_numbers(steps.get(f"{place}/{name}", (None, None)))) for name in names)
             direction = verdict(steps[f"{place}/equal C/squares"])
             loss, rate = math.exp(steps[f"{place}/plain/loss"][0]), f"{result['lr']:g}"
             yield [result["run"], rate, memory, place, f"{loss:.4g}", *changes, direction, position]
@@ -176,7 +176,7 @@ def _numbers(estimate: Sequence[float | None]) -> tuple[float, float]:
     return value, error
 
 
-def _measured(value: float, error: float) -> str:
+def measured(value: float, error: float) -> str:
     """Write a number with as many digits as the standard error allows."""
     if not math.isfinite(value):
         return NOTHING
@@ -186,7 +186,8 @@ def _measured(value: float, error: float) -> str:
     return plus_minus(value, error, f".{digits}f")
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Write rows of cells in columns, for a terminal."""
     cells = [[as_shown(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
