@@ -77,7 +77,8 @@ def blocks(text: str) -> list[Block]:
         if kind != "text":
             found.append(Block(kind, content, "", None))
         elif not found or found[-1].span is not None or text[end : match.start()].strip():
-            raise ValueError(f"a block of text follows no code: {content.partition(chr(10))[0]!r}; it must be an output")
+            head = content.partition("\n")[0]
+            raise ValueError(f"a block of text follows no code: {head!r}; it must be an output")
         else:
             found[-1] = found[-1]._replace(output=content, span=match.span(2))
         end = match.end()
@@ -153,7 +154,7 @@ def with_outputs(text: str, printed: Sequence[str]) -> str:
     for block, output in reversed(list(zip(blocks(text), printed, strict=True))):
         if (block.span is None) == bool(output):
             head = block.code.partition("\n")[0]
-            raise ValueError(f"the block that begins with {head!r}: a block of text follows where it prints, only there")
+            raise ValueError(f"the block that begins with {head!r}: a block of text follows if it prints, only then")
         if block.span is not None:
             text = text[: block.span[0]] + output + text[block.span[1] :]
     return text
