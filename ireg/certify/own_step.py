@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from ireg.certify.any_optimizer import HALF, LATE, MODIFIED, PLAIN, Accuracy, Ma
 from ireg.certify.logged_tables import verdict
 from ireg.core.ramp import Make
 from ireg.system.errors import UserError
+
+
+_WITHOUT_DOT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
 def class_at(path: str) -> type[Optimizer]:
@@ -62,7 +66,8 @@ def settings_of(given: Sequence[str]) -> dict[str, Any]:
         if name == "lr":
             raise UserError(f"--set {text}: the rates are chosen by what the optimizer remembers; leave lr out")
         try:
-            settings[name] = yaml.safe_load(value)
+            # YAML takes 1e-8, which has no dot, for a text.
+            settings[name] = float(value) if _WITHOUT_DOT.fullmatch(value) else yaml.safe_load(value)
         except yaml.YAMLError:
             raise UserError(f"--set {text}: {value!r} cannot be read; write it like betas=[0.6,0.8]") from None
     return settings

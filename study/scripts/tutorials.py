@@ -1,7 +1,7 @@
-"""`python -m study.scripts.tutorials batch_size`: the code of a tutorial, run, and what it prints and draws.
+"""`python -m study.scripts.tutorials batch_size`: run a tutorial, and write what it prints and draws.
 
 A page docs/tutorial_NAME.md has blocks of Python and of commands, run in their order in one empty folder. A block of
-`text` that follows one directly is what that one prints. This writes these blocks anew, and the page's picture.
+`text` that follows one directly is what that one prints. This writes these blocks again, and the page's picture.
 """
 
 from __future__ import annotations
