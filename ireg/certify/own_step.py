@@ -22,7 +22,6 @@ from ireg.certify.logged_tables import verdict
 from ireg.core.ramp import Make
 from ireg.system.errors import UserError
 
-
 _WITHOUT_DOT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
