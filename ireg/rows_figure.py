@@ -59,8 +59,11 @@ def rows_figure(rows: DataFrame, tags: Sequence[str] | None = None) -> Figure:
         if not (values < 0).any() and len(positive) and positive.max() > DECADE * positive.min():
             axis.set_yscale("log", nonpositive="clip")
         units = {CATALOGUE[entry(tag)].unit for tag in of_kind if entry(tag) in CATALOGUE}
-        axis.set_title(f"{kind}/" + (f" ({units.pop()})" if len(units) == 1 else ""), fontsize="medium")
+        unit = f" ({units.pop()})" if len(units) == 1 and units != {"1"} else ""
+        single = len(of_kind) == 1  # named by its title: a legend finds no room that bars leave free
+        axis.set_title((of_kind[0] if single else f"{kind}/") + unit, fontsize="medium")
         axis.set_xlabel({"step": "optimizer steps", "epoch": "epoch"}[along])
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize="small")
+        if not single:
+            axis.legend(frameon=False, fontsize="small")
     return figure

@@ -51,7 +51,7 @@ def blocks(kind):
 def test_code_is_in_blocks_with_a_language(path):
     text = path.read_text(encoding="utf-8")
     languages = {language.split()[0] for language, _ in FENCED.findall(text)}
-    assert languages <= {"sh", "python", "yaml", "bibtex", *NO_CODE}
+    assert languages <= {"sh", "python", "yaml", "bibtex", "text", *NO_CODE}
     outside = FENCED.sub("", text)
     assert not re.search(r"\n\n    \S", outside), "code without a block is not tested"
 
@@ -164,6 +164,8 @@ def test_python_runs(path, code, prelude, make_run, tmp_path):
         pytest.skip("see test_what_contributing_adds_works")
     if path.name == "in_lightning.md" and "trainer.fit" in code:
         pytest.skip("see tests/study/test_study_trainings.py")
+    if path.name.startswith("tutorial_"):
+        pytest.skip("see tests/study/test_study_tutorials.py")
     for extra in ("transformers", "accelerate"):
         if "from transformers import" in code:
             pytest.importorskip(extra)

@@ -21,7 +21,8 @@ def test_a_panel_a_kind_and_a_line_a_tag():
     })  # fmt: skip
     figure = rows_figure(table)
     terms, norms = figure.axes
-    assert [axis.get_title() for axis in figure.axes] == ["ireg/ (loss)", "norm/ (weight)"]
+    assert [axis.get_title() for axis in figure.axes] == ["ireg/ (loss)", "norm/l2 (weight)"]
+    assert [axis.get_legend() is None for axis in figure.axes] == [False, True]
     assert [line.get_label() for line in terms.containers] == ["ireg/sgd", "ireg/own"]
     drawn = terms.containers[1].lines[0].get_ydata()
     np.testing.assert_array_equal(np.ma.filled(np.ma.asarray(drawn, dtype=float), np.nan), [1.0, np.nan, 3.0])
@@ -35,12 +36,13 @@ def test_tags_can_be_chosen_and_a_negative_value_keeps_the_axis_linear():
     figure = rows_figure(rows(**{"ireg/alignment": [-0.1, 0.001, 0.9], "norm/l2": 1.0}), ["ireg/alignment"])
     (axis,) = figure.axes
     assert axis.get_yscale() == "linear"
+    assert axis.get_title() == "ireg/alignment"  # a number without unit
 
 
 def test_rows_of_epochs_are_over_epochs():
     figure = rows_figure(pd.DataFrame({"epoch": [1, 2], "mine/number": [1.0, 2.0]}))
     assert figure.axes[0].get_xlabel() == "epoch"
-    assert figure.axes[0].get_title() == "mine/"
+    assert figure.axes[0].get_title() == "mine/number"
 
 
 def test_what_cannot_be_drawn_is_said():

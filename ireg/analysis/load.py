@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # pandas takes a while to import and is imported where it is 
 ALWAYS = {"optimizer": "optimizer.name", "lr": "lr", "batch_size": "batch_size", "seed": "seed"}
 NOT_CONFIG = {
     "run", "state", "epoch", "epochs_done", "nonfinite", "error", "best_test_error", "best_epoch", "first_train_loss",
-    "seconds",
+    "seconds", "place", "at",
 }  # fmt: skip
 _ABSENT = object()
 

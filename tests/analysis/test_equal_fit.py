@@ -75,6 +75,19 @@ def test_equal_fit_is_where_all_pass(make_run):
     assert sentences(of(folder)) == [f"no difference is shown there: the smallest p is {smallest:.2g}"]
 
 
+def test_where_a_run_passes_a_loss_is_no_setting(make_run):
+    """Each seed passes a loss at another epoch, and has its lowest error at another one."""
+    for seed in range(3):
+        factor = 1 - 0.1 * seed
+        losses = [2.0, *(factor * loss for loss in LOSSES[1:])]
+        trained(make_run, "sgd", seed, 0.10 + 0.001 * seed, losses=losses)
+        folder = trained(make_run, "adam", seed, 0.12 - 0.001 * seed, losses=losses)
+    found = ireg.compare(folder, at="equal_fit", losses=[0.5])
+    assert found[["place", "setting", "less", "seeds"]].values.tolist() == [["loss 0.5", "sgd", "adam", 3]]
+    assert found["difference"].item() == pytest.approx(0.101 - 0.119, rel=1e-9)
+    assert len(of(folder).compared) == 5
+
+
 def test_where_there_is_nothing_to_compare(make_run):
     folder = trained(make_run, "sgd", 0, 0.1)
     assert of(folder) is None  # one setting

@@ -54,6 +54,14 @@ def _beside_a_module_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.path", list(__import__("sys").path))
 
 
+def test_numbers_of_arguments_are_read_without_a_dot():
+    given = ["eps=1e-8", "lambd=-2E+3", "betas=[0.6,0.8]", "count=3", "name=1e-8x", "fused=false"]
+    read = {"eps": 1e-8, "lambd": -2e3, "betas": [0.6, 0.8], "count": 3, "name": "1e-8x", "fused": False}
+    found = own_step.settings_of(given)
+    assert found == read
+    assert [type(value) for value in found.values()] == [type(value) for value in read.values()]
+
+
 def test_the_loss_has_the_derivatives_that_it_says():
     problem = network()
     weights = {name: value.clone().requires_grad_() for name, value in problem.start.items()}
