@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ireg.system.command import EXIT_USER_ERROR
+from ireg.system.command import EXIT_USER_ERROR, run_as_process
 from ireg.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,4 +107,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_process(main)

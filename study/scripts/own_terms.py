@@ -65,7 +65,7 @@ def table(rows: pd.DataFrame) -> str:
                     f"{epoch}",
                     loss.text(".2f"),
                     own.text(".2g", ".1g"),
-                    strength.text(".3g", ".2g"),
+                    strength.text(".3g"),
                     noise.text(".2f"),
                 ]
             )

@@ -124,7 +124,7 @@ def test_every_command_and_every_console_is_made_in_one_place():
 def test_a_run_in_bad_surroundings(tmp_path):
     """A notebook's backend that is not installed here, a terminal without ±, and markup in the folder's name."""
     surroundings = {"MPLBACKEND": "module://not_installed", "PYTHONIOENCODING": "ascii"}
-    done = call_train("-m", *SMALL, "epochs=1", "seed=0,1", "hydra.sweep.dir='m[/abc]'", cwd=tmp_path, **surroundings)
+    done = call_train("-m", *SMALL, "epochs=1", "seed=0,1,2", "hydra.sweep.dir='m[/abc]'", cwd=tmp_path, **surroundings)
     assert done.returncode == 0
     assert " +- " in done.stdout
     assert f"written: {tmp_path}/m[/abc]/summary.csv" in done.stdout
