@@ -27,6 +27,7 @@ def test_a_network_is_measured(figures):
     assert figures.left_out == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "gpt2"])
 def test_what_has_no_time_is_left_out_and_said(name):
     found = gpu_times.measured(replace(SMALL[name], seconds=0.01), CPU)

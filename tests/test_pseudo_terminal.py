@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
+from contextlib import chdir
 
 import pytest
 
@@ -118,4 +119,5 @@ def test_the_end_is_one_screen_and_no_number_is_broken(sweep, columns):
     best = next(line for line in lines if line.startswith("best: "))
     assert re.search(r"lr=0\.0?1, test error \d+\.\d\d, \d+\.\d\d %", best)
     assert any(line.startswith("report: ") for line in lines)
-    assert lines[-1] == "browse: " + called("browse", "multirun/grid")
+    with chdir(folder):
+        assert lines[-1] == "browse: " + called("browse", "multirun/grid")
