@@ -386,7 +386,7 @@ def _of_mean_step(optimizer: OptimizerState) -> Need:
         ValueError: parameter groups of an optimizer with a rule differ, a second moment that never settles (Adagrad,
             AMSGrad), or several optimizers.
     """
-    if optimizer.steepest is None and optimizer.make is None:
+    if optimizer.has_rule or (optimizer.steepest is None and optimizer.make is None):
         require_uniform(optimizer)
         _ = optimizer.filtered_by
     return NOTHING

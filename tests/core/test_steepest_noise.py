@@ -243,6 +243,18 @@ def test_a_linear_step_does_not_change():
     assert measured(lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), ["mean_step"])["noise/step"] == 0
 
 
+def test_groups_of_a_rule_have_no_mean_step():
+    """Filters know one rate: a number for several would be wrong."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)).double()
+    groups = [{"params": model[0].parameters(), "lr": 0.2}, {"params": model[1].parameters(), "lr": 0.1}]
+    batches = [(torch.full((1, 2), x).double(), torch.ones(1, 1).double()) for x in (1.0, -2.0)]
+    for make in (torch.optim.Adam, torch.optim.RMSprop):
+        with pytest.raises(ValueError, match="give all parameter groups the same"):
+            ireg.measure(
+                model, batches, optimizer=make(groups), criterion=torch.nn.functional.mse_loss, terms=["noise/step"]
+            )
+
+
 def test_who_has_no_mean_step():
     for make, match in (
         (lambda p: torch.optim.Adagrad(p, lr=0.1), "fading mean"),
