@@ -238,7 +238,7 @@ def _dividing(condition: Condition) -> Condition:
 
 
 def _not_all_minibatches(snapshot: Snapshot, name: str) -> str | None:
-    if not (snapshot.independent or snapshot.drawn or snapshot.population is not None):
+    if not snapshot.is_estimated:
         return None
     return f"of {name} it takes all minibatches of an epoch, without drawn masks: a norm has no estimate from some"
 

@@ -150,6 +150,11 @@ class Snapshot:
         return len(self.batches) < self.num_batches
 
     @property
+    def is_estimated(self) -> bool:
+        """Whether the gradient of all minibatches is not known, but estimated from some, or from drawn masks."""
+        return self.independent or self.drawn or self.population is not None
+
+    @property
     def has_errors(self) -> bool:
         """Whether `gradients` are estimates that have standard errors."""
         return self.population is not None and len(self.batches) < self.population_size

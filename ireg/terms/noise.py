@@ -217,7 +217,7 @@ def scale_own(snapshot: Snapshot) -> Tensor | None:
 def _scale_in_dual_norm(snapshot: Snapshot, steepest: Steepest) -> Tensor | None:
     """Return (Σ η φ*(δ)/Σ η φ*(∇C))²; None where φ* is not known, or not all of an epoch is measured."""
     constants = _constants(snapshot)
-    if constants is None or snapshot.independent or snapshot.drawn or snapshot.population is not None:
+    if constants is None or snapshot.is_estimated:
         return None
     moments, noise, signal = snapshot.moments, [], []
     for name, mean in moments.mean.items():

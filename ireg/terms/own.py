@@ -83,7 +83,7 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
     """
     steepest = snapshot.optimizer.steepest
     if steepest is not None:
-        unknown = _is_estimated(snapshot) or snapshot.objective is not None or _turns(steepest, snapshot.clip)
+        unknown = snapshot.is_estimated or snapshot.objective is not None or _turns(steepest, snapshot.clip)
         return None if unknown else steepest.penalty(snapshot.moments.mean)
     if _undefined(snapshot):
         return None
@@ -94,11 +94,6 @@ def own_full_batch(snapshot: Snapshot) -> Tensor | None:
         potential = clip.potential(_of_descended(snapshot), snapshot.preconditioner)
         return None if potential is None else 2 * of_mean * potential
     return of_mean * snapshot.descended.square_of_mean(snapshot.preconditioner, partial(_with_shared, snapshot))
-
-
-def _is_estimated(snapshot: Snapshot) -> bool:
-    """Return whether the gradient of all minibatches is not known, but estimated."""
-    return snapshot.independent or snapshot.drawn or snapshot.population is not None
 
 
 def _turns(steepest: Steepest, clip: Clip | None) -> bool:
@@ -112,7 +107,7 @@ def _turns(steepest: Steepest, clip: Clip | None) -> bool:
 def _acting_clip(snapshot: Snapshot) -> Clip | None:
     """Return how SGD's gradients are clipped, where the bound is below that of all minibatches."""
     clip = snapshot.clip
-    if clip is None or snapshot.optimizer.kind != "sgd" or _is_estimated(snapshot):
+    if clip is None or snapshot.optimizer.kind != "sgd" or snapshot.is_estimated:
         return None
     return clip if clip.acts(_of_descended(snapshot.whole or snapshot)) else None
 
