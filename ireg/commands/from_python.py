@@ -10,13 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ireg.system.command import EXIT_USER_ERROR, run_as_process
+from ireg.system.command import EXIT_USER_ERROR, environment_of_children, module_as_command, run_as_process
 from ireg.system.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DONE = "done"
 
 
 def sweep(overrides: Sequence[str], *, folder: str | Path | None = None, quiet: bool = False) -> pd.DataFrame:
@@ -54,7 +52,7 @@ def sweep(overrides: Sequence[str], *, folder: str | Path | None = None, quiet: 
     placed = [] if folder is None else [f"hydra.sweep.dir={_quoted(Path(folder).absolute())}"]
     with TemporaryDirectory() as temporary:
         note = Path(temporary, "asked.json")
-        command = [sys.executable, "-P", "-m", "ireg.commands.from_python", str(note), *overrides, *placed]
+        command = [*module_as_command("ireg.commands.from_python"), str(note), *overrides, *placed]
         code, last = _passed_on(command, quiet=quiet)
         if code == EXIT_USER_ERROR:
             raise UserError(last.removeprefix("error: "))
@@ -63,7 +61,7 @@ def sweep(overrides: Sequence[str], *, folder: str | Path | None = None, quiet: 
         asked = json.loads(note.read_text(encoding="utf-8"))
     found = runs(asked["folder"])
     own = found["run"].isin(asked["runs"]) if asked["runs"] else found["run"].notna()
-    finished = found[own & (found["state"] == DONE)].reset_index(drop=True)
+    finished = found[own & (found["state"] == "done")].reset_index(drop=True)
     if finished.empty:
         raise RuntimeError(f"no run of {asked['folder']} has finished: {last}")
     return finished
@@ -72,7 +70,14 @@ def sweep(overrides: Sequence[str], *, folder: str | Path | None = None, quiet: 
 def _passed_on(command: Sequence[str], *, quiet: bool) -> tuple[int, str]:
     """Run a command, print its lines as they come, and return its exit code and its last line."""
     last = ""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    process = subprocess.Popen(
+        command,
+        env=environment_of_children(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
     assert process.stdout is not None
     try:
         for line in process.stdout:
