@@ -317,7 +317,8 @@ def _print_own(tables: _Tables, folder: Path, own: Collection[str] | None) -> No
     if (fit := equal_fit(tables.epochs, summary)) is not None:
         print_equal_fit(fit)
     if others := len(tables.summary) - len(summary):
-        print(f"and {others} other run{'s' if others > 1 else ''} in this folder: ireg analysis {folder} shows all")
+        plural = "s" if others > 1 else ""
+        print(f"and {others} other run{plural} in this folder: {called('analysis', folder)} shows all")
 
 
 def _print_damaged(tables: _Tables) -> None:

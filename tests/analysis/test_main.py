@@ -11,8 +11,9 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from ireg.analysis import FIGURES, write
+from ireg.analysis import FIGURES, show, write
 from ireg.analysis.__main__ import main
+from ireg.system.command import called
 from tests.conftest import read_only
 
 ROOT = Path(__file__).parents[2]
@@ -198,3 +199,20 @@ def test_an_unknown_name_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = ireg.analysis.nothing
+
+
+def test_a_commands_own_runs_are_shown_and_others_counted(make_run, capsys):
+    """The best of the folder is another command's."""
+    for name, error in (("a", 0.4), ("b", 0.3), ("c", 0.1)):
+        folder = make_run(name, {"test/error": [0.9, error]}, {"lr": error})
+    show(folder, own=["a", "b"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("2 runs (2 done)")
+    assert any(line.startswith("best: sgd lr=0.3, ") for line in lines)
+    assert f"and 1 other run in this folder: {called('analysis', folder)} shows all" in lines
+    for own in (None, ["of no run here"]):
+        show(folder, own=own)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].endswith("3 runs (3 done)")
+        assert any(line.startswith("best: sgd lr=0.1, ") for line in lines)
+        assert not any("other run" in line for line in lines)
