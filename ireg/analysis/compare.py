@@ -78,8 +78,7 @@ def compare(
         the paired t-test and `p_holm`, adjusted by Holm's method over all rows.
 
     Raises:
-        UserError: there is no such place or tag, runs are counted in steps, or no two settings have two seeds in common
-            there.
+        UserError: there is no such place or tag, or no two settings have two seeds in common there.
 
     Example:
         >>> import pandas as pd
@@ -137,11 +136,16 @@ def placed_runs(table: pd.DataFrame, at: str, tag: str, losses: Sequence[float] 
         raise UserError(f"tag={tag!r}: no run has it; ireg terms lists what can be measured")
     done = table[table["state"] == "done"]
     placed = at_places(done, losses if at == EQUAL_FIT else (), tags=[tag])
-    if at != EQUAL_FIT:
-        return placed[placed["place"] == {END: "end", LOWEST: "test"}[at]]
-    count = done["run"].nunique()
-    passed = [loss_place(loss) for loss in losses if (placed["place"] == loss_place(loss)).sum() == count]
-    return placed[placed["place"].isin(passed)]
+    names = (
+        passed_by_all(placed, losses, done["run"].nunique()) if at == EQUAL_FIT else [{END: "end", LOWEST: "test"}[at]]
+    )
+    return placed[placed["place"].isin(names)]
+
+
+def passed_by_all(placed: pd.DataFrame, losses: Sequence[float], count: int) -> list[str]:
+    """List the places of those training losses that all of so many runs of a table of `at_places` pass."""
+    runs = placed.groupby("place")["run"].nunique()
+    return [loss_place(loss) for loss in losses if runs.get(loss_place(loss)) == count]
 
 
 def _pairs(summary: pd.DataFrame, criterion: str) -> Iterator[Comparison]:

@@ -9,21 +9,20 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from ireg.analysis.compare import END, EQUAL_FIT, LEVEL, LOWEST, Comparison, compared_at_places, placed_runs
-from ireg.analysis.overview import rows_of
+from ireg.analysis.compare import ALL_PAIRS, LEVEL, LOSSES, Comparison, compared_at_places, passed_by_all
+from ireg.analysis.overview import differing_data, rows_of
+from ireg.analysis.places import at_places
 from ireg.runs.metrics import STEP
 from ireg.statistics import OverSeeds
 from ireg.system.terminal import as_shown, make_console
 
 TAG = "test/error"
 
-MOST_SETTINGS = 5
-"""Settings that are set side by side, at most."""
-
 MOST_LOSSES = 3
 """Training losses that are shown: the first, the last and one between."""
 
-NAMES = {"end": "the end", "test": "lowest test error"}
+NAMES = {"test": "lowest test error", "end": "the end"}
+"""What places beside the training losses are called, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,24 +48,24 @@ def equal_fit(epochs: pd.DataFrame, summary: pd.DataFrame) -> EqualFit | None:
         summary: of `summary.summarize`, of the runs that are meant.
 
     Returns:
-        The errors; None where there are not two to `MOST_SETTINGS` settings that have left their start, where runs are
+        The errors; None where there are not two to `ALL_PAIRS` settings that have left their start, where runs are
         counted in steps or differ in their data, or where they have no training loss in common.
     """
     done = summary[summary["state"] == "done"]
-    data = [column for column in done if str(column).startswith("data.") and "seed" not in str(column)]
-    if STEP in epochs or TAG not in epochs or "train/loss" not in epochs or any(done[c].nunique() > 1 for c in data):
+    if STEP in epochs or TAG not in epochs or "train/loss" not in epochs or differing_data(done):
         return None
     begun = [row for row in rows_of(done, TAG) if row.start is None]
-    if not 2 <= len(begun) <= MOST_SETTINGS:
+    if not 2 <= len(begun) <= ALL_PAIRS:
         return None
     names = {str(run): row.name for row in begun for run in row.runs["run"]}
-    table = epochs[epochs["run"].isin(names)]
-    placed = placed_runs(table, EQUAL_FIT, TAG)
-    losses = list(dict.fromkeys(placed["place"]))
+    table = epochs[epochs["run"].isin(names) & (epochs["state"] == "done")]
+    placed = at_places(table, LOSSES, tags=[TAG])
+    losses = passed_by_all(placed, LOSSES, table["run"].nunique())
     if not losses:
         return None
-    shown = {losses[round(part * (len(losses) - 1) / (MOST_LOSSES - 1))] for part in range(MOST_LOSSES)}
-    placed = pd.concat([placed[placed["place"].isin(shown)], *(placed_runs(table, at, TAG) for at in (LOWEST, END))])
+    shown = [losses[round(part * (len(losses) - 1) / (MOST_LOSSES - 1))] for part in range(MOST_LOSSES)]
+    order = list(dict.fromkeys([*shown, *NAMES]))
+    placed = placed[placed["place"].isin(order)].sort_values("place", key=lambda of: of.map(order.index), kind="stable")
     values: dict[str, dict[str, OverSeeds]] = {}
     for (place, name), rows in placed.groupby(["place", placed["run"].map(names)], sort=False):
         values.setdefault(str(place), {})[str(name)] = OverSeeds(tuple(rows[TAG].astype(float)))

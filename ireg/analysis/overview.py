@@ -143,9 +143,17 @@ def best_of(rows: Sequence[Row], criterion: str) -> Row | None:
 def incomparable(rows: Sequence[Row]) -> list[str]:
     """List in which lengths and data settings differ, by short names."""
     runs = pd.concat([row.runs for row in rows])
-    columns = [str(column) for column in runs if column in LENGTHS or str(column).startswith("data.")]
-    differing = [column for column in columns if not is_seed(column) and runs[column].nunique(dropna=False) > 1]
-    return list(short_names(differing).values())
+    return list(short_names([*_differing(runs, LENGTHS), *differing_data(runs)]).values())
+
+
+def differing_data(runs: pd.DataFrame) -> list[str]:
+    """List the columns of the data, but for seeds, in which runs differ."""
+    return _differing(runs, [str(column) for column in runs if str(column).startswith("data.")])
+
+
+def _differing(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    present = [column for column in columns if column in runs and not is_seed(column)]
+    return [column for column in present if runs[column].nunique(dropna=False) > 1]
 
 
 def print_overview(summary: pd.DataFrame, folder: Path, criterion: str, console: Console | None = None) -> None:

@@ -40,13 +40,10 @@ def not_begun(row: Row) -> str:
 
 
 def _best(summary: pd.DataFrame, rows: Sequence[Row], criterion: str) -> list[str]:
-    if len(rows) < 2:
-        return []
-    if differing := incomparable(rows):
-        return [f"no best: settings differ in {' and '.join(differing)}; compare those that do not"]
     best = best_of(rows, criterion)
     if best is None:
-        return []
+        differing = " and ".join(incomparable(rows)) if len(rows) > 1 else ""
+        return [f"no best: settings differ in {differing}; compare those that do not"] if differing else []
     what = f"{HEADINGS.get(criterion, criterion)} {value_text(criterion, best.values[criterion])}"
     begun = {row.name for row in rows if row.start is None}
     compared = [pair for pair in comparisons(summary, criterion) if pair.left == best.name and pair.right in begun]

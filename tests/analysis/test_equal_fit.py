@@ -5,7 +5,8 @@ import scipy.stats
 
 import ireg
 from ireg.analysis import load, runs, summarize
-from ireg.analysis.equal_fit import MOST_SETTINGS, cells, equal_fit, print_equal_fit, sentences
+from ireg.analysis.compare import ALL_PAIRS
+from ireg.analysis.equal_fit import cells, equal_fit, print_equal_fit, sentences
 from ireg.system.errors import UserError
 
 LOSSES = [2.0, 1.0, 0.5, 0.25, 0.125, 0.0625]
@@ -106,6 +107,6 @@ def test_where_there_is_nothing_to_compare(make_run):
 
 
 def test_there_is_no_table_of_many_settings(make_run):
-    for number in range(MOST_SETTINGS + 1):
+    for number in range(ALL_PAIRS + 1):
         folder = trained(make_run, f"o{number}", 0, 0.1)
     assert of(folder) is None
