@@ -105,6 +105,7 @@ OPTIMIZERS = {
     "adamw, groups": (torch.optim.AdamW, {"weight_decay": 0.1}),
 }
 WITH_FLOW = ("sgd", "momentum", "adam", "nadam")
+WITH_MEAN_STEP = (*WITH_FLOW, "centered")
 METHODS = ("loop", "ghost", "layers", "hooks", "vmap")
 CONTROLS = ("sgd", "adam, sample", "a network")
 MODES = ("as_trained", "two_draws", "eval")
@@ -133,12 +134,13 @@ def _batches(device, count=4):
     return [(inputs.to(device), labels.to(device)) for inputs, labels in pairs]
 
 
-def _terms(*, flow, curvature, drawn):
+def _terms(optimizer, *, curvature, drawn):
     """All tags, but those that are refused here or asked to be left out."""
     from ireg.core.moments.needs import needs_exact_moments
     from ireg.terms.named import TERMS
 
-    left_out = () if flow else ("ireg/strength", "ireg/alignment")
+    left_out = () if optimizer in WITH_FLOW else ("ireg/strength", "ireg/alignment")
+    left_out += () if optimizer in WITH_MEAN_STEP else ("noise/step",)
     left_out += () if curvature else ("curvature/",)
     kept = {tag: term for tag, term in TERMS.items() if not tag.startswith(left_out)}
     return [tag for tag, term in kept.items() if not (drawn and needs_exact_moments(term))]
@@ -154,7 +156,7 @@ def _monitored(device, optimizer="sgd", make=_stack, *, curvature=False, drawn=F
     params = list(module.parameters())
     groups = [{"params": params[:2], "lr": 0.01}, {"params": params[2:], "weight_decay": 0.0}]
     made = cls(groups if "groups" in optimizer else params, lr=0.05, **arguments)
-    terms = _terms(flow=optimizer in WITH_FLOW, curvature=curvature, drawn=drawn)
+    terms = _terms(optimizer, curvature=curvature, drawn=drawn)
     monitor = ireg.Monitor(module, made, criterion=cross_entropy, terms=terms, **options)
     for inputs, labels in _batches(device):
         made.zero_grad()
