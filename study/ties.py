@@ -49,12 +49,20 @@ def wrong_of(folder: Path) -> pd.DataFrame:
     rows = [
         [run["optimizer"], run["lr"], run["seed"], place, at, len(wrong), np.packbits(wrong).tobytes().hex()]
         for _, run in done.iterrows()
-        for place, at, wrong in _places(folder / str(run["run"]) / HELD_OUT)
+        for place, at, wrong in wrong_at_places(folder / str(run["run"]) / HELD_OUT)
     ]
     return pd.DataFrame(rows, columns=COLUMNS).sort_values(COLUMNS[:4], kind="stable")
 
 
-def _places(path: Path) -> Iterator[tuple[str, int, NDArray[np.bool_]]]:
+def wrong_at_places(path: Path) -> Iterator[tuple[str, int, NDArray[np.bool_]]]:
+    """Read which held-out examples a run has wrong at each place of `CHOICES`.
+
+    Yields:
+        The place, its epoch, and whether each example is wrong.
+
+    Raises:
+        UserError: the file is not there, or damaged.
+    """
     try:
         with np.load(io.BytesIO(read_bytes(path, largest=LARGEST_TABLE)), allow_pickle=False) as arrays:
             epochs, wrong = arrays["epoch"], arrays["wrong"]

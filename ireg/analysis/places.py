@@ -149,7 +149,12 @@ def places(rows: pd.DataFrame, losses: Sequence[float], epochs: Sequence[int], l
 
 
 def at_places(
-    table: pd.DataFrame, losses: Sequence[float], epochs: Sequence[int] = (), tags: Sequence[str] | None = None
+    table: pd.DataFrame,
+    losses: Sequence[float],
+    epochs: Sequence[int] = (),
+    tags: Sequence[str] | None = None,
+    *,
+    last: int = 5,
 ) -> pd.DataFrame:
     """Compute the values of runs at their places.
 
@@ -158,6 +163,7 @@ def at_places(
         losses: training losses.
         epochs: see `places`.
         tags: which; by default all but times.
+        last: epochs that the end and each of `epochs` is a mean over.
 
     Returns:
         A row a run and place: `run`, `state`, the configuration, `place`, `at` (the middle of its epochs), `seconds`
@@ -175,12 +181,12 @@ def at_places(
         if "time/terms" in rows:
             spent = spent - rows["time/terms"].where(rows["epoch"] > 0, 0.0).fillna(0.0)
         seconds = spent.cumsum()
-        for name, first, last in places(rows, losses, epochs):
+        for name, first, until in places(rows, losses, epochs, last):
             values = {
-                tag: mean_between(of_tag["epoch"].tolist(), of_tag[tag].tolist(), first, last)
+                tag: mean_between(of_tag["epoch"].tolist(), of_tag[tag].tolist(), first, until)
                 for tag, of_tag in measured.items()
             }
-            middle = (first + last) / 2
+            middle = (first + until) / 2
             time = float(np.interp(middle, rows["epoch"], seconds))
             values_at.append(
                 {**rows.iloc[0][described].to_dict(), "place": name, "at": middle, "seconds": time, **values}

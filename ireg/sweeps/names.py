@@ -102,11 +102,27 @@ def of_optimizer(values: Mapping[str, Any], optimizer: str) -> Any:
     return values[optimizer]
 
 
+def quotient(number: int, divisor: int) -> int:
+    """Divide, and leave out the remainder: so several seeds share one draw of the data.
+
+    Raises:
+        UserError: one of them is no integer, or the divisor is not positive.
+
+    Example:
+        >>> [quotient(seed, 2) for seed in (10, 11, 12)]
+        [5, 5, 6]
+    """
+    if not all(type(value) is int for value in (number, divisor)) or divisor < 1:
+        raise UserError(f"ireg_quotient:{number},{divisor}: must be two integers, the second positive")
+    return number // divisor
+
+
 def register() -> None:
-    """Make `folder_of` and `of_optimizer` known to the configuration, as `${ireg_run_name:…}` and so on."""
+    """Make `folder_of`, `of_optimizer` and `quotient` known to the configuration, as `${ireg_run_name:…}` and so on."""
     OmegaConf.register_new_resolver(
         "ireg_run_name",
         lambda sweep, optimizer, overrides: folder_of(Path(sweep), optimizer, list(overrides)),
         replace=True,
     )
     OmegaConf.register_new_resolver("ireg_of_optimizer", of_optimizer, replace=True)
+    OmegaConf.register_new_resolver("ireg_quotient", quotient, replace=True)

@@ -1,0 +1,1 @@
+"""The second study: optimizers after annealing, with weight decay, at several rates of label noise."""

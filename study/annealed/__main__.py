@@ -1,0 +1,42 @@
+"""`python -m study.annealed mnist10k_30`: tune, run and record a setting of the second study."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ireg.system.command import framed, run_as_process
+from ireg.system.errors import UserError
+from study.annealed.plan import SETTINGS, TUNED, optimizers_of
+from study.annealed.trials import finish, tuned
+
+
+@framed
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what is not yet recorded of a setting."""
+    parser = argparse.ArgumentParser(
+        prog="python -m study.annealed",
+        description="Tune each optimizer of SETTING in sequence, and do its final runs. Runs that stand in the files "
+        "of --data are not done again; others are continued in --sweeps. lion needs the extra optimizers.",
+    )
+    known = ", ".join(SETTINGS)
+    parser.add_argument("settings", metavar="SETTING", nargs="+", help=f"one or several of {known}")
+    parser.add_argument("--optimizer", metavar="NAME", action="append", help=f"only this one of {', '.join(TUNED)}")
+    parser.add_argument("--data", type=Path, default=Path("docs/annealed/data"), help="files of the runs (%(default)s)")
+    parser.add_argument("--sweeps", type=Path, default=Path("multirun"), help="folder of the runs (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once (%(default)s)")
+    given = parser.parse_args(arguments)
+    for name in given.optimizer or ():
+        if name not in TUNED:
+            raise UserError(f"--optimizer {name}: choose one of {', '.join(TUNED)}")
+    for setting, optimizers in {setting: optimizers_of(setting) for setting in given.settings}.items():
+        for optimizer in (name for name in optimizers if name in (given.optimizer or optimizers)):
+            best = tuned(setting, optimizer, given.data, given.sweeps, given.jobs)
+            print(f"{setting}: {best}", flush=True)
+            finish(setting, best, given.data, given.sweeps, given.jobs)
+    return 0
+
+
+if __name__ == "__main__":
+    run_as_process(main)

@@ -1,0 +1,226 @@
+"""Tune each optimizer of a setting in sequence, and do its final runs; what is recorded is not done again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ireg import sweep
+from ireg.analysis.load import load, runs
+from ireg.analysis.places import at_places
+from ireg.runs.find import run_folders
+from ireg.runs.layout import HELD_OUT
+from ireg.runs.readable import read_record
+from ireg.system.files import replacing
+from study.annealed.plan import (
+    FINAL_SEEDS,
+    SETTINGS,
+    STAGES,
+    TUNED,
+    TUNING_SEEDS,
+    Trial,
+    calls,
+    described,
+    first_rates,
+)
+from study.cells import LOSSES, merged
+from study.ties import wrong_at_places
+
+KEY = ["optimizer", "lr", "decay", "memory", "seed"]
+"""Columns that say which run a row is of."""
+
+LEVELS = (*LOSSES, 0.01, 0.003)
+"""Training losses at which final runs are compared."""
+
+CHOOSES = "holdout/error"
+"""What a trial is chosen by, after the last epoch."""
+
+AT_THE_END = (
+    "test/error",
+    "test/loss",
+    CHOOSES,
+    "holdout/loss",
+    "train/error",
+    "train/loss",
+    "fit/memorized",
+    "norm/l2",
+)
+"""Of a tuning run, after the last epoch."""
+
+FAILED = 1.0
+"""Held-out error of a trial of which a run diverged."""
+
+
+def tuned(setting: str, optimizer: str, data: Path, sweeps: Path, jobs: int) -> Trial:
+    """Tune an optimizer: its rate, then its decay, then its memory.
+
+    Args:
+        setting: of `SETTINGS`.
+        optimizer: of `TUNED`.
+        data: folder of the study's files.
+        sweeps: folder of the runs.
+        jobs: runs at once.
+
+    Returns:
+        The best of 14 trials.
+    """
+    trials = first_rates(optimizer)
+    _tune(setting, trials, data, sweeps, jobs)
+    best = chosen(recorded(tuning_file(data, setting)), trials)
+    for stage in STAGES:
+        trials = stage(best)
+        _tune(setting, trials, data, sweeps, jobs)
+        best = chosen(recorded(tuning_file(data, setting)), [best, *trials])
+    return best
+
+
+def chosen(table: pd.DataFrame, trials: Sequence[Trial]) -> Trial:
+    """Choose the trial of the lowest held-out error after the last epoch, the mean over its seeds.
+
+    Args:
+        table: of the tuning runs.
+        trials: to choose among, of equal ones the first.
+
+    Raises:
+        ValueError: a trial has not been run with all seeds.
+    """
+    return min(trials, key=lambda trial: _held_out_error(table, trial))
+
+
+def _held_out_error(table: pd.DataFrame, trial: Trial) -> float:
+    rows = of_trial(table, trial)
+    if len(rows) != len(TUNING_SEEDS):
+        raise ValueError(f"{trial}: {len(rows)} of {len(TUNING_SEEDS)} tuning runs are recorded")
+    # To 12 digits: means that differ by rounding alone are equal.
+    return float(f"{rows[CHOOSES].fillna(FAILED).mean():.12g}")
+
+
+def of_trial(table: pd.DataFrame, trial: Trial) -> pd.DataFrame:
+    """Select a trial's rows."""
+    return table[np.array([alike(trial, Trial(*row)) for row in table[KEY[:4]].itertuples(index=False)], dtype=bool)]
+
+
+def alike(one: Trial, other: Trial) -> bool:
+    """Say whether two trials are the same, to the digits of a file."""
+    numbers = ((one.lr, other.lr), (one.decay, other.decay), (one.memory, other.memory))
+    return one.optimizer == other.optimizer and all(math.isclose(*pair, rel_tol=1e-3) for pair in numbers)
+
+
+def recorded(path: Path) -> pd.DataFrame:
+    """Read a file of runs; without it there are none."""
+    return pd.read_csv(path, dtype={"wrong": str}) if path.exists() else pd.DataFrame(columns=KEY)
+
+
+def tuning_file(data: Path, setting: str) -> Path:
+    """Return the file of a setting's tuning runs."""
+    return data / f"tuning_{setting}.csv"
+
+
+def final_file(data: Path, setting: str) -> Path:
+    """Return the file of a setting's final runs."""
+    return data / f"final_{setting}.csv"
+
+
+def _tune(setting: str, trials: Sequence[Trial], data: Path, sweeps: Path, jobs: int) -> None:
+    path = tuning_file(data, setting)
+    missing = [trial for trial in trials if len(of_trial(recorded(path), trial)) < len(TUNING_SEEDS)]
+    folder = sweeps / f"annealed_tuning_{setting}"
+    for overrides, those in calls(missing):
+        _sweep("annealed_tuning", setting, overrides, TUNING_SEEDS, folder, jobs)
+        _record(path, _tuning_rows(folder, those))
+
+
+def finish(setting: str, trial: Trial, data: Path, sweeps: Path, jobs: int) -> None:
+    """Do a trial's final runs, and record them.
+
+    Args:
+        setting: of `SETTINGS`.
+        trial: that was chosen.
+        data: folder of the study's files.
+        sweeps: folder of the runs.
+        jobs: runs at once.
+    """
+    path = final_file(data, setting)
+    folder = sweeps / f"annealed_final_{setting}"
+    # Few at a time, so that little is lost where the command ends early.
+    for first in range(0, len(FINAL_SEEDS), 2):
+        seeds = FINAL_SEEDS[first : first + 2]
+        if set(seeds) <= set(of_trial(recorded(path), trial)["seed"]):
+            continue
+        for overrides, _ in calls([trial]):
+            _sweep("annealed_final", setting, overrides, seeds, folder, jobs)
+            _record(path, _final_rows(folder, trial, seeds))
+
+
+def _sweep(
+    experiment: str, setting: str, overrides: Sequence[str], seeds: Sequence[int], folder: Path, jobs: int
+) -> None:
+    whole = [
+        f"experiment={experiment}",
+        *SETTINGS[setting],
+        *overrides,
+        f"seed={','.join(map(str, seeds))}",
+        f"hydra.launcher.n_jobs={jobs}",
+    ]
+    print(" ".join(whole), flush=True)
+    sweep(whole, folder=folder, quiet=True)
+
+
+def _trials_of(folder: Path) -> dict[str, Trial]:
+    """Read of each run in a folder which trial it is of."""
+    found = {}
+    for path in run_folders(folder):
+        record = read_record(path)
+        if record is not None:
+            found[path.relative_to(folder).as_posix()] = _trial_of(record["config"])
+    return found
+
+
+def _trial_of(config: Mapping[str, Any]) -> Trial:
+    optimizer = config["optimizer"]
+    memory = optimizer[TUNED[optimizer["name"]].memory_key[0].removeprefix("optimizer.")]
+    return Trial(
+        optimizer["name"],
+        float(config["lr"]),
+        float(optimizer["weight_decay"]),
+        float(memory[-1] if isinstance(memory, list) else memory),
+    )
+
+
+def _tuning_rows(folder: Path, trials: Sequence[Trial]) -> pd.DataFrame:
+    """Return a row a run of these trials: the values after the last epoch, the best epoch, and what is wrong."""
+    trial_of = _trials_of(folder)
+    rows = []
+    for _, run in runs(folder).iterrows():
+        trial = trial_of[run["run"]]
+        if not any(alike(trial, other) for other in trials):
+            continue
+        row = {**described(trial), "seed": run["seed"], "state": run["state"]}
+        if run["state"] == "done":
+            row |= {tag: run.get(tag) for tag in AT_THE_END}
+            best, end = wrong_at_places(folder / run["run"] / HELD_OUT)
+            row |= {"best_epoch": best[1], "wrong": np.packbits(end[2]).tobytes().hex()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _final_rows(folder: Path, trial: Trial, seeds: Sequence[int]) -> pd.DataFrame:
+    """Return a row a run and place of a trial's final runs."""
+    table = load(folder)
+    own = [run for run, other in _trials_of(folder).items() if alike(trial, other)]
+    rows = at_places(table[table["run"].isin(own) & table["seed"].isin(seeds)], LEVELS, last=1)
+    tags = [column for column in rows if "/" in column]
+    return rows.assign(**described(trial))[[*KEY, "state", "place", "at", "seconds", *tags]]
+
+
+def _record(path: Path, rows: pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = recorded(path)
+    whole = merged(before, rows, KEY) if len(before) else rows
+    with replacing(path) as temporary:
+        whole.to_csv(temporary, index=False, float_format="%.6g")
