@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -232,7 +233,23 @@ def _claim(question: int, quantity: str, comparator: str, optimizer: str, values
     )
 
 
-def verdict(claim: Claim) -> str:
+class Judged(Protocol):
+    """What a verdict needs of a comparison of test errors."""
+
+    @property
+    def difference(self) -> PairedDifference:
+        """The difference, over pairs."""
+
+    @property
+    def significant(self) -> bool:
+        """Whether it is not 0, after adjustment."""
+
+    @property
+    def margin_adjusted(self) -> float:
+        """The adjusted p of a difference of `MARGIN` or more."""
+
+
+def verdict(claim: Judged) -> str:
     """Say what a claim about a test error counts as, by an adjusted p below 0.05.
 
     Returns:

@@ -121,7 +121,7 @@ def separations(wrong: pd.DataFrame, choice: str, *, draws: int = DRAWS, seed: i
     table = pd.DataFrame(list(shares), columns=["optimizer", "lr"]).assign(seeds=seeds, error=errors)
     # The rates rise, and the first of equal ones is the best.
     best = table.groupby("optimizer")["error"].transform("idxmin").to_numpy(dtype=int)
-    drawn = _resampled(np.stack(list(shares.values())), draws, seed)
+    drawn = resampled(np.stack(list(shares.values())), draws, seed)
     low, high = np.quantile(drawn - drawn[:, best], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     difference = table["error"].to_numpy() - table["error"].to_numpy()[best]
     return table.assign(difference=difference, low=low, high=high, tied=(low <= 0) & (high >= 0))
@@ -133,7 +133,7 @@ def _mean_wrong(rows: pd.DataFrame) -> NDArray[np.float64]:
     return np.stack([np.unpackbits(bits)[: int(rows["examples"].iloc[0])] for bits in packed]).mean(0)
 
 
-def _resampled(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
+def resampled(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
     """Average (rates, examples) over drawn examples: (draws, rates)."""
     count, generator = values.shape[1], np.random.default_rng(seed)
     parts = [

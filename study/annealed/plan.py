@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
 
 from ireg.system.errors import UserError
 
@@ -215,6 +214,6 @@ def calls(trials: Sequence[Trial]) -> Iterator[tuple[list[str], list[Trial]]]:
     yield [f"{key}={','.join(dict.fromkeys(one[key] for one in written))}" for key in written[0]], list(trials)
 
 
-def described(trial: Trial) -> dict[str, Any]:
-    """Return a trial as the columns of a row."""
-    return {"optimizer": trial.optimizer, "lr": trial.lr, "decay": trial.decay, "memory": trial.memory}
+def trial_columns() -> list[str]:
+    """List the columns that hold a trial."""
+    return [column.name for column in fields(Trial)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ from study.annealed.plan import (
     TUNING_SEEDS,
     Trial,
     calls,
-    described,
     first_rates,
+    trial_columns,
 )
 from study.cells import LOSSES, merged
 from study.ties import wrong_at_places
 
-KEY = ["optimizer", "lr", "decay", "memory", "seed"]
+KEY = [*trial_columns(), "seed"]
 """Columns that say which run a row is of."""
 
 LEVELS = (*LOSSES, 0.01, 0.003)
@@ -69,13 +70,31 @@ def tuned(setting: str, optimizer: str, data: Path, sweeps: Path, jobs: int) -> 
     Returns:
         The best of 14 trials.
     """
+
+    def run(trials: Sequence[Trial]) -> pd.DataFrame:
+        _tune(setting, trials, data, sweeps, jobs)
+        return recorded(tuning_file(data, setting))
+
+    return in_sequence(optimizer, run)
+
+
+def chosen_trial(table: pd.DataFrame, optimizer: str) -> Trial:
+    """Return the trial that an optimizer's recorded tuning runs choose."""
+    return in_sequence(optimizer, lambda trials: table)
+
+
+def in_sequence(optimizer: str, run: Callable[[Sequence[Trial]], pd.DataFrame]) -> Trial:
+    """Choose a rate, then a decay, then a memory, each time from the best trial before.
+
+    Args:
+        optimizer: of `TUNED`.
+        run: does trials, and returns the tuning runs that there are.
+    """
     trials = first_rates(optimizer)
-    _tune(setting, trials, data, sweeps, jobs)
-    best = chosen(recorded(tuning_file(data, setting)), trials)
+    best = chosen(run(trials), trials)
     for stage in STAGES:
         trials = stage(best)
-        _tune(setting, trials, data, sweeps, jobs)
-        best = chosen(recorded(tuning_file(data, setting)), [best, *trials])
+        best = chosen(run(trials), [best, *trials])
     return best
 
 
@@ -108,7 +127,7 @@ def of_trial(table: pd.DataFrame, trial: Trial) -> pd.DataFrame:
 def alike(one: Trial, other: Trial) -> bool:
     """Say whether two trials are the same, to the digits of a file."""
     numbers = ((one.lr, other.lr), (one.decay, other.decay), (one.memory, other.memory))
-    return one.optimizer == other.optimizer and all(math.isclose(*pair, rel_tol=1e-3) for pair in numbers)
+    return one.optimizer == other.optimizer and all(math.isclose(*pair, rel_tol=1e-5) for pair in numbers)
 
 
 def recorded(path: Path) -> pd.DataFrame:
@@ -200,7 +219,7 @@ def _tuning_rows(folder: Path, trials: Sequence[Trial]) -> pd.DataFrame:
         trial = trial_of[run["run"]]
         if not any(alike(trial, other) for other in trials):
             continue
-        row = {**described(trial), "seed": run["seed"], "state": run["state"]}
+        row = {**asdict(trial), "seed": run["seed"], "state": run["state"]}
         if run["state"] == "done":
             row |= {tag: run.get(tag) for tag in AT_THE_END}
             best, end = wrong_at_places(folder / run["run"] / HELD_OUT)
@@ -215,7 +234,7 @@ def _final_rows(folder: Path, trial: Trial, seeds: Sequence[int]) -> pd.DataFram
     own = [run for run, other in _trials_of(folder).items() if alike(trial, other)]
     rows = at_places(table[table["run"].isin(own) & table["seed"].isin(seeds)], LEVELS, last=1)
     tags = [column for column in rows if "/" in column]
-    return rows.assign(**described(trial))[[*KEY, "state", "place", "at", "seconds", *tags]]
+    return rows.assign(**asdict(trial))[[*KEY, "state", "place", "at", "seconds", *tags]]
 
 
 def _record(path: Path, rows: pd.DataFrame) -> None:

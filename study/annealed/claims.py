@@ -1,0 +1,254 @@
+"""The second study's comparisons: differences of test error draw by draw, and one adjustment of a family's p-values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import nct, t
+
+from ireg.analysis.places import loss_place
+from ireg.statistics import PairedDifference, holm, paired_difference
+from study.annealed.plan import BASE, FINAL_SEEDS, SETTINGS, TUNED, Trial, trial_columns
+from study.annealed.trials import CHOOSES, FAILED, LEVELS, chosen_trial, final_file, recorded, tuning_file
+from study.claims import LEVEL, MARGIN, verdict
+from study.noise import SHARES, at_shares, share_place
+from study.ties import DRAWS, resampled
+
+END = "end"
+AVERAGE = "average, end"
+BEST = "best by hold-out"
+
+COMPARATORS: Mapping[str, tuple[str, str]] = {
+    END: ("end", "test/error"),
+    AVERAGE: ("end", "test/error_ema"),
+    BEST: ("holdout", "test/error"),
+    **{loss_place(loss): (loss_place(loss), "test/error") for loss in LEVELS},
+    **{share_place(share): (share_place(share), "test/error") for share in SHARES},
+}
+"""The place and the tag of each comparator; the first is the main one."""
+
+NUMBER_OF_DRAWS = len({seed // 2 for seed in FINAL_SEEDS})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """An optimizer's test error less momentum's, in one setting by one comparator.
+
+    Attributes:
+        setting: of `SETTINGS`.
+        comparator: of `COMPARATORS`.
+        optimizer: the one that it is about.
+        difference: over draws.
+        adjusted: p of a difference of 0, adjusted over the whole family.
+        margin_adjusted: p of a difference of `MARGIN` or more, adjusted with it.
+    """
+
+    setting: str
+    comparator: str
+    optimizer: str
+    difference: PairedDifference
+    adjusted: float = math.nan
+    margin_adjusted: float = math.nan
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is not 0, after adjustment."""
+        return self.adjusted < LEVEL
+
+
+def family_of(setting: str) -> str:
+    """Return the data set and network of a setting, without its noise rate.
+
+    Example:
+        >>> family_of("mnist10k_cnn_30")
+        'mnist10k_cnn'
+    """
+    return setting.rpartition("_")[0]
+
+
+def settings_of(family: str, data: Path) -> list[str]:
+    """List the settings of a data set and network that have final runs."""
+    return [name for name in SETTINGS if family_of(name) == family and final_file(data, name).exists()]
+
+
+def final_cells(data: Path, setting: str) -> pd.DataFrame:
+    """Read a setting's final runs, with rows where they have memorized a share of the wrong labels."""
+    cells = recorded(final_file(data, setting))
+    return pd.concat([part for part in (cells, at_shares(cells)) if len(part)], ignore_index=True)
+
+
+def family(cells_of: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    """Make all comparisons of a family, and adjust their p-values together.
+
+    A comparison has two hypotheses, that the difference is 0 and that it is `MARGIN` or more. At most one of them is
+    true, and Holm's method counts them once (`ireg.statistics.holm`).
+
+    Args:
+        cells_of: final runs by setting, all of one data set and network.
+
+    Returns:
+        Those for which all draws have a value.
+    """
+    members = [
+        Comparison(setting=setting, comparator=comparator, optimizer=optimizer, difference=difference)
+        for setting, cells in cells_of.items()
+        for optimizer, comparator in product((name for name in TUNED if name != BASE), COMPARATORS)
+        if (difference := over_draws(by_draw(cells, optimizer, comparator))) is not None
+    ]
+    margins = [member.difference.p_at_least(MARGIN) for member in members]
+    count = len(members)
+    adjusted = holm([*(member.difference.p for member in members), *margins], [*range(count), *range(count)])
+    return [
+        replace(member, adjusted=adjusted[number], margin_adjusted=adjusted[count + number])
+        for number, member in enumerate(members)
+    ]
+
+
+def by_draw(cells: pd.DataFrame, optimizer: str, comparator: str) -> pd.Series:
+    """Compute an optimizer's value less momentum's, a draw a row: the mean over the seeds that both have."""
+    one, other = (values(cells, name, comparator) for name in (optimizer, BASE))
+    differences = (one - other).dropna()
+    return differences.groupby([seed // 2 for seed in differences.index]).mean()
+
+
+def values(cells: pd.DataFrame, optimizer: str, comparator: str) -> pd.Series:
+    """Return an optimizer's values by seed."""
+    place, tag = COMPARATORS[comparator]
+    there = cells[(cells["optimizer"] == optimizer) & (cells["place"] == place)]
+    return there.set_index("seed")[tag].astype(float)
+
+
+def over_draws(differences: pd.Series) -> PairedDifference | None:
+    """Test differences over draws; None unless all draws have one."""
+    if len(differences) < NUMBER_OF_DRAWS:
+        return None
+    return paired_difference(differences.tolist(), [0.0] * len(differences))
+
+
+def table(members: list[Comparison]) -> pd.DataFrame:
+    """Return a row a comparison: its difference as a share, its p-values, and its verdict."""
+    return pd.DataFrame(
+        {
+            "setting": one.setting,
+            "comparator": one.comparator,
+            "optimizer": one.optimizer,
+            "draws": one.difference.count,
+            **one.difference.student._asdict(),
+            "p": one.difference.p,
+            "adjusted_p": one.adjusted,
+            "margin_p": one.difference.p_at_least(MARGIN),
+            "adjusted_margin_p": one.margin_adjusted,
+            "verdict": verdict(one),
+        }
+        for one in members
+    )
+
+
+def tied(tuning: pd.DataFrame, optimizer: str, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
+    """Compare each trial's held-out error with the chosen one's, over drawn held-out examples.
+
+    The two tuning runs have held-out examples of their own; these are drawn within each, the same for all trials.
+
+    Args:
+        tuning: rows of a setting's tuning runs.
+        optimizer: whose.
+        draws: of the bootstrap.
+        seed: of the draws.
+
+    Returns:
+        A row a trial: its numbers, `error` (held-out), `test/error`, `difference` from the chosen one's error, `low`
+        and `high` of its 95 % interval, and `tied`, whether this holds 0. A trial of which a run diverged is not tied.
+    """
+    best = chosen_trial(tuning, optimizer)
+    own = tuning[tuning["optimizer"] == optimizer]
+    whole = own.assign(**{CHOOSES: own[CHOOSES].fillna(FAILED)})
+    groups = {Trial(*key): rows.sort_values("seed") for key, rows in whole.groupby(trial_columns())}
+    trials = [trial for trial, rows in groups.items() if rows["wrong"].notna().all()]
+    wrong = [
+        np.stack([_bits(groups[trial]["wrong"].iloc[number]) for trial in trials])
+        for number in range(len(groups[best]))
+    ]
+    drawn = np.mean([resampled(bits, draws, seed + number) for number, bits in enumerate(wrong)], axis=0)
+    low, high = np.quantile(drawn - drawn[:, [trials.index(best)]], [(1 - 0.95) / 2, (1 + 0.95) / 2], axis=0)
+    errors = np.array([groups[trial][CHOOSES].mean() for trial in trials])
+    return pd.DataFrame(
+        {
+            **{column: [getattr(trial, column) for trial in trials] for column in trial_columns()},
+            "error": errors,
+            "test/error": [groups[trial]["test/error"].mean() for trial in trials],
+            "difference": errors - errors[trials.index(best)],
+            "low": low,
+            "high": high,
+            "tied": (low <= 0) & (high >= 0),
+        }
+    )
+
+
+def _bits(text: str) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8)).astype(float)
+
+
+def range_over_tied(tuning: pd.DataFrame, optimizer: str) -> tuple[float, float]:
+    """Return the smallest and the largest difference of test errors over pairs of tied trials, from the tuning runs."""
+    one, base = (
+        tied_rows.loc[tied_rows["tied"], "test/error"] for tied_rows in (tied(tuning, optimizer), tied(tuning, BASE))
+    )
+    return float(one.min() - base.max()), float(one.max() - base.min())
+
+
+def power(differences: pd.Series, shift: float = MARGIN) -> dict[str, float]:
+    """Say what the test over draws finds: a planted shift, none where there is none, and from what size on.
+
+    Args:
+        differences: of the main comparator, a draw a row.
+        shift: that is planted, as a share.
+
+    Returns:
+        `planted_p` of the differences about their mean, plus the shift; `false`, the share of all sign patterns of the
+        differences about their mean that have p < 0.05; `power` of the shift, at the measured standard error; and
+        `detectable`, the difference that is found with a probability of 80 %, without an adjustment.
+
+    Source: power of the t-test by the noncentral t distribution.
+    """
+    about = differences - differences.mean()
+    count = len(about)
+    found = [
+        paired_difference([sign * value for sign, value in zip(signs, about, strict=True)], [0.0] * count).p < LEVEL
+        for signs in product((-1.0, 1.0), repeat=count)
+    ]
+    error = float(about.std(ddof=1) / math.sqrt(count))
+    return {
+        "planted_p": paired_difference([value + shift for value in about], [0.0] * count).p,
+        "false": float(np.mean(found)),
+        "power": _power(shift / error, count),
+        "detectable": error * _noncentrality(0.8, count),
+    }
+
+
+def _power(noncentrality: float, count: int) -> float:
+    """Return the probability that a two-sided t-test rejects."""
+    least = float(t.ppf(1 - LEVEL / 2, count - 1))
+    return float(nct.sf(least, count - 1, noncentrality) + nct.cdf(-least, count - 1, noncentrality))
+
+
+def _noncentrality(wanted: float, count: int) -> float:
+    low, high = 0.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _power(middle, count) < wanted else (low, middle)
+    return high
+
+
+def families_in(data: Path) -> Iterator[tuple[str, dict[str, pd.DataFrame], dict[str, pd.DataFrame]]]:
+    """Yield each family that has final runs: its name, the final cells by setting, and the tuning runs."""
+    for name in dict.fromkeys(family_of(setting) for setting in SETTINGS):
+        settings = settings_of(name, data)
+        if settings:
+            cells = {setting: final_cells(data, setting) for setting in settings}
+            yield name, cells, {setting: recorded(tuning_file(data, setting)) for setting in settings}

@@ -1,0 +1,213 @@
+"""The second study's page: its tables and its figure, from the recorded runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ireg.analysis.looks import colour_of, drawn
+from ireg.analysis.pages import between_marks
+from ireg.statistics import Interval, mean_interval
+from ireg.system.files import write_bytes, write_text
+from ireg.tables import markdown
+from study.annealed.claims import (
+    AVERAGE,
+    BEST,
+    END,
+    Comparison,
+    by_draw,
+    families_in,
+    family,
+    power,
+    range_over_tied,
+    table,
+    tied,
+    values,
+)
+from study.annealed.plan import BASE, TUNED, Trial
+from study.annealed.trials import chosen_trial
+from study.claims import verdict
+from study.results import text_of
+
+LABELS = {"momentum": "SGD, momentum", "rmsprop": "RMSProp", "adamw": "AdamW", "muon": "Muon", "lion": "Lion"}
+NETWORKS = {"mnist10k": "MNIST, MLP", "fashion10k": "Fashion-MNIST, MLP", "mnist10k_cnn": "MNIST, CNN"}
+
+Cells = Mapping[str, pd.DataFrame]
+
+
+def write_page(folder: Path) -> Iterator[Path]:
+    """Write tables, figure and comparisons of all families with final runs.
+
+    Args:
+        folder: of the page `results.md`, its `data/` and `figures/`.
+
+    Yields:
+        Each file that was written.
+    """
+    page = folder / "results.md"
+    found = list(families_in(folder / "data"))
+    members = {name: family(cells) for name, cells, _ in found}
+    for name, of_family in members.items():
+        path = folder / "data" / f"comparisons_{name}.csv"
+        write_text(path, text_of(table(of_family)))
+        yield path
+    cells = {setting: rows for _, settings, _ in found for setting, rows in settings.items()}
+    tuning = {setting: rows for _, _, settings in found for setting, rows in settings.items()}
+    comparisons = [one for of_family in members.values() for one in of_family]
+    for mark, text in (
+        ("ends", ends(cells, tuning, comparisons)),
+        ("comparators", comparators(comparisons)),
+        ("chosen", chosen_numbers(tuning)),
+        ("power", powers(cells)),
+    ):
+        between_marks(page, mark, text)
+    yield page
+    for content in drawn("verdicts", lambda: picture(comparisons), ".png").values():
+        write_bytes(folder / "figures" / "verdicts.png", content)
+        yield folder / "figures" / "verdicts.png"
+
+
+def title_of(setting: str) -> str:
+    """Name a setting for a reader.
+
+    Example:
+        >>> title_of("mnist10k_cnn_30")
+        'MNIST, CNN, 30 %'
+    """
+    name, _, rate = setting.rpartition("_")
+    return f"{NETWORKS[name]}, {rate} %"
+
+
+def ends(cells: Cells, tuning: Cells, comparisons: Sequence[Comparison]) -> str:
+    """Write test errors at the end, a row a setting and optimizer."""
+    by_key = {(one.setting, one.optimizer): one for one in comparisons if one.comparator == END}
+    rows = []
+    for setting, of_setting in cells.items():
+        for optimizer in (name for name in TUNED if name in set(of_setting["optimizer"])):
+            errors = values(of_setting, optimizer, END)
+            means = errors.groupby([seed // 2 for seed in errors.index]).mean()
+            row = [title_of(setting), LABELS[optimizer], mean_interval(means.tolist()).with_ends(scale=100)]
+            one = by_key.get((setting, optimizer))
+            if optimizer == BASE or one is None:
+                row += ["–", "–", "–"]
+            else:
+                low, high = range_over_tied(tuning[setting], optimizer)
+                row += [_points(one.difference.student), verdict(one), f"{100 * low:.1f} to {100 * high:.1f}"]
+            rows.append(row)
+    head = ["data, network, noise", "optimizer", "test error at the end, %", "less momentum's, points", "verdict"]
+    return markdown([*head, "over tied trials, points"], rows)
+
+
+def comparators(comparisons: Sequence[Comparison]) -> str:
+    """Write all differences, a row a setting and comparator, a column an optimizer."""
+    by_key = {(one.setting, one.comparator, one.optimizer): one for one in comparisons}
+    rows = []
+    others = [name for name in TUNED if name != BASE]
+    for setting, comparator in dict.fromkeys((one.setting, one.comparator) for one in comparisons):
+        row = [title_of(setting), comparator]
+        for optimizer in others:
+            one = by_key.get((setting, comparator, optimizer))
+            row.append("–" if one is None else f"{_points(one.difference.student)}, {verdict(one)}")
+        rows.append(row)
+    return markdown(["data, network, noise", "comparator", *(LABELS[name] for name in others)], rows)
+
+
+def chosen_numbers(tuning: Cells) -> str:
+    """Write what held-out examples chose, a row a setting and optimizer."""
+    rows = []
+    for setting, runs in tuning.items():
+        for optimizer in (name for name in TUNED if name in set(runs["optimizer"])):
+            trial, separated = chosen_trial(runs, optimizer), tied(runs, optimizer)
+            lowest, highest = separated["lr"].min(), separated["lr"].max()
+            at_edge = ", an end of what was tried" if trial.lr in (lowest, highest) else ""
+            error = separated.loc[separated["difference"].abs().idxmin(), "error"]
+            rows.append(
+                [
+                    title_of(setting),
+                    LABELS[optimizer],
+                    f"{trial.lr:g}{at_edge}",
+                    *_further(trial),
+                    f"{100 * error:.2f}",
+                    f"{int(separated['tied'].sum())} of {len(separated)}",
+                ]
+            )
+    head = ["data, network, noise", "optimizer", "η", "decay λ", "memory β, ρ, β₂", "held-out error, %", "tied trials"]
+    return markdown(head, rows)
+
+
+def _further(trial: Trial) -> list[str]:
+    return [f"{trial.decay:g}", f"{trial.memory:g}"]
+
+
+def powers(cells: Cells) -> str:
+    """Write what the test at the end finds, a row a setting and optimizer."""
+    rows = []
+    for setting, of_setting in cells.items():
+        for optimizer in (name for name in TUNED if name != BASE and name in set(of_setting["optimizer"])):
+            differences = by_draw(of_setting, optimizer, END)
+            if len(differences) < 2:
+                continue
+            said = power(differences)
+            rows.append(
+                [
+                    title_of(setting),
+                    LABELS[optimizer],
+                    f"{said['planted_p']:.2g}",
+                    f"{100 * said['false']:.0f} %",
+                    f"{100 * said['power']:.0f} %",
+                    f"{100 * said['detectable']:.2f}",
+                ]
+            )
+    head = ["data, network, noise", "optimizer", "p of a planted point", "found without one", "power for one point"]
+    return markdown([*head, "found with 80 %, points"], rows)
+
+
+def _points(interval: Interval) -> str:
+    return interval.with_ends(scale=100)
+
+
+def picture(comparisons: Sequence[Comparison]) -> Figure:
+    """Draw differences of test error, a row a setting, a column a comparator: filled where significant."""
+    settings = list(dict.fromkeys(one.setting for one in comparisons))
+    shown = (END, AVERAGE, BEST)
+    figure = Figure(figsize=(7.0, 0.8 + 1.2 * len(settings)), layout="constrained")
+    axes = figure.subplots(len(settings), len(shown), sharex="row", squeeze=False)
+    for row, setting in zip(axes, settings, strict=True):
+        for axis, comparator in zip(row, shown, strict=True):
+            _panel(axis, [one for one in comparisons if (one.setting, one.comparator) == (setting, comparator)])
+        row[0].set_ylabel(title_of(setting).replace(", ", ",\n"), fontsize=8, rotation=0, ha="right", va="center")
+    for axis, comparator in zip(axes[0], shown, strict=True):
+        axis.set_title(comparator, fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("test error less momentum's, points", fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def _panel(axis: Axes, members: Sequence[Comparison]) -> None:
+    for height, one in enumerate(members):
+        mean, low, high = (100 * value for value in one.difference.student)
+        colour = colour_of(one.optimizer)
+        axis.errorbar(
+            mean,
+            height,
+            xerr=[[mean - low], [high - mean]],
+            fmt="o",
+            markersize=5,
+            color=colour,
+            markerfacecolor=colour if one.significant else "white",
+            linewidth=1.4,
+            capsize=2,
+            label=LABELS[one.optimizer],
+        )
+    axis.axvline(0, color="0.3", linewidth=0.9, zorder=0)
+    axis.set_ylim(len(TUNED) - 1.5, -0.5)
+    axis.set_yticks([])
+    axis.tick_params(labelsize=8)
+    axis.grid(axis="x", alpha=0.3)
+    axis.spines[["top", "right", "left"]].set_visible(False)
