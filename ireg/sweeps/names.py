@@ -118,7 +118,7 @@ def quotient(number: int, divisor: int) -> int:
 
 
 def register() -> None:
-    """Make `folder_of`, `of_optimizer` and `quotient` known to the configuration, as `${ireg_run_name:…}` and so on."""
+    """Make these functions known to the configuration, as `${ireg_run_name:…}` and so on."""
     OmegaConf.register_new_resolver(
         "ireg_run_name",
         lambda sweep, optimizer, overrides: folder_of(Path(sweep), optimizer, list(overrides)),

@@ -1,4 +1,4 @@
-"""`python -m study.annealed mnist10k_30`: tune, run and record a setting of the second study."""
+"""`python -m study.annealed mnist10k_30`: run and record a setting of the second study."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ireg.system.command import framed, run_as_process
 from ireg.system.errors import UserError
+from study.annealed.claims import families_in
+from study.annealed.pages import write_page
 from study.annealed.plan import SETTINGS, TUNED, optimizers_of
 from study.annealed.trials import finish, tuned
 
@@ -21,9 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "of --data are not done again; others are continued in --sweeps. lion needs the extra optimizers.",
     )
     known = ", ".join(SETTINGS)
-    parser.add_argument("settings", metavar="SETTING", nargs="+", help=f"one or several of {known}")
+    parser.add_argument("settings", metavar="SETTING", nargs="*", help=f"one or several of {known}")
     parser.add_argument("--optimizer", metavar="NAME", action="append", help=f"only this one of {', '.join(TUNED)}")
     parser.add_argument("--data", type=Path, default=Path("docs/annealed/data"), help="files of the runs (%(default)s)")
+    what = "then write the page's tables, figure and comparisons in FOLDER, from its data"
+    parser.add_argument("--page", metavar="FOLDER", type=Path, help=what)
     parser.add_argument("--sweeps", type=Path, default=Path("multirun"), help="folder of the runs (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once (%(default)s)")
     given = parser.parse_args(arguments)
@@ -35,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             best = tuned(setting, optimizer, given.data, given.sweeps, given.jobs)
             print(f"{setting}: {best}", flush=True)
             finish(setting, best, given.data, given.sweeps, given.jobs)
+    if given.page is not None:
+        if not list(families_in(given.page / "data")):
+            raise UserError(f"{given.page}: its data holds no final runs; do a setting first")
+        for path in write_page(given.page):
+            print(f"written: {path}")
     return 0
 
 

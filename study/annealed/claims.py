@@ -1,4 +1,4 @@
-"""The second study's comparisons: differences of test error draw by draw, and one adjustment of a family's p-values."""
+"""The second study's comparisons: differences of test error over draws, adjusted as one family."""
 
 from __future__ import annotations
 
@@ -194,16 +194,19 @@ def _bits(text: str) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8)).astype(float)
 
 
-def range_over_tied(tuning: pd.DataFrame, optimizer: str) -> tuple[float, float]:
-    """Return the smallest and the largest difference of test errors over pairs of tied trials, from the tuning runs."""
-    one, base = (
-        tied_rows.loc[tied_rows["tied"], "test/error"] for tied_rows in (tied(tuning, optimizer), tied(tuning, BASE))
-    )
-    return float(one.min() - base.max()), float(one.max() - base.min())
+def range_over_tied(one: pd.DataFrame, base: pd.DataFrame) -> tuple[float, float]:
+    """Return the smallest and the largest difference of test errors over pairs of tied trials.
+
+    Args:
+        one: an optimizer's trials, of `tied`.
+        base: momentum's.
+    """
+    errors, others = (trials.loc[trials["tied"], "test/error"] for trials in (one, base))
+    return float(errors.min() - others.max()), float(errors.max() - others.min())
 
 
 def power(differences: pd.Series, shift: float = MARGIN) -> dict[str, float]:
-    """Say what the test over draws finds: a planted shift, none where there is none, and from what size on.
+    """Say what the test over draws finds: a planted shift, none without it, and from what size on.
 
     Args:
         differences: of the main comparator, a draw a row.

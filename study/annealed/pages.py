@@ -28,22 +28,28 @@ from study.annealed.claims import (
     tied,
     values,
 )
-from study.annealed.plan import BASE, TUNED, Trial
-from study.annealed.trials import chosen_trial
+from study.annealed.plan import BASE, TUNED
+from study.annealed.trials import CHOOSES, chosen_trial, of_trial
 from study.claims import verdict
 from study.results import text_of
+from study.ties import DRAWS
 
 LABELS = {"momentum": "SGD, momentum", "rmsprop": "RMSProp", "adamw": "AdamW", "muon": "Muon", "lion": "Lion"}
 NETWORKS = {"mnist10k": "MNIST, MLP", "fashion10k": "Fashion-MNIST, MLP", "mnist10k_cnn": "MNIST, CNN"}
 
 Cells = Mapping[str, pd.DataFrame]
+"""Runs by setting."""
+
+Trials = Mapping[tuple[str, str], pd.DataFrame]
+"""Of `tied`, by setting and optimizer."""
 
 
-def write_page(folder: Path) -> Iterator[Path]:
+def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
     """Write tables, figure and comparisons of all families with final runs.
 
     Args:
         folder: of the page `results.md`, its `data/` and `figures/`.
+        draws: of the bootstrap that says which trials are tied.
 
     Yields:
         Each file that was written.
@@ -58,10 +64,16 @@ def write_page(folder: Path) -> Iterator[Path]:
     cells = {setting: rows for _, settings, _ in found for setting, rows in settings.items()}
     tuning = {setting: rows for _, _, settings in found for setting, rows in settings.items()}
     comparisons = [one for of_family in members.values() for one in of_family]
+    trials = {
+        (setting, optimizer): tied(runs, optimizer, draws=draws)
+        for setting, runs in tuning.items()
+        for optimizer in TUNED
+        if optimizer in set(cells[setting]["optimizer"])
+    }
     for mark, text in (
-        ("ends", ends(cells, tuning, comparisons)),
+        ("ends", ends(cells, trials, comparisons)),
         ("comparators", comparators(comparisons)),
-        ("chosen", chosen_numbers(tuning)),
+        ("chosen", chosen_numbers(tuning, trials)),
         ("power", powers(cells)),
     ):
         between_marks(page, mark, text)
@@ -82,7 +94,7 @@ def title_of(setting: str) -> str:
     return f"{NETWORKS[name]}, {rate} %"
 
 
-def ends(cells: Cells, tuning: Cells, comparisons: Sequence[Comparison]) -> str:
+def ends(cells: Cells, trials: Trials, comparisons: Sequence[Comparison]) -> str:
     """Write test errors at the end, a row a setting and optimizer."""
     by_key = {(one.setting, one.optimizer): one for one in comparisons if one.comparator == END}
     rows = []
@@ -95,7 +107,7 @@ def ends(cells: Cells, tuning: Cells, comparisons: Sequence[Comparison]) -> str:
             if optimizer == BASE or one is None:
                 row += ["–", "–", "–"]
             else:
-                low, high = range_over_tied(tuning[setting], optimizer)
+                low, high = range_over_tied(trials[setting, optimizer], trials[setting, BASE])
                 row += [_points(one.difference.student), verdict(one), f"{100 * low:.1f} to {100 * high:.1f}"]
             rows.append(row)
     head = ["data, network, noise", "optimizer", "test error at the end, %", "less momentum's, points", "verdict"]
@@ -116,31 +128,26 @@ def comparators(comparisons: Sequence[Comparison]) -> str:
     return markdown(["data, network, noise", "comparator", *(LABELS[name] for name in others)], rows)
 
 
-def chosen_numbers(tuning: Cells) -> str:
+def chosen_numbers(tuning: Cells, trials: Trials) -> str:
     """Write what held-out examples chose, a row a setting and optimizer."""
     rows = []
-    for setting, runs in tuning.items():
-        for optimizer in (name for name in TUNED if name in set(runs["optimizer"])):
-            trial, separated = chosen_trial(runs, optimizer), tied(runs, optimizer)
-            lowest, highest = separated["lr"].min(), separated["lr"].max()
-            at_edge = ", an end of what was tried" if trial.lr in (lowest, highest) else ""
-            error = separated.loc[separated["difference"].abs().idxmin(), "error"]
-            rows.append(
-                [
-                    title_of(setting),
-                    LABELS[optimizer],
-                    f"{trial.lr:g}{at_edge}",
-                    *_further(trial),
-                    f"{100 * error:.2f}",
-                    f"{int(separated['tied'].sum())} of {len(separated)}",
-                ]
-            )
+    for (setting, optimizer), tried in trials.items():
+        trial = chosen_trial(tuning[setting], optimizer)
+        at_end = ", an end of what was tried" if trial.lr in (tried["lr"].min(), tried["lr"].max()) else ""
+        error = mean_interval(of_trial(tuning[setting], trial)[CHOOSES].tolist()).mean
+        rows.append(
+            [
+                title_of(setting),
+                LABELS[optimizer],
+                f"{trial.lr:g}{at_end}",
+                f"{trial.decay:g}",
+                f"{trial.memory:g}",
+                f"{100 * error:.2f}",
+                f"{int(tried['tied'].sum())} of {len(tried)}",
+            ]
+        )
     head = ["data, network, noise", "optimizer", "η", "decay λ", "memory β, ρ, β₂", "held-out error, %", "tied trials"]
     return markdown(head, rows)
-
-
-def _further(trial: Trial) -> list[str]:
-    return [f"{trial.decay:g}", f"{trial.memory:g}"]
 
 
 def powers(cells: Cells) -> str:

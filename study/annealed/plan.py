@@ -142,7 +142,7 @@ def first_rates(optimizer: str) -> list[Trial]:
 
 
 def further_rates(best: Trial) -> list[Trial]:
-    """List two more rates: both sides of the best one, or beyond the end of the grid where that is the best.
+    """List two more rates: on both sides of the best one, or beyond the grid where it ends there.
 
     Example:
         >>> [f"{trial.lr:.3g}" for trial in further_rates(Trial("adamw", 1e-3, 0.0, 0.999))]

@@ -1,4 +1,4 @@
-"""Tune each optimizer of a setting in sequence, and do its final runs; what is recorded is not done again."""
+"""Tune each optimizer of a setting in sequence, and do its final runs; nothing is done twice."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def _trial_of(config: Mapping[str, Any]) -> Trial:
 
 
 def _tuning_rows(folder: Path, trials: Sequence[Trial]) -> pd.DataFrame:
-    """Return a row a run of these trials: the values after the last epoch, the best epoch, and what is wrong."""
+    """Return a row a run of these trials: values and wrong examples after the last epoch."""
     trial_of = _trials_of(folder)
     rows = []
     for _, run in runs(folder).iterrows():

@@ -1,6 +1,5 @@
 """The second study: its trials in sequence, its comparisons over draws, its page; against independent code."""
 
-from dataclasses import replace
 from itertools import product
 from math import comb
 
@@ -31,6 +30,7 @@ from study.annealed.plan import (
     optimizers_of,
 )
 from study.annealed.trials import chosen, chosen_trial, finish, in_sequence, tuned
+from study.noise import at_shares
 
 EXAMPLES = 2000
 
@@ -53,7 +53,7 @@ def rows_of(trials, error, wrong=None):
 
 def bowl(trial, seed):
     """Lowest at the fifth rate of the grid, the second decay there, and the third memory."""
-    wanted = replace(first_rates(trial.optimizer)[4])
+    wanted = first_rates(trial.optimizer)[4]
     distance = abs(np.log(trial.lr / (1 - trial.memory if trial.optimizer == "momentum" else 1.0)))
     target = abs(np.log(wanted.lr / (1 - wanted.memory if trial.optimizer == "momentum" else 1.0)))
     rate = abs(distance - target)
@@ -149,7 +149,12 @@ def test_what_is_recorded_is_not_run_again(tmp_path, monkeypatch):
         finish("mnist10k_30", Trial("momentum", 0.2, 0.0, 0.9), tmp_path, tmp_path / "runs", 1)
 
 
-def test_trials_and_final_runs_are_recorded(tmp_path, monkeypatch):
+def test_trials_and_final_runs_are_recorded(tmp_path, monkeypatch, train):
+    def sweep(overrides, *, folder, quiet):
+        done = train("-m", *overrides, f"hydra.sweep.dir={folder}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+    monkeypatch.setattr(running, "sweep", sweep)
     small = (
         "data=digits", "data.holdout=40", "data.train_size=200", "data.test_size=50", "epochs=2", "model.hidden=[8]",
         "+model.bias=false", "batch_size=40", "schedule.warmup=2", "terms=[l2]", "data.noise.rate=0.3",
@@ -177,6 +182,9 @@ def test_trials_and_final_runs_are_recorded(tmp_path, monkeypatch):
 # Comparisons
 
 
+PLACES = (("end", 30, 0.5), ("holdout", 12, 0.2), ("loss 1", 5, 0.05), ("loss 0.4", 9, 0.3))
+
+
 def cells(shift, spread=0.002, seeds=FINAL_SEEDS, generator=0):
     """Final runs of two optimizers whose draws share an error of their own; AdamW's is `shift` above."""
     draws = np.random.default_rng(generator)
@@ -188,9 +196,9 @@ def cells(shift, spread=0.002, seeds=FINAL_SEEDS, generator=0):
             own = above + of_pair[seed // 2] if above is not None and optimizer != BASE else 0.0
             error = 0.08 + of_draw[seed // 2] + own + draws.normal(0, 1e-4)
             rows += [
-                {"optimizer": optimizer, "lr": 0.1, "decay": 0.0, "memory": 0.9, "seed": seed, "place": place, "at": 30,
+                {"optimizer": optimizer, "lr": 0.1, "decay": 0.0, "memory": 0.9, "seed": seed, "place": place, "at": at,
                  "test/error": error, "test/error_ema": error, "fit/memorized": memorized}
-                for place, memorized in (("end", 0.5), ("holdout", 0.2), ("loss 1", 0.05), ("loss 0.4", 0.3))
+                for place, at, memorized in PLACES
             ]  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -225,7 +233,8 @@ def test_a_comparison_needs_all_draws():
 
 
 def test_the_family_is_adjusted_over_all_its_settings():
-    found = table(family({"mnist10k_30": cells(0.01), "mnist10k_0": cells(0.002, generator=1)}))
+    of_settings = {"mnist10k_30": cells(0.01), "mnist10k_0": cells(0.002, generator=1)}
+    found = table(family({name: pd.concat([runs, at_shares(runs)]) for name, runs in of_settings.items()}))
     # Holm's method again, each comparison counted once with its two hypotheses.
     hypotheses = sorted(
         [(p, number, "adjusted_p") for number, p in enumerate(found["p"])]
@@ -265,7 +274,7 @@ def tuning_runs(optimizer):
 
 def test_tied_trials_are_those_that_held_out_examples_do_not_separate():
     runs = tuning_runs("adamw")
-    separated = tied(runs, "adamw", draws=2000)
+    separated = tied(runs, "adamw", draws=1000)
     best = chosen_trial(runs, "adamw")
     assert len(separated) == 14
     at_best = separated[separated["difference"] == 0]
@@ -282,8 +291,9 @@ def test_tied_trials_are_those_that_held_out_examples_do_not_separate():
         variances.append((one - other).var() / EXAMPLES)
     half = 1.96 * np.sqrt(np.sum(variances)) / 2
     assert (far["high"] - far["low"]) / 2 == pytest.approx(half, rel=0.1, abs=0)
-    low, high = range_over_tied(pd.concat([runs, tuning_runs("momentum")]), "adamw")
-    assert low < high
+    base = pd.DataFrame({"test/error": [0.1, 0.2, 0.9], "tied": [True, True, False]})
+    own = pd.DataFrame({"test/error": [0.5, 0.15, 0.3], "tied": [False, True, True]})
+    assert range_over_tied(own, base) == pytest.approx((-0.05, 0.2), rel=1e-12, abs=0)
 
 
 def test_a_trial_of_which_a_run_diverged_is_not_tied():
@@ -318,7 +328,7 @@ def test_the_page_has_what_the_files_say(tmp_path):
     (tmp_path / "figures").mkdir()
     cells(0.01).to_csv(data / "final_mnist10k_30.csv", index=False)
     pd.concat([tuning_runs("momentum"), tuning_runs("adamw")]).to_csv(data / "tuning_mnist10k_30.csv", index=False)
-    written = list(write_page(tmp_path))
+    written = list(write_page(tmp_path, draws=200))
     assert [path.name for path in written] == ["comparisons_mnist10k.csv", "results.md", "verdicts.png"]
     page = (tmp_path / "results.md").read_text()
     end = next(one for one in family({"mnist10k_30": cells(0.01)}) if one.comparator == "end")
@@ -326,14 +336,16 @@ def test_the_page_has_what_the_files_say(tmp_path):
     assert "| MNIST, MLP, 30 % | AdamW |" in page
     assert "worse" in page
     before = page
-    list(write_page(tmp_path))
+    list(write_page(tmp_path, draws=200))
     assert (tmp_path / "results.md").read_text() == before
     assert settings_of("fashion10k", data) == []
 
 
-def test_the_command_refuses_what_is_not_there(capsys):
+def test_the_command_refuses_what_is_not_there(tmp_path, capsys):
     assert main(["mnist10k_31"]) == 2
     assert "mnist10k_31: no such setting" in capsys.readouterr().err
+    assert main(["--page", str(tmp_path)]) == 2
+    assert f"{tmp_path}: its data holds no final runs" in capsys.readouterr().err
     assert main(["mnist10k_30", "--optimizer", "adam"]) == 2
     assert "--optimizer adam: choose one of momentum" in capsys.readouterr().err
 
