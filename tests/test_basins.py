@@ -1,5 +1,6 @@
 """Forks of training, barriers between them, and permutations of hidden units."""
 
+import argparse
 import json
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ireg.basins import study
-from ireg.basins.__main__ import main
+from ireg.basins.__main__ import _check, main
 from ireg.basins.barriers import POINTS, Examples, along_line, barrier, distance, loss_and_error
 from ireg.basins.forks import fork, rates
 from ireg.basins.permutations import layers_of, matched, permuted
@@ -144,6 +145,7 @@ def test_forks_have_one_effective_rate_and_reach_one_loss(run):
     ends = [fork(problem, "sgd", 0.3, order, 1.9, 200) for order in (0, 0, 1)]
     assert all(end.loss <= 1.9 for end in ends)
     assert ends[0].epochs == ends[1].epochs > 0
+    assert ends[0].epochs % 0.25 == 0  # the loss is looked at four times an epoch
     assert all(torch.equal(value, ends[1].params[name]) for name, value in ends[0].params.items())
     assert not all(torch.equal(value, ends[2].params[name]) for name, value in ends[0].params.items())
     with pytest.raises(UserError, match=r"sgd at the rate 0.3: its training loss is .* after 1 epochs; raise --epochs"):
@@ -203,6 +205,14 @@ def test_the_command_writes_what_it_prints(run, small_run, capsys):
 def test_wrong_options(run, capsys, arguments, line):
     assert main([str(run / "run"), *arguments]) == 2
     assert line in capsys.readouterr().err
+
+
+def test_a_folder_without_runs_is_refused_before_torch_is_imported(tmp_path):
+    given = argparse.Namespace(
+        runs=[tmp_path], optimizers=["sgd"], orders=2, loss=0.3, lr=None, epochs=1, processes=1, into=None
+    )
+    with pytest.raises(UserError, match="no run there"):
+        _check(given)
 
 
 def test_the_smallest_options_are_taken(tmp_path, capsys):

@@ -312,8 +312,10 @@ def test_a_parameter_that_the_loss_does_not_use_gets_no_gradient():
 
 
 def test_given_gradients_are_scaled_and_taken_once():
-    weight = torch.tensor([1.0, 2.0], requires_grad=True)
-    total = with_gradient(torch.tensor(5.0), {"w": torch.tensor([3.0, 4.0])}, {"w": weight})
+    weight, value = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor(5.0)
+    total = with_gradient(value, {"w": torch.tensor([3.0, 4.0])}, {"w": weight})
+    assert not value.requires_grad
+    assert total.data_ptr() != value.data_ptr()
     (2 * total).backward(retain_graph=True)
     assert weight.grad.tolist() == [6, 8]
     with pytest.raises(RuntimeError, match="taken already; evaluate the objective again"):

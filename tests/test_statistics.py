@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ireg.statistics import Interval, Sample, holm, jackknife, limit, mean_interval, paired_difference, plus_minus
+from ireg.statistics import (
+    Interval,
+    OverSeeds,
+    Sample,
+    holm,
+    jackknife,
+    limit,
+    mean_interval,
+    paired_difference,
+    plus_minus,
+)
 
 
 def sample(values):
@@ -166,3 +176,9 @@ def test_what_there_is_not_is_not_written_as_a_number():
     one, none = mean_interval([0.25]), mean_interval([])
     assert (one.text(".1f", scale=100, unit=" %"), none.text(".1f", unit=" %")) == ("25.0 %", "–")
     assert (one.with_ends(), none.with_ends()) == ("0.25", "–")
+
+
+def test_an_interval_over_seeds_needs_three_values():
+    assert OverSeeds((1.0, 2.0, 3.0)).has_interval
+    assert not OverSeeds((1.0, 2.0)).has_interval
+    assert not OverSeeds((1.0, 2.0, float("nan"))).has_interval

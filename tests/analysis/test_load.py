@@ -1,6 +1,7 @@
 """Run folders are read as they are: columns, states, and the difference between nan and not measured."""
 
 import math
+import sys
 
 import pytest
 
@@ -183,3 +184,12 @@ def test_a_path_in_which_alone_runs_differ_stays(make_run):
     for name in ("a", "b"):
         sweep = make_run(name, tags, {"model._target_": f"mine.{name}"})
     assert load(sweep)["model._target_"].unique().tolist() == ["mine.a", "mine.b"]
+
+
+def test_a_run_that_is_removed_while_it_is_read_is_left_out(make_run, monkeypatch):
+    make_run("kept", ONE)
+    folder = make_run("removed", ONE)
+    module = sys.modules["ireg.analysis.load"]  # whose name in the package is the function's
+    original = module.read_record
+    monkeypatch.setattr(module, "read_record", lambda path: None if path.name == "removed" else original(path))
+    assert runs(folder)["run"].tolist() == ["kept"]

@@ -1,5 +1,6 @@
 """The drift less F at rate 0, where the coefficient of M + V is known."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import permutations, product
 
@@ -12,6 +13,7 @@ from ireg.core.moments import gradient_moments
 from ireg.core.optimizers import view
 from ireg.drift.finite_step import interval, noise_of_orders
 from ireg.drift.leading_flow_adaptive import drift_of_settled_weights
+from ireg.regularizers import Minibatch
 from ireg.statistics import Estimate
 from tests.drift.small import alone, quadratic
 
@@ -136,3 +138,32 @@ def test_noise_is_that_of_the_given_orders():
 
 def test_an_interval_is_students():
     assert interval(Estimate(2.0, 0.5), 2) == pytest.approx((2 - 12.7062 * 0.5, 2 + 12.7062 * 0.5), rel=1e-5)
+
+
+def test_noise_is_of_the_objective_where_each_minibatch_has_a_penalty():
+    """Of C + (λ/4) mean ‖g_k‖², whose gradient of a minibatch of a quadratic is g + (λ/2) H g."""
+    strength = 0.4
+    problem = replace(quadratic(ADAM, num_examples=6), regularizer=Minibatch(strength=strength))
+    indices = problem.partition("forces", 0).indices
+    order = torch.tensor([3, 1, 2, 5, 4, 0])
+    (found,) = noise_of_orders(problem, problem.weights, indices, [order])
+    rows = []
+    for index in indices:
+        inputs, target = problem.inputs[index][0], problem.targets[index][0]
+        gradient = inputs * (inputs @ problem.weights - target)
+        rows.append(gradient + strength / 2 * inputs * (inputs @ gradient))
+    bare = torch.stack(rows)
+    weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    adam = Adam([weight], lr=1.0, betas=(0.5, 0.9), eps=0.1)
+    mean, square = bare.mean(0), bare.square().mean(0)
+    adam.state[weight].update(step=torch.tensor(1e6), exp_avg=mean.clone(), exp_avg_sq=square.clone())
+    settled = []
+    for step in range(len(order) + 1):
+        state = adam.state[weight]
+        if step in (0, len(order)):
+            settled.append(weight.detach() - state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 0.1))
+        if step < len(order):
+            weight.grad = bare[order[step]]
+            adam.step()
+    expected = (settled[0] - settled[1]) / 6 - mean / (square.sqrt() + 0.1)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -13,6 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import ireg
 from ireg.lit.callback import ImplicitRegularizationMonitor as Callback
+from ireg.lit.step_loss import training_step
+from ireg.lit.twin import _passes_to
 from ireg.system.errors import UserError
 from ireg.window import Cadence
 from tests import reference
@@ -433,3 +436,34 @@ def test_the_last_row_is_never_left_out(tmp_path, clock):
     monitor = Callback(TAGS, max_cost=1e-12)
     fit(tmp_path, monitor, max_epochs=4)
     assert monitor.rows["epoch"].tolist() == [1, 4]
+
+
+def test_a_step_that_returns_no_loss_is_refused():
+    module = SimpleNamespace(training_step=lambda batch, number: None)
+    with pytest.raises(UserError, match="training_step returns None where it returned a loss in training; give loss="):
+        training_step(module, None, 0)
+    given = SimpleNamespace(training_step=lambda batch: {"loss": torch.tensor(2.0)})
+    assert training_step(given, None, 0) == 2.0
+
+
+def test_a_child_whose_outputs_are_no_tensor_is_passed_through():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Inner()
+
+        def forward(self, inputs):
+            return self.inner(inputs)
+
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 1)
+
+        def forward(self, inputs):
+            return {"logits": self.layer(inputs)}
+
+    assert _passes_to(Wrapped(), torch.ones(1, 2)) == "inner"
+    other = Wrapped()
+    other.forward = lambda inputs: dict(other.inner(inputs))
+    assert _passes_to(other, torch.ones(1, 2)) is None

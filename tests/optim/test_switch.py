@@ -271,7 +271,7 @@ def test_the_growth_of_the_norm_follows_the_phase():
         ({"lr": "best"}, f"lr=best: must be a number or one of {', '.join(RULES)}"),
         *(
             ({"at": at, "lr": 0.1}, f"at={at}: must be epoch:N, step:N, loss:C or swats, like epoch:10")
-            for at in ("week:2", "epoch:0", "epoch:1.5", "step", "loss:-1", "swats:2", "loss:x")
+            for at in ("week:2", "epoch:0", "epoch:1.5", "step", "loss:-1", "loss:0", "swats:2", "loss:x")
         ),
     ],
 )
