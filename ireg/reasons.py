@@ -302,6 +302,10 @@ def _of_margins(*, among: str, normalized: bool, **_: Any) -> tuple[Condition, .
     return no_classifier, labels_unknown, no_example, *((_no_matrix,) if normalized else ())
 
 
+def _alike(snapshot: Snapshot, name: str) -> str | None:
+    return "F is within rounding: the minibatches are alike" if name.endswith("_fluctuation") else None
+
+
 _OWN = (_no_rule, _not_stepped)
 _FLUCTUATION = (_divides_by_nothing, _one_minibatch)
 _EDGE = (_no_rule, _not_stepped, _no_edge)
@@ -314,9 +318,9 @@ CONDITIONS: Mapping[Any, tuple[Condition, ...]] = {
     own.own_full_batch: (_steepest(_not_all_minibatches), _steepest(_penalized), *_OWN),
     own.own_variance: (*_OWN, _independent),
     theory.strength: _FLUCTUATION,
-    theory.alignment: _FLUCTUATION,
+    theory.alignment: (*_FLUCTUATION, _alike),
     theory.strength_exact: _FLUCTUATION,
-    theory.alignment_exact: (*_FLUCTUATION, _always("the estimate of ‖F‖² is not positive")),
+    theory.alignment_exact: (*_FLUCTUATION, _always("the estimate of ‖F‖² is not positive, or within rounding")),
     norms.layers: (_no_matrix,),
     norms.product: (_no_matrix,),
     norms.spectral_product: (_no_matrix,),

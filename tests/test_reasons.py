@@ -151,8 +151,12 @@ CASES = {
         FLUCTUATION, {"make": ADAM, "data": pairs(1)}, "there is one minibatch, and nothing varies", {"make": ADAM},
     ),
     "no fluctuation without expansion": (
-        EXACT, {"make": ADAM, "model": ZERO(), "data": NO_GRADIENT}, "the estimate of ‖F‖² is not positive",
-        {"make": ADAM},
+        EXACT, {"make": ADAM, "model": ZERO(), "data": NO_GRADIENT},
+        "the estimate of ‖F‖² is not positive, or within rounding", {"make": ADAM},
+    ),
+    "minibatches that are alike": (
+        "ireg/alignment_fluctuation", {"make": ADAM, "data": pairs(1) * 3},
+        "F is within rounding: the minibatches are alike", {"make": ADAM},
     ),
     "independent": (
         "ireg/own_variance", {"sampling": "independent"}, "independent minibatches add no such part", {},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import mse_loss
+from torch.nn.functional import cross_entropy, mse_loss
 
 import ireg
 from ireg.core.frozen_gradients import FrozenGradients
@@ -163,3 +163,28 @@ def test_the_rate_does_not_matter_and_nothing_is_perturbed():
 def test_the_set_has_the_expansion_beside_it():
     found = measured("adam", terms="fluctuation")
     assert {*TAGS, "ireg/strength_fluctuation", "ireg/alignment_fluctuation"} < set(found)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.NAdam])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("copies", [4, 7])
+def test_minibatches_that_are_alike_give_no_direction(kind, dtype, copies):
+    generator = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn(8, 5, generator=generator, dtype=dtype), torch.arange(8) % 3
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype)
+    optimizer = kind(module.parameters(), lr=1e-3)
+    for _ in range(5):
+        optimizer.zero_grad()
+        cross_entropy(module(inputs), labels).backward()
+        optimizer.step()
+    alike, others = [(inputs, labels)] * copies, [(inputs + 0.01 * k, labels) for k in range(copies)]
+    tags = ["ireg/alignment_fluctuation", ALIGNMENT]
+    found = ireg.measure(module, alike, optimizer=optimizer, criterion=cross_entropy, terms=["fluctuation"])
+    assert not set(tags) & found.keys()
+    assert found["ireg/strength_fluctuation"] <= torch.finfo(dtype).eps
+    assert found[STRENGTH] < 1e-14
+    # Minibatches that differ by a hundredth have one.
+    found = ireg.measure(module, others, optimizer=optimizer, criterion=cross_entropy, terms=["fluctuation"])
+    assert set(tags) <= found.keys()
