@@ -303,7 +303,10 @@ def _of_margins(*, among: str, normalized: bool, **_: Any) -> tuple[Condition, .
 
 
 def _alike(snapshot: Snapshot, name: str) -> str | None:
-    return "F is within rounding: the minibatches are alike" if name.endswith("_fluctuation") else None
+    flow = snapshot.mean_flow if snapshot.has_mean_flow else None
+    if flow is None or flow.fluctuation is None or not theory.is_rounding(flow.fluctuation, flow.leading):
+        return None
+    return "F is within rounding: the minibatches are alike"
 
 
 _OWN = (_no_rule, _not_stepped)
