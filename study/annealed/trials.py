@@ -53,6 +53,9 @@ AT_THE_END = (
 )
 """Of a tuning run, after the last epoch."""
 
+WITHOUT_CURVATURE = ("terms.curvature=null",)
+"""Of every second final run: it takes as long as the training."""
+
 FAILED = 1.0
 """Held-out error of a trial of which a run diverged."""
 
@@ -166,14 +169,11 @@ def finish(setting: str, trial: Trial, data: Path, sweeps: Path, jobs: int) -> N
     """
     path = final_file(data, setting)
     folder = sweeps / f"annealed_final_{setting}"
-    # Few at a time, so that little is lost where the command ends early.
-    for first in range(0, len(FINAL_SEEDS), 2):
-        seeds = FINAL_SEEDS[first : first + 2]
-        if set(seeds) <= set(of_trial(recorded(path), trial)["seed"]):
-            continue
-        for overrides, _ in calls([trial]):
-            _sweep("annealed_final", setting, overrides, seeds, folder, jobs)
-            _record(path, _final_rows(folder, trial, seeds))
+    for seeds, terms in ((FINAL_SEEDS[::2], ()), (FINAL_SEEDS[1::2], WITHOUT_CURVATURE)):
+        missing = [seed for seed in seeds if seed not in set(of_trial(recorded(path), trial)["seed"])]
+        for overrides, _ in calls([trial]) if missing else ():
+            _sweep("annealed_final", setting, [*overrides, *terms], missing, folder, jobs)
+            _record(path, _final_rows(folder, trial, missing))
 
 
 def _sweep(

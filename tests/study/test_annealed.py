@@ -1,5 +1,6 @@
 """The second study: its trials in sequence, its comparisons over draws, its page; against independent code."""
 
+import json
 from itertools import product
 from math import comb
 
@@ -170,6 +171,10 @@ def test_trials_and_final_runs_are_recorded(tmp_path, monkeypatch, train):
     assert (end["at"] == 2).all()
     assert end["test/error_ema"].between(0, 1).all()
     assert end["schedule/lr"].lt(0.01).all()
+    found = (tmp_path / "runs").glob("annealed_final_small/*/status.json")
+    configs = [json.loads(path.read_text())["config"] for path in found]
+    without = {config["seed"]: config["terms"]["curvature"] is None for config in configs}
+    assert without == {10: False, 11: True}
     running._tune("small", [trial], tmp_path, tmp_path / "runs", 1)
     runs = pd.read_csv(tmp_path / "tuning_small.csv", dtype={"wrong": str})
     assert runs["seed"].tolist() == list(TUNING_SEEDS)
