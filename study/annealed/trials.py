@@ -29,7 +29,7 @@ from study.annealed.plan import (
     first_rates,
     trial_columns,
 )
-from study.cells import LOSSES, merged
+from study.cells import ENDED, LOSSES, merged
 from study.ties import wrong_at_places
 
 KEY = [*trial_columns(), "seed"]
@@ -232,7 +232,8 @@ def _final_rows(folder: Path, trial: Trial, seeds: Sequence[int]) -> pd.DataFram
     """Return a row a run and place of a trial's final runs."""
     table = load(folder)
     own = [run for run, other in _trials_of(folder).items() if alike(trial, other)]
-    rows = at_places(table[table["run"].isin(own) & table["seed"].isin(seeds)], LEVELS, last=1)
+    ended = table[table["run"].isin(own) & table["seed"].isin(seeds) & table["state"].isin(ENDED)]
+    rows = at_places(ended, LEVELS, last=1)
     tags = [column for column in rows if "/" in column]
     return rows.assign(**asdict(trial))[[*KEY, "state", "place", "at", "seconds", *tags]]
 
