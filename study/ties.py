@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -135,9 +136,17 @@ def _mean_wrong(rows: pd.DataFrame) -> NDArray[np.float64]:
 
 def resampled(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
     """Average (rates, examples) over drawn examples: (draws, rates)."""
-    count, generator = values.shape[1], np.random.default_rng(seed)
+    weights = _weights(values.shape[1], draws, seed)
+    parts = [weights[first : first + _AT_ONCE] @ values.T / values.shape[1] for first in range(0, draws, _AT_ONCE)]
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=2)
+def _weights(count: int, draws: int, seed: int) -> NDArray[np.int16]:
+    """Say how often each example is drawn, (draws, examples); several tables have the same draws."""
+    generator = np.random.default_rng(seed)
     parts = [
-        generator.multinomial(count, np.full(count, 1 / count), size=min(_AT_ONCE, draws - first)) @ values.T / count
+        generator.multinomial(count, np.full(count, 1 / count), size=min(_AT_ONCE, draws - first)).astype(np.int16)
         for first in range(0, draws, _AT_ONCE)
     ]
     return np.concatenate(parts)
