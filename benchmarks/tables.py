@@ -45,7 +45,7 @@ class Grid:
         return f"<details>\n<summary>{summary}</summary>\n\n{self.markdown()}\n\n{about.strip()}\n\n</details>"
 
     def span(self, column: str) -> str:
-        """Write the lowest and the highest number of a column, such as 0.80 to 1.07; a dash where it has none.
+        """Write the lowest and the highest number of a column, such as 0.80 to 1.07; a dash for none.
 
         Raises:
             ValueError: the table has no such column.
