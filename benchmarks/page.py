@@ -59,27 +59,47 @@ def write(findings: Findings, path: Path) -> list[Path]:
 
 
 def _text(findings: Findings, picture: str) -> str:
+    epochs = tables.epochs(findings.results, findings.peaks)
+    passes = tables.passes(findings.results, findings.peaks)
+    theory = tables.theory(findings.results)
     parts = [
-        _introduction(findings),
-        tables.epochs(findings.results, findings.peaks).markdown(),
+        _introduction(findings, epochs),
         _EPOCHS.format(ordinary=_ordinary(findings.results)),
-        tables.passes(findings.results, findings.peaks).markdown(),
-        _PASSES,
-        tables.theory(findings.results).markdown(),
-        _THEORY,
+        epochs.folded("Seconds by optimizer, width, batch size and threads", _EPOCHS_TABLE),
+        _PASSES.format(
+            share=passes.span("terms / training"),
+            training=passes.span("training / by hand"),
+            terms=passes.span("terms / by hand"),
+        ),
+        passes.folded("Seconds of both passes", _PASSES_TABLE),
+        _THEORY.format(terms=theory.span("theory / default"), epoch=theory.span("epoch with theory / project")),
+        theory.folded("Seconds with the mean flow", _THEORY_TABLE),
     ]
     if findings.memory:
         case, _ = findings.memory[0]
-        parts.append(_MEMORY.format(width=case.width, batch_size=case.batch_size))
-        parts.append(tables.memory(findings.memory).markdown())
+        memory = tables.memory(findings.memory)
+        parts.append(
+            _MEMORY.format(
+                width=case.width,
+                batch_size=case.batch_size,
+                minibatches=memory.span("minibatches m"),
+                tensors=memory.span("tensors, MB"),
+                resident=memory.span("resident, MB"),
+            )
+        )
+        parts.append(memory.folded("Peaks by optimizer and number of minibatches", _MEMORY_TABLE))
     if findings.growth is not None:
         parts.append(_GROWTH.format(picture=picture))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _introduction(findings: Findings) -> str:
+def _introduction(findings: Findings, epochs: tables.Grid) -> str:
     train, test = findings.results[0].num_examples
     return _INTRODUCTION.format(
+        by_hand=epochs.span("project / by hand"),
+        off=epochs.span("project / terms off"),
+        ordinary=epochs.span("ordinary / project"),
+        floor=epochs.span("project / floor"),
         command=findings.command,
         machine=machine(findings.peaks),
         train=train,
@@ -103,7 +123,10 @@ def _ordinary(results: Sequence[Result]) -> str:
 _INTRODUCTION = """
 # Benchmarks
 
-What an epoch of the experiment costs, and what the terms cost of it. Every number here is from one run of this command:
+An epoch of the experiment with the default terms takes, in the median of turns, {by_hand} times that of a loop tuned
+by hand, and {off} times that without terms. The ordinary Lightning way takes {ordinary} times as long. The epoch
+takes {floor} times the floor, its matrix products at the machine's best rate. Every number here is from one run of
+this command:
 
 ```sh
 {command}
@@ -118,49 +141,62 @@ All sides run in one process and take turns, so that whatever else the machine d
 """
 
 _EPOCHS = """
-Seconds of a whole epoch, medians over the turns' epochs:
-
-- **project**: a run as `train.py` does it, with the default terms: training, terms, evaluation, log files, checkpoint
-  (`time/epoch` in metrics.csv).
-- **terms off**: the same with `terms=[]`; the training examples, otherwise evaluated by the terms' pass, then have an
+- **project**: a run as `train.py` does it, with the default terms, evaluation, log files and checkpoint (`time/epoch`
+  in metrics.csv).
+- **terms off**: the same with `terms=[]`; the training examples, otherwise evaluated by the terms' pass, have an
   evaluation of their own.
-- **by hand**: a loop in plain PyTorch, tuned by hand, that trains, evaluates and computes the same terms, without
-  framework and files (`benchmarks/loop.py`), with the project's optimizer and its kernel.
-- **ordinary**: the ordinary Lightning way (`benchmarks/ordinary.py`): a torchvision data set with `ToTensor` in a
-  shuffling DataLoader, `self.log` and torchmetrics in each step, torch's optimizer as it is by default, the same terms;
-  what became of the training examples (`fit/*`) is left out. It has fewer epochs: {ordinary}.
-- **floor**: the matrix products of the training pass and of a terms' pass that forms all minibatch gradients, at the
-  machine's best rate named above. Small minibatches cannot reach that rate, and evaluation is not in it.
+- **by hand**: a loop in plain PyTorch (`benchmarks/loop.py`) with evaluation, the same terms, and the project's
+  optimizer and its kernel, without framework and files.
+- **ordinary**: a torchvision data set with `ToTensor` in a shuffling DataLoader, `self.log` and torchmetrics in each
+  step, torch's optimizer as it is by default, the same terms without `fit/*` (`benchmarks/ordinary.py`). It has fewer
+  epochs: {ordinary}.
+- **floor**: the matrix products of the training pass and of a terms' pass that forms all minibatch gradients. Small
+  minibatches cannot reach the machine's best rate, and evaluation is not in it.
+"""
 
-A ratio is the median of those of the turns, since within a turn the sides run one right after the other;
-**lowest to highest** are the ratios project / by hand of single turns, which tell how far to trust it. Below 1 the
-project is faster.
-
-## The two passes
+_EPOCHS_TABLE = """
+Seconds of a whole epoch are medians over the turns' epochs. A ratio is the median of those of the turns, since within
+a turn the sides run one right after the other; **lowest to highest** are the ratios project / by hand of single
+turns, which say how far to trust it. Below 1 the project is faster.
 """
 
 _PASSES = """
+## The two passes
+
+The terms' pass takes {share} times the training pass. Training takes {training} times as long as by hand, and the
+terms {terms} times.
+"""
+
+_PASSES_TABLE = """
 **training** is the project's training pass alone, from the start of the epoch to the evaluation of the test examples;
 **terms** is `time/terms` of metrics.csv, and the loop's includes, as that does, the evaluation of the training examples
 by the pass's outputs. Both are of the epochs above. SGD's terms need the minibatch gradients' norms and mean, RMSProp's
 and Adam's also second moments. **floor of a pass** is half of the floor above.
-
-## The mean flow: `terms=theory`
 """
 
 _THEORY = """
-Seconds of `time/terms` with the default terms, and with the mean flow's strength and alignment besides: a second pass
-with two products with the Hessian for each minibatch (SGD) or three (RMSProp, Adam). With
-`terms.every=10` a tenth of it falls on an epoch. `ireg/own` is among the default terms.
+## The mean flow: `terms=theory`
+
+With the mean flow's strength and alignment the terms' pass takes {terms} times the default terms, and an epoch
+{epoch} times the project's: a second pass with two products with the Hessian for each minibatch (SGD) or three
+(RMSProp, Adam). With `terms.every=10` a tenth of it falls on an epoch.
+"""
+
+_THEORY_TABLE = """
+Seconds of `time/terms`. `ireg/own` is among the default terms.
 """
 
 _MEMORY = """
 ## Memory of the terms' pass
 
-Peak above what is in use when the pass begins (data, weights and optimizer are by then), at width {width} and batch
-size {batch_size}, each line in a process of its own. *Tensors* are bytes held by torch's allocator, from its log of
-every allocation: exact. *Resident* is the high-water mark of the process's resident set (Linux), with the buffers of
-all libraries: to within some MB.
+From {minibatches} minibatches the pass takes {tensors} MB of tensors, and {resident} MB resident, above what is in
+use when it begins (data, weights and optimizer are by then), at width {width} and batch size {batch_size}.
+"""
+
+_MEMORY_TABLE = """
+Each line is a process of its own. *Tensors* are bytes held by torch's allocator, from its log of every allocation:
+exact. *Resident* is the high-water mark of the process's resident set (Linux), with the buffers of all libraries: to
+within some MB.
 """
 
 _GROWTH = """

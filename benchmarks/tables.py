@@ -35,6 +35,25 @@ class Grid:
         """Write the table for a page."""
         return markdown(self.columns, self.rows, others=" ---: ").removesuffix("\n")
 
+    def folded(self, summary: str, about: str) -> str:
+        """Write the table for a page, behind a line that opens it.
+
+        Args:
+            summary: the line.
+            about: what stands below the table, such as what its columns are.
+        """
+        return f"<details>\n<summary>{summary}</summary>\n\n{self.markdown()}\n\n{about.strip()}\n\n</details>"
+
+    def span(self, column: str) -> str:
+        """Write the lowest and the highest number of a column, such as 0.80 to 1.07; a dash for none.
+
+        Raises:
+            ValueError: the table has no such column.
+        """
+        place = self.columns.index(column)
+        cells = sorted((row[place] for row in self.rows if row[place] != MISSING), key=float)
+        return f"{cells[0]} to {cells[-1]}" if cells else MISSING
+
 
 def epochs(results: Sequence[Result], peaks: Mapping[int, float]) -> Grid:
     """Tabulate seconds of an epoch by side, and their ratios.

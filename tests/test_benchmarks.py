@@ -1,19 +1,22 @@
 """The loop by hand must do what the project does, or its time compares nothing."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
 
-from benchmarks import loop
+from benchmarks import loop, page
 from benchmarks.case import Case
-from benchmarks.sides import ORDINARY, SIDES, TERMS_OFF
+from benchmarks.sides import BY_HAND, ORDINARY, PROJECT, SIDES, TERMS_OFF, THEORY
+from benchmarks.tables import MISSING, Grid
+from benchmarks.times import EpochTime, Result
 from ireg.config.read import read
 from ireg.core.random import named_generator
 from ireg.experiment.build import make_data, make_model
-from tests.conftest import SMALL
+from tests.conftest import ROOT, SMALL
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adam"])
@@ -60,3 +63,53 @@ def test_every_side_of_the_comparison_runs(side):
             0 < sum(part for part in (time.training, time.terms) if part is not None) <= time.whole or side == ORDINARY
         )
         assert (time.terms is not None) == (side not in (TERMS_OFF, ORDINARY))
+
+
+def grids(text):
+    """The tables of a page, as they stand there."""
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    lines = [[line.strip("|").split("|") for line in table.splitlines()] for table in tables]
+    return [
+        Grid("", [cell.strip() for cell in head], [[cell.strip() for cell in row] for row in rows])
+        for head, _, *rows in lines
+    ]
+
+
+def spans(text):
+    """What the text gives as lowest and highest of its tables' columns."""
+    return re.findall(r"\d[\d.]* to \d[\d.]*", re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL))
+
+
+COLUMNS = (
+    (0, "project / by hand"), (0, "project / terms off"), (0, "ordinary / project"), (0, "project / floor"),
+    (1, "terms / training"), (1, "training / by hand"), (1, "terms / by hand"),
+    (2, "theory / default"), (2, "epoch with theory / project"),
+    (3, "minibatches m"), (3, "tensors, MB"), (3, "resident, MB"),
+)  # fmt: skip
+
+
+def test_the_page_says_what_its_tables_have():
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    found = grids(text)
+    assert spans(text) == [found[number].span(column) for number, column in COLUMNS]
+
+
+def test_a_page_is_written_with_its_tables_folded(tmp_path):
+    def result(optimizer, project, by_hand):
+        turns = {PROJECT: project, BY_HAND: by_hand, TERMS_OFF: 1.0, ORDINARY: 6.0, THEORY: 8.0}
+        times = {side: [[EpochTime(whole, whole / 2, whole / 4)]] for side, whole in turns.items()}
+        return Result(Case(optimizer=optimizer), (10_000, 10_000), 10**9, times)
+
+    results = [result("sgd", 2.0, 4.0), result("adam", 3.0, 2.0)]
+    (path,) = page.write(page.Findings(results=results, peaks={1: 4e9}, command="make bench"), tmp_path / "page.md")
+    text = path.read_text(encoding="utf-8")
+    assert spans(text)[:4] == ["0.50 to 1.50", "2.00 to 3.00", "2.0 to 3.0", "4.0 to 6.0"]
+    assert text.count("<details>") == text.count("</details>") == len(grids(text)) == 3
+    assert grids(re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)) == []
+
+
+def test_a_span_is_of_numbers():
+    grid = Grid("", ["name", "ratio", "none"], [["a", "10.0", MISSING], ["b", "9.5", MISSING], ["c", MISSING, MISSING]])
+    assert (grid.span("ratio"), grid.span("none")) == ("9.5 to 10.0", MISSING)
+    with pytest.raises(ValueError, match="not in"):
+        grid.span("other")
