@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from ireg.core.drawing import EPOCH, INDEPENDENT, sampling_of
+from ireg.core.drawing import EPOCH
 from ireg.core.functional import detached_parameters
 from ireg.core.moments import SMALLEST
 from ireg.core.path import PathRecorder, recorder_for
 from ireg.core.random import named_generator
 from ireg.core.ranks import ranks_of
 from ireg.core.several import SeveralOptimizers
-from ireg.core.sharded import sharding_modules
 from ireg.core.snapshot import Term
 from ireg.core.witness import Witness
 from ireg.core.wrappers import bare_module, unwrapped
 from ireg.guard import Guard
+from ireg.lit.refusals import (
+    require_epochs_end,
+    require_measurable,
+    require_optimizers,
+    require_whole_windows,
+    user_errors,
+    with_sampling,
+)
 from ireg.lit.remembered import Remembered
 from ireg.lit.step_loss import MicroBatches, as_measured, clip_of, is_clipped, precision_of
 from ireg.lit.twin import muted_twin, note_passing
@@ -41,7 +45,7 @@ from ireg.options import Epoch, Options, require_minibatches
 from ireg.regularizers import Regularizer
 from ireg.system.errors import UserError
 from ireg.terms.named import Chosen, chosen_terms
-from ireg.window import Cadence, least_steps, require_windows
+from ireg.window import Cadence, least_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,13 +53,6 @@ if TYPE_CHECKING:
 
 SHARE = "check/share"
 """Tag of the share of an epoch's minibatches that a row is from, where that is less than all."""
-
-
-SAID = {
-    EPOCH: "each minibatch once an epoch",
-    INDEPENDENT: "of a stream, or with replacement",
-}
-"""How minibatches are drawn, in words."""
 
 
 class ImplicitRegularizationMonitor(Callback):
@@ -230,21 +227,7 @@ class ImplicitRegularizationMonitor(Callback):
             return
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._begin_fit()
-        for wrong, text in (
-            (type(trainer.strategy) not in (DDPStrategy, ModelParallelStrategy)
-             and not isinstance(trainer.strategy, SingleDeviceStrategy),
-             f"strategy={type(trainer.strategy).__name__}: spreads the weights as no method here can measure; use "
-             "strategy='ddp', or ModelParallelStrategy with fully_shard in configure_model"),
-            (not pl_module.automatic_optimization and self._by_step, "automatic_optimization=False: what a step is "
-             "stands in the module alone; give loss or criterion, use automatic optimization, or ireg.Monitor in the "
-             "training_step"),
-            (trainer.precision == "16-true", "precision=16-true: gradients leave its range; use bf16-mixed, 16-mixed "
-             "or 32-true"),
-            (self._by_step and "dataloader_iter" in inspect.signature(pl_module.training_step).parameters,
-             "training_step takes the iterator of the loader; take (batch, batch_idx), or use ireg.Monitor"),
-        ):  # fmt: skip
-            if wrong:
-                raise UserError(f"ImplicitRegularizationMonitor: {text}")
+        require_measurable(trainer, pl_module, own_step=self._by_step)
 
     @property
     def _by_step(self) -> bool:
@@ -258,17 +241,9 @@ class ImplicitRegularizationMonitor(Callback):
             UserError: there is none, or one that evaluates the loss several times a step; a module that cannot be
                 measured, or that is sharded itself.
         """
-        if not trainer.optimizers:
-            raise UserError("ImplicitRegularizationMonitor: 0 optimizers: nothing moves; return one or several")
-        if pl_module in sharding_modules(pl_module):
-            raise UserError(
-                "ImplicitRegularizationMonitor: fully_shard(self) shards the LightningModule itself, of which a copy "
-                "is measured; shard the network within it, as by fully_shard(self.network)"
-            )
-        if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
-            raise UserError("ImplicitRegularizationMonitor: LBFGS evaluates the loss several times a step; use another")
+        require_optimizers(trainer, pl_module)
         lazy = any(is_lazy(value) for value in pl_module.parameters())
-        with _user_errors():
+        with user_errors():
             self._optimizer = optimizer = unwrapped(trainer.optimizers)
             if not lazy:  # such layers get their shapes from the first minibatch
                 bare_module(pl_module, sharded=True)
@@ -276,55 +251,20 @@ class ImplicitRegularizationMonitor(Callback):
             self._keep_initial(pl_module)
         self._recorder = recorder_for(self.terms.values(), optimizer)
         self._witness = Witness(optimizer, pl_module, self.options.loss, self.options.criterion)
-        self._asked = self._with_sampling(trainer)
-        self._require_windows(trainer)
+        warn = self._guard.warnings.once
+        self._asked = with_sampling(self.options, trainer, by_steps=self.by_steps, warn=warn)
+        if self.by_steps and self._asked.drawing == EPOCH:
+            require_epochs_end(trainer)
+            require_whole_windows(self._asked, self._population(trainer))
         self._cadence.group = ranks_of(trainer.strategy.model)
         self._cadence.begin()
         self._begin_epoch(trainer)  # a training that resumes within an epoch does not start one
-
-    def _with_sampling(self, trainer: Trainer) -> Options:
-        """Return the options with the sampling of the loader, where they leave it open.
-
-        Raises:
-            UserError: a term has no estimate from minibatches that are drawn so, or the penalty does not exist.
-        """
-        if self.options.sampling is not None:
-            return self.options
-        sampling = sampling_of(trainer.train_dataloader)
-        if sampling is None:
-            endless = self.by_steps and math.isinf(trainer.num_training_batches)
-            sampling, other = (INDEPENDENT, EPOCH) if endless else (EPOCH, INDEPENDENT)
-            self._guard.warnings.once(
-                "sampling",
-                f"how {type(trainer.train_dataloader).__name__} draws its minibatches is not known: the terms are "
-                f"those of sampling={sampling!r}, {SAID[sampling]}; {SAID[other]}, give sampling={other!r}",
-            )
-        with _user_errors():
-            return replace(self.options, sampling=sampling)
 
     def _population(self, trainer: Trainer) -> int | None:
         """Return the number m of an epoch's optimizer steps, where a window has some of their minibatches."""
         if not self.by_steps or self._asked.drawing != EPOCH:
             return None
         return self._cadence.population(math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
-
-    def _require_windows(self, trainer: Trainer) -> None:
-        """Check that the terms can be measured over windows of steps.
-
-        Raises:
-            UserError: the epoch has no end; a term or a penalty needs all of its minibatches.
-        """
-        if not self.by_steps or self._asked.drawing != EPOCH:
-            return
-        if math.isinf(trainer.num_training_batches):
-            raise UserError(
-                f"ImplicitRegularizationMonitor: sampling={EPOCH!r}, and {type(trainer.train_dataloader).__name__} has "
-                f"no length, so that no epoch ends; use sampling={INDEPENDENT!r}"
-            )
-        population = self._population(trainer)
-        if population is not None:
-            with _user_errors():
-                require_windows(self._asked, population)
 
     def _keep_initial(self, pl_module: LightningModule) -> None:
         self.initial = {name: value.clone() for name, value in detached_parameters(pl_module).items()}
@@ -468,7 +408,7 @@ class ImplicitRegularizationMonitor(Callback):
         """
         assert self._witness is not None
         if self.options.criterion is not None and step.batches[0][0] is not None:
-            with _user_errors():
+            with user_errors():
                 require_minibatches([step.batches[0][0]], pairs=True)
         if self._witness.record is None:
             self._guard.ask_again(self._witness)
@@ -512,7 +452,7 @@ class ImplicitRegularizationMonitor(Callback):
             objective = Objective(measured.loss, options.regularizer, batches)
             measured.descended = lambda params, batch: objective.evaluate(params, batch).total
         start = time.perf_counter()
-        with _user_errors(), precision_of(trainer, options):
+        with user_errors(), precision_of(trainer, options):
             self._guard.after_step(self._witness, measured, batches[position], mode=options.mode, step=step)
         self._cadence.note_gradient(time.perf_counter() - start)
 
@@ -661,17 +601,6 @@ class ImplicitRegularizationMonitor(Callback):
         self._rows = [dict(row) for row in state_dict["rows"]]
         self.initial = dict(state_dict["initial"])
         self._kept = dict(state_dict.get("kept", {}))
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """Raise an error of the arguments as one of the user's, with the name of the callback."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"ImplicitRegularizationMonitor: {error}") from error
 
 
 def _is_last(trainer: Trainer, batch_idx: int) -> bool:
