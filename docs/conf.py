@@ -47,6 +47,12 @@ def _with_links_of_the_site(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = source[0].replace(here, there)
 
 
+def _of_an_included_page(app: Sphinx, path: Path, parent: str, content: list[str]) -> None:
+    # CHANGELOG.md stands beside CONTRIBUTING.md; its other links begin with docs/, which the include takes off.
+    content[0] = content[0].replace("](CONTRIBUTING.md", "](docs/contributing.md")
+
+
 def setup(app: Sphinx) -> None:
     """Let the pages' links lead to the site's pages."""
     app.connect("source-read", _with_links_of_the_site)
+    app.connect("include-read", _of_an_included_page)
