@@ -51,9 +51,15 @@ def blocks(kind):
 def test_code_is_in_blocks_with_a_language(path):
     text = path.read_text(encoding="utf-8")
     languages = {language.split()[0] for language, _ in FENCED.findall(text)}
-    assert languages <= {"sh", "python", "yaml", "bibtex", "text", *NO_CODE}
+    assert languages <= {"sh", "python", "yaml", "bibtex", "text", "math", *NO_CODE}
     outside = FENCED.sub("", text)
     assert not re.search(r"\n\n    \S", outside), "code without a block is not tested"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_sum_is_taken_for_a_list(path):
+    """A line that begins with a plus, within a formula too, begins a list where Markdown is read."""
+    assert re.findall(r"^ *\+ .*", FENCED.sub("", path.read_text(encoding="utf-8")), re.MULTILINE) == []
 
 
 def commands():
