@@ -125,7 +125,24 @@ def test_what_is_on_the_page_is_right_on_the_site():
             runner.run(test)
             assert runner.failures == 0, test.name
             assert half_markup(test.docstring or "") == [], test.name
+            assert taken_for_types(test.docstring or "") == [], test.name
     assert runner.tries > 50
+
+
+def taken_for_types(docstring):
+    """First lines below "Returns:" with a colon: the site takes what is before it for the type."""
+    first = re.findall(r"^ *Returns:\n *(.*)$", docstring, re.MULTILINE)
+    return [line for line in first if re.search(r":(?:\s|$)", re.sub(r"`[^`]*`", "", line))]
+
+
+@pytest.mark.parametrize(
+    ("first", "taken"),
+    [("The values: by tag.", True), ("The values:", True), ("`a: b`, and what is 1:1.", False), ("The values.", False)],
+)
+def test_what_is_taken_for_a_type(first, taken):
+    assert taken_for_types(f"Do.\n\n    Args:\n        a: b.\n\n    Returns:\n        {first}\n        c: d.") == (
+        [first] if taken else []
+    )
 
 
 def half_markup(docstring):
