@@ -140,7 +140,7 @@ $(VENV)/site: $(VENV)/installed
 
 docs: $(VENV)/site ## Build the pages as a site in docs/_build, and run the examples of docstrings (installs Sphinx)
 	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
-	$(RUN) -m sphinx -W -q -b doctest docs docs/_build/doctest
+	$(RUN) -m sphinx -W -q -D nb_execution_mode=off -b doctest docs docs/_build/doctest
 	@echo "docs/_build/html/index.html"
 
 $(VENV)/linters: $(VENV)/installed

@@ -210,7 +210,7 @@ class Hessian:
             direction: v, by name, like `params`.
 
         Returns:
-            H v by name, of the same shapes, detached: loss over weight² times the unit of v. It is 0 for a parameter
+            H v by name, of the same shapes, detached, in loss over weight² times the unit of v. It is 0 for a parameter
             that enters the loss linearly.
 
         Raises:

@@ -74,7 +74,7 @@ def modified_flow(
         max_steps: in which the memory has to fade.
 
     Returns:
-        The flow. Its `strength` is ‖correction‖/‖leading‖: the expansion holds while that is small. Of a step that is
+        The flow. Its `strength` is ‖correction‖/‖leading‖; the expansion holds while that is small. Of a step that is
         the gradient's sign the correction is 0, but where gradients vanish. Whether the flow is right for an optimizer,
         `python -m ireg.verify --optimizer package.module.Class` certifies.
 

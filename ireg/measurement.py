@@ -94,7 +94,7 @@ def measure(
             default they are not.
 
     Returns:
-        The values by tag, without those that do not exist for the optimizer: a dictionary that prints as a table and
+        The values by tag, without those that do not exist for the optimizer, in a dictionary that prints as a table and
         says why a tag is missing, see `ireg.Measurement`. `check/noise` says by how much of itself the loss of the
         first minibatch differs between two seeds, where it does with `as_trained`.
 

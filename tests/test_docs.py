@@ -51,9 +51,48 @@ def blocks(kind):
 def test_code_is_in_blocks_with_a_language(path):
     text = path.read_text(encoding="utf-8")
     languages = {language.split()[0] for language, _ in FENCED.findall(text)}
-    assert languages <= {"sh", "python", "yaml", "bibtex", "text", *NO_CODE}
+    assert languages <= {"sh", "python", "yaml", "bibtex", "text", "math", *NO_CODE}
     outside = FENCED.sub("", text)
     assert not re.search(r"\n\n    \S", outside), "code without a block is not tested"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_sum_is_taken_for_a_list(path):
+    """A line that begins with a plus, within a formula too, begins a list where Markdown is read."""
+    assert re.findall(r"^ *\+ .*", FENCED.sub("", path.read_text(encoding="utf-8")), re.MULTILINE) == []
+
+
+def unbalanced(formula):
+    """What a formula opens and does not close; the site would show an error in its place, and be built."""
+    plain = re.sub(r"\\[{}]", "", formula)
+    pairs = {"braces": (plain.count("{"), plain.count("}"))}
+    for one, other in (("\\begin{", "\\end{"), ("\\lVert", "\\rVert"), ("\\langle", "\\rangle")):
+        pairs[one] = (formula.count(one), formula.count(other))
+    pairs["sizes"] = (len(re.findall(r"\\[bB]igl\b", formula)), len(re.findall(r"\\[bB]igr\b", formula)))
+    return [name for name, (opened, closed) in pairs.items() if opened != closed]
+
+
+def test_formulas_are_closed():
+    text = "".join(path.read_text(encoding="utf-8") for path in PAGES)
+    formulas = re.findall(r"^ *```math\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+    assert len(formulas) > 40
+    assert [(formula, unbalanced(formula)) for formula in formulas if unbalanced(formula)] == []
+    assert 'myst_fence_as_directive = ["math"]' in (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("formula", "found"),
+    [
+        (r"\frac{a}{b", ["braces"]),
+        (r"\Bigl\{ \frac{a}{b} \Bigr\}", []),
+        (r"\lVert g ^2", ["\\lVert"]),
+        (r"\bigl( a )", ["sizes"]),
+        (r"\begin{aligned} a", ["\\begin{"]),
+        (r"\langle a", ["\\langle"]),
+    ],
+)
+def test_an_open_formula_is_seen(formula, found):
+    assert unbalanced(formula) == found
 
 
 def commands():

@@ -68,13 +68,16 @@ def test_public_names_are_documented(name):
 
 
 def documented():
-    """What the page of the library lists: full name and object."""
+    """What the page of the library lists: full name and object, found where Sphinx looks for it."""
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    for kind, name in re.findall(r"^\.\. auto(function|class|exception|module):: (\S+)$", page, re.MULTILINE):
-        if kind == "module":
+    current = ""
+    for kind, name in re.findall(r"^\.\. (currentmodule|auto(?:function|class|exception|module)):: (\S+)$", page, re.M):
+        if kind == "automodule":
             yield name, importlib.import_module(name)
+        if kind in ("automodule", "currentmodule"):
+            current = name  # of names without a module, until the next of the two
             continue
-        module, _, attribute = (name if name.startswith("ireg.") else f"ireg.{name}").rpartition(".")
+        module, _, attribute = (name if "." in name else f"{current}.{name}").rpartition(".")
         yield name, getattr(importlib.import_module(module), attribute)
 
 
@@ -89,6 +92,16 @@ def test_the_page_of_the_library_lists_all():
     modules = {f"ireg.terms.{path.stem}" for path in (ROOT / "ireg" / "terms").glob("*.py") if has_terms(path)}
     assert len(modules) > 5
     assert modules <= set(listed)
+
+
+def test_the_page_of_the_library_has_each_option_of_an_entry_once():
+    """Twice the same option ends the site's build."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^\.\. auto\w+:: .*\n((?: +:.*\n)*)", page, re.MULTILINE)
+    assert len(entries) > 40
+    for options in entries:
+        names = re.findall(r"^ +:([\w-]+):", options, re.MULTILINE)
+        assert len(names) == len(set(names)), options
 
 
 def is_penalty(value):
@@ -112,7 +125,24 @@ def test_what_is_on_the_page_is_right_on_the_site():
             runner.run(test)
             assert runner.failures == 0, test.name
             assert half_markup(test.docstring or "") == [], test.name
+            assert taken_for_types(test.docstring or "") == [], test.name
     assert runner.tries > 50
+
+
+def taken_for_types(docstring):
+    """First lines below "Returns:" with a colon: the site takes what is before it for the type."""
+    first = re.findall(r"^ *Returns:\n *(.*)$", docstring, re.MULTILINE)
+    return [line for line in first if re.search(r":(?:\s|$)", re.sub(r"`[^`]*`", "", line))]
+
+
+@pytest.mark.parametrize(
+    ("first", "taken"),
+    [("The values: by tag.", True), ("The values:", True), ("`a: b`, and what is 1:1.", False), ("The values.", False)],
+)
+def test_what_is_taken_for_a_type(first, taken):
+    assert taken_for_types(f"Do.\n\n    Args:\n        a: b.\n\n    Returns:\n        {first}\n        c: d.") == (
+        [first] if taken else []
+    )
 
 
 def half_markup(docstring):

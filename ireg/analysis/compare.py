@@ -73,7 +73,7 @@ def compare(
         losses: training losses.
 
     Returns:
-        A row a pair of settings and place: `place`, `setting`, `less` (the other setting), `seeds` that both have,
+        A row a pair of settings and place, with `place`, `setting`, `less` (the other setting), `seeds` that both have,
         `value` and `other` (means over these), `difference` with its 95 % interval `low` to `high` (Student), `p` of
         the paired t-test and `p_holm`, adjusted by Holm's method over all rows.
 

@@ -166,8 +166,9 @@ def at_places(
         last: epochs that the end and each of `epochs` is a mean over.
 
     Returns:
-        A row a run and place: `run`, `state`, the configuration, `place`, `at` (the middle of its epochs), `seconds`
-        (of training up to there, without the terms), and the tags. A tag that was not measured around a place is nan.
+        A row a run and place, with `run`, `state`, the configuration, `place`, `at` (the middle of its epochs),
+        `seconds` (of training up to there, without the terms), and the tags. A tag that was not measured around a place
+        is nan.
     """
     chosen = [tag for tag in table if "/" in tag and not tag.startswith("time/")] if tags is None else list(tags)
     described = [column for column in table if "/" not in column and column not in ("epoch", "nonfinite")]

@@ -29,7 +29,7 @@ def sweep(overrides: Sequence[str], *, folder: str | Path | None = None, quiet: 
         quiet: print nothing.
 
     Returns:
-        A row a finished run of this call, with its configuration and the last value of every tag: `ireg.load` has all
+        A row a finished run of this call, with its configuration and the last value of every tag; `ireg.load` has all
         epochs, and `ireg.compare` compares settings.
 
     Raises:

@@ -75,7 +75,7 @@ class Clip:
             shares: factors s of the weights' rates, by name: Σ s_i φ*(g_i).
 
         Returns:
-            The value. None by norm with shares: what a step then takes off is the gradient of no function.
+            The value. None by norm with shares, since what a step then takes off is the gradient of no function.
         """
         values = widened(gradient)
         if self.by == VALUE:

@@ -318,7 +318,7 @@ def angle(snapshot: Snapshot) -> Tensor | None:
     It is that between W and W + ΔW, with ΔW what the last step took off. Decoupled weight decay changes no direction.
 
     Returns:
-        0-d; None where torch's state does not hold the step: without a rule or a buffer, for Nesterov's steps and
+        0-d; None where torch's state does not hold the step, as without a rule or a buffer, for Nesterov's steps and
         NAdam's, before the first step; and where all weights are 0.
     """
     if _unknown(snapshot):
