@@ -216,3 +216,13 @@ def test_a_commands_own_runs_are_shown_and_others_counted(make_run, capsys):
         assert lines[0].endswith("3 runs (3 done)")
         assert any(line.startswith("best: sgd lr=0.1, ") for line in lines)
         assert not any("other run" in line for line in lines)
+
+
+def test_what_a_sweep_shows_at_its_end_is_short(make_run, capsys):
+    for name, error in (("a", 0.4), ("b", 0.3)):
+        folder = make_run(name, {"test/error": [0.9, error]}, {"lr": error})
+    texts = []
+    for options in ({}, {"full": False}, {"full": True}):
+        show(folder, **options)
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]

@@ -65,3 +65,8 @@ def test_the_shell_completes_choices_and_keys():
     environment = {**os.environ, "PATH": path, "BASH_ENV": ""}
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["optimizer=momentum", "terms.num_batches="], done.stderr
+
+
+def test_a_name_as_wide_as_its_column_stands_beside_its_text():
+    assert keys._columns({"lr": "rate", "a": "other"}, 80) == ["  lr  rate", "  a   other"]
+    assert keys._columns({"longer": "rate", "a": "b"}, 8) == ["  longer", "        rate", "  a     b"]

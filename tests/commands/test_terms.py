@@ -38,6 +38,9 @@ def test_an_entry_says_all(capsys, monkeypatch):
     assert "η/(4m) Σ_k ‖g_k‖²" in lines["formula"]
     assert "Smith et al. 2021 (https://arxiv.org/abs/2101.12176); Singh, equation 1" in lines["source"]
     assert 'python train.py "terms=[default,sgd]"' in lines["command line"]
+    assert lines["valid for"].rstrip().endswith(CATALOGUE["ireg/sgd"].validity)
+    (everywhere,) = [line for line in shown(capsys, "norm/l2").splitlines() if line.startswith("valid for")]
+    assert everywhere.split() == ["valid", "for", "all"]
     assert "every set" in lines["sets"]
     low = shown(capsys, "margin_low")
     assert "ireg.terms.margin.quantile, share=0.01, among=all, normalized=False" in low

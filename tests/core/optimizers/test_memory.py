@@ -140,3 +140,9 @@ def test_weight_decay_is_in_the_gradient_or_in_the_norm_of_the_preconditioner():
     assert_close(coupled.decayed(gradient, params, scale)["w"], torch.tensor([2.0, 1.0]))
     assert_close(decoupled.decayed(gradient, params, scale)["w"], torch.tensor([3.0, 1.75]))
     assert none.decayed(gradient, params, scale) is gradient
+
+
+def test_states_are_compared_without_what_makes_an_optimizer():
+    state = OptimizerState(lr=0.1, moving=("w",), weight_decay=0.0, rule=SGDRule())
+    assert state == replace(state, make=torch.optim.SGD)
+    assert state != replace(state, lr=0.2)
