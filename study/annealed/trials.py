@@ -38,6 +38,9 @@ KEY = [*trial_columns(), "seed"]
 LEVELS = (*LOSSES, 0.01, 0.003)
 """Training losses at which final runs are compared."""
 
+MIDDLE = 15
+"""Epoch at which the noise scale and the curvature are read off: at the end the rate is zero."""
+
 CHOOSES = "holdout/error"
 """What a trial is chosen by, after the last epoch."""
 
@@ -233,7 +236,7 @@ def _final_rows(folder: Path, trial: Trial, seeds: Sequence[int]) -> pd.DataFram
     table = load(folder)
     own = [run for run, other in _trials_of(folder).items() if alike(trial, other)]
     ended = table[table["run"].isin(own) & table["seed"].isin(seeds) & table["state"].isin(ENDED)]
-    rows = at_places(ended, LEVELS, last=1)
+    rows = at_places(ended, LEVELS, (MIDDLE,), last=1)
     tags = [column for column in rows if "/" in column]
     return rows.assign(**asdict(trial))[[*KEY, "state", "place", "at", "seconds", *tags]]
 
