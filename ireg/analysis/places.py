@@ -31,6 +31,11 @@ def loss_place(loss: float) -> str:
     return f"loss {loss:g}"
 
 
+def epoch_place(epoch: int) -> str:
+    """Name the place of an epoch."""
+    return f"epoch {epoch}"
+
+
 def passage(epochs: Sequence[float], losses: Sequence[float], loss: float, band: float = BAND) -> Place | None:
     """Find where a run passes a training loss.
 
@@ -139,7 +144,7 @@ def places(rows: pd.DataFrame, losses: Sequence[float], epochs: Sequence[int], l
     end = int(rows["epoch"].max())
     for epoch in epochs:
         if last <= epoch <= end:
-            yield Place(f"epoch {epoch}", epoch - last + 1, epoch)
+            yield Place(epoch_place(epoch), epoch - last + 1, epoch)
     if end >= last:
         yield Place("end", end - last + 1, end)
     for name, tag in (("holdout", "holdout/error"), ("holdout loss", "holdout/loss"), ("test", "test/error")):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +30,7 @@ from study.annealed.claims import (
     tied,
     values,
 )
+from study.annealed.measures import PAIRS, associations
 from study.annealed.plan import BASE, TUNED
 from study.annealed.trials import CHOOSES, chosen_trial, of_trial
 from study.claims import verdict
@@ -63,6 +66,11 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
         yield path
     cells = {setting: rows for _, settings, _ in found for setting, rows in settings.items()}
     tuning = {setting: rows for _, _, settings in found for setting, rows in settings.items()}
+    associated = {setting: associations(rows) for setting, rows in cells.items()}
+    for setting, rows in associated.items():
+        path = folder / "data" / f"measures_{setting}.csv"
+        write_text(path, text_of(rows))
+        yield path
     comparisons = [one for of_family in members.values() for one in of_family]
     trials = {
         (setting, optimizer): tied(runs, optimizer, draws=draws)
@@ -75,6 +83,7 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
         ("comparators", comparators(comparisons)),
         ("chosen", chosen_numbers(tuning, trials)),
         ("power", powers(cells)),
+        ("measures", measures_table(associated)),
     ):
         between_marks(page, mark, text)
     yield page
@@ -171,6 +180,25 @@ def powers(cells: Cells) -> str:
             )
     head = ["data, network, noise", "optimizer", "p of a planted point", "found without one", "power for one point"]
     return markdown([*head, "found with 80 %, points"], rows)
+
+
+def measures_table(associated: Cells) -> str:
+    """Write Kendall's τ of each measure with the test error at the end, a row a measure, two columns a setting."""
+    by_key = {
+        (setting, row["measure"], row["pairs_of"]): Interval(row["tau"], row["low"], row["high"])
+        for setting, rows in associated.items()
+        for _, row in rows.iterrows()
+    }
+    places = {row["measure"]: row["at"] for rows in associated.values() for _, row in rows.iterrows()}
+    rows = []
+    for name, place in places.items():
+        row = [f"`{name}`" if "/" in name else name, place]
+        for setting, kind in product(associated, PAIRS):
+            tau = by_key.get((setting, name, kind))
+            row.append("–" if tau is None or math.isnan(tau.mean) else tau.with_ends())
+        rows.append(row)
+    head = [f"{title_of(setting)}: τ {kind}" for setting, kind in product(associated, PAIRS)]
+    return markdown(["measure", "at", *head], rows)
 
 
 def _points(interval: Interval) -> str:

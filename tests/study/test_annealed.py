@@ -13,6 +13,7 @@ from ireg.system.errors import UserError
 from study.annealed import trials as running
 from study.annealed.__main__ import main
 from study.annealed.claims import by_draw, family, over_draws, power, range_over_tied, settings_of, table, tied
+from study.annealed.measures import associations
 from study.annealed.pages import write_page
 from study.annealed.plan import (
     BASE,
@@ -325,16 +326,35 @@ def test_power_is_that_of_simulated_tests():
     assert said["planted_p"] == pytest.approx(stats.ttest_1samp(about + 0.01, 0.0).pvalue, rel=1e-9, abs=0)
 
 
+def test_a_planted_measure_is_found_across_and_within_optimizers():
+    runs = cells(0.01)
+    end = runs["place"] == "end"
+    runs["norm/l2"] = np.where(end, runs["test/error"], 0.0)
+    runs["fit/memorized"] = np.where(end, -runs["test/error"], 0.0)
+    found = associations(runs, resamples=200).set_index(["measure", "pairs_of"])
+    assert found.loc["norm/l2"]["tau"].tolist() == [1.0, 1.0]
+    assert found.loc["fit/memorized"]["tau"].tolist() == [-1.0, -1.0]
+    # 10 pairs of one seed and two optimizers; 45 of one optimizer, twice.
+    assert found.loc["norm/l2"]["pairs"].tolist() == [10, 90]
+    assert abs(found.loc["random", "within optimizers"]["tau"]) < 0.3 < found.loc["planted", "within optimizers"]["tau"]
+    middle = pd.concat([runs, runs[end].assign(place="epoch 15", **{"noise/scale": runs["test/error"] ** 2})])
+    assert associations(middle, resamples=10).set_index("measure").loc["noise/scale"]["tau"].tolist() == [1.0, 1.0]
+
+
 def test_the_page_has_what_the_files_say(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
-    marks = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("ends", "comparators", "chosen", "power"))
+    marks = "".join(
+        f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("ends", "comparators", "chosen", "power", "measures")
+    )
     (tmp_path / "results.md").write_text(marks)
     (tmp_path / "figures").mkdir()
     cells(0.01).to_csv(data / "final_mnist10k_30.csv", index=False)
     pd.concat([tuning_runs("momentum"), tuning_runs("adamw")]).to_csv(data / "tuning_mnist10k_30.csv", index=False)
     written = list(write_page(tmp_path, draws=200))
-    assert [path.name for path in written] == ["comparisons_mnist10k.csv", "results.md", "verdicts.png"]
+    assert [path.name for path in written] == [
+        "comparisons_mnist10k.csv", "measures_mnist10k_30.csv", "results.md", "verdicts.png",
+    ]  # fmt: skip
     page = (tmp_path / "results.md").read_text()
     end = next(one for one in family({"mnist10k_30": cells(0.01)}) if one.comparator == "end")
     assert f"{100 * end.difference.student.mean:.1f}" in page
