@@ -334,6 +334,12 @@ def test_a_value_out_of_range_is_named(default, key, value):
     assert advice.startswith(ADVICE)
 
 
+@pytest.mark.parametrize("decay", [0.0, 1.0, 1.5, NO_NUMBER])
+def test_the_decay_of_an_average_is_below_1(default, decay):
+    said = refused(default, weight_average__name="ema", weight_average__decay=decay)
+    assert said == f"weight_average.decay={decay}: must be above 0 and below 1, like 0.999"
+
+
 ALLOWED = {
     "benchmark": [True, False, None],
     "detect_anomaly": [True, False],

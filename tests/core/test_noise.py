@@ -72,6 +72,9 @@ NOISY = {
     "F.feature_alpha_dropout": lambda: Calling(lambda x, training: F.feature_alpha_dropout(x, 0.5, training)),
     "torch.dropout": lambda: Calling(lambda x, training: torch.dropout(x, 0.5, training)),
     "torch.native_dropout": lambda: Calling(lambda x, training: torch.native_dropout(x, 0.5, training)[0]),
+    "attention by position": lambda: Calling(
+        lambda x, training: F.scaled_dot_product_attention(x, x, x, None, 0.5 * training)
+    ),
     "F.rrelu": lambda: Calling(lambda x, training: F.rrelu(x, training=training)),
     "attention": lambda: Calling(attention),
 }

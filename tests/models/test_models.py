@@ -154,3 +154,8 @@ def test_a_residual_block_adds_its_inputs():
     block, inputs = Block(8, 8, 4, "relu"), torch.randn(2, 8, 5, 5)
     nn.init.zeros_(block.second.weight)  # its normalization of zeros is zero
     torch.testing.assert_close(block(inputs), inputs.relu())
+
+
+def test_a_transformer_may_have_one_head():
+    inputs = torch.ones(2, 1, 14, 14)
+    assert ViT(input_shape=(1, 14, 14), num_classes=3, width=8, heads=1)(inputs).shape == (2, 3)
