@@ -134,7 +134,7 @@ def quotient(number: int, divisor: int) -> int:
 
 
 def _folder_in(sweep: str, optimizer: str, overrides: ListConfig, *, _root_: DictConfig) -> str:
-    """Return the name of the folder of the run that a configuration describes, with the values that it has there."""
+    """Return the name of the folder of the run that a configuration describes."""
     texts, valued = [], []
     as_written = OmegaConf.to_container(overrides, resolve=False)
     assert isinstance(as_written, list)

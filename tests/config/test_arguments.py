@@ -165,3 +165,11 @@ def test_the_names_of_keys_are_those_of_the_classes():
     assert set(OF_MODEL) <= MLP.__init__.__kwdefaults__.keys() | MLP.__init__.__annotations__.keys()
     assert set(IN_PYTHON.values()) <= Switch.__init__.__annotations__.keys()
     assert not set(OF_OPTIMIZER) & Switch.__init__.__annotations__.keys()
+
+
+def test_what_only_the_class_can_refuse_is_one_line_too(train, tmp_path):
+    """The size of the images is not known before they are read. Hydra says nothing of its own."""
+    result = train("model=vit", "model.patch=5", "data=digits", cwd=tmp_path)
+    lines = [line for line in result.stderr.splitlines() if " | time left: " not in line]  # progress, once in 10 s
+    assert (result.returncode, lines) == (2, ["error: model: patch=5: must divide the 8 × 8 pixels of an image"])
+    assert result.stdout == ""
