@@ -44,6 +44,11 @@ EXPERIMENTS = "give one experiment a command, as it is a sweep with a folder of 
             "-m lr='${ireg_of_optimizer:1,${optimizer.name}}'",
             "ireg_of_optimizer:1: must be values by optimizer, like {",
         ),
+        (
+            "lr=${ireg_of_optimizer:{sgd:1},${optimizer.name}}",
+            "cannot be read; what refers to others needs two pairs of quotes, "
+            "'lr=\"${ireg_of_optimizer:{sgd:1},${optimizer.name}}\"'\n",
+        ),
         ("hydra.run.dir=???", "Missing mandatory value: hydra.run.dir; give it a value"),
         ("hydra.job.chdir=${nothing}", f"hydra.job.chdir: Interpolation key 'nothing' not found{BRACES}"),
         (
