@@ -1,7 +1,7 @@
 """The table of optimizers that more than one place must know of, as plain data.
 
-Figures, the switch, a run's choice of kernel, and the certificates read it. It imports no torch. An optimizer without
-an entry trains and is measured all the same, see CONTRIBUTING.md.
+Figures, the switch, a run's choice of kernel, the check of a configuration, and the certificates read it. It imports
+no torch. An optimizer without an entry trains and is measured all the same, see CONTRIBUTING.md.
 """
 
 from collections.abc import Mapping
@@ -35,6 +35,7 @@ class KnownOptimizer:
         first: whether `optimizer=switch` and `ireg basins` can begin with it.
         second: whether `optimizer=switch` can switch to it.
         rounded_otherwise: whether its kernel for many tensors rounds otherwise than a loop over the parameters.
+        matrices_alone: whether its class refuses weights that are no matrices.
         example: arguments with which the growth of the norm is certified; None where another entry is the same rule.
         edges: where its edge of stability is certified, by what is added to the name.
     """
@@ -47,6 +48,7 @@ class KnownOptimizer:
     first: bool = False
     second: bool = False
     rounded_otherwise: bool = False
+    matrices_alone: bool = False
     example: Mapping[str, Any] | None = None
     edges: Mapping[str, EdgeSetting] = field(default_factory=dict)
 
@@ -108,7 +110,7 @@ OPTIMIZERS: Mapping[str, KnownOptimizer] = {
     "adafactor": KnownOptimizer(
         target="torch.optim.Adafactor", colour="#117733", divides=True, rounded_otherwise=True
     ),
-    "muon": KnownOptimizer(target="torch.optim.Muon", colour="#7B61A8"),
+    "muon": KnownOptimizer(target="torch.optim.Muon", colour="#7B61A8", matrices_alone=True),
     "lion": KnownOptimizer(target="pytorch_optimizer.Lion", colour="#6B7A00"),
     "signum": KnownOptimizer(target="pytorch_optimizer.SignSGD", colour="#C51B7D"),
     "switch": KnownOptimizer(target="ireg.optim.Switch", colour="#8B6F47"),

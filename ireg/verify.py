@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ireg.known_optimizers import WITH_RULE
+from ireg.system.assignments import require_takes, settings_of
 from ireg.system.command import Parser, framed, run_as_process
 from ireg.system.errors import UserError, did_you_mean
 from ireg.system.files import is_writable
@@ -101,6 +102,9 @@ def _check_paths(options: argparse.Namespace) -> None:
     for name in options.optimizer:
         if "." not in name:
             raise UserError(f"--optimizer {name}: is no import path; give names of certificates, or paths alone")
+    settings = settings_of(options.set or ())
+    for name in options.optimizer:
+        require_takes(name, settings)
 
 
 def _check_rates(given: Sequence[str]) -> None:

@@ -144,7 +144,7 @@ def checks_the_configuration(words):
     single = []
     for override in overrides:
         key, _, value = override.partition("=")
-        several = "," in value and not value.startswith(("[", "tag(", "choice("))
+        several = "," in value and not value.startswith(("[", "tag(", "choice(", '"'))
         single += [f"{key}={one}" for one in value.split(",")[:1]] if several else [override]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         read(compose("config", single))

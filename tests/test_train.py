@@ -243,11 +243,15 @@ def test_a_sweep_ends_with_table_and_figures(sweep):
 
 
 def test_a_failing_run_harms_no_other_and_the_sweep_says_so(train, tmp_path):
-    result = train("-m", "++optimizer.momentum=0.5,-1", "epochs=1", *SMALL, cwd=tmp_path)
+    events = ("optimizer=switch", "optimizer.lr=0.1", "optimizer.at=epoch:1,never")
+    result = train("-m", *events, "epochs=1", *SMALL, cwd=tmp_path)
     assert result.returncode == 1
     states = [json.loads(path.read_text())["state"] for path in sorted(tmp_path.glob("multirun/runs/*/status.json"))]
     assert sorted(states) == ["done", "failed"]
-    assert result.stderr.splitlines().count("error: optimizer=sgd: Invalid momentum value: -1") == 1
+    lines = [
+        line for line in result.stderr.splitlines() if line.startswith("error: optimizer=switch: at=never: must be")
+    ]
+    assert len(lines) == 1
     assert "Error executing job" not in result.stderr
     assert "Traceback" not in result.stderr
     assert (tmp_path / "multirun" / "runs" / "summary.csv").exists()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -20,9 +18,8 @@ from torch.optim import Optimizer
 from ireg.certify.any_optimizer import HALF, LATE, MODIFIED, PLAIN, Accuracy, MakeAt, accuracy
 from ireg.certify.logged_tables import verdict
 from ireg.core.ramp import Make
+from ireg.system.assignments import as_text, settings_of
 from ireg.system.errors import UserError
-
-POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def class_at(path: str) -> type[Optimizer]:
@@ -51,37 +48,6 @@ def class_at(path: str) -> type[Optimizer]:
     return found
 
 
-def settings_of(given: Sequence[str], *, with_rate: bool = False) -> dict[str, Any]:
-    """Read arguments of an optimizer, as `betas=[0.6,0.8]`.
-
-    Args:
-        given: NAME=VALUE each.
-        with_rate: whether the rate may be among them.
-
-    Raises:
-        UserError: one has no value or cannot be read, or is the rate, where that is chosen here.
-    """
-    settings = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise UserError(f"--set {text}: must be NAME=VALUE, like betas=[0.6,0.8]")
-        if name == "lr" and not with_rate:
-            raise UserError(f"--set {text}: the rates are chosen by what the optimizer remembers; leave lr out")
-        try:
-            settings[name] = _with_powers(yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise UserError(f"--set {text}: {value!r} cannot be read; write it like betas=[0.6,0.8]") from None
-    return settings
-
-
-def _with_powers(value: Any) -> Any:
-    """Read numbers like 1e-3, which YAML takes for text, as torch's users write them."""
-    if isinstance(value, list):
-        return [_with_powers(one) for one in value]
-    return float(value) if isinstance(value, str) and POWER.fullmatch(value) else value
-
-
 def maker(path: str, settings: Mapping[str, Any]) -> MakeAt:
     """Return what makes an optimizer of a class at any rate.
 
@@ -96,8 +62,8 @@ def maker(path: str, settings: Mapping[str, Any]) -> MakeAt:
     try:
         at(1e-3)([nn.Parameter(torch.ones(2, 2, dtype=torch.float64))])
     except Exception as error:  # whatever a class of somebody's raises
-        text = ", ".join(f"{name}={value}" for name, value in settings.items()) or "lr alone"
-        raise UserError(f"--optimizer {path}: cannot be made with {text}: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"--optimizer {path}: cannot be made with {as_text(settings)}: {reason}") from error
     return at
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ireg.commands.train import CONF
+from ireg.config.surroundings import require_place
 from ireg.system.command import Parser, framed, run_as_process
 from ireg.system.errors import UserError
 from ireg.system.terminal import make_console
@@ -47,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _list()
         return 0
     settings = _settings(given.data, given.root)
+    if given.root is not None:  # before torch is imported
+        require_place("--root", given.root)
+        if given.command != "fetch" and not Path(given.root).expanduser().exists():
+            raise UserError(f"--root={given.root}: is not there; name the folder that holds the files")
     splits = {split: _read(settings, split, download=given.command == "fetch") for split in _SPLITS}
     sizes = " and ".join(f"{len(labels)} {_SPLITS[split]} examples" for split, (_, labels) in splits.items())
     shape = " × ".join(map(str, splits["train"][0].shape[1:]))

@@ -108,6 +108,11 @@ def explain(error: Exception) -> str | None:
     if line := _missing_choice(error):
         return line
     if isinstance(error, OverrideParseException):
+        key, _, value = str(error.override).partition("=")
+        if value.startswith("${") and not {"'", '"'} & set(value):  # as ${ireg_of_optimizer:{sgd:1},${optimizer.name}}
+            return (
+                f"{key}={value}: cannot be read; what refers to others needs two pairs of quotes, '{key}=\"{value}\"'"
+            )
         return (
             f"{error.override}: cannot be read; write key=value, and quote what the shell or Hydra would read otherwise"
         )

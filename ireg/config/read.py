@@ -47,6 +47,11 @@ def read(config: DictConfig) -> Config:
 
 def unresolved(error: OmegaConfBaseException) -> str:
     """Say in one line which key has no usable value: it is missing, of another type, or not resolved."""
+    within: BaseException | None = error
+    while within is not None:
+        if isinstance(within, UserError):  # of a resolver of ours, whose line says what to do
+            return str(within)
+        within = within.__cause__ or within.__context__
     first = (error.msg or str(error)).splitlines()[0]
     reason = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", first).strip('"')
     key = f"{error.full_key}: " if error.full_key and error.full_key not in reason else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 import ireg
 from ireg.config.schema import Config
 from ireg.system.errors import UserError
+from ireg.system.files import is_writable
 
 _LIBRARIES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 """What a logger of Lightning's needs, an extra of ours of the same name."""
@@ -36,14 +37,31 @@ def require_surroundings(settings: Config) -> None:
         UserError: it is not, or they cannot.
     """
     root = settings.data.root
-    if root is not None and Path(root).exists() and not Path(root).is_dir():
-        raise UserError(f"data.root={root}: is no folder; choose another place")
+    if root is not None:
+        require_place("data.root", root)
     logger = _LIBRARIES.get(str(settings.logger.further.get("_target_")).rpartition(".")[2])
     if logger is not None:
         _require_installed(f"logger={logger}", logger, logger)
     library = str(settings.optimizer["_target_"]).partition(".")[0]
     if library in _EXTRAS:
         _require_installed(f"optimizer={settings.optimizer['name']}", library, _EXTRAS[library])
+
+
+def require_place(key: str, root: str) -> None:
+    """Check that the files of a data set can lie in a folder, which need not exist yet.
+
+    Args:
+        key: what was set to it, for the message.
+        root: the folder.
+
+    Raises:
+        UserError: it is a file, or it is not there and cannot be made.
+    """
+    place = Path(root).expanduser().absolute()
+    if os.path.exists(place) and not place.is_dir():  # Path.exists raises where a folder above may not be entered
+        raise UserError(f"{key}={root}: is no folder; choose another place")
+    if not os.path.exists(place) and not is_writable(place):
+        raise UserError(f"{key}={root}: is not there and cannot be made; choose another place")
 
 
 def _require_installed(what: str, library: str, extra: str) -> None:

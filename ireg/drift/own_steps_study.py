@@ -10,12 +10,13 @@ from dataclasses import asdict
 from typing import Any
 
 from ireg.certify.any_optimizer import MakeAt
-from ireg.certify.own_step import maker, settings_of
+from ireg.certify.own_step import maker
 from ireg.drift.from_run import Start
 from ireg.drift.instrument import Instrument, Result, as_json
 from ireg.drift.own_steps import Minibatches, of_the_run, own_steps
 from ireg.drift.tables import measured, table
 from ireg.statistics import NOTHING
+from ireg.system.assignments import settings_of
 from ireg.system.errors import UserError
 
 HEADER = ("run", "optimizer", "rate", "part", "quantity", "value", "error")

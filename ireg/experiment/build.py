@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ireg.config.arguments import IN_PYTHON, OF_OPTIMIZER, WITH_MATRICES_ALONE
 from ireg.config.schema import NO_AVERAGE, NO_REGULARIZER, Config, Logging, active_terms, term_intervals
 from ireg.config.trainer_arguments import clips_in_mixed_precision
 from ireg.core.moments.needs import union_of_needs
@@ -34,9 +35,7 @@ log = logging.getLogger(__name__)
 ROUNDED_OTHERWISE = {entry.target for entry in OPTIMIZERS.values() if entry.rounded_otherwise}
 """Classes of optimizers whose kernel for many tensors rounds otherwise than a loop over the parameters."""
 
-REMEDIES = {
-    "Muon only supports 2D parameters": "use model=mlp or model=linear with +model.bias=false, or another optimizer"
-}
+REMEDIES = {"Muon only supports 2D parameters": WITH_MATRICES_ALONE}
 """What to do, by a part of another library's message."""
 
 
@@ -151,13 +150,7 @@ def make_classifier(settings: Config, model: nn.Module) -> Classifier:
 
 def _made_optimizer(settings: Config, model: nn.Module) -> Callable[..., Any]:
     """Return what makes the optimizer from the parameters, with its kernel and its groups."""
-    # `name`, `full_batch` and `decay_groups` are ours, the rest are arguments of the class. In Python `from` is no
-    # name.
-    arguments = {
-        {"from": "first", "to": "second"}.get(key, key): value
-        for key, value in settings.optimizer.items()
-        if key not in ("name", "full_batch", "decay_groups")
-    }
+    arguments = {IN_PYTHON.get(key, key): value for key, value in settings.optimizer.items() if key not in OF_OPTIMIZER}
     name = settings.optimizer["name"]
     with user_errors(f"optimizer={name}"):
         # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.

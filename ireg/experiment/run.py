@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from ireg.config.arguments import require_arguments
 from ireg.config.read import read
 from ireg.config.schema import Config, Logging
 from ireg.config.surroundings import require_device, require_surroundings
@@ -306,6 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = read(OmegaConf.create(status["config"]))
     if finished(folder, asdict(settings)) is None:  # before anything is written there
         require_surroundings(settings)
+        require_arguments(settings)
         require_device(settings)
     folder.mkdir(parents=True, exist_ok=True)
     with _logging_to(folder / LOG), chdir(directory if directory.is_dir() else "."):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ireg.known_models import require_convolutions
 from ireg.models.layers import activation as make_activation
 from ireg.models.layers import normalization, require_images
 
@@ -36,8 +37,7 @@ class CNN(nn.Sequential):
         activation: str = "relu",
     ) -> None:
         require_images(tuple(input_shape), "CNN")
-        if not channels or min(channels) < 1:
-            raise ValueError(f"channels={list(channels)}: must be at least one number above 0")
+        require_convolutions(channels=channels, groups=groups, activation=activation)
         before, height, width = input_shape
         layers: list[nn.Module] = []
         for after in channels:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ireg.known_models import require_gpt
 from ireg.models.layers import LayerNorm, Shift
-from ireg.models.transformer import Block, require_heads
+from ireg.models.transformer import Block
 
 SCALE = 0.02
 """Standard deviation of the initial weights."""
@@ -54,11 +55,7 @@ class GPT(nn.Module):
         super().__init__()
         if len(input_shape) != 1:
             raise ValueError(f"input_shape={tuple(input_shape)}: GPT takes blocks of characters; use data=shakespeare")
-        require_heads(heads, width)
-        if blocks < 1:
-            raise ValueError(f"blocks={blocks}: must be at least 1")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout:g}: must be at least 0 and below 1")
+        require_gpt(width=width, blocks=blocks, heads=heads, dropout=dropout)
         self.embed, self.places = nn.Embedding(num_classes, width), Shift(input_shape[0], width, scale=SCALE)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.blocks = nn.Sequential(

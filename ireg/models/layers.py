@@ -1,28 +1,20 @@
 """What several architectures are made of."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-}
+from ireg.known_models import ACTIVATIONS, require_activation, require_groups
 
 
 def activation(name: str) -> nn.Module:
-    """Make an activation by its name, one of `ACTIVATIONS`.
+    """Make an activation by its name, one of `ireg.known_models.ACTIVATIONS`.
 
     Raises:
         ValueError: an unknown name.
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation={name}: must be one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
+    require_activation(name)
+    made: nn.Module = getattr(nn, ACTIVATIONS[name])()
+    return made
 
 
 def normalization(groups: int, channels: int) -> nn.Module:
@@ -35,8 +27,7 @@ def normalization(groups: int, channels: int) -> nn.Module:
     Raises:
         ValueError: the groups do not divide the channels.
     """
-    if groups < 0 or (groups and channels % groups):
-        raise ValueError(f"groups={groups}: must be 0, or divide each number of channels, as {channels}")
+    require_groups(groups, channels)
     return nn.GroupNorm(groups, channels) if groups else nn.Identity()
 
 

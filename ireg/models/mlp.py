@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from ireg.known_models import require_mlp
 from ireg.models.layers import activation as make_activation
 
 
@@ -42,8 +43,7 @@ class MLP(nn.Sequential):
         widths = [math.prod(input_shape), *hidden, num_classes]
         if min(widths) < 1:
             raise ValueError(f"widths {widths}: each must be at least 1")
-        if not 0 <= init_scale < math.inf or (init_scale == 0 and hidden):
-            raise ValueError(f"init_scale={init_scale:g}: must be a finite number above 0, or 0 for a linear model")
+        require_mlp(hidden=hidden, activation=activation, init_scale=init_scale)
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs, bias=bias), make_activation(activation)]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ireg.known_models import require_convolutions
 from ireg.models.layers import activation as make_activation
 from ireg.models.layers import normalization, require_images
 
@@ -42,8 +43,7 @@ class ResNet(nn.Sequential):
         activation: str = "relu",
     ) -> None:
         require_images(tuple(input_shape), "ResNet")
-        if not channels or min(channels) < 1:
-            raise ValueError(f"channels={list(channels)}: must be at least one number above 0")
+        require_convolutions(channels=channels, groups=groups, activation=activation)
         first = channels[0]
         layers: list[nn.Module] = [
             nn.Conv2d(input_shape[0], first, 3, padding=1, bias=False),

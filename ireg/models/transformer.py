@@ -9,20 +9,6 @@ from torch import Tensor, nn
 from ireg.models.layers import LayerNorm
 
 
-def require_heads(heads: int, width: int) -> None:
-    """Check that the heads of an attention divide its width.
-
-    Args:
-        heads: how many.
-        width: of the hidden vectors.
-
-    Raises:
-        ValueError: they do not.
-    """
-    if heads < 1 or width % heads:
-        raise ValueError(f"heads={heads}: must divide width={width}")
-
-
 class Block(nn.Module):
     """Attention and a network of one hidden layer, each after a normalization and added to its inputs.
 

@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
+from ireg.known_models import require_vit
 from ireg.models.layers import LayerNorm, Shift, require_images
-from ireg.models.transformer import Block, require_heads
+from ireg.models.transformer import Block
 
 
 class ViT(nn.Module):
@@ -45,7 +46,7 @@ class ViT(nn.Module):
         channels, height, columns = input_shape
         if patch < 1 or height % patch or columns % patch:
             raise ValueError(f"patch={patch}: must divide the {height} × {columns} pixels of an image")
-        require_heads(heads, width)
+        require_vit(width=width, heads=heads)
         self.patch = patch
         self.embed = nn.Linear(channels * patch * patch, width)
         self.places = Shift(height // patch * (columns // patch), width, scale=0.02)

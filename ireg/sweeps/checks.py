@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from ireg.config.arguments import require_arguments
 from ireg.config.read import read
 from ireg.config.schema import Config
 from ireg.config.surroundings import require_device, require_surroundings
@@ -29,7 +30,7 @@ def checked_folder(config: DictConfig) -> Path:
 
     Raises:
         UserError: a value is out of range or cannot be resolved, a list was given for a group of which one is chosen,
-            the folder belongs to another run, or a device or a library is not here.
+            an argument is not taken, the folder belongs to another run, or a device or a library is not here.
     """
     with _known_to_resolvers(config):
         settings = read(config)
@@ -88,6 +89,7 @@ def _check(config: DictConfig, settings: Config, folder: Path, *, without: Colle
         if finished(folder, asdict(settings)) is not None:
             return
     require_surroundings(settings)
+    require_arguments(settings)
     if _is_done_here(config):
         require_device(settings)
 

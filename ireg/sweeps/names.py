@@ -3,10 +3,12 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ireg.runs.layout import STATUS
 from ireg.system.errors import UserError
@@ -44,14 +46,26 @@ def optimizer_of(name: str) -> str:
     return name.partition("_")[0]
 
 
-def folder_of(sweep: Path, optimizer: str, overrides: Sequence[str]) -> str:
+def folder_of(sweep: Path, optimizer: str, overrides: Sequence[str], as_texts: Sequence[str] = ()) -> str:
     """Return the name of the folder of a run in a sweep.
 
-    Earlier versions put all keys in the order of the alphabet. A run with such a folder is resumed there.
+    Earlier versions put all keys in the order of the alphabet, and took a value that refers to others, like
+    `lr='${ireg_of_optimizer:…}'`, with its quotes. A run with such a folder is resumed there.
+
+    Args:
+        sweep: the sweep's folder.
+        optimizer: its name.
+        overrides: what was set, as key=value.
+        as_texts: the same as earlier versions had it, where that differs.
     """
     name = run_name(optimizer, overrides)
-    earlier = _folder_name([optimizer, *sorted(_parts(overrides))])
-    return earlier if not (sweep / name).exists() and (sweep / earlier / STATUS).exists() else name
+    if (sweep / name).exists():
+        return name
+    earlier = [_folder_name([optimizer, *sorted(_parts(given))]) for given in (overrides, as_texts)]
+    for other in (earlier[0], run_name(optimizer, as_texts), earlier[1]) if as_texts else earlier[:1]:
+        if (sweep / other / STATUS).exists():
+            return other
+    return name
 
 
 def _parts(overrides: Iterable[str]) -> list[str]:
@@ -91,14 +105,16 @@ def _canonical(value: str) -> str:
 
 
 def of_optimizer(values: Mapping[str, Any], optimizer: str) -> Any:
-    """Return the value that an experiment has for an optimizer, like the rate that is tuned for it.
+    """Return the value that is given for an optimizer, like the rate that is tuned for it.
 
     Raises:
-        UserError: it has none.
+        UserError: there is none.
     """
+    if not isinstance(values, Mapping):
+        raise UserError(f"ireg_of_optimizer:{values}: must be values by optimizer, like {{sgd:0.1,adam:1e-3}}")
     if optimizer not in values:
         known = ", ".join(map(str, values))
-        raise UserError(f"optimizer={optimizer}: this experiment has a rate for {known} alone; give lr=…, too")
+        raise UserError(f"optimizer={optimizer}: there is a rate for {known} alone; give lr=…, too")
     return values[optimizer]
 
 
@@ -117,12 +133,33 @@ def quotient(number: int, divisor: int) -> int:
     return number // divisor
 
 
+def _folder_in(sweep: str, optimizer: str, overrides: ListConfig, *, _root_: DictConfig) -> str:
+    """Return the name of the folder of the run that a configuration describes."""
+    texts, valued = [], []
+    as_written = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(as_written, list)
+    for place, written in enumerate(as_written):
+        texts.append(str(written))
+        if "${" in texts[-1]:
+            with suppress(OmegaConfBaseException):  # a reference by dots, which in this list leads elsewhere
+                texts[-1] = str(overrides[place])
+        valued.append(_with_value(str(written), texts[-1], _root_))
+    return folder_of(Path(sweep), optimizer, valued, texts if texts != valued else ())
+
+
+def _with_value(written: str, text: str, config: DictConfig) -> str:
+    """Return key=value of an override whose value refers to others, with the value that the key has."""
+    key, _, value = written.partition("=")
+    if "${" not in value:
+        return text
+    found = OmegaConf.select(config, key.lstrip("+"))
+    if OmegaConf.is_dict(found):
+        return text
+    return f"{key}={OmegaConf.to_container(found, resolve=True) if OmegaConf.is_list(found) else found}"
+
+
 def register() -> None:
-    """Make these functions known to the configuration, as `${ireg_run_name:…}` and so on."""
-    OmegaConf.register_new_resolver(
-        "ireg_run_name",
-        lambda sweep, optimizer, overrides: folder_of(Path(sweep), optimizer, list(overrides)),
-        replace=True,
-    )
+    """Make the functions above known to the configuration, as `${ireg_run_name:…}` and so on."""
+    OmegaConf.register_new_resolver("ireg_run_name", _folder_in, replace=True)
     OmegaConf.register_new_resolver("ireg_of_optimizer", of_optimizer, replace=True)
     OmegaConf.register_new_resolver("ireg_quotient", quotient, replace=True)

@@ -154,9 +154,22 @@ def test_a_part_of_another_size_fails_and_says_which(capsys, monkeypatch):
             "norms, noise, networks",
         ),
         (["--only", "edges", "--optimizer", "gd"], "--only and --optimizer: give one of them; "),
+        (
+            ["--optimizer", "torch.optim.Adamm"],
+            "--optimizer torch.optim.Adamm: torch.optim has no Adamm, did you mean Adam?; write package.module.Class",
+        ),
+        (["--optimizer", "torch.optm.Adam"], "--optimizer torch.optm.Adam: torch has no optm, did you mean optim?"),
+        (["--optimizer", "torch.optim.Adam", "--set", "betaz=1"], "--set betaz=1: Adam has no such argument, did you"),
+        (["--optimizer", "torch.optim.Adam", "--set", "betas=1"], "--set betas=1: must be a list of 2 numbers"),
+        (
+            ["--optimizer", "torch.optim.SGD", "--set", "momentum=-1", "nesterov=true"],
+            "--optimizer torch.optim.SGD: cannot be made with momentum=-1, nesterov=True: Invalid momentum value: -1",
+        ),
+        (["--optimizer", "torch.optim.Adam", "--set", "lr=1"], "--set lr=1: the rates are chosen by what the "),
     ],
 )
-def test_what_the_user_can_mend_is_one_line(arguments, line, capsys):
+def test_what_the_user_can_mend_is_one_line(arguments, line, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ireg.certify.command", None)  # which imports torch
     assert verify.main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -1,6 +1,9 @@
 """`ireg data`."""
 
 import shutil
+import sys
+
+import pytest
 
 from ireg.commands.data import main
 from ireg.data import packed
@@ -51,6 +54,25 @@ def test_verifying_finds_damage_and_downloads_nothing(tmp_path, capsys):
         assert missing in message
         assert "ireg data fetch brings" in message
     assert [path.name for path in tmp_path.iterdir()] == ["Digits"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("verify cifar10 --root gone", "--root=gone: is not there; name the folder that holds the files"),
+        ("show mnist --root gone/too", "--root=gone/too: is not there; name the folder that holds the files"),
+        ("fetch mnist --root file/below", "--root=file/below: is not there and cannot be made; choose another place"),
+        ("fetch mnist --root file", "--root=file: is no folder; choose another place"),
+        ("fetch mnist --root", "--root: expected one argument; "),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused_before_torch_is_imported(arguments, line, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ireg.data.source", None)
+    assert main(arguments.split()) == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_an_unknown_one_is_refused(capsys):

@@ -15,7 +15,7 @@ from ireg.config.surroundings import installing, require_device, require_surroun
 from ireg.experiment.run import main as run_again
 from ireg.sweeps import checks
 from ireg.system.errors import UserError
-from tests.conftest import call_train
+from tests.conftest import call_train, read_only
 
 
 def asking(accelerator=None, logger=None, root=None, optimizer="torch.optim.SGD"):
@@ -121,6 +121,12 @@ def test_data_need_a_folder_or_a_place_for_one(monkeypatch, tmp_path):
         require_surroundings(asking(root=str(tmp_path / "file")))
     for root in (tmp_path, tmp_path / "not yet"):
         require_surroundings(asking(root=str(root)))
+    with pytest.raises(UserError, match=f"^data.root={tmp_path}/file/below: is not there and cannot be made; choose "):
+        require_surroundings(asking(root=str(tmp_path / "file" / "below")))
+    with read_only(tmp_path), pytest.raises(UserError, match=r"^data.root=new: is not there and cannot be made; "):
+        require_surroundings(asking(root="new"))
+    require_surroundings(asking(root=str(tmp_path / "new" / "below")))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_an_extra_is_installed_beside_an_installed_package(monkeypatch, tmp_path):

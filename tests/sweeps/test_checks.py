@@ -32,6 +32,23 @@ EXPERIMENTS = "give one experiment a command, as it is a sweep with a folder of 
         ("-m hydra.sweep.dir=D/${oc.env:NOPE}", f"hydra.sweep.dir: Environment variable 'NOPE' not found{BRACES}"),
         ("-m hydra.sweep.subdir=${oc.env:NOPE}", f"hydra.sweep.subdir: Environment variable 'NOPE' not found{BRACES}"),
         ("-m lr=${nothing}", f"lr: Interpolation key 'nothing' not found{BRACES}"),
+        (
+            "lr='${ireg_of_optimizer:{adam:1},${optimizer.name}}'",
+            "optimizer=sgd: there is a rate for adam alone; give lr",
+        ),
+        (
+            "-m optimizer=adam,gd lr='${ireg_of_optimizer:{adam:1},${optimizer.name}}'",
+            "optimizer=gd: there is a rate for adam alone; give lr=…, too\n",
+        ),
+        (
+            "-m lr='${ireg_of_optimizer:1,${optimizer.name}}'",
+            "ireg_of_optimizer:1: must be values by optimizer, like {",
+        ),
+        (
+            "lr=${ireg_of_optimizer:{sgd:1},${optimizer.name}}",
+            "cannot be read; what refers to others needs two pairs of quotes, "
+            "'lr=\"${ireg_of_optimizer:{sgd:1},${optimizer.name}}\"'\n",
+        ),
         ("hydra.run.dir=???", "Missing mandatory value: hydra.run.dir; give it a value"),
         ("hydra.job.chdir=${nothing}", f"hydra.job.chdir: Interpolation key 'nothing' not found{BRACES}"),
         (
@@ -92,3 +109,19 @@ def test_a_value_that_refers_to_another_is_that_of_each_run(tmp_path, forked_tra
     status = {name: json.loads((sweep / name / "status.json").read_text()) for name in ("r0_0.1", "r1_0.2")}
     assert [run["config"]["lr"] for run in status.values()] == [0.1, 0.2]
     assert list(json.loads((sweep / "sweep.json").read_text())["runs"]) == list(status)
+
+
+def test_a_sweep_with_a_rate_for_each_optimizer_is_named_by_the_rates(tmp_path, forked_train):
+    """And the same command finds its runs, also those of folders that are named as before."""
+    small = ["data.train_size=40", "data.test_size=20", "model.hidden=[]", "batch_size=20", "terms=[]", "epochs=1"]
+    rates = "lr='${ireg_of_optimizer:{sgd:0.32,adam:3e-3},${optimizer.name}}'"
+    common = "_batch_size=20_data.test_size=20_data.train_size=40_model.hidden=_epochs=1_terms="
+    names = [f"{first}{common}" for first in ("adam_lr=0.003", "sgd_lr=0.32")]
+    sweep = tmp_path / "multirun" / "runs"
+    assert forked_train.call("-m", "optimizer=sgd,adam", rates, *small, cwd=tmp_path).returncode == 0
+    assert sorted(path.parent.name for path in sweep.glob("*/status.json")) == names
+    again = forked_train.call("-m", "optimizer=sgd,adam", rates, *small, cwd=tmp_path)
+    assert "2 of 2 done already" in again.stderr
+    single = forked_train.call("optimizer=adam", rates, *small, cwd=tmp_path)
+    assert single.returncode == 0
+    assert sorted(path.parent.name for path in sweep.glob("*/status.json")) == names

@@ -65,10 +65,62 @@ def test_the_configuration_can_use_it(tmp_path):
     assert config.name == "sgd_lr=0.01"
 
 
+RATES = "${ireg_of_optimizer:{sgd:0.32,adam:3e-3},${optimizer.name}}"
+
+
+def composed_name(sweep, optimizer, *overrides, **values):
+    """The folder's name where a configuration has these overrides, and these values for them."""
+    register()
+    name = f"${{ireg_run_name:{sweep},${{optimizer.name}},${{hydra.overrides.task}}}}"
+    hydra = {"overrides": {"task": list(overrides)}, "name": name}
+    return OmegaConf.create({"optimizer": {"name": optimizer, "eps": 1e-8}, "hydra": hydra, **values}).hydra.name
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "overrides", "values", "expected"),
+    [
+        ("adam", [f"lr='{RATES}'"], {"lr": RATES}, "adam_lr=0.003"),
+        ("sgd", [f'lr="{RATES}"'], {"lr": RATES}, "sgd_lr=0.32"),
+        ("sgd", ["lr=${half}"], {"lr": "${half}", "half": 5e-1}, "sgd_lr=0.5"),
+        ("sgd", ["++model.width=${.heads}"], {"model": {"width": "${.heads}", "heads": 8}}, "sgd_model.width=8"),
+        ("sgd", ["model.hidden=[${n}, 4]"], {"model": {"hidden": ["${n}", 4]}, "n": 8}, "sgd_model.hidden=8,4"),
+        ("sgd", ["terms.by=${none}"], {"terms": {"by": "${none}"}, "none": None}, "sgd_terms.by=None"),
+        # What refers to nothing keeps its quotes, as before: it may be text.
+        ("sgd", ["model.kind='3'"], {"model": {"kind": "3"}}, "sgd_model.kind=-3--347a805b"),
+        (
+            "sgd",
+            ["data.noise=${other}"],
+            {"data": {"noise": "${other}"}, "other": {"rate": 1}},
+            "sgd_data.noise=-rate-",
+        ),
+    ],
+)
+def test_a_value_that_refers_to_others_is_named_as_it_is(tmp_path, optimizer, overrides, values, expected):
+    assert composed_name(tmp_path, optimizer, *overrides, **values).startswith(expected)
+
+
+@pytest.mark.parametrize("earlier", ["adam_lr=-0.003-_epochs=5-35dd3e10", "adam_epochs=5_lr=-0.003--cc54bfc3"])
+def test_a_run_whose_name_had_the_quotes_is_found_again(tmp_path, earlier):
+    """As earlier versions named it, in either order of the keys."""
+    given = ["epochs=5", f"lr='{RATES}'"]
+    assert composed_name(tmp_path, "adam", *given, lr=RATES) == "adam_lr=0.003_epochs=5"
+    (tmp_path / earlier).mkdir()
+    assert composed_name(tmp_path, "adam", *given, lr=RATES) == "adam_lr=0.003_epochs=5"  # no run in it
+    (tmp_path / earlier / "status.json").touch()
+    assert composed_name(tmp_path, "adam", *given, lr=RATES) == earlier
+    (tmp_path / "adam_lr=0.003_epochs=5").mkdir()
+    assert composed_name(tmp_path, "adam", *given, lr=RATES) == "adam_lr=0.003_epochs=5"
+
+
+def test_what_is_given_for_each_optimizer_is_a_mapping():
+    with pytest.raises(
+        UserError, match=r"^ireg_of_optimizer:0.1: must be values by optimizer, like {sgd:0.1,adam:1e-3}$"
+    ):
+        of_optimizer(0.1, "sgd")
+
+
 def test_an_experiment_has_values_by_optimizer():
     rates = {"sgd": 0.32, "adam": 1e-3}
     assert of_optimizer(rates, "adam") == 1e-3
-    with pytest.raises(
-        UserError, match=r"^optimizer=lion: this experiment has a rate for sgd, adam alone; give lr=…, too$"
-    ):
+    with pytest.raises(UserError, match=r"^optimizer=lion: there is a rate for sgd, adam alone; give lr=…, too$"):
         of_optimizer(rates, "lion")
