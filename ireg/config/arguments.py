@@ -35,12 +35,12 @@ def require_arguments(settings: Config) -> None:
     """
     optimizer = {IN_PYTHON.get(key, key): value for key, value in settings.optimizer.items() if key not in OF_OPTIMIZER}
     as_key = {name: key for key, name in IN_PYTHON.items()}
-    _require("optimizer", f"optimizer={settings.optimizer['name']}", optimizer, first=True, as_key=as_key)
+    _require("optimizer", optimizer, first=True, as_key=as_key)
     if settings.regularizer["name"] != NO_REGULARIZER:
         penalty = {key: value for key, value in settings.regularizer.items() if key != "name"}
-        _require("regularizer", f"regularizer={settings.regularizer['name']}", penalty)
-    _require("data.source", "data", settings.data.source, supplied=("train",))
-    model = _require("model", "model", settings.model, supplied=OF_MODEL)
+        _require("regularizer", penalty)
+    _require("data.source", settings.data.source, supplied=("train",))
+    model = _require("model", settings.model, supplied=OF_MODEL)
     if model is not None and settings.model["_target_"] in MODELS:
         for line in _faults_of_model(settings, {**model.defaults, **settings.model}):
             raise UserError(line)
@@ -48,7 +48,6 @@ def require_arguments(settings: Config) -> None:
 
 def _require(
     group: str,
-    title: str,
     entry: Mapping[str, Any],
     *,
     supplied: Collection[str] = (),
@@ -59,7 +58,6 @@ def _require(
 
     Args:
         group: whose keys the arguments are.
-        title: begins a line that is about no single argument.
         entry: `_target_` and the arguments.
         supplied: arguments that come of elsewhere.
         first: whether the first one does.
@@ -77,8 +75,6 @@ def _require(
     fault = signature.fault(given, supplied)
     if fault is None:
         return signature
-    if fault.argument is None:
-        raise UserError(fault.text if fault.whole else f"{title}: {fault.text}")
     value = f"={given[fault.argument]}" if fault.argument in given else ""
     raise UserError(f"{group}.{(as_key or {}).get(fault.argument, fault.argument)}{value}: {fault.text}")
 

@@ -67,7 +67,5 @@ def require_takes(path: str, settings: Mapping[str, Any]) -> None:
     fault = signature.fault(settings, {*list(signature.arguments)[:1], "lr"})
     if fault is None:
         return
-    if fault.argument is None:
-        raise UserError(f"--optimizer {path}: cannot be made with {as_text(settings)}: {fault.text}")
     value = f"={settings[fault.argument]}" if fault.argument in settings else ""
     raise UserError(f"--set {fault.argument}{value}: {fault.text}")

@@ -7,22 +7,17 @@ nothing is said twice. Where the source leaves a question open, there is no answ
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from types import CodeType
 from typing import Any, NamedTuple
 
 from ireg.system.errors import did_you_mean
 
 MOST_HOPS = 8
 """From `from … import` to `from … import` until a definition is found."""
-
-SAFE = {function.__name__: function for function in (abs, all, any, bool, float, int, len, max, min, sum)}
-"""What a condition may call: these change nothing."""
 
 _NUMBERS, _SCALARS = frozenset({"int", "float"}), frozenset({"int", "float", "bool", "str"})
 _SEQUENCES = frozenset({"list", "tuple", "Sequence", "List", "Tuple"})
@@ -74,32 +69,16 @@ class Kind:
         return ", or ".join([*parts, *["null"] * self.none])
 
 
-class Guard(NamedTuple):
-    """A condition under which an error is raised.
-
-    Attributes:
-        condition: as code.
-        text: that of the error, as code.
-        of_user: whether it is a `UserError`, whose text is a whole line.
-    """
-
-    condition: CodeType
-    text: CodeType
-    of_user: bool
-
-
 class Fault(NamedTuple):
     """What is wrong with arguments.
 
     Attributes:
-        argument: the name of the one that is wrong; None where it may be several.
+        argument: the name of the one that is wrong.
         text: what is wrong.
-        whole: whether the text is a line that says all.
     """
 
-    argument: str | None
+    argument: str
     text: str
-    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,13 +104,11 @@ class Signature:
         name: its own.
         arguments: by name, in their order.
         others: whether it takes further ones by name.
-        guards: conditions on its arguments under which it raises an error of a value.
     """
 
     name: str
     arguments: Mapping[str, Argument]
     others: bool
-    guards: tuple[Guard, ...]
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -164,20 +141,6 @@ class Signature:
                     return Fault(name, f"{self.name} needs it; give it a value")
             elif given[name] != one.default and one.kind is not None and not one.kind.allows(given[name]):
                 return Fault(name, f"must be {one.kind}")
-        known = {name: value for name, value in {**self.defaults, **given}.items() if name not in supplied}
-        for condition, text, of_user in self.guards:
-            said = _said(condition, text, known)
-            if said is not None:
-                return Fault(None, said, whole=of_user)
-        return None
-
-
-def _said(condition: CodeType, text: CodeType, known: Mapping[str, Any]) -> str | None:
-    """Return the text where a condition holds; None where it does not, or cannot be computed."""
-    try:
-        names = {"__builtins__": {}, **SAFE, "inf": math.inf, **known}
-        return " ".join(str(eval(text, names)).split()) if eval(condition, names) else None
-    except Exception:  # the call itself will say more
         return None
 
 
@@ -339,7 +302,7 @@ def _read(definition: Definition) -> Signature | None:
     pairs = [*zip(positional, defaults, strict=True), *zip(taken.kwonlyargs, taken.kw_defaults, strict=True)]
     pairs = pairs[1:] if isinstance(definition, ast.ClassDef) else pairs  # self
     arguments = {one.arg: _argument(one, default) for one, default in pairs}
-    return Signature(definition.name, arguments, taken.kwarg is not None, tuple(_guards(function, arguments)))
+    return Signature(definition.name, arguments, taken.kwarg is not None)
 
 
 def _argument(one: ast.arg, default: ast.expr | None) -> Argument:
@@ -400,37 +363,3 @@ def _alternatives(annotation: ast.expr) -> Iterator[ast.expr]:
 
 def _last_name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-
-
-def _guards(function: ast.FunctionDef, arguments: Collection[str]) -> Iterator[Guard]:
-    """Yield the conditions on the arguments alone under which a function raises an error of a value."""
-    known = set(arguments)
-    for statement in function.body:
-        match statement:
-            case ast.If(
-                test=test,
-                body=[ast.Raise(exc=ast.Call(func=ast.Name(id="ValueError" | "UserError" as kind), args=[text]))],
-                orelse=[],
-            ) if _is_plain(test, known) and _is_plain(text, known):
-                yield Guard(_compiled(test), _compiled(text), kind == "UserError")
-            case _:  # an argument may be another value from here on
-                nodes = ast.walk(statement)
-                known -= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-
-
-def _is_plain(expression: ast.expr, known: Collection[str]) -> bool:
-    """Say whether an expression is of these names alone, and can do nothing but compute."""
-    nodes = list(ast.walk(expression))
-    names = [node for node in nodes if isinstance(node, ast.Name)]
-    stored = {node.id for node in names if isinstance(node.ctx, ast.Store)}
-    calls = [node.func for node in nodes if isinstance(node, ast.Call)]
-    return (
-        not any(isinstance(node, ast.Attribute | ast.Lambda | ast.NamedExpr | ast.Await | ast.Pow) for node in nodes)
-        and all(isinstance(call, ast.Name) and call.id in SAFE for call in calls)
-        and {node.id for node in names} <= {*known, *SAFE, *stored}
-        and not stored & set(known)
-    )
-
-
-def _compiled(expression: ast.expr) -> CodeType:
-    return compile(ast.fix_missing_locations(ast.Expression(expression)), "<guard>", "eval")

@@ -1,7 +1,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from ireg.sweeps.names import MAX_LENGTH, folder_of, of_optimizer, register, run_name
+from ireg.sweeps.names import MAX_LENGTH, folder_of, of_optimizer, quotient, register, run_name
 from ireg.system.errors import UserError
 
 
@@ -124,3 +124,9 @@ def test_an_experiment_has_values_by_optimizer():
     assert of_optimizer(rates, "adam") == 1e-3
     with pytest.raises(UserError, match=r"^optimizer=lion: there is a rate for sgd, adam alone; give lr=…, too$"):
         of_optimizer(rates, "lion")
+
+
+@pytest.mark.parametrize(("number", "divisor"), [(1.5, 2), (3, 0), (3, -1), (True, 2), ("3", 2)])
+def test_a_quotient_is_of_integers(number, divisor):
+    with pytest.raises(UserError, match=f"ireg_quotient:{number},{divisor}: must be two integers, the second positive"):
+        quotient(number, divisor)

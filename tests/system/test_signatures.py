@@ -1,4 +1,4 @@
-"""What is read from source is what Python finds: names, arguments, defaults, and the conditions of constructors."""
+"""What is read from source is what Python finds: names, arguments and defaults."""
 
 import inspect
 import subprocess
@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from ireg.system import signatures
-from ireg.system.errors import UserError
 from ireg.system.signatures import Fault, NoSuchNameError, names_in, signature_at
 from tests.conftest import ROOT
 
@@ -66,19 +64,7 @@ def test_what_is_refused_is_refused_by_torch(name):
             if fault is not None:
                 assert fault == Fault(argument, f"must be {signature.arguments[argument].kind}")
                 assert isinstance(value, str | list | None) or not signature.arguments[argument].kind.scalars - {"bool"}
-    assert "lr" in refused
-
-
-def test_the_text_is_that_of_the_constructor():
-    for name, given in {
-        "Adam": {"betas": [0.9, 1.5]},
-        "SGD": {"momentum": -0.5},
-        "RMSprop": {"alpha": -1.0},
-        "Muon": {"adjust_lr_fn": "none"},
-    }.items():
-        with pytest.raises(ValueError) as error:
-            getattr(torch.optim, name)([nn.Parameter(torch.zeros(2, 2))], **given)
-        assert signature_at(f"torch.optim.{name}").fault(given, ["params"]) == Fault(None, str(error.value))
+    assert refused
 
 
 SOURCE = """
@@ -89,19 +75,7 @@ from mine_elsewhere import Gone
 def tool(first, *, width: int = 4, scale: "float | None" = None, flags: tuple[bool, ...] = (), mode: str = "a",
          pair: Optional[tuple[float, float]] = (0.5, 1), any_of: Union[int, str] = 1, free=None, number: Number = 1,
          fixed: tuple[float | None, float] = (None, 1.0)):
-    if width % 2:
-        raise ValueError(f"width={width}: odd")
-    if width > 100:
-        raise UserError("a whole line")
-    if free.bad:
-        raise ValueError("not computed: it may do anything")
-    if width > LIMIT:
-        raise ValueError("not computed: LIMIT is not known")
-    if width == 64 and scale < 0:
-        raise ValueError("cannot be computed without a scale")
-    width = 3
-    if width == 8:
-        raise ValueError("not computed: width is another one here")
+    pass
 
 def open_ended(first, **others): pass
 def many(*things): pass
@@ -158,11 +132,6 @@ def mine(tmp_path, monkeypatch):
         ({"any_of": [1]}, ("any_of", "must be an integer, or a word")),
         ({"widht": 4}, ("widht", "tool has no such argument, did you mean width?")),
         ({"zzz": 4}, ("zzz", "tool has no such argument; it takes width, scale, flags, mode, pair, any_of, free, ")),
-        ({"width": 5}, (None, "width=5: odd")),
-        ({"width": 102}, (None, "a whole line", True)),
-        ({"width": 64}, None),
-        ({"width": 64, "scale": -1}, (None, "cannot be computed without a scale")),
-        ({"width": 8}, None),
     ],
 )
 def test_a_fault(mine, given, expected):
@@ -170,13 +139,13 @@ def test_a_fault(mine, given, expected):
     if expected is None:
         assert fault is None
     else:
-        assert (fault.argument, *fault[2:]) == (expected[0], *(expected[2:] or [False]))
+        assert fault.argument == expected[0]
         assert fault.text.startswith(expected[1])
     assert signature_at(f"{mine}.mine") == signature_at(f"{mine}.inner.tool")  # by way of an import
 
 
 def test_what_is_needed_is_named(mine):
-    assert signature_at(f"{mine}.inner.tool").fault({}) == ("first", "tool needs it; give it a value", False)
+    assert signature_at(f"{mine}.inner.tool").fault({}) == ("first", "tool needs it; give it a value")
     assert signature_at(f"{mine}.inner.open_ended").fault({"first": 1, "further": 2}) is None
 
 
@@ -219,12 +188,3 @@ def test_nothing_is_imported():
         "sys.exit('torch' in sys.modules or 'ireg.models' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
-
-
-def test_a_condition_can_do_nothing_but_compute(mine):
-    """No attribute, no call but of a few functions, no power: a source of anybody's may be read."""
-    for expression in ("width.real", "open('x')", "2 ** width", "(width := 3)", "(lambda: 1)()", "width[limit]"):
-        assert not signatures._is_plain(signatures.ast.parse(expression, mode="eval").body, {"width"})
-    for expression in ("width % 2", "min(width, 3)", "all(one > 1 for one in width)", "not 0 <= width[0] < 1"):
-        assert signatures._is_plain(signatures.ast.parse(expression, mode="eval").body, {"width"})
-    assert issubclass(UserError, ValueError)  # as which the text of a guard is passed on
