@@ -183,7 +183,7 @@ def powers(cells: Cells) -> str:
 
 
 def measures_table(associated: Cells) -> str:
-    """Write Kendall's τ of each measure with the test error at the end, a row a measure, two columns a setting."""
+    """Write Kendall's τ of each measure with the test error at the end, two columns a setting."""
     by_key = {
         (setting, row["measure"], row["pairs_of"]): Interval(row["tau"], row["low"], row["high"])
         for setting, rows in associated.items()
