@@ -1,0 +1,93 @@
+"""The second study's committed comparisons, computed again from the committed runs by other code."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from tests.conftest import ROOT
+
+DATA = ROOT / "docs" / "annealed" / "data"
+FAMILIES = sorted(path.stem.removeprefix("comparisons_") for path in DATA.glob("comparisons_*.csv"))
+WHERE = {"end": "end", "average, end": "end", "best by hold-out": "holdout"}
+
+
+def per_seed(cells, optimizer, comparator):
+    """Test errors by seed."""
+    runs = cells[cells["optimizer"] == optimizer]
+    if comparator.startswith("memorized"):
+        share = float(comparator.split()[1]) / 100
+        return {seed: value for seed, rows in runs.groupby("seed") if (value := at_share(rows, share)) is not None}
+    tag = "test/error_ema" if comparator.startswith("average") else "test/error"
+    rows = runs[runs["place"] == WHERE.get(comparator, comparator)]
+    return dict(zip(rows["seed"], rows[tag], strict=True))
+
+
+def at_share(rows, share):
+    """Between the first loss at which so much is memorized and the one before, in the order of training."""
+    levels = ["loss 1.5", "loss 1.2", "loss 1", "loss 0.7", "loss 0.4", "loss 0.2", "loss 0.1", "loss 0.03"]
+    passed = rows[rows["place"].isin(levels) & rows["fit/memorized"].notna()].sort_values("at")
+    above = np.flatnonzero(passed["fit/memorized"].to_numpy() >= share)
+    if not len(above) or above[0] == 0:
+        return None
+    pair = passed.iloc[above[0] - 1 : above[0] + 1]
+    return float(np.interp(share, pair["fit/memorized"], pair["test/error"]))
+
+
+def draws(cells, optimizer, comparator):
+    one, base = (per_seed(cells, name, comparator) for name in (optimizer, "momentum"))
+    by_draw = {}
+    for seed in sorted(one.keys() & base.keys()):
+        by_draw.setdefault(seed // 2, []).append(one[seed] - base[seed])
+    return [float(np.mean(values)) for values in by_draw.values()]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    committed = pd.read_csv(DATA / f"comparisons_{request.param}.csv")
+    cells = {name: pd.read_csv(DATA / f"final_{name}.csv") for name in committed["setting"].unique()}
+    return committed, [draws(cells[row.setting], row.optimizer, row.comparator) for row in committed.itertuples()]
+
+
+def test_every_difference_is_that_of_five_draws(family):
+    committed, differences = family
+    for row, values in zip(committed.itertuples(), differences, strict=True):
+        assert len(values) == row.draws == 5
+        found = stats.ttest_1samp(values, 0.0)
+        low, high = found.confidence_interval()
+        assert (row.mean, row.low, row.high) == pytest.approx((np.mean(values), low, high), rel=2e-3, abs=2e-6)
+        assert row.p == pytest.approx(found.pvalue, rel=2e-3, abs=0)
+        assert row.margin_p == pytest.approx(
+            stats.ttest_1samp(values, 0.01, alternative="less").pvalue, rel=2e-3, abs=0
+        )
+
+
+def test_p_values_are_adjusted_together_and_decide(family):
+    committed, _ = family
+    hypotheses = sorted(
+        (p, number, column) for column in ("p", "margin_p") for number, p in enumerate(committed[column])
+    )
+    left, largest, adjusted = len(committed), 0.0, {}
+    open_ones = [2] * len(committed)  # hypotheses of each comparison that are not yet behind us
+    for p, number, column in hypotheses:
+        largest = max(largest, min(1.0, p * left))
+        adjusted[number, column] = largest
+        open_ones[number] -= 1
+        left -= open_ones[number] == 0
+    for number, row in enumerate(committed.itertuples()):
+        difference, margin = adjusted[number, "p"], adjusted[number, "margin_p"]
+        assert (row.adjusted_p, row.adjusted_margin_p) == pytest.approx((difference, margin), rel=5e-3, abs=0)
+        if difference < 0.05:
+            expected = "worse" if row.mean > 0 else "better"
+        else:
+            expected = "no worse" if margin < 0.05 else "undecided"
+        assert row.verdict == expected
+
+
+def test_the_page_has_the_committed_verdicts():
+    page = (ROOT / "docs" / "annealed" / "results.md").read_text(encoding="utf-8")
+    for name in FAMILIES:
+        committed = pd.read_csv(DATA / f"comparisons_{name}.csv")
+        for row in committed[committed["comparator"] == "end"].itertuples():
+            assert f"{100 * row.mean:.2f}".rstrip("0") in page or f"{100 * row.mean:.1f}" in page
+            assert row.verdict in page
