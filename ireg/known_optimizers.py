@@ -111,6 +111,7 @@ OPTIMIZERS: Mapping[str, KnownOptimizer] = {
         target="torch.optim.Adafactor", colour="#117733", divides=True, rounded_otherwise=True
     ),
     "muon": KnownOptimizer(target="torch.optim.Muon", colour="#7B61A8", matrices_alone=True),
+    "muon_adamw": KnownOptimizer(target="ireg.optim.MuonAdamW", colour="#3B4CC0"),
     "lion": KnownOptimizer(target="pytorch_optimizer.Lion", colour="#6B7A00"),
     "signum": KnownOptimizer(target="pytorch_optimizer.SignSGD", colour="#C51B7D"),
     "switch": KnownOptimizer(target="ireg.optim.Switch", colour="#8B6F47"),

@@ -195,24 +195,23 @@ def measure_epoch(
             if options.draws_masks:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of the masks
             penalized = options.regularizer
+            whole, asked = of_all_weights(epoch, options, optimizer)
             snapshot = take_snapshot(
                 measured.module,
-                # The rates and the parts of several optimizers are those of each, see `of_each`.
-                epoch if several is None else replace(epoch, rates=None, settings=None),
-                options if several is None else replace(options, by=None),
+                whole,
+                asked,
                 loss=measured.loss,
                 optimizer=optimizer,
                 objective=None if penalized is None else Objective(measured.loss, penalized, epoch.batches),
                 used=measured.used,
             )
             with counting(len(options.chosen), shown=options.progress) as begins:
+                values, parts = evaluate_all(
+                    options.chosen, snapshot, epoch, measured.module, optimizer, by=options.by, begins=begins
+                )
                 if several is None:
-                    values = evaluate(options.chosen, snapshot, begins)
                     reasons = left_out(options.chosen, snapshot, values, class_of(optimizer))
                 else:
-                    divided = {tag: term for tag, term in options.chosen.items() if has_parts(term)}
-                    parts = of_each(snapshot, several, epoch, measured.module, divided, options.by)
-                    values = evaluate_jointly(options.chosen, snapshot, parts, evaluate, begins)
                     reasons = left_out_jointly(options.chosen, snapshot, parts, values, several)
             for line in snapshot.notes:
                 warn(line)
@@ -223,6 +222,47 @@ def measure_epoch(
                 by=options.by,
                 batch_size=_batch_size(snapshot) if NOISE_SCALE in values else None,
             )
+
+
+def of_all_weights(epoch: Epoch, options: Options, optimizer: Optimizer) -> tuple[Epoch, Options]:
+    """Return of what the snapshot of all weights is taken.
+
+    The rates and the parts of several optimizers are those of each, see `ireg.joint.of_each`.
+    """
+    if not isinstance(optimizer, SeveralOptimizers):
+        return epoch, options
+    return replace(epoch, rates=None, settings=None), replace(options, by=None)
+
+
+def evaluate_all(
+    terms: Mapping[str, Term],
+    snapshot: Snapshot,
+    epoch: Epoch,
+    module: nn.Module,
+    optimizer: Optimizer,
+    *,
+    by: str | None,
+    begins: Callable[[str], None] = lambda tag: None,
+) -> tuple[dict[str, float], Mapping[str, Snapshot]]:
+    """Compute terms, and those of each optimizer where several step together.
+
+    Args:
+        terms: function by tag.
+        snapshot: of all weights.
+        epoch: what was trained on.
+        module: whose parameters they are.
+        optimizer: of the module.
+        by: into which parts the weights of each of several optimizers are divided; None for none.
+        begins: called with each tag before its term is computed.
+
+    Returns:
+        The values by tag, and by name a snapshot of each of several optimizers' weights.
+    """
+    if not isinstance(optimizer, SeveralOptimizers):
+        return evaluate(terms, snapshot, begins), {}
+    divided = {tag: term for tag, term in terms.items() if has_parts(term)}
+    parts = of_each(snapshot, optimizer, epoch, module, divided, by)
+    return evaluate_jointly(terms, snapshot, parts, evaluate, begins), parts
 
 
 def _batch_size(snapshot: Snapshot) -> float | None:

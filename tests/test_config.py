@@ -34,7 +34,7 @@ from ireg.data.text import read_blocks
 from ireg.lit.data import NoisyImages
 from ireg.lit.module import Classifier
 from ireg.objective import CRITERIA
-from ireg.optim import Switch, schedule
+from ireg.optim import MuonAdamW, Switch, schedule
 from ireg.regularizers import Regularizer
 from ireg.system.errors import UserError
 
@@ -69,6 +69,7 @@ OPTIMIZERS = {
     "adafactor": (torch.optim.Adafactor, {"beta2_decay": -0.8, "d": 1.0, "weight_decay": 0}),
     "switch": (Switch, {"lr": 0.125}),
     "muon": (getattr(torch.optim, "Muon", None), {"momentum": 0.95, "weight_decay": 0}),
+    "muon_adamw": (MuonAdamW, {"momentum": 0.95, "weight_decay": 0.01}),
     "lion": (getattr(LIBRARY, "Lion", None), {"betas": [0.9, 0.99], "weight_decay": 0}),
     "signum": (getattr(LIBRARY, "SignSGD", None), {"momentum": 0.9, "weight_decay": 0}),
 }

@@ -182,6 +182,18 @@ def test_a_run_by_steps_resumes_amid_a_pass_to_the_last_bit(tmp_path, small_run,
     assert [start["epoch"] for start in read_status(tmp_path)["starts"]] == [0, 3]
 
 
+def test_a_run_of_two_optimizers_resumes_to_the_last_bit(tmp_path, small_run, unbroken, monkeypatch):
+    further = ("optimizer=muon_adamw", "schedule=cosine", "terms=[own_full_batch,l2]")
+    expected = unbroken(small_run, *further)
+    with monkeypatch.context() as patch:
+        break_at(patch, Classifier, "training_step", 24)
+        break_off(tmp_path, small_run, *ARGUMENTS, *further)
+    small_run(tmp_path, *ARGUMENTS, *further)
+    assert run_content(tmp_path) == expected
+    assert "ireg/own_full_batch/Muon" in (tmp_path / "metrics.csv").read_text()
+    assert [start["epoch"] for start in read_status(tmp_path)["starts"]] == [0, 3]
+
+
 def test_a_run_resumes_where_a_value_is_spelled_otherwise(tmp_path, small_run, monkeypatch):
     with monkeypatch.context() as patch:
         break_at(patch, Classifier, "training_step", 24)

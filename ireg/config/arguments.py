@@ -22,7 +22,7 @@ IN_PYTHON = {"from": "first", "to": "second"}
 OF_MODEL = ("input_shape", "num_classes")
 """Arguments of the network that come of the data."""
 
-WITH_MATRICES_ALONE = "use model=mlp or model=linear with +model.bias=false, or another optimizer"
+WITH_MATRICES_ALONE = "use optimizer=muon_adamw, or model=mlp with +model.bias=false"
 """What to do where an optimizer takes matrices alone."""
 
 

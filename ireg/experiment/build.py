@@ -25,7 +25,7 @@ from ireg.lit.module import Classifier
 from ireg.lit.text import TextBlocks
 from ireg.lit.trainer import MisconfigurationException
 from ireg.objective import CRITERIA, SEQUENCE_CRITERIA
-from ireg.optim import Schedule, in_decay_groups
+from ireg.optim import MuonAdamW, Schedule, hidden_matrices, in_decay_groups
 from ireg.regularizers import Regularizer
 from ireg.runs.metrics import Row, place_of
 from ireg.system.errors import UserError
@@ -156,6 +156,8 @@ def _made_optimizer(settings: Config, model: nn.Module) -> Callable[..., Any]:
         # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.
         optimizer: Callable[..., Any] = instantiate(arguments, _convert_="all")
         optimizer = _with_kernel(optimizer, model, settings.trainer, given=arguments)
+    if getattr(optimizer, "func", optimizer) is MuonAdamW:
+        optimizer = partial(optimizer, hidden=hidden_matrices(model))
     return _with_decay_groups(optimizer, name) if settings.optimizer.get("decay_groups", False) else optimizer
 
 

@@ -35,7 +35,7 @@ from ireg.lit.data import NoisyImages
 from ireg.lit.fit import TrainingFit
 from ireg.lit.trial import Tried
 from ireg.measured_loss import MODES, loss_function
-from ireg.measurement import evaluate, take_snapshot
+from ireg.measurement import evaluate_all, of_all_weights, take_snapshot
 from ireg.objective import Criterion, Objective
 from ireg.options import Epoch, Options
 
@@ -151,12 +151,13 @@ class RunMeasurement:
 
         if terms:
             with self._mode(epoch):
-                snapshot = self.snapshot(epoch, minibatches, terms, observe if shared else None)
+                trained_on = self._trained_on(epoch, minibatches)
+                snapshot = self._snapshot(trained_on, minibatches, terms, observe if shared else None)
                 shared &= bool(snapshot.needs)
                 if snapshot.needs:
                     self._say_once(snapshot)
                 noise = 0.0 if self.options.draws_masks else self.tried.noise
-                values = evaluate(terms, snapshot) | ({NOISE: noise} if noise else {})
+                values = self._values(terms, snapshot, trained_on) | ({NOISE: noise} if noise else {})
                 if snapshot.notes and not self._noted:
                     self._noted = True
                     log.warning("%s", snapshot.notes[0])
@@ -188,7 +189,8 @@ class RunMeasurement:
     def values(self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term]) -> dict[str, float]:
         """Compute terms at the present weights, by tag, without the fit of the examples."""
         with self._mode(epoch):
-            return evaluate(terms, self.snapshot(epoch, minibatches, terms))
+            trained_on = self._trained_on(epoch, minibatches)
+            return self._values(terms, self._snapshot(trained_on, minibatches, terms), trained_on)
 
     @contextmanager
     def _mode(self, epoch: int) -> Iterator[None]:
@@ -206,13 +208,11 @@ class RunMeasurement:
             some = f"{len(snapshot.batches)} of {snapshot.num_batches} " if snapshot.is_sample else ""
             log.info("%sminibatch gradients: %s by %s", some, snapshot.needs, snapshot.gradients.method)
 
-    def snapshot(
-        self, epoch: int, minibatches: Sequence[Tensor], terms: Mapping[str, Term], observer: Observer | None = None
-    ) -> Snapshot:
-        """Return the snapshot from which the terms are computed, at the present weights; see `measure`."""
+    def _trained_on(self, epoch: int, minibatches: Sequence[Tensor]) -> Epoch:
+        """Describe the epoch, or its sampled minibatches."""
         num_batches = self.options.num_batches
         chosen = sampled(minibatches, num_batches, named_generator("minibatches", self.seed, epoch))
-        trained_on = Epoch(
+        return Epoch(
             batches=self._batches(chosen),
             initial={name: value.to(self.data.train_inputs.device) for name, value in self.initial.items()},
             generator=named_generator("terms", self.seed, epoch),
@@ -223,15 +223,29 @@ class RunMeasurement:
             clip=self.clip,
             corrupted=self.data.train_labels.corrupted[torch.cat(list(chosen))],
         )
+
+    def _snapshot(
+        self,
+        trained_on: Epoch,
+        minibatches: Sequence[Tensor],
+        terms: Mapping[str, Term],
+        observer: Observer | None = None,
+    ) -> Snapshot:
+        """Return the snapshot from which the terms are computed, at the present weights; see `measure`."""
+        whole, options = of_all_weights(trained_on, replace(self.options, terms=terms), self.optimizer)
         return take_snapshot(
             self.model,
-            trained_on,
-            replace(self.options, terms=terms),
+            whole,
+            options,
             loss=self.loss,
             optimizer=self.optimizer,
             observer=observer,
             objective=self.objective_over(minibatches),
         )
+
+    def _values(self, terms: Mapping[str, Term], snapshot: Snapshot, trained_on: Epoch) -> dict[str, float]:
+        values, _ = evaluate_all(terms, snapshot, trained_on, self.model, self.optimizer, by=self.options.by)
+        return values
 
     def objective_over(self, minibatches: Sequence[Tensor]) -> Objective | None:
         """Return the objective with the penalty of these minibatches; None without a penalty."""

@@ -15,7 +15,7 @@ from ireg.experiment.run import main as run_again
 from ireg.system.errors import UserError
 from tests.conftest import ROOT, call_train
 
-MATRICES = "; use model=mlp or model=linear with +model.bias=false, or another optimizer"
+MATRICES = "; use optimizer=muon_adamw, or model=mlp with +model.bias=false"
 ALONE = "takes weights that are matrices alone, and this"
 TARGET = "optimizer._target_"
 WRONG = {
