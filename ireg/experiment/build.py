@@ -156,9 +156,10 @@ def _made_optimizer(settings: Config, model: nn.Module) -> Callable[..., Any]:
         # Plain lists: one of OmegaConf's, like betas, would be code in the checkpoint, which could not be loaded.
         optimizer: Callable[..., Any] = instantiate(arguments, _convert_="all")
         optimizer = _with_kernel(optimizer, model, settings.trainer, given=arguments)
+    in_groups = settings.optimizer.get("decay_groups", False)
     if getattr(optimizer, "func", optimizer) is MuonAdamW:
-        optimizer = partial(optimizer, hidden=hidden_matrices(model))
-    return _with_decay_groups(optimizer, name) if settings.optimizer.get("decay_groups", False) else optimizer
+        return partial(optimizer, hidden=hidden_matrices(model), decay_matrices_alone=in_groups)
+    return _with_decay_groups(optimizer, name) if in_groups else optimizer
 
 
 def _made_schedule(settings: Config) -> Schedule | None:

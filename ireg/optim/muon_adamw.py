@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torch.optim import AdamW, Muon
 
 from ireg.core.several import SeveralOptimizers
+from ireg.optim.decay_groups import in_decay_groups
 
 
 class MuonAdamW(SeveralOptimizers):
@@ -27,6 +29,7 @@ class MuonAdamW(SeveralOptimizers):
         betas: of AdamW.
         eps: of AdamW.
         weight_decay: λ of both, decoupled: ω ← ω − η λ ω.
+        decay_matrices_alone: leave weights of one dimension without decay, see `in_decay_groups`.
 
     Raises:
         ValueError: a hidden weight is no matrix, or there is no such position.
@@ -51,6 +54,7 @@ class MuonAdamW(SeveralOptimizers):
         betas: Sequence[float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        decay_matrices_alone: bool = False,
     ) -> None:
         held = list(params)
         chosen = [place for place, value in enumerate(held) if value.ndim == 2] if hidden is None else sorted(hidden)
@@ -65,7 +69,8 @@ class MuonAdamW(SeveralOptimizers):
                 Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
             )
         if others or not chosen:
-            parts.append(AdamW(others, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay))
+            adamw = partial(AdamW, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay)
+            parts.append(in_decay_groups(adamw, others) if decay_matrices_alone else adamw(others))
         super().__init__(parts)
         self.defaults: dict[str, Any] = {}
 

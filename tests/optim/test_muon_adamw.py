@@ -90,6 +90,14 @@ def test_hidden_matrices_are_of_linear_layers_but_the_last(make, names):
     assert all(dict(model.named_parameters())[name].ndim == 2 for name in found)
 
 
+def test_vectors_may_be_left_without_decay():
+    model = network()
+    groups = made(model, decay_matrices_alone=True).param_groups
+    decayed = [value for group in groups if group["weight_decay"] for value in group["params"]]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.1, 0.0]
+    assert {id(value) for value in decayed} == {id(value) for value in model.parameters() if value.ndim > 1}
+
+
 def test_without_positions_all_matrices_are_muons():
     both = MuonAdamW(network().parameters(), lr=0.01)
     assert [len(part.param_groups[0]["params"]) for part in both.parts] == [3, 5]
