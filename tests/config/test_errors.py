@@ -135,3 +135,8 @@ def test_a_wrong_option_is_one_line(capsys, option, line):
 @pytest.mark.parametrize("options", ["-m", "--multirun", "--cfg job", "-c job -p data", "--info", "-sc install=bash"])
 def test_hydras_own_options_are_taken(options):
     require_options(overrides_first(["lr=1", *options.split()]))
+
+
+def test_a_text_of_hydras_own_is_one_line():
+    """Of an error that no cause and no kind explains."""
+    assert explain(HydraException("What Hydra\n  says")) == "What Hydra says"
