@@ -156,8 +156,8 @@ def _tune(setting: str, trials: Sequence[Trial], data: Path, sweeps: Path, jobs:
     missing = [trial for trial in trials if len(of_trial(recorded(path), trial)) < len(TUNING_SEEDS)]
     folder = sweeps / f"annealed_tuning_{setting}"
     for overrides, those in calls(missing):
-        _sweep("annealed_tuning", setting, overrides, TUNING_SEEDS, folder, jobs)
-        _record(path, _tuning_rows(folder, those))
+        do_sweep("annealed_tuning", setting, overrides, TUNING_SEEDS, folder, jobs)
+        put(path, rows_at_the_end(folder, those, TUNING_SEEDS))
 
 
 def finish(setting: str, trial: Trial, data: Path, sweeps: Path, jobs: int) -> None:
@@ -175,13 +175,23 @@ def finish(setting: str, trial: Trial, data: Path, sweeps: Path, jobs: int) -> N
     for seeds, terms in ((FINAL_SEEDS[::2], ()), (FINAL_SEEDS[1::2], WITHOUT_CURVATURE)):
         missing = [seed for seed in seeds if seed not in set(of_trial(recorded(path), trial)["seed"])]
         for overrides, _ in calls([trial]) if missing else ():
-            _sweep("annealed_final", setting, [*overrides, *terms], missing, folder, jobs)
-            _record(path, _final_rows(folder, trial, missing))
+            do_sweep("annealed_final", setting, [*overrides, *terms], missing, folder, jobs)
+            put(path, _final_rows(folder, trial, missing))
 
 
-def _sweep(
+def do_sweep(
     experiment: str, setting: str, overrides: Sequence[str], seeds: Sequence[int], folder: Path, jobs: int
 ) -> None:
+    """Do runs of a setting.
+
+    Args:
+        experiment: of `conf/experiment`.
+        setting: of `SETTINGS`.
+        overrides: further ones.
+        seeds: of the runs.
+        folder: of the sweep.
+        jobs: runs at once.
+    """
     whole = [
         f"experiment={experiment}",
         *SETTINGS[setting],
@@ -214,13 +224,13 @@ def _trial_of(config: Mapping[str, Any]) -> Trial:
     )
 
 
-def _tuning_rows(folder: Path, trials: Sequence[Trial]) -> pd.DataFrame:
+def rows_at_the_end(folder: Path, trials: Sequence[Trial], seeds: Sequence[int]) -> pd.DataFrame:
     """Return a row a run of these trials: values and wrong examples after the last epoch."""
     trial_of = _trials_of(folder)
     rows = []
     for _, run in runs(folder).iterrows():
         trial = trial_of[run["run"]]
-        if not any(alike(trial, other) for other in trials):
+        if run["seed"] not in seeds or not any(alike(trial, other) for other in trials):
             continue
         row = {**asdict(trial), "seed": run["seed"], "state": run["state"]}
         if run["state"] == "done":
@@ -241,9 +251,16 @@ def _final_rows(folder: Path, trial: Trial, seeds: Sequence[int]) -> pd.DataFram
     return rows.assign(**asdict(trial))[[*KEY, "state", "place", "at", "seconds", *tags]]
 
 
-def _record(path: Path, rows: pd.DataFrame) -> None:
+def put(path: Path, rows: pd.DataFrame, key: Sequence[str] = KEY) -> None:
+    """Write rows into a file of runs, in place of those of the same runs.
+
+    Args:
+        path: of the file.
+        rows: of new runs.
+        key: columns that say which run a row is of.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     before = recorded(path)
-    whole = merged(before, rows, KEY) if len(before) else rows
+    whole = merged(before, rows, key) if len(before) else rows
     with replacing(path) as temporary:
         whole.to_csv(temporary, index=False, float_format="%.6g")
