@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -87,9 +88,10 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
     ):
         between_marks(page, mark, text)
     yield page
-    for content in drawn("verdicts", lambda: picture(comparisons), ".png").values():
-        write_bytes(folder / "figures" / "verdicts.png", content)
-        yield folder / "figures" / "verdicts.png"
+    for name, draw in {"verdicts": partial(picture, comparisons), "rates": partial(rates_picture, tuning)}.items():
+        for content in drawn(name, draw, ".png").values():
+            write_bytes(folder / "figures" / f"{name}.png", content)
+            yield folder / "figures" / f"{name}.png"
 
 
 def title_of(setting: str) -> str:
@@ -246,3 +248,29 @@ def _panel(axis: Axes, members: Sequence[Comparison]) -> None:
     axis.tick_params(labelsize=8)
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def rates_picture(tuning: Cells) -> Figure:
+    """Draw what the rate does without decay: test error and memorized share at the end, a row a setting."""
+    figure = Figure(figsize=(7.0, 0.7 + 2.2 * len(tuning)), layout="constrained")
+    axes = figure.subplots(len(tuning), 2, squeeze=False)
+    for row, (setting, runs) in zip(axes, tuning.items(), strict=True):
+        for axis, tag in zip(row, ("test/error", "fit/memorized"), strict=True):
+            for optimizer in (name for name in TUNED if name in set(runs["optimizer"])):
+                tried = TUNED[optimizer]
+                first = (runs["optimizer"] == optimizer) & (runs["decay"] == 0) & (runs["memory"] == tried.memory)
+                means = 100 * runs[first].groupby("lr")[tag].mean()
+                colour = colour_of(optimizer)
+                axis.plot(means.index, means, "o-", markersize=3, linewidth=1.2, color=colour, label=LABELS[optimizer])
+            axis.set_xscale("log")
+            axis.tick_params(labelsize=8)
+            axis.grid(alpha=0.3)
+            axis.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel(title_of(setting).replace(", ", ",\n"), fontsize=8, rotation=0, ha="right", va="center")
+    for axis, title in zip(axes[0], ("test error at the end, %", "wrong labels memorized, %"), strict=True):
+        axis.set_title(title, fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("peak learning rate η", fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    return figure

@@ -46,6 +46,7 @@ def rows_of(trials, error, wrong=None):
             "state": "done",
             "holdout/error": error(trial, seed),
             "test/error": error(trial, seed) / 2,
+            "fit/memorized": 0.1,
             "wrong": wrong(trial, seed) if wrong else "00" * (EXAMPLES // 8),
         }
         for trial in trials
@@ -353,7 +354,7 @@ def test_the_page_has_what_the_files_say(tmp_path):
     pd.concat([tuning_runs("momentum"), tuning_runs("adamw")]).to_csv(data / "tuning_mnist10k_30.csv", index=False)
     written = list(write_page(tmp_path, draws=200))
     assert [path.name for path in written] == [
-        "comparisons_mnist10k.csv", "measures_mnist10k_30.csv", "results.md", "verdicts.png",
+        "comparisons_mnist10k.csv", "measures_mnist10k_30.csv", "results.md", "verdicts.png", "rates.png",
     ]  # fmt: skip
     page = (tmp_path / "results.md").read_text()
     end = next(one for one in family({"mnist10k_30": cells(0.01)}) if one.comparator == "end")
