@@ -185,3 +185,10 @@ def test_each_step_of_an_epoch_has_the_rate_of_its_place():
     assert still == pytest.approx(start, rel=1e-12)
     assert abs(plain - start).max() > 1e-3
     assert abs(other - plain).max() > 1e-6
+
+
+@pytest.mark.parametrize("name", logged.SAMPLED)
+def test_samples_have_their_standard_error_compared(name):
+    found = {one.tag: one.holds for one in logged.of_samples(name, point(TRAININGS[name]))}
+    assert found["ireg/sgd_se, 3 of 4 minibatches"]
+    assert all(found.values())
