@@ -14,6 +14,7 @@ from hydra.errors import MissingConfigException
 
 import ireg
 from ireg.config.errors import explain
+from ireg.sweeps.callback import _lowest
 from ireg.system.command import called
 from tests.conftest import call_train, command
 from tests.content import differences, run_content, scalars
@@ -112,6 +113,15 @@ def test_a_single_run_shows_its_final_values(train, tmp_path):
     again = train("epochs=1", "lr=1e-2", *SMALL, "hydra.run.dir=here", cwd=tmp_path)
     assert again.returncode == 0
     assert "here: done already, kept as it is" in again.stderr
+
+
+def test_the_best_epoch_is_named_where_it_is_not_the_last():
+    rows = {0: {"test/error": 0.1}, 1: {"test/error": 0.5}, 2: {"test/error": 0.25}, 3: {"test/error": 0.3}}
+    assert list(_lowest(rows, "epoch")) == ["best: test error 25.00 % after epoch 2, 30.00 % at the end"]
+    held_out = {number: row | {"holdout/error": row["test/error"] / 2} for number, row in rows.items()}
+    assert list(_lowest(held_out, "row")) == ["best: held-out error 12.50 % after row 2, 15.00 % at the end"]
+    assert list(_lowest({number: rows[number] for number in (0, 1, 2)}, "epoch")) == []
+    assert list(_lowest({0: {"test/error": 0.1}, 1: {"test/error": float("nan")}, 2: {}}, "epoch")) == []
 
 
 SIZES = ["data.train_size=2000", "data.test_size=500"]

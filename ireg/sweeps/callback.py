@@ -4,6 +4,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from ireg.catalogue import quantity
 from ireg.config.errors import explain
 from ireg.config.schema import register
 from ireg.runs.damage import DamagedRecordError
-from ireg.runs.layout import EVENTS
+from ireg.runs.layout import EVENTS, METRICS
+from ireg.runs.metrics import read_rows
 from ireg.runs.status import FINISHED, read_status
 from ireg.sweeps import launch, names
 from ireg.sweeps.checks import checked_folder, checked_folders
@@ -168,9 +170,23 @@ def _print_final_values(folder: Path) -> None:
     for tag, value in status["final"].items():
         table.add_row(tag, "" if value is None else _value(tag, float(value)))
     console.print(table)
+    for line in _lowest(read_rows(folder / METRICS), of):
+        console.print(line, soft_wrap=True)
     print(f"report: {called('analysis', folder)}")
     if any(folder.glob(EVENTS)):
         print(f"browse: {called('browse', folder)}")
+
+
+def _lowest(rows: Mapping[int, Mapping[str, float]], of: str) -> Iterator[str]:
+    """Yield where held-out examples, or without them tests, had their lowest error, unless it is the last value."""
+    for tag, name in (("holdout/error", "held-out error"), ("test/error", "test error")):
+        errors = {number: row[tag] for number, row in rows.items() if number and isfinite(row.get(tag, nan))}
+        if errors:
+            best = min(errors, key=lambda number: errors[number])  # the first of equal ones
+            last = errors[max(errors)]
+            if errors[best] < last:
+                yield f"best: {name} {100 * errors[best]:.2f} % after {of} {best}, {100 * last:.2f} % at the end"
+            return
 
 
 def _value(tag: str, value: float) -> str:
