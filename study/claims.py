@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -58,21 +58,17 @@ COEFFICIENT = f"{DRIFT}/leading flow/k"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
-    """One comparison.
+class Comparison:
+    """A comparison of an optimizer with the base one, as far as a verdict needs it.
 
     Attributes:
-        question: its number.
-        quantity: what is compared.
-        comparator: of `COMPARATORS`, or how else it is compared.
+        comparator: where they are compared.
         optimizer: the one that it is about.
-        difference: its value less SGD's, over pairs of seeds; of questions 4 and 5 what `quantity` says, over runs.
+        difference: its value less the base's, over pairs.
         adjusted: p of a difference of 0, adjusted over the whole family.
         margin_adjusted: of a test error, p of a difference of `MARGIN` or more, adjusted with it; else nan.
     """
 
-    question: int
-    quantity: str
     comparator: str
     optimizer: str
     difference: PairedDifference
@@ -83,6 +79,22 @@ class Claim:
     def significant(self) -> bool:
         """Whether the difference is not 0, after adjustment."""
         return self.adjusted < LEVEL
+
+
+Compared = TypeVar("Compared", bound=Comparison)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(Comparison):
+    """One comparison of the first study, by one of `COMPARATORS` or as its comparator says.
+
+    Attributes:
+        question: its number.
+        quantity: what is compared. Of questions 4 and 5 the difference is what it says, over runs.
+    """
+
+    question: int
+    quantity: str
 
 
 def differences(
@@ -131,9 +143,7 @@ def _values(cells: pd.DataFrame, optimizer: str, tag: str, places: Sequence[str]
 def family(cells: pd.DataFrame) -> list[Claim]:
     """Make all comparisons of a data set, and adjust their p-values together.
 
-    This is the one place that does: every table, answer and figure has its adjusted p-values from here. A comparison of
-    test errors has two hypotheses, that the difference is 0 and that it is `MARGIN` or more. At most one of them is
-    true, and Holm's method counts them once (`ireg.statistics.holm`).
+    This is the one place that does: every table, answer and figure has its adjusted p-values from here.
 
     Args:
         cells: of the final runs, the barriers and the drift, all that there are. Of each optimizer's rates the first
@@ -148,11 +158,24 @@ def family(cells: pd.DataFrame) -> list[Claim]:
         claim.difference.p_at_least(MARGIN) if (claim.question, claim.quantity) == (1, "test error") else math.nan
         for claim in members
     ]
+    return adjusted(members, margins)
+
+
+def adjusted(members: Sequence[Compared], margins: Sequence[float]) -> list[Compared]:
+    """Adjust the p-values of comparisons together, by Holm's method.
+
+    A comparison of test errors has two hypotheses, that the difference is 0 and that it is `MARGIN` or more. At most
+    one of them is true, and they count once (`ireg.statistics.holm`).
+
+    Args:
+        members: of the family.
+        margins: p of the second hypothesis of each; nan where there is none.
+    """
     count = len(members)
-    adjusted = holm([*(claim.difference.p for claim in members), *margins], [*range(count), *range(count)])
+    found = holm([*(member.difference.p for member in members), *margins], [*range(count), *range(count)])
     return [
-        replace(claim, adjusted=adjusted[number], margin_adjusted=adjusted[count + number])
-        for number, claim in enumerate(members)
+        replace(member, adjusted=found[number], margin_adjusted=found[count + number])
+        for number, member in enumerate(members)
     ]
 
 
@@ -233,23 +256,7 @@ def _claim(question: int, quantity: str, comparator: str, optimizer: str, values
     )
 
 
-class Judged(Protocol):
-    """What a verdict needs of a comparison of test errors."""
-
-    @property
-    def difference(self) -> PairedDifference:
-        """The difference, over pairs."""
-
-    @property
-    def significant(self) -> bool:
-        """Whether it is not 0, after adjustment."""
-
-    @property
-    def margin_adjusted(self) -> float:
-        """The adjusted p of a difference of `MARGIN` or more."""
-
-
-def verdict(claim: Judged) -> str:
+def verdict(claim: Comparison) -> str:
     """Say what a claim about a test error counts as, by an adjusted p below 0.05.
 
     Returns:

@@ -18,7 +18,7 @@ from ireg.analysis.looks import colour_of
 from ireg.statistics import mean_interval
 from study.answers import ADAPTIVE
 from study.cells import LOSSES
-from study.claims import AT_LOSS, AT_NOISE, BASE, TUNED_END, Claim, compared, family
+from study.claims import AT_LOSS, AT_NOISE, BASE, TUNED_END, Claim, Comparison, compared, family
 from study.comparisons import level_differences
 from study.rates import tied
 from study.settings import common
@@ -104,21 +104,27 @@ def _levels(
             yield height + 2.0 * number + 0.1 * (number > 0), claims[place], label(places[place])
 
 
+def draw_difference(axis: Axes, claim: Comparison, height: float, *, label: str | None = None) -> None:
+    """Draw a difference in points with its interval, filled where it is significant."""
+    mean, low, high = (100 * value for value in claim.difference.student)
+    colour = colour_of(claim.optimizer)
+    axis.errorbar(
+        mean,
+        height,
+        xerr=[[mean - low], [high - mean]],
+        fmt="o",
+        markersize=5.5,
+        color=colour,
+        markerfacecolor=colour if claim.significant else "white",
+        linewidth=1.4,
+        capsize=2,
+        label=label,
+    )
+
+
 def _panel(axis: Axes, lines: Sequence[Line]) -> None:
     for height, claim, label in lines:
-        mean, low, high = (100 * value for value in claim.difference.student)
-        colour = colour_of(claim.optimizer)
-        axis.errorbar(
-            mean,
-            height,
-            xerr=[[mean - low], [high - mean]],
-            fmt="o",
-            markersize=5.5,
-            color=colour,
-            markerfacecolor=colour if claim.significant else "white",
-            linewidth=1.4,
-            capsize=2,
-        )
+        draw_difference(axis, claim, height)
         axis.text(
             1.02, height, label, fontsize=SMALL - 1, color="0.35", transform=axis.get_yaxis_transform(), va="center"
         )

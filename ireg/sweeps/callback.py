@@ -178,7 +178,7 @@ def _print_final_values(folder: Path) -> None:
 
 
 def _lowest(rows: Mapping[int, Mapping[str, float]], of: str) -> Iterator[str]:
-    """Yield where held-out examples, or without them tests, had their lowest error, unless it is the last value."""
+    """Yield where held-out examples, or else the tests, had their lowest error, unless at the end."""
     for tag, name in (("holdout/error", "held-out error"), ("test/error", "test error")):
         errors = {number: row[tag] for number, row in rows.items() if number and isfinite(row.get(tag, nan))}
         if errors:

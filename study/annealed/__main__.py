@@ -10,7 +10,7 @@ from ireg.system.command import framed, run_as_process
 from ireg.system.errors import UserError
 from study.annealed.claims import families_in
 from study.annealed.pages import write_page
-from study.annealed.plan import SETTINGS, TUNED, optimizers_of
+from study.annealed.plan import SETTINGS, add_options, optimizers_of, require_optimizers
 from study.annealed.trials import finish, tuned
 
 
@@ -24,16 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     known = ", ".join(SETTINGS)
     parser.add_argument("settings", metavar="SETTING", nargs="*", help=f"one or several of {known}")
-    parser.add_argument("--optimizer", metavar="NAME", action="append", help=f"only this one of {', '.join(TUNED)}")
-    parser.add_argument("--data", type=Path, default=Path("docs/annealed/data"), help="files of the runs (%(default)s)")
     what = "then write the page's tables, figure and comparisons in FOLDER, from its data"
     parser.add_argument("--page", metavar="FOLDER", type=Path, help=what)
-    parser.add_argument("--sweeps", type=Path, default=Path("multirun"), help="folder of the runs (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once (%(default)s)")
+    add_options(parser)
     given = parser.parse_args(arguments)
-    for name in given.optimizer or ():
-        if name not in TUNED:
-            raise UserError(f"--optimizer {name}: choose one of {', '.join(TUNED)}")
+    require_optimizers(given.optimizer or ())
     for setting, optimizers in {setting: optimizers_of(setting) for setting in given.settings}.items():
         for optimizer in (name for name in optimizers if name in (given.optimizer or optimizers)):
             best = tuned(setting, optimizer, given.data, given.sweeps, given.jobs)

@@ -15,8 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ireg.system.command import framed, run_as_process
-from ireg.system.errors import UserError
-from study.annealed.plan import FINAL_SEEDS, TUNED, Trial, calls, rounded
+from study.annealed.plan import FINAL_SEEDS, TUNED, Trial, add_options, calls, require_optimizers, rounded
 from study.annealed.trials import (
     AT_THE_END,
     CHOOSES,
@@ -120,14 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m study.annealed.batches",
         description=f"Tune each optimizer's rate at batches of {', '.join(map(str, SIZES))}, and do five final runs.",
     )
-    parser.add_argument("--optimizer", metavar="NAME", action="append", help=f"only this one of {', '.join(TUNED)}")
-    parser.add_argument("--data", type=Path, default=Path("docs/annealed/data"), help="files of the runs (%(default)s)")
-    parser.add_argument("--sweeps", type=Path, default=Path("multirun"), help="folder of the runs (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once (%(default)s)")
+    add_options(parser)
     given = parser.parse_args(arguments)
-    for name in given.optimizer or ():
-        if name not in TUNED:
-            raise UserError(f"--optimizer {name}: choose one of {', '.join(TUNED)}")
+    require_optimizers(given.optimizer or ())
     for optimizer in given.optimizer or TUNED:
         for size in reversed(SIZES):
             study_size(size, optimizer, given.data, given.sweeps, given.jobs)

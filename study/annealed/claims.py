@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -13,10 +13,10 @@ import pandas as pd
 from scipy.stats import nct, t
 
 from ireg.analysis.places import loss_place
-from ireg.statistics import PairedDifference, holm, paired_difference
+from ireg.statistics import PairedDifference, paired_difference
 from study.annealed.plan import BASE, FINAL_SEEDS, SETTINGS, TUNED, Trial, trial_columns
 from study.annealed.trials import CHOOSES, FAILED, LEVELS, chosen_trial, final_file, recorded, tuning_file
-from study.claims import LEVEL, MARGIN, verdict
+from study.claims import LEVEL, MARGIN, Comparison, adjusted, verdict
 from study.noise import SHARES, at_shares, share_place
 from study.ties import DRAWS, resampled
 
@@ -37,29 +37,14 @@ NUMBER_OF_DRAWS = len({seed // 2 for seed in FINAL_SEEDS})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """An optimizer's test error less momentum's, in one setting by one comparator.
+class OverDraws(Comparison):
+    """An optimizer's test error less momentum's, in one setting by one of `COMPARATORS`, over draws.
 
     Attributes:
         setting: of `SETTINGS`.
-        comparator: of `COMPARATORS`.
-        optimizer: the one that it is about.
-        difference: over draws.
-        adjusted: p of a difference of 0, adjusted over the whole family.
-        margin_adjusted: p of a difference of `MARGIN` or more, adjusted with it.
     """
 
     setting: str
-    comparator: str
-    optimizer: str
-    difference: PairedDifference
-    adjusted: float = math.nan
-    margin_adjusted: float = math.nan
-
-    @property
-    def significant(self) -> bool:
-        """Whether the difference is not 0, after adjustment."""
-        return self.adjusted < LEVEL
 
 
 def family_of(setting: str) -> str:
@@ -83,11 +68,8 @@ def final_cells(data: Path, setting: str) -> pd.DataFrame:
     return pd.concat([part for part in (cells, at_shares(cells)) if len(part)], ignore_index=True)
 
 
-def family(cells_of: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+def family(cells_of: Mapping[str, pd.DataFrame]) -> list[OverDraws]:
     """Make all comparisons of a family, and adjust their p-values together.
-
-    A comparison has two hypotheses, that the difference is 0 and that it is `MARGIN` or more. At most one of them is
-    true, and Holm's method counts them once (`ireg.statistics.holm`).
 
     Args:
         cells_of: final runs by setting, all of one data set and network.
@@ -96,18 +78,12 @@ def family(cells_of: Mapping[str, pd.DataFrame]) -> list[Comparison]:
         Those for which all draws have a value.
     """
     members = [
-        Comparison(setting=setting, comparator=comparator, optimizer=optimizer, difference=difference)
+        OverDraws(setting=setting, comparator=comparator, optimizer=optimizer, difference=difference)
         for setting, cells in cells_of.items()
         for optimizer, comparator in product((name for name in TUNED if name != BASE), COMPARATORS)
         if (difference := over_draws(by_draw(cells, optimizer, comparator))) is not None
     ]
-    margins = [member.difference.p_at_least(MARGIN) for member in members]
-    count = len(members)
-    adjusted = holm([*(member.difference.p for member in members), *margins], [*range(count), *range(count)])
-    return [
-        replace(member, adjusted=adjusted[number], margin_adjusted=adjusted[count + number])
-        for number, member in enumerate(members)
-    ]
+    return adjusted(members, [member.difference.p_at_least(MARGIN) for member in members])
 
 
 def by_draw(cells: pd.DataFrame, optimizer: str, comparator: str) -> pd.Series:
@@ -131,7 +107,7 @@ def over_draws(differences: pd.Series) -> PairedDifference | None:
     return paired_difference(differences.tolist(), [0.0] * len(differences))
 
 
-def table(members: list[Comparison]) -> pd.DataFrame:
+def table(members: list[OverDraws]) -> pd.DataFrame:
     """Return a row a comparison: its difference as a share, its p-values, and its verdict."""
     return pd.DataFrame(
         {

@@ -21,7 +21,7 @@ from study.annealed.claims import (
     AVERAGE,
     BEST,
     END,
-    Comparison,
+    OverDraws,
     by_draw,
     families_in,
     family,
@@ -35,6 +35,7 @@ from study.annealed.measures import PAIRS, associations
 from study.annealed.plan import BASE, TUNED
 from study.annealed.trials import CHOOSES, chosen_trial, of_trial
 from study.claims import verdict
+from study.pictures import draw_difference
 from study.results import text_of
 from study.ties import DRAWS
 
@@ -105,7 +106,7 @@ def title_of(setting: str) -> str:
     return f"{NETWORKS[name]}, {rate} %"
 
 
-def ends(cells: Cells, trials: Trials, comparisons: Sequence[Comparison]) -> str:
+def ends(cells: Cells, trials: Trials, comparisons: Sequence[OverDraws]) -> str:
     """Write test errors at the end, a row a setting and optimizer."""
     by_key = {(one.setting, one.optimizer): one for one in comparisons if one.comparator == END}
     rows = []
@@ -125,7 +126,7 @@ def ends(cells: Cells, trials: Trials, comparisons: Sequence[Comparison]) -> str
     return markdown([*head, "over tied trials, points"], rows)
 
 
-def comparators(comparisons: Sequence[Comparison]) -> str:
+def comparators(comparisons: Sequence[OverDraws]) -> str:
     """Write all differences, a row a setting and comparator, a column an optimizer."""
     by_key = {(one.setting, one.comparator, one.optimizer): one for one in comparisons}
     rows = []
@@ -207,7 +208,7 @@ def _points(interval: Interval) -> str:
     return interval.with_ends(scale=100)
 
 
-def picture(comparisons: Sequence[Comparison]) -> Figure:
+def picture(comparisons: Sequence[OverDraws]) -> Figure:
     """Draw differences of test error, a row a setting, a column a comparator: filled where significant."""
     settings = list(dict.fromkeys(one.setting for one in comparisons))
     shown = (END, AVERAGE, BEST)
@@ -226,22 +227,9 @@ def picture(comparisons: Sequence[Comparison]) -> Figure:
     return figure
 
 
-def _panel(axis: Axes, members: Sequence[Comparison]) -> None:
+def _panel(axis: Axes, members: Sequence[OverDraws]) -> None:
     for height, one in enumerate(members):
-        mean, low, high = (100 * value for value in one.difference.student)
-        colour = colour_of(one.optimizer)
-        axis.errorbar(
-            mean,
-            height,
-            xerr=[[mean - low], [high - mean]],
-            fmt="o",
-            markersize=5,
-            color=colour,
-            markerfacecolor=colour if one.significant else "white",
-            linewidth=1.4,
-            capsize=2,
-            label=LABELS[one.optimizer],
-        )
+        draw_difference(axis, one, height, label=LABELS[one.optimizer])
     axis.axvline(0, color="0.3", linewidth=0.9, zorder=0)
     axis.set_ylim(len(TUNED) - 1.5, -0.5)
     axis.set_yticks([])

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 from ireg.system.errors import UserError
 
@@ -191,6 +193,25 @@ def memories(best: Trial) -> list[Trial]:
 def rounded(value: float) -> float:
     """Round to two digits, as the command line and the files have it."""
     return float(f"{value:.2g}")
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add what the study's commands have in common."""
+    parser.add_argument("--optimizer", metavar="NAME", action="append", help=f"only this one of {', '.join(TUNED)}")
+    parser.add_argument("--data", type=Path, default=Path("docs/annealed/data"), help="files of the runs (%(default)s)")
+    parser.add_argument("--sweeps", type=Path, default=Path("multirun"), help="folder of the runs (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once (%(default)s)")
+
+
+def require_optimizers(names: Sequence[str]) -> None:
+    """Check the names of optimizers.
+
+    Raises:
+        UserError: one is not of the study.
+    """
+    for name in names:
+        if name not in TUNED:
+            raise UserError(f"--optimizer {name}: choose one of {', '.join(TUNED)}")
 
 
 STAGES = (further_rates, decays, memories)
