@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import nct, t
+from scipy.integrate import quad
+from scipy.stats import chi, norm, t
 
 from ireg.analysis.places import loss_place
 from ireg.statistics import PairedDifference, paired_difference
@@ -192,8 +193,6 @@ def power(differences: pd.Series, shift: float = MARGIN) -> dict[str, float]:
         `planted_p` of the differences about their mean, plus the shift; `false`, the share of all sign patterns of the
         differences about their mean that have p < 0.05; `power` of the shift, at the measured standard error; and
         `detectable`, the difference that is found with a probability of 80 %, without an adjustment.
-
-    Source: power of the t-test by the noncentral t distribution.
     """
     about = differences - differences.mean()
     count = len(about)
@@ -211,9 +210,18 @@ def power(differences: pd.Series, shift: float = MARGIN) -> dict[str, float]:
 
 
 def _power(noncentrality: float, count: int) -> float:
-    """Return the probability that a two-sided t-test rejects."""
-    least = float(t.ppf(1 - LEVEL / 2, count - 1))
-    return float(nct.sf(least, count - 1, noncentrality) + nct.cdf(-least, count - 1, noncentrality))
+    """Return the probability that a two-sided t-test rejects.
+
+    It is the mean over the estimated deviation, by quadrature: scipy's noncentral t is nan in a far tail.
+    """
+    degrees = count - 1
+    least = float(t.ppf(1 - LEVEL / 2, degrees))
+
+    def rejected(share: float) -> float:
+        density = float(chi.pdf(share * math.sqrt(degrees), degrees)) * math.sqrt(degrees)
+        return density * float(norm.sf(least * share - noncentrality) + norm.cdf(-least * share - noncentrality))
+
+    return float(quad(rejected, 0, 10, limit=200)[0])
 
 
 def _noncentrality(wanted: float, count: int) -> float:

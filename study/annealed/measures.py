@@ -56,17 +56,24 @@ def associations(cells: pd.DataFrame, *, resamples: int = 2000) -> pd.DataFrame:
     Returns:
         A row a measure and kind of pairs: `measure`, `at`, `pairs_of`, `tau`, `low`, `high`, `pairs`. Across optimizers
         the two runs of a pair have one seed and draw, within them one optimizer. A measure that fewer than two
-        optimizers have is not compared across them. The controls are of the error itself with noise of its own size,
-        and of noise alone.
+        optimizers have is not compared across them. The controls are of the error itself with noise of its own size
+        (within optimizers, of each one's own), and of noise alone.
     """
     runs = wide(cells)
     one_optimizer = _alike(runs["optimizer"])
     among = {PAIRS[0]: ~one_optimizer & _alike(runs["seed"]), PAIRS[1]: one_optimizer}
+    controlled = {
+        PAIRS[0]: pd.DataFrame(controls(runs["test/error"].tolist())),
+        PAIRS[1]: pd.concat(
+            pd.DataFrame(controls(rows["test/error"].tolist(), seed=number), index=rows.index)
+            for number, (_, rows) in enumerate(runs.groupby("optimizer"))
+        ).sort_index(),
+    }
     rows = []
     for name in (*(name for name in AT if name in runs), *CONTROLS):
         for kind, pairs in among.items():
             found = kendall(
-                runs[name].tolist(),
+                (controlled[kind] if name in CONTROLS else runs)[name].tolist(),
                 runs["test/error"].tolist(),
                 (runs["seed"] // 2).tolist(),
                 among=pairs,
@@ -87,8 +94,7 @@ def wide(cells: pd.DataFrame) -> pd.DataFrame:
             there = cells[cells["place"] == place].set_index(key)[name]
             if there.notna().any():
                 columns[name] = there
-    runs = pd.DataFrame(columns).dropna(subset=["test/error"]).reset_index()
-    return runs.assign(**controls(runs["test/error"].tolist()))
+    return pd.DataFrame(columns).dropna(subset=["test/error"]).reset_index()
 
 
 def _alike(column: pd.Series) -> np.ndarray:

@@ -324,6 +324,7 @@ def test_power_is_that_of_simulated_tests():
     patterns = [np.array(signs) * about for signs in product((-1, 1), repeat=5)]
     rejected = sum(stats.ttest_1samp(pattern, 0.0).pvalue < 0.05 for pattern in patterns)
     assert said["false"] == rejected / sum(comb(5, number) for number in range(6))
+    assert power(differences, shift=10.0)["power"] == pytest.approx(1.0, rel=1e-9, abs=0)
     assert said["planted_p"] == pytest.approx(stats.ttest_1samp(about + 0.01, 0.0).pvalue, rel=1e-9, abs=0)
 
 
