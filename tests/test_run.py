@@ -126,7 +126,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path, small_run):
         (["optimizer=momentum", "optimizer.momentum=-1"], "optimizer=momentum: Invalid momentum value: -1"),
         (
             ["optimizer=muon"],
-            r"optimizer=muon: Muon only supports 2D .*; use model=mlp or model=linear with .*bias=false",
+            r"optimizer=muon: Muon only supports 2D .*; use optimizer=muon_adamw, or model=mlp with .*bias=false",
         ),
         (["+optimizer.speed=9"], "optimizer=sgd: .*unexpected keyword argument 'speed'"),
         (["+optimizer.momentum=fast"], "optimizer=sgd: .*not supported between instances of 'str'"),

@@ -28,6 +28,7 @@ _SOURCES = (
 )
 _MODELS = tuple(f"ireg.models.{name}" for name in ("CNN", "GPT", "MLP", "ResNet", "ViT"))
 _OPTIMIZERS = (
+    "ireg.optim.MuonAdamW",
     "ireg.optim.Switch",
     "pytorch_optimizer.Lion",
     "pytorch_optimizer.SignSGD",
