@@ -122,7 +122,8 @@ def test_what_is_on_the_page_is_right_on_the_site():
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE, verbose=False)
     for name, value in documented():
         for test in doctest.DocTestFinder().find(value, name, globs=names):
-            runner.run(test)
+            if name != "sweep":  # which starts processes; its example runs with its module
+                runner.run(test)
             assert runner.failures == 0, test.name
             assert half_markup(test.docstring or "") == [], test.name
             assert taken_for_types(test.docstring or "") == [], test.name
