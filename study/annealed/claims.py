@@ -59,8 +59,12 @@ def family_of(setting: str) -> str:
 
 
 def settings_of(family: str, data: Path) -> list[str]:
-    """List the settings of a data set and network that have final runs."""
-    return [name for name in SETTINGS if family_of(name) == family and final_file(data, name).exists()]
+    """List the settings of a data set and network that have final runs of two optimizers or more."""
+    return [
+        name
+        for name in SETTINGS
+        if family_of(name) == family and recorded(final_file(data, name))["optimizer"].nunique() > 1
+    ]
 
 
 def final_cells(data: Path, setting: str) -> pd.DataFrame:

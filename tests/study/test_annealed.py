@@ -366,6 +366,9 @@ def test_the_page_has_what_the_files_say(tmp_path):
     list(write_page(tmp_path, draws=200))
     assert (tmp_path / "results.md").read_text() == before
     assert settings_of("fashion10k", data) == []
+    alone = cells(0.01)
+    alone[alone["optimizer"] == BASE].to_csv(data / "final_mnist10k_0.csv", index=False)
+    assert settings_of("mnist10k", data) == ["mnist10k_30"]  # with one optimizer there is nothing to compare
 
 
 def test_the_command_refuses_what_is_not_there(tmp_path, capsys):

@@ -218,7 +218,7 @@ def test_theory_at_rates_that_change_is_that_of_what_does_not_divide():
     ask = {"criterion": mse_loss, "terms": ["ireg/strength"], "rates": [(0.1,), (0.3,)]}
     momentum = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
     assert ireg.measure(model, batches, optimizer=momentum, **ask)["ireg/strength"] > 0
+    adam = torch.optim.Adam(model.parameters(), betas=(0.5, 0.6))  # whose memory is soon gone
     with pytest.warns(UserWarning, match="the mean flow is known for one rate and one weight decay"):
-        adam = torch.optim.Adam(model.parameters(), betas=(0.5, 0.6))  # whose memory is soon gone
         found = ireg.measure(model, batches, optimizer=adam, **ask)
     assert "ireg/strength" not in found
