@@ -48,7 +48,7 @@ def wrong_of(folder: Path) -> pd.DataFrame:
     listed = runs(folder)
     done = listed[listed["state"] == "done"]
     rows = [
-        [run["optimizer"], run["lr"], run["seed"], place, at, len(wrong), np.packbits(wrong).tobytes().hex()]
+        [run["optimizer"], run["lr"], run["seed"], place, at, len(wrong), as_digits(wrong)]
         for _, run in done.iterrows()
         for place, at, wrong in wrong_at_places(folder / str(run["run"]) / HELD_OUT)
     ]
@@ -130,8 +130,17 @@ def separations(wrong: pd.DataFrame, choice: str, *, draws: int = DRAWS, seed: i
 
 def _mean_wrong(rows: pd.DataFrame) -> NDArray[np.float64]:
     """Compute the share of a rate's seeds that have each example wrong."""
-    packed = [np.frombuffer(bytes.fromhex(text), dtype=np.uint8) for text in rows["wrong"]]
-    return np.stack([np.unpackbits(bits)[: int(rows["examples"].iloc[0])] for bits in packed]).mean(0)
+    return np.stack([from_digits(text)[: int(rows["examples"].iloc[0])] for text in rows["wrong"]]).mean(0)
+
+
+def as_digits(wrong: NDArray[np.bool_]) -> str:
+    """Write whether each example is wrong as a bit, in hexadecimal digits, the first example first."""
+    return np.packbits(wrong).tobytes().hex()
+
+
+def from_digits(text: str) -> NDArray[np.uint8]:
+    """Read what `as_digits` has written, up to seven zeros behind the last example."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))
 
 
 def resampled(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:

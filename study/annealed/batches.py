@@ -18,9 +18,8 @@ from ireg.system.command import framed, run_as_process
 from study.annealed.plan import FINAL_SEEDS, TUNED, Trial, add_options, calls, require_optimizers, rounded
 from study.annealed.trials import (
     AT_THE_END,
-    CHOOSES,
-    FAILED,
     KEY,
+    chosen,
     chosen_trial,
     do_sweep,
     of_trial,
@@ -63,32 +62,12 @@ def of_size(table: pd.DataFrame, size: int, stage: str) -> pd.DataFrame:
     return table[(table["batch_size"] == size) & (table["stage"] == stage)]
 
 
-def best_rate(table: pd.DataFrame, trials: Sequence[Trial]) -> Trial:
-    """Choose the rate of the lowest held-out error after the last epoch, of equal ones the first.
-
-    Args:
-        table: of the size's tuning runs.
-        trials: one a rate.
-
-    Raises:
-        ValueError: one has no run.
-    """
-
-    def error(trial: Trial) -> float:
-        rows = of_trial(table, trial)
-        if rows.empty:
-            raise ValueError(f"{trial}: no tuning run is recorded")
-        return float(rows[CHOOSES].fillna(FAILED).iloc[0])
-
-    return min(trials, key=error)
-
-
 def study_size(size: int, optimizer: str, data: Path, sweeps: Path, jobs: int) -> None:
     """Do what is not yet recorded of an optimizer at a batch size."""
     path = data / f"batches_{SETTING}.csv"
     trials = rates_at(chosen_trial(recorded(tuning_file(data, SETTING)), optimizer), size)
     _run(path, size, "rate", trials, [TUNING_SEED], sweeps, jobs)
-    best = best_rate(of_size(_recorded(path), size, "rate"), trials)
+    best = chosen(of_size(recorded(path, COLUMNS), size, "rate"), trials, runs=1)
     print(f"batches of {size}: {best}", flush=True)
     _run(path, size, "final", [best], SEEDS, sweeps, jobs)
 
@@ -97,7 +76,7 @@ def _run(
     path: Path, size: int, stage: str, trials: Sequence[Trial], seeds: Sequence[int], sweeps: Path, jobs: int
 ) -> None:
     folder = sweeps / f"annealed_batches_{SETTING}_{size}"
-    there = of_size(_recorded(path), size, stage)
+    there = of_size(recorded(path, COLUMNS), size, stage)
     missing = [trial for trial in trials if not set(seeds) <= set(of_trial(there, trial)["seed"])]
     epoch = -(-EXAMPLES // size)
     for overrides, those in calls(missing):
@@ -105,11 +84,6 @@ def _run(
         do_sweep("annealed_tuning", SETTING, [*overrides, *further], seeds, folder, jobs)
         rows = rows_at_the_end(folder, those, seeds).assign(batch_size=size, stage=stage)
         put(path, rows[[column for column in COLUMNS if column in rows]], ["batch_size", "stage", *KEY])
-
-
-def _recorded(path: Path) -> pd.DataFrame:
-    table = recorded(path)
-    return table if len(table) else pd.DataFrame(columns=COLUMNS)
 
 
 @framed

@@ -19,7 +19,8 @@ from study.annealed.plan import BASE, FINAL_SEEDS, SETTINGS, TUNED, Trial, trial
 from study.annealed.trials import CHOOSES, FAILED, LEVELS, chosen_trial, final_file, recorded, tuning_file
 from study.claims import LEVEL, MARGIN, Comparison, adjusted, verdict
 from study.noise import SHARES, at_shares, share_place
-from study.ties import DRAWS, resampled
+from study.ties import DRAWS, from_digits, resampled
+from study.ties import LEVEL as CONFIDENCE
 
 END = "end"
 AVERAGE = "average, end"
@@ -152,11 +153,13 @@ def tied(tuning: pd.DataFrame, optimizer: str, *, draws: int = DRAWS, seed: int 
     groups = {Trial(*key): rows.sort_values("seed") for key, rows in whole.groupby(trial_columns())}
     trials = [trial for trial, rows in groups.items() if rows["wrong"].notna().all()]
     wrong = [
-        np.stack([_bits(groups[trial]["wrong"].iloc[number]) for trial in trials])
+        np.stack([from_digits(groups[trial]["wrong"].iloc[number]).astype(float) for trial in trials])
         for number in range(len(groups[best]))
     ]
     drawn = np.mean([resampled(bits, draws, seed + number) for number, bits in enumerate(wrong)], axis=0)
-    low, high = np.quantile(drawn - drawn[:, [trials.index(best)]], [(1 - 0.95) / 2, (1 + 0.95) / 2], axis=0)
+    low, high = np.quantile(
+        drawn - drawn[:, [trials.index(best)]], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0
+    )
     errors = np.array([groups[trial][CHOOSES].mean() for trial in trials])
     return pd.DataFrame(
         {
@@ -169,10 +172,6 @@ def tied(tuning: pd.DataFrame, optimizer: str, *, draws: int = DRAWS, seed: int 
             "tied": (low <= 0) & (high >= 0),
         }
     )
-
-
-def _bits(text: str) -> np.ndarray:
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8)).astype(float)
 
 
 def range_over_tied(one: pd.DataFrame, base: pd.DataFrame) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -146,7 +147,7 @@ def chosen_numbers(tuning: Cells, trials: Trials) -> str:
     for (setting, optimizer), tried in trials.items():
         trial = chosen_trial(tuning[setting], optimizer)
         at_end = ", an end of what was tried" if trial.lr in (tried["lr"].min(), tried["lr"].max()) else ""
-        error = mean_interval(of_trial(tuning[setting], trial)[CHOOSES].tolist()).mean
+        error = of_trial(tuning[setting], trial)[CHOOSES].mean()
         rows.append(
             [
                 title_of(setting),
@@ -220,11 +221,7 @@ def picture(comparisons: Sequence[OverDraws]) -> Figure:
         row[0].set_ylabel(title_of(setting).replace(", ", ",\n"), fontsize=8, rotation=0, ha="right", va="center")
     for axis, comparator in zip(axes[0], shown, strict=True):
         axis.set_title(comparator, fontsize=9)
-    for axis in axes[-1]:
-        axis.set_xlabel("test error less momentum's, points", fontsize=8)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    return figure
+    return _finish(figure, axes, "test error less momentum's, points", columns=4)
 
 
 def _panel(axis: Axes, members: Sequence[OverDraws]) -> None:
@@ -233,9 +230,23 @@ def _panel(axis: Axes, members: Sequence[OverDraws]) -> None:
     axis.axvline(0, color="0.3", linewidth=0.9, zorder=0)
     axis.set_ylim(len(TUNED) - 1.5, -0.5)
     axis.set_yticks([])
-    axis.tick_params(labelsize=8)
     axis.grid(axis="x", alpha=0.3)
-    axis.spines[["top", "right", "left"]].set_visible(False)
+    _plain(axis, "left")
+
+
+def _plain(axis: Axes, *without: str) -> None:
+    """Set small numbers, and leave out lines at the top, on the right, and where else it is asked for."""
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right", *without]].set_visible(False)
+
+
+def _finish(figure: Figure, axes: np.ndarray, xlabel: str, columns: int) -> Figure:
+    """Name the lowest panels' axis, and put one legend below all."""
+    for axis in axes[-1]:
+        axis.set_xlabel(xlabel, fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    return figure
 
 
 def rates_picture(tuning: Cells) -> Figure:
@@ -251,14 +262,9 @@ def rates_picture(tuning: Cells) -> Figure:
                 colour = colour_of(optimizer)
                 axis.plot(means.index, means, "o-", markersize=3, linewidth=1.2, color=colour, label=LABELS[optimizer])
             axis.set_xscale("log")
-            axis.tick_params(labelsize=8)
             axis.grid(alpha=0.3)
-            axis.spines[["top", "right"]].set_visible(False)
+            _plain(axis)
         row[0].set_ylabel(title_of(setting).replace(", ", ",\n"), fontsize=8, rotation=0, ha="right", va="center")
     for axis, title in zip(axes[0], ("test error at the end, %", "wrong labels memorized, %"), strict=True):
         axis.set_title(title, fontsize=9)
-    for axis in axes[-1]:
-        axis.set_xlabel("peak learning rate η", fontsize=8)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    return figure
+    return _finish(figure, axes, "peak learning rate η", columns=5)

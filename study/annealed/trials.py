@@ -30,7 +30,7 @@ from study.annealed.plan import (
     trial_columns,
 )
 from study.cells import ENDED, LOSSES, merged
-from study.ties import wrong_at_places
+from study.ties import as_digits, wrong_at_places
 
 KEY = [*trial_columns(), "seed"]
 """Columns that say which run a row is of."""
@@ -104,23 +104,24 @@ def in_sequence(optimizer: str, run: Callable[[Sequence[Trial]], pd.DataFrame]) 
     return best
 
 
-def chosen(table: pd.DataFrame, trials: Sequence[Trial]) -> Trial:
+def chosen(table: pd.DataFrame, trials: Sequence[Trial], runs: int = len(TUNING_SEEDS)) -> Trial:
     """Choose the trial of the lowest held-out error after the last epoch, the mean over its seeds.
 
     Args:
         table: of the tuning runs.
         trials: to choose among, of equal ones the first.
+        runs: of each trial.
 
     Raises:
         ValueError: a trial has not been run with all seeds.
     """
-    return min(trials, key=lambda trial: _held_out_error(table, trial))
+    return min(trials, key=lambda trial: _held_out_error(table, trial, runs))
 
 
-def _held_out_error(table: pd.DataFrame, trial: Trial) -> float:
+def _held_out_error(table: pd.DataFrame, trial: Trial, runs: int) -> float:
     rows = of_trial(table, trial)
-    if len(rows) != len(TUNING_SEEDS):
-        raise ValueError(f"{trial}: {len(rows)} of {len(TUNING_SEEDS)} tuning runs are recorded")
+    if len(rows) != runs:
+        raise ValueError(f"{trial}: {len(rows)} of {runs} tuning runs are recorded")
     # To 12 digits: means that differ by rounding alone are equal.
     return float(f"{rows[CHOOSES].fillna(FAILED).mean():.12g}")
 
@@ -136,9 +137,9 @@ def alike(one: Trial, other: Trial) -> bool:
     return one.optimizer == other.optimizer and all(math.isclose(*pair, rel_tol=1e-5) for pair in numbers)
 
 
-def recorded(path: Path) -> pd.DataFrame:
-    """Read a file of runs; without it there are none."""
-    return pd.read_csv(path, dtype={"wrong": str}) if path.exists() else pd.DataFrame(columns=KEY)
+def recorded(path: Path, columns: Sequence[str] = KEY) -> pd.DataFrame:
+    """Read a file of runs; without it there are none, in these columns."""
+    return pd.read_csv(path, dtype={"wrong": str}) if path.exists() else pd.DataFrame(columns=list(columns))
 
 
 def tuning_file(data: Path, setting: str) -> Path:
@@ -236,7 +237,7 @@ def rows_at_the_end(folder: Path, trials: Sequence[Trial], seeds: Sequence[int])
         if run["state"] == "done":
             row |= {tag: run.get(tag) for tag in AT_THE_END}
             best, end = wrong_at_places(folder / run["run"] / HELD_OUT)
-            row |= {"best_epoch": best[1], "wrong": np.packbits(end[2]).tobytes().hex()}
+            row |= {"best_epoch": best[1], "wrong": as_digits(end[2])}
         rows.append(row)
     return pd.DataFrame(rows)
 

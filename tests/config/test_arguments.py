@@ -102,9 +102,9 @@ def test_a_wrong_argument_is_one_line(default, arguments):
 
 @pytest.mark.parametrize("arguments", ["optimizer=muon", "-m model=vit seed=0,1 model.heads=3,4"])
 def test_a_command_ends_before_the_run(refused, arguments):
-    told = refused(*arguments.split())
-    assert told.startswith(("error: optimizer=muon: takes", "error: model: heads=3"))
-    assert told.count("\n") == 1
+    said = refused(*arguments.split())
+    assert said.startswith(("error: optimizer=muon: takes", "error: model: heads=3"))
+    assert said.count("\n") == 1
 
 
 def test_a_command_does_not_wait_for_torch(tmp_path):

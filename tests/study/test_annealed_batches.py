@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from study.annealed import batches
-from study.annealed.batches import SEEDS, SIZES, best_rate, main, of_size, rates_at, study_size
+from study.annealed.batches import SEEDS, SIZES, main, of_size, rates_at, study_size
 from study.annealed.plan import Trial
-from study.annealed.trials import tuning_file
+from study.annealed.trials import chosen, tuning_file
 from tests.study.test_annealed import all_trials, bowl, rows_of
 
 
@@ -27,9 +27,9 @@ def test_the_lowest_held_out_error_chooses_and_a_diverged_run_does_not():
         {**vars(trial), "seed": 0, "holdout/error": error}
         for trial, error in zip(trials, [0.4, 0.35, float("nan"), 0.35], strict=True)
     )
-    assert best_rate(table, trials) == trials[1]
-    with pytest.raises(ValueError, match="no tuning run is recorded"):
-        best_rate(table[:2], trials)
+    assert chosen(table, trials, runs=1) == trials[1]
+    with pytest.raises(ValueError, match="0 of 1 tuning runs are recorded"):
+        chosen(table[:2], trials, runs=1)
 
 
 def test_sizes_are_recorded_apart_and_once(tmp_path, monkeypatch):

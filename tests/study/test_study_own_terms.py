@@ -25,10 +25,10 @@ def test_the_runs_are_those_of_the_experiment():
         name: [10, 11, 12, 13, 14] for name in own_terms.OPTIMIZERS
     }
     assert sorted(rows[rows["epoch"] > 0]["epoch"].unique()) == [10, 20, 30]
-    told = (ROOT / "conf" / "experiment" / "own_terms.yaml").read_text(encoding="utf-8")
+    said = (ROOT / "conf" / "experiment" / "own_terms.yaml").read_text(encoding="utf-8")
     for name, of in rows.groupby("optimizer"):
         (rate,) = of["lr"].unique()
-        assert f"optimizer={name} lr={rate:.1e}".replace(".0e", "e").replace("e-0", "e-") in told
+        assert f"optimizer={name} lr={rate:.1e}".replace(".0e", "e").replace("e-0", "e-") in said
 
 
 def made(seeds=3):
