@@ -119,21 +119,25 @@ def test_noise_is_that_of_the_given_orders():
     rows = torch.stack([inputs[0] * (inputs[0] @ problem.weights - target[0]) for inputs, target in (
         (problem.inputs[index], problem.targets[index]) for index in indices
     )])  # fmt: skip
-    mean, square = rows.mean(0), rows.square().mean(0)
     for value, order in zip(found, orders, strict=True):
-        weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
-        adam = Adam([weight], lr=1.0, betas=(0.5, 0.9), eps=0.1)
-        adam.state[weight].update(step=torch.tensor(1e6), exp_avg=mean.clone(), exp_avg_sq=square.clone())
-        settled = []
-        for step in range(len(order) + 1):
-            state = adam.state[weight]
-            if step in (len(order) - 6, len(order)):  # y = ω − β/(1−β) m/(√v + ε)
-                settled.append(weight.detach() - state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 0.1))
-            if step < len(order):
-                weight.grad = rows[order[step]]
-                adam.step()
-        expected = (settled[0] - settled[1]) / 6 - mean / (square.sqrt() + 0.1)
-        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(value, noise_of_adam(rows, order), rtol=1e-10, atol=1e-12)
+
+
+def noise_of_adam(rows, order):
+    """F of the last epoch of an order by torch's Adam at frozen gradients, of the settled weights."""
+    mean, square = rows.mean(0), rows.square().mean(0)
+    weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    adam = Adam([weight], lr=1.0, betas=(0.5, 0.9), eps=0.1)
+    adam.state[weight].update(step=torch.tensor(1e6), exp_avg=mean.clone(), exp_avg_sq=square.clone())
+    settled = []
+    for step in range(len(order) + 1):
+        state = adam.state[weight]
+        if step in (len(order) - 6, len(order)):  # y = ω − β/(1−β) m/(√v + ε)
+            settled.append(weight.detach() - state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 0.1))
+        if step < len(order):
+            weight.grad = rows[order[step]]
+            adam.step()
+    return (settled[0] - settled[1]) / 6 - mean / (square.sqrt() + 0.1)
 
 
 def test_an_interval_is_students():
@@ -152,18 +156,5 @@ def test_noise_is_of_the_objective_where_each_minibatch_has_a_penalty():
         inputs, target = problem.inputs[index][0], problem.targets[index][0]
         gradient = inputs * (inputs @ problem.weights - target)
         rows.append(gradient + strength / 2 * inputs * (inputs @ gradient))
-    bare = torch.stack(rows)
-    weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
-    adam = Adam([weight], lr=1.0, betas=(0.5, 0.9), eps=0.1)
-    mean, square = bare.mean(0), bare.square().mean(0)
-    adam.state[weight].update(step=torch.tensor(1e6), exp_avg=mean.clone(), exp_avg_sq=square.clone())
-    settled = []
-    for step in range(len(order) + 1):
-        state = adam.state[weight]
-        if step in (0, len(order)):
-            settled.append(weight.detach() - state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 0.1))
-        if step < len(order):
-            weight.grad = bare[order[step]]
-            adam.step()
-    expected = (settled[0] - settled[1]) / 6 - mean / (square.sqrt() + 0.1)
+    expected = noise_of_adam(torch.stack(rows), order)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
