@@ -10,7 +10,7 @@ from ireg.system.command import framed, run_as_process
 from ireg.system.errors import UserError
 from study.annealed.claims import families_in
 from study.annealed.pages import write_page
-from study.annealed.plan import SETTINGS, add_options, optimizers_of, require_optimizers
+from study.annealed.plan import SETTINGS, add_jobs, add_options, optimizers_of, require_optimizers
 from study.annealed.trials import finish, tuned
 
 
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = "then write the page's tables, figure and comparisons in FOLDER, from its data"
     parser.add_argument("--page", metavar="FOLDER", type=Path, help=what)
     add_options(parser)
+    add_jobs(parser)
     given = parser.parse_args(arguments)
     require_optimizers(given.optimizer or ())
     for setting, optimizers in {setting: optimizers_of(setting) for setting in given.settings}.items():

@@ -15,7 +15,17 @@ from pathlib import Path
 import pandas as pd
 
 from ireg.system.command import framed, run_as_process
-from study.annealed.plan import FINAL_SEEDS, TUNED, Trial, add_options, calls, require_optimizers, rounded
+from study.annealed.plan import (
+    FINAL_SEEDS,
+    SETTINGS,
+    TUNED,
+    Trial,
+    add_jobs,
+    add_options,
+    calls,
+    require_optimizers,
+    rounded,
+)
 from study.annealed.trials import (
     AT_THE_END,
     KEY,
@@ -81,7 +91,7 @@ def _run(
     epoch = -(-EXAMPLES // size)
     for overrides, those in calls(missing):
         further = [f"batch_size={size}", f"schedule.warmup={epoch}"]
-        do_sweep("annealed_tuning", SETTING, [*overrides, *further], seeds, folder, jobs)
+        do_sweep("annealed_tuning", [*SETTINGS[SETTING], *overrides, *further], seeds, folder, jobs)
         rows = rows_at_the_end(folder, those, seeds).assign(batch_size=size, stage=stage)
         put(path, rows[[column for column in COLUMNS if column in rows]], ["batch_size", "stage", *KEY])
 
@@ -94,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=f"Tune each optimizer's rate at batches of {', '.join(map(str, SIZES))}, and do five final runs.",
     )
     add_options(parser)
+    add_jobs(parser)
     given = parser.parse_args(arguments)
     require_optimizers(given.optimizer or ())
     for optimizer in given.optimizer or TUNED:

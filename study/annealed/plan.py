@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -195,23 +195,29 @@ def rounded(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """Add what the study's commands have in common."""
-    parser.add_argument("--optimizer", metavar="NAME", action="append", help=f"only this one of {', '.join(TUNED)}")
+def add_options(parser: ArgumentParser, optimizers: Collection[str] = TUNED) -> None:
+    """Add what the study's commands have in common: which optimizers, and where files and runs lie."""
+    parser.add_argument(
+        "--optimizer", metavar="NAME", action="append", help=f"only this one of {', '.join(optimizers)}"
+    )
     parser.add_argument("--data", type=Path, default=Path("docs/annealed/data"), help="files of the runs (%(default)s)")
     parser.add_argument("--sweeps", type=Path, default=Path("multirun"), help="folder of the runs (%(default)s)")
+
+
+def add_jobs(parser: ArgumentParser) -> None:
+    """Add how many runs are done at once."""
     parser.add_argument("--jobs", type=int, default=1, help="runs at once (%(default)s)")
 
 
-def require_optimizers(names: Sequence[str]) -> None:
+def require_optimizers(names: Sequence[str], optimizers: Collection[str] = TUNED) -> None:
     """Check the names of optimizers.
 
     Raises:
         UserError: one is not of the study.
     """
     for name in names:
-        if name not in TUNED:
-            raise UserError(f"--optimizer {name}: choose one of {', '.join(TUNED)}")
+        if name not in optimizers:
+            raise UserError(f"--optimizer {name}: choose one of {', '.join(optimizers)}")
 
 
 STAGES = (further_rates, decays, memories)

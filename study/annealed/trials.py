@@ -157,7 +157,7 @@ def _tune(setting: str, trials: Sequence[Trial], data: Path, sweeps: Path, jobs:
     missing = [trial for trial in trials if len(of_trial(recorded(path), trial)) < len(TUNING_SEEDS)]
     folder = sweeps / f"annealed_tuning_{setting}"
     for overrides, those in calls(missing):
-        do_sweep("annealed_tuning", setting, overrides, TUNING_SEEDS, folder, jobs)
+        do_sweep("annealed_tuning", [*SETTINGS[setting], *overrides], TUNING_SEEDS, folder, jobs)
         put(path, rows_at_the_end(folder, those, TUNING_SEEDS))
 
 
@@ -176,18 +176,15 @@ def finish(setting: str, trial: Trial, data: Path, sweeps: Path, jobs: int) -> N
     for seeds, terms in ((FINAL_SEEDS[::2], ()), (FINAL_SEEDS[1::2], WITHOUT_CURVATURE)):
         missing = [seed for seed in seeds if seed not in set(of_trial(recorded(path), trial)["seed"])]
         for overrides, _ in calls([trial]) if missing else ():
-            do_sweep("annealed_final", setting, [*overrides, *terms], missing, folder, jobs)
+            do_sweep("annealed_final", [*SETTINGS[setting], *overrides, *terms], missing, folder, jobs)
             put(path, _final_rows(folder, trial, missing))
 
 
-def do_sweep(
-    experiment: str, setting: str, overrides: Sequence[str], seeds: Sequence[int], folder: Path, jobs: int
-) -> None:
-    """Do runs of a setting.
+def do_sweep(experiment: str, overrides: Sequence[str], seeds: Sequence[int], folder: Path, jobs: int) -> None:
+    """Do runs of an experiment.
 
     Args:
         experiment: of `conf/experiment`.
-        setting: of `SETTINGS`.
         overrides: further ones.
         seeds: of the runs.
         folder: of the sweep.
@@ -195,7 +192,6 @@ def do_sweep(
     """
     whole = [
         f"experiment={experiment}",
-        *SETTINGS[setting],
         *overrides,
         f"seed={','.join(map(str, seeds))}",
         f"hydra.launcher.n_jobs={jobs}",

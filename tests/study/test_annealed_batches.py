@@ -37,7 +37,7 @@ def test_sizes_are_recorded_apart_and_once(tmp_path, monkeypatch):
     rows_of(tried, bowl).to_csv(tuning_file(tmp_path, batches.SETTING), index=False)
     asked = []
 
-    def sweep(experiment, setting, overrides, seeds, folder, jobs):
+    def sweep(experiment, overrides, seeds, folder, jobs):
         asked.append((overrides[-2:], tuple(seeds), folder.name))
 
     def rows(folder, trials, seeds):
