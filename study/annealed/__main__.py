@@ -9,8 +9,10 @@ from pathlib import Path
 from ireg.system.command import framed, run_as_process
 from ireg.system.errors import UserError
 from study.annealed.claims import families_in
+from study.annealed.language_tables import write_language
 from study.annealed.pages import write_page
-from study.annealed.plan import SETTINGS, add_jobs, add_options, optimizers_of, require_optimizers
+from study.annealed.plan import SETTINGS, add_jobs, add_optimizers, add_places, optimizers_of, require_optimizers
+from study.annealed.sizes import write_sizes
 from study.annealed.trials import finish, tuned
 
 
@@ -24,9 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     known = ", ".join(SETTINGS)
     parser.add_argument("settings", metavar="SETTING", nargs="*", help=f"one or several of {known}")
-    what = "then write the page's tables, figure and comparisons in FOLDER, from its data"
+    what = "then write the pages' tables, figures and comparisons in FOLDER, from its data"
     parser.add_argument("--page", metavar="FOLDER", type=Path, help=what)
-    add_options(parser)
+    add_optimizers(parser)
+    add_places(parser)
     add_jobs(parser)
     given = parser.parse_args(arguments)
     require_optimizers(given.optimizer or ())
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.page is not None:
         if not list(families_in(given.page / "data")):
             raise UserError(f"{given.page}: its data holds no final runs; do a setting first")
-        for path in write_page(given.page):
+        for path in (*write_page(given.page), *write_sizes(given.page), *write_language(given.page)):
             print(f"written: {path}")
     return 0
 

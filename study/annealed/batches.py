@@ -21,7 +21,8 @@ from study.annealed.plan import (
     TUNED,
     Trial,
     add_jobs,
-    add_options,
+    add_optimizers,
+    add_places,
     calls,
     require_optimizers,
     rounded,
@@ -56,6 +57,11 @@ SEEDS = FINAL_SEEDS[::2]
 COLUMNS = ["batch_size", "stage", *KEY, "state", *AT_THE_END]
 
 
+def batches_file(data: Path) -> Path:
+    """Return the file of the runs at other batch sizes."""
+    return data / f"batches_{SETTING}.csv"
+
+
 def rates_at(best: Trial, size: int) -> list[Trial]:
     """List four rates, √10 apart, about the one of batches of 64 times √(size/64).
 
@@ -74,7 +80,7 @@ def of_size(table: pd.DataFrame, size: int, stage: str) -> pd.DataFrame:
 
 def study_size(size: int, optimizer: str, data: Path, sweeps: Path, jobs: int) -> None:
     """Do what is not yet recorded of an optimizer at a batch size."""
-    path = data / f"batches_{SETTING}.csv"
+    path = batches_file(data)
     trials = rates_at(chosen_trial(recorded(tuning_file(data, SETTING)), optimizer), size)
     _run(path, size, "rate", trials, [TUNING_SEED], sweeps, jobs)
     best = chosen(of_size(recorded(path, COLUMNS), size, "rate"), trials, runs=1)
@@ -103,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m study.annealed.batches",
         description=f"Tune each optimizer's rate at batches of {', '.join(map(str, SIZES))}, and do five final runs.",
     )
-    add_options(parser)
+    add_optimizers(parser)
+    add_places(parser)
     add_jobs(parser)
     given = parser.parse_args(arguments)
     require_optimizers(given.optimizer or ())

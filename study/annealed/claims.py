@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 
@@ -113,14 +113,15 @@ def over_draws(differences: pd.Series) -> PairedDifference | None:
     return paired_difference(differences.tolist(), [0.0] * len(differences))
 
 
-def table(members: list[OverDraws]) -> pd.DataFrame:
-    """Return a row a comparison: its difference as a share, its p-values, and its verdict."""
+def table(members: Sequence[Comparison]) -> pd.DataFrame:
+    """Return a row a comparison: what is compared, its difference, its p-values, and its verdict."""
+    known = {spec.name for spec in fields(Comparison)}
     return pd.DataFrame(
         {
-            "setting": one.setting,
+            **{spec.name: getattr(one, spec.name) for spec in fields(one) if spec.name not in known},
             "comparator": one.comparator,
             "optimizer": one.optimizer,
-            "draws": one.difference.count,
+            "pairs": one.difference.count,
             **one.difference.student._asdict(),
             "p": one.difference.p,
             "adjusted_p": one.adjusted,

@@ -19,7 +19,7 @@ import pandas as pd
 from ireg.analysis.load import load
 from ireg.system.command import framed, run_as_process
 from study.annealed.layers import curvature_of, layers_of
-from study.annealed.plan import SQUARE_ROOT_OF_TEN, add_options, require_optimizers, rounded
+from study.annealed.plan import SQUARE_ROOT_OF_TEN, add_optimizers, add_places, require_optimizers, rounded
 from study.annealed.trials import do_sweep, put, recorded
 
 EXPERIMENT = "annealed_gpt"
@@ -175,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m study.annealed.language",
         description="Tune each optimizer's rate for the language model, and do five final runs.",
     )
-    add_options(parser, OPTIMIZERS)
+    add_optimizers(parser, OPTIMIZERS)
+    add_places(parser)
     given = parser.parse_args(arguments)
     require_optimizers(given.optimizer or (), OPTIMIZERS)
     for optimizer in given.optimizer or OPTIMIZERS:

@@ -46,42 +46,48 @@ CONTROLS = ("planted", "random")
 PAIRS = ("across optimizers", "within optimizers")
 
 
-def associations(cells: pd.DataFrame, *, resamples: int = 2000) -> pd.DataFrame:
-    """Compute how measures go with the test error at the end, in one setting.
+def associations(cells_of: Mapping[str, pd.DataFrame], *, resamples: int = 2000) -> pd.DataFrame:
+    """Compute how measures go with the test error at the end, over pairs of runs of one setting.
 
     Args:
-        cells: final runs of the setting.
-        resamples: of the bootstrap over draws.
+        cells_of: final runs by setting.
+        resamples: of the bootstrap over draws; those of two settings are drawn apart.
 
     Returns:
         A row a measure and kind of pairs: `measure`, `at`, `pairs_of`, `tau`, `low`, `high`, `pairs`. Across optimizers
         the two runs of a pair have one seed and draw, within them one optimizer. A measure that fewer than two
         optimizers have is not compared across them. The controls are of the error itself with noise of its own size
-        (within optimizers, of each one's own), and of noise alone.
+        (within optimizers, of each one's own in its setting), and of noise alone.
     """
-    runs = wide(cells)
-    one_optimizer = _alike(runs["optimizer"])
-    among = {PAIRS[0]: ~one_optimizer & _alike(runs["seed"]), PAIRS[1]: one_optimizer}
-    controlled = {
-        PAIRS[0]: pd.DataFrame(controls(runs["test/error"].tolist())),
-        PAIRS[1]: pd.concat(
-            pd.DataFrame(controls(rows["test/error"].tolist(), seed=number), index=rows.index)
-            for number, (_, rows) in enumerate(runs.groupby("optimizer"))
-        ).sort_index(),
+    runs = pd.concat([wide(cells).assign(setting=name) for name, cells in cells_of.items()], ignore_index=True)
+    one_setting, one_optimizer = _alike(runs["setting"]), _alike(runs["optimizer"])
+    among = {
+        PAIRS[0]: one_setting & ~one_optimizer & _alike(runs["seed"]),
+        PAIRS[1]: one_setting & one_optimizer,
     }
+    controlled = {PAIRS[0]: _controls(runs, ["setting"]), PAIRS[1]: _controls(runs, ["setting", "optimizer"])}
+    draws = list(zip(runs["setting"], runs["seed"] // 2, strict=True))
     rows = []
     for name in (*(name for name in AT if name in runs), *CONTROLS):
         for kind, pairs in among.items():
             found = kendall(
                 (controlled[kind] if name in CONTROLS else runs)[name].tolist(),
                 runs["test/error"].tolist(),
-                (runs["seed"] // 2).tolist(),
+                draws,
                 among=pairs,
                 resamples=resamples,
             )
             if found.pairs:
                 rows.append({"measure": name, "at": AT.get(name, "end"), "pairs_of": kind, **found._asdict()})
     return pd.DataFrame(rows)
+
+
+def _controls(runs: pd.DataFrame, groups: list[str]) -> pd.DataFrame:
+    """Return the controls of each run, each group's by noise of its own size."""
+    return pd.concat(
+        pd.DataFrame(controls(rows["test/error"].tolist(), seed=number), index=rows.index)
+        for number, (_, rows) in enumerate(runs.groupby(groups))
+    ).sort_index()
 
 
 def wide(cells: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ireg.analysis.looks import colour_of, drawn
-from ireg.analysis.pages import between_marks
+from ireg.analysis.looks import colour_of
 from ireg.statistics import Interval, mean_interval
-from ireg.system.files import write_bytes, write_text
+from ireg.system.files import write_text
 from ireg.tables import markdown
 from study.annealed.claims import (
     AVERAGE,
@@ -35,13 +33,13 @@ from study.annealed.claims import (
 from study.annealed.measures import PAIRS, associations
 from study.annealed.plan import BASE, TUNED
 from study.annealed.trials import CHOOSES, chosen_trial, of_trial
+from study.annealed.writing import LABELS, NETWORKS, SMALL, fill, legend_below, plain
 from study.claims import verdict
 from study.pictures import draw_difference
 from study.results import text_of
 from study.ties import DRAWS
 
-LABELS = {"momentum": "SGD, momentum", "rmsprop": "RMSProp", "adamw": "AdamW", "muon": "Muon", "lion": "Lion"}
-NETWORKS = {"mnist10k": "MNIST, MLP", "fashion10k": "Fashion-MNIST, MLP", "mnist10k_cnn": "MNIST, CNN"}
+ALL = "all settings"
 
 Cells = Mapping[str, pd.DataFrame]
 """Runs by setting."""
@@ -60,7 +58,6 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
     Yields:
         Each file that was written.
     """
-    page = folder / "results.md"
     found = list(families_in(folder / "data"))
     members = {name: family(cells) for name, cells, _ in found}
     for name, of_family in members.items():
@@ -69,9 +66,11 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
         yield path
     cells = {setting: rows for _, settings, _ in found for setting, rows in settings.items()}
     tuning = {setting: rows for _, _, settings in found for setting, rows in settings.items()}
-    associated = {setting: associations(rows) for setting, rows in cells.items()}
+    associated = {setting: associations({setting: rows}) for setting, rows in cells.items()}
+    if len(cells) > 1:
+        associated[ALL] = associations(cells)
     for setting, rows in associated.items():
-        path = folder / "data" / f"measures_{setting}.csv"
+        path = folder / "data" / f"measures_{setting.replace(' ', '_')}.csv"
         write_text(path, text_of(rows))
         yield path
     comparisons = [one for of_family in members.values() for one in of_family]
@@ -81,19 +80,17 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
         for optimizer in TUNED
         if optimizer in set(cells[setting]["optimizer"])
     }
-    for mark, text in (
-        ("ends", ends(cells, trials, comparisons)),
-        ("comparators", comparators(comparisons)),
-        ("chosen", chosen_numbers(tuning, trials)),
-        ("power", powers(cells)),
-        ("measures", measures_table(associated)),
-    ):
-        between_marks(page, mark, text)
-    yield page
-    for name, draw in {"verdicts": partial(picture, comparisons), "rates": partial(rates_picture, tuning)}.items():
-        for content in drawn(name, draw, ".png").values():
-            write_bytes(folder / "figures" / f"{name}.png", content)
-            yield folder / "figures" / f"{name}.png"
+    yield from fill(
+        folder / "results.md",
+        {
+            "ends": ends(cells, trials, comparisons),
+            "comparators": comparators(comparisons),
+            "chosen": chosen_numbers(tuning, trials),
+            "power": powers(cells),
+            "measures": measures_table(associated),
+        },
+        {"verdicts": partial(picture, comparisons), "rates": partial(rates_picture, tuning)},
+    )
 
 
 def title_of(setting: str) -> str:
@@ -187,22 +184,23 @@ def powers(cells: Cells) -> str:
 
 
 def measures_table(associated: Cells) -> str:
-    """Write Kendall's τ of each measure with the test error at the end, two columns a setting."""
+    """Write Kendall's τ of each measure with the test error at the end: a table a kind of pairs, a column a setting."""
     by_key = {
         (setting, row["measure"], row["pairs_of"]): Interval(row["tau"], row["low"], row["high"])
         for setting, rows in associated.items()
         for _, row in rows.iterrows()
     }
     places = {row["measure"]: row["at"] for rows in associated.values() for _, row in rows.iterrows()}
-    rows = []
-    for name, place in places.items():
-        row = [f"`{name}`" if "/" in name else name, place]
-        for setting, kind in product(associated, PAIRS):
-            tau = by_key.get((setting, name, kind))
-            row.append("–" if tau is None or math.isnan(tau.mean) else tau.with_ends())
-        rows.append(row)
-    head = [f"{title_of(setting)}: τ {kind}" for setting, kind in product(associated, PAIRS)]
-    return markdown(["measure", "at", *head], rows)
+    titles = [ALL if setting == ALL else title_of(setting) for setting in associated]
+    written = []
+    for kind in PAIRS:
+        rows = []
+        for name, place in places.items():
+            taus = [by_key.get((setting, name, kind)) for setting in associated]
+            values = ["–" if tau is None or math.isnan(tau.mean) else tau.with_ends() for tau in taus]
+            rows.append([f"`{name}`" if "/" in name else name, place, *values])
+        written.append(f"τ {kind}:\n\n{markdown(['measure', 'at', *titles], rows)}")
+    return "\n".join(written)
 
 
 def _points(interval: Interval) -> str:
@@ -218,7 +216,7 @@ def picture(comparisons: Sequence[OverDraws]) -> Figure:
     for row, setting in zip(axes, settings, strict=True):
         for axis, comparator in zip(row, shown, strict=True):
             _panel(axis, [one for one in comparisons if (one.setting, one.comparator) == (setting, comparator)])
-        row[0].set_ylabel(title_of(setting).replace(", ", ",\n"), fontsize=8, rotation=0, ha="right", va="center")
+        row[0].set_ylabel(title_of(setting).replace(", ", ",\n"), fontsize=SMALL, rotation=0, ha="right", va="center")
     for axis, comparator in zip(axes[0], shown, strict=True):
         axis.set_title(comparator, fontsize=9)
     return _finish(figure, axes, "test error less momentum's, points", columns=4)
@@ -230,22 +228,14 @@ def _panel(axis: Axes, members: Sequence[OverDraws]) -> None:
     axis.axvline(0, color="0.3", linewidth=0.9, zorder=0)
     axis.set_ylim(len(TUNED) - 1.5, -0.5)
     axis.set_yticks([])
-    axis.grid(axis="x", alpha=0.3)
-    _plain(axis, "left")
-
-
-def _plain(axis: Axes, *without: str) -> None:
-    """Set small numbers, and leave out lines at the top, on the right, and where else it is asked for."""
-    axis.tick_params(labelsize=8)
-    axis.spines[["top", "right", *without]].set_visible(False)
+    plain(axis, "left")
 
 
 def _finish(figure: Figure, axes: np.ndarray, xlabel: str, columns: int) -> Figure:
     """Name the lowest panels' axis, and put one legend below all."""
     for axis in axes[-1]:
-        axis.set_xlabel(xlabel, fontsize=8)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+        axis.set_xlabel(xlabel, fontsize=SMALL)
+    legend_below(figure, axes[0][0], columns)
     return figure
 
 
@@ -262,9 +252,8 @@ def rates_picture(tuning: Cells) -> Figure:
                 colour = colour_of(optimizer)
                 axis.plot(means.index, means, "o-", markersize=3, linewidth=1.2, color=colour, label=LABELS[optimizer])
             axis.set_xscale("log")
-            axis.grid(alpha=0.3)
-            _plain(axis)
-        row[0].set_ylabel(title_of(setting).replace(", ", ",\n"), fontsize=8, rotation=0, ha="right", va="center")
+            plain(axis)
+        row[0].set_ylabel(title_of(setting).replace(", ", ",\n"), fontsize=SMALL, rotation=0, ha="right", va="center")
     for axis, title in zip(axes[0], ("test error at the end, %", "wrong labels memorized, %"), strict=True):
         axis.set_title(title, fontsize=9)
     return _finish(figure, axes, "peak learning rate η", columns=5)

@@ -195,11 +195,15 @@ def rounded(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def add_options(parser: ArgumentParser, optimizers: Collection[str] = TUNED) -> None:
-    """Add what the study's commands have in common: which optimizers, and where files and runs lie."""
+def add_optimizers(parser: ArgumentParser, optimizers: Collection[str] = TUNED) -> None:
+    """Add which optimizers are run."""
     parser.add_argument(
         "--optimizer", metavar="NAME", action="append", help=f"only this one of {', '.join(optimizers)}"
     )
+
+
+def add_places(parser: ArgumentParser) -> None:
+    """Add where files and runs lie."""
     parser.add_argument("--data", type=Path, default=Path("docs/annealed/data"), help="files of the runs (%(default)s)")
     parser.add_argument("--sweeps", type=Path, default=Path("multirun"), help="folder of the runs (%(default)s)")
 

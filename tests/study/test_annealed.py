@@ -333,14 +333,16 @@ def test_a_planted_measure_is_found_across_and_within_optimizers():
     end = runs["place"] == "end"
     runs["norm/l2"] = np.where(end, runs["test/error"], 0.0)
     runs["fit/memorized"] = np.where(end, -runs["test/error"], 0.0)
-    found = associations(runs, resamples=200).set_index(["measure", "pairs_of"])
+    found = associations({"mnist10k_30": runs}, resamples=200).set_index(["measure", "pairs_of"])
     assert found.loc["norm/l2"]["tau"].tolist() == [1.0, 1.0]
     assert found.loc["fit/memorized"]["tau"].tolist() == [-1.0, -1.0]
     # 10 pairs of one seed and two optimizers; 45 of one optimizer, twice.
     assert found.loc["norm/l2"]["pairs"].tolist() == [10, 90]
     assert abs(found.loc["random", "within optimizers"]["tau"]) < 0.3 < found.loc["planted", "within optimizers"]["tau"]
     middle = pd.concat([runs, runs[end].assign(place="epoch 15", **{"noise/scale": runs["test/error"] ** 2})])
-    assert associations(middle, resamples=10).set_index("measure").loc["noise/scale"]["tau"].tolist() == [1.0, 1.0]
+    assert associations({"mnist10k_30": middle}, resamples=10).set_index("measure").loc["noise/scale"][
+        "tau"
+    ].tolist() == [1.0, 1.0]
 
 
 def test_the_page_has_what_the_files_say(tmp_path):

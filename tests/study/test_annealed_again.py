@@ -52,7 +52,7 @@ def family(request):
 def test_every_difference_is_that_of_five_draws(family):
     committed, differences = family
     for row, values in zip(committed.itertuples(), differences, strict=True):
-        assert len(values) == row.draws == 5
+        assert len(values) == row.pairs == 5
         found = stats.ttest_1samp(values, 0.0)
         low, high = found.confidence_interval()
         assert (row.mean, row.low, row.high) == pytest.approx((np.mean(values), low, high), rel=2e-3, abs=2e-6)
