@@ -68,8 +68,8 @@ def values(runs: pd.DataFrame, optimizer: str) -> dict[tuple[str, str], dict[int
         optimizer: whose.
 
     Returns:
-        Test loss at the end, and where the held-out loss is first at most a level, its logarithm linear between rows;
-        and the logarithm of the steps to there.
+        Test loss at the end, and where the held-out loss is first at most a level, logarithms linear between rows; and
+        the logarithm of the steps to there.
     """
     found: dict[tuple[str, str], dict[int, float]] = {}
     for seed, rows in final_runs(runs, optimizer).groupby("seed"):
@@ -79,7 +79,9 @@ def values(runs: pd.DataFrame, optimizer: str) -> dict[tuple[str, str], dict[int
         for level in LEVELS:
             at = first_at_most(steps, held_out, level)
             if at is not None:
-                found.setdefault(("test loss", level_name(level)), {})[int(seed)] = float(np.interp(at, steps, test))
+                found.setdefault(("test loss", level_name(level)), {})[int(seed)] = math.exp(
+                    np.interp(at, steps, np.log(test))
+                )
                 found.setdefault(("ln steps", level_name(level)), {})[int(seed)] = math.log(at)
     return found
 
@@ -259,7 +261,7 @@ def picture(data: Path) -> Figure:
     loss.set(title="held-out loss, nats", xlabel="step", ylim=(None, 3.0))
     noise.set(title="noise scale, blocks", xlabel="step", yscale="log")
     norms.set(title="growth of layers' norms", xlabel="measured", ylabel="predicted", xscale="log", yscale="log")
-    norms.axline((1, 1), slope=1, color="0.5", linewidth=0.8, zorder=0)
+    norms.axline((1, 1), (2, 2), color="0.5", linewidth=0.8, zorder=0)
     for axis in (loss, noise, norms):
         plain(axis)
     legend_below(figure, loss, columns=4)

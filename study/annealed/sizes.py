@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ireg.analysis.association import kendall
 from ireg.analysis.looks import colour_of
 from ireg.analysis.places import epoch_place
-from ireg.statistics import mean_interval, paired_difference
+from ireg.statistics import mean_interval, paired_difference, plus_minus
 from ireg.system.files import write_text
 from ireg.tables import markdown
 from study.annealed.batches import BASE_SIZE, COLUMNS, SEEDS, SETTING, batches_file, rates_at
@@ -140,7 +140,7 @@ def scales_table(runs: pd.DataFrame, data: Path) -> str:
         scales.append(medians)
         rows.append([LABELS[optimizer], *(f"{value:.0f}" for value in medians), str(sizes[-1])])
     taus = [kendall(column, sizes, sizes, resamples=0).tau for column in zip(*scales, strict=True)]
-    rows.append(["Kendall's τ with the size", *(f"{tau:.2f}" for tau in taus), "–"])
+    rows.append(["Kendall's τ with the size", *(plus_minus(tau, math.nan, ".2f") for tau in taus), "–"])
     return markdown(["optimizer", *(f"`{tag}`" for tag in SCALES), "largest size not above the lowest"], rows)
 
 

@@ -2,12 +2,15 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from study.annealed import batches
 from study.annealed.batches import SEEDS, SIZES, main, of_size, rates_at, study_size
 from study.annealed.plan import Trial
+from study.annealed.sizes import by_size, comparisons, final_runs, largest_good_size, write_sizes
 from study.annealed.trials import chosen, tuning_file
 from tests.study.test_annealed import all_trials, bowl, rows_of
 
@@ -67,3 +70,66 @@ def test_sizes_are_recorded_apart_and_once(tmp_path, monkeypatch):
 def test_an_unknown_optimizer_is_refused(capsys):
     assert main(["--optimizer", "adam"]) == 2
     assert "--optimizer adam: choose one of momentum" in capsys.readouterr().err
+
+
+def final_runs_at(tmp_path, changes):
+    """Final runs: each optimizer's test error by size and draw; those of 64 are the setting's own."""
+    generator = np.random.default_rng(0)
+    draws = dict(zip(SEEDS, generator.normal(0, 0.01, 5), strict=True))
+    rows = [
+        {
+            "optimizer": optimizer, "batch_size": size, "lr": 0.01, "seed": seed, "fit/memorized": 0.1,
+            "stage": "final", "place": "end", "test/error": 0.1 + change + draws[seed] + generator.normal(0, 1e-3),
+        }
+        for (optimizer, size), change in changes.items()
+        for seed in SEEDS
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    own = table[table["batch_size"] == 64]
+    middle = own.assign(**{"noise/scale": 100.0, "noise/scale_own": 200.0, "place": "epoch 15"})
+    pd.concat([own, middle]).to_csv(tmp_path / "final_mnist10k_30.csv", index=False)
+    table[table["batch_size"] != 64].to_csv(tmp_path / "batches_mnist10k_30.csv", index=False)
+    return table
+
+
+CHANGES = {
+    ("momentum", 16): 0.0, ("momentum", 64): 0.0, ("momentum", 256): 0.0,
+    ("adamw", 16): -0.02, ("adamw", 64): 0.0, ("adamw", 256): 0.03,
+}  # fmt: skip
+
+
+def test_each_size_is_compared_with_momentums(tmp_path):
+    table = final_runs_at(tmp_path, CHANGES)
+    found = {one.size: one for one in comparisons(final_runs(tmp_path))}
+    errors = table.pivot_table(index="seed", columns=["optimizer", "batch_size"], values="test/error")
+    for size, one in found.items():
+        expected = errors["adamw", size] - errors["momentum", size]
+        assert one.difference.student.mean == pytest.approx(expected.mean(), rel=1e-9)
+        assert one.difference.p == pytest.approx(stats.ttest_1samp(expected, 0.0).pvalue, rel=1e-9)
+    assert [(size, one.significant) for size, one in found.items()] == [(16, True), (64, False), (256, True)]
+
+
+def test_an_optimizers_size_is_the_largest_that_costs_nothing(tmp_path):
+    final_runs_at(tmp_path, CHANGES)
+    errors = by_size(final_runs(tmp_path))
+    assert largest_good_size({size: values for (name, size), values in errors.items() if name == "adamw"}) == 16
+    assert largest_good_size({size: values for (name, size), values in errors.items() if name == "momentum"}) == 256
+
+
+def test_the_page_of_sizes_has_what_the_files_say(tmp_path):
+    assert list(write_sizes(tmp_path)) == []
+    data = tmp_path / "data"
+    data.mkdir()
+    final_runs_at(data, CHANGES)
+    tuning = pd.concat([rows_of(all_trials(name)[1], bowl) for name in ("momentum", "adamw")])
+    tuning.to_csv(tuning_file(data, batches.SETTING), index=False)
+    (tmp_path / "batches.md").write_text(
+        "".join(f"<!-- {mark} -->\n<!-- /{mark} -->\n" for mark in ("sizes", "scales"))
+    )
+    assert len(list(write_sizes(tmp_path))) == 3
+    page = (tmp_path / "batches.md").read_text()
+    assert "| AdamW | 100 | 200 | 16 |" in page
+    assert "| SGD, momentum | 100 | 200 | 256 |" in page
+    assert "| Kendall's τ with the size | – | – | – |" in page  # both have one noise scale
+    assert "| 256 | AdamW | 0.01 |" in page
+    assert (tmp_path / "figures" / "batches.png").stat().st_size > 10_000
