@@ -42,11 +42,29 @@ def draws(cells, optimizer, comparator):
     return [float(np.mean(values)) for values in by_draw.values()]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    committed = pd.read_csv(DATA / f"comparisons_{request.param}.csv")
+def of_settings(committed):
     cells = {name: pd.read_csv(DATA / f"final_{name}.csv") for name in committed["setting"].unique()}
-    return committed, [draws(cells[row.setting], row.optimizer, row.comparator) for row in committed.itertuples()]
+    return [draws(cells[row.setting], row.optimizer, row.comparator) for row in committed.itertuples()]
+
+
+def of_sizes(committed):
+    others, own = pd.read_csv(DATA / "batches_mnist10k_30.csv"), pd.read_csv(DATA / "final_mnist10k_30.csv")
+    own = own[(own["place"] == "end") & (own["seed"] % 2 == 0)]
+
+    def errors(optimizer, size):
+        runs = own if size == 64 else others[(others["stage"] == "final") & (others["batch_size"] == size)]
+        return runs[runs["optimizer"] == optimizer].sort_values("seed")["test/error"].to_numpy()
+
+    return [list(errors(row.optimizer, row.size) - errors("momentum", row.size)) for row in committed.itertuples()]
+
+
+SOURCES = {**{f"comparisons_{name}": of_settings for name in FAMILIES}, "batch_comparisons": of_sizes}
+
+
+@pytest.fixture(scope="module", params=SOURCES)
+def family(request):
+    committed = pd.read_csv(DATA / f"{request.param}.csv")
+    return committed, SOURCES[request.param](committed)
 
 
 def test_every_difference_is_that_of_five_draws(family):
