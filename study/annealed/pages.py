@@ -32,8 +32,9 @@ from study.annealed.claims import (
 )
 from study.annealed.measures import PAIRS, associations
 from study.annealed.plan import BASE, TUNED
+from study.annealed.seed_claims import claims_table, quantities
 from study.annealed.trials import CHOOSES, chosen_trial, of_trial
-from study.annealed.writing import LABELS, NETWORKS, SMALL, fill, legend_below, plain
+from study.annealed.writing import LABELS, SMALL, fill, legend_below, plain, title_of
 from study.claims import verdict
 from study.pictures import draw_difference
 from study.results import text_of
@@ -73,6 +74,9 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
         path = folder / "data" / f"measures_{setting.replace(' ', '_')}.csv"
         write_text(path, text_of(rows))
         yield path
+    seed = quantities(cells)
+    write_text(folder / "data" / "seed_quantities.csv", text_of(seed))
+    yield folder / "data" / "seed_quantities.csv"
     comparisons = [one for of_family in members.values() for one in of_family]
     trials = {
         (setting, optimizer): tied(runs, optimizer, draws=draws)
@@ -88,20 +92,10 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
             "chosen": chosen_numbers(tuning, trials),
             "power": powers(cells),
             "measures": measures_table(associated),
+            "seed": claims_table(seed),
         },
         {"verdicts": partial(picture, comparisons), "rates": partial(rates_picture, tuning)},
     )
-
-
-def title_of(setting: str) -> str:
-    """Name a setting for a reader.
-
-    Example:
-        >>> title_of("mnist10k_cnn_30")
-        'MNIST, CNN, 30 %'
-    """
-    name, _, rate = setting.rpartition("_")
-    return f"{NETWORKS[name]}, {rate} %"
 
 
 def ends(cells: Cells, trials: Trials, comparisons: Sequence[OverDraws]) -> str:

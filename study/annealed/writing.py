@@ -26,6 +26,17 @@ SMALL = 8
 """Points of a figure's text: legible where 7 inches are shown at 700 pixels."""
 
 
+def title_of(setting: str) -> str:
+    """Name a setting for a reader.
+
+    Example:
+        >>> title_of("mnist10k_cnn_30")
+        'MNIST, CNN, 30 %'
+    """
+    name, _, rate = setting.rpartition("_")
+    return f"{NETWORKS[name]}, {rate} %"
+
+
 def fill(page: Path, texts: Mapping[str, str], figures: Mapping[str, Callable[[], Figure]]) -> Iterator[Path]:
     """Put texts between a page's marks, and write its figures into `figures/` beside it.
 

@@ -31,6 +31,7 @@ from study.annealed.plan import (
     memories,
     optimizers_of,
 )
+from study.annealed.seed_claims import claims_table, lowest_common_level, quantities
 from study.annealed.trials import chosen, chosen_trial, finish, in_sequence, tuned
 from study.noise import at_shares
 
@@ -345,11 +346,43 @@ def test_a_planted_measure_is_found_across_and_within_optimizers():
     ].tolist() == [1.0, 1.0]
 
 
+def test_what_the_claims_are_about_is_that_of_the_runs():
+    runs = cells(0.01)
+    runs["norm/l2"] = np.where(runs["optimizer"] == "adamw", 6.0, 3.0)
+    middle = runs[runs["place"] == "end"].assign(place="epoch 15", **{"train/loss": 0.5})
+    middle["ireg/own_full_batch"] = 0.01
+    middle["ireg/own"] = np.where(middle["optimizer"] == "adamw", 0.05, np.nan)
+    without = (runs["optimizer"] == "adamw") & (runs["place"] == "loss 0.4") & (runs["seed"] == FINAL_SEEDS[0])
+    both = pd.concat([runs[~without], middle])
+    assert lowest_common_level(both) == "loss 1"
+    assert lowest_common_level(runs[runs["place"] == "end"]) is None
+    found = quantities({"mnist10k_30": both}).set_index(["optimizer", "quantity"])
+    assert found.loc["adamw", "ln norm"]["mean"] == pytest.approx(np.log(2), rel=1e-12)
+    assert found.loc["adamw", "ln epochs"][["at", "mean"]].tolist() == ["loss 1", 0.0]
+    assert found.loc["adamw", "ireg/own over train/loss"]["mean"] == pytest.approx(0.1, rel=1e-12)
+    assert found.loc["momentum", "ireg/own_full_batch over train/loss"]["mean"] == pytest.approx(0.02, rel=1e-12)
+    written = claims_table(found.reset_index())
+    assert "| AdamW | 2.00 (2.00 to 2.00) | 1.00 (1.00 to 1.00), to a loss 1 | 10 (10 to 10) |" in written
+    assert "| SGD, momentum | – | – | 2 (2 to 2), full batch's part |" in written
+
+
+def test_settings_pairs_are_apart():
+    one, other = cells(0.0), cells(0.0, generator=1)
+    end = one["place"] == "end"
+    # Within each setting the measure is the error; between them it is not: one of them has less of both.
+    one["norm/l2"] = np.where(end, one["test/error"], 0.0)
+    other["norm/l2"] = np.where(end, other["test/error"] - 10.0, 0.0)
+    found = associations({"mnist10k_30": one, "mnist10k_0": other}, resamples=50).set_index(["measure", "pairs_of"])
+    assert found.loc["norm/l2"]["tau"].tolist() == [1.0, 1.0]
+    assert found.loc["norm/l2"]["pairs"].tolist() == [20, 180]
+
+
 def test_the_page_has_what_the_files_say(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     marks = "".join(
-        f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("ends", "comparators", "chosen", "power", "measures")
+        f"<!-- {name} -->\n<!-- /{name} -->\n"
+        for name in ("ends", "comparators", "chosen", "power", "measures", "seed")
     )
     (tmp_path / "results.md").write_text(marks)
     (tmp_path / "figures").mkdir()
@@ -357,7 +390,8 @@ def test_the_page_has_what_the_files_say(tmp_path):
     pd.concat([tuning_runs("momentum"), tuning_runs("adamw")]).to_csv(data / "tuning_mnist10k_30.csv", index=False)
     written = list(write_page(tmp_path, draws=200))
     assert [path.name for path in written] == [
-        "comparisons_mnist10k.csv", "measures_mnist10k_30.csv", "results.md", "verdicts.png", "rates.png",
+        "comparisons_mnist10k.csv", "measures_mnist10k_30.csv", "seed_quantities.csv", "results.md",
+        "verdicts.png", "rates.png",
     ]  # fmt: skip
     page = (tmp_path / "results.md").read_text()
     end = next(one for one in family({"mnist10k_30": cells(0.01)}) if one.comparator == "end")
