@@ -189,6 +189,9 @@ def do_sweep(experiment: str, overrides: Sequence[str], seeds: Sequence[int], fo
         seeds: of the runs.
         folder: of the sweep.
         jobs: runs at once.
+
+    Raises:
+        RuntimeError: no run has ended.
     """
     whole = [
         f"experiment={experiment}",
@@ -197,7 +200,12 @@ def do_sweep(experiment: str, overrides: Sequence[str], seeds: Sequence[int], fo
         f"hydra.launcher.n_jobs={jobs}",
     ]
     print(" ".join(whole), flush=True)
-    sweep(whole, folder=folder, quiet=True)
+    try:
+        sweep(whole, folder=folder, quiet=True)
+    except RuntimeError:
+        # It has no finished run to return: the runs may all have diverged, which is a result.
+        if not (runs(folder)["state"] == "diverged").any():
+            raise
 
 
 def _trials_of(folder: Path) -> dict[str, Trial]:

@@ -187,6 +187,18 @@ def test_trials_and_final_runs_are_recorded(tmp_path, monkeypatch, train):
         assert bits.sum() / 40 == pytest.approx(run["holdout/error"], rel=1e-6, abs=0)
 
 
+def test_a_sweep_whose_runs_all_diverge_is_a_result(tmp_path, monkeypatch):
+    def sweep(overrides, *, folder, quiet):
+        raise RuntimeError(f"no run of {folder} has finished: -")
+
+    monkeypatch.setattr(running, "sweep", sweep)
+    monkeypatch.setattr(running, "runs", lambda folder: pd.DataFrame({"state": ["diverged"]}))
+    running.do_sweep("annealed_tuning", ["lr=100"], (0, 2), tmp_path, 1)
+    monkeypatch.setattr(running, "runs", lambda folder: pd.DataFrame({"state": ["interrupted"]}))
+    with pytest.raises(RuntimeError, match="has finished"):
+        running.do_sweep("annealed_tuning", ["lr=100"], (0, 2), tmp_path, 1)
+
+
 # Comparisons
 
 
