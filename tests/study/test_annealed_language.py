@@ -11,7 +11,7 @@ from torch import nn
 from study.annealed import language, layers
 from study.annealed.language import FINAL, OPTIMIZERS, RATE, best_rate, decay_of, losses_of, main, next_rate
 from study.annealed.language_tables import comparisons, write_language
-from study.annealed.layers import known_steps, norms
+from study.annealed.layers import known_steps, norms, predicted
 
 SMALL = (
     "model.width=8", "model.blocks=1", "model.heads=2", "data.context=8", "data.train_size=400", "data.holdout=20",
@@ -99,18 +99,14 @@ def test_prediction_is_that_of_a_random_walk_with_decay():
     steps, decay, rate, size = 400, 0.5, 0.01, 100_000
     weights = generator.normal(0, 0.02, size)
     start, shrunk = np.linalg.norm(weights), np.full(steps, (1 - rate * decay) ** 2)
-    ratios = []
     for _ in range(steps):
-        balanced = rate * size**0.5 / (1 - shrunk[0]) ** 0.5
-        ratios.append(balanced / np.linalg.norm(weights))
         weights = (1 - rate * decay) * weights - rate * generator.choice([-1.0, 1.0], size)
     end = float(np.linalg.norm(weights))
-    known = layers._of_known(start, end, np.full(steps, rate**2 * size), shrunk)
-    assert known["predicted"] == pytest.approx(end, rel=0.02)
-    assert layers._of_ratio(start, np.array(ratios), shrunk)["predicted"] == pytest.approx(end, rel=0.02)
-    assert known["equilibrium"] == pytest.approx(balanced / end, rel=1e-9)
-    # Steps that all go one way are no walk.
-    assert layers._of_known(start, end, np.full(steps, 4 * rate**2 * size), shrunk)["predicted"] > 1.5 * end
+    found = predicted(start, end, np.full(steps, rate**2 * size), shrunk)
+    assert found["predicted"] == pytest.approx(end, rel=0.02)
+    assert found["equilibrium"] == pytest.approx(rate * size**0.5 / (1 - shrunk[0]) ** 0.5 / end, rel=1e-9)
+    # Steps of twice the size.
+    assert predicted(start, end, np.full(steps, 4 * rate**2 * size), shrunk)["predicted"] > 1.5 * end
 
 
 def test_layers_whose_steps_are_known():
@@ -121,7 +117,7 @@ def test_layers_whose_steps_are_known():
     with torch.no_grad():
         model[1].weight.fill_(1.0)
         model[1].bias.fill_(2.0)
-    assert norms(model)["1"] == pytest.approx((24 + 24) ** 0.5)
+    assert norms(dict(model.named_parameters()))["1"] == pytest.approx((24 + 24) ** 0.5)
 
 
 def test_what_is_no_run_or_no_optimizer_is_refused(tmp_path, capsys):
