@@ -215,12 +215,13 @@ def measure_epoch(
                     reasons = left_out_jointly(options.chosen, snapshot, parts, values, several)
             for line in snapshot.notes:
                 warn(line)
+            inverse = snapshot.inverse_size if NOISE_SCALE in values else None
             return Measurement(
                 values | ({NOISE: noise} if noise else {}),
                 reasons=reasons,
                 terms=options.terms if isinstance(options.terms, str) else tuple(options.terms),
                 by=options.by,
-                batch_size=_batch_size(snapshot) if NOISE_SCALE in values else None,
+                batch_size=None if inverse is None else 1 / inverse,
             )
 
 
@@ -263,12 +264,6 @@ def evaluate_all(
     divided = {tag: term for tag, term in terms.items() if has_parts(term)}
     parts = of_each(snapshot, optimizer, epoch, module, divided, by)
     return evaluate_jointly(terms, snapshot, parts, evaluate, begins), parts
-
-
-def _batch_size(snapshot: Snapshot) -> float | None:
-    """Return the harmonic mean of the minibatches' examples; None where they do not say it."""
-    sizes = snapshot.examples
-    return None if sizes is None or 0 in sizes else len(sizes) / sum(1 / size for size in sizes)
 
 
 def _sampled(options: Options, epoch: Epoch) -> Epoch:

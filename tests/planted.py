@@ -115,7 +115,7 @@ PLANTED = (
     Planted(SHARPNESS, "value.sqrt() for name, value in scale", "value for name, value in scale"),
     Planted("terms/noise.py", "(examples - 1) * count", "examples * count"),
     Planted("terms/noise.py", "(parts - count) / (parts * (count - 1))", "(parts - count) / (parts * count)"),
-    Planted("terms/noise.py", "parts[0] * (sum(1 / size for size in sizes) / len(sizes))", "parts[0]"),
+    Planted("terms/noise.py", "parts[0] * inverse", "parts[0]"),
     Planted(SHARPNESS, "value, alpha=decay[name])", "value, alpha=2 * decay[name])"),
     Planted(SHARPNESS, ".mul_(weights[name])", ".mul_(weights[name] ** 2)"),
     Planted(SHARPNESS, "TOLERANCE = 1e-2", "TOLERANCE = 1e-1"),

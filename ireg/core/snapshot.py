@@ -271,6 +271,12 @@ class Snapshot:
         counts = examples_of(self.batches)
         return None if counts is None else [ranks * count for count in counts]
 
+    @property
+    def inverse_size(self) -> float | None:
+        """The mean of 1/B_k over `batches`; None where a minibatch does not say its size, or is empty."""
+        sizes = self.examples
+        return None if sizes is None or 0 in sizes else sum(1 / size for size in sizes) / len(sizes)
+
     def _of_population(self, moments: Window) -> IndependentMoments | Window:
         """Return the moments as they are, or as estimates for independent minibatches."""
         return IndependentMoments(window=moments, size=len(self.batches)) if self.independent else moments

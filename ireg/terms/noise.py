@@ -100,10 +100,9 @@ def _constants(snapshot: Snapshot) -> tuple[float, float] | None:
 
     None where nothing varies, or no size is known.
     """
-    sizes, count = snapshot.examples, snapshot.num_batches
-    if sizes is None or count < 2 or 0 in sizes:
+    sizes, count, inverse = snapshot.examples, snapshot.num_batches, snapshot.inverse_size
+    if sizes is None or inverse is None or count < 2:
         return None
-    inverse = sum(1 / size for size in sizes) / len(sizes)
     if snapshot.independent:
         return 1 / inverse, 0.0
     examples = sum(sizes) / len(sizes) * count
@@ -248,10 +247,10 @@ def signal_to_noise(snapshot: Snapshot) -> Tensor | None:
     Returns:
         0-d; None as for `trace`, and where minibatches do not vary.
     """
-    parts, sizes = _parts(snapshot, None), snapshot.examples
-    if parts is None or sizes is None:
+    parts, inverse = _parts(snapshot, None), snapshot.inverse_size
+    if parts is None or inverse is None:
         return None
-    return _ratio(parts[1], parts[0] * (sum(1 / size for size in sizes) / len(sizes)))
+    return _ratio(parts[1], parts[0] * inverse)
 
 
 @needs(lambda optimizer: implicit.minibatch_variance.needs(optimizer), estimable=True, additive=False)  # type: ignore[attr-defined]
