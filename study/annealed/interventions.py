@@ -1,4 +1,4 @@
-"""Interventions: whether the test error moves with a measure that goes with it, when the measure alone is moved.
+"""Interventions: whether the test error moves with a measure that is moved.
 
     python -m study.annealed.interventions
 

@@ -1,4 +1,4 @@
-"""The second study's language model: three rates of each optimizer or more, and five final runs at the best one.
+"""The second study's language model: three rates of each optimizer or more, and five final runs.
 
     python -m study.annealed.language
 
@@ -102,7 +102,7 @@ def best_rate(losses: Mapping[float, float]) -> float:
 
 
 def study_optimizer(optimizer: str, data: Path, sweeps: Path) -> None:
-    """Do what is not yet recorded of an optimizer: trials until none is better beyond the best, and final runs."""
+    """Do what is not yet recorded of an optimizer: trials until the best rate is no end, and final runs."""
     for lr in OPTIMIZERS[optimizer].rates:
         _run(RATE, optimizer, lr, TUNING_SEED, data, sweeps)
     while (further := next_rate(losses_of(recorded(runs_file(data)), optimizer))) is not None:

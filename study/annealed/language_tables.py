@@ -93,7 +93,7 @@ def final_runs(runs: pd.DataFrame, optimizer: str) -> pd.DataFrame:
 
 
 def comparisons(runs: pd.DataFrame) -> list[OfLanguage]:
-    """Compare each optimizer with AdamW where both have all seeds; p-values are adjusted for each quantity apart."""
+    """Compare each optimizer with AdamW over seeds; p-values are adjusted for each quantity apart."""
     base = values(runs, BASE)
     members: dict[str, list[OfLanguage]] = {}
     for optimizer in (name for name in OPTIMIZERS if name != BASE):
@@ -206,7 +206,7 @@ def kind_of(layer: str) -> str:
 
 
 def layers_table(layers: pd.DataFrame) -> str:
-    """Write norms by kind of layer, over seeds and blocks: growth, its prediction, and how far the equilibrium is."""
+    """Write norms by kind of layer: their growth, its prediction, and how far the equilibrium is."""
     rows = []
     with_kind = layers.assign(kind=layers["layer"].map(kind_of))
     for optimizer in OPTIMIZERS:
@@ -269,7 +269,7 @@ def picture(data: Path) -> Figure:
 
 
 def write_language(folder: Path) -> Iterator[Path]:
-    """Write the tables and the figure of the language model into a folder's `language.md`; nothing without final runs.
+    """Write tables and figure of the language model into `language.md`; nothing without final runs.
 
     Yields:
         Each file that was written.

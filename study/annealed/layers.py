@@ -1,4 +1,4 @@
-"""Norms of a run's layers against the equilibrium of decay and steps, and the curvature where a run has ended."""
+"""Norms of a run's layers against the equilibrium of decay and steps, and the curvature at its end."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def norms(params: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def curvature_of(folder: Path) -> Mapping[str, float]:
-    """Measure λ₁ and the fraction of the edge at the end of a run, of the loss of `BATCHES` of its minibatches."""
+    """Measure λ₁ and the fraction of the edge at the end of a run, of the loss of `BATCHES` minibatches."""
     settings, data, classifier = rebuilt(folder)
     checkpoint = read_checkpoint(folder / CHECKPOINTS / LAST)
     classifier.load_state_dict(checkpoint["state_dict"])

@@ -178,7 +178,7 @@ def powers(cells: Cells) -> str:
 
 
 def measures_table(associated: Cells) -> str:
-    """Write Kendall's τ of each measure with the test error at the end: a table a kind of pairs, a column a setting."""
+    """Write Kendall's τ of each measure with the test error: a table a kind of pairs, a column a setting."""
     by_key = {
         (setting, row["measure"], row["pairs_of"]): Interval(row["tau"], row["low"], row["high"])
         for setting, rows in associated.items()

@@ -51,7 +51,7 @@ def quantities(cells_of: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def lowest_common_level(cells: pd.DataFrame) -> str | None:
-    """Return the place of the lowest stated training loss that all runs of a setting reach; None without one."""
+    """Return the place of the lowest stated training loss that all runs reach; None without one."""
     runs = cells.groupby(["optimizer", "seed"]).ngroups
     reached = [
         loss_place(loss)

@@ -1,4 +1,4 @@
-"""What batch sizes do to the order of the optimizers, and the largest size that costs an optimizer nothing."""
+"""What batch sizes do to the order of the optimizers, and the largest that costs one nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def final_runs(data: Path) -> pd.DataFrame:
 
 
 def comparisons(runs: pd.DataFrame) -> list[AtSize]:
-    """Compare each optimizer with momentum at each size that both have all draws of; p-values are adjusted together."""
+    """Compare each optimizer with momentum at each size; p-values are adjusted together."""
     errors = by_size(runs)
     members = [
         AtSize(comparator=f"batches of {size}", optimizer=optimizer, size=size, difference=difference)
@@ -126,7 +126,7 @@ def _in_order(runs: pd.DataFrame) -> Iterator[tuple[tuple[int, str], pd.DataFram
 
 
 def scales_table(runs: pd.DataFrame, data: Path) -> str:
-    """Write each optimizer's largest good size beside the noise scales in the middle of training at batches of 64."""
+    """Write each optimizer's largest good size beside its noise scales at batches of 64, in mid-training."""
     cells = recorded(final_file(data, SETTING))
     middle = cells[cells["place"] == epoch_place(MIDDLE)]
     errors = by_size(runs)
@@ -169,7 +169,7 @@ def sizes_picture(runs: pd.DataFrame) -> Figure:
 
 
 def write_sizes(folder: Path) -> Iterator[Path]:
-    """Write the tables and the figure of batch sizes into a folder's `batches.md`; nothing without such runs.
+    """Write tables and figure of batch sizes into a folder's `batches.md`; nothing without such runs.
 
     Yields:
         Each file that was written.

@@ -1,4 +1,4 @@
-"""How the second study's pages are filled: names of optimizers and data, texts between marks, and figures."""
+"""How the second study's pages are filled: names, texts between marks, and figures."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def fill(page: Path, texts: Mapping[str, str], figures: Mapping[str, Callable[[]
 
 
 def plain(axis: Axes, *without: str) -> None:
-    """Set small text and a grid, and leave out lines at the top, on the right, and where else it is asked for."""
+    """Set small text and a grid, and leave out lines at the top, on the right, and those named."""
     axis.tick_params(labelsize=SMALL)
     axis.title.set_fontsize(SMALL + 1)
     for label in (axis.xaxis.label, axis.yaxis.label):
