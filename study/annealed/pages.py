@@ -233,6 +233,10 @@ def _finish(figure: Figure, axes: np.ndarray, xlabel: str, columns: int) -> Figu
     return figure
 
 
+TICKS = (3, 5, 10, 20, 40, 80)
+"""Test errors in percent that a logarithmic axis names."""
+
+
 def rates_picture(tuning: Cells) -> Figure:
     """Draw what the rate does without decay: test error and memorized share at the end, a row a setting."""
     figure = Figure(figsize=(7.0, 0.7 + 2.2 * len(tuning)), layout="constrained")
@@ -247,6 +251,12 @@ def rates_picture(tuning: Cells) -> Figure:
                 axis.plot(means.index, means, "o-", markersize=3, linewidth=1.2, color=colour, label=LABELS[optimizer])
             axis.set_xscale("log")
             plain(axis)
+            if runs[tag].isna().all():
+                axis.set_axis_off()
+                axis.text(0.5, 0.5, "no wrong labels", transform=axis.transAxes, ha="center", fontsize=SMALL)
+        row[0].set_yscale("log")
+        row[0].set_yticks(TICKS, [str(tick) for tick in TICKS])
+        row[0].minorticks_off()
         row[0].set_ylabel(title_of(setting).replace(", ", ",\n"), fontsize=SMALL, rotation=0, ha="right", va="center")
     for axis, title in zip(axes[0], ("test error at the end, %", "wrong labels memorized, %"), strict=True):
         axis.set_title(title, fontsize=9)
