@@ -30,6 +30,7 @@ from study.annealed.claims import (
     tied,
     values,
 )
+from study.annealed.interventions import effects_table, interventions_file
 from study.annealed.measures import PAIRS, associations
 from study.annealed.plan import BASE, TUNED
 from study.annealed.seed_claims import claims_table, quantities
@@ -84,18 +85,18 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
         for optimizer in TUNED
         if optimizer in set(cells[setting]["optimizer"])
     }
-    yield from fill(
-        folder / "results.md",
-        {
-            "ends": ends(cells, trials, comparisons),
-            "comparators": comparators(comparisons),
-            "chosen": chosen_numbers(tuning, trials),
-            "power": powers(cells),
-            "measures": measures_table(associated),
-            "seed": claims_table(seed),
-        },
-        {"verdicts": partial(picture, comparisons), "rates": partial(rates_picture, tuning)},
-    )
+    texts = {
+        "ends": ends(cells, trials, comparisons),
+        "comparators": comparators(comparisons),
+        "chosen": chosen_numbers(tuning, trials),
+        "power": powers(cells),
+        "measures": measures_table(associated),
+        "seed": claims_table(seed),
+    }
+    if interventions_file(folder / "data").exists():
+        texts["interventions"] = effects_table(folder / "data")
+    figures = {"verdicts": partial(picture, comparisons), "rates": partial(rates_picture, tuning)}
+    yield from fill(folder / "results.md", texts, figures)
 
 
 def ends(cells: Cells, trials: Trials, comparisons: Sequence[OverDraws]) -> str:

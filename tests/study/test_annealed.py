@@ -413,6 +413,14 @@ def test_the_page_has_what_the_files_say(tmp_path):
     before = page
     list(write_page(tmp_path, draws=200))
     assert (tmp_path / "results.md").read_text() == before
+    assert "norm/spectral_product" not in page
+    (tmp_path / "results.md").write_text(f"{page}<!-- interventions -->\n<!-- /interventions -->\n")
+    runs = cells(0.01).assign(**{"norm/l2": 2.0, "norm/spectral_product": 1.0, "train/loss": 1.0, "fit/memorized": 0.1})
+    runs.to_csv(data / "final_mnist10k_30.csv", index=False)
+    moved = runs[(runs["optimizer"] == BASE) & (runs["place"] == "end")].assign(measure="norm/l2", dose=4.0)
+    moved.to_csv(data / "interventions_mnist10k_30.csv", index=False)
+    list(write_page(tmp_path, draws=200))
+    assert "| `norm/l2` | 4 | 1.00 | 1.00 | 0.00 (0.00 to 0.00)" in (tmp_path / "results.md").read_text()
     assert settings_of("fashion10k", data) == []
     alone = cells(0.01)
     alone[alone["optimizer"] == BASE].to_csv(data / "final_mnist10k_0.csv", index=False)
