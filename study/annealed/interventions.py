@@ -104,8 +104,8 @@ def effects(data: Path) -> pd.DataFrame:
     """Compare runs with an intervention with the final runs without it, of the same seeds.
 
     Returns:
-        A row a measure and dose: `measured`, the mean of the ratio of the measure, and of the test error's change its
-        `mean`, `low`, `high` and `p`; `memorized` and `loss`, changes of the memorized share and of the training loss.
+        A row a measure and dose: the mean ratio of each of `MEASURES`; `mean`, `low`, `high` and `p` of the test error's
+        change; `memorized` and `loss`, changes of the memorized share and of the training loss.
     """
     final = recorded(final_file(data, SETTING))
     without = final[(final["optimizer"] == BASE) & (final["place"] == "end")].set_index("seed").loc[list(SEEDS)]
@@ -127,8 +127,8 @@ def effects(data: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def effects_table(data: Path) -> str:
-    """Write the effects, a row a measure and dose."""
+def effects_table(found: pd.DataFrame) -> str:
+    """Write effects, a row a measure and dose."""
     rows = [
         [
             f"`{row['measure']}`",
@@ -139,7 +139,7 @@ def effects_table(data: Path) -> str:
             f"{100 * row['memorized']:.1f}",
             f"{row['loss']:.3f}",
         ]
-        for _, row in effects(data).iterrows()
+        for _, row in found.iterrows()
     ]
     head = ["moved", "dose", *(f"`{tag}`, over without" for tag in MEASURES), "test error, change in points", "p"]
     return markdown([*head, "memorized, change in points", "training loss, change"], rows)

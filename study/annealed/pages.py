@@ -30,7 +30,7 @@ from study.annealed.claims import (
     tied,
     values,
 )
-from study.annealed.interventions import effects_table, interventions_file
+from study.annealed.interventions import effects, effects_table, interventions_file
 from study.annealed.measures import PAIRS, associations
 from study.annealed.plan import BASE, TUNED
 from study.annealed.seed_claims import claims_table, quantities
@@ -94,7 +94,10 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
         "seed": claims_table(seed),
     }
     if interventions_file(folder / "data").exists():
-        texts["interventions"] = effects_table(folder / "data")
+        moved = effects(folder / "data")
+        write_text(folder / "data" / "intervention_effects.csv", text_of(moved))
+        yield folder / "data" / "intervention_effects.csv"
+        texts["interventions"] = effects_table(moved)
     figures = {"verdicts": partial(picture, comparisons), "rates": partial(rates_picture, tuning)}
     yield from fill(folder / "results.md", texts, figures)
 

@@ -141,3 +141,20 @@ def test_the_page_has_the_committed_verdicts():
         for row in committed[committed["comparator"] == "end"].itertuples():
             assert f"{100 * row.mean:.2f}".rstrip("0") in page or f"{100 * row.mean:.1f}" in page
             assert row.verdict in page
+
+
+def test_what_interventions_change_is_that_of_five_pairs():
+    committed = pd.read_csv(DATA / "intervention_effects.csv")
+    final, moved = pd.read_csv(DATA / "final_mnist10k_30.csv"), pd.read_csv(DATA / "interventions_mnist10k_30.csv")
+    without = final[(final["optimizer"] == "momentum") & (final["place"] == "end")].set_index("seed")
+    assert len(committed) == len(moved) / 5 == 6
+    for row in committed.itertuples():
+        runs = moved[(moved["measure"] == row.measure) & (moved["dose"] == row.dose)].set_index("seed")
+        base = without.loc[runs.index]
+        found = stats.ttest_rel(runs["test/error"], base["test/error"])
+        interval = found.confidence_interval()
+        changes = (runs["test/error"] - base["test/error"]).mean(), interval.low, interval.high
+        assert (row.mean, row.low, row.high) == pytest.approx(changes, rel=2e-3, abs=2e-6)
+        assert row.p == pytest.approx(found.pvalue, rel=2e-3, abs=0)
+    ratios = (moved["norm/l2"].to_numpy() / without.loc[moved["seed"], "norm/l2"].to_numpy()).reshape(6, 5).mean(1)
+    assert sorted(committed["norm/l2"]) == pytest.approx(sorted(ratios), rel=1e-3)

@@ -88,4 +88,4 @@ def test_doses_are_run_once_and_compared_with_the_runs_without(tmp_path, monkeyp
     assert row["mean"] == pytest.approx(0.02, rel=1e-9)
     assert row["norm/l2"] == 0.5
     assert row["norm/spectral_product"] == 1.0
-    assert "| `norm/l2` | 4 | 1.00 | 0.50 | 2.00 (1.12 to 2.88) |" in effects_table(tmp_path)
+    assert "| `norm/l2` | 4 | 1.00 | 0.50 | 2.00 (1.12 to 2.88) |" in effects_table(effects(tmp_path))
