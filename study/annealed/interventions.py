@@ -104,8 +104,8 @@ def effects(data: Path) -> pd.DataFrame:
     """Compare runs with an intervention with the final runs without it, of the same seeds.
 
     Returns:
-        A row a measure and dose: the mean ratio of each of `MEASURES`; `mean`, `low`, `high` and `p` of the test error's
-        change; `memorized` and `loss`, changes of the memorized share and of the training loss.
+        A row a measure and dose: the mean ratio of each of `MEASURES`; of the test error's change `mean`, `low`, `high`
+        and `p`; `memorized` and `loss`, changes of the memorized share and of the training loss.
     """
     final = recorded(final_file(data, SETTING))
     without = final[(final["optimizer"] == BASE) & (final["place"] == "end")].set_index("seed").loc[list(SEEDS)]
