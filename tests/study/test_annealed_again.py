@@ -83,7 +83,11 @@ def of_language(committed):
     return [list(values(row.optimizer, row) - values("adamw", row)) for row in committed.itertuples()]
 
 
-SOURCES = {**{f"comparisons_{name}": of_settings for name in FAMILIES}, "batch_comparisons": of_sizes}
+SOURCES = {
+    **{f"comparisons_{name}": of_settings for name in FAMILIES},
+    "batch_comparisons": of_sizes,
+    "language_comparisons": of_language,
+}
 
 
 @pytest.fixture(scope="module", params=SOURCES)
