@@ -15,7 +15,7 @@ from scipy.stats import chi, norm, t
 
 from ireg.analysis.places import loss_place
 from ireg.statistics import PairedDifference, paired_difference
-from study.annealed.plan import BASE, FINAL_SEEDS, SETTINGS, TUNED, Trial, trial_columns
+from study.annealed.plan import BASE, FINAL_SEEDS, SETTINGS, TUNED, Trial, optimizers_of, trial_columns
 from study.annealed.trials import CHOOSES, FAILED, LEVELS, chosen_trial, final_file, recorded, tuning_file
 from study.claims import LEVEL, MARGIN, Comparison, adjusted, verdict
 from study.noise import SHARES, at_shares, share_place
@@ -60,11 +60,14 @@ def family_of(setting: str) -> str:
 
 
 def settings_of(family: str, data: Path) -> list[str]:
-    """List the settings of a data set and network that have final runs of two optimizers or more."""
+    """List the settings of a data set and network that have final runs of all their optimizers.
+
+    Others are not looked at: each comparison more changes the adjusted p-values of all.
+    """
     return [
         name
         for name in SETTINGS
-        if family_of(name) == family and recorded(final_file(data, name))["optimizer"].nunique() > 1
+        if family_of(name) == family and set(optimizers_of(name)) <= set(recorded(final_file(data, name))["optimizer"])
     ]
 
 

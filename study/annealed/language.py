@@ -18,7 +18,7 @@ import pandas as pd
 
 from ireg.analysis.load import load
 from ireg.system.command import framed, run_as_process
-from study.annealed.layers import curvature_of, layers_of
+from study.annealed.layers import curvature_of, layer_norms, layers_of
 from study.annealed.plan import SQUARE_ROOT_OF_TEN, add_optimizers, add_places, require_optimizers, rounded
 from study.annealed.trials import do_sweep, put, recorded
 
@@ -54,6 +54,12 @@ class Trained:
     overrides: tuple[str, ...]
     momentum: float = field(default=0.0)
 
+
+WITH_NORMS = (
+    f"+terms.norm.layer._target_={layer_norms.__module__}.{layer_norms.__name__}",
+    "+terms.norm.layer._partial_=true",
+)
+"""Adds each layer's norm to the rows."""
 
 BETAS = "optimizer.betas=[0.9,0.99]"
 BY_LAYER = "terms.by=layer"
@@ -147,7 +153,7 @@ def _run(stage: str, optimizer: str, lr: float, seed: int, data: Path, sweeps: P
         return
     folder = sweeps / f"{EXPERIMENT}_{stage}"
     chosen = [f"optimizer={optimizer}", f"lr={lr:g}", f"++optimizer.weight_decay={decay_of(optimizer, lr):g}"]
-    do_sweep(EXPERIMENT, [*chosen, *OPTIMIZERS[optimizer].overrides], [seed], folder, jobs=1)
+    do_sweep(EXPERIMENT, [*chosen, *OPTIMIZERS[optimizer].overrides, *WITH_NORMS], [seed], folder, jobs=1)
     table = load(folder)
     own = (table["optimizer"] == optimizer) & np.isclose(table["lr"], lr) & (table["seed"] == seed)
     rows = table[own].dropna(axis="columns", how="all").sort_values("epoch")
