@@ -141,7 +141,8 @@ def ends_table(runs: pd.DataFrame, compared: Sequence[OfLanguage]) -> str:
 def levels_table(compared: Sequence[OfLanguage]) -> str:
     """Write test loss and steps at equal held-out loss, a row a level, two columns an optimizer."""
     by_key = {(one.quantity, one.comparator, one.optimizer): one for one in compared}
-    others = [name for name in OPTIMIZERS if any(one.optimizer == name for one in compared)]
+    at_levels = {one.optimizer for one in compared if one.comparator != END}
+    others = [name for name in OPTIMIZERS if name in at_levels]
     rows = []
     for level in LEVELS:
         row = [f"{level:g}"]
