@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ireg.analysis.load import runs
-from ireg.statistics import paired_difference
+from ireg.statistics import Interval, paired_difference
 from ireg.system.command import framed, run_as_process
 from ireg.tables import markdown
 from study.annealed.batches import SEEDS, SETTING
@@ -134,7 +134,7 @@ def effects_table(found: pd.DataFrame) -> str:
             f"`{row['measure']}`",
             f"{row['dose']:g}",
             *(f"{row[tag]:.2f}" for tag in MEASURES),
-            f"{100 * row['mean']:.2f} ({100 * row['low']:.2f} to {100 * row['high']:.2f})",
+            Interval(row["mean"], row["low"], row["high"]).with_ends(scale=100),
             f"{row['p']:.2g}",
             f"{100 * row['memorized']:.1f}",
             f"{row['loss']:.3f}",

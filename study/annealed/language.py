@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,7 @@ class Trained:
 
     rates: tuple[float, float, float]
     overrides: tuple[str, ...]
-    momentum: float = field(default=0.0)
+    momentum: float = 0.0
 
 
 WITH_NORMS = (

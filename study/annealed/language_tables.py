@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from ireg.analysis.looks import colour_of
 from ireg.analysis.places import first_at_most
 from ireg.statistics import mean_interval, paired_difference
-from ireg.system.files import write_text
 from ireg.tables import markdown
 from study.annealed.claims import table
 from study.annealed.language import (
@@ -30,9 +29,8 @@ from study.annealed.language import (
     runs_file,
 )
 from study.annealed.trials import recorded
-from study.annealed.writing import LABELS, fill, legend_below, plain
+from study.annealed.writing import LABELS, fill, legend_below, plain, ratio, write_table
 from study.claims import MARGIN, Comparison, adjusted, verdict
-from study.results import text_of
 
 BASE = next(iter(OPTIMIZERS))
 LOSS = "test/loss"
@@ -162,9 +160,7 @@ def _with_verdict(one: OfLanguage | None) -> str:
 
 
 def _ratio(one: OfLanguage) -> str:
-    interval = one.difference.student
-    low, high = math.exp(interval.low), math.exp(interval.high)
-    return f"{math.exp(interval.mean):.2f} ({low:.2f} to {high:.2f}){'' if one.significant else ', not significant'}"
+    return f"{ratio(one.difference.student)}{'' if one.significant else ', not significant'}"
 
 
 MEASURES: Mapping[str, str] = {
@@ -280,8 +276,7 @@ def write_language(folder: Path) -> Iterator[Path]:
     if not (runs["stage"] == FINAL).any():
         return
     compared = comparisons(runs)
-    write_text(data / "language_comparisons.csv", text_of(table(compared)))
-    yield data / "language_comparisons.csv"
+    yield write_table(folder, "language_comparisons", table(compared))
     texts = {
         "ends": ends_table(runs, compared),
         "levels": levels_table(compared),

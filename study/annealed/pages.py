@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 
 from ireg.analysis.looks import colour_of
 from ireg.statistics import Interval, mean_interval
-from ireg.system.files import write_text
 from ireg.tables import markdown
 from study.annealed.claims import (
     AVERAGE,
@@ -35,10 +34,9 @@ from study.annealed.measures import PAIRS, associations
 from study.annealed.plan import BASE, TUNED
 from study.annealed.seed_claims import claims_table, quantities
 from study.annealed.trials import CHOOSES, chosen_trial, of_trial
-from study.annealed.writing import LABELS, SMALL, fill, legend_below, plain, title_of
+from study.annealed.writing import LABELS, SMALL, fill, legend_below, plain, title_of, write_table
 from study.claims import verdict
 from study.pictures import draw_difference
-from study.results import text_of
 from study.ties import DRAWS
 
 ALL = "all settings"
@@ -63,21 +61,16 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
     found = list(families_in(folder / "data"))
     members = {name: family(cells) for name, cells, _ in found}
     for name, of_family in members.items():
-        path = folder / "data" / f"comparisons_{name}.csv"
-        write_text(path, text_of(table(of_family)))
-        yield path
+        yield write_table(folder, f"comparisons_{name}", table(of_family))
     cells = {setting: rows for _, settings, _ in found for setting, rows in settings.items()}
     tuning = {setting: rows for _, _, settings in found for setting, rows in settings.items()}
     associated = {setting: associations({setting: rows}) for setting, rows in cells.items()}
     if len(cells) > 1:
         associated[ALL] = associations(cells)
     for setting, rows in associated.items():
-        path = folder / "data" / f"measures_{setting.replace(' ', '_')}.csv"
-        write_text(path, text_of(rows))
-        yield path
+        yield write_table(folder, f"measures_{setting.replace(' ', '_')}", rows)
     seed = quantities(cells)
-    write_text(folder / "data" / "seed_quantities.csv", text_of(seed))
-    yield folder / "data" / "seed_quantities.csv"
+    yield write_table(folder, "seed_quantities", seed)
     comparisons = [one for of_family in members.values() for one in of_family]
     trials = {
         (setting, optimizer): tied(runs, optimizer, draws=draws)
@@ -95,8 +88,7 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
     }
     if interventions_file(folder / "data").exists():
         moved = effects(folder / "data")
-        write_text(folder / "data" / "intervention_effects.csv", text_of(moved))
-        yield folder / "data" / "intervention_effects.csv"
+        yield write_table(folder, "intervention_effects", moved)
         texts["interventions"] = effects_table(moved)
     figures = {"verdicts": partial(picture, comparisons), "rates": partial(rates_picture, tuning)}
     yield from fill(folder / "results.md", texts, figures)

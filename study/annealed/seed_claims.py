@@ -13,7 +13,7 @@ from ireg.statistics import Interval, mean_interval
 from ireg.tables import markdown
 from study.annealed.plan import BASE, TUNED
 from study.annealed.trials import LEVELS, MIDDLE
-from study.annealed.writing import LABELS, title_of
+from study.annealed.writing import LABELS, ratio, title_of
 
 OWN, OWN_FULL = "ireg/own", "ireg/own_full_batch"
 """Muon and Lion have the second alone."""
@@ -92,14 +92,14 @@ def claims_table(found: pd.DataFrame) -> str:
             [
                 title_of(str(setting)),
                 LABELS[str(optimizer)],
-                "–" if norm is None else _exponential(norm),
-                "–" if epochs is None else f"{_exponential(epochs)}, to a {epochs['at']}",
-                f"{Interval(own['mean'], own['low'], own['high']).with_ends('.2g', scale=100)}{part}",
+                "–" if norm is None else ratio(_interval(norm)),
+                "–" if epochs is None else f"{ratio(_interval(epochs))}, to a {epochs['at']}",
+                f"{_interval(own).with_ends('.2g', scale=100)}{part}",
             ]
         )
     head = ["data, network, noise", "optimizer", "‖ω‖ over momentum's, end", "epochs over momentum's"]
     return markdown([*head, "own term, % of the training loss"], rows)
 
 
-def _exponential(row: pd.Series) -> str:
-    return Interval(*(math.exp(row[name]) for name in ("mean", "low", "high"))).with_ends()
+def _interval(row: pd.Series) -> Interval:
+    return Interval(row["mean"], row["low"], row["high"])

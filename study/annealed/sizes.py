@@ -15,15 +15,13 @@ from ireg.analysis.association import kendall
 from ireg.analysis.looks import colour_of
 from ireg.analysis.places import epoch_place
 from ireg.statistics import mean_interval, paired_difference, plus_minus
-from ireg.system.files import write_text
 from ireg.tables import markdown
 from study.annealed.batches import BASE_SIZE, COLUMNS, SEEDS, SETTING, batches_file, rates_at
 from study.annealed.claims import table
 from study.annealed.plan import BASE, TUNED
 from study.annealed.trials import MIDDLE, chosen_trial, final_file, recorded, tuning_file
-from study.annealed.writing import LABELS, fill, legend_below, plain
+from study.annealed.writing import LABELS, fill, legend_below, plain, write_table
 from study.claims import LEVEL, MARGIN, Comparison, adjusted, verdict
-from study.results import text_of
 
 ERROR = "test/error"
 SCALES = ("noise/scale", "noise/scale_own")
@@ -179,7 +177,6 @@ def write_sizes(folder: Path) -> Iterator[Path]:
         return
     runs = final_runs(data)
     compared = comparisons(runs)
-    write_text(data / "batch_comparisons.csv", text_of(table(compared)))
-    yield data / "batch_comparisons.csv"
+    yield write_table(folder, "batch_comparisons", table(compared))
     texts = {"sizes": sizes_table(runs, compared, data), "scales": scales_table(runs, data)}
     yield from fill(folder / "batches.md", texts, {"batches": partial(sizes_picture, runs)})

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ireg.analysis.looks import drawn
 from ireg.analysis.pages import between_marks
-from ireg.system.files import write_bytes
+from ireg.statistics import Interval
+from ireg.system.files import write_bytes, write_text
+from study.results import text_of
 
 LABELS = {
     "momentum": "SGD, momentum",
@@ -35,6 +39,23 @@ def title_of(setting: str) -> str:
     """
     name, _, rate = setting.rpartition("_")
     return f"{NETWORKS[name]}, {rate} %"
+
+
+def ratio(logarithm: Interval) -> str:
+    """Write a ratio whose logarithm has this interval.
+
+    Example:
+        >>> ratio(Interval(0.0, math.log(0.5), math.log(2.0)))
+        '1.00 (0.50 to 2.00)'
+    """
+    return Interval(*map(math.exp, logarithm)).with_ends()
+
+
+def write_table(folder: Path, name: str, rows: pd.DataFrame) -> Path:
+    """Write a table that pages are made of into a folder's `data/`, and return its file."""
+    path = folder / "data" / f"{name}.csv"
+    write_text(path, text_of(rows))
+    return path
 
 
 def fill(page: Path, texts: Mapping[str, str], figures: Mapping[str, Callable[[], Figure]]) -> Iterator[Path]:
