@@ -49,7 +49,7 @@ Trials = Mapping[tuple[str, str], pd.DataFrame]
 
 
 def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
-    """Write tables, figure and comparisons of all families with final runs.
+    """Write tables, figures and comparisons of all families with final runs.
 
     Args:
         folder: of the page `results.md`, its `data/` and `figures/`.
@@ -79,8 +79,9 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
         if optimizer in set(cells[setting]["optimizer"])
     }
     texts = {
+        "verdicts": differences([one for one in comparisons if one.comparator == END]),
         "ends": ends(cells, trials, comparisons),
-        "comparators": comparators(comparisons),
+        "comparators": differences(comparisons),
         "chosen": chosen_numbers(tuning, trials),
         "power": powers(cells),
         "measures": measures_table(associated),
@@ -91,6 +92,8 @@ def write_page(folder: Path, *, draws: int = DRAWS) -> Iterator[Path]:
         yield write_table(folder, "intervention_effects", moved)
         texts["interventions"] = effects_table(moved)
     figures = {"verdicts": partial(picture, comparisons), "rates": partial(rates_picture, tuning)}
+    if ALL in associated:
+        figures["measures"] = partial(measures_picture, associated)
     yield from fill(folder / "results.md", texts, figures)
 
 
@@ -114,18 +117,20 @@ def ends(cells: Cells, trials: Trials, comparisons: Sequence[OverDraws]) -> str:
     return markdown([*head, "over tied trials, points"], rows)
 
 
-def comparators(comparisons: Sequence[OverDraws]) -> str:
-    """Write all differences, a row a setting and comparator, a column an optimizer."""
+def differences(comparisons: Sequence[OverDraws]) -> str:
+    """Write differences and verdicts, a row a setting and comparator, a column an optimizer."""
     by_key = {(one.setting, one.comparator, one.optimizer): one for one in comparisons}
+    named = len({one.comparator for one in comparisons}) > 1
     rows = []
     others = [name for name in TUNED if name != BASE]
     for setting, comparator in dict.fromkeys((one.setting, one.comparator) for one in comparisons):
-        row = [title_of(setting), comparator]
+        row = [title_of(setting), comparator] if named else [title_of(setting)]
         for optimizer in others:
             one = by_key.get((setting, comparator, optimizer))
             row.append("–" if one is None else f"{_points(one.difference.student)}, {verdict(one)}")
         rows.append(row)
-    return markdown(["data, network, noise", "comparator", *(LABELS[name] for name in others)], rows)
+    head = ["data, network, noise", "comparator"] if named else ["data, network, noise"]
+    return markdown([*head, *(LABELS[name] for name in others)], rows)
 
 
 def chosen_numbers(tuning: Cells, trials: Trials) -> str:
@@ -174,23 +179,30 @@ def powers(cells: Cells) -> str:
 
 
 def measures_table(associated: Cells) -> str:
-    """Write Kendall's τ of each measure with the test error: a table a kind of pairs, a column a setting."""
-    by_key = {
-        (setting, row["measure"], row["pairs_of"]): Interval(row["tau"], row["low"], row["high"])
-        for setting, rows in associated.items()
-        for _, row in rows.iterrows()
-    }
-    places = {row["measure"]: row["at"] for rows in associated.values() for _, row in rows.iterrows()}
-    titles = [ALL if setting == ALL else title_of(setting) for setting in associated]
-    written = []
-    for kind in PAIRS:
-        rows = []
-        for name, place in places.items():
-            taus = [by_key.get((setting, name, kind)) for setting in associated]
-            values = ["–" if tau is None or math.isnan(tau.mean) else tau.with_ends() for tau in taus]
-            rows.append([f"`{name}`" if "/" in name else name, place, *values])
-        written.append(f"τ {kind}:\n\n{markdown(['measure', 'at', *titles], rows)}")
-    return "\n".join(written)
+    """Write Kendall's τ of each measure with the test error, and in how many settings it has which sign.
+
+    Args:
+        associated: of `associations`, by setting, and of all together where there are several.
+    """
+    whole = associated[ALL] if ALL in associated else next(iter(associated.values()))
+    apart = pd.concat([rows for setting, rows in associated.items() if setting != ALL])
+    rows = []
+    for name, place in dict(zip(whole["measure"], whole["at"], strict=True)).items():
+        row = [f"`{name}`" if "/" in name else name, place]
+        for kind in PAIRS:
+            tau, low, high = _taus(whole, name, kind)[["tau", "low", "high"]].iloc[0]
+            signs = _taus(apart, name, kind)
+            row += [
+                "–" if math.isnan(tau) else Interval(tau, low, high).with_ends(),
+                f"{(signs['low'] > 0).sum()}, {(signs['high'] < 0).sum()} of {signs['tau'].notna().sum()}",
+            ]
+        rows.append(row)
+    kinds = [column for kind in PAIRS for column in (f"τ {kind}", "settings above, below 0")]
+    return markdown(["measure", "at", *kinds], rows)
+
+
+def _taus(associated: pd.DataFrame, name: str, kind: str) -> pd.DataFrame:
+    return associated[(associated["measure"] == name) & (associated["pairs_of"] == kind)]
 
 
 def _points(interval: Interval) -> str:
@@ -235,7 +247,7 @@ TICKS = (3, 5, 10, 20, 40, 80)
 
 def rates_picture(tuning: Cells) -> Figure:
     """Draw what the rate does without decay: test error and memorized share at the end, a row a setting."""
-    figure = Figure(figsize=(7.0, 0.7 + 2.2 * len(tuning)), layout="constrained")
+    figure = Figure(figsize=(7.0, 0.7 + 1.6 * len(tuning)), layout="constrained")
     axes = figure.subplots(len(tuning), 2, squeeze=False)
     for row, (setting, runs) in zip(axes, tuning.items(), strict=True):
         for axis, tag in zip(row, ("test/error", "fit/memorized"), strict=True):
@@ -257,3 +269,44 @@ def rates_picture(tuning: Cells) -> Figure:
     for axis, title in zip(axes[0], ("test error at the end, %", "wrong labels memorized, %"), strict=True):
         axis.set_title(title, fontsize=9)
     return _finish(figure, axes, "peak learning rate η", columns=5)
+
+
+MARKERS = {"mnist10k": "o", "fashion10k": "s", "mnist10k_cnn": "^"}
+"""Of a data set and network."""
+
+COLOURS = {"0": "#7fb3d5", "10": "#2e86c1", "30": "#1b4f72", "60": "#17202a"}
+"""Of a noise rate in percent: the more, the darker."""
+
+
+def measures_picture(associated: Cells) -> Figure:
+    """Draw Kendall's τ, a row a measure: a point a setting, and a bar for the interval over all settings."""
+    whole = associated[ALL]
+    names = list(dict.fromkeys(whole["measure"]))
+    figure = Figure(figsize=(7.0, 1.2 + 0.27 * len(names)), layout="constrained")
+    axes = figure.subplots(1, len(PAIRS), sharey=True, squeeze=False)
+    settings = [setting for setting in associated if setting != ALL]
+    for axis, kind in zip(axes[0], PAIRS, strict=True):
+        for height, name in enumerate(names):
+            pooled = _taus(whole, name, kind).iloc[0]
+            bar = [pooled["low"], pooled["high"]]
+            axis.plot(bar, [height] * 2, color="0.75", linewidth=7, solid_capstyle="butt", zorder=1)
+        for number, setting in enumerate(settings):
+            taus = [_taus(associated[setting], name, kind)["tau"] for name in names]
+            heights = np.arange(len(names)) + 0.5 * ((number + 0.5) / len(settings) - 0.5)
+            family_name, _, rate = setting.rpartition("_")
+            axis.plot(
+                [tau.iloc[0] if len(tau) else math.nan for tau in taus],
+                heights,
+                MARKERS[family_name],
+                color=COLOURS[rate],
+                markersize=3.5,
+                label=title_of(setting),
+                zorder=2,
+            )
+        axis.axvline(0, color="0.3", linewidth=0.9, zorder=0)
+        axis.set_xlim(-1.03, 1.03)
+        axis.set_title(kind)
+        plain(axis, "left")
+    axes[0][0].set_yticks(range(len(names)), names)
+    axes[0][0].set_ylim(len(names) - 0.5, -0.5)
+    return _finish(figure, axes, "Kendall's τ with the test error at the end", columns=3)

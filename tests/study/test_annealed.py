@@ -14,8 +14,8 @@ from study.annealed import claims
 from study.annealed import trials as running
 from study.annealed.__main__ import main
 from study.annealed.claims import by_draw, family, over_draws, power, range_over_tied, settings_of, table, tied
-from study.annealed.measures import associations
-from study.annealed.pages import write_page
+from study.annealed.measures import PAIRS, associations
+from study.annealed.pages import ALL, measures_picture, measures_table, write_page
 from study.annealed.plan import (
     BASE,
     FINAL_SEEDS,
@@ -396,7 +396,7 @@ def test_the_page_has_what_the_files_say(tmp_path, monkeypatch):
     data.mkdir()
     marks = "".join(
         f"<!-- {name} -->\n<!-- /{name} -->\n"
-        for name in ("ends", "comparators", "chosen", "power", "measures", "seed")
+        for name in ("verdicts", "ends", "comparators", "chosen", "power", "measures", "seed")
     )
     (tmp_path / "results.md").write_text(marks)
     (tmp_path / "figures").mkdir()
@@ -424,9 +424,36 @@ def test_the_page_has_what_the_files_say(tmp_path, monkeypatch):
     list(write_page(tmp_path, draws=200))
     assert "| `norm/l2` | 4 | 1.00 | 1.00 | 0.00 (0.00 to 0.00)" in (tmp_path / "results.md").read_text()
     assert settings_of("fashion10k", data) == []
-    alone = cells(0.01)
-    alone[alone["optimizer"] == BASE].to_csv(data / "final_mnist10k_0.csv", index=False)
-    assert settings_of("mnist10k", data) == ["mnist10k_30"]  # of the other, one optimizer has not been run
+
+
+def test_a_setting_is_shown_with_all_final_runs_of_all_its_optimizers(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "optimizers_of", lambda setting: [BASE, "adamw"])
+    whole = cells(0.01)
+    whole.to_csv(tmp_path / "final_mnist10k_30.csv", index=False)
+    for missing in (whole["optimizer"] == "adamw", (whole["optimizer"] == "adamw") & (whole["seed"] == FINAL_SEEDS[0])):
+        whole[~missing].to_csv(tmp_path / "final_mnist10k_0.csv", index=False)
+        assert settings_of("mnist10k", tmp_path) == ["mnist10k_30"]
+    whole.to_csv(tmp_path / "final_mnist10k_0.csv", index=False)
+    assert settings_of("mnist10k", tmp_path) == ["mnist10k_30", "mnist10k_0"]
+
+
+def test_measures_are_counted_by_the_sign_they_have_in_a_setting():
+    rows = [
+        {"measure": "norm/l2", "at": "end", "pairs_of": kind, "tau": tau, "low": tau - 0.1, "high": tau + 0.1}
+        for kind, tau in zip(PAIRS, (0.5, 0.0), strict=True)
+    ]
+    one, other = pd.DataFrame(rows), pd.DataFrame(rows).assign(tau=[-0.5, 0.5], low=[-0.6, 0.4], high=[-0.4, 0.6])
+    none = pd.DataFrame(rows).assign(tau=np.nan, low=np.nan, high=np.nan)
+    of_settings = {"mnist10k_30": one, "mnist10k_0": other, "fashion10k_0": none}
+    associated = {**of_settings, ALL: one}
+    written = measures_table(associated)
+    assert "| `norm/l2` | end | 0.50 (0.40 to 0.60) | 1, 1 of 2 | 0.00 (-0.10 to 0.10) | 1, 0 of 2 |" in written
+    across, within = measures_picture(associated).axes
+    points = [line.get_xdata()[0] for line in across.lines if line.get_marker() != "None"]
+    assert points[:2] == [0.5, -0.5]
+    assert np.isnan(points[2])
+    assert list(across.lines[0].get_xdata()) == [0.4, 0.6]
+    assert [line.get_xdata()[0] for line in within.lines if line.get_marker() != "None"][:2] == [0.0, 0.5]
 
 
 def test_the_command_refuses_what_is_not_there(tmp_path, capsys):
