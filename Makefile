@@ -23,10 +23,11 @@ install: $(VENV)/installed ## Make .venv and install ireg with what running and 
 HASHES ?= auto
 # No wheel of it is on the package index.
 SOURCE_ONLY := antlr4-python3-runtime
-HASHED = $(VENV)/bin/pip install $(PIP) --require-hashes --only-binary :all: --no-binary $(SOURCE_ONLY) --no-build-isolation
+HASHED = $(VENV)/bin/pip install $(PIP) --no-compile --require-hashes --only-binary :all: --no-binary $(SOURCE_ONLY) --no-build-isolation
 
 # The stamp is written last: a broken installation is taken up again, a finished one is not repeated.
-# setuptools comes first and alone, because what has no wheel is built with it.
+# setuptools comes first and alone, because what has no wheel is built with it. pip compiles one file after the other:
+# we do it with all cores. Some packages have files for other Pythons, which fail and are never imported.
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11; use make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
@@ -49,6 +50,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 			{ echo "error: what constraints.txt names could not be installed. If a hash differs, the file may have been replaced;" \
 				"otherwise make install HASHES=no does without the hashes" >&2; exit 1; }; \
 		$(VENV)/bin/pip install $(PIP) --no-deps --no-build-isolation --editable .; \
+		$(RUN) -m compileall -q --workers 0 $(VENV)/lib > /dev/null || true; \
 	fi
 	@touch $@
 
