@@ -18,14 +18,19 @@ CONFIG = {
 
 @pytest.fixture
 def make_run(tmp_path):
-    """A function that writes a run below `tmp_path` and returns the sweep's folder.
+    """`writes_runs` below the test's own folder."""
+    return writes_runs(tmp_path)
+
+
+def writes_runs(below):
+    """A function that writes a run below a folder and returns the sweep's folder.
 
     `tags` maps a tag to its cells by epoch, as they stand in the file ("" = not measured, "nan"); None: no metrics.csv.
     Configuration values are given with dotted keys: {"optimizer.name": "adam"}.
     """
 
     def write(name, tags, config=None, *, state="done", final=None, error=None):
-        folder = tmp_path / "sweep" / name
+        folder = below / "sweep" / name
         folder.mkdir(parents=True)
         settings = copy.deepcopy(CONFIG)
         for key, value in (config or {}).items():
@@ -46,6 +51,6 @@ def make_run(tmp_path):
             "final": final, "error": error, "started": "2025-01-01T00:00:00", "ended": None, "versions": {},
         }  # fmt: skip
         (folder / "status.json").write_text(json.dumps(status))
-        return tmp_path / "sweep"
+        return below / "sweep"
 
     return write

@@ -128,10 +128,10 @@ GRID = ["optimizer=sgd,rmsprop", "lr=1e-3,1e30", "epochs=2", "model.hidden=[32]"
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
+def sweep(tmp_path_factory, forked_train):
     """Two optimizers and a rate that fails to train, for two epochs on the embedded data, in several processes."""
     folder = tmp_path_factory.mktemp("sweep")
-    result = call_train("-m", "hydra/launcher=joblib", *GRID, cwd=folder)
+    result = forked_train.call("-m", "hydra/launcher=joblib", *GRID, cwd=folder)
     return result, folder / "multirun" / "test"
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from ireg.analysis import FIGURES, write
 from ireg.analysis.html import CAPTIONS, TITLES
+from tests.run_folders import writes_runs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -45,8 +46,10 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
-@pytest.fixture
-def sweep(make_run):
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A sweep whose report has been written, once for all tests that read it."""
+    make_run = writes_runs(tmp_path_factory.mktemp("html"))
     for name, base in (("sgd", 0.3), ("adam", 0.2)):
         for rate in (0.01, 0.1):
             for seed in (0, 1, 2):
@@ -57,13 +60,13 @@ def sweep(make_run):
                 }  # fmt: skip
                 config = {"optimizer.name": name, "lr": rate, "seed": seed}
                 make_run(f"{name}-{rate}-{seed}", tags, config)
-    return make_run("bad<i>", None, {"lr": 9.0}, state="failed", error="no <b>room</b> & more")
+    folder = make_run("bad<i>", None, {"lr": 9.0}, state="failed", error="no <b>room</b> & more")
+    assert folder / "report.html" in write(folder)
+    return folder
 
 
 def test_it_is_whole_and_needs_nothing_from_elsewhere(sweep):
-    path = sweep / "report.html"
-    assert path in write(sweep)
-    text = path.read_text()
+    text = text_of(sweep)
     page = Page(text)
     assert page.references
     assert len(set(page.ids)) == len(page.ids) > 50
@@ -91,8 +94,7 @@ def test_it_is_whole_and_needs_nothing_from_elsewhere(sweep):
 
 def test_points_say_their_values(sweep):
     """Of means over seeds, of single runs against the loss, and against the rate."""
-    write(sweep)
-    titles = Page((sweep / "report.html").read_text()).titles
+    titles = Page(text_of(sweep)).titles
     for title in (
         "adam, lr=0.01 (3 seeds), epoch 1: 22 %",  # the mean of 0.21, 0.2201 and 0.2302
         "sgd, lr=0.1 (3 seeds), epoch 0: 90 %",
@@ -104,13 +106,11 @@ def test_points_say_their_values(sweep):
 
 
 def test_the_table_of_runs_is_in_the_page(sweep):
-    write(sweep)
     (link,) = re.findall(r'<a download="sweep_summary.csv" href="data:text/csv;base64,([^"]*)">', text_of(sweep))
     assert base64.b64decode(link) == (sweep / "summary.csv").read_bytes()
 
 
 def test_contents_are_the_headings_in_their_order(sweep):
-    write(sweep)
     text = text_of(sweep)
     listed = re.findall(r'<a href="#([^"]+)">', text)
     assert listed == re.findall(r'<h[23] id="([^"]+)">', text)
@@ -129,7 +129,6 @@ def text_of(sweep):
 
 
 def test_equal_runs_give_equal_reports(sweep):
-    write(sweep)
     first = (sweep / "report.html").read_bytes()
     write(sweep)
     assert (sweep / "report.html").read_bytes() == first
@@ -138,7 +137,7 @@ def test_equal_runs_give_equal_reports(sweep):
 def test_one_run_without_seeds(make_run):
     sweep = make_run("a", {"test/error": [0.9, 0.5]})
     write(sweep)
-    page = Page((sweep / "report.html").read_text())
+    page = Page(text_of(sweep))
     words = " ".join(page.words)
     assert "Best" not in words
     assert "Differences" not in words
@@ -148,7 +147,6 @@ def test_one_run_without_seeds(make_run):
 @pytest.mark.skipif(CHROMIUM is None, reason="the report in a browser is NOT TESTED: it needs Chromium")
 def test_it_opens_in_a_browser(sweep, tmp_path):
     """No error, every picture drawn, sorting works, and the page is no wider than a narrow window."""
-    write(sweep)
     probe = """<script>
       window.addEventListener("load", async () => {
         const names = () => [...document.querySelector("tbody").rows].map(row => row.cells[0].textContent.trim());
@@ -162,7 +160,7 @@ def test_it_opens_in_a_browser(sweep, tmp_path):
       window.addEventListener("error", event => { document.title = "error: " + event.message });
     </script>"""
     path = tmp_path / "probe.html"
-    path.write_text((sweep / "report.html").read_text().replace("</body>", probe + "</body>"))
+    path.write_text(text_of(sweep).replace("</body>", probe + "</body>"))
     command = [
         CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
         "--window-size=500,900", "--virtual-time-budget=5000", "--dump-dom", path.as_uri(),

@@ -1,6 +1,7 @@
 """`ireg.sweep`: the command from Python."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -12,17 +13,30 @@ from ireg.system.errors import UserError
 SMALL = ["epochs=1", "data=digits", "data.train_size=64", "data.test_size=64", "model.hidden=[8]"]
 
 
-def test_the_runs_of_this_call_come_back_and_none_is_done_again(tmp_path, capfd):
+def test_the_runs_of_this_call_come_back_and_none_is_done_again(tmp_path, capfd, train):
     folder = tmp_path / "it's here"
-    first = ireg.sweep(["optimizer=sgd", "lr=1e-3,1e30", *SMALL], folder=folder)
-    assert first["lr"].tolist() == [1e-3]  # the other one has diverged
-    assert first["test/error"].between(0, 1).all()
-    assert "2 runs (1 done, 1 diverged)" in capfd.readouterr().out.replace("1 diverged, 1 done", "1 done, 1 diverged")
-    before = (folder / first["run"][0] / "metrics.csv").stat().st_mtime_ns
-    again = ireg.sweep(["optimizer=sgd,adam", "lr=1e-3", *SMALL], folder=folder, quiet=True)
+    place = f"hydra.sweep.dir={from_python._quoted(folder)}"
+    before = train("-m", "optimizer=sgd,adam", "lr=1e-3", *SMALL, place, cwd=tmp_path)
+    assert before.returncode == 0, before.stderr
+    written = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.csv")}
+    assert len(written) == 2
+    found = ireg.sweep(["optimizer=sgd", "lr=1e-3,1e30", *SMALL], folder=folder)
+    assert found["optimizer"].tolist() == ["sgd"]  # Adam's run is of another call
+    assert found["lr"].tolist() == [1e-3]  # the other one has diverged
+    assert found["test/error"].between(0, 1).all()
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    said = capfd.readouterr().out
+    assert "1 of 2 done already" in said
+    assert re.search(r"2 runs \((1 done, 1 diverged|1 diverged, 1 done)\)", said)
+
+
+def test_a_quiet_call_writes_nothing(monkeypatch, make_run, capfd):
+    folder = make_run("a", {"test/error": [0.9, 0.5]})
+    commanded(monkeypatch, 0, ["1 run (1 done)"], {"folder": str(folder), "runs": ["a"]})
+    assert ireg.sweep([], quiet=True)["run"].tolist() == ["a"]
     assert capfd.readouterr().out == ""
-    assert again["optimizer"].tolist() == ["adam", "sgd"]
-    assert (folder / first["run"][0] / "metrics.csv").stat().st_mtime_ns == before
+    assert ireg.sweep([])["run"].tolist() == ["a"]
+    assert capfd.readouterr().out == "1 run (1 done)\n"
 
 
 def commanded(monkeypatch, code, lines, asked=None):

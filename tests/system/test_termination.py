@@ -13,7 +13,7 @@ import pytest
 
 from ireg.system import termination
 from ireg.system.termination import Terminated, ends_with_its_parent, sigint_noted, sigterm_raises
-from tests.conftest import ROOT, command, is_alive
+from tests.conftest import ROOT, is_alive
 from tests.content import differences, run_content
 
 SMALL = ["data.train_size=200", "data.test_size=100", "model.hidden=[16]", "batch_size=32", "lr=1e-2"]
@@ -74,18 +74,15 @@ def workers_of(process):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
-def test_no_worker_is_left_when_the_command_ends(tmp_path, number):
+def test_no_worker_is_left_when_the_command_ends(tmp_path, forked_train, number):
     sweep = tmp_path / "multirun" / "both"
     arguments = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer=sgd,adam", "name=both"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            command(*arguments, *SMALL, "epochs=100000"), cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
-        )
+    process = forked_train.start(*arguments, *SMALL, "epochs=100000", cwd=tmp_path)
     until(lambda: len(list(sweep.glob("*/checkpoints/last.ckpt"))) == 2)
-    workers = workers_of(process.pid)
+    workers = workers_of(process)
     assert len(workers) == 2
-    process.send_signal(number)
-    assert process.wait(timeout=120) == (143 if number == signal.SIGTERM else -number)
+    os.kill(process, number)
+    assert forked_train.wait() == (143 if number == signal.SIGTERM else -number)
     until(lambda: not any(is_alive(worker) for worker in workers))
     assert states(sweep) == {"interrupted"}
     if number == signal.SIGTERM:
