@@ -8,7 +8,7 @@ needs the trials and final runs of momentum in `mnist10k_30`; what is recorded i
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,38 +39,32 @@ TERMS = "[l2,norm_product,norm_spectral_product,margin_normalized_median]"
 
 @dataclass(frozen=True)
 class Intervention:
-    """What is changed of momentum's chosen training.
+    """What is changed of momentum's chosen training, so that one measure moves.
 
     Attributes:
-        measure: that it is to move.
         doses: of the change.
+        overrides: what the command line has for a dose, beside the chosen trial or instead of it.
     """
 
-    measure: str
     doses: tuple[float, ...]
+    overrides: Callable[[float, Trial], dict[str, str]]
 
-    def overrides(self, dose: float, trial: Trial) -> dict[str, str]:
-        """Return what the command line has beside the trial, or instead of it.
 
-        Raises:
-            ValueError: there is no such intervention.
-        """
-        if self.measure == "norm/spectral_product":
-            penalty = "study.annealed.spectral.SpectralProduct"
-            return {
-                "regularizer": "l2", "regularizer.name": "spectral", "regularizer._target_": penalty,
-                "regularizer.strength": f"{dose:g}",
-            }  # fmt: skip
-        if self.measure == "norm/l2":
-            return {"++optimizer.weight_decay": f"{rounded(dose * trial.decay):g}"}
-        raise ValueError(f"{self.measure}: nothing moves it here; {', '.join(INTERVENTIONS)} can be moved")
+def _with_penalty(dose: float, trial: Trial) -> dict[str, str]:
+    penalty = "study.annealed.spectral.SpectralProduct"
+    named = {"regularizer": "l2", "regularizer.name": "spectral", "regularizer._target_": penalty}
+    return {**named, "regularizer.strength": f"{dose:g}"}
+
+
+def _with_decay(dose: float, trial: Trial) -> dict[str, str]:
+    return {"++optimizer.weight_decay": f"{rounded(dose * trial.decay):g}"}
 
 
 INTERVENTIONS: Mapping[str, Intervention] = {
     # λ of the penalty.
-    "norm/spectral_product": Intervention("norm/spectral_product", (0.003, 0.01, 0.03)),
+    MEASURES[0]: Intervention((0.003, 0.01, 0.03), _with_penalty),
     # The decay, over the chosen one.
-    "norm/l2": Intervention("norm/l2", (2.0, 4.0, 8.0)),
+    MEASURES[1]: Intervention((2.0, 4.0, 8.0), _with_decay),
 }
 
 
