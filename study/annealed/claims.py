@@ -60,16 +60,17 @@ def family_of(setting: str) -> str:
 
 
 def settings_of(family: str, data: Path) -> list[str]:
-    """List the settings of a data set and network that have all final runs of all their optimizers.
+    """List the settings of a data set and network that have all final runs, by rising noise rate.
 
-    Others are not looked at: each comparison more changes the adjusted p-values of all.
+    One that lacks runs of an optimizer is not looked at: each comparison more changes the adjusted p-values of all.
     """
 
     def complete(setting: str) -> bool:
         seeds = recorded(final_file(data, setting)).groupby("optimizer")["seed"].agg(set)
         return all(set(FINAL_SEEDS) <= seeds.get(name, set()) for name in optimizers_of(setting))
 
-    return [name for name in SETTINGS if family_of(name) == family and complete(name)]
+    complete_ones = [name for name in SETTINGS if family_of(name) == family and complete(name)]
+    return sorted(complete_ones, key=lambda name: int(name.rpartition("_")[2]))
 
 
 def final_cells(data: Path, setting: str) -> pd.DataFrame:

@@ -108,13 +108,14 @@ def ends(cells: Cells, trials: Trials, comparisons: Sequence[OverDraws]) -> str:
             row = [title_of(setting), LABELS[optimizer], mean_interval(means.tolist()).with_ends(scale=100)]
             one = by_key.get((setting, optimizer))
             if optimizer == BASE or one is None:
-                row += ["–", "–", "–"]
+                row += ["–", "–", "–", "–"]
             else:
                 low, high = range_over_tied(trials[setting, optimizer], trials[setting, BASE])
-                row += [_points(one.difference.student), verdict(one), f"{100 * low:.1f} to {100 * high:.1f}"]
+                row += [_points(one.difference.student), f"{one.difference.p:.2g}", verdict(one)]
+                row.append(f"{100 * low:.1f} to {100 * high:.1f}")
             rows.append(row)
-    head = ["data, network, noise", "optimizer", "test error at the end, %", "less momentum's, points", "verdict"]
-    return markdown([*head, "over tied trials, points"], rows)
+    head = ["data, network, noise", "optimizer", "test error at the end, %", "less momentum's, points"]
+    return markdown([*head, "p, not adjusted", "verdict", "over tied trials, points"], rows)
 
 
 def differences(comparisons: Sequence[OverDraws]) -> str:
@@ -234,8 +235,9 @@ def _panel(axis: Axes, members: Sequence[OverDraws]) -> None:
 
 
 def _finish(figure: Figure, axes: np.ndarray, xlabel: str, columns: int) -> Figure:
-    """Name the lowest panels' axis, and put one legend below all."""
-    for axis in axes[-1]:
+    """Name the lowest panels' axis, of three that in the middle alone, and put one legend below all."""
+    lowest = axes[-1]
+    for axis in lowest if len(lowest) < 3 else lowest[1:-1]:
         axis.set_xlabel(xlabel, fontsize=SMALL)
     legend_below(figure, axes[0][0], columns)
     return figure

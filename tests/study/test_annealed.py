@@ -417,12 +417,13 @@ def test_the_page_has_what_the_files_say(tmp_path, monkeypatch):
     assert (tmp_path / "results.md").read_text() == before
     assert "norm/spectral_product" not in page
     (tmp_path / "results.md").write_text(f"{page}<!-- interventions -->\n<!-- /interventions -->\n")
-    runs = cells(0.01).assign(**{"norm/l2": 2.0, "norm/spectral_product": 1.0, "train/loss": 1.0, "fit/memorized": 0.1})
+    moved_measures = {"norm/l2": 2.0, "norm/spectral_product": 1.0, "margin/normalized_median": 0.5}
+    runs = cells(0.01).assign(**moved_measures, **{"train/loss": 1.0, "fit/memorized": 0.1})
     runs.to_csv(data / "final_mnist10k_30.csv", index=False)
     moved = runs[(runs["optimizer"] == BASE) & (runs["place"] == "end")].assign(measure="norm/l2", dose=4.0)
     moved.to_csv(data / "interventions_mnist10k_30.csv", index=False)
     list(write_page(tmp_path, draws=200))
-    assert "| `norm/l2` | 4 | 1.00 | 1.00 | 0.00 (0.00 to 0.00)" in (tmp_path / "results.md").read_text()
+    assert "| `norm/l2` | 4 | 1.00 | 1.00 | 1.00 | 0.00 (0.00 to 0.00)" in (tmp_path / "results.md").read_text()
     assert settings_of("fashion10k", data) == []
 
 
@@ -434,7 +435,7 @@ def test_a_setting_is_shown_with_all_final_runs_of_all_its_optimizers(tmp_path, 
         whole[~missing].to_csv(tmp_path / "final_mnist10k_0.csv", index=False)
         assert settings_of("mnist10k", tmp_path) == ["mnist10k_30"]
     whole.to_csv(tmp_path / "final_mnist10k_0.csv", index=False)
-    assert settings_of("mnist10k", tmp_path) == ["mnist10k_30", "mnist10k_0"]
+    assert settings_of("mnist10k", tmp_path) == ["mnist10k_0", "mnist10k_30"]
 
 
 def test_measures_are_counted_by_the_sign_they_have_in_a_setting():

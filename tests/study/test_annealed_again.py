@@ -160,5 +160,6 @@ def test_what_interventions_change_is_that_of_five_pairs():
         changes = (runs["test/error"] - base["test/error"]).mean(), interval.low, interval.high
         assert (row.mean, row.low, row.high) == pytest.approx(changes, rel=2e-3, abs=2e-6)
         assert row.p == pytest.approx(found.pvalue, rel=2e-3, abs=0)
-    ratios = (moved["norm/l2"].to_numpy() / without.loc[moved["seed"], "norm/l2"].to_numpy()).reshape(6, 5).mean(1)
-    assert sorted(committed["norm/l2"]) == pytest.approx(sorted(ratios), rel=1e-3)
+    for tag in ("norm/l2", "margin/normalized_median"):
+        ratios = (moved[tag].to_numpy() / without.loc[moved["seed"], tag].to_numpy()).reshape(6, 5).mean(1)
+        assert sorted(committed[tag]) == pytest.approx(sorted(ratios), rel=1e-3)

@@ -71,7 +71,7 @@ def test_doses_are_run_once_and_compared_with_the_runs_without(tmp_path, monkeyp
         asked.append(overrides)
 
     def runs(folder):
-        done = without.assign(state="done", **{"norm/l2": 0.5})
+        done = without.assign(state="done", **{"norm/l2": 0.5, "margin/normalized_median": 3.0})
         done["test/error"] += np.array([0.01, 0.02, 0.03, 0.02, 0.02])
         return done
 
@@ -86,4 +86,4 @@ def test_doses_are_run_once_and_compared_with_the_runs_without(tmp_path, monkeyp
     assert row["mean"] == pytest.approx(0.02, rel=1e-9)
     assert row["norm/l2"] == 0.5
     assert row["norm/spectral_product"] == 1.0
-    assert "| `norm/l2` | 4 | 1.00 | 0.50 | 2.00 (1.12 to 2.88) |" in effects_table(effects(tmp_path))
+    assert "| `norm/l2` | 4 | 1.00 | 0.50 | 3.00 | 2.00 (1.12 to 2.88) |" in effects_table(effects(tmp_path))
