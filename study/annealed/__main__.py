@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{setting}: {best}", flush=True)
             finish(setting, best, given.data, given.sweeps, given.jobs)
     if given.page is not None:
-        if not list(families_in(given.page / "data")):
+        if next(families_in(given.page / "data"), None) is None:
             raise UserError(f"{given.page}: its data holds no final runs; do a setting first")
         for path in (*write_page(given.page), *write_sizes(given.page), *write_language(given.page)):
             print(f"written: {path}")

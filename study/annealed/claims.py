@@ -15,7 +15,7 @@ from scipy.stats import chi, norm, t
 
 from ireg.analysis.places import loss_place
 from ireg.statistics import PairedDifference, paired_difference
-from study.annealed.plan import BASE, FINAL_SEEDS, SETTINGS, TUNED, Trial, optimizers_of, trial_columns
+from study.annealed.plan import BASE, FINAL_SEEDS, SETTINGS, TUNED, Trial, optimizers_of, parts_of, trial_columns
 from study.annealed.trials import CHOOSES, FAILED, LEVELS, chosen_trial, final_file, recorded, tuning_file
 from study.claims import LEVEL, MARGIN, Comparison, adjusted, verdict
 from study.noise import SHARES, at_shares, share_place
@@ -49,16 +49,6 @@ class OverDraws(Comparison):
     setting: str
 
 
-def family_of(setting: str) -> str:
-    """Return the data set and network of a setting, without its noise rate.
-
-    Example:
-        >>> family_of("mnist10k_cnn_30")
-        'mnist10k_cnn'
-    """
-    return setting.rpartition("_")[0]
-
-
 def settings_of(family: str, data: Path) -> list[str]:
     """List the settings of a data set and network that have all final runs, by rising noise rate.
 
@@ -69,8 +59,7 @@ def settings_of(family: str, data: Path) -> list[str]:
         seeds = recorded(final_file(data, setting)).groupby("optimizer")["seed"].agg(set)
         return all(set(FINAL_SEEDS) <= seeds.get(name, set()) for name in optimizers_of(setting))
 
-    complete_ones = [name for name in SETTINGS if family_of(name) == family and complete(name)]
-    return sorted(complete_ones, key=lambda name: int(name.rpartition("_")[2]))
+    return sorted((name for name in SETTINGS if parts_of(name)[0] == family and complete(name)), key=parts_of)
 
 
 def final_cells(data: Path, setting: str) -> pd.DataFrame:
@@ -243,7 +232,7 @@ def _noncentrality(wanted: float, count: int) -> float:
 
 def families_in(data: Path) -> Iterator[tuple[str, dict[str, pd.DataFrame], dict[str, pd.DataFrame]]]:
     """Yield each family that has final runs: its name, the final cells by setting, and the tuning runs."""
-    for name in dict.fromkeys(family_of(setting) for setting in SETTINGS):
+    for name in dict.fromkeys(parts_of(setting)[0] for setting in SETTINGS):
         settings = settings_of(name, data)
         if settings:
             cells = {setting: final_cells(data, setting) for setting in settings}

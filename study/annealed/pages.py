@@ -31,7 +31,7 @@ from study.annealed.claims import (
 )
 from study.annealed.interventions import effects, effects_table, interventions_file
 from study.annealed.measures import PAIRS, associations
-from study.annealed.plan import BASE, TUNED
+from study.annealed.plan import BASE, TUNED, parts_of
 from study.annealed.seed_claims import claims_table, quantities
 from study.annealed.trials import CHOOSES, chosen_trial, of_trial
 from study.annealed.writing import LABELS, SMALL, fill, legend_below, plain, title_of, write_table
@@ -191,19 +191,15 @@ def measures_table(associated: Cells) -> str:
     for name, place in dict(zip(whole["measure"], whole["at"], strict=True)).items():
         row = [f"`{name}`" if "/" in name else name, place]
         for kind in PAIRS:
-            tau, low, high = _taus(whole, name, kind)[["tau", "low", "high"]].iloc[0]
-            signs = _taus(apart, name, kind)
+            over_all, signs = (each[(each["measure"] == name) & (each["pairs_of"] == kind)] for each in (whole, apart))
+            tau = Interval(*over_all.iloc[0][["tau", "low", "high"]])
             row += [
-                "–" if math.isnan(tau) else Interval(tau, low, high).with_ends(),
+                "–" if math.isnan(tau.mean) else tau.with_ends(),
                 f"{(signs['low'] > 0).sum()}, {(signs['high'] < 0).sum()} of {signs['tau'].notna().sum()}",
             ]
         rows.append(row)
     kinds = [column for kind in PAIRS for column in (f"τ {kind}", "settings above, below 0")]
     return markdown(["measure", "at", *kinds], rows)
-
-
-def _taus(associated: pd.DataFrame, name: str, kind: str) -> pd.DataFrame:
-    return associated[(associated["measure"] == name) & (associated["pairs_of"] == kind)]
 
 
 def _points(interval: Interval) -> str:
@@ -276,29 +272,29 @@ def rates_picture(tuning: Cells) -> Figure:
 MARKERS = {"mnist10k": "o", "fashion10k": "s", "mnist10k_cnn": "^"}
 """Of a data set and network."""
 
-COLOURS = {"0": "#7fb3d5", "10": "#2e86c1", "30": "#1b4f72", "60": "#17202a"}
+COLOURS = {0: "#7fb3d5", 10: "#2e86c1", 30: "#1b4f72", 60: "#17202a"}
 """Of a noise rate in percent: the more, the darker."""
 
 
 def measures_picture(associated: Cells) -> Figure:
     """Draw Kendall's τ, a row a measure: a point a setting, and a bar for the interval over all settings."""
-    whole = associated[ALL]
-    names = list(dict.fromkeys(whole["measure"]))
+    names = list(dict.fromkeys(associated[ALL]["measure"]))
+    heights = np.arange(len(names))
+    settings = [setting for setting in associated if setting != ALL]
     figure = Figure(figsize=(7.0, 1.2 + 0.27 * len(names)), layout="constrained")
     axes = figure.subplots(1, len(PAIRS), sharey=True, squeeze=False)
-    settings = [setting for setting in associated if setting != ALL]
     for axis, kind in zip(axes[0], PAIRS, strict=True):
-        for height, name in enumerate(names):
-            pooled = _taus(whole, name, kind).iloc[0]
-            bar = [pooled["low"], pooled["high"]]
-            axis.plot(bar, [height] * 2, color="0.75", linewidth=7, solid_capstyle="butt", zorder=1)
+        of_kind = {
+            setting: rows[rows["pairs_of"] == kind].set_index("measure").reindex(names)
+            for setting, rows in associated.items()
+        }
+        bars = of_kind[ALL][["low", "high"]].to_numpy().T
+        axis.plot(bars, [heights] * 2, color="0.75", linewidth=7, solid_capstyle="butt", zorder=1)
         for number, setting in enumerate(settings):
-            taus = [_taus(associated[setting], name, kind)["tau"] for name in names]
-            heights = np.arange(len(names)) + 0.5 * ((number + 0.5) / len(settings) - 0.5)
-            family_name, _, rate = setting.rpartition("_")
+            family_name, rate = parts_of(setting)
             axis.plot(
-                [tau.iloc[0] if len(tau) else math.nan for tau in taus],
-                heights,
+                of_kind[setting]["tau"],
+                heights + 0.5 * ((number + 0.5) / len(settings) - 0.5),
                 MARKERS[family_name],
                 color=COLOURS[rate],
                 markersize=3.5,
@@ -309,6 +305,6 @@ def measures_picture(associated: Cells) -> Figure:
         axis.set_xlim(-1.03, 1.03)
         axis.set_title(kind)
         plain(axis, "left")
-    axes[0][0].set_yticks(range(len(names)), names)
+    axes[0][0].set_yticks(heights, names)
     axes[0][0].set_ylim(len(names) - 0.5, -0.5)
     return _finish(figure, axes, "Kendall's τ with the test error at the end", columns=3)

@@ -125,6 +125,17 @@ FINAL_SEEDS = tuple(range(10, 20))
 """Seed s has the draw s // 2 of the noise and of the held-out examples: final runs have five draws, two runs each."""
 
 
+def parts_of(setting: str) -> tuple[str, int]:
+    """Split a setting's name into its data set and network, and its noise rate in percent.
+
+    Example:
+        >>> parts_of("mnist10k_cnn_30")
+        ('mnist10k_cnn', 30)
+    """
+    family, _, rate = setting.rpartition("_")
+    return family, int(rate)
+
+
 def optimizers_of(setting: str) -> list[str]:
     """List the optimizers of a setting.
 

@@ -14,6 +14,7 @@ from ireg.analysis.looks import drawn
 from ireg.analysis.pages import between_marks
 from ireg.statistics import Interval
 from ireg.system.files import write_bytes, write_text
+from study.annealed.plan import parts_of
 from study.results import text_of
 
 LABELS = {
@@ -37,8 +38,8 @@ def title_of(setting: str) -> str:
         >>> title_of("mnist10k_cnn_30")
         'MNIST, CNN, 30 %'
     """
-    name, _, rate = setting.rpartition("_")
-    return f"{NETWORKS[name]}, {rate} %"
+    family, rate = parts_of(setting)
+    return f"{NETWORKS[family]}, {rate} %"
 
 
 def ratio(logarithm: Interval) -> str:
