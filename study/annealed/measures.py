@@ -45,8 +45,14 @@ CONTROLS = ("planted", "random")
 
 PAIRS = ("across optimizers", "within optimizers")
 
+ALL = "all settings"
+"""How tables call what is over all of them."""
 
-def associations(cells_of: Mapping[str, pd.DataFrame], *, resamples: int = 2000) -> pd.DataFrame:
+Cells = Mapping[str, pd.DataFrame]
+"""Runs by setting."""
+
+
+def associations(cells_of: Cells, *, resamples: int = 2000) -> pd.DataFrame:
     """Compute how measures go with the test error at the end, over pairs of runs of one setting.
 
     Args:

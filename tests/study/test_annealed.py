@@ -10,12 +10,12 @@ import pytest
 from scipy import stats
 
 from ireg.system.errors import UserError
-from study.annealed import claims
+from study.annealed import claims, pictures
 from study.annealed import trials as running
 from study.annealed.__main__ import main
 from study.annealed.claims import by_draw, family, over_draws, power, range_over_tied, settings_of, table, tied
-from study.annealed.measures import PAIRS, associations
-from study.annealed.pages import ALL, measures_picture, measures_table, write_page
+from study.annealed.measures import ALL, PAIRS, associations
+from study.annealed.pages import measures_table, write_page
 from study.annealed.plan import (
     BASE,
     FINAL_SEEDS,
@@ -405,7 +405,7 @@ def test_the_page_has_what_the_files_say(tmp_path, monkeypatch):
     written = list(write_page(tmp_path, draws=200))
     assert [path.name for path in written] == [
         "comparisons_mnist10k.csv", "measures_mnist10k_30.csv", "seed_quantities.csv", "results.md",
-        "verdicts.png", "rates.png",
+        "verdicts.png", "at_the_end.png", "rates.png",
     ]  # fmt: skip
     page = (tmp_path / "results.md").read_text()
     end = next(one for one in family({"mnist10k_30": cells(0.01)}) if one.comparator == "end")
@@ -449,12 +449,35 @@ def test_measures_are_counted_by_the_sign_they_have_in_a_setting():
     associated = {**of_settings, ALL: one}
     written = measures_table(associated)
     assert "| `norm/l2` | end | 0.50 (0.40 to 0.60) | 1, 1 of 2 | 0.00 (-0.10 to 0.10) | 1, 0 of 2 |" in written
-    across, within = measures_picture(associated).axes
+    across, within = pictures.measures(associated).axes
     points = [line.get_xdata()[0] for line in across.lines if line.get_marker() != "None"]
     assert points[:2] == [0.5, -0.5]
     assert np.isnan(points[2])
     assert list(across.lines[0].get_xdata()) == [0.4, 0.6]
     assert [line.get_xdata()[0] for line in within.lines if line.get_marker() != "None"][:2] == [0.0, 0.5]
+
+
+def test_the_picture_of_the_end_has_each_setting_and_fills_what_is_significant():
+    settings = ["mnist10k_0", "mnist10k_30", "fashion10k_30"]
+    members = [
+        one for name, shift in zip(settings, (0.03, 0.0, -0.03), strict=True) for one in family({name: cells(shift)})
+    ]
+    axes = pictures.at_the_end(members).axes
+    assert [[label.get_text() for label in axis.get_yticklabels()] for axis in axes] == [
+        ["MNIST, MLP, 0 %", "MNIST, MLP, 30 %"],
+        ["Fashion-MNIST, MLP, 30 %"],
+    ]
+    points = [
+        (line.get_xdata()[0], int(np.rint(line.get_ydata()[0])), line.get_markerfacecolor() != "white")
+        for axis in axes
+        for line in axis.lines
+        if line.get_marker() == "o"
+    ]
+    ends = [one for one in members if one.comparator == "end"]
+    assert points == [
+        (100 * one.difference.student.mean, row, one.significant) for one, row in zip(ends, (0, 1, 0), strict=True)
+    ]
+    assert {filled for *_, filled in points} == {True, False}
 
 
 def test_the_command_refuses_what_is_not_there(tmp_path, capsys):
