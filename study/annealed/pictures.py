@@ -1,4 +1,4 @@
-"""The second study's pictures of all settings: verdicts, rates, and measures."""
+"""The second study's pictures of all settings: verdicts, ends, rates, and measures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def verdicts(comparisons: Sequence[OverDraws]) -> Figure:
     for row, setting in zip(axes, settings, strict=True):
         for axis, comparator in zip(row, shown, strict=True):
             _panel(axis, [one for one in comparisons if (one.setting, one.comparator) == (setting, comparator)])
-        row[0].set_ylabel(title_of(setting).replace(", ", ",\n"), fontsize=SMALL, rotation=0, ha="right", va="center")
+        _name_row(row[0], setting)
     for axis, comparator in zip(axes[0], shown, strict=True):
         axis.set_title(comparator, fontsize=9)
     return _finish(figure, axes, "test error less momentum's, points", columns=4)
@@ -34,10 +34,20 @@ def verdicts(comparisons: Sequence[OverDraws]) -> Figure:
 def _panel(axis: Axes, members: Sequence[OverDraws]) -> None:
     for height, one in enumerate(members):
         draw_difference(axis, one, height, label=LABELS[one.optimizer])
-    axis.axvline(0, color="0.3", linewidth=0.9, zorder=0)
+    _about_zero(axis)
     axis.set_ylim(len(TUNED) - 1.5, -0.5)
     axis.set_yticks([])
+
+
+def _about_zero(axis: Axes) -> None:
+    """Mark zero on a panel whose values have either sign, and set its looks."""
+    axis.axvline(0, color="0.3", linewidth=0.9, zorder=0)
     plain(axis, "left")
+
+
+def _name_row(axis: Axes, setting: str) -> None:
+    """Write a setting's name beside the first panel of its row."""
+    axis.set_ylabel(title_of(setting).replace(", ", ",\n"), fontsize=SMALL, rotation=0, ha="right", va="center")
 
 
 def _finish(figure: Figure, axes: np.ndarray, xlabel: str, columns: int) -> Figure:
@@ -61,8 +71,7 @@ def at_the_end(comparisons: Sequence[OverDraws]) -> Figure:
             for number, one in enumerate(one for one in members if one.setting == setting):
                 draw_difference(axis, one, row + (number - 1.5) / 5, label=LABELS[one.optimizer] if row == 0 else None)
             axis.axhline(row + 0.5, color="0.85", linewidth=0.8)
-        axis.axvline(0, color="0.3", linewidth=0.9, zorder=0)
-        plain(axis, "left")
+        _about_zero(axis)
         axis.grid(visible=False, axis="y")
         axis.set_yticks(range(len(shown)), [title_of(setting) for setting in shown])
         axis.tick_params(axis="y", length=0)
@@ -94,7 +103,7 @@ def rates(tuning: Cells) -> Figure:
         row[0].set_yscale("log")
         row[0].set_yticks(TICKS, [str(tick) for tick in TICKS])
         row[0].minorticks_off()
-        row[0].set_ylabel(title_of(setting).replace(", ", ",\n"), fontsize=SMALL, rotation=0, ha="right", va="center")
+        _name_row(row[0], setting)
     for axis, title in zip(axes[0], ("test error at the end, %", "wrong labels memorized, %"), strict=True):
         axis.set_title(title, fontsize=9)
     return _finish(figure, axes, "peak learning rate η", columns=5)
@@ -132,10 +141,9 @@ def measures(associated: Cells) -> Figure:
                 label=title_of(setting),
                 zorder=2,
             )
-        axis.axvline(0, color="0.3", linewidth=0.9, zorder=0)
         axis.set_xlim(-1.03, 1.03)
         axis.set_title(kind)
-        plain(axis, "left")
+        _about_zero(axis)
     axes[0][0].set_yticks(heights, names)
     axes[0][0].set_ylim(len(names) - 0.5, -0.5)
     return _finish(figure, axes, "Kendall's τ with the test error at the end", columns=3)
